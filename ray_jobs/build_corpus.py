@@ -3,7 +3,6 @@
 Runs the same on a laptop and, under `ray job submit`, on a cluster. The same command again does only what is missing.
 """
 
-from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -36,19 +35,15 @@ def main(
 
 
 def _summarize(console: Console, outcome: Any) -> None:
+    from safe_r1.corpus.card import sum_rows
+
     info = outcome.info
     console.show(f"\n{info['recipe']['name']}{' (was complete)' if outcome.was_complete else ''}")
     console.show(f"  {info['num_read']:,} rows read = {info['num_kept']:,} kept + {info['num_dropped']:,} dropped")
-    kinds: Counter[str] = Counter()
-    for row in info["kept"]:
-        kinds[f"{row['kind']}/{row['language']}"] += row["rows"]
-    for kind, count in kinds.most_common():
-        console.show(f"  {kind:28} {count:>8,}")
-    reasons: Counter[str] = Counter()
-    for row in info["dropped"]:
-        reasons[f"{row['stage']}: {row['reason']}"] += row["rows"]
-    for reason, count in reasons.most_common():
-        console.show(f"  dropped, {reason:35} {count:>8,}")
+    for kind, count in sum_rows(info["kept"], "kind", "language").most_common():
+        console.show(f"  {'/'.join(kind):28} {count:>8,}")
+    for reason, count in sum_rows(info["dropped"], "stage", "reason").most_common():
+        console.show(f"  dropped, {': '.join(reason):35} {count:>8,}")
     console.show(
         f"  {', '.join(f'{count:,} {split}' for split, count in info['splits'].items())}; {info['sessions'][-1]:.0f} s"
     )

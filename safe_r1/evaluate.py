@@ -4,7 +4,6 @@ samples → completions → verdicts → metrics → report → ``_SUCCESS``. Ea
 command finishes whatever was cut short.
 """
 
-import datetime
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from safe_r1.errors import IntegrityError, StorageError
 from safe_r1.generate import Progress, Request, Sampling, check_resources, generate, row_seed
 from safe_r1.metrics import compute_metrics
 from safe_r1.plan import Plan, finish_plan, make_plan
-from safe_r1.provenance import hardware, versions
+from safe_r1.provenance import hardware, now, versions
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
 from safe_r1.resources import Cluster, Device, connect, disconnect, pick_device
@@ -127,7 +126,7 @@ def _open(plan: Plan, cluster: Cluster, device: Device) -> None:
                 "versions": versions(),
                 "hardware": hardware()
                 | {"device": device, "cluster_gpus": cluster.gpu_total, "cluster_cpus": cluster.cpu_total},
-                "started_at": _now(),
+                "started_at": now(),
             },
             # Another judge may be chosen until the first has judged: nothing before that depends on it.
             free=() if any(map(is_judged, read_verdicts(folder).values())) else ("judge",),
@@ -252,7 +251,7 @@ def _publish(plan: Plan, outcome: Outcome) -> None:
     metrics = compute_metrics(samples, completions, verdicts)
     info = folder.read_json("run.json") or {}
     sessions = [*info.get("sessions", []), outcome.timings]
-    info |= {"finished_at": _now(), "sessions": sessions, "wall_s": sum(session["wall_s"] for session in sessions)}
+    info |= {"finished_at": now(), "sessions": sessions, "wall_s": sum(session["wall_s"] for session in sessions)}
     info["judge"] = {"name": plan.judge, "agreement": agreement_note(plan.config.judge)}
     info["results_sha256"] = results_hash(completions, verdicts)
     folder.write_json("run.json", info)
@@ -267,10 +266,6 @@ def _write_report(
 ) -> None:  # fmt: skip
     folder.write_text("report.md", render_markdown(metrics, info))
     folder.write_text("report.html", render_html(samples, completions, verdicts, metrics, info))
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def rewrite_report(path: str) -> str:

@@ -1,5 +1,6 @@
 """What a run ran on: versions and hardware, for ``run.json``."""
 
+import datetime
 import os
 import platform
 from importlib import metadata
@@ -22,6 +23,11 @@ def _version(package: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def hardware() -> dict[str, Any]:

@@ -57,7 +57,7 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
                 ray.init(address=address, **options)
             else:
                 ray.init(num_cpus=max(min_cpus, os.cpu_count() or 1), include_dashboard=False, **options)
-        except (ConnectionError, OSError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
             raise ResourceError(
                 f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}"
             ) from None

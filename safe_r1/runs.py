@@ -56,6 +56,23 @@ def write_bytes(path: UPath, content: bytes) -> None:
         ) from None
 
 
+def write_table(path: UPath, table: pa.Table) -> None:
+    """Write a Parquet file so that it is there whole or not at all; equal tables give equal bytes.
+
+    Raises:
+        StorageError: The place cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def read_table(path: UPath, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns."""
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=list(columns) if columns else None)  # pyright: ignore[reportArgumentType]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One variant on one benchmark, on disk or in an object store."""
@@ -122,12 +139,11 @@ class RunFolder:
 
     def write_shard(self, stage: str, rows: Sequence[Row], schema: pa.Schema, key: Callable[[Row], Key]) -> None:
         """Add rows to a stage as one Parquet shard, named after their keys."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
         name = sha256(sorted(key(row) for row in rows))[:16]
-        write_bytes(self.path / stage / f"part-{name}.parquet", sink.getvalue().to_pybytes())
+        write_table(self.path / stage / f"part-{name}.parquet", pa.Table.from_pylist(list(rows), schema=schema))
 
-    def _shards(self, stage: str) -> list[UPath]:
+    def shards(self, stage: str) -> list[UPath]:
+        """The Parquet files of a stage by name; none where it has not begun."""
         # Not by glob: a folder's name may hold its special characters.
         folder = self.path / stage
         names = folder.iterdir() if folder.exists() else ()
@@ -135,11 +151,7 @@ class RunFolder:
 
     def read_rows(self, stage: str, schema: pa.Schema) -> list[Row]:
         """All rows of a stage, in no particular order."""
-        rows: list[Row] = []
-        for shard in self._shards(stage):
-            with shard.open("rb") as file:
-                rows += pq.read_table(file, schema=schema).to_pylist()  # pyright: ignore[reportArgumentType]
-        return rows
+        return [row for shard in self.shards(stage) for row in read_table(shard, schema.names).to_pylist()]
 
     def keep_log(self, log: Path) -> None:
         """Copy a session's log beside the results; earlier sessions' logs stay."""

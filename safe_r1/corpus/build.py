@@ -4,7 +4,6 @@ Each step does only what the output folder lacks, so the same command finishes w
 rows read = rows kept + rows dropped by reason, or the job fails.
 """
 
-import datetime
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from upath import UPath
 
 from safe_r1.corpus.card import measure_lengths, render_card, write_figures
 from safe_r1.corpus.decontaminate import Decontaminator, load_questions
 from safe_r1.corpus.export import Selection, export
 from safe_r1.corpus.index import Deduplicated, Index
-from safe_r1.corpus.ingest import STAGE, Ingest, read_counts, write_table
+from safe_r1.corpus.ingest import STAGE, Ingest, read_counts
 from safe_r1.corpus.mixing import Candidate, check_quotas, choose, fit_quota, group_by_quota, quota_sizes, split
 from safe_r1.corpus.plan import Plan, make_plan
 from safe_r1.corpus.recipe import Recipe
@@ -27,9 +26,9 @@ from safe_r1.corpus.rows import Drop, Row
 from safe_r1.corpus.sources import Part
 from safe_r1.corpus.synthesis import best_candidates, costs, synthesize
 from safe_r1.errors import DataError, IntegrityError
-from safe_r1.provenance import hardware, versions
+from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import MIN_LOGICAL_CPUS, connect
-from safe_r1.runs import RunFolder
+from safe_r1.runs import RunFolder, read_table, write_table
 
 WORK = "work"
 _DROPS_SCHEMA = pa.schema([(name, pa.string()) for name in ("row_id", "source", "stage", "reason", "detail")])
@@ -66,7 +65,7 @@ def build(recipe: Recipe, watch: Watch) -> Outcome:
     plan = make_plan(recipe)
     recipe = plan.recipe
     folder = RunFolder(UPath(recipe.output))
-    folder.open(plan.fingerprint, {"recipe": recipe.model_dump(mode="json"), "started_at": _now()}, name="corpus.json")
+    folder.open(plan.fingerprint, {"recipe": recipe.model_dump(mode="json"), "started_at": now()}, name="corpus.json")
     if folder.is_complete:
         return Outcome(folder, folder.read_json("corpus.json") or {}, was_complete=True)
     work = UPath(recipe.output) / WORK
@@ -89,7 +88,7 @@ def build(recipe: Recipe, watch: Watch) -> Outcome:
         "teacher_costs": costs(RunFolder(work)),
         "versions": versions(),
         "hardware": hardware(),
-        "finished_at": _now(),
+        "finished_at": now(),
         "sessions": [*_sessions(folder), round(time.monotonic() - started, 1)],
     }
     info = (folder.read_json("corpus.json") or {}) | info
@@ -145,8 +144,7 @@ def _refuse_malformed(recipe: Recipe, work: UPath, parts: Sequence[Part]) -> Non
         total = malformed = 0
         example = ""
         for part in (part for part in parts if part.place == source.name):
-            with (work / STAGE / f"{part.name}.parquet").open("rb") as file:
-                table = pq.read_table(file, columns=["drop_reason", "drop_detail"])  # pyright: ignore[reportArgumentType]
+            table = read_table(work / STAGE / f"{part.name}.parquet", ["drop_reason", "drop_detail"])
             details = [row["drop_detail"] for row in table.to_pylist() if row["drop_reason"] == "malformed"]
             total, malformed, example = total + table.num_rows, malformed + len(details), example or (details or [""])[0]
         if malformed > recipe.max_malformed_share * total:
@@ -222,9 +220,9 @@ def _load_prompts(index: Index, wanted: set[str]) -> list[Row]:
     """The prompts of these rows, in the order of the parts."""
     prompts: list[Row] = []
     for path in index.files:
-        with path.open("rb") as file:
-            table = pq.read_table(file)  # pyright: ignore[reportArgumentType]
-        prompts += [Row.from_table_row(flat) for flat in table.to_pylist() if flat["row_id"] in wanted]
+        table = read_table(path)
+        chosen = table.filter(pc.field("row_id").isin(sorted(wanted)))
+        prompts += map(Row.from_table_row, chosen.to_pylist())
     return prompts
 
 
@@ -269,7 +267,3 @@ def _account(recipe: Recipe, plan: Plan, folder: RunFolder, state: _State, selec
         "dropped": [dict(zip(drop_names, key, strict=True)) | {"rows": count} for key, count in sorted(dropped.items())],
         "splits": {name: len(rows) for name, rows in selection.splits.items()},
     }  # fmt: skip
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -5,11 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from safe_r1.benchmarks.taxonomy import AREAS, CATEGORIES
 from safe_r1.corpus.recipe import Recipe
-from safe_r1.runs import RunFolder
+from safe_r1.runs import RunFolder, read_table
 
 _STAGES = {
     "read": "not a usable record", "filter": "filters", "decontaminate": "too close to a benchmark question",
@@ -76,7 +74,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sum(rows: list[dict[str, Any]], *names: str) -> Counter[tuple[str, ...]]:
+def sum_rows(rows: list[dict[str, Any]], *names: str) -> Counter[tuple[str, ...]]:
+    """Rows of ``corpus.json``'s accounts, added up by some of their fields."""
     counts: Counter[tuple[str, ...]] = Counter()
     for row in rows:
         counts[tuple(row[name] for name in names)] += row["rows"]
@@ -84,7 +83,7 @@ def _sum(rows: list[dict[str, Any]], *names: str) -> Counter[tuple[str, ...]]:
 
 
 def _kinds(info: dict[str, Any]) -> str:
-    counts = _sum(info["kept"], "kind", "language")
+    counts = sum_rows(info["kept"], "kind", "language")
     total = info["num_kept"] or 1
     return _table(
         ("kind", "language", "rows", "share"), [(*key, count, f"{count / total:.1%}") for key, count in sorted(counts.items())]
@@ -92,7 +91,7 @@ def _kinds(info: dict[str, Any]) -> str:
 
 
 def _categories(info: dict[str, Any]) -> str:
-    counts = _sum([row for row in info["kept"] if row["category"] != "-"], "category", "kind")
+    counts = sum_rows([row for row in info["kept"] if row["category"] != "-"], "category", "kind")
     rows = [
         (
             AREAS[category.area].name_en,
@@ -112,7 +111,7 @@ def _lengths(info: dict[str, Any]) -> str:
 
 
 def _sources(recipe: Recipe, info: dict[str, Any]) -> str:
-    kept = _sum(info["kept"], "source")
+    kept = sum_rows(info["kept"], "source")
     rows = [
         (
             source.name, source.hub or source.path or "", source.licence, source.kind, info["read"][source.name],
@@ -124,7 +123,7 @@ def _sources(recipe: Recipe, info: dict[str, Any]) -> str:
 
 
 def _drops(info: dict[str, Any]) -> str:
-    counts = _sum(info["dropped"], "stage", "reason")
+    counts = sum_rows(info["dropped"], "stage", "reason")
     order = list(_STAGES)
     rows = [
         (stage, reason, count, _STAGES.get(stage, ""))
@@ -140,11 +139,8 @@ def measure_lengths(folder: RunFolder, splits: Iterable[str]) -> tuple[dict[str,
     edges = np.concatenate(([0], np.geomspace(10, 100_000, 41)))
     values: dict[str, list[Any]] = {"prompt": [], "reasoning": [], "answer": []}
     for split in splits:
-        stage = folder.path / split
-        for path in sorted(stage.iterdir(), key=lambda path: path.name) if stage.exists() else ():
-            with path.open("rb") as file:
-                table = pq.read_table(file, columns=["messages"])  # pyright: ignore[reportArgumentType]
-            lengths = [_lengths_of(messages) for messages in table["messages"].to_pylist()]
+        for path in folder.shards(split):
+            lengths = [_lengths_of(messages) for messages in read_table(path, ["messages"])["messages"].to_pylist()]
             for place, name in enumerate(values):
                 values[name].append(np.array([row[place] for row in lengths], np.int32))
     joined = {name: np.concatenate(pieces) if pieces else np.zeros(1, np.int32) for name, pieces in values.items()}
@@ -164,7 +160,7 @@ def write_figures(folder: RunFolder, info: dict[str, Any]) -> None:
     from matplotlib.figure import Figure
 
     colors = {"safety": "#b5473c", "benign-sensitive": "#d9a441", "reasoning": "#3c6e9f"}
-    kinds = _sum(info["kept"], "kind", "language")
+    kinds = sum_rows(info["kept"], "kind", "language")
     languages = sorted({language for _, language in kinds})
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axes = figure.subplots()
@@ -178,7 +174,7 @@ def write_figures(folder: RunFolder, info: dict[str, Any]) -> None:
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     figures = {"kinds": figure}
 
-    counts = _sum(info["kept"], "category", "kind")
+    counts = sum_rows(info["kept"], "category", "kind")
     figure = Figure(figsize=(7, 7.5), layout="constrained")
     axes = figure.subplots()
     names = list(CATEGORIES)

@@ -4,6 +4,7 @@ MinHash (rensa) over the n-grams of ``text``, found by banding and checked by th
 the rows it read; only the sketches come together: one band of 8 bytes a row at a time, and 128 bytes a row for the check.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,15 +16,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from safe_r1.corpus.recipe import DedupConfig
-from safe_r1.corpus.text import Hashes, ngrams, units, whole
+from safe_r1.corpus.text import Hashes, Indices, Language, Units, ngrams, units_of
+from safe_r1.judge.lexicon_features import detect_language
 
 # 32 bands of 4: two prompts of similarity 0.65 meet in one with a probability of 0.998, of 0.5 with 0.87.
 NUM_PERM, NUM_BANDS = 128, 32
 _ROWS_PER_BAND = NUM_PERM // NUM_BANDS
 _SEED = 1
 _PAIRS_AT_ONCE = 1 << 18
-
-Indices = npt.NDArray[np.int64]
+_WORD = re.compile(r"[^\W_]")
 
 SKETCH_SCHEMA = pa.schema(
     [
@@ -36,27 +37,33 @@ SKETCH_SCHEMA = pa.schema(
 
 def sketch(prompts: Sequence[str], config: DedupConfig) -> pa.Table:
     """One row of ``SKETCH_SCHEMA`` for every prompt: a hash of all of it, 128 bytes of MinHash, and its bands."""
-    exact = np.zeros(len(prompts), np.uint64)
-    grams: list[Hashes] = []
-    for position, prompt in enumerate(prompts):
-        hashes, language = units(prompt)
-        # A prompt without a letter or figure is compared by its marks.
-        hashes = hashes if len(hashes) else units("mark " + " ".join(str(ord(char)) for char in prompt))[0]
-        exact[position] = whole(hashes)
-        grams.append(np.unique(ngrams(hashes, config.ngram_chars if language == "zh" else config.ngram_words)))
-    signatures = _minhash(grams)
-    bands = _bands(signatures)
-    low_bytes = signatures.astype(np.uint8)
-    columns = [pa.array(exact), pa.array([row.tobytes() for row in low_bytes], pa.binary(NUM_PERM)), *map(pa.array, bands)]
-    return pa.table(columns, schema=SKETCH_SCHEMA)
+    texts = [prompt if _WORD.search(prompt) else _marks(prompt) for prompt in prompts]
+    languages = np.array([detect_language(text) for text in texts])
+    exact = np.zeros(len(texts), np.uint64)
+    signatures = np.zeros((len(texts), NUM_PERM), np.uint32)
+    sizes: dict[Language, int] = {"zh": config.ngram_chars, "en": config.ngram_words}
+    for language, size in sizes.items():
+        mine = np.flatnonzero(languages == language)
+        found = units_of([texts[i] for i in mine], language)
+        exact[mine] = found.whole()
+        signatures[mine] = _minhash(found.ngrams(size))
+    low_bytes = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(NUM_PERM), len(texts), [None, pa.py_buffer(signatures.astype(np.uint8).tobytes())]
+    )
+    return pa.table([pa.array(exact), low_bytes, *map(pa.array, _bands(signatures))], schema=SKETCH_SCHEMA)
 
 
-def _minhash(grams: Sequence[Hashes]) -> npt.NDArray[np.uint32]:
-    """Signatures, shape (rows, NUM_PERM)."""
-    if not grams:
+def _marks(prompt: str) -> str:
+    """What a prompt without a letter or figure is compared by."""
+    return "mark " + " ".join(str(ord(char)) for char in prompt)
+
+
+def _minhash(grams: Units) -> npt.NDArray[np.uint32]:
+    """Signatures, shape (texts, NUM_PERM)."""
+    if not len(grams.counts):
         return np.zeros((0, NUM_PERM), np.uint32)
-    offsets = np.cumsum([0, *map(len, grams)], dtype=np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(grams), offsets, NUM_PERM, _SEED)
+    offsets = np.concatenate(([0], grams.ends)).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams.hashes, offsets, NUM_PERM, _SEED)
     return np.asarray(matrix.to_rows(), np.uint32)
 
 

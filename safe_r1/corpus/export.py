@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.corpus.index import Index
-from safe_r1.corpus.ingest import write_table
 from safe_r1.corpus.mixing import Candidate, draw
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.corpus.synthesis import STAGE as CANDIDATES
-from safe_r1.runs import RunFolder, write_bytes
+from safe_r1.runs import RunFolder, read_table, write_bytes, write_table
 from safe_r1.schema import CONVERSATION_SCHEMA
 
 _ROWS_PER_SHARD = 2_000
@@ -91,11 +89,8 @@ def _where(folder: RunFolder, chosen: Mapping[str, int]) -> dict[str, tuple[str,
     places: dict[str, tuple[str, int]] = {}
     if not chosen:
         return places
-    stage = folder.path / "work" / CANDIDATES
-    for path in sorted((path for path in stage.iterdir() if path.name.endswith(".parquet")), key=lambda path: path.name):
-        with path.open("rb") as file:
-            table = pq.read_table(file, columns=["row_id", "candidate", "error"])  # pyright: ignore[reportArgumentType]
-        for row in table.to_pylist():
+    for path in folder.shards(f"work/{CANDIDATES}"):
+        for row in read_table(path, ["row_id", "candidate", "error"]).to_pylist():
             if row["error"] is None and chosen.get(row["row_id"]) == row["candidate"]:
                 places.setdefault(row["row_id"], (path.name, row["candidate"]))
     return places
@@ -115,8 +110,7 @@ class _Take:
         places: Any = ray.get(self.places)
         rows: list[dict[str, Any]] = []
         for item in batch.to_pylist():
-            with UPath(item["file"]).open("rb") as file:
-                table = pq.read_table(file, columns=[*_SOURCE_COLUMNS, *_RESPONSE])  # pyright: ignore[reportArgumentType]
+            table = read_table(UPath(item["file"]), [*_SOURCE_COLUMNS, *_RESPONSE])
             rows += table.take(pa.array(item["positions"])).to_pylist()
         self._answer([row for row in rows if row["answer"] is None], places)
         table = pa.Table.from_pylist([_conversation(row) for row in rows], schema=CONVERSATION_SCHEMA)
@@ -126,9 +120,7 @@ class _Take:
     def _answer(self, rows: list[dict[str, Any]], places: Mapping[str, tuple[str, int]]) -> None:
         waiting = {row["row_id"]: row for row in rows}
         for shard in sorted({places[name][0] for name in waiting}):
-            with (UPath(self.candidates) / shard).open("rb") as file:
-                table = pq.read_table(file, columns=["row_id", "candidate", *_RESPONSE])  # pyright: ignore[reportArgumentType]
-            for flat in table.to_pylist():
+            for flat in read_table(UPath(self.candidates) / shard, ["row_id", "candidate", *_RESPONSE]).to_pylist():
                 if places.get(flat["row_id"]) == (shard, flat["candidate"]) and flat["row_id"] in waiting:
                     waiting[flat["row_id"]].update({name: flat[name] for name in _RESPONSE})
 

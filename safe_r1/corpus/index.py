@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.corpus.dedup import NUM_PERM, find_clusters, pick_best
@@ -15,6 +14,7 @@ from safe_r1.corpus.recipe import Recipe
 from safe_r1.corpus.rows import Drop
 from safe_r1.corpus.sources import Part
 from safe_r1.corpus.text import Hashes
+from safe_r1.runs import read_table
 
 _COLUMNS = ["row_id", "source", "kind", "language", "area", "category", "drop_stage", "drop_reason", "drop_detail"]
 _COLUMNS += ["reasoning_chars", "has_response"]
@@ -41,24 +41,19 @@ class Index:
     def read(cls, folder: UPath, parts: Sequence[Part]) -> "Index":
         """The index of these parts, all of which must have been read."""
         paths = [folder / STAGE / f"{part.name}.parquet" for part in parts]
-        pieces = []
-        for path in paths:
-            with path.open("rb") as file:
-                pieces.append(pq.read_table(file, columns=_COLUMNS))  # pyright: ignore[reportArgumentType]
+        pieces = [read_table(path, _COLUMNS) for path in paths]
         table = pa.concat_tables(pieces)
         alive = np.flatnonzero(table["drop_stage"].is_null().to_numpy())
         return cls(paths, np.cumsum([0, *(piece.num_rows for piece in pieces)]), table, alive)
 
     def column(self, name: str) -> list:
-        """A column of the living rows."""
-        return self.table[name].take(pa.array(self.alive)).to_pylist()
+        """A column of the living rows; equal values are one object, since a million rows share a few sources and kinds."""
+        values = self.table[name].take(pa.array(self.alive)).combine_chunks().dictionary_encode()
+        words = [*values.dictionary.to_pylist(), None]
+        return [words[code] for code in values.indices.fill_null(len(words) - 1).to_pylist()]
 
     def _sketches(self, name: str) -> pa.ChunkedArray:
-        pieces = []
-        for path in self.files:
-            with path.open("rb") as file:
-                pieces += pq.read_table(file, columns=[name])[name].chunks  # pyright: ignore[reportArgumentType]
-        return pa.chunked_array(pieces).drop_null()
+        return pa.chunked_array([chunk for path in self.files for chunk in read_table(path, [name])[name].chunks]).drop_null()
 
     def deduplicate(self, recipe: Recipe) -> "Deduplicated":
         """Keep the best row of every cluster of near duplicates.

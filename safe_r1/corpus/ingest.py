@@ -1,11 +1,9 @@
 """One part of a source from raw records to sketched rows: what a single Ray task does, without knowing of the others."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.corpus.decontaminate import Decontaminator
@@ -14,7 +12,7 @@ from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.corpus.rows import ROW_SCHEMA, Row, normalise
 from safe_r1.corpus.sources import Part, read_part
-from safe_r1.runs import write_bytes
+from safe_r1.runs import write_table
 
 STAGE = "rows"
 """Folder of the parts' files below the work folder."""
@@ -38,15 +36,14 @@ class Ingest:
     guard: Decontaminator
 
     def __call__(self, part: Part) -> dict[str, int]:
-        """Writes the part's file and gives how many rows it has, how many were dropped, and how many were malformed."""
+        """Writes the part's file and gives how many rows it has, and how many were dropped."""
         source = next(source for source in self.recipe.sources if source.name == part.place)
         rows = apply_filters(
             [normalise(record, source) for record in read_part(source, part)], self.recipe.filters, self.recipe.judge
         )
         rows = [row if row.drop else self._guarded(row) for row in rows]
         write_table(UPath(self.folder) / STAGE / f"{part.name}.parquet", self._table(rows))
-        malformed = sum(row.drop is not None and row.drop.reason == "malformed" for row in rows)
-        return {"rows": len(rows), "dropped": sum(row.drop is not None for row in rows), "malformed": malformed}
+        return {"rows": len(rows), "dropped": sum(row.drop is not None for row in rows)}
 
     def _guarded(self, row: Row) -> Row:
         return row if (drop := self.guard.find(row)) is None else row.dropped(drop)
@@ -57,24 +54,12 @@ class Ingest:
         places: list[int | None] = [None] * len(rows)
         for place, position in enumerate(clean):
             places[position] = place
-        table = rows_table(rows)
+        table = pa.Table.from_pylist([row.to_table_row() for row in rows], schema=ROW_SCHEMA)
         table = table.append_column("has_response", pa.array([row.has_response for row in rows]))
         table = table.append_column("reasoning_chars", pa.array([len(row.reasoning or "") for row in rows], pa.int32()))
         for name, column in zip(SKETCH_SCHEMA.names, sketches.take(pa.array(places, pa.int64())).columns, strict=True):
             table = table.append_column(name, column)
         return table.cast(PART_SCHEMA)
-
-
-def rows_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as a table of ``ROW_SCHEMA``."""
-    return pa.Table.from_pylist([row.to_table_row() for row in rows], schema=ROW_SCHEMA)
-
-
-def write_table(path: UPath, table: pa.Table) -> None:
-    """Write a Parquet file so that it is there whole or not at all; equal tables give equal bytes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def read_counts(batch: Any) -> dict[str, int]:

@@ -9,7 +9,7 @@ from safe_r1.corpus.recipe import Quota, Recipe
 from safe_r1.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A row that could be in the corpus, without its texts.
 
@@ -93,6 +93,15 @@ def check_quotas(recipe: Recipe, available: Mapping[int, int], note: str = "clea
         had = available.get(i, 0)
         if had < size * (1 - recipe.max_shortfall):
             missed.append(f"{quota.title} wants {size:,} rows, there are {had:,} {note} ({size - had:,} too few)")
+    refuse_shortfalls(missed)
+
+
+def refuse_shortfalls(missed: Sequence[str]) -> None:
+    """Stops where quotas are missed.
+
+    Raises:
+        DataError: Some are; names them and what to do.
+    """
     if missed:
         raise DataError(
             f"quotas cannot be met: {'; '.join(missed)}. Add sources, lower `total` or the share, or allow max_shortfall"

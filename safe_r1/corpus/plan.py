@@ -10,10 +10,10 @@ from upath import UPath
 
 from safe_r1.corpus.decontaminate import load_questions
 from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
-from safe_r1.corpus.mixing import quota_sizes
+from safe_r1.corpus.mixing import quota_sizes, refuse_shortfalls
 from safe_r1.corpus.policies import load_cards
 from safe_r1.corpus.recipe import Recipe, Source
-from safe_r1.corpus.rows import normalise
+from safe_r1.corpus.rows import Row, normalise
 from safe_r1.corpus.sources import Part, list_parts, pin, read_part
 from safe_r1.corpus.teachers import PROMPT_SHA256
 from safe_r1.errors import DataError
@@ -87,11 +87,15 @@ def _pinned(recipe: Recipe) -> Recipe:
 
 def _check_mapping(source: Source, part: Part) -> None:
     """The first records have the mapped fields: a mapping that fits none of them is a mistake, not bad data."""
-    few = replace(part, num_records=min(part.num_records, _LOOKED_AT))
-    rows = [normalise(record, source) for record in read_part(source, few)]
+    rows = _first_rows(source, part)
     faults = [row.drop for row in rows if row.drop and row.drop.reason == "malformed"]
     if len(faults) == len(rows):
         raise DataError(f"source {source.name}: its mapping fits none of its first {len(rows)} records; {faults[0].detail}")
+
+
+def _first_rows(source: Source, part: Part) -> list[Row]:
+    few = replace(part, num_records=min(part.num_records, _LOOKED_AT))
+    return [normalise(record, source) for record in read_part(source, few)]
 
 
 def _check_supply(plan: Plan) -> None:
@@ -105,8 +109,7 @@ def _check_supply(plan: Plan) -> None:
         had = sum(plan.count(s.name) for s in recipe.sources if s.kind == kind and language in (None, s.language))
         if had < size * (1 - recipe.max_shortfall):
             missed.append(f"{kind}/{language or 'any'} wants {size:,} rows, its sources hold {had:,} ({size - had:,} too few)")
-    if missed:
-        raise DataError(f"quotas cannot be met: {'; '.join(missed)}. Add sources, lower `total` or the share, or max_shortfall")
+    refuse_shortfalls(missed)
 
 
 def _hash(file: str) -> str:
@@ -123,9 +126,7 @@ def dry_run(recipe: Recipe, show: Callable[[str], None]) -> None:
     prompts: dict[str, int] = {}
     for source in recipe.sources:
         first = next(part for part in plan.parts if part.place == source.name)
-        few = replace(first, num_records=min(first.num_records, _LOOKED_AT))
-        rows = [normalise(record, source) for record in read_part(source, few)]
-        needs_teacher = not any(row.has_response for row in rows if row.drop is None)
+        needs_teacher = not any(row.has_response for row in _first_rows(source, first) if row.drop is None)
         count = plan.count(source.name)
         if needs_teacher:
             prompts[source.name] = count

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_quota_that_cannot_be_met_says_by_how_much():
 
 def test_no_family_crosses_the_split():
     pool = rows("reasoning", 400)
-    pool = [Candidate(**{**vars(row), "family": row.position // 4}) for row in pool]
+    pool = [replace(row, family=row.position // 4) for row in pool]
     everything = recipe(total=None, quotas=[], validation_share=0.1)
     parts = split(everything, choose(everything, pool))
     assert len(parts["train"]) + len(parts["validation"]) == 400
