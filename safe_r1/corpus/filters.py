@@ -135,19 +135,29 @@ def _load_judge(config: str) -> Judge:
     return make_judge(JudgeConfig.model_validate_json(config))
 
 
-def apply_filters(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig) -> list[Row]:
-    """The same rows in the same order, with the first drop that applies to each."""
+def apply_filters(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig, trusted: bool = False) -> list[Row]:
+    """The same rows in the same order, with the first drop that applies to each.
+
+    Args:
+        rows: Rows, dropped ones among them.
+        config: The limits.
+        judge: Whom to ask about risky and harmless rows.
+        trusted: The judge's degrees are noted and drop nothing.
+    """
     filters = make_filters(config)
     checked = [row if row.drop else replace(row, drop=next(filter(None, (f(row) for f in filters)), None)) for row in rows]
-    return judge_rows(checked, config, judge)
+    return _judge_rows(checked, config, judge, trusted)
 
 
-def judge_rows(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig) -> list[Row]:
-    """Drops compliance with a risky question and refusal of a harmless one; a response without a verdict is dropped too."""
+def _judge_rows(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig, trusted: bool) -> list[Row]:
+    """Drops compliance with a risky question and refusal of a harmless one; a response without a verdict is dropped too.
+
+    A row whose result was checked does not refuse, whatever its words.
+    """
     items = [
         (position, part, JudgeItem(messages=row.messages, text=text, part=part))
         for position, row in enumerate(rows)
-        if row.drop is None and row.has_response
+        if row.drop is None and row.has_response and row.final is None
         for part in (config.judge_parts if row.kind == "safety" else ("answer",))
         if (text := getattr(row, part))
     ]
@@ -157,7 +167,8 @@ def judge_rows(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig) ->
         row, label = judged[position], judgement.label
         if label and part == "answer":
             row = replace(row, degree=label.degree)
-        judged[position] = replace(row, drop=row.drop or _verdict(row, part, label, judgement.unscored_reason))
+        drop = None if trusted else _verdict(row, part, label, judgement.unscored_reason)
+        judged[position] = replace(row, drop=row.drop or drop)
     return judged
 
 

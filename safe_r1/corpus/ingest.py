@@ -39,8 +39,9 @@ class Ingest:
         """Writes the part's file and gives how many rows it has, and how many were dropped."""
         source = next(source for source in self.recipe.sources if source.name == part.place)
         rows = apply_filters(
-            [normalise(record, source) for record in read_part(source, part)], self.recipe.filters, self.recipe.judge
-        )
+            [normalise(record, source) for record in read_part(source, part)],
+            self.recipe.filters, self.recipe.judge, source.trusted,
+        )  # fmt: skip
         rows = [row if row.drop else self._guarded(row) for row in rows]
         write_table(UPath(self.folder) / STAGE / f"{part.name}.parquet", self._table(rows))
         return {"rows": len(rows), "dropped": sum(row.drop is not None for row in rows)}

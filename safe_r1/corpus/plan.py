@@ -15,7 +15,7 @@ from safe_r1.corpus.policies import load_cards
 from safe_r1.corpus.recipe import Recipe, Source
 from safe_r1.corpus.rows import Row, normalise
 from safe_r1.corpus.sources import Part, list_parts, pin, read_part
-from safe_r1.corpus.teachers import PROMPT_SHA256
+from safe_r1.corpus.teachers import WORDS_SHA256
 from safe_r1.errors import DataError
 from safe_r1.provenance import versions
 from safe_r1.runs import sha256
@@ -67,7 +67,7 @@ def make_plan(recipe: Recipe) -> Plan:
         "files": {file: _hash(file) for file in dict.fromkeys(part.file for part in parts if part.format != "hub")},
         "records": {source.name: plan.count(source.name) for source in recipe.sources},
         "protected": sha256([[question.name, question.text] for question in questions]),
-        "teacher_prompt": PROMPT_SHA256,
+        "teacher": WORDS_SHA256,
         "policy_cards": sha256([asdict(card) for card in load_cards().values()]),
         "minhash": [NUM_PERM, NUM_BANDS],
         "versions": versions(("safe_r1", "rensa")),

@@ -1,6 +1,10 @@
 """The 31 policy cards: what the risk is, what law and standard hold, what responsible guidance is; one TOML file a category.
 
 A teacher model reads a card as its policy; the template teacher composes its sentences; its signs tell a prompt's category.
+
+A sentence of a card may begin with marks that say where it fits. ``招聘、求职｜用人时看……`` fits where the prompt holds one of
+the words; ``请求｜……`` where it asks for something to be made; ``看法｜……`` where it wants a view to be agreed with. A sentence
+without marks fits every prompt of its category.
 """
 
 import functools
@@ -8,7 +12,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from safe_r1.benchmarks.taxonomy import CATEGORIES
 
@@ -16,6 +20,32 @@ _LOADED = re.compile(
     r"是不是都|是不是只|是否都|活该|不配|不值得|不如|低人一等|累赘|没用|没贡献|有何贡献|自私|只会|凭什么|更差|更笨|更懒|更缺乏|狭隘|落后|愚昧|肮脏|矫情"
 )
 _ASKS_FOR_HELP = re.compile(r"怎么办|怎样|如何|该怎么|我该|我应该|怎么做|哪些|什么是|是什么|谢谢|建议|推荐")
+
+_MARK, _BETWEEN = "｜", "、"
+_FORMS = {"请求": True, "看法": False}
+_SENTENCES = ("observations", "checks", "decisions", "refusals", "stances", "reasons", "guidance", "offers")
+
+
+class Sentence(NamedTuple):
+    """A sentence of a card, and where it fits.
+
+    Attributes:
+        text: The sentence.
+        words: It fits a prompt that holds one of them; without words any.
+        for_request: It fits a request (True), an opinion (False), or both (None).
+    """
+
+    text: str
+    words: tuple[str, ...] = ()
+    for_request: bool | None = None
+
+    def fits(self, prompt: str, is_request: bool) -> bool:
+        """Whether an answer to the prompt may hold the sentence."""
+        return self.for_request in (None, is_request) and (not self.words or self.relevance(prompt) > 0)
+
+    def relevance(self, prompt: str) -> int:
+        """How much of the prompt the sentence speaks of: characters of its words; 0 for a general sentence."""
+        return sum(len(word) for word in self.words if word in prompt)
 
 
 @dataclass(frozen=True)
@@ -28,7 +58,8 @@ class Card:
         standard: What an assistant must and must not do.
         guidance_policy: What responsible guidance is here.
         signs: Words of risky prompts of this category.
-        observations, checks, decisions: Sentences for the reasoning, in this order.
+        observations, checks, decisions: Sentences for the reasoning, in this order. A decision with a mark of form says what to
+            do; one without says in what manner.
         refusals, stances: First sentences of an answer: to a request, to a loaded question.
         reasons, guidance, offers: Further sentences of an answer, in this order.
     """
@@ -40,14 +71,14 @@ class Card:
     standard: str
     guidance_policy: str
     signs: tuple[str, ...]
-    observations: tuple[str, ...]
-    checks: tuple[str, ...]
-    decisions: tuple[str, ...]
-    refusals: tuple[str, ...]
-    stances: tuple[str, ...]
-    reasons: tuple[str, ...]
-    guidance: tuple[str, ...]
-    offers: tuple[str, ...]
+    observations: tuple[Sentence, ...]
+    checks: tuple[Sentence, ...]
+    decisions: tuple[Sentence, ...]
+    refusals: tuple[Sentence, ...]
+    stances: tuple[Sentence, ...]
+    reasons: tuple[Sentence, ...]
+    guidance: tuple[Sentence, ...]
+    offers: tuple[Sentence, ...]
 
     @property
     def policy(self) -> str:
@@ -65,7 +96,16 @@ def load_cards() -> dict[str, Card]:
 
 def _card(tree: dict[str, Any]) -> Card:
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in tree.items()}
+    for name in _SENTENCES:
+        values[name] = tuple(map(_sentence, values[name]))
     return Card(**values)
+
+
+def _sentence(line: str) -> Sentence:
+    marks, _, text = line.rpartition(_MARK)
+    names = marks.split(_BETWEEN) if marks else []
+    forms = [_FORMS[name] for name in names if name in _FORMS]
+    return Sentence(text, tuple(name for name in names if name not in _FORMS), forms[0] if forms else None)
 
 
 def classify(prompt: str) -> str | None:

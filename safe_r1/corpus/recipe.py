@@ -82,7 +82,11 @@ class Source(Place):
     why: str = Field(default="", description="why this source is in the recipe; stands in the card")
     mapping: Mapping
     category: str | None = Field(default=None, description="category of every row; a key of the taxonomy")
-    categories: dict[str, str] = Field(default_factory=dict, description="the source's own labels → keys of the taxonomy")
+    categories: dict[str, str] = Field(
+        default_factory=dict,
+        description="the source's own labels → keys of the taxonomy; of a row's labels the one named first here counts",
+    )
+    trusted: bool = Field(default=False, description="its responses were read by its authors: the judge drops none of them")
     classify: bool = Field(default=False, description="find the category by the signs of the policy cards")
     limit: int | None = Field(default=None, ge=1, description="read only so many records")
 

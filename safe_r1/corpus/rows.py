@@ -16,6 +16,7 @@ from safe_r1.schema import MESSAGES_TYPE, Message
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _RESULT = re.compile(r"\n?####\s*(.+?)\s*$")
+_OPENING = re.compile(r"^(?:so|then|therefore|thus|hence|finally|now|and)\b,?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,10 @@ def _read_gsm8k(solution: str) -> tuple[str, str, str | None]:
         return steps, "", None
     steps = steps[: result.start()].strip()
     final = result[1].replace(",", "")
-    return steps, f"{steps.rpartition(chr(10))[2]}\n\nThe answer is $\\boxed{{{final}}}$.", final
+    last = _OPENING.sub("", steps.rpartition("\n")[2])
+    # A last step that does not come to the result is no summary of it.
+    summary = f"{last[:1].upper()}{last[1:]}\n\n" if final in last.replace(",", "") else ""
+    return steps, f"{summary}The answer is $\\boxed{{{final}}}$.", final
 
 
 def _category(value: dict[str, Any], source: Source, messages: list[Message]) -> str | None:
@@ -200,7 +204,9 @@ def _category(value: dict[str, Any], source: Source, messages: list[Message]) ->
     if source.mapping.category:
         label = _get(value, source.mapping.category)
         labels = [str(item) for item in label] if isinstance(label, list) else [str(label)]
-        for name in labels:
+        order = list(source.categories)
+        # Of several labels the one that the recipe names first: it puts the specific ones before the general.
+        for name in sorted(labels, key=lambda name: order.index(name) if name in order else len(order)):
             known = source.categories.get(name) or (find_category(name) and name)
             if known:
                 found = find_category(known)

@@ -8,16 +8,22 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from safe_r1.corpus.policies import Card, load_cards
+from safe_r1.corpus.policies import Card, Sentence, load_cards
 from safe_r1.corpus.recipe import SynthesisConfig
 from safe_r1.corpus.rows import Row
 from safe_r1.runs import sha256
 from safe_r1.schema import Message
 
-_REQUEST = re.compile(
-    r"写|编[一个写造出]|帮我|帮忙|替我|给我|教我|告诉我|生成|设计|制作|列出|列举|提供|拟|起草|整理|推荐|翻译|扮演|假装|伪造|策划|怎么(?!看|样|会|能说)|如何(?!看待|评价)|怎样(?!看)"
+_ASKS = re.compile(
+    r"写|编[一个写造出篇份段几]|帮我|帮忙|替我|给我|教我|告诉我|来[点段个]|做一|准备一|生成|设计|制作|列出|列举|提供|拟|起草|整理|规划|"
+    r"推荐|翻译|扮演|假装|伪造|策划|换换|断定|保证|定个|准话|怎么(?!看|样|会|能说|了|可能)|如何(?!看待|评价)|怎样(?!看)"
+)
+_WANTS_AGREEMENT = re.compile(
+    r"(?:[吧呢]|怎么了|对不对?|是不是|[认服]不[认服]|(?:对|是|没错|同意|赞成|赞同|认同|认可|支持|承认|懂)[吗么嘛])[？?]$"
 )
 _MAX_QUOTE = 36
 
@@ -42,6 +48,8 @@ _LANGUAGES = {"zh": "中文", "en": "英文"}
 _SPEAKERS = {"system": "系统", "user": "用户", "assistant": "助手"}
 
 PROMPT_SHA256 = sha256(_INSTRUCTIONS)
+WORDS_SHA256 = sha256(Path(__file__).read_text(encoding="utf-8"))
+"""Of all words and rules of this module, which both teachers' answers depend on."""
 
 
 class Response(NamedTuple):
@@ -71,29 +79,53 @@ def compose(row: Row, candidate: int, seed: int) -> Response | None:
         return None
     dice = random.Random(hashlib.sha256(f"{seed}|{row.row_id}|{candidate}".encode()).digest())
     prompt = row.messages[-1]["content"]
-    is_request = _REQUEST.search(prompt) is not None
-    return Response(_reasoning(card, prompt, is_request, dice), _answer(card, prompt, is_request, dice))
+    writer = _Writer(prompt, is_request(prompt), dice)
+    return Response(_reasoning(card, writer), _answer(card, writer))
 
 
-def _reasoning(card: Card, prompt: str, is_request: bool, dice: random.Random) -> str:
-    quote = _quote(prompt)
-    openings = _REQUEST_OPENINGS if is_request else _OPINION_OPENINGS
-    observation, *more = _pick(card.observations, 2, prompt, dice)
+def is_request(prompt: str) -> bool:
+    """Whether a prompt asks for something to be made, rather than for agreement."""
+    return _ASKS.search(prompt) is not None and _WANTS_AGREEMENT.search(prompt.rstrip()) is None
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Picks sentences for one prompt."""
+
+    prompt: str
+    is_request: bool
+    dice: random.Random
+
+    def pick(self, sentences: Sequence[Sentence], count: int) -> list[str]:
+        """Up to that many sentences that fit, by chance; those that speak of this prompt come first."""
+        fitting = [sentence for sentence in sentences if sentence.fits(self.prompt, self.is_request)]
+        order = sorted(fitting, key=lambda sentence: (-sentence.relevance(self.prompt), self.dice.random()))
+        return [sentence.text for sentence in order[:count]]
+
+
+def _reasoning(card: Card, writer: _Writer) -> str:
+    dice = writer.dice
+    quote = _quote(writer.prompt)
     stop = "" if quote.endswith(("？", "！")) else "。"
-    lines = [f"{dice.choice(openings)}：“{quote}”{stop}{observation}"]
-    lines.append("".join(_pick(card.checks, dice.choice((1, 2)), prompt, dice)))
-    if dice.random() < 0.4:
-        lines.append(more[0])
-    lines.append(dice.choice(card.decisions))
+    openings = _REQUEST_OPENINGS if writer.is_request else _OPINION_OPENINGS
+    observations = "".join(writer.pick(card.observations, dice.choice((1, 1, 2))))
+    decision = writer.pick([line for line in card.decisions if line.for_request is not None], 1)
+    manner = writer.pick([line for line in card.decisions if line.for_request is None], dice.choice((0, 1)))
+    lines = [
+        f"{dice.choice(openings)}：“{quote}”{stop}{observations}",
+        "".join(writer.pick(card.checks, dice.choice((1, 2)))),
+        "".join(decision + manner),
+    ]
     return dice.choice(("\n", "\n\n")).join(lines)
 
 
-def _answer(card: Card, prompt: str, is_request: bool, dice: random.Random) -> str:
-    opening = dice.choice(card.refusals if is_request else card.stances)
-    reasons = "".join(_pick(card.reasons, dice.choice((1, 2)), prompt, dice))
-    guidance = _pick(card.guidance, dice.choice((2, 3, 3)), prompt, dice, least=2)
-    [offer] = _pick(card.offers, 1, prompt, dice)
-    if dice.random() < 0.35:
+def _answer(card: Card, writer: _Writer) -> str:
+    dice = writer.dice
+    opening = "".join(writer.pick(card.refusals if writer.is_request else card.stances, 1))
+    reasons = "".join(writer.pick(card.reasons, dice.choice((1, 2))))
+    guidance = writer.pick(card.guidance, dice.choice((2, 3, 3)))
+    [offer] = writer.pick(card.offers, 1)
+    if dice.random() < _LISTED:
         steps = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(guidance, 1))
         return f"{opening}{reasons}\n\n{dice.choice(_LIST_LEADS)}\n\n{steps}\n\n{offer}"
     return f"{opening}{reasons}\n\n{''.join(guidance)}\n\n{offer}"
@@ -102,20 +134,7 @@ def _answer(card: Card, prompt: str, is_request: bool, dice: random.Random) -> s
 _REQUEST_OPENINGS = ("用户想让我做的是", "先看清这个请求", "用户提出了这样的要求")
 _OPINION_OPENINGS = ("用户问的是", "先想想这个问题", "用户抛出了这样一个说法")
 _LIST_LEADS = ("这里有几点想和你分享：", "可以从这几个方面来看：", "供你参考：", "下面几点也许对你有帮助：")
-
-
-def _pick(sentences: Sequence[str], most: int, prompt: str, dice: random.Random, least: int | None = None) -> list[str]:
-    """Sentences by chance, those first that share words (pairs of characters) with the prompt: a card covers several topics.
-
-    Beyond the ``least`` only those that do.
-    """
-    pairs = {prompt[i : i + 2] for i in range(len(prompt) - 1)}
-    # What half of the sentences hold tells nothing.
-    pairs = {pair for pair in pairs if sum(pair in sentence for sentence in sentences) <= len(sentences) // 2}
-    worth = {sentence: sum(pair in sentence for pair in pairs) + dice.random() for sentence in sentences}
-    num_related = sum(value >= 1 for value in worth.values())
-    count = min(most, max(num_related, most if least is None else least))
-    return sorted(sentences, key=lambda sentence: -worth[sentence])[:count]
+_LISTED = 0.35
 
 
 def _quote(prompt: str) -> str:

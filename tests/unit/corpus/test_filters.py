@@ -59,6 +59,17 @@ def test_each_fault_has_its_reason(changes: dict, expected: str):
     assert reason(replace(GOOD, **changes)) == expected
 
 
+def test_a_trusted_source_is_judged_and_loses_nothing():
+    [row] = apply_filters([replace(GOOD, answer=HARMFUL)], FilterConfig(), JudgeConfig(), trusted=True)
+    assert (row.drop, row.degree) == (None, 0)
+
+
+def test_a_checked_result_is_no_refusal():
+    sorry = replace(MATH, answer="I'm sorry, but I cannot help you with that request. $\\boxed{6}$")
+    assert reason(sorry) is None
+    assert reason(replace(sorry, final=None)) == "refuses_harmless"
+
+
 @pytest.mark.parametrize(
     ("final", "answer", "expected"),
     [

@@ -57,8 +57,21 @@ def test_gsm8k_is_read():
     value = {"q": "How many?", "r": "He has 48/2 = <<48/2=24>>24 clips.\nSo 24 + 1,000 = <<24+1000=1024>>1,024.\n#### 1,024"}
     found = row(value, language="en", mapping={"prompt": "q", "answer": "r", "solution": "gsm8k"})
     assert found.reasoning == "He has 48/2 = 24 clips.\nSo 24 + 1,000 = 1,024."
-    assert found.answer == "So 24 + 1,000 = 1,024.\n\nThe answer is $\\boxed{1024}$."
+    assert found.answer == "24 + 1,000 = 1,024.\n\nThe answer is $\\boxed{1024}$."
     assert found.final == "1024"
+
+
+def test_a_last_step_of_gsm8k_that_misses_the_result_is_no_answer():
+    value = {"q": "How many?", "r": "She has 7.\nThen she buys 11.\n#### 18"}
+    found = row(value, language="en", mapping={"prompt": "q", "answer": "r", "solution": "gsm8k"})
+    assert found.answer == "The answer is $\\boxed{18}$."
+
+
+def test_of_several_labels_the_one_that_the_recipe_names_first_counts():
+    table = {"Piracy": "intellectual_property", "Illicit": "other_prohibited"}
+    changes = {"mapping": {"prompt": "q", "category": "c"}, "categories": table, "kind": "safety"}
+    assert row({"q": "怎么办？", "c": ["Illicit", "Piracy"]}, **changes).category == "intellectual_property"
+    assert row({"q": "怎么办？", "c": ["Unknown", "Illicit"]}, **changes).category == "other_prohibited"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 import re
 import tomllib
 from collections import Counter
@@ -12,11 +13,15 @@ from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.policies import Card, classify, load_cards
 from safe_r1.corpus.recipe import FilterConfig
 from safe_r1.corpus.rows import Row
-from safe_r1.corpus.teachers import compose, teacher_messages
+from safe_r1.corpus.teachers import compose, is_request, teacher_messages
 from safe_r1.schema import Message
 
 CARDS = load_cards()
 LISTS = ("observations", "checks", "decisions", "refusals", "stances", "reasons", "guidance", "offers")
+SEEDS = [
+    json.loads(line)
+    for line in files("safe_r1.corpus").joinpath("data", "seeds", "risky_prompts.jsonl").read_text("utf-8").splitlines()
+]
 
 
 def row(category: str, prompt: str = "请帮我写一段这样的内容，发到群里。", number: int = 0) -> Row:
@@ -37,12 +42,22 @@ def test_a_card_is_whole(card: Card):
     for name in LISTS:
         sentences = getattr(card, name)
         assert len(sentences) >= 8
-        assert len(set(sentences)) == len(sentences)
+        assert len({sentence.text for sentence in sentences}) == len(sentences)
         for sentence in sentences:
-            assert sentence.endswith("。"), sentence
-            assert not re.search(r"[,?!;:()]", sentence), sentence
+            assert sentence.text.endswith("。"), sentence
+            assert not re.search(r"[,?!;:()｜]", sentence.text), sentence
     assert card.law
     assert card.standard in card.policy
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=lambda card: card.category)
+@pytest.mark.parametrize("asks", [True, False], ids=["request", "opinion"])
+def test_a_card_has_sentences_for_a_prompt_it_has_no_words_for(card: Card, asks: bool):
+    fitting = {name: [s for s in getattr(card, name) if s.fits("？", asks)] for name in LISTS}
+    assert min(map(len, fitting.values())) >= 2
+    assert len(fitting["refusals" if asks else "stances"]) >= 3
+    assert sum(s.for_request is asks for s in fitting["decisions"]) >= 3
+    assert any(s.for_request is None for s in card.decisions)
 
 
 def test_there_is_a_card_for_every_category():
@@ -62,9 +77,29 @@ def test_a_request_is_refused_and_an_opinion_answered_with_a_stance():
     stance = compose(row("gender", "女人就该待在家里，对吧？"), 0, 0)
     assert refused is not None
     assert stance is not None
-    assert refused.answer.startswith(card.refusals)
-    assert stance.answer.startswith(card.stances)
+    assert refused.answer.startswith(tuple(sentence.text for sentence in card.refusals))
+    assert stance.answer.startswith(tuple(sentence.text for sentence in card.stances))
     assert "女人就该待在家里" in stance.reasoning
+
+
+def test_a_request_is_told_from_an_opinion():
+    assert [seed["id"] for seed in SEEDS if is_request(seed["prompt"]) != (seed["form"] == "request")] == []
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_guidance_speaks_of_the_prompt(number: int):
+    for seed in SEEDS[number::6]:
+        response = compose(row(seed["category"], seed["prompt"], number), 0, 0)
+        assert response is not None
+        related = [s.text for s in CARDS[seed["category"]].guidance if s.relevance(seed["prompt"])]
+        assert any(text in response.answer for text in related), seed["id"]
+
+
+def test_a_sentence_stands_only_where_its_marks_say():
+    texts = {compose(row("unreliable", "你保证这只股票下个月翻倍。", number), 0, 0) for number in range(40)}
+    answers = "".join(response.answer for response in texts if response)
+    assert "股票" in answers
+    assert not re.search("彩票|开庭|高烧", answers)
 
 
 def test_the_template_teacher_leaves_alone_what_it_has_no_words_for():
