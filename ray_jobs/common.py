@@ -25,10 +25,11 @@ class Console:
         log: The log file.
         out: The terminal.
         lost: What is said of rows that came to nothing.
+        unit: What is counted.
     """
 
     def __init__(self, out: TextIO, log: Path):
-        self.out, self.log, self.lost = out, log, "without a result"
+        self.out, self.log, self.lost, self.unit = out, log, "without a result", "row"
         self._bar: tqdm | None = None
         self._stage = ""
         self._line_due = 0.0
@@ -45,11 +46,11 @@ class Console:
         if self.out.isatty():
             if stage != self._stage or self._bar is None:
                 self._close_bar()
-                self._bar = tqdm(total=total, initial=done, desc=stage, unit="row", file=self.out, dynamic_ncols=True)
+                self._bar = tqdm(total=total, initial=done, desc=stage, unit=self.unit, file=self.out, dynamic_ncols=True)
             self._bar.update(done - self._bar.n)
             self._bar.set_postfix_str(note)
         elif stage != self._stage or done == total or time.monotonic() > self._line_due:
-            print(f"{stage}: {done}/{total} rows{', ' + note if note else ''}", file=self.out, flush=True)
+            print(f"{stage}: {done}/{total} {self.unit}s{', ' + note if note else ''}", file=self.out, flush=True)
             self._line_due = time.monotonic() + _LINE_EVERY_S
         self._stage = stage
 

@@ -62,6 +62,35 @@ def judge_agreement(
 
 
 @app.command()
+def plan(
+    variant: Annotated[str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a folder.")] = None,
+    all_variants: Annotated[bool, typer.Option("--all", help="The seven R1 models.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="Kind of GPU, e.g. h100-80; else the variant's own.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines, all their GPUs; else the variant's own.")] = None,
+    seq_len: Annotated[int | None, typer.Option(min=32, help="Tokens of a packed sequence.")] = None,
+    global_batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences of an optimizer step.")] = None,
+    corpus_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the corpus.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, or a list with --all.")] = False,
+) -> None:
+    """Say what fine-tuning takes: GPUs, memory by part, time and disk. Starts nothing."""
+    from safe_r1.models import VARIANTS, get_variant
+    from safe_r1.train.plan import plan_variant
+    from safe_r1.train.plan_text import table, to_json, to_text
+
+    if all_variants == (variant is not None):
+        raise ConfigError("plan takes either --variant NAME or --all")
+    settings = {"seq_len": seq_len, "global_batch_size": global_batch_size, "corpus_tokens": corpus_tokens}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    chosen = [get_variant(variant)] if variant else [each for each in VARIANTS.values() if each.kind == "r1"]
+    plans = {each.name: plan_variant(each, gpu, nodes, **settings) for each in chosen}
+    if as_json:
+        found = [to_json(name, plan) for name, plan in plans.items()]
+        print(json.dumps(found if all_variants else found[0], indent=1))
+    else:
+        print(table(plans) if all_variants else to_text(*next(iter(plans.items()))))
+
+
+@app.command()
 def report(run: Annotated[str, typer.Argument(help="OUTPUT/RUN/VARIANT/BENCHMARK of a finished run.")]) -> None:
     """Write the report of a finished run again, from its rows."""
     from safe_r1.evaluate import rewrite_report

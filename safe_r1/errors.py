@@ -35,6 +35,10 @@ class RunConflictError(SafeR1Error):
     """A run folder that already holds a run with other settings."""
 
 
+class TrainingError(SafeR1Error):
+    """A run that stopped by itself: its loss is none any more, or its workers kept dying."""
+
+
 class EndpointError(SafeR1Error):
     """A model's endpoint that cannot be reached or answers with something unusable for every row."""
 

@@ -18,7 +18,48 @@ from safe_r1.errors import ConfigError, ModelError
 Style = Literal["r1", "chat", "plain"]
 Kind = Literal["r1", "base", "enhanced", "demo", "custom"]
 
+States = Literal["fp32", "bf16", "8bit"]
+
 CONTEXT_FILES = ("config.json", "tokenizer_config.json", "chat_template.jinja")
+ORIGIN_FILE = "safe_r1.json"
+"""In a model folder that fine-tuning wrote: ``base`` names the variant that it was made from."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a variant is fine-tuned: on which GPUs, and how the model is spread over them.
+
+    Attributes:
+        gpu: Kind of GPU, a name of ``safe_r1.train.gpus.GPUS``.
+        fsdp_size: GPUs that share one copy of the parameters, gradients and optimizer states.
+        tp_size: GPUs that share each matrix product.
+        ep_size: GPUs that share the experts of a layer: a multiple of ``tp_size`` that divides ``fsdp_size * tp_size``.
+        dp_replicate_size: Copies of all that, each on its own GPUs.
+        micro_batch_size: Packed sequences that a GPU computes at once.
+        states: Type of the optimizer's moments.
+        cpu_offload: Parameters, gradients and moments wait in host memory.
+        why: The reason for this layout.
+    """
+
+    gpu: str
+    fsdp_size: int
+    tp_size: int = 1
+    ep_size: int = 1
+    dp_replicate_size: int = 1
+    micro_batch_size: int = 1
+    states: States = "fp32"
+    cpu_offload: bool = False
+    why: str = ""
+
+    @property
+    def num_gpus(self) -> int:
+        """Workers of the whole run."""
+        return self.dp_replicate_size * self.fsdp_size * self.tp_size
+
+    @property
+    def dp_size(self) -> int:
+        """Workers that each see other sequences."""
+        return self.dp_replicate_size * self.fsdp_size
 
 
 @dataclass(frozen=True)
@@ -42,6 +83,7 @@ class Variant:
         tensor_parallel_size: GPUs of one engine.
         gpu_gb: Memory that each of them needs.
         bytes_per_param: Of the weights as they are loaded: 2 for bf16, 1 for R1's FP8.
+        layout: How it is fine-tuned; None: the fewest GPUs that hold it.
     """
 
     name: str
@@ -61,6 +103,7 @@ class Variant:
     tensor_parallel_size: int = 1
     gpu_gb: int = 80
     bytes_per_param: float = 2.0
+    layout: Layout | None = None
 
     @property
     def is_local(self) -> bool:
@@ -72,12 +115,30 @@ class Variant:
         return self.params_b * 1e9 * (bytes_per_param or self.bytes_per_param) / 2**30
 
 
+# States (weights, gradients, moments) take 16 bytes a parameter, 10 with 8-bit moments. Of 80 GB, 73 GiB are usable; 5 to 23 of
+# them go to activations and gathered layers (`safe-r1 plan` counts). One sequence of 8,192 tokens keeps a GPU busy, and all
+# numbers of workers divide a batch of 64 sequences.
+_LAYOUTS: dict[str, Layout] = {
+    "r1-distill-qwen-1.5b": Layout("h100-80", 1, why="26 GiB of states: one GPU holds them and waits for no other"),
+    "r1-distill-qwen-7b": Layout("h100-80", 8, why="113 GiB of states: 14 each on one node, all traffic over NVLink"),
+    "r1-distill-llama-8b": Layout("h100-80", 8, why="120 GiB of states: 15 each on one node, all traffic over NVLink"),
+    "r1-distill-qwen-14b": Layout("h100-80", 8, why="220 GiB of states: 28 each on one node, all traffic over NVLink"),
+    "r1-distill-qwen-32b": Layout("h100-80", 16, why="488 GiB of states: 61 each on one node leave no room, 31 on two do"),
+    "r1-distill-llama-70b": Layout("h100-80", 32, why="1,051 GiB of states: 66 each on two nodes leave no room, 33 on four do"),
+    "r1": Layout("h200-141", 64, ep_size=64, states="8bit", why=(
+        "6,249 GiB of states with 8-bit moments: 98 each, where fp32 moments would be 156. A GPU owns 4 of the 256 experts of "
+        "a layer, so tokens travel in place of 1.2 TiB of experts. A batch of 64 sequences has no work for more GPUs"
+    )),
+    "demo": Layout("cpu", 1, why="2 GiB of states: any machine holds them"),
+}  # fmt: skip
+
+
 def _family(size: str, hub_size: str, params_b: float, base: str, context: int, family: str, tp: int) -> list[Variant]:
     """One distilled model, its base before distillation (of ``context`` tokens) and its published enhanced form."""
     base_name = base.split("/")[1].lower()
     r1 = Variant(
         f"r1-distill-{size}", f"deepseek-ai/DeepSeek-R1-Distill-{hub_size}", family, "r1", params_b, "r1", base_name,
-        tensor_parallel_size=tp,
+        tensor_parallel_size=tp, layout=_LAYOUTS[f"r1-distill-{size}"],
     )  # fmt: skip
     before = Variant(
         base_name, base, family, "base", params_b, "chat" if base.endswith("Instruct") else "plain",
@@ -101,7 +162,7 @@ _TABLE: list[Variant] = [
     *_family("llama-70b", "Llama-70B", 70.55, "meta-llama/Llama-3.3-70B-Instruct", 8192, "llama", 4),
     Variant(
         "r1", "deepseek-ai/DeepSeek-R1", "deepseek_v3", "r1", 671.0, "r1", "deepseek-v3-base",
-        tensor_parallel_size=8, gpu_gb=141, bytes_per_param=1.0,
+        tensor_parallel_size=8, gpu_gb=141, bytes_per_param=1.0, layout=_LAYOUTS["r1"],
     ),
     Variant(
         "deepseek-v3-base", "deepseek-ai/DeepSeek-V3-Base", "deepseek_v3", "base", 671.0, "plain", temperature=0.0, top_p=1.0,
@@ -109,7 +170,7 @@ _TABLE: list[Variant] = [
     ),
     Variant(
         "demo", "SmolLM2-135M-Instruct", "llama", "demo", 0.135, "chat", temperature=0.6, context=4096,
-        max_tokens_mcq=32, max_tokens_refusal=192,
+        max_tokens_mcq=32, max_tokens_refusal=192, layout=_LAYOUTS["demo"],
     ),
 ]  # fmt: skip
 
@@ -145,6 +206,11 @@ def get_variant(name: str) -> Variant:
 
 def _local_variant(folder: Path) -> Variant:
     config = read_json(folder / "config.json")
+    base = read_json(folder / ORIGIN_FILE).get("base") if (folder / ORIGIN_FILE).is_file() else None
+    if base in VARIANTS:
+        # Asked as its base is, so that the two can be compared.
+        source = str(folder.resolve())
+        return replace(VARIANTS[base], name=folder.resolve().name, source=source, kind="enhanced", base=base, revision="main")
     template = "".join((folder / name).read_text(encoding="utf-8") for name in CONTEXT_FILES[1:] if (folder / name).is_file())
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     bytes_per_param = 4.0 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2.0

@@ -58,7 +58,9 @@ _SHARED: dict[str, Any] = {
 }
 
 
-def make_tiny(arch: str, folder: Path | str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def make_tiny(
+    arch: str, folder: Path | str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Path:  # fmt: skip
     """Writes a tiny random checkpoint with tokenizer, chat template and generation settings.
 
     Args:
@@ -66,6 +68,7 @@ def make_tiny(arch: str, folder: Path | str, *, seed: int = 0, dtype: torch.dtyp
         folder: Where to write; made if missing.
         seed: The same seed gives the same files.
         dtype: Type of the saved weights.
+        changes: Settings of the configuration that shall differ.
 
     Returns:
         The folder, which transformers and vLLM load as it is.
@@ -79,7 +82,7 @@ def make_tiny(arch: str, folder: Path | str, *, seed: int = 0, dtype: torch.dtyp
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(_config(arch, ids), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(_config(arch, ids | changes), dtype=torch.float32)
     model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, **ids)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -125,15 +128,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _config(arch: str, ids: dict[str, Any]) -> PreTrainedConfig:
+def _config(arch: str, changes: dict[str, Any]) -> PreTrainedConfig:
     if arch == "qwen2":
-        return Qwen2Config(**_SHARED, **ids, num_key_value_heads=1, intermediate_size=128)
+        return Qwen2Config(**(_SHARED | _DENSE | changes))
     if arch == "llama":
-        return LlamaConfig(**_SHARED, **ids, num_key_value_heads=1, intermediate_size=128)
+        return LlamaConfig(**(_SHARED | _DENSE | changes))
     if arch == "deepseek_v3":
-        return DeepseekV3Config(**_SHARED, **ids, **_DEEPSEEK)
+        return DeepseekV3Config(**(_SHARED | _DEEPSEEK | changes))
     raise ValueError(f"unknown architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
 
+
+_DENSE: dict[str, Any] = {"num_key_value_heads": 1, "intermediate_size": 128}
 
 # kv_lora_rank and qk_rope_head_dim are R1's own: MLA takes no other. So is YaRN; with plain RoPE, vLLM 0.32 on CPU rotates
 # MLA's strided queries wrongly. One dense layer, then one with experts.

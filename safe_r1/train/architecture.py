@@ -1,0 +1,232 @@
+"""The sizes of a model: its parameters, and the floating-point operations that training takes.
+
+Nothing is loaded: a model's ``config.json`` says it all, and the family's are written down here.
+
+Source: the models' config.json on the hub; transformers' Qwen2, Llama and DeepseekV3 for what has a weight.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safe_r1.checkpoints import prepare
+from safe_r1.errors import ModelError
+from safe_r1.models import Variant, read_json
+
+FAMILIES = ("qwen2", "llama", "deepseek_v3")
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """DeepSeek's multi-head latent attention: queries and keys go through narrow latents."""
+
+    q_lora_rank: int | None
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a head's queries and keys."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in place of the MLP, in every layer after the first ``first_dense``."""
+
+    num: int
+    per_token: int
+    num_shared: int
+    intermediate_size: int
+    first_dense: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Dimensions of a causal language model.
+
+    Attributes:
+        family: ``qwen2``, ``llama`` or ``deepseek_v3``.
+        context: Longest sequence in tokens.
+        tied: The output layer is the embedding.
+        qkv_bias: Queries, keys and values have a bias (for latent attention: the projections into the latents).
+        output_bias: The attention's output has one.
+        mlp_bias: The three projections of the MLP have one.
+    """
+
+    family: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    context: int
+    tied: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    latent: LatentAttention | None = None
+    experts: Experts | None = None
+
+    @property
+    def num_expert_layers(self) -> int:
+        """Layers with experts."""
+        return self.num_layers - self.experts.first_dense if self.experts else 0
+
+    @property
+    def embedding_params(self) -> int:
+        """Of the embedding; the output layer has as many."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def attention_params(self) -> int:
+        """Of one layer's attention, with its biases and inner norms."""
+        hidden, heads = self.hidden_size, self.num_heads
+        if self.latent is None:
+            q, kv = heads * self.head_dim, self.num_kv_heads * self.head_dim
+            return 2 * hidden * (q + kv) + self.qkv_bias * (q + 2 * kv) + self.output_bias * hidden
+        latent = self.latent
+        into_kv = latent.kv_lora_rank + latent.qk_rope_head_dim
+        keys = hidden * into_kv + self.qkv_bias * into_kv + latent.kv_lora_rank
+        values = latent.kv_lora_rank * heads * (latent.qk_nope_head_dim + latent.v_head_dim)
+        queries = hidden * heads * latent.qk_head_dim
+        if rank := latent.q_lora_rank:
+            queries = rank * (hidden + heads * latent.qk_head_dim + 1 + self.qkv_bias)
+        return queries + keys + values + heads * latent.v_head_dim * hidden + self.output_bias * hidden
+
+    def mlp_params(self, width: int) -> int:
+        """Of one gated MLP of so many inner channels."""
+        return 3 * self.hidden_size * width + self.mlp_bias * (2 * width + self.hidden_size)
+
+    @property
+    def shared_expert_size(self) -> int:
+        """Inner channels of the experts that every token goes through."""
+        return self.experts.num_shared * self.experts.intermediate_size if self.experts else 0
+
+    @property
+    def expert_params(self) -> int:
+        """Of one routed expert."""
+        return 3 * self.hidden_size * self.experts.intermediate_size if self.experts else 0
+
+    def layer_params(self, with_experts: bool) -> int:
+        """Of one layer without its routed experts: attention, two norms, and the MLP or shared experts and router."""
+        common = self.attention_params + 2 * self.hidden_size
+        if not (with_experts and self.experts):
+            return common + self.mlp_params(self.intermediate_size)
+        return common + self.mlp_params(self.shared_expert_size) + self.experts.num * self.hidden_size
+
+    @property
+    def dense_params(self) -> int:
+        """All but the routed experts."""
+        num_dense = self.num_layers - self.num_expert_layers
+        layers = num_dense * self.layer_params(False) + self.num_expert_layers * self.layer_params(True)
+        return layers + (1 if self.tied else 2) * self.embedding_params + self.hidden_size
+
+    @property
+    def routed_params(self) -> int:
+        """All routed experts."""
+        return self.num_expert_layers * self.experts.num * self.expert_params if self.experts else 0
+
+    @property
+    def total_params(self) -> int:
+        """All parameters, without the layers for multi-token prediction."""
+        return self.dense_params + self.routed_params
+
+    @property
+    def active_params(self) -> int:
+        """Those that one token goes through."""
+        per_token = self.experts.per_token if self.experts else 0
+        return self.dense_params + self.num_expert_layers * per_token * self.expert_params
+
+    def train_flops_per_token(self, document_tokens: float) -> float:
+        """Forward and backward pass of one token, recomputation not counted.
+
+        Six for each parameter that multiplies (the embedding is looked up), and attention, which is causal and stays within a
+        document: on average a token sees half of ``document_tokens``.
+        """
+        multiplying = self.active_params - (0 if self.tied else self.embedding_params)
+        widths = self.latent.qk_head_dim + self.latent.v_head_dim if self.latent else 2 * self.head_dim
+        return 6.0 * multiplying + 3.0 * self.num_layers * self.num_heads * widths * document_tokens
+
+
+def from_config(config: dict[str, Any]) -> Architecture:
+    """The architecture that a Hugging Face ``config.json`` describes.
+
+    Raises:
+        ModelError: Of another family, or a size is missing.
+    """
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise ModelError(f"model_type {family!r}: training is planned for {', '.join(FAMILIES)} only")
+    try:
+        return _from_config(family, config)
+    except KeyError as error:
+        raise ModelError(f"config.json of a {family} model has no {error}; expected a whole configuration") from None
+
+
+def _from_config(family: str, config: dict[str, Any]) -> Architecture:
+    heads = config["num_attention_heads"]
+    bias = bool(config.get("attention_bias"))
+    return Architecture(
+        family, config["hidden_size"], config["num_hidden_layers"], heads, config.get("num_key_value_heads") or heads,
+        config.get("head_dim") or config["hidden_size"] // heads, config["intermediate_size"], config["vocab_size"],
+        config["max_position_embeddings"], bool(config.get("tie_word_embeddings")), qkv_bias=family == "qwen2" or bias,
+        output_bias=family != "qwen2" and bias, mlp_bias=family == "llama" and bool(config.get("mlp_bias")),
+        latent=_latent(config) if family == "deepseek_v3" else None,
+        experts=_experts(config) if family == "deepseek_v3" else None,
+    )  # fmt: skip
+
+
+def _latent(config: dict[str, Any]) -> LatentAttention:
+    names = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    return LatentAttention(config.get("q_lora_rank"), *(config[name] for name in names))
+
+
+def _experts(config: dict[str, Any]) -> Experts:
+    names = ("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size", "first_k_dense_replace")
+    return Experts(*(config[name] for name in names))
+
+
+# Queries, keys and values have a bias in Qwen2.5, nowhere else.
+ARCHITECTURES: dict[str, Architecture] = {
+    "r1-distill-qwen-1.5b": Architecture("qwen2", 1536, 28, 12, 2, 128, 8960, 151936, 131072, qkv_bias=True),
+    "r1-distill-qwen-7b": Architecture("qwen2", 3584, 28, 28, 4, 128, 18944, 152064, 131072, qkv_bias=True),
+    "r1-distill-llama-8b": Architecture("llama", 4096, 32, 32, 8, 128, 14336, 128256, 131072),
+    "r1-distill-qwen-14b": Architecture("qwen2", 5120, 48, 40, 8, 128, 13824, 152064, 131072, qkv_bias=True),
+    "r1-distill-qwen-32b": Architecture("qwen2", 5120, 64, 40, 8, 128, 27648, 152064, 131072, qkv_bias=True),
+    "r1-distill-llama-70b": Architecture("llama", 8192, 80, 64, 8, 128, 28672, 128256, 131072),
+    "r1": Architecture(
+        "deepseek_v3", 7168, 61, 128, 128, 64, 18432, 129280, 163840,
+        latent=LatentAttention(1536, 512, 128, 64, 128), experts=Experts(256, 8, 1, 2048, first_dense=3),
+    ),
+    "demo": Architecture("llama", 576, 30, 9, 3, 64, 1536, 49152, 8192, tied=True),
+}  # fmt: skip
+
+
+def get_architecture(variant: Variant) -> Architecture:
+    """The architecture of a variant: of the family's table, of its folder, or of its ``config.json`` on the hub.
+
+    Raises:
+        ModelError: There is no such file, or it describes another family.
+    """
+    if variant.name in ARCHITECTURES:
+        return ARCHITECTURES[variant.name]
+    if variant.kind == "enhanced" and variant.base in ARCHITECTURES:
+        return ARCHITECTURES[variant.base]
+    folder = Path(variant.source)
+    return from_config(read_json(folder / "config.json" if folder.is_dir() else _download_config(variant)))
+
+
+def _download_config(variant: Variant) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    pinned, _ = prepare(variant)
+    try:
+        return Path(hf_hub_download(pinned.source, "config.json", revision=pinned.revision))
+    except (EntryNotFoundError, OSError) as error:
+        raise ModelError(f"{variant.source} has no config.json to be had: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,52 @@
+"""The kinds of GPU a plan knows."""
+
+import difflib
+from dataclasses import dataclass
+
+from safe_r1.errors import ConfigError
+
+# What the CUDA context, NCCL and the gaps between allocations leave of a GPU's memory.
+USABLE_SHARE = 0.92
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU.
+
+    Attributes:
+        name: Name in layouts and on the command line.
+        memory_gib: All memory, as CUDA reports it.
+        tflops: Peak of dense bf16 products, in TFLOP/s.
+        per_node: GPUs of one machine.
+    """
+
+    name: str
+    memory_gib: float
+    tflops: float
+    per_node: int = 8
+
+    @property
+    def usable_gib(self) -> float:
+        """Memory for tensors."""
+        return self.memory_gib * USABLE_SHARE
+
+
+# Source: the makers' data sheets, SXM forms; peaks without sparsity. The last is a laptop without a GPU, in fp32.
+GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in (
+    Gpu("a100-40", 39.4, 312), Gpu("a100-80", 79.2, 312), Gpu("a800-80", 79.2, 312), Gpu("h20-96", 95.1, 148),
+    Gpu("h100-80", 79.1, 989), Gpu("h800-80", 79.1, 989), Gpu("h200-141", 139.8, 989), Gpu("b200-180", 178.4, 2250),
+    Gpu("l40s-48", 44.4, 362), Gpu("cpu", 16.0, 0.2, per_node=1),
+)}  # fmt: skip
+
+
+def get_gpu(name: str) -> Gpu:
+    """The kind of GPU of this name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name in GPUS:
+        return GPUS[name]
+    near = difflib.get_close_matches(name, GPUS, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ConfigError(f"unknown GPU {name!r}: {hint}known are {', '.join(GPUS)}")

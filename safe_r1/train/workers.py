@@ -1,0 +1,105 @@
+"""Runs the loop on workers: Ray Train starts them, and starts them again when one is lost."""
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from upath import UPath
+
+from safe_r1.errors import TrainingError
+from safe_r1.train.export import remove
+from safe_r1.train.history import read_history
+
+# Nodes may still be starting when the first worker is there.
+_START_TIMEOUT_S = 3600
+_LOOK_EVERY_S = 1.0
+
+Watch = Callable[[str, int, int, int, int], None]
+
+
+def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
+    """Train to the end; workers that are lost are replaced, and all go on from the last checkpoint.
+
+    Args:
+        spec: A ``loop.TrainSpec``.
+        workers: Fewest and most of them; equal for a fixed number.
+        watch: Is told the steps done.
+
+    Raises:
+        TrainingError: Workers were lost more often than ``max_failures`` allows.
+    """
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_TIMEOUT_S))
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    low, high = workers
+    # Ray's own record of the attempt; what a run resumes from is in its checkpoints.
+    record = UPath(spec.folder) / "ray"
+    scaling = ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=spec.device == "cuda")
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"spec": spec},
+        scaling_config=scaling,
+        torch_config=TorchConfig(backend="gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl", timeout_s=7200),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex[:8],
+            storage_path=str(record),
+            failure_config=FailureConfig(max_failures=spec.config.max_failures),
+        ),
+    )
+    try:
+        with _watched(UPath(spec.folder), spec.num_steps, watch):
+            trainer.fit()
+    except TrainingFailedError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise TrainingError(
+            f"training stopped: {reason}; the same command goes on from the last checkpoint in {spec.folder}"
+        ) from error
+    finally:
+        remove(record)
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    import ray.train
+    import torch
+
+    from safe_r1.train.loop import Trainer
+
+    spec = settings["spec"]
+    if spec.device == "cpu":
+        # Ray gives a worker as many threads as logical CPUs, which is one; the cores are there to be used.
+        context = ray.train.get_context()
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    Trainer(spec).run(on_save=lambda figures: ray.train.report(figures))
+
+
+@contextlib.contextmanager
+def _watched(folder: UPath, num_steps: int, watch: Watch) -> Iterator[None]:
+    """Tells the progress from the run's history while the body runs."""
+    stop = threading.Event()
+    shown = -1
+
+    def look() -> None:
+        nonlocal shown
+        with contextlib.suppress(OSError, ValueError):
+            lines = read_history(folder)
+            if len(lines) != shown:
+                shown = len(lines)
+                watch("training", shown, num_steps, 0, sum(line["num_tokens"] for line in lines))
+
+    def keep_looking() -> None:
+        while not stop.wait(_LOOK_EVERY_S):
+            look()
+
+    thread = threading.Thread(target=keep_looking, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()

@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from upath import UPath
+
+from safe_r1.errors import StorageError
+from safe_r1.train.checkpoint import Checkpoints, best_checkpoint, list_checkpoints, read_state
+
+
+class Model(torch.nn.Module):
+    def __init__(self, value: float):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        torch.nn.init.constant_(self.layer.weight, value)
+
+
+def pair(value: float) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = Model(value)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model.layer(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def save(folder: Path, steps: dict[int, float | None]) -> Checkpoints:
+    checkpoints = Checkpoints(UPath(folder), 0)
+    for step, loss in steps.items():
+        checkpoints.save(*pair(float(step)), step, {"validation_loss": loss})
+    checkpoints.finish()
+    return checkpoints
+
+
+def test_what_was_saved_comes_back(tmp_path: Path):
+    checkpoints = save(tmp_path, {5: 1.0})
+    model, optimizer = pair(0.0)
+    state = checkpoints.load_last(model, optimizer)
+    assert state == {"step": 5, "validation_loss": 1.0}
+    assert torch.equal(model.layer.weight, pair(5.0)[0].layer.weight)
+
+
+def test_best_and_last_are_kept(tmp_path: Path):
+    save(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0, 4: 1.5})
+    assert [step for step, _ in list_checkpoints(UPath(tmp_path))] == [2, 4]
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["step-000002", "step-000004"]
+    best = best_checkpoint(UPath(tmp_path))
+    assert best is not None
+    assert read_state(best)["step"] == 2
+
+
+def test_without_validation_the_last_is_the_best(tmp_path: Path):
+    save(tmp_path, {1: None, 2: None})
+    assert best_checkpoint(UPath(tmp_path)) == UPath(tmp_path) / "step-000002"
+
+
+def test_a_half_written_checkpoint_is_never_taken_up(tmp_path: Path):
+    checkpoints = save(tmp_path, {3: 1.0})
+    broken = tmp_path / "step-000009"
+    broken.mkdir()
+    (broken / "__0_0.distcp").write_bytes(b"half")
+    state = checkpoints.load_last(*pair(0.0))
+    assert state is not None
+    assert state["step"] == 3
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path):
+    checkpoints = save(tmp_path, {})
+    (tmp_path / "step-000001").write_text("in the way")
+    with pytest.raises(StorageError, match="another --output"):
+        checkpoints.save(*pair(1.0), 1, {})
+    assert list_checkpoints(UPath(tmp_path)) == []
+
+
+def test_history_begins_again_where_the_checkpoint_stands(tmp_path: Path):
+    from safe_r1.train.history import FAILURE, History, read_history
+
+    first = History(UPath(tmp_path), 0, 0)
+    for step in (1, 2, 3):
+        first.add({"step": step, "loss": 4.0 - step})
+    first.fail(3, "loss nan", ["a/1"])
+    first.close()
+    assert json.loads((tmp_path / FAILURE).read_text())["row_ids"] == ["a/1"]
+    again = History(UPath(tmp_path), 0, 2)
+    assert not (tmp_path / FAILURE).exists()
+    again.add({"step": 3, "loss": 0.5})
+    again.close()
+    assert [(line["step"], line["loss"]) for line in read_history(UPath(tmp_path))] == [(1, 3.0), (2, 2.0), (3, 0.5)]
