@@ -16,6 +16,8 @@ from safe_r1.checkpoints import cache_folder
 from safe_r1.errors import SafeR1Error
 
 _LINE_EVERY_S = 30.0
+# What is counted, where it is not rows.
+_UNITS = {"training": "step", "exporting": "file"}
 
 
 class Console:
@@ -25,11 +27,10 @@ class Console:
         log: The log file.
         out: The terminal.
         lost: What is said of rows that came to nothing.
-        unit: What is counted.
     """
 
     def __init__(self, out: TextIO, log: Path):
-        self.out, self.log, self.lost, self.unit = out, log, "without a result", "row"
+        self.out, self.log, self.lost = out, log, "without a result"
         self._bar: tqdm | None = None
         self._stage = ""
         self._line_due = 0.0
@@ -42,15 +43,15 @@ class Console:
     def progress(self, stage: str, done: int, total: int, failed: int, tokens: int) -> None:
         """A bar on a terminal, a line now and then elsewhere."""
         notes = [f"{tokens:,} tokens" if tokens else "", f"{failed:,} {self.lost}" if failed else ""]
-        note = ", ".join(filter(None, notes))
+        note, unit = ", ".join(filter(None, notes)), _UNITS.get(stage, "row")
         if self.out.isatty():
             if stage != self._stage or self._bar is None:
                 self._close_bar()
-                self._bar = tqdm(total=total, initial=done, desc=stage, unit=self.unit, file=self.out, dynamic_ncols=True)
+                self._bar = tqdm(total=total, initial=done, desc=stage, unit=unit, file=self.out, dynamic_ncols=True)
             self._bar.update(done - self._bar.n)
             self._bar.set_postfix_str(note)
         elif stage != self._stage or done == total or time.monotonic() > self._line_due:
-            print(f"{stage}: {done}/{total} {self.unit}s{', ' + note if note else ''}", file=self.out, flush=True)
+            print(f"{stage}: {done}/{total} {unit}s{', ' + note if note else ''}", file=self.out, flush=True)
             self._line_due = time.monotonic() + _LINE_EVERY_S
         self._stage = stage
 

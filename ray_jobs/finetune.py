@@ -36,7 +36,7 @@ def main(
             show_plan(settings, console.show)
             return
         console.show(f"finetune: {settings.variant} on {settings.corpus} → {settings.output}; log: {console.log}")
-        console.unit = "step"
+        console.lost = "dropped"
         _summarize(console, finetune(settings, console.progress, console.log))
 
 

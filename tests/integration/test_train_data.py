@@ -1,7 +1,6 @@
 """A corpus to packed sequences with real Ray: nothing lost, the same bytes on any cluster, a kill in the middle, bad input."""
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -28,32 +27,18 @@ from safe_r1.train.config import PackConfig
 from safe_r1.train.data import DataInfo, prepare_data
 from safe_r1.train.pack import IGNORE, PackedReader
 from safe_r1.train.tokens import encode
+from tests.small_corpus import conversation, seed_rows, write_corpus
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
-SEEDS = REPOSITORY / "safe_r1" / "corpus" / "data" / "seeds"
 PACK = PackConfig(seq_len=1024)
 LONG, MUTE, SPOILT, DIALOGUE = "seeds/long", "seeds/mute", "seeds/spoilt", "seeds/dialogue"
 
 
-def conversation(name: str, kind: str, *contents: str) -> dict[str, Any]:
-    turns = [{"role": ("user", "assistant")[place % 2], "content": content} for place, content in enumerate(contents)]
-    texts = {"language": "zh", "source": "seeds", "source_id": name, "licence": "Apache-2.0"}
-    return {"row_id": name, "messages": turns, "kind": kind, "area": None, "category": None, "teacher": None, **texts}
-
-
-def response(row: dict[str, Any]) -> str:
-    return f"<think>\n{row['reasoning']}\n</think>\n\n{row['answer']}"
-
-
 def seeds() -> list[dict[str, Any]]:
     """Real rows of the package, and one of each sort that needs care."""
-    rows = []
-    for kind, file in (("benign-sensitive", "benign_sensitive"), ("reasoning", "reasoning_zh")):
-        lines = (SEEDS / f"{file}.jsonl").read_text("utf-8").splitlines()[:50]
-        for number, seed in enumerate(map(json.loads, lines)):
-            rows.append(conversation(f"{file}/{number}", kind, seed["prompt"], response(seed)))
+    rows = seed_rows(50)
     first, second = rows[-1]["messages"], rows[-2]["messages"]
     odd = [
         conversation(LONG, "reasoning", "问", f"<think>\n{'长' * 3000}\n</think>\n\n答"),
@@ -62,20 +47,6 @@ def seeds() -> list[dict[str, Any]]:
         conversation(DIALOGUE, "safety", *(turn["content"] for turn in (*first, *second))),
     ]
     return [*rows[::2], *odd, *rows[1::2]]
-
-
-def write_corpus(folder: Path, splits: dict[str, list[list[dict[str, Any]]]], schema: pa.Schema = CONVERSATION_SCHEMA) -> Path:
-    """A finished corpus as ``build_corpus`` leaves it."""
-    hashes = {}
-    for split, shards in splits.items():
-        for number, rows in enumerate(shards):
-            path = folder / split / f"part-{number:05d}.parquet"
-            write_table(UPath(path), pa.Table.from_pylist(rows, schema=schema))
-            hashes[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    sizes = {split: sum(map(len, shards)) for split, shards in splits.items()}
-    (folder / "corpus.json").write_text(json.dumps({"shards": hashes, "splits": sizes}))
-    (folder / "_SUCCESS").touch()
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,257 @@
+"""The fine-tuning job as a user runs it: real Ray Train on tiny models, kills, export, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from safe_r1.models import get_variant
+from tests.small_corpus import conversation, seed_rows, write_corpus
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+REPOSITORY = Path(__file__).parents[2]
+TIMEOUT_S = 400
+NUM_STEPS, EVERY = 24, 6
+SETTINGS = {
+    "pack.seq_len": 1024, "global_batch_size": 4, "save.every": EVERY, "optimizer.lr": 1e-3, "save.max_validation": 2,
+    "epochs": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = seed_rows(40)
+    return write_corpus(tmp_path_factory.mktemp("corpus"), {"train": [rows[::2], rows[1::4]], "validation": [rows[3::4]]})
+
+
+def command(model: Path, corpus: Path, output: Path, *flags: str, **settings: Any) -> list[str]:
+    chosen = SETTINGS | {name.replace("__", "."): value for name, value in settings.items()}
+    sets = [part for name, value in chosen.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    return [
+        sys.executable, "ray_jobs/finetune.py", "--variant", str(model), "--corpus", str(corpus), "--output", str(output),
+        *flags, *sets,
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
+
+
+def finetune(model: Path, corpus: Path, output: Path, *flags: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    flags = flags if "--max-steps" in flags else (*flags, "--max-steps", str(NUM_STEPS))
+    return subprocess.run(
+        command(model, corpus, output, *flags, **settings), cwd=REPOSITORY, env=environment(), timeout=TIMEOUT_S,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def history(output: Path, model: Path) -> list[dict[str, Any]]:
+    path = output / "main" / model.name / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def losses(output: Path, model: Path) -> list[float]:
+    return [line["loss"] for line in history(output, model)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_qwen2: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed")
+    done = finetune(tiny_qwen2, corpus, output, "--num-workers", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{NUM_STEPS} steps" in done.stdout
+    return output
+
+
+def exported(output: Path, model: Path) -> Path:
+    return output / "main" / model.name / f"{model.name}-safe"
+
+
+def test_it_learns_and_says_what_it_did(undisturbed: Path, tiny_qwen2: Path):
+    lines = history(undisturbed, tiny_qwen2)
+    assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
+    validated = [line["validation"] for line in lines if line.get("validation")]
+    assert len(validated) == NUM_STEPS // EVERY
+    assert set(validated[0]) == {"all", "benign-sensitive", "reasoning"}
+    assert validated[-1]["all"] < validated[0]["all"]
+    folder = undisturbed / "main" / tiny_qwen2.name
+    info = json.loads((folder / "run.json").read_text())
+    assert info["num_steps"] == NUM_STEPS
+    assert (folder / "_SUCCESS").exists()
+    assert not (folder / "ray").exists()
+    assert "validation loss" in (exported(undisturbed, tiny_qwen2) / "README.md").read_text()
+
+
+def test_the_same_command_again_does_nothing(undisturbed: Path, tiny_qwen2: Path, corpus: Path):
+    before = (exported(undisturbed, tiny_qwen2) / "model.safetensors").stat().st_mtime_ns
+    done = finetune(tiny_qwen2, corpus, undisturbed, "--num-workers", "2")
+    assert done.returncode == 0, done.stdout
+    assert "was complete" in done.stdout
+    assert (exported(undisturbed, tiny_qwen2) / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_export_is_the_original_with_other_values(undisturbed: Path, tiny_qwen2: Path):
+    found, original = exported(undisturbed, tiny_qwen2), tiny_qwen2
+    assert names_and_shapes(found) == names_and_shapes(original)
+    for name in ("chat_template.jinja", "tokenizer.json", "generation_config.json"):
+        assert (found / name).read_bytes() == (original / name).read_bytes()
+    assert get_variant(str(found)).style == "r1"
+
+
+def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+
+
+def test_vllm_says_what_transformers_say(undisturbed: Path, tiny_qwen2: Path, tmp_path: Path):
+    folder = exported(undisturbed, tiny_qwen2)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompts = [tokenizer(text)["input_ids"] for text in ("1+1=?", "请先想一想，再回答：这样做对吗？")]
+    wanted = [
+        model.generate(torch.tensor([ids]), max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, len(ids) :].tolist()
+        for ids in prompts
+    ]
+    (tmp_path / "prompts.json").write_text(json.dumps({str(folder): prompts}))
+    script = Path(__file__).with_name("vllm_greedy.py")
+    arguments = [sys.executable, str(script), str(tmp_path / "prompts.json"), str(tmp_path / "tokens.json"), "12"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "tokens.json").read_text())[str(folder)] == wanted
+
+
+def wait_for(process: subprocess.Popen, condition, what: str) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, f"ended before {what}"
+        assert time.monotonic() < end, f"no {what}"
+        time.sleep(0.05)
+
+
+def has_checkpoint(output: Path, model: Path, step: int) -> bool:
+    folder = output / "main" / model.name / "checkpoints"
+    return any((folder / f"step-{later:06d}" / "state.json").exists() for later in range(step, NUM_STEPS, EVERY))
+
+
+def test_a_killed_worker_changes_nothing(undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+    flags = ("--num-workers", "2", "--max-steps", str(NUM_STEPS))
+    process = subprocess.Popen(command(tiny_qwen2, corpus, tmp_path, *flags), cwd=REPOSITORY, env=environment())
+    wait_for(process, lambda: has_checkpoint(tmp_path, tiny_qwen2, EVERY), "checkpoint")
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[1].kill()
+    assert process.wait(TIMEOUT_S) == 0
+    assert losses(tmp_path, tiny_qwen2) == pytest.approx(losses(undisturbed, tiny_qwen2), rel=1e-6)
+
+
+def test_a_killed_driver_goes_on_with_other_workers(undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+    flags = ("--num-workers", "2", "--max-steps", str(NUM_STEPS))
+    process = subprocess.Popen(
+        command(tiny_qwen2, corpus, tmp_path, *flags), cwd=REPOSITORY, env=environment(), start_new_session=True
+    )
+    wait_for(process, lambda: has_checkpoint(tmp_path, tiny_qwen2, EVERY), "checkpoint")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "main" / tiny_qwen2.name / "_SUCCESS").exists()
+    done = finetune(tiny_qwen2, corpus, tmp_path, "--num-workers", "1", "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(tmp_path, tiny_qwen2) == pytest.approx(losses(undisturbed, tiny_qwen2), rel=1e-5)
+
+
+def test_torchrun_does_the_same_without_ray_train(undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "safe_r1.train"]
+    arguments = command(tiny_qwen2, corpus, tmp_path, "--max-steps", str(EVERY))[2:]
+    done = subprocess.run(
+        [*launcher, *arguments],
+        cwd=REPOSITORY,
+        env=environment(),
+        timeout=TIMEOUT_S,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    # Its learning rate falls sooner, so the first step alone is the same.
+    assert losses(tmp_path, tiny_qwen2)[0] == pytest.approx(losses(undisturbed, tiny_qwen2)[0], rel=1e-5)
+    assert (exported(tmp_path, tiny_qwen2) / "model.safetensors").exists()
+
+
+def test_experts_and_adapters(tiny_deepseek_v3: Path, corpus: Path, tmp_path: Path):
+    for name, settings in (("main", {}), ("adapters", {"run": "adapters", "lora": {"rank": 4}})):
+        done = finetune(tiny_deepseek_v3, corpus, tmp_path, "--max-steps", "3", "--num-workers", "2", **settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = tmp_path / name / tiny_deepseek_v3.name / f"{tiny_deepseek_v3.name}-safe"
+        assert names_and_shapes(found) == names_and_shapes(tiny_deepseek_v3)
+        before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tiny_deepseek_v3, found))
+        changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+        assert "model.layers.1.self_attn.o_proj.weight" in changed
+        assert ("model.embed_tokens.weight" in changed) == (name == "main")
+        assert ("model.layers.1.mlp.experts.down_proj" in changed) == (name == "main")
+
+
+def test_a_loss_that_is_none_stops_with_the_rows(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+    done = finetune(tiny_qwen2, corpus, tmp_path, optimizer__lr=1e30, optimizer__max_grad_norm=1e30, save__every=1)
+    assert done.returncode == 2, done.stdout
+    assert "stopped before it changed the model" in done.stdout
+    assert "benign_sensitive/" in done.stdout or "reasoning_zh/" in done.stdout
+    failure = json.loads((tmp_path / "main" / tiny_qwen2.name / "failure.json").read_text())
+    assert failure["row_ids"]
+    assert has_checkpoint(tmp_path, tiny_qwen2, 1) or failure["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "said"),
+    [
+        ({"global_batch_size": 3}, ("--num-workers", "2"), "global_batch_size 3 is not a multiple"),
+        ({"pack.seq_len": 8192}, (), "beyond the model's context of 4096"),
+        ({"parallel.tp_size": 3}, ("--num-workers", "3"), "tp_size 3 does not divide"),
+        ({"parallel.ep_size": 2}, ("--num-workers", "2"), "the model has no experts"),
+        ({"optimizer.lr": 1e-9}, ("--num-workers", "2"), "already holds a run with other settings"),
+        ({"output": "/proc/none"}, (), "cannot write"),
+        ({"run": "never"}, ("--resume",), "there is no run in"),
+        ({"epochs": 0}, (), "'epochs'"),
+        ({"corpus": "/nowhere"}, (), "not a corpus"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    undisturbed: Path, tiny_qwen2: Path, corpus: Path, settings: dict[str, Any], flags: tuple[str, ...], said: str
+):
+    output = settings.pop("output", undisturbed)
+    place = Path(settings.pop("corpus", corpus))
+    done = finetune(tiny_qwen2, place, output, *flags, **settings)
+    assert done.returncode == 2, done.stdout + done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("finetune: ")
+    assert said in last
+
+
+def test_a_corpus_without_assistant_turns(tiny_qwen2: Path, tmp_path: Path):
+    rows = [conversation(f"x/{number}", "safety", "问") for number in range(4)]
+    mute = tmp_path / "corpus"
+    mute.mkdir()
+    write_corpus(mute, {"train": [rows], "validation": []})
+    done = finetune(tiny_qwen2, mute, tmp_path / "out")
+    assert done.returncode == 2, done.stdout
+    assert "none of the 4 rows has an assistant turn" in done.stdout
+
+
+def test_dry_run_shows_the_plan_and_what_is_learned(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+    done = finetune(tiny_qwen2, corpus, tmp_path, "--dry-run")
+    assert done.returncode == 0, done.stdout
+    for word in ("weights, fp32", "fits:", "【", "】", "steps"):
+        assert word in done.stdout
+    assert not (tmp_path / "main").exists()
