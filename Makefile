@@ -5,7 +5,8 @@ DEMO_OUTPUT ?= runs/demo
 BENCH_OUTPUT ?= bench-results
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format bench bench-generation bench-corpus clean
+BENCH_CORPUS ?= bench-results/corpus
+.PHONY: help setup demo test test-fast lint format bench bench-generation bench-corpus bench-training clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,8 +14,14 @@ help: ## Show this list
 setup: ## Install everything into .venv (quick when nothing changed)
 	@bash cluster/local/setup.sh $(PROFILE)
 
-demo: setup ## Evaluate a small real model on the embedded sample, report in runs/demo
+demo: setup ## Evaluate a small real model, build a corpus, fine-tune briefly, evaluate again; in runs/demo
 	@$(PYTHON) ray_jobs/evaluate.py --variant demo --benchmark chisafetybench-sample --output $(DEMO_OUTPUT)
+	@$(PYTHON) ray_jobs/build_corpus.py --recipe seeds --output $(DEMO_OUTPUT)/corpus
+	@$(PYTHON) ray_jobs/finetune.py --variant demo --corpus $(DEMO_OUTPUT)/corpus --output $(DEMO_OUTPUT)/finetuned \
+	    --max-steps 6 --set pack.seq_len=1024 --set global_batch_size=2 --set optimizer.lr=1e-4 --set save.every=3 \
+	    --set save.max_validation=2 --set parallel.activation_checkpointing=false
+	@$(PYTHON) ray_jobs/evaluate.py --variant $(DEMO_OUTPUT)/finetuned/main/demo/demo-safe \
+	    --benchmark chisafetybench-sample --output $(DEMO_OUTPUT)
 	@find $(DEMO_OUTPUT) -name report.html -exec printf 'Report: %s\n' {} \;
 
 test: setup ## All tests, with real Ray, vLLM and a browser
@@ -33,13 +40,17 @@ format: setup ## Apply the formatting and the safe fixes of lint
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: bench-generation bench-corpus ## Both benchmarks; their JSON goes to bench-results
+bench: bench-generation bench-corpus bench-training ## All benchmarks; their JSON goes to bench-results
 
 bench-generation: setup ## Throughput against bare vLLM and lm-evaluation-harness
 	@$(PYTHON) -m tests.bench.run --output $(BENCH_OUTPUT)
 
 bench-corpus: setup ## The corpus job's rows/s and memory; near-duplicate removal against datatrove
 	@$(PYTHON) -m tests.bench.corpus --output $(BENCH_OUTPUT)
+
+bench-training: setup ## Full fine-tuning against TRL's SFTTrainer: tokens/s and memory; BENCH_CORPUS is built where it is missing
+	@[ -f $(BENCH_CORPUS)/_SUCCESS ] || $(PYTHON) ray_jobs/build_corpus.py --recipe seeds --output $(BENCH_CORPUS)
+	@$(PYTHON) -m tests.bench.train --corpus $(BENCH_CORPUS) --output $(BENCH_OUTPUT)
 
 clean: ## Remove caches and build leftovers; keeps .venv, runs and results
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -29,7 +29,7 @@ are those of the base model.
 | seed | {seed} |
 | loss on the first and the last steps | {first_loss:.3f}, {last_loss:.3f} |
 
-| validation loss | first | this checkpoint |
+| validation loss | base model | this checkpoint |
 |---|---|---|
 {validation}
 

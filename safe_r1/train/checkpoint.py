@@ -7,8 +7,8 @@ other number wrote.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +95,8 @@ class Checkpoints:
 
     folder: UPath
     rank: int
-    _pending: tuple[Future, Callable[[], None]] | None = field(default=None, init=False)
+    _pending: Future | None = field(default=None, init=False)
+    _marker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
     _group: Any = field(default=None, init=False)
 
     def __post_init__(self):
@@ -103,7 +104,7 @@ class Checkpoints:
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def save(self, model: Any, optimizer: torch.optim.Optimizer, step: int, state: dict[str, Any]) -> None:
-        """Begin to write a checkpoint; training may go on at once. ``finish`` or the next ``save`` completes it.
+        """Begin to write a checkpoint; training may go on at once. It is marked complete as soon as it is.
 
         Raises:
             StorageError: The one before could not be written.
@@ -120,26 +121,27 @@ class Checkpoints:
             )  # fmt: skip
 
         def mark() -> None:
+            # The first worker's part ends when all parts are written and named in the metadata.
+            future.result()  # pyright: ignore[reportAttributeAccessIssue]
             if self.rank == 0:
                 write_bytes(place / _STATE, json.dumps(state | {"step": step}).encode())
                 self._remove_others()
 
-        self._pending = (future, mark)  # pyright: ignore[reportAttributeAccessIssue]
+        self._pending = self._marker.submit(mark)
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written, and mark it complete.
+        """Wait for the checkpoint that is being written.
 
         Raises:
             StorageError: It could not be written.
         """
         if self._pending is None:
             return
-        (future, mark), self._pending = self._pending, None
+        pending, self._pending = self._pending, None
         with self._storage_errors():
-            future.result()
+            pending.result()
         if self._group is not None:
             dist.barrier(self._group)
-        mark()
 
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:

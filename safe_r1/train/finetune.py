@@ -141,10 +141,10 @@ def _publish(job: Job, data: DataInfo, fingerprint: dict[str, Any], started: flo
 
     best = best_checkpoint(job.folder.path / "checkpoints")
     assert best is not None, "training ends with a checkpoint"
-    state, lines = read_state(best), read_history(job.folder.path)
+    state, (before, *lines) = read_state(best), read_history(job.folder.path)
     info = (job.folder.read_json("run.json") or {}) | {
         "finished_at": now(), "num_steps": lines[-1]["step"], "exported_step": state["step"], "validation": state["validation"],
-        "first_validation": next((line["validation"] for line in lines if line.get("validation")), {}),
+        "first_validation": before["validation"],
         "data": {name: data.content["splits"][name] for name in data.content["splits"]}, "corpus_sha256": fingerprint["corpus"],
         "plan": {"layout": asdict(job.plan.layout), "memory_gib": job.plan.memory.total},
         "peak_memory_gib": max(line["memory_gib"] for line in lines), "wall_s": round(time.monotonic() - started, 1),

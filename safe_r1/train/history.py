@@ -1,5 +1,7 @@
 """What a run did, step by step: ``history.jsonl`` in its folder, a line for each step, and why it stopped if it failed.
 
+The line of step 0 holds the validation of the model as it came.
+
 The first worker writes it. Steps after the checkpoint that a restart takes up are written again, so no step is in it twice.
 """
 
@@ -30,7 +32,7 @@ class History:
 
     def __init__(self, folder: UPath, rank: int, start: int, trackers: Sequence[Tracker] = ()):
         self.folder, self.is_writer, self.trackers = folder, rank == 0, trackers
-        self.lines = [line for line in read_history(folder) if line["step"] <= start] if self.is_writer else []
+        self.lines = [line for line in read_history(folder) if line["step"] <= start] if self.is_writer and start else []
         self._due = 0.0
         if self.is_writer and (folder / FAILURE).exists():
             (folder / FAILURE).unlink()

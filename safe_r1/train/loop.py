@@ -104,6 +104,8 @@ class Trainer:
             on_save: Is told the figures of each step that validates and saves, on every worker equally often.
         """
         try:
+            if not self.progress.step:
+                self.history.add({"step": 0, "validation": self._validate()}, now=True)
             while self.progress.step < self.spec.num_steps and not self.progress.stopped:
                 started = time.perf_counter()
                 batches = self._mine(self.data, self._indices(self.progress.step))

@@ -87,9 +87,9 @@ def _watched(folder: UPath, num_steps: int, watch: Watch) -> Iterator[None]:
         nonlocal shown
         with contextlib.suppress(OSError, ValueError):
             lines = read_history(folder)
-            if len(lines) != shown:
-                shown = len(lines)
-                watch("training", shown, num_steps, 0, sum(line["num_tokens"] for line in lines))
+            if lines and lines[-1]["step"] != shown:
+                shown = lines[-1]["step"]
+                watch("training", shown, num_steps, 0, sum(line.get("num_tokens", 0) for line in lines))
 
     def keep_looking() -> None:
         while not stop.wait(_LOOK_EVERY_S):

@@ -62,7 +62,7 @@ def history(output: Path, model: Path) -> list[dict[str, Any]]:
 
 
 def losses(output: Path, model: Path) -> list[float]:
-    return [line["loss"] for line in history(output, model)]
+    return [line["loss"] for line in history(output, model)[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,12 @@ def exported(output: Path, model: Path) -> Path:
 
 def test_it_learns_and_says_what_it_did(undisturbed: Path, tiny_qwen2: Path):
     lines = history(undisturbed, tiny_qwen2)
-    assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
-    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
+    assert [line["step"] for line in lines] == list(range(NUM_STEPS + 1))
+    assert lines[-1]["loss"] < lines[1]["loss"] - 0.5
     validated = [line["validation"] for line in lines if line.get("validation")]
-    assert len(validated) == NUM_STEPS // EVERY
+    assert len(validated) == 1 + NUM_STEPS // EVERY
     assert set(validated[0]) == {"all", "benign-sensitive", "reasoning"}
-    assert validated[-1]["all"] < validated[0]["all"]
+    assert all(validated[-1][kind] < validated[0][kind] for kind in validated[0])
     folder = undisturbed / "main" / tiny_qwen2.name
     info = json.loads((folder / "run.json").read_text())
     assert info["num_steps"] == NUM_STEPS

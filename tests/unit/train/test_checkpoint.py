@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_what_was_saved_comes_back(tmp_path: Path):
     state = checkpoints.load_last(model, optimizer)
     assert state == {"step": 5, "validation_loss": 1.0}
     assert torch.equal(model.layer.weight, pair(5.0)[0].layer.weight)
+
+
+def test_it_is_complete_as_soon_as_it_is_written(tmp_path: Path):
+    checkpoints = Checkpoints(UPath(tmp_path), 0)
+    checkpoints.save(*pair(1.0), 1, {"validation_loss": None})
+    end = time.monotonic() + 60
+    while not list_checkpoints(UPath(tmp_path)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    checkpoints.finish()
 
 
 def test_best_and_last_are_kept(tmp_path: Path):
