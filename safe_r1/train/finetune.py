@@ -154,7 +154,7 @@ def _publish(job: Job, data: DataInfo, fingerprint: dict[str, Any], started: flo
     lora, remote = job.config.lora, job.config.trust_remote_code
     export(ExportSpec(best, job.variant, job.model_folder, card, lora, remote), watch)
     # How the finished model is asked: as the one that it was made from, so that both can be compared.
-    base = job.config.variant if job.variant.kind != "custom" else None
+    base = job.variant.name if job.variant.kind != "custom" else None
     write_bytes(job.model_folder / ORIGIN_FILE, json.dumps({"base": base, "run": str(job.folder.path)}).encode())
     job.folder.publish()
     return Outcome(job.folder, job.model_folder, info)

@@ -64,6 +64,8 @@ def make_job(config: FinetuneConfig, cluster: Cluster) -> Job:
             f"{variant.name} wants {workers[0]} GPUs and this cluster has {cluster.gpu_total:g}: give --num-workers, see "
             "`safe-r1 plan`, or --set device=gpu where GPU nodes start on demand"
         )
+    if workers[0] != workers[1] and _plan(config, variant, architecture, device, workers[1], cluster).layout.tp_size > 1:
+        raise ConfigError(f"num_workers {config.num_workers}: an elastic number needs parallel.tp_size=1; give one number")
     plans = [_plan(config, variant, architecture, device, count, cluster) for count in range(workers[0], workers[1] + 1)]
     usable = [plan for plan in plans if _divides(plan)] or plans
     for plan in usable:

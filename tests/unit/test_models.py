@@ -57,3 +57,15 @@ def test_a_folder_without_a_model_is_refused(tmp_path, content):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ModelError, match=r"config\.json"):
         get_variant(str(tmp_path))
+
+
+def test_an_enhanced_folder_is_asked_as_its_base(tmp_path):
+    folder = tmp_path / "demo-safe"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "safe_r1.json").write_text('{"base": "demo"}')
+    found, base = get_variant(str(folder)), VARIANTS["demo"]
+    assert (found.name, found.kind, found.base, found.source) == ("demo-safe", "enhanced", "demo", str(folder))
+    assert (found.max_tokens_refusal, found.temperature, found.style) == (base.max_tokens_refusal, base.temperature, base.style)
+    (folder / "safe_r1.json").write_text('{"base": null}')
+    assert get_variant(str(folder)).kind == "custom"
