@@ -18,7 +18,7 @@ from safe_r1.runs import RunFolder, sha256, write_bytes
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import DataInfo, prepare_data, read_corpus
 from safe_r1.train.history import FAILURE, read_history
-from safe_r1.train.job import Job, make_job, make_spec
+from safe_r1.train.job import Job, absolute, make_job, make_spec
 from safe_r1.train.loop import TrainSpec
 
 Watch = Callable[[str, int, int, int, int], None]
@@ -66,9 +66,8 @@ def finetune(config: FinetuneConfig, watch: Watch, log: Path | None = None) -> O
 def _prepare(job: Job, watch: Watch) -> DataInfo:
     """Packed data lie beside the runs: variants of one tokenizer share them."""
     config = job.config
-    return prepare_data(
-        config.corpus, UPath(config.output) / "data", job.variant, config.pack, watch, config.trust_remote_code
-    )  # fmt: skip
+    folder = UPath(absolute(config.output)) / "data"
+    return prepare_data(absolute(config.corpus), folder, job.variant, config.pack, watch, config.trust_remote_code)
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:

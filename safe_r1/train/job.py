@@ -1,6 +1,7 @@
 """A fine-tuning run that was checked: model, workers, plan, folder; and what its workers are told."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from upath import UPath
 
@@ -47,6 +48,11 @@ class Job:
         return self.folder.path / f"{self.variant.name}-safe"
 
 
+def absolute(place: str) -> str:
+    """A place as workers can use it that are started elsewhere."""
+    return place if "://" in place else str(Path(place).absolute())
+
+
 def make_job(config: FinetuneConfig, cluster: Cluster) -> Job:
     """Check all that can be checked before a GPU is taken.
 
@@ -70,7 +76,7 @@ def make_job(config: FinetuneConfig, cluster: Cluster) -> Job:
     usable = [plan for plan in plans if _divides(plan)] or plans
     for plan in usable:
         check_plan(plan)
-    folder = RunFolder.locate(config.output, config.run, variant.name, "")
+    folder = RunFolder.locate(absolute(config.output), config.run, variant.name, "")
     return Job(config, variant, identity, architecture, "cuda" if device == "gpu" else "cpu", workers, usable[0], folder)
 
 

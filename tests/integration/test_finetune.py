@@ -204,7 +204,9 @@ def test_experts_and_adapters(tiny_deepseek_v3: Path, corpus: Path, tmp_path: Pa
 
 
 def test_a_loss_that_is_none_stops_with_the_rows(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
-    done = finetune(tiny_qwen2, corpus, tmp_path, optimizer__lr=1e30, optimizer__max_grad_norm=1e30, save__every=1)
+    # Relative places: Ray's workers are started elsewhere.
+    near = [Path(os.path.relpath(place, REPOSITORY)) for place in (corpus, tmp_path)]
+    done = finetune(tiny_qwen2, *near, optimizer__lr=1e30, optimizer__max_grad_norm=1e30, save__every=1)
     assert done.returncode == 2, done.stdout
     assert "stopped before it changed the model" in done.stdout
     assert "benign_sensitive/" in done.stdout or "reasoning_zh/" in done.stdout
