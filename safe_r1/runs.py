@@ -31,6 +31,11 @@ def sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
+def is_local(path: UPath) -> bool:
+    """True for a path of this machine's file system."""
+    return path.protocol in ("", "file", "local")
+
+
 def write_bytes(path: UPath, content: bytes) -> None:
     """Write a file so that it is there whole or not at all.
 
@@ -40,7 +45,7 @@ def write_bytes(path: UPath, content: bytes) -> None:
         StorageError: The place cannot be written.
     """
     try:
-        if path.protocol in ("", "file", "local"):
+        if is_local(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = f"{path.path}.{uuid.uuid4().hex[:8]}.tmp"
             with open(temporary, "wb") as file:

@@ -24,14 +24,9 @@ from torch.utils._pytree import tree_map
 from upath import UPath
 
 from safe_r1.errors import StorageError
-from safe_r1.runs import write_bytes
+from safe_r1.runs import is_local, write_bytes
 
 _STATE = "state.json"
-
-
-def is_local(path: UPath) -> bool:
-    """True for a path of this machine's file system."""
-    return path.protocol in ("", "file", "local")
 
 
 def list_checkpoints(folder: UPath) -> list[tuple[int, UPath]]:

@@ -18,7 +18,7 @@ from upath import UPath
 
 from safe_r1.errors import ModelError
 from safe_r1.models import Variant
-from safe_r1.runs import write_bytes
+from safe_r1.runs import is_local, write_bytes
 from safe_r1.train.checkpoint import reader
 from safe_r1.train.config import LoraConfig
 from safe_r1.train.lora import base_name, product
@@ -180,7 +180,7 @@ def _companions(original: Path) -> Iterable[Path]:
 
 def remove(folder: UPath) -> None:
     """Remove a folder and all in it; nothing where there is none."""
-    if folder.protocol in ("", "file", "local"):
+    if is_local(folder):
         shutil.rmtree(folder.path, ignore_errors=True)
     elif folder.exists():
         folder.fs.rm(folder.path, recursive=True)

@@ -14,7 +14,7 @@ from safe_r1.errors import RunConflictError, StorageError, TrainingError
 from safe_r1.models import ORIGIN_FILE
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import Cluster, connect, disconnect
-from safe_r1.runs import RunFolder, sha256, write_bytes
+from safe_r1.runs import RunFolder, is_local, sha256, write_bytes
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import DataInfo, prepare_data, read_corpus
 from safe_r1.train.history import FAILURE, read_history
@@ -94,7 +94,7 @@ def _open(job: Job, fingerprint: dict[str, Any], cluster: Cluster) -> None:
 
 def _check_room(job: Job) -> None:
     """Two checkpoints, the one being written, and the export fit on a local disk."""
-    if job.folder.path.protocol not in ("", "file", "local"):
+    if not is_local(job.folder.path):
         return
     needed = 3 * job.plan.checkpoint_gib + job.plan.export_gib
     free = shutil.disk_usage(job.folder.path.path).free / 2**30

@@ -93,9 +93,7 @@ def validation_sums(model: Any, batches: Sequence[Batch]) -> tuple[float, int]:
     """Summed loss of this worker's batches, and their label tokens."""
     model.eval()
     try:
-        sums = [
-            (float(model(**{n: v for n, v in batch.items() if n != "num_tokens"})), count_labels(batch)) for batch in batches
-        ]
+        sums = [(float(model(**_inputs(batch))), count_labels(batch)) for batch in batches]
     finally:
         model.train()
     return sum(loss for loss, _ in sums), sum(count for _, count in sums)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from upath import UPath
 
 from safe_r1.errors import ConfigError
+from safe_r1.runs import is_local
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def make_trackers(names: Sequence[str], run: str, folder: UPath, settings: Mappi
             trackers.append(MLflow(run, settings))
         elif name == "wandb":
             trackers.append(WeightsAndBiases(run, settings))
-        elif folder.protocol in ("", "file", "local"):
+        elif is_local(folder):
             trackers.append(TensorBoard(folder))
         else:
             _log.warning("no TensorBoard files: they need a local folder, the run lies in %s", folder)
