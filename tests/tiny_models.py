@@ -8,10 +8,14 @@ By hand: ``python tests/tiny_models.py deepseek_v3 /tmp/tiny``.
 """
 
 import argparse
+import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -86,6 +90,34 @@ def make_tiny(
     model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, **ids)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_fp8(plain: Path | str, folder: Path | str, block: int = 128) -> Path:
+    """The checkpoint in DeepSeek's FP8 layout: the matrices of the layers in 8 bits, one scale a block; the rest as it was.
+
+    Gives ``folder``, and writes ``plain`` anew with the values that 8 bits can hold, so that both are the same model.
+    """
+    plain, folder = Path(plain), Path(folder)
+    shutil.copytree(plain, folder)
+    weights, quantized = load_file(plain / "model.safetensors"), {}
+    for name, value in list(weights.items()):
+        if value.ndim != 2 or ".layers." not in name or name.endswith("mlp.gate.weight"):
+            quantized[name] = value
+            continue
+        scales = torch.empty(*(-(-size // block) for size in value.shape))
+        eighths = torch.empty_like(value, dtype=torch.float8_e4m3fn)
+        for row, column in itertools.product(*(range(size) for size in scales.shape)):
+            place = (slice(row * block, (row + 1) * block), slice(column * block, (column + 1) * block))
+            scales[row, column] = value[place].abs().max() / 448
+            eighths[place] = (value[place] / scales[row, column]).to(torch.float8_e4m3fn)
+            weights[name][place] = eighths[place].float() * scales[row, column]
+        quantized |= {name: eighths, f"{name}_scale_inv": scales}
+    save_file(weights, plain / "model.safetensors", {"format": "pt"})
+    save_file(quantized, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    settings = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [block, block]}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}), "utf-8")
     return folder
 
 

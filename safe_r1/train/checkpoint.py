@@ -7,6 +7,7 @@ other number wrote.
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -25,6 +28,7 @@ from upath import UPath
 
 from safe_r1.errors import StorageError
 from safe_r1.runs import is_local, write_bytes
+from safe_r1.train.optim import is_quantized
 
 _STATE = "state.json"
 
@@ -59,11 +63,49 @@ def _writer(checkpoint: UPath) -> Any:
 
 def _plain_shards(state: Any, reference: Any = None) -> Any:
     """Tensor-parallel shards interleave with FSDP's, and a checkpoint knows contiguous ones alone; ``reference`` undoes it."""
+    state = tree_map(_dequantized, state)
     if not dist.is_initialized():
         return state
     from transformers.distributed.checkpoint import _redistribute_state_dict
 
     return tree_map(_fresh, _redistribute_state_dict(state, reference))
+
+
+@torch.no_grad()
+def _dequantized(value: Any) -> Any:
+    """Moments in 8 bits as fp32 in host memory: their blocks are those of a shard, which another number of workers lacks."""
+    local = value.to_local() if isinstance(value, DTensor) else value
+    if not is_quantized(local):
+        return value
+    plain = local.dequantize().cpu()
+    if not isinstance(value, DTensor):
+        return plain
+    # Wrapping moves a shard to the mesh's device, and one after the other has room there.
+    return DTensor.from_local(
+        plain, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
+    ).cpu()
+
+
+@torch.no_grad()
+def _requantize(optimizer: torch.optim.Optimizer, quantized: dict[Any, dict[str, Any]]) -> None:
+    """Put moments that were read as fp32 back into their 8 bits."""
+    for parameter, state in optimizer.state.items():
+        for name, before in quantized.get(parameter, {}).items():
+            local, read = (value.to_local() if isinstance(value, DTensor) else value for value in (before, state[name]))
+            if is_quantized(local):
+                local.copy_(_with_full_scale(read, local))
+                state[name] = before
+
+
+def _with_full_scale(read: Tensor, quantized: Any) -> Tensor:
+    """What gives the same codes and scales again: signed codes end short of -1, so a block led by a negative value shrinks."""
+    if not quantized.signed:
+        return read
+    lowest = quantized.qmap.min()
+    blocks = read.reshape(-1, quantized.block_size)
+    least = blocks.amin(1, keepdim=True)
+    full = torch.maximum(blocks.amax(1, keepdim=True), least / lowest)
+    return torch.where((blocks == least) & (least / lowest == full), -full, blocks).view_as(read)
 
 
 @torch.no_grad()
@@ -142,10 +184,10 @@ class Checkpoints:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - the writer's threads pass on whatever the storage raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 - the writer passes on whatever the storage raises
+            free = f", {shutil.disk_usage(self.folder.path).free / 2**30:.3f} GiB free" if is_local(self.folder) else ""
             raise StorageError(
-                f"cannot write a checkpoint to {self.folder}: {reason}; free the place or choose another --output"
+                f"cannot write a checkpoint to {self.folder}: {_reason(error)}{free}; free the place or choose another --output"
             ) from None
 
     def _remove_others(self) -> None:
@@ -167,8 +209,19 @@ class Checkpoints:
         content = _plain_shards(reference)
         load(content, storage_reader=reader(found[-1][1]), no_dist=not dist.is_initialized())
         content = _plain_shards(content, reference)
+        moments = {parameter: dict(state) for parameter, state in optimizer.state.items()}
         set_state_dict(model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
+        _requantize(optimizer, moments)
         return read_state(found[-1][1])
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what began it: torch wraps the storage's error, and closing the file then raises another one."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def best_checkpoint(folder: UPath) -> UPath | None:

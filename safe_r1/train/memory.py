@@ -19,6 +19,8 @@ GIB = 2**30
 WEIGHT = 4
 GRADIENT = 4
 MOMENTS = {"fp32": 8, "bf16": 4, "8bit": 2}
+# Moments in 8 bits are kept as fp32, so that any number of workers can take them up.
+MOMENTS_ON_DISK = MOMENTS | {"8bit": 8}
 # fp32 log-softmax, and the gradients before and after it; the logits themselves are gone by then.
 BYTES_PER_LOGIT = 12
 # Experts are not asked for equally often: the busiest GPU gets so many times its share of the tokens. An assumption.

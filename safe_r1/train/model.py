@@ -5,8 +5,9 @@ Everything here that touches transformers' sharding is in this module, so that a
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from safe_r1.errors import ModelError
 from safe_r1.train.attention import pick_attention
+from safe_r1.train.fp8 import read_plain
 from safe_r1.train.loss import shift_labels, summed_cross_entropy
 from safe_r1.train.parallel import Sizes
 
@@ -49,14 +51,13 @@ def load_model(spec: ModelSpec, sizes: Sizes, device: str) -> Any:
     Raises:
         ModelError: The checkpoint cannot be read, or the architecture has no plan for these sizes.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code, config=config, dtype=torch.float32,
-            attn_implementation=pick_attention(device), **_quantization(config), **_distributed(spec, config, sizes),
-        )  # fmt: skip
+        model: Any = _reader(spec, config)(
+            config=config, dtype=torch.float32, attn_implementation=pick_attention(device), **_distributed(spec, config, sizes)
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{spec.source} cannot be loaded for training: {str(error).strip().splitlines()[0]}") from None
     if sizes.world == 1:
@@ -69,17 +70,27 @@ def load_model(spec: ModelSpec, sizes: Sizes, device: str) -> Any:
     return model
 
 
-def _quantization(config: Any) -> dict[str, Any]:
-    """R1's FP8 weights become plain ones while they are read."""
-    quantized = getattr(config, "quantization_config", None)
-    if not quantized:
-        return {}
-    method = quantized["quant_method"] if isinstance(quantized, dict) else quantized.quant_method
-    if str(method).rpartition(".")[2].lower() != "fp8":
-        raise ValueError(f"weights quantized by {method} cannot be trained: give the plain checkpoint")
-    from transformers import FineGrainedFP8Config
+def _reader(spec: ModelSpec, config: Any) -> Callable[..., Any]:
+    """What loads the weights; R1's FP8 ones become plain while they are read."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    return {"quantization_config": FineGrainedFP8Config(dequantize=True)}
+    quantized = vars(config).pop("quantization_config", None)
+    if not quantized:
+        return functools.partial(
+            AutoModelForCausalLM.from_pretrained, spec.source, revision=spec.revision,
+            trust_remote_code=spec.trust_remote_code,
+        )  # fmt: skip
+    settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
+    method, block = str(settings["quant_method"]).rpartition(".")[2].lower(), settings.get("weight_block_size")
+    if method != "fp8" or not block:
+        raise ValueError(f"weights quantized by {method} cannot be trained: give the plain checkpoint")
+    folder = Path(spec.source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(spec.source, revision=spec.revision, allow_patterns=["*.safetensors"]))
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return functools.partial(model_class.from_pretrained, None, state_dict=read_plain(folder, (block[0], block[1])))
 
 
 def _distributed(spec: ModelSpec, config: Any, sizes: Sizes) -> dict[str, Any]:

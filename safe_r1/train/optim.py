@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from safe_r1.errors import ConfigError
 from safe_r1.models import States
@@ -42,6 +43,11 @@ def make_optimizer(parameters: Iterable[Tensor], config: OptimizerConfig, states
     except ImportError:
         raise ConfigError("optimizer.states=8bit needs torchao: pip install torchao, or choose bf16 or fp32") from None
     return AdamW8bit(groups, **settings)
+
+
+def is_quantized(value: object) -> bool:
+    """Is it a worker's part of a moment in 8 bits (torchao's tensor over codes and scales)?"""
+    return isinstance(value, Tensor) and not isinstance(value, DTensor) and is_traceable_wrapper_subclass(value)
 
 
 class AdamWBf16(torch.optim.Optimizer):
@@ -88,7 +94,10 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Use this learning rate from now on."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)  # torchao compiles its update, where a number would be a constant
+        else:
+            group["lr"] = lr
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from safe_r1.models import Layout, Variant
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.gpus import Gpu, get_gpu
-from safe_r1.train.memory import GIB, MOMENTS, WEIGHT, MemoryModel, MemoryParts
+from safe_r1.train.memory import GIB, MOMENTS, MOMENTS_ON_DISK, WEIGHT, MemoryModel, MemoryParts
 
 _DEFAULTS = FinetuneConfig(variant="-", corpus="-")
 
@@ -121,7 +121,7 @@ class TrainPlan:
     @property
     def checkpoint_gib(self) -> float:
         """Weights and moments, to resume from."""
-        return self.architecture.total_params * (WEIGHT + MOMENTS[self.layout.states]) / GIB
+        return self.architecture.total_params * (WEIGHT + MOMENTS_ON_DISK[self.layout.states]) / GIB
 
     @property
     def export_gib(self) -> float:

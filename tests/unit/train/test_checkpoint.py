@@ -1,4 +1,7 @@
 import json
+import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -81,6 +84,38 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path):
     with pytest.raises(StorageError, match="another --output"):
         checkpoints.save(*pair(1.0), 1, {})
     assert list_checkpoints(UPath(tmp_path)) == []
+
+
+_FILL_THE_DISK = """
+import sys, torch
+from upath import UPath
+from safe_r1.errors import StorageError
+from safe_r1.train.checkpoint import Checkpoints, list_checkpoints
+folder = UPath(sys.argv[1])
+checkpoints = Checkpoints(folder, 0)
+for step, width in ((1, 64), (2, 1024)):
+    model = torch.nn.Linear(width, width)
+    optimizer = torch.optim.AdamW(model.parameters())
+    try:
+        checkpoints.save(model, optimizer, step, {"validation_loss": 1.0})
+        checkpoints.finish()
+    except StorageError as error:
+        print(step, error)
+print([step for step, _ in list_checkpoints(folder)])
+"""
+
+
+def test_a_full_disk_is_one_clear_line_and_the_last_good_checkpoint_stays(tmp_path: Path):
+    # A file system of one megabyte, in a name space of its own.
+    mount = f"mount -t tmpfs -o size=1m none {tmp_path} && "
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount + "true"], capture_output=True, check=False).returncode:
+        pytest.skip("user name spaces are not allowed here")
+    command = mount + f"exec {shlex.quote(sys.executable)} -c {shlex.quote(_FILL_THE_DISK)} {tmp_path}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"2 cannot write a checkpoint to {tmp_path}"), done.stdout + done.stderr
+    assert "No space left" in lines[0]
+    assert lines[1] == "[1]"
 
 
 def test_history_begins_again_where_the_checkpoint_stands(tmp_path: Path):

@@ -5,7 +5,7 @@ import torch
 
 from safe_r1.errors import ConfigError
 from safe_r1.train.config import OptimizerConfig
-from safe_r1.train.optim import clip_gradients, learning_rate, make_optimizer
+from safe_r1.train.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
 
 
 def test_warm_up_then_cosine_by_hand():
@@ -39,6 +39,17 @@ def test_bf16_takes_half_the_memory_for_moments():
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     assert sum(value.nbytes for value in optimizer.state[weight].values() if value.ndim) == 64 * 64 * 4
+
+
+def test_the_learning_rate_reaches_every_optimizer():
+    for states in ("fp32", "bf16", "8bit"):
+        weight = torch.nn.Parameter(torch.ones(2, 2))
+        optimizer = make_optimizer([weight], OptimizerConfig(weight_decay=0), states)
+        set_learning_rate(optimizer, 0.5)
+        weight.grad = torch.ones_like(weight)
+        with torch.compiler.set_stance("force_eager"):
+            optimizer.step()
+        assert weight.detach() == pytest.approx(torch.full((2, 2), 0.5), abs=1e-5)
 
 
 def test_8bit_without_its_library_is_one_clear_line():
