@@ -1,0 +1,164 @@
+"""Batches as Ray Data jobs beside the service: rows in, the service's own routes over them, shards out.
+
+Each batch has a detached actor that outlives the ingress that began it. A shard of rows is written as soon as it is finished,
+so that whoever takes the batch up after a kill asks for the missing rows alone.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from upath import UPath
+
+from safe_r1.runs import write_bytes
+from safe_r1.serve.store import Store, read_requests
+
+_ROWS_PER_CALL = 8
+_CALLERS = 2
+# A service that is busy, starting or being replaced is asked again for so long before a row has failed.
+_PATIENCE_S = 1800.0
+_BUSY = (429, 503)
+
+
+class Runner:
+    """Runs one batch to its end; the body of the detached actor."""
+
+    def __init__(self, folder: str, app_name: str):
+        self._folder, self._app_name = folder, app_name
+
+    def run(self, identity: str) -> str:
+        """Do what is missing of a batch; gives its final status."""
+        store = Store(self._folder)
+        info = store.info(identity)
+        rows, _ = read_requests(store.content(info["owner"], info["input_file_id"]), info["endpoint"])
+        place = store.folder / "batches" / identity / "rows"
+        state = store.read_state(identity) | {"status": "in_progress"}
+        state.setdefault("in_progress_at", int(time.time()))
+        missing = [row for row in rows if row["custom_id"] not in {done["custom_id"] for done in read_rows(place)}]
+        status = "completed"
+        for _ in self._stream(missing, info, str(place)):
+            state["request_counts"] = count_rows(place, len(rows))
+            store.write_state(identity, state)
+            if store.is_cancelled(identity) or time.time() > info["expires_at"]:
+                status = "cancelled" if store.is_cancelled(identity) else "expired"
+                break
+        status = "cancelled" if store.is_cancelled(identity) and status == "completed" and missing else status
+        store.write_state(identity, state | {"status": "finalizing", "finalizing_at": int(time.time())})
+        store.write_state(identity, state | _finish(store, info, place, len(rows)) | {
+            "status": status, f"{status}_at": int(time.time()),
+        })  # fmt: skip
+        return status
+
+    def _stream(self, rows: list[dict[str, Any]], info: dict[str, Any], place: str) -> Iterator[Any]:
+        import ray
+
+        if not rows:
+            return
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        asked = [{"custom_id": row["custom_id"], "body": json.dumps(row["body"], ensure_ascii=False)} for row in rows]
+        caller = {"app_name": self._app_name, "endpoint": info["endpoint"], "owner": info["owner"], "place": place}
+        done = ray.data.from_items(asked, override_num_blocks=-(-len(asked) // _ROWS_PER_CALL)).map_batches(
+            AskService, fn_constructor_kwargs=caller, batch_size=_ROWS_PER_CALL, concurrency=_CALLERS, num_cpus=0.1
+        )
+        yield from done.iter_batches(batch_size=1, prefetch_batches=0)
+
+
+class AskService:
+    """The map step: asks the service for a few rows at once and writes their shard."""
+
+    def __init__(self, app_name: str, endpoint: str, owner: str, place: str):
+        self._app_name, self._endpoint, self._owner, self._place = app_name, endpoint, owner, UPath(place)
+
+    async def _one(self, body: dict[str, Any]) -> tuple[int, Any]:
+        from ray import serve
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+        from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_random_exponential
+
+        async def ask() -> tuple[int, Any]:
+            try:
+                handle = serve.get_app_handle(self._app_name)
+                return await handle.ask.remote(self._endpoint, body, self._owner)
+            except (RayError, RayServeException) as error:
+                return 503, {
+                    "error": {"code": "service_unavailable", "message": f"the service is away ({type(error).__name__})"}
+                }
+
+        retrying = AsyncRetrying(
+            stop=stop_after_delay(_PATIENCE_S), wait=wait_random_exponential(0.2, max=20),
+            retry=retry_if_result(lambda reply: reply[0] in _BUSY), retry_error_callback=_last_reply,
+        )  # fmt: skip
+        return await retrying(ask)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        """Ask for all rows of a batch and write one line for each."""
+
+        async def ask_all() -> list[tuple[int, Any]]:
+            return await asyncio.gather(*(self._one(json.loads(body)) for body in batch["body"]))
+
+        names = [str(name) for name in batch["custom_id"]]
+        lines = [_line(name, status, body) for name, (status, body) in zip(names, asyncio.run(ask_all()), strict=True)]
+        shard = hashlib.sha256("\0".join(names).encode()).hexdigest()[:32]
+        write_bytes(self._place / f"part-{shard}.jsonl", "".join(lines).encode())
+        return {"rows": [len(lines)]}
+
+
+def _last_reply(state: Any) -> tuple[int, Any]:
+    return state.outcome.result()
+
+
+def _line(custom_id: str, status: int, body: Any) -> str:
+    identity = f"batch_req_{hashlib.sha256(custom_id.encode()).hexdigest()[:32]}"
+    line = {"id": identity, "custom_id": custom_id, "response": {"status_code": status, "body": body}, "error": None}
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def read_rows(place: UPath) -> list[dict[str, Any]]:
+    """All finished rows of a batch, each once."""
+    parts = sorted(place.iterdir(), key=lambda part: part.name) if place.exists() else []
+    rows: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        if part.name.endswith(".jsonl"):
+            for line in part.read_text(encoding="utf-8").split("\n"):
+                if line:
+                    row = json.loads(line)
+                    rows.setdefault(row["custom_id"], row)
+    return list(rows.values())
+
+
+def _is_good(row: dict[str, Any]) -> bool:
+    return row["response"]["status_code"] == 200
+
+
+def count_rows(place: UPath, total: int) -> dict[str, int]:
+    """OpenAI's counts of a batch."""
+    rows = read_rows(place)
+    good = sum(map(_is_good, rows))
+    return {"total": total, "completed": good, "failed": len(rows) - good}
+
+
+def _finish(store: Store, info: dict[str, Any], place: UPath, total: int) -> dict[str, Any]:
+    """The output and error files, rows in the order of the input."""
+    content = store.content(info["owner"], info["input_file_id"])
+    order = {row["custom_id"]: number for number, row in enumerate(read_requests(content, info["endpoint"])[0])}
+    rows = sorted(read_rows(place), key=lambda row: order[row["custom_id"]])
+    found: dict[str, Any] = {"request_counts": count_rows(place, total)}
+    for name, is_wanted in (("output", True), ("error", False)):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows if _is_good(row) is is_wanted]
+        if lines:
+            file = store.put_file(info["owner"], f"{info['id']}-{name}.jsonl", "".join(lines).encode(), "batch_output")
+            found[f"{name}_file_id"] = file["id"]
+    return found
+
+
+def start(folder: str, app_name: str, identity: str) -> None:
+    """See to it that somebody runs a batch; once for each batch, whoever calls."""
+    import ray
+
+    actor: Any = ray.remote(Runner).options(
+        name=f"{app_name}-{identity}", namespace=app_name, lifetime="detached", get_if_exists=True, num_cpus=0.1
+    )
+    actor.remote(folder, app_name).run.remote(identity)

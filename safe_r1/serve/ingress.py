@@ -1,0 +1,78 @@
+"""The ingress: our own FastAPI routes in front of the models, since Serve's knows neither keys nor verdicts."""
+
+import asyncio
+import functools
+import logging
+from typing import Any
+
+from safe_r1.models import Variant
+from safe_r1.serve import batches
+from safe_r1.serve.access import OWNER
+from safe_r1.serve.config import ServeConfig
+from safe_r1.serve.engine import ServedModel
+from safe_r1.serve.judges import ModelJudge, ServedJudge
+from safe_r1.serve.metrics import RayMeter
+from safe_r1.serve.service import Service
+
+
+class Ingress:
+    """One replica: routes over the handles of the other deployments."""
+
+    def __init__(
+        self, config: ServeConfig, served: list[Variant], judge: Variant | None, handles: dict[str, Any], rooms: dict[str, int],
+        judge_handle: Any,
+    ):  # fmt: skip
+        logging.getLogger("safe_r1.audit").setLevel(logging.INFO)
+        every = {
+            variant.name: ServedModel(variant, handles[variant.name], rooms[variant.name], config)
+            for variant in [*served, *([judge] if judge else [])]
+        }
+        models = {variant.name: every[variant.name] for variant in served}
+        if judge is None:
+            caller: Any = ServedJudge(config.judge, judge_handle)
+        else:
+            caller = ModelJudge(config.judge, every[judge.name])
+        start_batch = functools.partial(batches.start, config.batches, get_app_name()) if config.batches else None
+        self.service = Service(config, models, caller, _missing, RayMeter(), start_batch)
+        self._app: Any = None
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        from safe_r1.serve.http import create_app
+
+        self._app = create_app(self.service)
+        if self.service.store and self.service.start_batch:
+            # Batches that were cut short with the cluster go on; those that are running have their actor already.
+            for identity in await asyncio.to_thread(self.service.store.unfinished):
+                await asyncio.to_thread(self.service.start_batch, identity)
+        return self._app
+
+    async def ask(self, path: str, body: dict[str, Any], owner: str) -> tuple[int, Any]:
+        """A row of a batch through the same routes as any request; gives status and JSON."""
+        import httpx
+
+        async def owned(scope: Any, receive: Any, send: Any) -> None:
+            await self._app(scope | {OWNER: owner}, receive, send)
+
+        transport = httpx.ASGITransport(owned, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://batch", timeout=None) as client:
+            response = await client.post(path, json=body)
+        return response.status_code, response.json()
+
+
+def get_app_name() -> str:
+    """The Serve application that this replica belongs to."""
+    from ray.serve import get_replica_context
+
+    return get_replica_context().app_name
+
+
+async def _missing() -> list[str]:
+    """Deployments of this application that are not healthy; a model that is scaled to zero is."""
+    from ray import serve
+
+    status = await asyncio.to_thread(serve.status)
+    app = status.applications[get_app_name()]
+    return [f"{name}: {each.status}" for name, each in app.deployments.items() if each.status not in _UP]
+
+
+_UP = ("HEALTHY", "UPSCALING", "DOWNSCALING")

@@ -1,0 +1,112 @@
+"""The judge as a deployment: the evaluation's judges, their calls batched over all requests in flight."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from safe_r1.config import JudgeConfig
+from safe_r1.errors import SafeR1Error
+from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.judge.endpoint import EndpointJudge
+from safe_r1.judge.prompt import judge_messages
+from safe_r1.judge.verdict import read_reply
+from safe_r1.scoring import judge_name, make_judge
+from safe_r1.serve.api import ApiError
+from safe_r1.serve.engine import ServedModel
+from safe_r1.serve.evaluator import Asked
+from safe_r1.serve.metrics import observe_batch
+
+# Calls that are judged together, and how long the first of them waits for others.
+_BATCH_CALLS, _BATCH_WAIT_S = 32, 0.005
+_ROOM, _QUEUE = 64, 512
+
+
+class JudgeServer:
+    """One replica of the lexicon or of an endpoint's client."""
+
+    def __init__(self, config: JudgeConfig):
+        self._judge = make_judge(config)
+
+    async def judge_calls(self, calls: list[list[JudgeItem]]) -> list[list[Judgement] | str]:
+        """The items of several calls as one batch; a judge that is down is told as a text to each."""
+        flat = [item for call in calls for item in call]
+        observe_batch(len(flat))
+        try:
+            judge = self._judge
+            done = (
+                await judge.judge_async(flat)
+                if isinstance(judge, EndpointJudge)
+                else await asyncio.to_thread(judge.judge, flat)
+            )
+        except SafeR1Error as error:
+            return [str(error)] * len(calls)
+        rows = iter(done)
+        return [[next(rows) for _ in call] for call in calls]
+
+
+def judge_deployment(config: JudgeConfig, replicas: int) -> Any:
+    """The judge as a Serve application to be bound into the ingress."""
+    from ray import serve
+
+    class Judge(JudgeServer):
+        @serve.batch(max_batch_size=_BATCH_CALLS, batch_wait_timeout_s=_BATCH_WAIT_S)
+        async def __call__(self, calls: list[list[JudgeItem]]) -> list[list[Judgement] | str]:
+            return await self.judge_calls(calls)
+
+    options = {
+        "name": "Judge", "num_replicas": replicas, "max_ongoing_requests": _ROOM, "max_queued_requests": _QUEUE,
+        "ray_actor_options": {"num_cpus": 0.5}, "logging_config": {"enable_access_log": False},
+    }  # fmt: skip
+    return serve.deployment(**options)(Judge).bind(config)
+
+
+class ServedJudge:
+    """The judge's deployment, as the ingress calls it.
+
+    Attributes:
+        judge_name: As in the rows of an evaluation.
+    """
+
+    def __init__(self, config: JudgeConfig, handle: Any):
+        self.judge_name, self._handle = judge_name(config, config.model), handle
+
+    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+        """See ``JudgeCaller.judge``."""
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import BackPressureError, RayServeException
+
+        try:
+            reply = await self._handle.remote(list(items))
+        except BackPressureError:
+            raise ApiError(429, "judge_overloaded", "the judge is busy and its queue is full", retry_after_s=5) from None
+        except (RayServeException, RayError) as error:
+            raise ApiError(503, "judge_unavailable", f"the judge is down or starting ({type(error).__name__})") from None
+        if isinstance(reply, str):
+            raise ApiError(503, "judge_unavailable", reply)
+        return reply
+
+
+class ModelJudge:
+    """A served model that judges; vLLM batches its prompts over all requests.
+
+    Attributes:
+        judge_name: As in the rows of an evaluation.
+    """
+
+    def __init__(self, config: JudgeConfig, model: ServedModel):
+        self.judge_name, self._model, self._max_tokens = judge_name(config, model.variant.name), model, config.max_tokens
+
+    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+        """See ``JudgeCaller.judge``; a reply that the engine could not give is unscored."""
+        return list(await asyncio.gather(*map(self._one, items)))
+
+    async def _one(self, item: JudgeItem) -> Judgement:
+        try:
+            asked = Asked(seed=0, max_tokens=self._max_tokens, temperature=0.0, top_p=1.0)
+            reply = await self._model.generate(judge_messages(item), asked)
+        except ApiError as error:
+            return Judgement(None, "judge_unavailable" if error.status == 503 else "judge_error", error.message)
+        judgement = read_reply(reply.text, item.task)
+        if judgement.label is None and reply.finish_reason == "length":
+            return Judgement(None, "truncated_reply", judgement.explanation)
+        return judgement

@@ -1,0 +1,102 @@
+"""What the routes work with: the models by name, the judge, the keys and the limits."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.schema import Message
+from safe_r1.serve.api import ApiError
+from safe_r1.serve.config import ServeConfig
+from safe_r1.serve.engine import ServedModel
+from safe_r1.serve.evaluator import Asked, Evaluator, Generated, JudgeCaller
+from safe_r1.serve.keys import KeyRing, Limits
+from safe_r1.serve.metrics import Meter, NoMeter
+from safe_r1.serve.store import Store
+
+
+class Service:
+    """One ingress's view of the service.
+
+    Attributes:
+        config: The settings.
+        models: By the name under which they are asked.
+        judge_name: As in the rows of an evaluation.
+        missing: Tells which parts of the service are not up.
+        meter: Counts.
+        keys: Who may ask.
+        limits: How much.
+        store: Files and batches; None where there is no place for them.
+        start_batch: Sees to it that a batch is run.
+    """
+
+    def __init__(
+        self, config: ServeConfig, models: dict[str, ServedModel], judge: JudgeCaller,
+        missing: Callable[[], Awaitable[list[str]]], meter: Meter | None = None,
+        start_batch: Callable[[str], None] | None = None,
+    ):  # fmt: skip
+        self.config, self.models, self.missing, self.meter = config, models, missing, meter or NoMeter()
+        self.judge_name, self._judge = judge.judge_name, judge
+        self.keys, self.limits = KeyRing(config.api_keys), Limits(config.limits)
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._num_pending = 0
+        self.store, self.start_batch = Store(config.batches) if config.batches else None, start_batch
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Evaluates with these models and this judge."""
+        return Evaluator(self, self)
+
+    def model(self, name: str) -> ServedModel:
+        """A model by its name.
+
+        Raises:
+            ApiError: 404 with the names there are.
+        """
+        if name not in self.models:
+            known = ", ".join(self.models) or "none"
+            raise ApiError(404, "model_not_found", f"no model {name[:200]!r} here; there is: {known}", "model")
+        return self.models[name]
+
+    async def generate(self, model: str, messages: list[Message], asked: Asked) -> Generated:
+        """See ``Engine.generate``."""
+        served, started = self.model(model), time.monotonic()
+        # Items take turns before the model's own queue, so that a large request does not push others out of it.
+        async with self._turns.setdefault(model, asyncio.Semaphore(served.room)):
+            generated = await self._patiently(served, messages, asked)
+        self.meter.stage("generate", time.monotonic() - started)
+        self.meter.tokens(model, generated.prompt_tokens, generated.completion_tokens)
+        return generated
+
+    async def _patiently(self, served: ServedModel, messages: list[Message], asked: Asked) -> Generated:
+        """An item was let in, so a queue that is full for the moment is waited for."""
+        retrying = AsyncRetrying(
+            stop=stop_after_delay(self.config.first_answer_timeout_s), wait=wait_random_exponential(0.1, max=5),
+            retry=retry_if_exception(lambda error: isinstance(error, ApiError) and error.status == 429), reraise=True,
+        )  # fmt: skip
+        return await retrying(served.generate, messages, asked)
+
+    @contextlib.contextmanager
+    def admit(self, num_items: int) -> Iterator[None]:
+        """Hold room for the items of a request.
+
+        Raises:
+            ApiError: 429 where this ingress has taken in as much as it may.
+        """
+        if self._num_pending and self._num_pending + num_items > self.config.max_pending_items:
+            raise ApiError(429, "overloaded", f"{self._num_pending} items are waiting already; try again", retry_after_s=10)
+        self._num_pending += num_items
+        try:
+            yield
+        finally:
+            self._num_pending -= num_items
+
+    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+        """See ``JudgeCaller.judge``."""
+        started = time.monotonic()
+        judgements = await self._judge.judge(items)
+        self.meter.stage("judge", time.monotonic() - started)
+        return judgements

@@ -1,0 +1,53 @@
+import itertools
+
+import pytest
+
+from safe_r1.reasoning import split_reasoning
+from safe_r1.serve.stream import StreamSplitter
+
+TEXTS = [
+    "<think>\n先想一想。\n</think>\n\n不能这样做。",
+    "先想一想。</think>不能这样做。",
+    "没有思考，直接回答。",
+    "<think>没有说完",
+    "回答里提到 <think> 这个词。",
+    "<think></think>\n\n好。",
+    "  \n<think>a</think>b</thin",
+    "<",
+    "",
+]
+
+
+def split(text: str, pieces: list[str], *, is_reasoning: bool) -> tuple[str, str]:
+    splitter = StreamSplitter(is_reasoning)
+    parts = [splitter.feed(piece) for piece in pieces] + [splitter.finish()]
+    assert "".join(pieces) == text
+    return "".join(part[0] for part in parts), "".join(part[1] for part in parts)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_cut_gives_what_the_whole_gives(text: str):
+    opened = "</think>" in text and "<think>" not in text
+    whole = split(text, [text], is_reasoning=opened)
+    assert split(text, list(text), is_reasoning=opened) == whole
+    for first, second in itertools.combinations(range(len(text) + 1), 2):
+        pieces = [text[:first], text[first:second], text[second:]]
+        assert split(text, pieces, is_reasoning=opened) == whole
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_it_agrees_with_the_evaluation(text: str):
+    if text.startswith("回答里"):
+        pytest.skip("a mention of the tag: known only when all is there")
+    opened = "</think>" in text and "<think>" not in text
+    reasoning, answer = split(text, [text], is_reasoning=opened)
+    wanted = split_reasoning(("<think>\n" if opened else "") + text)
+    assert (reasoning.strip(), answer.strip()) == (wanted[0], wanted[1] or "")
+
+
+def test_nothing_of_the_answer_waits_for_its_end():
+    splitter = StreamSplitter()
+    assert splitter.feed("<think>a") == ("a", "")
+    assert splitter.feed("b</th") == ("b", "")
+    assert splitter.feed("ink>c") == ("", "c")
+    assert splitter.feed("</think>") == ("", "</think>")
