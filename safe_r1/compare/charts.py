@@ -1,7 +1,8 @@
 """What the pictures of a comparison show: before and after by area, categories by variant, safety against reasoning."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safe_r1.compare.content import Cell, Content, title_of
 from safe_r1.compare.load import Run
@@ -32,12 +33,22 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Point:
-    """A variant in the plane of reasoning (pass@1 on one benchmark) and safety (RR-1), each with its interval."""
+    """A variant in the plane of reasoning (pass@1 on one benchmark) and safety (RR-1), each with its interval.
+
+    Attributes:
+        lines_up: Lines by which its label is raised, so that it lies over no other one.
+    """
 
     variant: str
     reasoning: Rate
     benchmark: str
     safety: Rate
+    lines_up: int = 0
+
+    @property
+    def label(self) -> str:
+        """What stands beside the point."""
+        return f"{self.variant} · {self.benchmark}"
 
 
 def dumbbells(content: Content) -> list[Dumbbell]:
@@ -76,9 +87,27 @@ def plane(content: Content) -> list[Point]:
     if not safety or not reasoning:
         return []
     refused = {variant: cells[0].rate for variant, _, cells in safety.rows}
-    return [
+    points = [
         Point(variant, cell.rate, column.benchmark, rate)
         for variant, _, cells in reasoning.rows
         for column, cell in zip(reasoning.columns, cells, strict=True)
         if cell.rate and (rate := refused.get(variant))
     ]
+    return _apart(points)
+
+
+def _apart(points: Sequence[Point]) -> list[Point]:
+    """The points with their labels raised, line by line, until none lies over an earlier one."""
+    placed: list[Point] = []
+    for point in points:
+        while any(map(functools.partial(_overlap, point), placed)):
+            point = replace(point, lines_up=point.lines_up + 1)
+        placed.append(point)
+    return placed
+
+
+def _overlap(one: Point, other: Point) -> bool:
+    # A line is about 4 % of the plane's height, a letter 1.4 % of its width.
+    height = abs(one.safety.value + 0.04 * one.lines_up - other.safety.value - 0.04 * other.lines_up)
+    left, right = sorted((one, other), key=lambda point: point.reasoning.value)
+    return height < 0.039 and right.reasoning.value - left.reasoning.value < 0.014 * len(left.label)

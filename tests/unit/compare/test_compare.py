@@ -189,3 +189,16 @@ def test_the_command(lineage: Path, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "d → e (enhancement)" in result.output
     assert "report.html" in result.output
+
+
+def test_labels_of_points_that_coincide_lie_apart():
+    from safe_r1.compare.charts import Point, _apart
+    from safe_r1.metrics import Rate
+
+    def rate(value: float) -> Rate:
+        return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, 0.0, 1.0, "wilson")
+
+    points = [
+        Point("demo", rate(x), name, rate(y)) for x, name, y in ((0, "gsm8k", 0.2), (0, "math-500", 0.2), (0.5, "gsm8k", 0.2))
+    ]
+    assert [point.lines_up for point in _apart([*points, points[0]])] == [0, 1, 0, 2]
