@@ -42,5 +42,7 @@ class ServeConfig(Settings):
     ingress_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=256, ge=1, description="requests that one ingress works on")
     max_pending_items: int = Field(default=4000, ge=1, description="items of evaluations that one ingress holds")
-    first_answer_timeout_s: float = Field(default=900.0, gt=0, description="how long a request waits for a model to start")
+    first_answer_timeout_s: float = Field(
+        default=900.0, gt=0, description="how long an item waits for a model that starts, is full or is being replaced"
+    )
     batches: str | None = Field(default=None, description="folder or URI of files and batches; None: no batches")

@@ -72,10 +72,10 @@ class Service:
         return generated
 
     async def _patiently(self, served: ServedModel, messages: list[Message], asked: Asked) -> Generated:
-        """An item was let in, so a queue that is full for the moment is waited for."""
+        """An item was let in, so a queue that is full, or an engine that is being replaced, is waited for."""
         retrying = AsyncRetrying(
             stop=stop_after_delay(self.config.first_answer_timeout_s), wait=wait_random_exponential(0.1, max=5),
-            retry=retry_if_exception(lambda error: isinstance(error, ApiError) and error.status == 429), reraise=True,
+            retry=retry_if_exception(lambda error: isinstance(error, ApiError) and error.status in (429, 503)), reraise=True,
         )  # fmt: skip
         return await retrying(served.generate, messages, asked)
 

@@ -67,6 +67,7 @@ def call(
     ask: Callable[[httpx.AsyncClient], Any], models: dict[str, Any] | None = None, client: str = "127.0.0.1", **settings: Any
 ) -> Any:  # fmt: skip
     served: Any = models or {"demo": Model()}
+    settings.setdefault("first_answer_timeout_s", 0.3)
     app = create_app(Service(ServeConfig(**settings), served, Judge(), nothing_missing))
 
     async def run() -> Any:
@@ -178,21 +179,21 @@ def test_an_engine_that_is_down():
 
 
 class Full(Model):
-    """Its queue is full at the first two calls."""
+    """Its queue is full at the first call, its engine away at the second."""
 
     calls = 0
 
     async def complete(self, *arguments: Any, **more: Any) -> AsyncIterator[Piece]:
         self.calls += 1
         if self.calls <= 2:
-            raise ApiError(429, "overloaded", "full", retry_after_s=1)
+            raise ApiError([429, 503][self.calls - 1], "overloaded", "full", retry_after_s=1)
         async for piece in super().complete(*arguments, **more):
             yield piece
 
 
 def test_an_item_that_was_let_in_waits_and_others_are_told_to():
     body = {"items": [{"prompt": QUESTION}] * 3, "model": "demo"}
-    reply = post("/v1/safety/evaluate", body, models={"demo": Full()}).json()
+    reply = post("/v1/safety/evaluate", body, models={"demo": Full()}, first_answer_timeout_s=60).json()
     assert [item["outcomes"][0]["error"] for item in reply["items"]] == [None] * 3
     assert post("/v1/chat/completions", CHAT, models={"demo": Full()}).status_code == 429
 
