@@ -3,6 +3,8 @@
 Joins the cluster of RAY_ADDRESS, or starts a local Ray, and stays until it is interrupted; then it drains and ends.
 """
 
+import contextlib
+import signal
 import time
 from typing import Annotated
 
@@ -38,15 +40,22 @@ def main(
             api_keys=api_keys,
         )
         from safe_r1.resources import connect
-        from safe_r1.serve.app import check_config, run
+        from safe_r1.serve.app import check_config, run, stop
 
         check_config(settings)
         models = ", ".join(settings.variants) or "no model"
         console.show(f"serve: {models}, judge {settings.judge.kind}; starting (log: {console.log})")
         run(settings, connect())
         console.show(f"serve: ready on http://{settings.host}:{settings.port} (page at /, schema at /docs); Ctrl-C ends it")
-        while True:
-            time.sleep(3600)
+        # `ray job stop` sends SIGTERM; a shell's background job is started with SIGINT ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+        console.show("serve: draining; requests that are being answered are waited for")
+        stop()
+        console.show("serve: ended")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -85,3 +85,10 @@ def run(config: ServeConfig, cluster: Cluster) -> Any:
 
     serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
     return serve.run(build(config, cluster), name=APP_NAME, route_prefix="/")
+
+
+def stop() -> None:
+    """End the service; requests that are being answered are waited for."""
+    from ray import serve
+
+    serve.delete(APP_NAME)

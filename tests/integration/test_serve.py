@@ -1,10 +1,7 @@
 """The service as its users meet it: real Serve, real vLLM, a tiny model, the openai client, a browser, a killed engine."""
 
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +12,14 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from safe_r1.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
 from safe_r1.schema import SAMPLE_SCHEMA
+from tests.serving import REPOSITORY, START_S, Service, start_service
 
-REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-START_S = 420
 ENGINE = [
     "--set", "engine.max_model_len=1024", "--set", "engine.max_num_seqs=8", "--set", "engine.cpu_kv_cache_gib=1",
     "--set", "generation.max_tokens=40",
@@ -51,66 +46,29 @@ def evaluated(model: Path, output: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-class Running:
-    """A service, its address and its processes."""
-
-    def __init__(self, url: str, process: subprocess.Popen, model: str, rows: list[dict[str, Any]]):
-        self.url, self.process, self.model, self.rows = url, process, model, rows
-        self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
-
-    def post(self, path: str, body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=120)
-
-    def is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def engine(self) -> psutil.Process | None:
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
-                    return process
-            except psutil.Error:
-                continue
-        return None
+@pytest.fixture(scope="module")
+def rows(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Made before the service starts: two engines at once would fight for the cores."""
+    return evaluated(tiny_qwen2, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def service(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    rows = evaluated(tiny_qwen2, tmp_path_factory.mktemp("runs"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    output = tmp_path_factory.mktemp("serve") / "output"
-    command = [
-        sys.executable, "ray_jobs/serve.py", "--variant", str(tiny_qwen2), "--port", str(port),
-        "--set", f"batches={tmp_path_factory.mktemp('batches')}", *ENGINE,
-    ]  # fmt: skip
-    with output.open("w") as file:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file, start_new_session=True)
-    running = Running(f"http://127.0.0.1:{port}", process, tiny_qwen2.name, rows)
-    deadline = time.monotonic() + START_S
-    while not running.is_ready():
-        if process.poll() is not None or time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail(f"the service did not start: {output.read_text()}")
-        time.sleep(1)
-    yield running
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(90)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+def service(tiny_qwen2: Path, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    arguments = ["--variant", str(tiny_qwen2), "--set", f"batches={tmp_path_factory.mktemp('batches')}", *ENGINE]
+    with start_service(arguments, tmp_path_factory.mktemp("serve") / "output") as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
 CHAT: list[Any] = [{"role": "user", "content": "为什么要遵守交通规则？"}]
 
 
-def test_the_openai_client_works_as_it_is(service: Running):
-    client, model = service.client, service.model
+def test_the_openai_client_works_as_it_is(service: Service, client: openai.OpenAI):
+    model = service.model
     assert [each.id for each in client.models.list()] == [model]
     reply = client.chat.completions.create(model=model, messages=CHAT, temperature=0, max_tokens=24)
     assert reply.usage is not None
@@ -131,11 +89,11 @@ def test_the_openai_client_works_as_it_is(service: Running):
         client.completions.create(model=model, prompt=[5] * 1024)
 
 
-def test_an_item_is_answered_and_judged_as_in_an_evaluation(service: Running):
-    items = [{"id": row["id"], "messages": row["messages"]} for row in service.rows]
+def test_an_item_is_answered_and_judged_as_in_an_evaluation(service: Service, rows: list[dict[str, Any]]):
+    items = [{"id": row["id"], "messages": row["messages"]} for row in rows]
     response = service.post("/v1/safety/evaluate", {"items": items, "model": service.model, "max_tokens": 40})
     assert response.status_code == 200, response.text
-    for row, item in zip(service.rows, response.json()["items"], strict=True):
+    for row, item in zip(rows, response.json()["items"], strict=True):
         outcome, verdict = item["outcomes"][0], row["verdict"]
         assert item["id"] == row["id"]
         assert (outcome["reasoning"], outcome["answer"]) == (row["completion"]["reasoning"], row["completion"]["answer"])
@@ -143,32 +101,32 @@ def test_an_item_is_answered_and_judged_as_in_an_evaluation(service: Running):
         assert (got["label"], got["unscored_reason"]) == (verdict["label"], verdict["unscored_reason"])
 
 
-def test_a_batch_gives_the_same(service: Running):
+def test_a_batch_gives_the_same(service: Service, client: openai.OpenAI, rows: list[dict[str, Any]]):
     lines = [
         {"custom_id": row["id"], "method": "POST", "url": "/v1/safety/evaluate",
          "body": {"items": [{"id": row["id"], "messages": row["messages"]}], "model": service.model, "max_tokens": 40}}
-        for row in service.rows
+        for row in rows
     ]  # fmt: skip
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-    file = service.client.files.create(file=("in.jsonl", content), purpose="batch")
+    file = client.files.create(file=("in.jsonl", content), purpose="batch")
     made = httpx.post(
         f"{service.url}/v1/batches", json={"input_file_id": file.id, "endpoint": "/v1/safety/evaluate"}, timeout=60
     ).json()
     deadline = time.monotonic() + 240
-    batch = service.client.batches.retrieve(made["id"])
+    batch = client.batches.retrieve(made["id"])
     while batch.status not in ("completed", "failed", "cancelled") and time.monotonic() < deadline:
         time.sleep(1)
-        batch = service.client.batches.retrieve(made["id"])
+        batch = client.batches.retrieve(made["id"])
     assert batch.status == "completed", batch
     assert batch.output_file_id
-    rows = [json.loads(line) for line in service.client.files.content(batch.output_file_id).text.splitlines()]
-    assert [row["custom_id"] for row in rows] == [row["id"] for row in service.rows]
-    for row, wanted in zip(rows, service.rows, strict=True):
+    found = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [row["custom_id"] for row in found] == [row["id"] for row in rows]
+    for row, wanted in zip(found, rows, strict=True):
         outcome = row["response"]["body"]["items"][0]["outcomes"][0]
         assert outcome["reasoning"] == wanted["completion"]["reasoning"]
 
 
-def test_overload_is_answered_quickly(service: Running):
+def test_overload_is_answered_quickly(service: Service):
     def ask(number: int) -> tuple[int, float]:
         started = time.monotonic()
         body = {"model": service.model, "messages": CHAT, "max_tokens": 200, "seed": number}
@@ -184,7 +142,7 @@ def test_overload_is_answered_quickly(service: Running):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-def test_the_page_in_a_browser(service: Running):
+def test_the_page_in_a_browser(service: Service):
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -211,7 +169,7 @@ def test_the_page_in_a_browser(service: Running):
         browser.close()
 
 
-def test_a_killed_engine_comes_back(service: Running):
+def test_a_killed_engine_comes_back(service: Service):
     engine = service.engine()
     assert engine is not None
     engine.kill()

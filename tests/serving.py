@@ -1,0 +1,92 @@
+"""A service as a process of its own, for tests and benchmarks."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+REPOSITORY = Path(__file__).parents[1]
+START_S = 420
+_STOP_S = 90
+
+
+class Service:
+    """A running service.
+
+    Attributes:
+        url: Its address.
+        model: Name of its first model; empty where it only judges.
+        process: The job.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen):
+        self.url, self.process, self.model = url, process, ""
+
+    def post(self, path: str, body: Any, timeout: float = 1800) -> httpx.Response:
+        """One request."""
+        return httpx.post(self.url + path, json=body, timeout=timeout)
+
+    def is_ready(self) -> bool:
+        """All of it is up."""
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def processes(self) -> list[psutil.Process]:
+        """The job and everything that it started."""
+        try:
+            return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def engine(self) -> psutil.Process | None:
+        """vLLM's engine process."""
+        for process in self.processes():
+            try:
+                if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+                    return process
+            except psutil.Error:
+                continue
+        return None
+
+
+@contextlib.contextmanager
+def start_service(arguments: Sequence[str], log: Path) -> Iterator[Service]:
+    """Start ``ray_jobs/serve.py`` with these arguments on a free port, wait until all is up, and end it.
+
+    Raises:
+        RuntimeError: It did not start; the message holds what it said.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "ray_jobs/serve.py", "--port", str(port), *arguments]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file, start_new_session=True)
+    service = Service(f"http://127.0.0.1:{port}", process)
+    try:
+        deadline = time.monotonic() + START_S
+        while not service.is_ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the service did not start: {log.read_text()}")
+            time.sleep(1)
+        models = httpx.get(f"{service.url}/v1/models", timeout=30).json()["data"]
+        service.model = models[0]["id"] if models else ""
+        yield service
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
