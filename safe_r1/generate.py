@@ -205,14 +205,11 @@ def engine_arguments(variant: Variant, engine: EngineConfig, device: Device) -> 
     return arguments | engine.extra
 
 
-def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling: Sampling) -> Any:
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-    arguments = engine_arguments(variant, engine, device)
-    num_seqs = arguments["max_num_seqs"]
+def engine_environment(variant: Variant, engine: EngineConfig, device: Device) -> dict[str, str]:
+    """Environment variables of an engine's processes."""
     env = {"VLLM_CONFIGURE_LOGGING": "1", "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
-        # vLLM would leave one core to a server in front of it; there is none here.
+        # vLLM would leave one core to a server in front of it; what stands in front of ours needs little.
         env |= {
             "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
@@ -220,19 +217,31 @@ def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling:
         }
     if variant.hub == "modelscope" and not variant.is_local:
         env["VLLM_USE_MODELSCOPE"] = "True"
-    bundle = {"CPU": 1} if device == "cpu" else {"CPU": 1, "GPU": 1}
-    workers = arguments["tensor_parallel_size"] * arguments["pipeline_parallel_size"]
+    return env
+
+
+def engine_bundles(arguments: Mapping[str, Any], device: Device) -> list[dict[str, float]]:
+    """What each worker of an engine takes of the cluster."""
+    bundle: dict[str, float] = {"CPU": 1} if device == "cpu" else {"CPU": 1, "GPU": 1}
+    return [bundle] * (arguments["tensor_parallel_size"] * arguments["pipeline_parallel_size"])
+
+
+def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling: Sampling) -> Any:
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    arguments = engine_arguments(variant, engine, device)
+    num_seqs = arguments["max_num_seqs"]
     config = vLLMEngineProcessorConfig(
         model_source=variant.source,
         engine_kwargs=arguments,
-        runtime_env={"env_vars": env},
+        runtime_env={"env_vars": engine_environment(variant, engine, device)},
         # As many batches in flight as fill the engine, and half as many more so that one batch's last row does not idle it.
         batch_size=engine.batch_size,
         max_concurrent_batches=max(2, -(-num_seqs * 3 // (2 * engine.batch_size))),
         concurrency=(1, engine.replicas),
         should_continue_on_error=True,
         log_engine_metrics=False,
-        placement_group_config={"bundles": [bundle] * workers},
+        placement_group_config={"bundles": engine_bundles(arguments, device)},
         accelerator_type=None,
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip

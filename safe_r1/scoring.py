@@ -17,6 +17,7 @@ from safe_r1.generate import Progress, Request, Row
 from safe_r1.judge.base import Judge, JudgeItem, Judgement
 from safe_r1.judge.verdict import read_reply
 from safe_r1.schema import Completion, Part, Sample, Verdict
+from safe_r1.schema import Task as TaskName
 
 ANSWER_KEY, CHECK, NO_JUDGE = "answer-key", "check", "none"
 _CHUNK = 128
@@ -152,6 +153,14 @@ def judge_requests(tasks: Sequence[Task], max_tokens: int) -> list[Request]:
     ]  # fmt: skip
 
 
+def read_engine_reply(text: str, finish_reason: str | None, asked: TaskName) -> Judgement:
+    """A judging model's reply; one without a label that was cut off says so."""
+    judgement = read_reply(text, asked)
+    if judgement.label is None and finish_reason == "length":
+        return Judgement(None, "truncated_reply", judgement.explanation)
+    return judgement
+
+
 @dataclass(frozen=True)
 class ReadReply:
     """The finish step of an engine that judges: its reply to a verdict row."""
@@ -163,9 +172,10 @@ class ReadReply:
         """A reply that the engine could not give is unscored, and tried again when the run is resumed."""
         sample_id, repeat, part = row["key"].split("\t")
         asked = "compliance" if sample_id.split("/")[1] == "compliance" else "refusal"
-        judgement = Judgement(None, "judge_error", row["error"]) if row["error"] else read_reply(row["text"], asked)
-        if judgement.label is None and row["finish_reason"] == "length":
-            judgement = Judgement(None, "truncated_reply", judgement.explanation)
+        if row["error"]:
+            judgement = Judgement(None, "judge_error", row["error"])
+        else:
+            judgement = read_engine_reply(row["text"], row["finish_reason"], asked)
         label = judgement.label
         return {
             "sample_id": sample_id, "variant": self.variant, "repeat": int(repeat), "part": part,

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from safe_r1.serve.api import ApiError
+from safe_r1.serve.config import LOOPBACK
 from safe_r1.serve.service import Service
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # A mark that this process puts into a request's scope, and nobody outside can: the rows of a batch, let in when it was made.
 OWNER = "safe_r1.owner"
 
@@ -23,7 +23,7 @@ async def allowed(request: Request) -> Service:
         request.state.key = None
         request.state.facts["key"] = request.scope[OWNER]
         return service
-    if service.config.api_keys is None and (request.client is None or request.client.host not in _LOOPBACK):
+    if service.config.api_keys is None and (request.client is None or request.client.host not in LOOPBACK):
         raise ApiError(403, "loopback_only", "this service has no API keys, so it answers this machine alone")
     name, key = service.keys.find(request.headers.get("authorization"))
     request.state.key = (name, key)

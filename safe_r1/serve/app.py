@@ -7,11 +7,10 @@ from safe_r1.errors import ConfigError
 from safe_r1.generate import check_resources, engine_arguments
 from safe_r1.models import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.resources import Cluster, connect, pick_device
-from safe_r1.serve.config import ServeConfig
+from safe_r1.serve.config import LOOPBACK, ServeConfig
 from safe_r1.serve.keys import read_keys
 
 APP_NAME = "safe_r1"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def check_config(config: ServeConfig) -> None:
@@ -20,7 +19,7 @@ def check_config(config: ServeConfig) -> None:
     Raises:
         ConfigError: No model and no judge would be asked, two models of one name, or an open address without keys.
     """
-    if config.host not in _LOOPBACK and config.api_keys is None:
+    if config.host not in LOOPBACK and config.api_keys is None:
         raise ConfigError(f"--host {config.host} lets other machines ask: give --api-keys FILE, or --host 127.0.0.1")
     if config.api_keys:
         read_keys(config.api_keys)

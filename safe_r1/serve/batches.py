@@ -14,13 +14,14 @@ from typing import Any
 from upath import UPath
 
 from safe_r1.runs import write_bytes
-from safe_r1.serve.store import Store, read_requests
+from safe_r1.serve.store import Store, counts, read_requests
 
 _ROWS_PER_CALL = 8
 _CALLERS = 2
 # A service that is busy, starting or being replaced is asked again for so long before a row has failed.
 _PATIENCE_S = 1800.0
 _BUSY = (429, 503)
+_GOOD = 200
 
 
 class Runner:
@@ -37,22 +38,26 @@ class Runner:
         place = store.folder / "batches" / identity / "rows"
         state = store.read_state(identity) | {"status": "in_progress"}
         state.setdefault("in_progress_at", int(time.time()))
-        missing = [row for row in rows if row["custom_id"] not in {done["custom_id"] for done in read_rows(place)}]
+        done = read_rows(place)
+        names, num_good = {row["custom_id"] for row in done}, sum(map(_is_good, done))
+        missing, num_done = [row for row in rows if row["custom_id"] not in names], len(done)
         status = "completed"
-        for _ in self._stream(missing, info, str(place)):
-            state["request_counts"] = count_rows(place, len(rows))
+        for num_rows, num_fine in self._stream(missing, info, str(place)):
+            num_done, num_good = num_done + num_rows, num_good + num_fine
+            state["request_counts"] = counts(len(rows), num_good, num_done - num_good)
             store.write_state(identity, state)
             if store.is_cancelled(identity) or time.time() > info["expires_at"]:
                 status = "cancelled" if store.is_cancelled(identity) else "expired"
                 break
         status = "cancelled" if store.is_cancelled(identity) and status == "completed" and missing else status
         store.write_state(identity, state | {"status": "finalizing", "finalizing_at": int(time.time())})
-        store.write_state(identity, state | _finish(store, info, place, len(rows)) | {
+        store.write_state(identity, state | _finish(store, info, place, rows) | {
             "status": status, f"{status}_at": int(time.time()),
         })  # fmt: skip
         return status
 
-    def _stream(self, rows: list[dict[str, Any]], info: dict[str, Any], place: str) -> Iterator[Any]:
+    def _stream(self, rows: list[dict[str, Any]], info: dict[str, Any], place: str) -> Iterator[tuple[int, int]]:
+        """Yields, for each shard that was written, its rows and how many of them were answered with 200."""
         import ray
 
         if not rows:
@@ -60,10 +65,11 @@ class Runner:
         ray.data.DataContext.get_current().enable_progress_bars = False
         asked = [{"custom_id": row["custom_id"], "body": json.dumps(row["body"], ensure_ascii=False)} for row in rows]
         caller = {"app_name": self._app_name, "endpoint": info["endpoint"], "owner": info["owner"], "place": place}
-        done = ray.data.from_items(asked, override_num_blocks=-(-len(asked) // _ROWS_PER_CALL)).map_batches(
+        done: Any = ray.data.from_items(asked, override_num_blocks=-(-len(asked) // _ROWS_PER_CALL)).map_batches(
             AskService, fn_constructor_kwargs=caller, batch_size=_ROWS_PER_CALL, concurrency=_CALLERS, num_cpus=0.1
         )
-        yield from done.iter_batches(batch_size=1, prefetch_batches=0)
+        for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
+            yield int(batch["rows"][0]), int(batch["good"][0])
 
 
 class AskService:
@@ -100,10 +106,11 @@ class AskService:
             return await asyncio.gather(*(self._one(json.loads(body)) for body in batch["body"]))
 
         names = [str(name) for name in batch["custom_id"]]
-        lines = [_line(name, status, body) for name, (status, body) in zip(names, asyncio.run(ask_all()), strict=True)]
+        replies = asyncio.run(ask_all())
+        lines = [_line(name, status, body) for name, (status, body) in zip(names, replies, strict=True)]
         shard = hashlib.sha256("\0".join(names).encode()).hexdigest()[:32]
         write_bytes(self._place / f"part-{shard}.jsonl", "".join(lines).encode())
-        return {"rows": [len(lines)]}
+        return {"rows": [len(lines)], "good": [sum(status == _GOOD for status, _ in replies)]}
 
 
 def _last_reply(state: Any) -> tuple[int, Any]:
@@ -130,22 +137,15 @@ def read_rows(place: UPath) -> list[dict[str, Any]]:
 
 
 def _is_good(row: dict[str, Any]) -> bool:
-    return row["response"]["status_code"] == 200
+    return row["response"]["status_code"] == _GOOD
 
 
-def count_rows(place: UPath, total: int) -> dict[str, int]:
-    """OpenAI's counts of a batch."""
-    rows = read_rows(place)
-    good = sum(map(_is_good, rows))
-    return {"total": total, "completed": good, "failed": len(rows) - good}
-
-
-def _finish(store: Store, info: dict[str, Any], place: UPath, total: int) -> dict[str, Any]:
+def _finish(store: Store, info: dict[str, Any], place: UPath, asked: list[dict[str, Any]]) -> dict[str, Any]:
     """The output and error files, rows in the order of the input."""
-    content = store.content(info["owner"], info["input_file_id"])
-    order = {row["custom_id"]: number for number, row in enumerate(read_requests(content, info["endpoint"])[0])}
+    order = {row["custom_id"]: number for number, row in enumerate(asked)}
     rows = sorted(read_rows(place), key=lambda row: order[row["custom_id"]])
-    found: dict[str, Any] = {"request_counts": count_rows(place, total)}
+    num_good = sum(map(_is_good, rows))
+    found: dict[str, Any] = {"request_counts": counts(len(asked), num_good, len(rows) - num_good)}
     for name, is_wanted in (("output", True), ("error", False)):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows if _is_good(row) is is_wanted]
         if lines:

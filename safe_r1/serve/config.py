@@ -4,6 +4,9 @@ from pydantic import Field
 
 from safe_r1.config import EngineConfig, GenerationConfig, JudgeConfig, Settings
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that this machine alone can ask from; a service without keys answers no other."""
+
 
 class ScalingConfig(Settings):
     """How many replicas stand behind one model, and how much waits before them."""
@@ -32,7 +35,6 @@ class ServeConfig(Settings):
     port: int = Field(default=8000, ge=1, le=65535)
     api_keys: str | None = Field(default=None, description="TOML file of keys; None: this machine alone may ask")
     cors_origins: tuple[str, ...] = ()
-    log_content: bool = Field(default=False, description="write questions and answers to the log")
     judge: JudgeConfig = Field(default=JudgeConfig())
     judge_replicas: int = Field(default=1, ge=1)
     engine: EngineConfig = Field(default=EngineConfig())

@@ -5,14 +5,14 @@ one sees. Each model is a deployment of its own, scaled by itself.
 """
 
 import asyncio
-import os
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from safe_r1.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.config import EngineConfig
-from safe_r1.generate import engine_arguments
+from safe_r1.generate import engine_arguments, engine_bundles, engine_environment
 from safe_r1.models import Variant
 from safe_r1.resources import Device
 from safe_r1.schema import Message
@@ -37,22 +37,12 @@ def model_deployment(variant: Variant, engine: EngineConfig, scaling: ScalingCon
 
     arguments = engine_arguments(variant, engine, device)
     room = int(arguments["max_num_seqs"])
-    env = {"VLLM_CONFIGURE_LOGGING": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if device == "cpu":
-        env |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib), "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-            "OMP_NUM_THREADS": str(os.cpu_count() or 1),
-        }  # fmt: skip
-    if variant.hub == "modelscope" and not variant.is_local:
-        env["VLLM_USE_MODELSCOPE"] = "True"
-    bundle = {"CPU": 1} if device == "cpu" else {"CPU": 1, "GPU": 1}
-    workers = arguments["tensor_parallel_size"] * arguments["pipeline_parallel_size"]
     llm = LLMConfig(
         model_loading_config={"model_id": variant.name, "model_source": variant.source},
         engine_kwargs=arguments,
         accelerator_type=None,
-        placement_group_config={"bundles": [bundle] * workers},
-        runtime_env={"env_vars": env},
+        placement_group_config={"bundles": engine_bundles(arguments, device)},
+        runtime_env={"env_vars": engine_environment(variant, engine, device)},
         log_engine_metrics=True,
         deployment_config={
             # Without these there is neither back-pressure nor scaling: Serve's own limits for models are a thousand million.
@@ -180,8 +170,6 @@ def _first(*values: Any) -> Any:
 
 def _pieces(reply: Any) -> list[Piece]:
     """A reply of the engine's server: a whole response, an error, or a list of server-sent events."""
-    import json
-
     if isinstance(reply, (list, str)):
         events = "".join(reply) if isinstance(reply, list) else reply
         lines = [line[6:] for line in events.splitlines() if line.startswith("data: ") and line != "data: [DONE]"]

@@ -9,8 +9,7 @@ from safe_r1.errors import SafeR1Error
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.endpoint import EndpointJudge
 from safe_r1.judge.prompt import judge_messages
-from safe_r1.judge.verdict import read_reply
-from safe_r1.scoring import judge_name, make_judge
+from safe_r1.scoring import judge_name, make_judge, read_engine_reply
 from safe_r1.serve.api import ApiError
 from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.evaluator import Asked
@@ -106,7 +105,4 @@ class ModelJudge:
             reply = await self._model.generate(judge_messages(item), asked)
         except ApiError as error:
             return Judgement(None, "judge_unavailable" if error.status == 503 else "judge_error", error.message)
-        judgement = read_reply(reply.text, item.task)
-        if judgement.label is None and reply.finish_reason == "length":
-            return Judgement(None, "truncated_reply", judgement.explanation)
-        return judgement
+        return read_engine_reply(reply.text, reply.finish_reason, item.task)

@@ -21,7 +21,7 @@ class Meter(Protocol):
         ...
 
     def stage(self, stage: str, seconds: float) -> None:
-        """A stage of a request took so long: ``render``, ``generate``, ``judge``."""
+        """A stage of a request took so long: ``generate``, ``judge``."""
         ...
 
     def tokens(self, model: str, prompt: int, completion: int) -> None:

@@ -89,10 +89,10 @@ class Store:
             "created_at": created, "expires_at": created + _WINDOW_S, "metadata": metadata, "owner": owner,
         }  # fmt: skip
         place = self.folder / "batches" / identity
-        state: dict[str, Any] = {"status": "validating", "request_counts": _counts(len(rows))}
+        state: dict[str, Any] = {"status": "validating", "request_counts": counts(len(rows))}
         if errors:
             state = {
-                "status": "failed", "failed_at": created, "request_counts": _counts(0),
+                "status": "failed", "failed_at": created, "request_counts": counts(0),
                 "errors": {"object": "list", "data": errors[:_SHOWN_ERRORS]},
             }  # fmt: skip
         self.write_state(identity, state)
@@ -170,7 +170,8 @@ def _shown(info: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in info.items() if name != "owner"}
 
 
-def _counts(total: int, completed: int = 0, failed: int = 0) -> dict[str, int]:
+def counts(total: int, completed: int = 0, failed: int = 0) -> dict[str, int]:
+    """OpenAI's counts of a batch."""
     return {"total": total, "completed": completed, "failed": failed}
 
 

@@ -110,7 +110,7 @@ class Here(Runner):
             (UPath(place) / f"part-{row['custom_id']}.jsonl").write_text(text)
             if self.on_row:
                 self.on_row(row["custom_id"])
-            yield None
+            yield 1, int(status == 200)
 
 
 def make(tmp_path: Path, *names: str) -> tuple[Store, str]:
