@@ -8,7 +8,7 @@ BENCH_OUTPUT ?= bench-results
 
 .DEFAULT_GOAL := help
 BENCH_CORPUS ?= bench-results/corpus
-.PHONY: help setup demo test test-fast lint format bench bench-generation bench-corpus bench-training clean
+.PHONY: help setup demo test test-fast lint format bench bench-generation bench-corpus bench-training bench-serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ format: setup ## Apply the formatting and the safe fixes of lint
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: bench-generation bench-corpus bench-training ## All benchmarks; their JSON goes to bench-results
+bench: bench-generation bench-corpus bench-training bench-serve ## All benchmarks; their JSON goes to bench-results
 
 bench-generation: setup ## Throughput against bare vLLM and lm-evaluation-harness
 	@$(PYTHON) -m tests.bench.run --output $(BENCH_OUTPUT)
@@ -54,6 +54,9 @@ bench-corpus: setup ## The corpus job's rows/s and memory; near-duplicate remova
 bench-training: setup ## Full fine-tuning against TRL's SFTTrainer: tokens/s and memory; BENCH_CORPUS is built where it is missing
 	@[ -f $(BENCH_CORPUS)/_SUCCESS ] || $(PYTHON) ray_jobs/build_corpus.py --recipe seeds --output $(BENCH_CORPUS)
 	@$(PYTHON) -m tests.bench.train --corpus $(BENCH_CORPUS) --output $(BENCH_OUTPUT)
+
+bench-serve: setup ## The service: evaluation against bare vLLM, judging, overload with killed processes
+	@$(PYTHON) -m tests.bench.serve --output $(BENCH_OUTPUT)
 
 clean: ## Remove caches and build leftovers; keeps .venv, runs and results
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -123,6 +123,16 @@ def compare(
     print(f"report: {outcome.report}")
 
 
+@app.command()
+def status(output: Annotated[str, typer.Argument(help="Folder or URI of a campaign.")]) -> None:
+    """Show how far a campaign is, from anywhere that its folder can be read."""
+    from rich.console import Console
+
+    from safe_r1.campaign.view import read_snapshot, to_table
+
+    Console().print(to_table(read_snapshot(output)))
+
+
 def main() -> None:
     """Entry point: an error of the user's is one line on stderr and its exit code."""
     try:
@@ -130,3 +140,7 @@ def main() -> None:
     except SafeR1Error as error:
         print(f"safe-r1: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -43,6 +43,10 @@ class TrainingError(SafeR1Error):
     """A run that stopped by itself: its loss is none any more, or its workers kept dying."""
 
 
+class CampaignError(SafeR1Error):
+    """Steps of a campaign that came to no result."""
+
+
 class EndpointError(SafeR1Error):
     """A model's endpoint that cannot be reached or answers with something unusable for every row."""
 

@@ -7,10 +7,12 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safe_r1.errors import ResourceError
+from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.models import Variant
 
 Device = Literal["cpu", "gpu"]
+NODE_LABELS = "SAFE_R1_NODE_LABELS"
+"""Environment variable: ``key=value,key=value``, the labels of the nodes that this job's work takes; others are left alone."""
 
 # The engine, the renderers and the sinks each want a logical CPU at the same time: with fewer the stream waits for itself.
 MIN_LOGICAL_CPUS = 8
@@ -61,9 +63,25 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
             raise ResourceError(
                 f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}"
             ) from None
+    if labels := node_labels():
+        from ray.data import DataContext
+
+        DataContext.get_current().execution_options.label_selector = labels
     totals = ray.cluster_resources()
     free_gib = psutil.virtual_memory().available / 2**30
     return Cluster(totals.get("GPU", 0.0), totals.get("CPU", 0.0), free_gib, is_local=not address)
+
+
+def node_labels() -> dict[str, str]:
+    """The labels of ``SAFE_R1_NODE_LABELS``; empty: any node.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    pairs = [pair.partition("=") for pair in os.environ.get(NODE_LABELS, "").split(",") if pair.strip()]
+    if wrong := [key for key, equals, value in pairs if not (key.strip() and equals and value.strip())]:
+        raise ConfigError(f"{NODE_LABELS}: expected key=value,key=value, got {wrong[0]!r}")
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def disconnect() -> None:

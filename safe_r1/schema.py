@@ -4,6 +4,7 @@ Every stage reads and writes Parquet with exactly these columns. ``sample_id`` i
 Counts are conserved: for every stage, rows in = scored + unscored + failed, each key once.
 """
 
+import functools
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
@@ -24,7 +25,7 @@ class Message(TypedDict):
 class _Ordered(StrEnum):
     """Labels in the order of refusal."""
 
-    @property
+    @functools.cached_property
     def degree(self) -> int:
         """Refusal degree from 0, in the order of the labels."""
         return list(type(self)).index(self)

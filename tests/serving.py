@@ -51,13 +51,27 @@ class Service:
 
     def engine(self) -> psutil.Process | None:
         """vLLM's engine process."""
+        return self._find("EngineCore")
+
+    def replica(self) -> psutil.Process | None:
+        """A replica of a model, the parent of its engine."""
+        return self._find("ServeReplica", "LLM")
+
+    def _find(self, *words: str) -> psutil.Process | None:
         for process in self.processes():
-            try:
-                if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+            with contextlib.suppress(psutil.Error):
+                title = f"{process.name()} {' '.join(process.cmdline())}"
+                if all(word in title for word in words):
                     return process
-            except psutil.Error:
-                continue
         return None
+
+    def memory_gib(self) -> float:
+        """Memory of all processes that no other shares, and a share of what they share."""
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total / 2**30
 
 
 @contextlib.contextmanager

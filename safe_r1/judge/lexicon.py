@@ -52,11 +52,11 @@ class LexiconJudge:
         if not text:
             return Judgement(label=None, unscored_reason="empty")
         language = detect_language(text)
-        features = extract_features(item.messages, text, item.part, language)
         model = self._models[language]
-        probabilities = model.probabilities(features)
+        scaled = model.scale(extract_features(item.messages, text, item.part, language))
+        probabilities = model.probabilities(scaled)
         label = model.choose(probabilities)
-        reasons = ", ".join(model.reasons(features, label)) or "n-grams"
+        reasons = ", ".join(model.reasons(scaled, label)) or "n-grams"
         explanation = f"{language}, p={probabilities[label.degree]:.2f}: {reasons}"
         if item.task == "compliance":
             return Judgement(_COMPLIANCE[label.is_refusal], explanation=explanation)

@@ -22,6 +22,7 @@ MAX_TAIL_CHARS = 2000
 _EDGE_CHARS = {"zh": (40, 60), "en": (160, 200)}
 _UNIT_CHARS = {"zh": 60, "en": 240}
 _CJK = re.compile(r"[\u4e00-\u9fff]")
+_CJK_PAIR = re.compile(r"(?=([\u4e00-\u9fff]{2}))")
 _LATIN = re.compile(r"[A-Za-z]")
 _THINK_END = "</think>"
 _NOISE = re.compile(r"\s+")
@@ -95,11 +96,12 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
     body = text.lower() if language == "en" else text
     sentence_ends = _first_sentence_ends(body) if language == "en" else ()
     features: dict[str, float] = {}
+    opening = body[: opening_chars * 2]
     for name, pattern in load_rules()[language].items():
         if name.startswith(_ASKED_PREFIX):
             continue
         if name.endswith("_head"):
-            if pattern.search(body[: opening_chars * 2]):
+            if pattern.search(opening):
                 features[f"group:{name}"] = 1.0
             continue
         starts = [match.start() for match in pattern.finditer(body)]
@@ -175,7 +177,7 @@ def _tokens(text: str, language: Language) -> set[str]:
     """Character pairs of a Chinese text, words of an English one."""
     if language == "en":
         return {word for word in _WORD.findall(text.lower()) if len(word) > 3}
-    return {text[i : i + 2] for i in range(len(text) - 1) if _CJK.match(text[i]) and _CJK.match(text[i + 1])}
+    return set(_CJK_PAIR.findall(text))
 
 
 def _ngram_features(text: str, language: Language) -> dict[str, float]:

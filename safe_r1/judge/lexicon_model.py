@@ -1,9 +1,10 @@
 """Linear four-label classifiers over named features whose weights are a readable JSON file."""
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,19 +40,21 @@ class LinearModel:
 
     def scale(self, features: Mapping[str, float]) -> dict[str, float]:
         """The features that the model knows, with the n-grams weighted and brought to a fixed length."""
-        ngrams = {name: value * self.idf[name] for name, value in features.items() if name in self.idf}
+        scaled, ngrams = {}, {}
+        for name, value in features.items():
+            if name in self.idf:
+                ngrams[name] = value * self.idf[name]
+            elif name in self.weights:
+                scaled[name] = value
         norm = math.sqrt(sum(value * value for value in ngrams.values())) or 1.0
-        scaled = {name: value for name, value in features.items() if name in self.weights and name not in self.idf}
         scaled.update({name: value * self.ngram_scale / norm for name, value in ngrams.items()})
         return scaled
 
-    def probabilities(self, features: Mapping[str, float]) -> np.ndarray:
-        """Probability of each label, in the order of ``RefusalLabel``."""
-        scaled = self.scale(features)
+    def probabilities(self, scaled: Mapping[str, float]) -> np.ndarray:
+        """Probability of each label, in the order of ``RefusalLabel``, from what ``scale`` gave."""
         logits = np.array(self.intercepts, dtype=float)
         if scaled:
-            matrix = np.array([self.weights[name] for name in scaled], dtype=float)
-            logits = logits + np.array(list(scaled.values())) @ matrix
+            logits = logits + np.array(list(scaled.values())) @ self._matrix[[self._rows[name] for name in scaled]]
         if self.kind == "labels":
             exponentials = np.exp(logits - logits.max())
             return exponentials / exponentials.sum()
@@ -60,39 +63,38 @@ class LinearModel:
             [(1 - refusal) * harm, (1 - refusal) * (1 - harm), refusal * (1 - guidance), refusal * guidance],
         )
 
-    def label(self, features: Mapping[str, float]) -> RefusalLabel:
-        """The likeliest label; with questions, refusal or none is decided first and the likelier label of that side taken."""
-        return self.choose(self.probabilities(features))
-
     def choose(self, probabilities: np.ndarray) -> RefusalLabel:
-        """The label that ``probabilities`` lead to."""
+        """The likeliest label; with questions, refusal or none is decided first and the likelier label of that side taken."""
         if self.kind == "labels":
             return LABELS[int(probabilities.argmax())]
         first = 2 if probabilities[2:].sum() > 0.5 else 0
         return LABELS[first + int(probabilities[first : first + 2].argmax())]
 
-    def reasons(self, features: Mapping[str, float], label: RefusalLabel, num: int = 3) -> list[str]:
+    def reasons(self, scaled: Mapping[str, float], label: RefusalLabel, num: int = 3) -> list[str]:
         """The named features (no n-grams) that spoke most for ``label``."""
-        gains = {
-            name: value * self._gain(self.weights[name], label)
-            for name, value in self.scale(features).items()
-            if not name.startswith((NGRAM_PREFIX, OPENING_PREFIX))
-        }
+        degree = label.degree
+        gains = {name: value * self._gains[name][degree] for name, value in scaled.items() if name in self._gains}
         best = sorted(gains, key=lambda name: -gains[name])[:num]
         return [name for name in best if gains[name] > 0]
 
-    def _gain(self, weights: Sequence[float], label: RefusalLabel) -> float:
-        """How far one unit of a feature with ``weights`` speaks for ``label``."""
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.weights)}
+
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray:
+        return np.array(list(self.weights.values()), dtype=float)
+
+    @functools.cached_property
+    def _gains(self) -> dict[str, tuple[float, ...]]:
+        """How far one unit of each named feature speaks for each label."""
+        named = {name: values for name, values in self.weights.items() if not name.startswith((NGRAM_PREFIX, OPENING_PREFIX))}
         if self.kind == "labels":
-            return weights[label.degree] - sum(weights) / len(LABELS)
-        refusal, guidance, harm = weights
-        signs = {
-            RefusalLabel.HARMFUL: harm - refusal,
-            RefusalLabel.HARMLESS: -harm - refusal,
-            RefusalLabel.REFUSAL: refusal - guidance,
-            RefusalLabel.RESPONSIBLE: refusal + guidance,
+            return {name: tuple(value - sum(values) / len(LABELS) for value in values) for name, values in named.items()}
+        return {
+            name: (harm - refusal, -harm - refusal, refusal - guidance, refusal + guidance)
+            for name, (refusal, guidance, harm) in named.items()
         }
-        return signs[label]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -120,7 +120,7 @@ def _fit_one(matrix: csr_matrix, targets: np.ndarray, settings: Settings) -> Log
 
 def predict(model: LinearModel, features: Sequence[dict[str, float]]) -> np.ndarray:
     """Refusal degree of each row."""
-    return np.array([model.label(row).degree for row in features])
+    return np.array([model.choose(model.probabilities(model.scale(row))).degree for row in features])
 
 
 def cross_validate(

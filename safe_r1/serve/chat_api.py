@@ -18,8 +18,6 @@ from safe_r1.serve.engine import Piece
 from safe_r1.serve.evaluator import Asked, Generated
 from safe_r1.serve.stream import StreamSplitter
 
-DONE = "data: [DONE]\n\n"
-
 
 class _Open(BaseModel):
     """OpenAI's clients send fields that do not matter here, such as ``user``; those that would matter are refused below."""
@@ -39,6 +37,11 @@ class _Open(BaseModel):
     def stops(self) -> list[str]:
         """Texts at which the answer ends."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    @property
+    def wants_usage(self) -> bool:
+        """A stream shall end with the counts of tokens."""
+        return bool((self.stream_options or {}).get("include_usage"))
 
     @property
     def asked(self) -> Asked:
@@ -132,46 +135,44 @@ def completion_response(model: str, piece: Piece, num_prompt: int) -> dict[str, 
     return _body("text_completion", model, [choice], "cmpl") | {"usage": usage(num_prompt, piece.completion_tokens)}
 
 
+async def closed(events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Server-sent events with OpenAI's mark at their end; a fault on the way is the last event before it."""
+    try:
+        async for event in events:
+            yield event
+    except ApiError as error:
+        yield f"data: {json.dumps(error.body, ensure_ascii=False)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
 async def chat_events(request: ChatRequest, pieces: AsyncIterator[Piece], prefix: str, num_prompt: int) -> AsyncIterator[str]:
-    """The answer as it is written, in server-sent events; a fault on the way is the last event."""
+    """The answer as it is written."""
     body = _body("chat.completion.chunk", request.model, [])
     splitter = StreamSplitter(is_reasoning=bool(prefix))
     yield _event(body, {"role": "assistant", "content": ""})
     reason, num_tokens = None, 0
-    try:
-        async for piece in pieces:
-            reason, num_tokens = piece.finish_reason or reason, piece.completion_tokens or num_tokens
-            for delta in _deltas(splitter.feed(piece.text)):
-                yield _event(body, delta)
-        for delta in _deltas(splitter.finish()):
+    async for piece in pieces:
+        reason, num_tokens = piece.finish_reason or reason, piece.completion_tokens or num_tokens
+        for delta in _deltas(splitter.feed(piece.text)):
             yield _event(body, delta)
-    except ApiError as error:
-        yield f"data: {json.dumps(error.body, ensure_ascii=False)}\n\n"
-        yield DONE
-        return
+    for delta in _deltas(splitter.finish()):
+        yield _event(body, delta)
     yield _event(body, {}, reason or "stop")
-    if (request.stream_options or {}).get("include_usage"):
-        yield f"data: {json.dumps(body | {'choices': [], 'usage': usage(num_prompt, num_tokens)})}\n\n"
-    yield DONE
+    if request.wants_usage:
+        yield _usage_event(body, num_prompt, num_tokens)
 
 
 async def completion_events(request: CompletionRequest, pieces: AsyncIterator[Piece], num_prompt: int) -> AsyncIterator[str]:
     """The continuation as it is written."""
     body = _body("text_completion", request.model, [], "cmpl")
     num_tokens = 0
-    try:
-        async for piece in pieces:
-            num_tokens = piece.completion_tokens or num_tokens
-            choice = {"index": 0, "text": piece.text, "finish_reason": piece.finish_reason, "logprobs": None}
-            if piece.text or piece.finish_reason:
-                yield f"data: {json.dumps(body | {'choices': [choice]}, ensure_ascii=False)}\n\n"
-    except ApiError as error:
-        yield f"data: {json.dumps(error.body, ensure_ascii=False)}\n\n"
-        yield DONE
-        return
-    if (request.stream_options or {}).get("include_usage"):
-        yield f"data: {json.dumps(body | {'choices': [], 'usage': usage(num_prompt, num_tokens)})}\n\n"
-    yield DONE
+    async for piece in pieces:
+        num_tokens = piece.completion_tokens or num_tokens
+        choice = {"index": 0, "text": piece.text, "finish_reason": piece.finish_reason, "logprobs": None}
+        if piece.text or piece.finish_reason:
+            yield f"data: {json.dumps(body | {'choices': [choice]}, ensure_ascii=False)}\n\n"
+    if request.wants_usage:
+        yield _usage_event(body, num_prompt, num_tokens)
 
 
 def _deltas(parts: tuple[str, str]) -> list[dict[str, str]]:
@@ -182,6 +183,10 @@ def _deltas(parts: tuple[str, str]) -> list[dict[str, str]]:
 def _event(body: dict[str, Any], delta: dict[str, str], reason: str | None = None) -> str:
     choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
     return f"data: {json.dumps(body | {'choices': [choice]}, ensure_ascii=False)}\n\n"
+
+
+def _usage_event(body: dict[str, Any], num_prompt: int, num_tokens: int) -> str:
+    return f"data: {json.dumps(body | {'choices': [], 'usage': usage(num_prompt, num_tokens)})}\n\n"
 
 
 def _body(kind: str, model: str, choices: list[Any], prefix: str = "chatcmpl") -> dict[str, Any]:

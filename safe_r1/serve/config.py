@@ -35,6 +35,7 @@ class ServeConfig(Settings):
     port: int = Field(default=8000, ge=1, le=65535)
     api_keys: str | None = Field(default=None, description="TOML file of keys; None: this machine alone may ask")
     cors_origins: tuple[str, ...] = ()
+    log_content: bool = Field(default=False, description="write questions and answers to the log safe_r1.content as well")
     judge: JudgeConfig = Field(default=JudgeConfig())
     judge_replicas: int = Field(default=1, ge=1)
     engine: EngineConfig = Field(default=EngineConfig())

@@ -85,7 +85,7 @@ class Evaluator:
     Attributes:
         engine: Lets models answer.
         judge: Judges.
-        max_in_flight: Items of one request that are with an engine at the same time.
+        max_in_flight: Items of one request that wait for an engine at the same time; a large request lets others in between.
     """
 
     engine: Engine

@@ -21,6 +21,7 @@ from safe_r1.serve import chat_api
 from safe_r1.serve.access import Allowed, take_items
 from safe_r1.serve.api import ApiError, EvaluateRequest, EvaluateResponse, ItemResult
 from safe_r1.serve.batch_routes import add_batch_routes
+from safe_r1.serve.content import ContentLog
 from safe_r1.serve.evaluator import judged, summarize
 from safe_r1.serve.service import Service
 from safe_r1.serve.sizes import SizeLimit
@@ -28,7 +29,6 @@ from safe_r1.serve.sizes import SizeLimit
 audit = logging.getLogger("safe_r1.audit")
 _MAX_MODERATIONS = 1000
 _ABOUT = "Reasoning models under OpenAI's routes, and a batched safety evaluation of dialogues and answers."
-_SSE = "text/event-stream"
 
 
 def create_app(service: Service) -> FastAPI:
@@ -42,6 +42,8 @@ def create_app(service: Service) -> FastAPI:
             allow_headers=["Authorization", "Content-Type"],
         )  # fmt: skip
     app.middleware("http")(_audited)
+    if service.config.log_content:
+        app.add_middleware(ContentLog)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
     _add_open_routes(app)
@@ -136,7 +138,7 @@ def _add_openai_routes(app: FastAPI) -> None:
         pieces = served.complete(tokens, body.asked, [*served.stops, *body.stops], stream=body.stream)
         if body.stream:
             first = await _started(pieces)
-            return StreamingResponse(chat_api.chat_events(body, first, prefix, len(tokens)), media_type=_SSE)
+            return _stream(chat_api.chat_events(body, first, prefix, len(tokens)))
         piece = await _whole(pieces)
         _note_tokens(request, body.model, len(tokens), piece.completion_tokens)
         generated = chat_api.Generated(prefix + piece.text, piece.finish_reason or "stop", len(tokens), piece.completion_tokens)
@@ -151,7 +153,7 @@ def _add_openai_routes(app: FastAPI) -> None:
         pieces = served.complete(tokens, body.asked, body.stops, stream=body.stream)
         if body.stream:
             first = await _started(pieces)
-            return StreamingResponse(chat_api.completion_events(body, first, len(tokens)), media_type=_SSE)
+            return _stream(chat_api.completion_events(body, first, len(tokens)))
         piece = await _whole(pieces)
         _note_tokens(request, body.model, len(tokens), piece.completion_tokens)
         return JSONResponse(chat_api.completion_response(body.model, piece, len(tokens)))
@@ -180,8 +182,7 @@ def _add_safety_routes(app: FastAPI) -> None:
         results = _admitted(service, body)
         head = {"id": f"eval-{request.state.id}", "created": int(time.time()), "judge": service.judge_name}
         if body.stream:
-            events = _evaluation_events(await _started(results), body, head, service)
-            return StreamingResponse(events, media_type=_SSE)
+            return _stream(_evaluation_events(await _started(results), body, head, service))
         found = sorted([result async for result in results], key=lambda result: result.index)
         service.meter.results(found)
         reply = EvaluateResponse(items=found, summary=summarize(found, body.parts), **head)
@@ -210,7 +211,10 @@ async def _evaluation_events(
         yield f"event: item\ndata: {result.model_dump_json()}\n\n"
     summary = [each.model_dump(mode="json") for each in summarize(sorted(found, key=lambda each: each.index), body.parts)]
     yield f"event: summary\ndata: {json.dumps(head | {'summary': summary}, ensure_ascii=False)}\n\n"
-    yield chat_api.DONE
+
+
+def _stream(events: AsyncIterator[str]) -> Response:
+    return StreamingResponse(chat_api.closed(events), media_type="text/event-stream")
 
 
 async def _started(pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:

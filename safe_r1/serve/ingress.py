@@ -22,7 +22,8 @@ class Ingress:
         self, config: ServeConfig, served: list[Variant], judge: Variant | None, handles: dict[str, Any], rooms: dict[str, int],
         judge_handle: Any,
     ):  # fmt: skip
-        logging.getLogger("safe_r1.audit").setLevel(logging.INFO)
+        for name in ("safe_r1.audit", "safe_r1.content"):
+            logging.getLogger(name).setLevel(logging.INFO)
         every = {
             variant.name: ServedModel(variant, handles[variant.name], rooms[variant.name], config)
             for variant in [*served, *([judge] if judge else [])]

@@ -11,6 +11,7 @@ from upath import UPath
 
 from safe_r1.errors import TrainingError
 from safe_r1.progress import Watch
+from safe_r1.resources import node_labels
 from safe_r1.runs import remove
 from safe_r1.train.history import read_history
 
@@ -38,7 +39,9 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
     low, high = workers
     # Ray's own record of the attempt; what a run resumes from is in its checkpoints.
     record = UPath(spec.folder) / "ray"
-    scaling = ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=spec.device == "cuda")
+    scaling = ScalingConfig(
+        num_workers=low if low == high else (low, high), use_gpu=spec.device == "cuda", label_selector=node_labels() or None
+    )  # fmt: skip
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"spec": spec},

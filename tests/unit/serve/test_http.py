@@ -257,6 +257,23 @@ def test_the_audit_line_has_no_content(caplog: pytest.LogCaptureFixture):
     assert "偏见" not in caplog.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_content_is_logged_where_it_is_asked_for(caplog: pytest.LogCaptureFixture, stream: bool):
+    hostile = "你好\n2026-01-01 forged line\u2028\x85"
+    with caplog.at_level(logging.INFO):
+        body = CHAT | {"stream": stream, "messages": [{"role": "user", "content": hostile}]}
+        response = post("/v1/chat/completions", json.dumps(body, ensure_ascii=False), log_content=True)
+    written = [record.message for record in caplog.records if record.name == "safe_r1.content"]
+    assert len(written) == 1
+    assert len(written[0].splitlines()) == 1
+    line = json.loads(written[0])
+    assert line["request"] == response.headers["x-request-id"]
+    assert json.loads(line["sent"])["messages"][0]["content"].startswith("你好\n")
+    assert "偏" in line["answered"]
+    audited = next(record.message for record in caplog.records if record.name == "safe_r1.audit")
+    assert "你好" not in audited
+
+
 def test_open_routes_and_schema():
     async def look(http: httpx.AsyncClient) -> list[Any]:
         return [await http.get(path) for path in ("/healthz", "/readyz", "/openapi.json", "/v1/models/demo")]

@@ -1,0 +1,88 @@
+"""Run a whole campaign, one Ray job for each stage and variant: `python ray_jobs/campaign.py --help`.
+
+Under `ray job submit` its jobs run on the same cluster; without RAY_ADDRESS a local Ray is started for them. Killed, the same
+command goes on, with the jobs that are still running.
+"""
+
+import contextlib
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console as RichConsole
+from rich.live import Live
+
+from ray_jobs.common import Console, job
+from safe_r1.campaign.graph import make_steps
+from safe_r1.campaign.plan_text import to_text
+from safe_r1.campaign.recipe import load_recipe
+from safe_r1.campaign.start import open_campaign, shared_path
+from safe_r1.campaign.view import Snapshot, take_snapshot, to_table, write_snapshot
+from safe_r1.errors import CampaignError
+
+_LOOK_EVERY_S = 5.0
+
+
+def main(
+    recipe: Annotated[str, typer.Option(help="A recipe of the package (paper, demo) or a TOML file.")],
+    output: Annotated[str, typer.Option(help="Folder that all nodes share, or URI.")] = "campaign",
+    only: Annotated[list[str] | None, typer.Option(help="Only this variant; may be repeated.")] = None,
+    budget_gpu_hours: Annotated[float | None, typer.Option(help="Refuse a plan that takes more.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show stages, GPUs, hours, cost and nodes; run nothing.")] = False,
+) -> None:
+    """Evaluate, fine-tune, evaluate again and compare many variants in parallel."""
+    with job("campaign") as console:
+        chosen = load_recipe(recipe, budget_gpu_hours)
+        place = shared_path(output)
+        steps = make_steps(chosen, place, only or ())
+        if dry_run:
+            console.show(to_text(chosen, steps))
+            return
+        campaign = open_campaign(chosen, steps, place)
+        console.show(f"campaign: {chosen.name}, {len(steps)} jobs → {place}; log: {console.log}")
+        with contextlib.closing(_Screen(console)) as screen:
+            while True:
+                campaign.tick()
+                snapshot = take_snapshot(chosen, steps, campaign.states)
+                write_snapshot(place, snapshot)
+                screen.show(snapshot)
+                if campaign.is_over:
+                    break
+                time.sleep(_LOOK_EVERY_S)
+        console.show(f"campaign: page {place}/campaign/campaign.html")
+        if snapshot.missing:
+            raise CampaignError(f"{len(snapshot.missing)} of {len(steps)} steps have no result; the same command tries again")
+
+
+class _Screen:
+    """A live table on a terminal, a line for each change elsewhere."""
+
+    def __init__(self, console: Console):
+        self._console, self._said = console, {}
+        self._live = Live(console=RichConsole(file=console.out)) if console.out.isatty() else None
+        if self._live:
+            self._live.start()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """The campaign as it stands."""
+        if self._live:
+            self._live.update(to_table(snapshot), refresh=True)
+            return
+        for cell in snapshot.cells:
+            said = f"{cell.name}: {cell.status}{f', {cell.reason}' if cell.reason else ''}"
+            if cell.status != "waiting" or cell.reason:
+                if self._said.get(cell.name) != said:
+                    self._console.show(f"campaign: {said}")
+                self._said[cell.name] = said
+
+    def close(self) -> None:
+        """Leave the last table standing."""
+        if self._live:
+            self._live.stop()
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""A campaign: many jobs on one cluster, from a recipe to one report."""

@@ -1,0 +1,135 @@
+"""The cluster's Jobs server: the only importer of ``ray.job_submission``."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from safe_r1.errors import ResourceError
+from safe_r1.resources import NODE_LABELS
+
+Phase = Literal["starting", "running", "done", "failed", "lost"]
+
+_PROGRESS = re.compile(r"^[a-z ]+: \d+/\d+ \w+.*$", re.MULTILINE)
+_TAIL_CHARS = 20_000
+# What the job's own last line is worth where it explains why the job ended.
+_SAID_CHARS = 400
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as the cluster sees it.
+
+    Attributes:
+        phase: ``starting`` until its driver runs; ``lost`` where the cluster does not know it.
+        exit_code: Of its driver; None where it never ended by itself, for example with its node.
+        started_at, ended_at: Unix seconds.
+        progress: The newest line of progress that it printed.
+        said: Its last words.
+    """
+
+    phase: Phase
+    exit_code: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    progress: str = ""
+    said: str = ""
+
+
+class Jobs(Protocol):
+    """Whoever runs jobs."""
+
+    def submit(self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]) -> None:
+        """Start a job under a name of its own; nothing where it is there already."""
+        ...
+
+    def look(self, name: str) -> JobView:
+        """How it is."""
+        ...
+
+    def stop(self, name: str) -> None:
+        """End it."""
+        ...
+
+
+class RayJobs:
+    """Jobs of a Ray cluster."""
+
+    def __init__(self, address: str, working_dir: str | None, python: str, driver_labels: Mapping[str, str] | None = None):
+        """Connect.
+
+        Args:
+            address: Of the dashboard, ``http://…``.
+            working_dir: Folder or URI with the code; None: it is in the image.
+            python: The interpreter of the jobs.
+            driver_labels: Nodes on which drivers run.
+
+        Raises:
+            ResourceError: The cluster does not answer, or runs another version of Ray.
+        """
+        self._client, self._python = _connect(address), python
+        self._env = {"working_dir": working_dir} if working_dir else {}
+        self._driver_labels = dict(driver_labels or {})
+
+    def submit(self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]) -> None:
+        """See ``Jobs.submit``."""
+        if self.look(name).phase != "lost":
+            return
+        pairs = ",".join(f"{key}={value}" for key, value in labels.items())
+        self._client.submit_job(
+            entrypoint=shlex.join([self._python, *words]), submission_id=name, metadata=dict(about),
+            runtime_env=self._env | ({"env_vars": {NODE_LABELS: pairs}} if pairs else {}),
+            entrypoint_label_selector=self._driver_labels or None,
+        )  # fmt: skip
+
+    def look(self, name: str) -> JobView:
+        """See ``Jobs.look``."""
+        try:
+            info = self._client.get_job_info(name)
+        except RuntimeError as error:
+            if "404" in str(error) or "does not exist" in str(error):
+                return JobView("lost")
+            raise ResourceError(f"the cluster's Jobs server does not answer: {str(error).splitlines()[0]}") from None
+        logs = self._logs(name)
+        lines = [line for line in logs.splitlines() if line.strip()]
+        said = "" if info.status == "SUCCEEDED" else (lines[-1] if lines else info.message or "")[:_SAID_CHARS]
+        progress = _PROGRESS.findall(logs)
+        return JobView(
+            _PHASES[str(info.status.value)], info.driver_exit_code, _seconds(info.start_time), _seconds(info.end_time),
+            progress[-1] if progress else "", said,
+        )  # fmt: skip
+
+    def stop(self, name: str) -> None:
+        """See ``Jobs.stop``."""
+        self._client.stop_job(name)
+
+    def _logs(self, name: str) -> str:
+        try:
+            return self._client.get_job_logs(name)[-_TAIL_CHARS:]
+        except RuntimeError:
+            return ""  # its node is gone, and its log with it
+
+
+_PHASES: dict[str, Phase] = {
+    "PENDING": "starting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "failed",
+}  # fmt: skip
+
+
+def _connect(address: str) -> Any:
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(address)
+        theirs = client.get_version()
+    except Exception as error:  # noqa: BLE001 - Ray raises ConnectionError, RuntimeError and requests' own here
+        raise ResourceError(f"no Jobs server at {address}: {str(error).splitlines()[0]}; is the cluster up, and RAY_ADDRESS "
+                            "right?") from None  # fmt: skip
+    if theirs != ray.__version__:
+        raise ResourceError(f"the cluster runs Ray {theirs}, this is {ray.__version__}: use an image with the locked version")
+    return client
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return milliseconds / 1000 if milliseconds else None

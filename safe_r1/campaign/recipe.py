@@ -1,0 +1,157 @@
+"""What a campaign does: its stages, on which models, on which nodes; a TOML file.
+
+A recipe by name lies in ``safe_r1/campaign/recipes``.
+"""
+
+import graphlib
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from safe_r1.benchmarks import expand, get_benchmark
+from safe_r1.config import Settings, load_config
+from safe_r1.errors import ConfigError, SafeR1Error
+from safe_r1.models import get_variant
+from safe_r1.train.gpus import get_gpu
+
+JobKind = Literal["corpus", "evaluate", "finetune", "compare"]
+ALONE: tuple[JobKind, ...] = ("corpus", "compare")
+"""Jobs that run once and not for each variant."""
+
+
+class NodeGroup(Settings):
+    """Nodes of one kind. Its jobs are placed by ``labels``, which the cluster's nodes carry."""
+
+    gpu: str | None = Field(default=None, description="a kind of GPU; None: the nodes have none")
+    gpus_per_node: int = Field(default=0, ge=0, description="0: as the kind of GPU says")
+    max_nodes: int = Field(ge=1, description="the autoscaler's upper limit")
+    jobs_per_node: int = Field(default=1, ge=1, description="jobs at once on a node without a GPU")
+    start_minutes: float = Field(default=8.0, ge=0, description="from the wish for a node until a job runs on it")
+    usd_per_gpu_hour: float = Field(default=0.0, ge=0)
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def room(self) -> int:
+        """GPUs of all its nodes; of nodes without a GPU, the jobs that run at once."""
+        if self.gpu is None:
+            return self.max_nodes * self.jobs_per_node
+        return self.max_nodes * self.node_gpus
+
+    @property
+    def node_gpus(self) -> int:
+        """GPUs of one node."""
+        return self.gpus_per_node or (get_gpu(self.gpu).per_node if self.gpu else 0)
+
+    @field_validator("gpu")
+    @classmethod
+    def _known(cls, gpu: str | None) -> str | None:
+        if gpu:
+            _as_value_error(get_gpu, gpu)
+        return gpu
+
+
+class StageConfig(Settings):
+    """One stage: a job for each of its variants, or one job for all."""
+
+    job: JobKind
+    group: str = Field(description="the node group that it takes")
+    group_of: dict[str, str] = Field(default_factory=dict, description="variants that take another group")
+    variants: tuple[str, ...] = Field(default=(), description="names, hub ids or folders; corpus and compare have none")
+    models_of: str | None = Field(default=None, description="a stage that fine-tunes: its models in place of the variants")
+    needs: tuple[str, ...] = Field(default=(), description="stages that come before, variant by variant where both have it")
+    benchmarks: tuple[str, ...] = Field(default=(), description="of an evaluation")
+    flags: dict[str, str | int | bool] = Field(default_factory=dict, description="further flags, without their dashes")
+    set: tuple[str, ...] = Field(default=(), description="settings of the job, a.b=v")
+    hours: float | None = Field(default=None, gt=0, description="of one job, in place of the planner's estimate")
+    gpus: int | None = Field(default=None, ge=0, description="of one job, in place of the variant's own number")
+
+    @field_validator("variants")
+    @classmethod
+    def _variants(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            _as_value_error(get_variant, name)
+        return names
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _benchmarks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in expand(names):
+            _as_value_error(get_benchmark, name)
+        return names
+
+    @model_validator(mode="after")
+    def _fits_its_job(self) -> Self:
+        if self.job in ALONE and (self.variants or self.models_of):
+            raise ValueError(f"a {self.job} job runs once: it takes neither variants nor models_of")
+        if self.job not in ALONE and bool(self.variants) == bool(self.models_of):
+            raise ValueError(f"{self.job} jobs need either variants or models_of")
+        if self.job == "evaluate" and not self.benchmarks:
+            raise ValueError("evaluate jobs need benchmarks")
+        if self.job == "compare" and "baseline" not in self.flags:
+            raise ValueError("a compare job needs the flag baseline")
+        return self
+
+
+class Recipe(Settings):
+    """A campaign."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    groups: dict[str, NodeGroup]
+    stages: dict[str, StageConfig] = Field(min_length=1)
+    secrets: tuple[str, ...] = Field(default=(), description="environment variables that must be set; their names, no values")
+    budget_gpu_hours: float | None = Field(default=None, gt=0, description="planned hours of all jobs may not exceed it")
+    max_attempts: int = Field(default=3, ge=1, description="of one job whose machine was lost; a user's error is final")
+    retry_minutes: float = Field(default=1.0, ge=0, description="before the second attempt; doubled for each further one")
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        for name, stage in self.stages.items():
+            for group in (stage.group, *stage.group_of.values()):
+                if group not in self.groups:
+                    raise ValueError(f"stages.{name}: no group {group!r}; there is: {', '.join(self.groups)}")
+            for needed in needs_of(stage):
+                if needed not in self.stages:
+                    raise ValueError(f"stages.{name}: needs {needed!r}, which is no stage; there is: {', '.join(self.stages)}")
+            if stage.models_of and self.stages[stage.models_of].job != "finetune":
+                raise ValueError(f"stages.{name}: models_of names {stage.models_of!r}, which does not fine-tune")
+        try:
+            self.order()
+        except graphlib.CycleError as error:
+            raise ValueError(f"the stages wait for each other: {' → '.join(error.args[1])}") from None
+        return self
+
+    def order(self) -> list[str]:
+        """The stages, each after those that it needs."""
+        return list(graphlib.TopologicalSorter({name: needs_of(stage) for name, stage in self.stages.items()}).static_order())
+
+
+def needs_of(stage: StageConfig) -> tuple[str, ...]:
+    """Stages that must come before."""
+    return tuple(dict.fromkeys([*stage.needs, *([stage.models_of] if stage.models_of else [])]))
+
+
+def load_recipe(name: str, budget_gpu_hours: float | None = None) -> Recipe:
+    """A recipe of the package by its name, or a TOML file.
+
+    Raises:
+        ConfigError: There is none, or it does not hang together.
+    """
+    if name.endswith(".toml"):
+        return load_config(Recipe, name, [], budget_gpu_hours=budget_gpu_hours)
+    folder = files("safe_r1.campaign").joinpath("recipes")
+    known = sorted(Path(each.name).stem for each in folder.iterdir())
+    if name not in known:
+        raise ConfigError(f"no recipe {name!r}: known are {', '.join(known)}, or give a TOML file")
+    with as_file(folder.joinpath(f"{name}.toml")) as file:
+        return load_config(Recipe, str(file), [], budget_gpu_hours=budget_gpu_hours)
+
+
+def _as_value_error(check: Callable[[Any], Any], value: Any) -> None:
+    try:
+        check(value)
+    except SafeR1Error as error:
+        raise ValueError(str(error)) from None

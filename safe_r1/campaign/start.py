@@ -1,0 +1,71 @@
+"""From a recipe to a running campaign: the cluster's Jobs server, the code that its jobs run, the folder they share."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safe_r1.campaign.graph import Step
+from safe_r1.campaign.jobs import RayJobs
+from safe_r1.campaign.recipe import Recipe
+from safe_r1.campaign.run import Campaign
+from safe_r1.campaign.schedule import Order
+from safe_r1.campaign.view import campaign_folder
+from safe_r1.errors import ConfigError, ResourceError
+
+# A local Ray's drivers take no part of it: jobs take as many logical CPUs as they ask for.
+_LOCAL_CPUS = 16
+
+
+def shared_path(output: str) -> str:
+    """The output as every job will read it.
+
+    Raises:
+        ConfigError: A URI: fine-tuned models have to be loaded from a file system.
+    """
+    if "://" in output:
+        raise ConfigError(f"--output {output}: fine-tuned models are loaded from a folder; give one that all nodes share")
+    return str(Path(output).absolute())
+
+
+def open_campaign(recipe: Recipe, steps: Mapping[str, Step], output: str, order: Order = "largest") -> Campaign:
+    """Connect, refuse what the folder or the cluster does not fit, and read what was done before.
+
+    Raises:
+        ConfigError: A secret is missing.
+        ResourceError: No cluster, or one with another version of Ray.
+        RunConflictError: The folder holds a campaign with other commands.
+    """
+    if missing := [name for name in recipe.secrets if not os.environ.get(name)]:
+        raise ConfigError(f"secret {', '.join(missing)} is not set: recipe {recipe.name} needs it in the environment of "
+                          "the campaign and of the nodes (a Kubernetes Secret), never in a file of the project")  # fmt: skip
+    folder = campaign_folder(output)
+    folder.open({name: list(step.words) for name, step in steps.items()}, {"recipe": recipe.model_dump()}, name="campaign.json")
+    address, working_dir, python = _server()
+    driver_labels = recipe.groups["cpu"].labels if "cpu" in recipe.groups else {}
+    return Campaign(recipe, steps, folder, RayJobs(address, working_dir, python, driver_labels), order)
+
+
+def _server() -> tuple[str, str | None, str]:
+    """Address of the Jobs server, where its jobs' code is, and the interpreter that runs them."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("http"):
+        return address, _code(), "python"
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "ignore_reinit_error": True}
+    try:
+        local = {} if address else {"num_cpus": _LOCAL_CPUS, "include_dashboard": True}
+        context = ray.init(address=address, **local, **options)
+    except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
+        raise ResourceError(f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}") from None
+    inherited = ray.get_runtime_context().runtime_env.get("working_dir")
+    return f"http://{context.dashboard_url}", inherited or _code(), sys.executable  # the cluster's nodes are like this one
+
+
+def _code() -> str | None:
+    """The repository around this package; None where it is installed without its jobs, as in an image that has them."""
+    root = Path(__file__).parents[2]
+    return str(root) if (root / "ray_jobs").is_dir() else None

@@ -1,0 +1,67 @@
+"""What is known of a campaign's steps, kept in its output folder: one small JSON file a step, written before anything is done.
+
+A campaign that was killed reads them, asks the cluster for the jobs they name, and goes on.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from safe_r1.campaign.graph import Step
+from safe_r1.runs import RunFolder
+
+Status = Literal["waiting", "starting", "running", "done", "failed", "skipped"]
+ENDED: tuple[Status, ...] = ("done", "failed", "skipped")
+
+
+class Attempt(BaseModel):
+    """One submission of a step's job."""
+
+    model_config = ConfigDict(extra="forbid")
+    job: str
+    submitted_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    said: str = ""
+
+    @property
+    def hours(self) -> float:
+        """That it ran; 0 before it began."""
+        return max(0.0, (self.ended_at or self.started_at or 0.0) - (self.started_at or 0.0)) / 3600
+
+
+class StepState(BaseModel):
+    """One step."""
+
+    model_config = ConfigDict(extra="forbid")
+    status: Status = "waiting"
+    reason: str = ""
+    progress: str = ""
+    attempts: list[Attempt] = []
+    retry_at: float | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """A job of it may be there."""
+        return self.status in ("starting", "running")
+
+
+class Book:
+    """The states of all steps, on disk."""
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+
+    def read(self, step: Step) -> StepState:
+        """A step's state; a fresh one where nothing is known."""
+        found = self._folder.read_json(_file(step))
+        return StepState() if found is None else StepState.model_validate(found)
+
+    def write(self, step: Step, state: StepState) -> None:
+        """Keep a step's state."""
+        self._folder.write_json(_file(step), state.model_dump())
+
+
+def _file(step: Step) -> str:
+    return f"steps/{step.name.replace('/', '__')}.json"

@@ -1,0 +1,118 @@
+"""The risky questions of CHiSafetyBench by the job, by the service's endpoint, and as a batch: are the rates the same?
+
+``python -m tests.bench.three_ways --data DIR --output DIR``; DIR is the folder of CHiSafetyBench v1.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from safe_r1.benchmarks.chisafetybench import FILES, MCQ_FILE
+from safe_r1.metrics import REFUSAL_LABELS
+from safe_r1.results import read_completions, read_verdicts
+from safe_r1.runs import RunFolder
+from safe_r1.schema import SAMPLE_SCHEMA
+from tests.serving import REPOSITORY, Service, start_service
+
+_ITEMS_PER_ROW = 8
+
+# Of each question: what was said, and its label.
+Said = dict[str, tuple[str, str | None]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("bench-results/three-ways"))
+    parser.add_argument("--variant", default="demo")
+    parser.add_argument("--max-tokens", type=int, default=96)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows, job = _by_job(args)
+    with start_service(
+        ["--variant", args.variant, "--set", f"batches={args.output / 'batches'}"], args.output / "service.log"
+    ) as service:
+        items = [{"id": row["sample_id"], "messages": row["messages"]} for row in rows]
+        body = {"model": service.model, "max_tokens": args.max_tokens}
+        endpoint = _said(service.post("/v1/safety/evaluate", body | {"items": items}).json()["items"])
+        batch = _by_batch(service, body, items)
+    ways = {"job": job, "endpoint": endpoint, "batch": batch}
+    found = {name: _rates(said) for name, said in ways.items()} | {
+        f"{name} as job": {
+            "same_words": sum(said[key][0] == job[key][0] for key in job),
+            "same_label": sum(said[key][1] == job[key][1] for key in job),
+        } for name, said in ways.items() if name != "job"
+    }  # fmt: skip
+    (args.output / "three-ways.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    print(json.dumps(found, ensure_ascii=False, indent=1))
+
+
+def _by_job(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Said]:
+    """The job on the benchmark with a single multiple-choice question, which it does without."""
+    data = args.output / "data" / "v1"
+    data.mkdir(parents=True, exist_ok=True)
+    source = args.data / "v1" if (args.data / "v1").is_dir() else args.data
+    for name in FILES:
+        shutil.copy(source / name, data / name)
+    questions = json.loads((source / MCQ_FILE).read_text(encoding="utf-8-sig"))
+    (data / MCQ_FILE).write_text(json.dumps(questions[:1], ensure_ascii=False), encoding="utf-8")
+    command = [
+        sys.executable, "ray_jobs/evaluate.py", "--variant", args.variant, "--data", str(data.parent.resolve()), "--output",
+        str(args.output.resolve()), "--benchmark", "chisafetybench", "--set", f"generation.max_tokens={args.max_tokens}",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    [folder] = [
+        RunFolder.locate(str(args.output), "main", path.name, "chisafetybench") for path in (args.output / "main").iterdir()
+    ]
+    completions, verdicts = read_completions(folder), read_verdicts(folder)
+    rows = [row for row in folder.read_rows("samples", SAMPLE_SCHEMA) if row["task"] == "refusal"]
+    keys = [row["sample_id"] for row in rows]
+    return rows, {
+        key: (completions[(key, 0)]["answer"] or "", (verdicts.get((key, 0, "answer")) or {}).get("label")) for key in keys
+    }
+
+
+def _by_batch(service: Service, body: dict[str, Any], items: list[dict[str, Any]]) -> Said:
+    rows = [
+        {"custom_id": str(start), "method": "POST", "url": "/v1/safety/evaluate",
+         "body": body | {"items": items[start : start + _ITEMS_PER_ROW]}}
+        for start in range(0, len(items), _ITEMS_PER_ROW)
+    ]  # fmt: skip
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    with httpx.Client(base_url=f"{service.url}/v1", timeout=120) as http:
+        file = http.post("/files", files={"file": ("in.jsonl", content)}, data={"purpose": "batch"}).json()
+        made = http.post("/batches", json={"input_file_id": file["id"], "endpoint": "/v1/safety/evaluate"}).json()
+        while made["status"] not in ("completed", "failed", "cancelled", "expired"):
+            time.sleep(2)
+            made = http.get(f"/batches/{made['id']}").json()
+        lines = http.get(f"/files/{made['output_file_id']}/content").text.splitlines()
+    return _said([item for line in lines for item in json.loads(line)["response"]["body"]["items"]])
+
+
+def _said(items: list[dict[str, Any]]) -> Said:
+    found: Said = {}
+    for item in items:
+        [outcome] = item["outcomes"]
+        assert item["id"] not in found, f"{item['id']} was answered twice"
+        assert outcome["error"] is None, f"{item['id']}: {outcome['error']}"
+        found[item["id"]] = (outcome["answer"] or "", outcome["verdicts"]["answer"]["label"])
+    return found
+
+
+def _rates(said: Said) -> dict[str, Any]:
+    labels = Counter(label for _, label in said.values())
+    num_scored = sum(number for label, number in labels.items() if label)
+    rates = {name: sum(labels[label] for label in wanted) / num_scored for name, wanted in REFUSAL_LABELS.items()}
+    return {"num_questions": len(said), "num_scored": num_scored} | {name: round(100 * rate, 2) for name, rate in rates.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_r1.campaign.graph import make_steps
+from safe_r1.campaign.recipe import Recipe, load_recipe
+from safe_r1.errors import ConfigError
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "groups": {
+        "eval": {"gpu": "h100-80", "max_nodes": 2, "usd_per_gpu_hour": 2.0, "labels": {"safe-r1/group": "eval"}},
+        "train": {"gpu": "h100-80", "max_nodes": 1},
+        "cpu": {"max_nodes": 1},
+    },
+    "stages": {
+        "corpus": {"job": "corpus", "group": "cpu", "flags": {"recipe": "seeds"}},
+        "evaluate": {
+            "job": "evaluate", "group": "eval", "variants": ["r1-distill-qwen-7b", "qwen2.5-math-7b"],
+            "benchmarks": ["chisafetybench"], "flags": {"limit": 10, "swap-options": True}, "set": ["engine.device=gpu"],
+        },
+        "finetune": {"job": "finetune", "group": "train", "needs": ["corpus"], "variants": ["r1-distill-qwen-7b"]},
+        "evaluate-after": {"job": "evaluate", "group": "eval", "models_of": "finetune", "benchmarks": ["chisafetybench"]},
+        "compare": {"job": "compare", "group": "cpu", "needs": ["evaluate", "evaluate-after"], "flags": {"baseline": "x"}},
+    },
+}  # fmt: skip
+
+
+def small(**changes: Any) -> Recipe:
+    """The recipe with some values of it changed, by their dotted names with ``__`` for the dot."""
+    tree = tomllib.loads("")
+    tree |= {name: _copy(value) for name, value in SMALL.items()}
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return Recipe.model_validate(tree)
+
+
+def _copy(value: Any) -> Any:
+    return {name: _copy(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def test_one_step_for_each_stage_and_variant_with_its_command():
+    steps = make_steps(small(), "/out")
+    assert list(steps)[-1] == "compare"
+    assert set(steps) == {
+        "corpus", "evaluate/r1-distill-qwen-7b", "evaluate/qwen2.5-math-7b", "finetune/r1-distill-qwen-7b",
+        "evaluate-after/r1-distill-qwen-7b", "compare",
+    }  # fmt: skip
+    assert " ".join(steps["evaluate/qwen2.5-math-7b"].words) == (
+        "ray_jobs/evaluate.py --variant qwen2.5-math-7b --benchmark chisafetybench --output /out/runs --limit 10 "
+        "--swap-options --set engine.device=gpu"
+    )
+    after = steps["evaluate-after/r1-distill-qwen-7b"]
+    assert after.words[2] == "/out/finetuned/main/r1-distill-qwen-7b/r1-distill-qwen-7b-safe"
+    assert after.needs == ("finetune/r1-distill-qwen-7b",)
+    assert steps["finetune/r1-distill-qwen-7b"].needs == ("corpus",)
+    assert len(steps["compare"].needs) == 3
+
+
+def test_every_step_stands_after_what_it_needs():
+    seen: set[str] = set()
+    for step in make_steps(load_recipe("paper"), "/out").values():
+        assert seen.issuperset(step.needs)
+        seen.add(step.name)
+
+
+def test_only_keeps_the_variants_and_what_runs_once():
+    steps = make_steps(small(), "/out", ["qwen2.5-math-7b"])
+    assert set(steps) == {"corpus", "evaluate/qwen2.5-math-7b", "compare"}
+
+
+def test_the_paper_is_35_jobs_and_two_that_run_once():
+    steps = make_steps(load_recipe("paper"), "/out")
+    assert len(steps) == 14 + 7 + 7 + 7 + 7 + 2
+    assert steps["finetune/r1"].estimate.gpus == 64
+    assert steps["evaluate/r1"].group == "gpu-eval-large"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda: small(stages__corpus__needs=["compare"]), "wait for each other: .*corpus → .*compare"),
+        (lambda: small(stages__corpus__group="nowhere"), "no group 'nowhere'; there is: eval, train, cpu"),
+        (lambda: small(stages__finetune__needs=["corpsu"]), "needs 'corpsu'"),
+        (lambda: small(stages__evaluate__variants=["r1-distil-qwen-7b"]), "did you mean r1-distill-qwen-7b"),
+        (lambda: small(stages__evaluate__benchmarks=["chisafety"]), "chisafetybench"),
+        (lambda: small(groups__eval__gpu="h100"), "unknown GPU 'h100'"),
+        (lambda: small(stages__corpus__variants=["demo"]), "runs once"),
+        (lambda: small(stages__finetune__variants=[]), "need either variants or models_of"),
+        (lambda: small(stages__compare__flags={}), "baseline"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_does_not_hang_together_is_refused(change: Callable[[], Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        change()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (lambda: small(stages__evaluate__variants=["r1"]), "r1 needs 78 GiB of weights on each of 8 GPUs"),
+        (lambda: small(stages__finetune__variants=["r1-distill-llama-70b"]), "takes 32 GPUs and group train has 8"),
+        (lambda: small(stages__finetune__variants=["r1"]), "too large for 1 nodes of h100-80"),
+        (lambda: small(budget_gpu_hours=1), r"takes [0-9]+ GPU-hours and the budget is 1 "),
+    ],
+)  # fmt: skip
+def test_what_can_never_run_is_refused_before_anything_is_submitted(recipe: Callable[[], Recipe], said: str):
+    with pytest.raises(ConfigError, match=said):
+        make_steps(recipe(), "/out")
+
+
+def test_only_and_recipes_by_name(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"not in recipe small; there is: qwen2.5-math-7b, r1-distill-qwen-7b"):
+        make_steps(small(), "/out", ["llama"])
+    with pytest.raises(ConfigError, match="known are demo, paper"):
+        load_recipe("papers")
+    with pytest.raises(ConfigError, match="settings file"):
+        load_recipe(str(tmp_path / "none.toml"))
