@@ -101,7 +101,7 @@ def report(run: Annotated[str, typer.Argument(help="OUTPUT/RUN/VARIANT/BENCHMARK
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")],
-    baseline: Annotated[str, typer.Option(help="The variant that all others are compared with.")],
+    baseline: Annotated[str, typer.Option(help="The variant that all others are compared with; A,B: B where A was not run.")],
     output: Annotated[str, typer.Option(help="Folder of the report.")],
     allow: Annotated[bool, typer.Option("--allow", help="Compare what is not alike; the report says so.")] = False,
     margin: Annotated[float | None, typer.Option(help="Loss of pass@1 that counts as none; 0.03 is three points.")] = None,

@@ -9,7 +9,7 @@ Source of the utilization while decoding: an 8B model on one H100 at 12,500 toke
 
 from dataclasses import dataclass
 
-from safe_r1.benchmarks import expand
+from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.campaign.recipe import NodeGroup, StageConfig
 from safe_r1.errors import ConfigError
 from safe_r1.models import DEFAULT_JUDGE, Variant, get_variant
@@ -17,27 +17,10 @@ from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.plan import TrainPlan, plan_variant
 from safe_r1.train.plan_text import problem_of
 
-
-@dataclass(frozen=True)
-class Work:
-    """What a benchmark asks of a reasoning model.
-
-    Attributes:
-        questions: Questions.
-        repeats: Completions of each.
-        tokens: Mean length of a completion; an assumption.
-    """
-
-    questions: int
-    repeats: int
-    tokens: int
-
-
-# Questions and repeats are the benchmarks' own; lengths are what R1-style models are known to write, and a base model less.
-WORK: dict[str, Work] = {
-    "chisafetybench": Work(2130, 1, 700), "chisafetybench-sample": Work(48, 1, 700), "math-500": Work(500, 4, 4000),
-    "gsm8k": Work(1319, 1, 1000), "gpqa-diamond": Work(198, 4, 8000), "livecodebench": Work(880, 4, 10000),
-    "xstest": Work(450, 1, 700),
+# Questions of each benchmark, and tokens of a reasoning model's completion: an assumption; a base model writes less.
+WORK: dict[str, tuple[int, int]] = {
+    "chisafetybench": (2130, 700), "chisafetybench-sample": (48, 700), "math-500": (500, 4000), "gsm8k": (1319, 1000),
+    "gpqa-diamond": (198, 8000), "livecodebench": (880, 10000), "livecodebench-sample": (8, 4000), "xstest": (450, 700),
 }  # fmt: skip
 DECODING_MFU = {"dense": 0.20, "experts": 0.09}
 ACTIVE_SHARE = {"deepseek_v3": 37 / 671}
@@ -80,28 +63,30 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
 
 
 def _finetune(variant: Variant, group: NodeGroup) -> Estimate:
-    own = variant.layout is not None and (group.gpu is None or variant.layout.gpu == group.gpu)
-    plan = plan_variant(variant) if own else _on(variant, group)
+    if group.gpu is None:
+        plan = plan_variant(variant, "cpu", 1)
+        return Estimate(0, plan.hours, f"{plan.num_steps} steps of {plan.step_s:.3g} s")  # the job itself looks at the memory
+    own = variant.layout is not None and variant.layout.gpu == group.gpu
+    plan = plan_variant(variant) if own else _on(variant, group.gpu, group)
     if problem := problem_of(plan):
         raise ConfigError(f"{variant.name} cannot be fine-tuned on this group: {problem}")
-    gpus = 0 if group.gpu is None else plan.layout.num_gpus
-    return Estimate(gpus, plan.hours, f"{plan.num_steps} steps of {plan.step_s:.3g} s")
+    return Estimate(plan.layout.num_gpus, plan.hours, f"{plan.num_steps} steps of {plan.step_s:.3g} s")
 
 
-def _on(variant: Variant, group: NodeGroup) -> TrainPlan:
+def _on(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
     """The plan on the group's kind of GPU, with as few nodes as hold it."""
-    plans = (plan_variant(variant, group.gpu or "cpu", nodes) for nodes in range(1, group.max_nodes + 1))
+    plans = (plan_variant(variant, gpu, nodes) for nodes in range(1, group.max_nodes + 1))
     found = next((plan for plan in plans if problem_of(plan) is None), None)
     if found is None:
         raise ConfigError(
-            f"{variant.name} is too large for {group.max_nodes} nodes of {group.gpu or 'CPUs'}: `safe-r1 plan --variant "
+            f"{variant.name} is too large for {group.max_nodes} nodes of {gpu}: `safe-r1 plan --variant "
             f"{variant.name}` shows what it needs; raise max_nodes of the group, or name another"
         )
     return found
 
 
 def _evaluate(stage: StageConfig, variant: Variant, group: NodeGroup) -> Estimate:
-    tokens = sum(work.questions * work.repeats * work.tokens for work in (WORK[name] for name in expand(stage.benchmarks)))
+    tokens = sum(_tokens(stage, name) for name in expand(stage.benchmarks))
     if group.gpu is None:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu, judge = get_gpu(group.gpu), DEFAULT_JUDGE if stage.flags.get("judge") == "llm" else None
@@ -110,6 +95,12 @@ def _evaluate(stage: StageConfig, variant: Variant, group: NodeGroup) -> Estimat
     if judge:  # after the model, in its place
         gpus, hours = max(gpus, judge.tensor_parallel_size), hours + _generate(judge, gpu, tokens // JUDGED_PER_VERDICT)
     return Estimate(gpus, hours, f"{tokens:,} tokens{', judged by a model' if judge else ''}")
+
+
+def _tokens(stage: StageConfig, benchmark: str) -> int:
+    questions, length = WORK[benchmark]
+    repeats = int(stage.flags.get("repeats", get_benchmark(benchmark).repeats))
+    return min(questions, int(stage.flags.get("limit", questions))) * repeats * length
 
 
 def _generate(variant: Variant, gpu: Gpu, tokens: int) -> float:

@@ -40,11 +40,12 @@ def open_campaign(recipe: Recipe, steps: Mapping[str, Step], output: str, order:
     if missing := [name for name in recipe.secrets if not os.environ.get(name)]:
         raise ConfigError(f"secret {', '.join(missing)} is not set: recipe {recipe.name} needs it in the environment of "
                           "the campaign and of the nodes (a Kubernetes Secret), never in a file of the project")  # fmt: skip
-    folder = campaign_folder(output)
-    folder.open({name: list(step.words) for name, step in steps.items()}, {"recipe": recipe.model_dump()}, name="campaign.json")
     address, working_dir, python = _server()
     driver_labels = recipe.groups["cpu"].labels if "cpu" in recipe.groups else {}
-    return Campaign(recipe, steps, folder, RayJobs(address, working_dir, python, driver_labels), order)
+    jobs = RayJobs(address, working_dir, python, driver_labels)
+    folder = campaign_folder(output)
+    folder.open({name: list(step.words) for name, step in steps.items()}, {"recipe": recipe.model_dump()}, name="campaign.json")
+    return Campaign(recipe, steps, folder, jobs, order)
 
 
 def _server() -> tuple[str, str | None, str]:

@@ -1,5 +1,6 @@
 """How far a campaign is: a snapshot in its folder, a table for the terminal, a page for a browser."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -46,8 +47,9 @@ class Cell(BaseModel):
     @property
     def text(self) -> str:
         """A few words for a table."""
-        if self.status == "running" and self.progress:
-            return self.progress
+        found = re.match(r"([a-z ]+): (\d+)/(\d+) ", self.progress)
+        if self.status == "running" and found:
+            return f"{found[1]} {100 * int(found[2]) // max(1, int(found[3]))} %"
         return {"starting": "starting nodes"}.get(self.status, self.status)
 
 

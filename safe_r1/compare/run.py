@@ -26,7 +26,8 @@ def compare(places: Sequence[str], baseline: str, output: str, allow: bool = Fal
 
     Args:
         places: Folders that hold them, see ``load_runs``.
-        baseline: The variant that every other one is compared with, besides the one that it was made from.
+        baseline: The variant that every other one is compared with, besides the one that it was made from; of several, by
+            commas, the first that was run.
         output: Folder of the report.
         allow: Compare what is not alike, and leave out what is missing; the report says so.
         margin: Loss of pass@1 that counts as none; None for ``MARGIN``.
@@ -39,6 +40,8 @@ def compare(places: Sequence[str], baseline: str, output: str, allow: bool = Fal
     if not 0 < margin < 1:
         raise ConfigError(f"--margin {margin:g}: expected a share between 0 and 1, e.g. 0.03 for three points")
     runs, problems = load_runs(places, allow)
+    variants = {run.variant for run in runs}
+    baseline = next((name for name in baseline.split(",") if name in variants), baseline)
     problems += check_comparable(runs, baseline, allow)
     pairs = pairs_of(runs, baseline)
     comparisons = compare_all(runs, pairs, margin)

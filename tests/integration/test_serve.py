@@ -1,11 +1,13 @@
 """The service as its users meet it: real Serve, real vLLM, a tiny model, the openai client, a browser, a killed engine."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,65 @@ def test_a_killed_engine_comes_back(service: Service):
         time.sleep(2)
     assert statuses[-1] == 200
     assert set(statuses) <= {200, 429, 503}
+
+
+def test_a_service_that_ends_answers_what_it_has_begun(service: Service):
+    """The last test with this service."""
+
+    def ask(number: int) -> int:
+        body = {"model": service.model, "messages": CHAT, "max_tokens": 400, "temperature": 0, "seed": number}
+        return service.post("/v1/chat/completions", body).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(ask, number) for number in range(6)]
+        time.sleep(2)
+        service.process.terminate()
+        assert [each.result() for each in asked] == [200] * 6
+    assert service.process.wait(120) == 0
+
+
+def begin_batch(service: Service, num_rows: int) -> dict[str, Any]:
+    items = [{"messages": CHAT, "answer": f"这是偏见，我不能认同。{number}"} for number in range(100)]
+    row = {"method": "POST", "url": "/v1/safety/evaluate", "body": {"items": items}}
+    content = "".join(json.dumps({"custom_id": f"row-{number}"} | row) + "\n" for number in range(num_rows))
+    with httpx.Client(base_url=f"{service.url}/v1", timeout=120) as http:
+        file = http.post("/files", files={"file": ("in.jsonl", content.encode())}, data={"purpose": "batch"}).json()
+        return http.post("/batches", json={"input_file_id": file["id"], "endpoint": "/v1/safety/evaluate"}).json()
+
+
+def wait_for(service: Service, batch: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + START_S
+    while not is_so(batch := httpx.get(f"{service.url}/v1/batches/{batch['id']}", timeout=60).json()):
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.2)
+    return batch
+
+
+def output_of(service: Service, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    text = httpx.get(f"{service.url}/v1/files/{batch['output_file_id']}/content", timeout=60).text
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_batch_goes_on_after_a_kill_and_can_be_cancelled(tmp_path: Path):
+    """Answers that are given: no model is needed, and the service starts quickly."""
+    arguments, begun = ["--set", f"batches={tmp_path / 'batches'}"], lambda batch: batch["request_counts"]["completed"] > 0
+    with start_service(arguments, tmp_path / "first.log") as first:
+        batch = begin_batch(first, 120)
+        assert wait_for(first, batch, begun)["status"] == "in_progress"
+        os.killpg(first.process.pid, signal.SIGKILL)
+    finished = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "batches").rglob("part-*.jsonl")}
+    with start_service(arguments, tmp_path / "second.log") as second:
+        batch = wait_for(second, batch, lambda batch: batch["status"] not in ("validating", "in_progress", "finalizing"))
+        assert batch["status"] == "completed"
+        assert [row["custom_id"] for row in output_of(second, batch)] == [f"row-{number}" for number in range(120)]
+        after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "batches").rglob("part-*.jsonl")}
+        assert finished.items() <= after.items()
+        assert 0 < len(finished) < len(after)
+        batch = begin_batch(second, 120)
+        wait_for(second, batch, begun)
+        httpx.post(f"{second.url}/v1/batches/{batch['id']}/cancel", timeout=60)
+        batch = wait_for(second, batch, lambda batch: batch["status"] == "cancelled")
+        assert 0 < len(output_of(second, batch)) < 120
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from safe_r1.benchmarks import names
+from safe_r1.campaign.estimate import WORK
 from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.recipe import Recipe, load_recipe
 from safe_r1.errors import ConfigError
@@ -114,6 +116,19 @@ def test_a_recipe_that_does_not_hang_together_is_refused(change: Callable[[], An
 def test_what_can_never_run_is_refused_before_anything_is_submitted(recipe: Callable[[], Recipe], said: str):
     with pytest.raises(ConfigError, match=said):
         make_steps(recipe(), "/out")
+
+
+def test_every_benchmark_has_an_estimate_and_a_limit_makes_it_smaller():
+    assert set(names()) == WORK.keys()
+    whole, part = (
+        make_steps(small(stages__evaluate__flags=flags), "/out")["evaluate/qwen2.5-math-7b"].estimate
+        for flags in ({}, {"limit": 100})
+    )
+    assert part.why == "70,000 tokens"
+    assert whole.why == "1,491,000 tokens"
+    assert part.hours < whole.hours
+    judged = make_steps(small(stages__evaluate__flags={"judge": "llm"}), "/out")["evaluate/qwen2.5-math-7b"].estimate
+    assert (whole.gpus, judged.gpus) == (1, 4)
 
 
 def test_only_and_recipes_by_name(tmp_path: Path):

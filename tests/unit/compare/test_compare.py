@@ -191,6 +191,10 @@ def test_the_command(lineage: Path, tmp_path: Path):
     assert "report.html" in result.output
 
 
+def test_of_several_baselines_the_first_that_was_run_counts(lineage: Path, tmp_path: Path):
+    assert compare([str(lineage)], "nothing,d,b", str(tmp_path / "report")).content.baseline == "d"
+
+
 def test_labels_of_points_that_coincide_lie_apart():
     from safe_r1.compare.charts import Point, _apart
     from safe_r1.metrics import Rate
