@@ -75,8 +75,13 @@ class Service:
 
 
 @contextlib.contextmanager
-def start_service(arguments: Sequence[str], log: Path) -> Iterator[Service]:
+def start_service(arguments: Sequence[str], log: Path, **env: str) -> Iterator[Service]:
     """Start ``ray_jobs/serve.py`` with these arguments on a free port, wait until all is up, and end it.
+
+    Args:
+        arguments: Of the job.
+        log: What it prints.
+        env: Further environment variables.
 
     Raises:
         RuntimeError: It did not start; the message holds what it said.
@@ -86,7 +91,9 @@ def start_service(arguments: Sequence[str], log: Path) -> Iterator[Service]:
         port = probe.getsockname()[1]
     command = [sys.executable, "ray_jobs/serve.py", "--port", str(port), *arguments]
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=file, stderr=file, start_new_session=True, env=os.environ | env
+        )  # fmt: skip
     service = Service(f"http://127.0.0.1:{port}", process)
     try:
         deadline = time.monotonic() + START_S

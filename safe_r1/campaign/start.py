@@ -67,6 +67,6 @@ def _server() -> tuple[str, str | None, str]:
 
 
 def _code() -> str | None:
-    """The repository around this package; None where it is installed without its jobs, as in an image that has them."""
+    """The repository around this package; None where it is installed like any other."""
     root = Path(__file__).parents[2]
-    return str(root) if (root / "ray_jobs").is_dir() else None
+    return str(root) if (root / "pyproject.toml").is_file() else None

@@ -90,6 +90,13 @@ def extract_features(messages: list[Message], text: str, part: str, language: La
     return features
 
 
+@functools.cache
+def _groups(language: Language) -> tuple[list[tuple[str, re.Pattern[str]]], ...]:
+    """The groups that are looked for in an opening alone, and those that are looked for everywhere."""
+    named = [each for each in load_rules()[language].items() if not each[0].startswith(_ASKED_PREFIX)]
+    return [each for each in named if each[0].endswith("_head")], [each for each in named if not each[0].endswith("_head")]
+
+
 def _group_features(text: str, language: Language) -> dict[str, float]:
     """Presence, frequency, and place (opening, first sentences, end) of every phrase group."""
     opening_chars, end_chars = _EDGE_CHARS[language]
@@ -97,13 +104,11 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
     sentence_ends = _first_sentence_ends(body) if language == "en" else ()
     features: dict[str, float] = {}
     opening = body[: opening_chars * 2]
-    for name, pattern in load_rules()[language].items():
-        if name.startswith(_ASKED_PREFIX):
-            continue
-        if name.endswith("_head"):
-            if pattern.search(opening):
-                features[f"group:{name}"] = 1.0
-            continue
+    heads, groups = _groups(language)
+    for name, pattern in heads:
+        if pattern.search(opening):
+            features[f"group:{name}"] = 1.0
+    for name, pattern in groups:
         starts = [match.start() for match in pattern.finditer(body)]
         if not starts:
             continue

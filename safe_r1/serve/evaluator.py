@@ -21,7 +21,7 @@ from safe_r1.schema import Message, Part
 from safe_r1.serve.api import ApiError, EvaluateRequest, Item, ItemError, ItemResult, Judged, Outcome, RateSummary, Summary
 
 # Given answers go to the judge in such pieces, so that a call's own cost is shared; generated ones go as they come.
-_CHUNK = 64
+_CHUNK = 125
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,8 @@ def main() -> None:
         first = results["runs"][0]
         share = first["makespan_s"] * first["nodes"] / results["runs"][-1]["makespan_s"] / nodes
         results["runs"][-1]["share_of_linear"] = round(share, 3)
-        print(
-            f"bench: {json.dumps({name: value for name, value in results['runs'][-1].items() if name != 'spans'})}", flush=True
-        )
+        shown = {name: value for name, value in results["runs"][-1].items() if name != "spans"}
+        print(f"bench: {json.dumps(shown)}", flush=True)
     path = args.output / f"bench-campaign-{results['started_at'][:19].replace(':', '')}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     _draw(results["runs"], path.with_suffix(".png"))

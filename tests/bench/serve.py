@@ -52,14 +52,17 @@ def main() -> None:
     bare = [timings.tokens / timings.parts_s["generation_s"]]
     settings = {"engine.max_num_seqs": args.in_flight, "judge_replicas": args.judge_replicas}
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    with start_service(["--variant", args.variant, *words], folder / "service.log") as service:
+    # Ray runs its workers at a low priority; bare vLLM has the usual one.
+    with start_service(["--variant", args.variant, *words], folder / "service.log", RAY_worker_niceness="0") as service:
         served = _generation(service, bench, texts)
-        results["judging"] = asyncio.run(_judging(service, args.seconds))
-        _show("judging", results["judging"])
-        messages = [list(sample.messages) for sample, _ in bench.rows]
-        load = Load(messages, 3 * served["items_per_s"], args.overload_s, args.max_tokens)
-        results["overload"] = asyncio.run(overload(service, load))
-        _show("overload", results["overload"])
+        _show("generation, before it is compared", served)
+        if not args.only_generation:
+            results["judging"] = asyncio.run(_judging(service, args.seconds))
+            _show("judging", results["judging"])
+            messages = [list(sample.messages) for sample, _ in bench.rows]
+            load = Load(messages, 3 * served["items_per_s"], args.overload_s, args.max_tokens)
+            results["overload"] = asyncio.run(overload(service, load))
+            _show("overload", results["overload"])
     timings, _ = run_bare(bench, "bare-after")
     bare.append(timings.tokens / timings.parts_s["generation_s"])
     ratio = served["tokens_per_s"] / statistics.mean(bare)
@@ -81,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--judge-replicas", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each way of judging")
     parser.add_argument("--overload-s", type=float, default=300.0, help="of the third part")
+    parser.add_argument("--only-generation", action="store_true", help="the first part alone")
     return parser.parse_args()
 
 

@@ -1,0 +1,397 @@
+"""The manifests of every overlay, job and service: what Kubernetes, KubeRay and Kueue take, and what security asks."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import ray
+import yaml
+
+from safe_r1.campaign.recipe import load_recipe
+from safe_r1.models import VARIANTS
+from safe_r1.train.gpus import get_gpu
+from tests.cluster.kustomize import Manifest, read_manifests, render
+from tests.cluster.schemas.compare import compare
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+KUBERAY = CLUSTER / "kuberay"
+SCHEMAS = Path(__file__).parent / "schemas"
+KUBERNETES = "1.34"
+OPERATORS = {"ray.io": "kuberay.yaml", "kueue.x-k8s.io": "others.yaml", "monitoring.coreos.com": "others.yaml"}
+
+OVERLAYS = sorted(path.parent for path in (KUBERAY / "overlays").glob("*/kustomization.yaml"))
+FOLDERS = sorted(
+    path.parent for path in KUBERAY.rglob("kustomization.yaml") if path.parent.name not in ("images", "base")
+)  # base is in every overlay, images is a part
+FILES = [*sorted((KUBERAY / "jobs").glob("*.yaml")), CLUSTER / "monitoring" / "podmonitor.yaml"]
+FINETUNES = sorted((KUBERAY / "jobs").glob("finetune-*"))
+PRODUCTS = {"h100-80": "NVIDIA-H100-80GB-HBM3", "h200-141": "NVIDIA-H200"}
+
+
+@cache
+def rendered(folder: Path) -> list[Manifest]:
+    return render(folder) if folder.is_dir() else read_manifests(folder)
+
+
+def all_manifests() -> list[tuple[str, Manifest]]:
+    return [
+        (f"{source.relative_to(CLUSTER)}: {manifest['kind']} {manifest['metadata'].get('name', '')}", manifest)
+        for source in [*FOLDERS, *FILES] for manifest in rendered(source)
+    ]  # fmt: skip
+
+
+MANIFESTS = all_manifests()
+each_manifest = pytest.mark.parametrize("manifest", [m for _, m in MANIFESTS], ids=[name for name, _ in MANIFESTS])
+
+
+def find(tree: Any, name: str) -> Iterator[Any]:
+    """Every value under a key, anywhere."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == name:
+                yield value
+            yield from find(value, name)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from find(value, name)
+
+
+def clusters() -> list[tuple[str, Manifest]]:
+    """Every RayClusterSpec, also those inside a job or a service."""
+    inside = {"RayCluster": "spec", "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+    found = []
+    for name, manifest in MANIFESTS:
+        key = inside.get(manifest["kind"])
+        spec = manifest["spec"] if key == "spec" else manifest["spec"].get(key) if key else None
+        if spec:
+            found.append((name, spec))
+    return found
+
+
+each_cluster = pytest.mark.parametrize("spec", [s for _, s in clusters()], ids=[name for name, _ in clusters()])
+each_job = pytest.mark.parametrize("job", [m for _, m in MANIFESTS if m["kind"] == "RayJob"],
+                                   ids=[n for n, m in MANIFESTS if m["kind"] == "RayJob"])  # fmt: skip
+
+
+def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
+    yield from find(manifest.get("spec", {}), "template")
+
+
+def environment(container: Manifest) -> dict[str, str | None]:
+    return {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+
+
+def gpus_of(job: Manifest) -> int:
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups]
+    return sum(group["replicas"] * int(limit["nvidia.com/gpu"]) for group, limit in zip(groups, limits, strict=True))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_our_reading_of_kustomize_is_kustomizes_own(folder):
+    program = shutil.which("kustomize") or shutil.which("kubectl")
+    if not program:
+        pytest.skip("neither kustomize nor kubectl is installed")
+    words = [program, "build" if program.endswith("kustomize") else "kustomize", str(folder)]
+    theirs = list(yaml.safe_load_all(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+    assert sorted(map(as_text, theirs)) == sorted(map(as_text, render(folder)))
+
+
+def as_text(manifest: Manifest) -> str:
+    return json.dumps(manifest, sort_keys=True)
+
+
+@each_manifest
+def test_kubernetes_takes_it(manifest):
+    """Kinds of Kubernetes by its own schema, strictly; the others by their operators'."""
+    group = manifest["apiVersion"].partition("/")[0]
+    if group in OPERATORS:
+        own = yaml.safe_load((SCHEMAS / OPERATORS[group]).read_text("utf-8"))
+        kind = f"{manifest['apiVersion']}/{manifest['kind']}"
+        jsonschema.validate(manifest.get("spec", {}), {"$defs": own["$defs"]} | own[kind])
+        assert set(manifest) <= {"apiVersion", "kind", "metadata", "spec"}
+    else:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    for template in pod_templates(manifest):
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("where", "field", "value"),
+    [
+        ((), "submissionMod", "HTTPMode"),
+        ((), "submissionMode", "http"),
+        (("rayClusterSpec",), "enableAutoscaling", True),
+        (("rayClusterSpec", "authOptions"), "mode", "tokens"),
+        (("rayClusterSpec", "headGroupSpec", "rayStartParams"), "num-cpus", 0),
+        (("rayClusterSpec", "workerGroupSpecs", 0), "maxReplicas", "4"),
+        (("deletionStrategy", "onSuccess"), "policy", "Delete"),
+    ],
+)
+def test_the_schema_refuses_what_kuberay_does_not_know(where, field, value):
+    (job,) = render(FINETUNES[0])
+    place = job["spec"]
+    for step in where:
+        place = place[step]
+    place[field] = value
+    with pytest.raises(jsonschema.ValidationError):
+        test_kubernetes_takes_it(job)
+
+
+def test_the_schema_of_pods_refuses_what_does_not_exist():
+    _, spec = clusters()[0]
+    pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}}
+    wrong = pod | {"template": {"spec": spec["headGroupSpec"]["template"]["spec"] | {"readOnly": True}}}
+    with pytest.raises(jsonschema.ValidationError, match="readOnly"):
+        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+
+
+@each_cluster
+def test_the_clusters_keep_kuberays_rules(spec):
+    """What KubeRay's own validation refuses, and what an elastic or a fixed cluster of ours has to be."""
+    assert spec["rayVersion"] == ray.__version__
+    assert spec["authOptions"] == {"mode": "token"}
+    head, workers = spec["headGroupSpec"], spec["workerGroupSpecs"]
+    assert head["serviceType"] == "ClusterIP"
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert not head.get("enableIngress")
+    for group in [head, *workers]:
+        assert "labels" not in group["rayStartParams"], "KubeRay refuses it; the group's own field is the place"
+        assert group["labels"]["safe-r1/group"] == group.get("groupName", "head")
+        assert group["template"]["spec"].get("restartPolicy", "Never") == "Never"
+        assert "object-spilling-directory" in group["rayStartParams"]
+    names = [group["groupName"] for group in workers]
+    assert len(set(names)) == len(names)
+    if spec.get("enableInTreeAutoscaling"):
+        assert spec["autoscalerOptions"]["version"] == "v2"
+        assert spec["autoscalerOptions"]["idleTimeoutSeconds"] >= 300
+        assert all(group["minReplicas"] == 0 for group in workers if group["groupName"].startswith("gpu-"))
+        assert spec["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
+    else:
+        assert all(group["minReplicas"] == group["replicas"] == group["maxReplicas"] for group in workers)
+
+
+@each_job
+def test_the_jobs_keep_kuberays_rules(job):
+    spec = job["spec"]
+    assert ("clusterSelector" in spec) != ("rayClusterSpec" in spec)
+    assert spec["submissionMode"] == "HTTPMode"
+    strategy = spec["deletionStrategy"]
+    if "clusterSelector" in spec:
+        names = {m["metadata"]["name"] for m in rendered(OVERLAYS[0]) if m["kind"] == "RayCluster"}
+        assert spec["clusterSelector"]["ray.io/cluster"] in names
+        assert not spec.get("suspend")
+        assert "backoffLimit" not in spec
+        assert {rule["policy"] for rule in strategy["deletionRules"]} == {"DeleteSelf"}
+        assert {rule["condition"]["jobStatus"] for rule in strategy["deletionRules"]} == {"SUCCEEDED", "FAILED"}
+        assert not spec.get("shutdownAfterJobFinishes"), "deletion rules and it exclude each other"
+    else:
+        assert spec["suspend"] is True
+        assert spec["shutdownAfterJobFinishes"] is True
+        assert set(strategy) == {"onSuccess", "onFailure"}
+        assert not spec["rayClusterSpec"].get("enableInTreeAutoscaling"), "Kueue admits jobs of fixed size"
+
+
+@pytest.mark.parametrize("folder", FINETUNES, ids=lambda folder: folder.name)
+def test_a_fine_tuning_job_has_the_gpus_of_its_layout(folder):
+    (job,) = rendered(folder)
+    entrypoint = job["spec"]["entrypoint"]
+    layout = VARIANTS[entrypoint.split("--variant ")[1].split()[0]].layout
+    assert layout is not None
+    asked = re.search(r"--num-workers (\d+)", entrypoint)
+    gpu = re.search(r"--set gpu=(\S+)", entrypoint)
+    assert gpus_of(job) == (int(asked[1]) if asked else layout.num_gpus)
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["template"]["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": PRODUCTS[gpu[1] if gpu else layout.gpu]}
+    assert job["metadata"]["name"] == folder.name
+
+
+def test_kueue_can_admit_every_fine_tuning_job():
+    queues = rendered(KUBERAY / "kueue")
+    local = {q["metadata"]["name"]: q["spec"]["clusterQueue"] for q in queues if q["kind"] == "LocalQueue"}
+    flavors = {q["metadata"]["name"]: q.get("spec", {}).get("nodeLabels", {}) for q in queues if q["kind"] == "ResourceFlavor"}
+    (queue,) = [q for q in queues if q["kind"] == "ClusterQueue"]
+    covered = {name for group in queue["spec"]["resourceGroups"] for name in group["coveredResources"]}
+    quotas = {
+        (flavor["name"], resource["name"]): resource["nominalQuota"]
+        for group in queue["spec"]["resourceGroups"] for flavor in group["flavors"] for resource in flavor["resources"]
+    }  # fmt: skip
+    assert {name for name, _ in quotas} == set(flavors)
+    for folder in FINETUNES:
+        (job,) = rendered(folder)
+        assert local[job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]] == queue["metadata"]["name"]
+        spec = job["spec"]["rayClusterSpec"]
+        head, (group,) = spec["headGroupSpec"], spec["workerGroupSpecs"]
+        needs = [(head["template"]["spec"], 1), (group["template"]["spec"], group["replicas"])]
+        (flavor,) = [name for name, labels in flavors.items() if labels == group["template"]["spec"]["nodeSelector"]]
+        for resource in {name for pod, _ in needs for name in pod["containers"][0]["resources"]["requests"]}:
+            assert resource in covered
+            total = sum(amount(pod["containers"][0]["resources"]["requests"].get(resource, 0)) * n for pod, n in needs)
+            quota = quotas[(flavor if resource == "nvidia.com/gpu" else "cpu-nodes", resource)]
+            assert total <= amount(quota), f"{folder.name}: {total} {resource}"
+
+
+def amount(quantity: str | int) -> float:
+    number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi|Ti)?", str(quantity)).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    return int(number) * {None: 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
+
+
+def test_the_papers_overlay_has_every_group_of_the_papers_recipe():
+    (cluster,) = [m for m in rendered(KUBERAY / "overlays" / "paper") if m["kind"] == "RayCluster"]
+    groups = {group["groupName"]: group for group in cluster["spec"]["workerGroupSpecs"]}
+    for name, wanted in load_recipe("paper").groups.items():
+        group = groups[name]
+        assert wanted.labels.items() <= group["labels"].items()
+        assert group["maxReplicas"] >= wanted.max_nodes
+        if wanted.gpu:
+            pod = group["template"]["spec"]
+            assert pod["nodeSelector"] == {"nvidia.com/gpu.product": PRODUCTS[wanted.gpu]}
+            assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == str(get_gpu(wanted.gpu).per_node)
+    assert sum(group["maxReplicas"] for name, group in groups.items() if name.startswith("gpu-")) <= 64
+
+
+def test_the_service_is_the_serve_config_of_the_repository():
+    (service,) = rendered(KUBERAY / "serve")
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load((CLUSTER / "serve/application.yaml").read_text())
+    keys = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]["api_keys"]
+    for template in pod_templates(service):
+        mounts = template["spec"]["containers"][0]["volumeMounts"]
+        assert any(keys.startswith(mount["mountPath"] + "/") and mount.get("readOnly") for mount in mounts)
+
+
+@each_manifest
+def test_no_container_has_more_rights_than_it_needs(manifest):
+    for template in pod_templates(manifest):
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod)
+        volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+        claims = {claim["metadata"]["name"] for claim in manifest["spec"].get("volumeClaimTemplates", [])}
+        assert not any("hostPath" in volume for volume in volumes.values())
+        for container in pod["containers"]:
+            check_rights(container["securityContext"])
+            assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes) | claims
+            assert "memory" in container["resources"]["limits"]
+        if pod["containers"][0]["name"].startswith("ray-"):
+            check_writable(pod["containers"][0])
+    for context in (options["securityContext"] for options in find(manifest, "autoscalerOptions")):
+        check_rights(context)
+        assert context["runAsNonRoot"] is True
+
+
+def check_rights(context: Manifest) -> None:
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert not context.get("privileged")
+
+
+def check_writable(container: Manifest) -> None:
+    """Ray, vLLM and the hub's client find a folder that can be written where they write."""
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    env = environment(container)
+    assert {"/tmp", env["HOME"], env["HF_HOME"]} <= mounts
+    assert env["HF_HOME"] == "/models"
+
+
+@each_cluster
+def test_workers_have_no_token_of_kubernetes(spec):
+    for group in spec["workerGroupSpecs"]:
+        assert group["template"]["spec"]["automountServiceAccountToken"] is False
+    elastic = spec.get("enableInTreeAutoscaling")  # the head's autoscaler starts pods
+    assert elastic or spec["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+@each_manifest
+def test_no_secret_is_written_down(manifest):
+    assert manifest["kind"] != "Secret"
+    assert "runtimeEnvYAML" not in manifest.get("spec", {})
+    for entry in (entry for entries in find(manifest, "env") for entry in entries):
+        assert not re.search("TOKEN|KEY|SECRET|PASSWORD", entry["name"]) or "value" not in entry
+    guide = (CLUSTER / "README.md").read_text("utf-8")
+    named = {s["name"] for key in ("secretRef", "secretKeyRef") for s in find(manifest, key)}
+    named |= {volume["secretName"] for volume in find(manifest, "secret")}
+    for secret in named:
+        assert f"create secret generic {secret} " in guide, f"{secret} is not among the README's commands"
+
+
+@each_manifest
+def test_nothing_is_published_outside(manifest):
+    assert manifest["kind"] not in ("Ingress", "Gateway", "HTTPRoute")
+    assert set(find(manifest, "type")) & {"LoadBalancer", "NodePort"} == set()
+    assert set(find(manifest, "serviceType")) <= {"ClusterIP"}
+    assert not list(find(manifest, "externalIPs"))
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+def test_the_network_denies_what_is_not_listed(folder):
+    manifests = rendered(folder)
+    policies = {m["metadata"]["name"]: m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"}
+    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name, policy in policies.items():
+        for rule in policy.get("ingress", []):
+            assert rule["from"], f"{name} lets everybody in"
+            ports = {port["port"] for port in rule.get("ports", [])}
+            for source in rule["from"]:
+                assert "ipBlock" not in source
+                if "namespaceSelector" in source:
+                    assert ports, f"{name} opens all ports to another namespace"
+                    assert 6379 not in ports
+                    assert 8265 not in ports or "podSelector" in source, "only KubeRay's operator reaches the dashboard"
+    (namespace,) = [m for m in manifests if m["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert {m["metadata"].get("namespace", "safe-r1") for m in manifests} == {"safe-r1"}
+
+
+def test_onprem_asks_for_no_storage_class():
+    manifests = rendered(KUBERAY / "overlays" / "onprem")
+    assert set(find(manifests, "storageClassName")) == {""}
+    assert not list(find(manifests, "volumeClaimTemplates"))
+    (volume,) = [m for m in manifests if m["kind"] == "PersistentVolume"]
+    (claim,) = [m for m in manifests if m["kind"] == "PersistentVolumeClaim"]
+    assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+    assert volume["spec"]["claimRef"]["name"] == claim["metadata"]["name"]
+
+
+@each_manifest
+def test_claims_exist(manifest):
+    base = {m["metadata"]["name"] for m in rendered(OVERLAYS[0]) if m["kind"] == "PersistentVolumeClaim"}
+    assert {claim["claimName"] for claim in find(manifest, "persistentVolumeClaim")} <= base
+
+
+def test_the_comparison_with_the_real_definitions_finds_differences():
+    """With a definition made up from our own description, and with one that lacks a field and asks for another."""
+    own = yaml.safe_load((SCHEMAS / "kuberay.yaml").read_text("utf-8"))
+    real = expand(own["ray.io/v1/RayJob"], own["$defs"])
+    assert compare([definition_of(real)]) == []
+    del real["properties"]["deletionStrategy"]["properties"]["deletionRules"]
+    real["properties"]["rayClusterSpec"]["required"].append("rayVersion")
+    real["properties"]["submissionMode"]["enum"].remove("SidecarMode")
+    assert [line.partition(":")[0] for line in compare([definition_of(real)])] == [
+        "RayJob.deletionStrategy.deletionRules", "RayJob.rayClusterSpec.rayVersion", "RayJob.submissionMode",
+    ]  # fmt: skip
+
+
+def definition_of(spec: Manifest) -> Manifest:
+    schema = {"openAPIV3Schema": {"properties": {"spec": spec}}}
+    return {"spec": {"group": "ray.io", "names": {"kind": "RayJob"}, "versions": [{"name": "v1", "schema": schema}]}}
+
+
+def expand(tree: Any, definitions: Manifest) -> Any:
+    """A schema without references, as a CustomResourceDefinition has it."""
+    if isinstance(tree, dict):
+        if "$ref" in tree:
+            return expand(definitions[tree["$ref"].rpartition("/")[2]], definitions)
+        return {name: expand(value, definitions) for name, value in tree.items()}
+    return [expand(value, definitions) for value in tree] if isinstance(tree, list) else tree
