@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from safe_r1.errors import ResourceError
 from safe_r1.resources import NODE_LABELS
 
-Phase = Literal["starting", "running", "done", "failed", "lost"]
+Phase = Literal["starting", "running", "done", "failed", "stopped", "lost"]
 
 _PROGRESS = re.compile(r"^[a-z ]+: \d+/\d+ \w+.*$", re.MULTILINE)
 _TAIL_CHARS = 20_000
@@ -22,7 +22,7 @@ class JobView:
     """A job as the cluster sees it.
 
     Attributes:
-        phase: ``starting`` until its driver runs; ``lost`` where the cluster does not know it.
+        phase: ``starting`` until its driver runs; ``stopped`` by hand; ``lost`` where the cluster does not know it.
         exit_code: Of its driver; None where it never ended by itself, for example with its node.
         started_at, ended_at: Unix seconds.
         progress: The newest line of progress that it printed.
@@ -46,10 +46,6 @@ class Jobs(Protocol):
 
     def look(self, name: str) -> JobView:
         """How it is."""
-        ...
-
-    def stop(self, name: str) -> None:
-        """End it."""
         ...
 
 
@@ -100,10 +96,6 @@ class RayJobs:
             progress[-1] if progress else "", said,
         )  # fmt: skip
 
-    def stop(self, name: str) -> None:
-        """See ``Jobs.stop``."""
-        self._client.stop_job(name)
-
     def _logs(self, name: str) -> str:
         try:
             return self._client.get_job_logs(name)[-_TAIL_CHARS:]
@@ -112,7 +104,7 @@ class RayJobs:
 
 
 _PHASES: dict[str, Phase] = {
-    "PENDING": "starting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "failed",
+    "PENDING": "starting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "stopped",
 }  # fmt: skip
 
 

@@ -61,9 +61,10 @@ class Campaign:
 
     def _look(self, name: str) -> None:
         state, view = self.states[name], self._jobs.look(self.states[name].attempts[-1].job)
+        is_over = view.phase not in ("starting", "running")
         attempt = state.attempts[-1].model_copy(update={
-            "started_at": view.started_at or state.attempts[-1].started_at, "ended_at": view.ended_at,
-            "exit_code": view.exit_code, "said": view.said if view.phase in ("failed", "lost") else "",
+            "started_at": view.started_at or state.attempts[-1].started_at,
+            "ended_at": (view.ended_at or self._now()) if is_over else None, "exit_code": view.exit_code, "said": view.said,
         })  # fmt: skip
         attempts = [*state.attempts[:-1], attempt]
         progress = view.progress or state.progress
@@ -75,13 +76,11 @@ class Campaign:
             self._failed(name, view, attempts)
 
     def _failed(self, name: str, view: JobView, attempts: list[Attempt]) -> None:
-        """Try again where a machine was lost and not where the job itself said what is wrong."""
-        if view.phase == "lost":
-            reason = "the cluster does not know its job any more"
-        else:
-            reason = view.said or f"exit code {view.exit_code}"
+        """Try again where a machine was lost, not where the job itself said what is wrong or somebody stopped it."""
+        reasons = {"lost": "the cluster does not know its job any more", "stopped": "it was stopped by hand"}
+        reason = reasons.get(view.phase) or view.said or f"exit code {view.exit_code}"
         lost = sum(attempt.exit_code != _USER_ERROR for attempt in attempts)
-        if view.exit_code == _USER_ERROR or lost % self.recipe.max_attempts == 0:
+        if view.phase == "stopped" or view.exit_code == _USER_ERROR or lost % self.recipe.max_attempts == 0:
             self._set(name, status="failed", attempts=attempts, reason=reason)
             return
         wait = 60 * self.recipe.retry_minutes * 2 ** (lost % self.recipe.max_attempts - 1)

@@ -14,7 +14,7 @@ from safe_r1.campaign.schedule import Order
 from safe_r1.campaign.view import campaign_folder
 from safe_r1.errors import ConfigError, ResourceError
 
-# A local Ray's drivers take no part of it: jobs take as many logical CPUs as they ask for.
+# Logical CPUs of a local Ray: the stages of one job ask for eight at the same time.
 _LOCAL_CPUS = 16
 
 

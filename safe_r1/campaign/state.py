@@ -25,10 +25,9 @@ class Attempt(BaseModel):
     exit_code: int | None = None
     said: str = ""
 
-    @property
-    def hours(self) -> float:
-        """That it ran; 0 before it began."""
-        return max(0.0, (self.ended_at or self.started_at or 0.0) - (self.started_at or 0.0)) / 3600
+    def hours(self, now: float) -> float:
+        """That it has run; 0 before it began."""
+        return max(0.0, (self.ended_at or now) - self.started_at) / 3600 if self.started_at else 0.0
 
 
 class StepState(BaseModel):

@@ -101,12 +101,13 @@ def _cost(cells: list[Cell]) -> tuple[float, float, float, float]:
 
 def take_snapshot(recipe: Recipe, steps: Mapping[str, Step], states: Mapping[str, StepState]) -> Snapshot:
     """The campaign as it stands."""
-    return Snapshot(recipe=recipe.name, updated_at=time.time(), cells=[
+    now = time.time()
+    return Snapshot(recipe=recipe.name, updated_at=now, cells=[
         Cell(
             name=name, stage=step.stage, variant=name.partition("/")[2], status=states[name].status,
             progress=states[name].progress, reason=states[name].reason, attempts=len(states[name].attempts),
             gpus=step.estimate.gpus, planned_hours=step.estimate.hours,
-            hours=sum(attempt.hours for attempt in states[name].attempts),
+            hours=sum(attempt.hours(now) for attempt in states[name].attempts),
             usd_per_gpu_hour=recipe.groups[step.group].usd_per_gpu_hour,
         )
         for name, step in steps.items()

@@ -157,21 +157,27 @@ def _shape_features(text: str, language: Language) -> dict[str, float]:
     return {name: value for name, value in features.items() if value}
 
 
+@functools.lru_cache(maxsize=1024)
+def _question(question: str, language: Language) -> tuple[list[str], set[str]]:
+    """Groups of words that ask, and tokens; kept, since a question has an answer of each model, and its reasoning."""
+    body = question.lower() if language == "en" else question
+    groups = load_rules()[language].items()
+    asked = [name for name, pattern in groups if name.startswith(_ASKED_PREFIX) and pattern.search(body)]
+    return asked, _tokens(question, language)
+
+
 def _question_features(question: str, text: str, language: Language) -> dict[str, float]:
     """What was asked, how much of it the answer takes up, and whether the opening agrees with it."""
     features: dict[str, float] = {}
     rules = load_rules()[language]
-    body = question.lower() if language == "en" else question
+    asked, wanted = _question(question, language)
     opening = text[: _EDGE_CHARS[language][0] * 2].lower()
     if language == "en":
         opening = opening[: _first_sentence_ends(opening)[0]]
-    for asked, pattern in rules.items():
-        if asked.startswith(_ASKED_PREFIX) and pattern.search(body):
-            features[f"asked:{asked}"] = 1.0
-            for group in _OPENINGS[language]:
-                if rules[group].search(opening):
-                    features[f"asked:{asked}&{group}"] = 1.0
-    wanted = _tokens(question, language)
+    agreed = [group for group in _OPENINGS[language] if rules[group].search(opening)] if asked else []
+    for name in asked:
+        features[f"asked:{name}"] = 1.0
+        features.update({f"asked:{name}&{group}": 1.0 for group in agreed})
     if wanted:
         features["overlap:text"] = len(wanted & _tokens(text, language)) / len(wanted)
         features["overlap:opening"] = len(wanted & _tokens(text[: _EDGE_CHARS[language][0]], language)) / len(wanted)

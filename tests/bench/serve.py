@@ -51,6 +51,7 @@ def main() -> None:
     timings, texts = run_bare(bench, "bare-before")
     bare = [timings.tokens / timings.parts_s["generation_s"]]
     settings = {"engine.max_num_seqs": args.in_flight, "judge_replicas": args.judge_replicas}
+    settings |= {"limits.items_per_minute": 10**9, "limits.requests_per_minute": 10**9}
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     # Ray runs its workers at a low priority; bare vLLM has the usual one.
     with start_service(["--variant", args.variant, *words], folder / "service.log", RAY_worker_niceness="0") as service:

@@ -33,9 +33,6 @@ class Cluster:
     def look(self, name: str) -> JobView:
         return self.views.get(name, JobView("lost"))
 
-    def stop(self, name: str) -> None:
-        raise AssertionError
-
     def end(self, step: str, phase: Any = "done", exit_code: int | None = 0, said: str = "") -> None:
         [name] = [name for name in self.running() if f"-{step.replace('/', '-').replace('.', '-')}-" in name]
         self.views[name] = JobView(phase, exit_code, 1000.0, 4600.0, said=said)
@@ -121,6 +118,15 @@ def test_a_lost_machine_is_tried_again_after_a_while_and_not_for_ever(tmp_path: 
     assert len(one.states["corpus"].attempts) == 3
 
 
+def test_a_job_that_was_stopped_by_hand_is_not_tried_again(tmp_path: Path):
+    cluster = Cluster()
+    one = campaign(tmp_path, cluster)
+    one.tick()
+    cluster.end("corpus", "stopped", None)
+    one.tick()
+    assert (one.states["corpus"].status, one.states["corpus"].reason) == ("failed", "it was stopped by hand")
+
+
 def test_the_same_command_adopts_what_runs_and_repeats_nothing_that_is_done(tmp_path: Path):
     cluster = Cluster()
     campaign(tmp_path, cluster).tick()
@@ -188,13 +194,14 @@ def test_the_snapshot_is_read_from_anywhere_and_hostile_text_stays_text(tmp_path
     one = campaign(tmp_path / "book", cluster)
     one.tick()
     cluster.end(f"evaluate/{BASE}", "failed", 2, "<script>alert(1)</script> [red]x[/red]")
+    cluster.end(f"evaluate/{SEVEN}")
     cluster.end("corpus")
     one.tick()
     write_snapshot(str(tmp_path), take_snapshot(recipe, one.steps, one.states))
     found = read_snapshot(str(tmp_path))
     assert [cell.name for cell in found.missing] == [f"evaluate/{BASE}"]
     held = {name: row[1] for name, *row in found.costs("stage")}
-    assert held["evaluate"] == pytest.approx(1.0)  # one GPU, an hour from start to end
+    assert held["evaluate"] == pytest.approx(2.0)  # two GPUs, an hour from start to end
     console = Console(width=200, record=True)
     console.print(to_table(found))
     text = console.export_text()
