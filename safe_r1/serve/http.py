@@ -101,6 +101,8 @@ def _add_open_routes(app: FastAPI) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> Response:
         text = files("safe_r1.serve").joinpath("page.html").read_text(encoding="utf-8")
+        if app.state.service.config.log_content:
+            text = text.replace("内容不会被记录", "本服务会把内容写入日志")
         policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
         return HTMLResponse(text, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
 

@@ -274,6 +274,14 @@ def test_content_is_logged_where_it_is_asked_for(caplog: pytest.LogCaptureFixtur
     assert "你好" not in audited
 
 
+@pytest.mark.parametrize(("log_content", "said"), [(False, "内容不会被记录"), (True, "本服务会把内容写入日志")])
+def test_the_page_says_what_becomes_of_the_content(log_content: bool, said: str):
+    async def look(http: httpx.AsyncClient) -> str:
+        return (await http.get("/")).text
+
+    assert said in call(look, log_content=log_content)
+
+
 def test_open_routes_and_schema():
     async def look(http: httpx.AsyncClient) -> list[Any]:
         return [await http.get(path) for path in ("/healthz", "/readyz", "/openapi.json", "/v1/models/demo")]
