@@ -8,7 +8,7 @@ BENCH_OUTPUT ?= bench-results
 
 .DEFAULT_GOAL := help
 BENCH_CORPUS ?= bench-results/corpus
-.PHONY: help setup demo test test-fast lint format bench bench-generation bench-corpus bench-training bench-serve clean
+.PHONY: help setup demo test test-fast lint format bench bench-generation bench-corpus bench-training bench-serve bench-campaign clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ format: setup ## Apply the formatting and the safe fixes of lint
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: bench-generation bench-corpus bench-training bench-serve ## All benchmarks; their JSON goes to bench-results
+bench: bench-generation bench-corpus bench-training bench-serve bench-campaign ## All benchmarks; their JSON goes to bench-results
 
 bench-generation: setup ## Throughput against bare vLLM and lm-evaluation-harness
 	@$(PYTHON) -m tests.bench.run --output $(BENCH_OUTPUT)
@@ -57,6 +57,9 @@ bench-training: setup ## Full fine-tuning against TRL's SFTTrainer: tokens/s and
 
 bench-serve: setup ## The service: evaluation against bare vLLM, judging, overload with killed processes
 	@$(PYTHON) -m tests.bench.serve --output $(BENCH_OUTPUT)
+
+bench-campaign: setup ## A campaign of 14 waiting jobs on an autoscaled cluster of 1, 2, 4, 8 nodes on this machine
+	@$(PYTHON) -m tests.bench.campaign --output $(BENCH_OUTPUT)
 
 clean: ## Remove caches and build leftovers; keeps .venv, runs and results
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
