@@ -92,7 +92,7 @@ class RayJobs:
         said = "" if info.status == "SUCCEEDED" else (lines[-1] if lines else info.message or "")[:_SAID_CHARS]
         progress = _PROGRESS.findall(logs)
         return JobView(
-            _PHASES[str(info.status.value)], info.driver_exit_code, _seconds(info.start_time), _seconds(info.end_time),
+            _PHASES[str(info.status)], info.driver_exit_code, _seconds(info.start_time), _seconds(info.end_time),
             progress[-1] if progress else "", said,
         )  # fmt: skip
 
