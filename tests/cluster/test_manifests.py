@@ -1,11 +1,9 @@
-"""The manifests of every overlay, job and service: what Kubernetes, KubeRay and Kueue take, and what security asks."""
+"""The manifests of every overlay, job and service: what Kubernetes, KubeRay and Kueue take."""
 
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,81 +16,27 @@ import yaml
 from safe_r1.campaign.recipe import load_recipe
 from safe_r1.models import VARIANTS
 from safe_r1.train.gpus import get_gpu
-from tests.cluster.kustomize import Manifest, read_manifests, render
+from tests.cluster.kustomize import Manifest, render
+from tests.cluster.manifests import (
+    CLUSTER,
+    FINETUNES,
+    FOLDERS,
+    KUBERAY,
+    OVERLAYS,
+    clusters,
+    each_cluster,
+    each_job,
+    each_manifest,
+    gpus_of,
+    pod_templates,
+    rendered,
+)
 from tests.cluster.schemas.compare import compare
 
-CLUSTER = Path(__file__).parents[2] / "cluster"
-KUBERAY = CLUSTER / "kuberay"
 SCHEMAS = Path(__file__).parent / "schemas"
 KUBERNETES = "1.34"
 OPERATORS = {"ray.io": "kuberay.yaml", "kueue.x-k8s.io": "others.yaml", "monitoring.coreos.com": "others.yaml"}
-
-OVERLAYS = sorted(path.parent for path in (KUBERAY / "overlays").glob("*/kustomization.yaml"))
-FOLDERS = sorted(
-    path.parent for path in KUBERAY.rglob("kustomization.yaml") if path.parent.name not in ("images", "base")
-)  # base is in every overlay, images is a part
-FILES = [*sorted((KUBERAY / "jobs").glob("*.yaml")), CLUSTER / "monitoring" / "podmonitor.yaml"]
-FINETUNES = sorted((KUBERAY / "jobs").glob("finetune-*"))
 PRODUCTS = {"h100-80": "NVIDIA-H100-80GB-HBM3", "h200-141": "NVIDIA-H200"}
-
-
-@cache
-def rendered(folder: Path) -> list[Manifest]:
-    return render(folder) if folder.is_dir() else read_manifests(folder)
-
-
-def all_manifests() -> list[tuple[str, Manifest]]:
-    return [
-        (f"{source.relative_to(CLUSTER)}: {manifest['kind']} {manifest['metadata'].get('name', '')}", manifest)
-        for source in [*FOLDERS, *FILES] for manifest in rendered(source)
-    ]  # fmt: skip
-
-
-MANIFESTS = all_manifests()
-each_manifest = pytest.mark.parametrize("manifest", [m for _, m in MANIFESTS], ids=[name for name, _ in MANIFESTS])
-
-
-def find(tree: Any, name: str) -> Iterator[Any]:
-    """Every value under a key, anywhere."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            if key == name:
-                yield value
-            yield from find(value, name)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from find(value, name)
-
-
-def clusters() -> list[tuple[str, Manifest]]:
-    """Every RayClusterSpec, also those inside a job or a service."""
-    inside = {"RayCluster": "spec", "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
-    found = []
-    for name, manifest in MANIFESTS:
-        key = inside.get(manifest["kind"])
-        spec = manifest["spec"] if key == "spec" else manifest["spec"].get(key) if key else None
-        if spec:
-            found.append((name, spec))
-    return found
-
-
-each_cluster = pytest.mark.parametrize("spec", [s for _, s in clusters()], ids=[name for name, _ in clusters()])
-each_job = pytest.mark.parametrize("job", [m for _, m in MANIFESTS if m["kind"] == "RayJob"],
-                                   ids=[n for n, m in MANIFESTS if m["kind"] == "RayJob"])  # fmt: skip
-
-
-def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
-    yield from find(manifest.get("spec", {}), "template")
-
-
-def environment(container: Manifest) -> dict[str, str | None]:
-    return {entry["name"]: entry.get("value") for entry in container.get("env", [])}
-
-
-def gpus_of(job: Manifest) -> int:
-    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups]
-    return sum(group["replicas"] * int(limit["nvidia.com/gpu"]) for group, limit in zip(groups, limits, strict=True))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
@@ -266,108 +210,6 @@ def test_the_service_is_the_serve_config_of_the_repository():
     for template in pod_templates(service):
         mounts = template["spec"]["containers"][0]["volumeMounts"]
         assert any(keys.startswith(mount["mountPath"] + "/") and mount.get("readOnly") for mount in mounts)
-
-
-@each_manifest
-def test_no_container_has_more_rights_than_it_needs(manifest):
-    for template in pod_templates(manifest):
-        pod = template["spec"]
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod)
-        volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
-        claims = {claim["metadata"]["name"] for claim in manifest["spec"].get("volumeClaimTemplates", [])}
-        assert not any("hostPath" in volume for volume in volumes.values())
-        for container in pod["containers"]:
-            check_rights(container["securityContext"])
-            assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes) | claims
-            assert "memory" in container["resources"]["limits"]
-        if pod["containers"][0]["name"].startswith("ray-"):
-            check_writable(pod["containers"][0])
-    for context in (options["securityContext"] for options in find(manifest, "autoscalerOptions")):
-        check_rights(context)
-        assert context["runAsNonRoot"] is True
-
-
-def check_rights(context: Manifest) -> None:
-    assert context["allowPrivilegeEscalation"] is False
-    assert context["readOnlyRootFilesystem"] is True
-    assert context["capabilities"] == {"drop": ["ALL"]}
-    assert not context.get("privileged")
-
-
-def check_writable(container: Manifest) -> None:
-    """Ray, vLLM and the hub's client find a folder that can be written where they write."""
-    mounts = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-    env = environment(container)
-    assert {"/tmp", env["HOME"], env["HF_HOME"]} <= mounts
-    assert env["HF_HOME"] == "/models"
-
-
-@each_cluster
-def test_workers_have_no_token_of_kubernetes(spec):
-    for group in spec["workerGroupSpecs"]:
-        assert group["template"]["spec"]["automountServiceAccountToken"] is False
-    elastic = spec.get("enableInTreeAutoscaling")  # the head's autoscaler starts pods
-    assert elastic or spec["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is False
-
-
-@each_manifest
-def test_no_secret_is_written_down(manifest):
-    assert manifest["kind"] != "Secret"
-    assert "runtimeEnvYAML" not in manifest.get("spec", {})
-    for entry in (entry for entries in find(manifest, "env") for entry in entries):
-        assert not re.search("TOKEN|KEY|SECRET|PASSWORD", entry["name"]) or "value" not in entry
-    guide = (CLUSTER / "README.md").read_text("utf-8")
-    named = {s["name"] for key in ("secretRef", "secretKeyRef") for s in find(manifest, key)}
-    named |= {volume["secretName"] for volume in find(manifest, "secret")}
-    for secret in named:
-        assert f"create secret generic {secret} " in guide, f"{secret} is not among the README's commands"
-
-
-@each_manifest
-def test_nothing_is_published_outside(manifest):
-    assert manifest["kind"] not in ("Ingress", "Gateway", "HTTPRoute")
-    assert set(find(manifest, "type")) & {"LoadBalancer", "NodePort"} == set()
-    assert set(find(manifest, "serviceType")) <= {"ClusterIP"}
-    assert not list(find(manifest, "externalIPs"))
-
-
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_the_network_denies_what_is_not_listed(folder):
-    manifests = rendered(folder)
-    policies = {m["metadata"]["name"]: m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"}
-    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    for name, policy in policies.items():
-        for rule in policy.get("ingress", []):
-            assert rule["from"], f"{name} lets everybody in"
-            ports = {port["port"] for port in rule.get("ports", [])}
-            for source in rule["from"]:
-                assert "ipBlock" not in source
-                if "namespaceSelector" in source:
-                    assert ports, f"{name} opens all ports to another namespace"
-                    assert 6379 not in ports
-                    assert 8265 not in ports or "podSelector" in source, "only KubeRay's operator reaches the dashboard"
-    (namespace,) = [m for m in manifests if m["kind"] == "Namespace"]
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert {m["metadata"].get("namespace", "safe-r1") for m in manifests} == {"safe-r1"}
-
-
-def test_onprem_asks_for_no_storage_class():
-    manifests = rendered(KUBERAY / "overlays" / "onprem")
-    assert set(find(manifests, "storageClassName")) == {""}
-    assert not list(find(manifests, "volumeClaimTemplates"))
-    (volume,) = [m for m in manifests if m["kind"] == "PersistentVolume"]
-    (claim,) = [m for m in manifests if m["kind"] == "PersistentVolumeClaim"]
-    assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
-    assert volume["spec"]["claimRef"]["name"] == claim["metadata"]["name"]
-
-
-@each_manifest
-def test_claims_exist(manifest):
-    base = {m["metadata"]["name"] for m in rendered(OVERLAYS[0]) if m["kind"] == "PersistentVolumeClaim"}
-    assert {claim["claimName"] for claim in find(manifest, "persistentVolumeClaim")} <= base
 
 
 def test_the_comparison_with_the_real_definitions_finds_differences():

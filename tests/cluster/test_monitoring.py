@@ -10,7 +10,7 @@ import pytest
 import ray
 import yaml
 
-from tests.cluster.test_manifests import CLUSTER, rendered
+from tests.cluster.manifests import CLUSTER, rendered
 
 MONITORING = CLUSTER / "monitoring"
 BOARDS = [MONITORING / "evaluation.json", MONITORING / "training.json"]
