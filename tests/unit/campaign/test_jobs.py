@@ -1,0 +1,86 @@
+"""What is made of the Jobs server's answers; a real server is in tests/integration."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.job_submission import JobStatus
+
+from safe_r1.campaign.jobs import RayJobs
+from safe_r1.errors import ResourceError
+from safe_r1.resources import NODE_LABELS
+
+
+class Server:
+    """Stands for Ray's client."""
+
+    version = ray.__version__
+
+    def __init__(self, address: str):
+        self.jobs: dict[str, Any] = {}
+        self.logs: dict[str, str] = {}
+
+    def get_version(self) -> str:
+        return self.version
+
+    def submit_job(self, **job: Any) -> None:
+        self.jobs[job["submission_id"]] = SimpleNamespace(
+            status=JobStatus.PENDING, driver_exit_code=None, start_time=1000, end_time=None, message="", **job
+        )
+
+    def get_job_info(self, name: str) -> Any:
+        if name not in self.jobs:
+            raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist")
+        return self.jobs[name]
+
+    def get_job_logs(self, name: str) -> str:
+        if name not in self.logs:
+            raise RuntimeError("the node of its log is gone")
+        return self.logs[name]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Server)
+    return Server
+
+
+def test_a_job_is_submitted_once_with_its_labels(server: type[Server]):
+    jobs = RayJobs("http://head:8265", "gcs://code.zip", "python", {"safe-r1/group": "cpu"})
+    for _ in range(2):
+        jobs.submit("a-1", ["ray_jobs/x.py", "--set", "a={b: 1}"], {"safe-r1/group": "gpu-eval"}, {"step": "x"})
+    made = jobs._client.jobs["a-1"]
+    assert made.entrypoint == "python ray_jobs/x.py --set 'a={b: 1}'"
+    assert made.entrypoint_label_selector == {"safe-r1/group": "cpu"}
+    assert made.runtime_env == {"working_dir": "gcs://code.zip", "env_vars": {NODE_LABELS: "safe-r1/group=gpu-eval"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "phase"),
+    [(JobStatus.PENDING, "starting"), (JobStatus.RUNNING, "running"), (JobStatus.SUCCEEDED, "done"),
+     (JobStatus.FAILED, "failed"), (JobStatus.STOPPED, "stopped")],
+)  # fmt: skip
+def test_how_a_job_is(server: type[Server], status: JobStatus, phase: str):
+    jobs = RayJobs("http://head:8265", None, "python")
+    jobs.submit("a-1", ["x.py"], {}, {})
+    info = jobs._client.jobs["a-1"]
+    info.status, info.driver_exit_code, info.end_time = status, 2, 5000
+    assert jobs.look("a-1").progress == ""  # no log: its node is gone
+    jobs._client.logs["a-1"] = (
+        "evaluate: demo on x\ncompletions: 3/48 rows\ncompletions: 16/48 rows, 4,096 tokens\nfailed: oh\n"
+    )
+    view = jobs.look("a-1")
+    assert (view.phase, view.exit_code, view.started_at, view.ended_at) == (phase, 2, 1.0, 5.0)
+    assert view.progress == "completions: 16/48 rows, 4,096 tokens"
+    assert view.said == ("" if phase == "done" else "failed: oh")
+
+
+def test_a_cluster_that_does_not_know_the_job(server: type[Server]):
+    assert RayJobs("http://head:8265", None, "python").look("nothing").phase == "lost"
+
+
+def test_another_version_of_ray_is_refused(server: type[Server], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "version", "2.9.0")
+    with pytest.raises(ResourceError, match=r"the cluster runs Ray 2\.9\.0, this is "):
+        RayJobs("http://head:8265", None, "python")
