@@ -21,8 +21,9 @@ class Server:
         self.jobs: dict[str, Any] = {}
         self.logs: dict[str, str] = {}
 
-    def get_version(self) -> str:
-        return self.version
+    def _do_request(self, method: str, path: str) -> Any:
+        assert (method, path) == ("GET", "/api/version")
+        return SimpleNamespace(json=lambda: {"version": "4", "ray_version": self.version})
 
     def submit_job(self, **job: Any) -> None:
         self.jobs[job["submission_id"]] = SimpleNamespace(
