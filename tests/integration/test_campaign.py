@@ -1,8 +1,10 @@
 """A campaign by `ray job submit` on four nodes, one of which dies in each stage: the result is the undisturbed one."""
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -46,9 +48,9 @@ group = "eval"
 needs = ["corpus"]
 variants = ["{model}"]
 benchmarks = ["chisafetybench-sample"]
-flags = {{ limit = 24 }}
-set = ["engine.max_model_len=1024", "engine.max_num_seqs=4", "engine.batch_size=4", "engine.cpu_kv_cache_gib=1",
-       "generation.max_tokens=64"]
+flags = {{ limit = 16 }}
+set = ["engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.batch_size=2", "engine.cpu_kv_cache_gib=1",
+       "generation.max_tokens=500"]
 hours = 0.1
 [stages.finetune]
 job = "finetune"
@@ -58,19 +60,6 @@ variants = ["{model}"]
 flags = {{ max-steps = 30 }}
 set = ["pack.seq_len=512", "global_batch_size=2", "save.every=5", "save.max_validation=1"]
 hours = 0.1
-[stages.evaluate-after]
-job = "evaluate"
-group = "eval"
-models_of = "finetune"
-benchmarks = ["chisafetybench-sample"]
-flags = {{ limit = 8 }}
-set = ["engine.max_model_len=1024", "engine.max_num_seqs=4", "engine.cpu_kv_cache_gib=1", "generation.max_tokens=16"]
-hours = 0.1
-[stages.compare]
-job = "compare"
-group = "cpu"
-needs = ["evaluate", "evaluate-after"]
-flags = {{ baseline = "{name}", allow = true }}
 """
 
 
@@ -121,12 +110,12 @@ def snapshot(output: Path) -> Snapshot | None:
 
 
 def wait_for(running: subprocess.Popen, output: Path, step: str, progress: str) -> None:
-    """Until a step is at work, and not only starting."""
+    """Until a step has said so."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         seen = snapshot(output)
         cell = next((cell for cell in seen.cells if cell.name.startswith(step)), None) if seen else None
-        if cell and (progress in cell.progress or cell.status == "done"):
+        if cell and (re.match(progress, cell.progress) or cell.status == "done"):
             assert cell.status == "running", f"{step} was over before its node could be taken away"
             return
         assert cell is None or cell.status not in ("failed", "skipped"), cell
@@ -136,13 +125,12 @@ def wait_for(running: subprocess.Popen, output: Path, step: str, progress: str) 
 
 
 def results(output: Path) -> dict[str, Any]:
-    """Everything that a campaign finds out, without times and paths."""
-    found = {}
-    for file in sorted((output / "runs" / "main").rglob("metrics.json")):
+    """Everything that a campaign makes, without times and places."""
+    files = [*(output / "corpus").rglob("*.parquet"), *(output / "finetuned").rglob("*-safe/*.safetensors")]
+    found: dict[str, Any] = {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    for file in (output / "runs" / "main").rglob("metrics.json"):
         metrics = json.loads(file.read_text("utf-8"))
         found[str(file.relative_to(output))] = {name: metrics[name] for name in ("rates", "counts")}
-    corpus = sorted((output / "corpus").rglob("*.parquet"))
-    found["corpus"] = {file.name: file.stat().st_size for file in corpus}
     return found
 
 
@@ -169,19 +157,19 @@ def test_bad_input_is_one_clear_line(recipe: str, env: dict[str, str], said: str
 def test_a_node_dies_in_each_stage(nodes: tuple[Nodes, str], tiny_qwen2: Path, tmp_path: Path):
     cluster, address = nodes
     recipe = tmp_path / "four.toml"
-    recipe.write_text(RECIPE.format(model=tiny_qwen2, name=tiny_qwen2.name), "utf-8")
+    recipe.write_text(RECIPE.format(model=tiny_qwen2), "utf-8")
     disturbed, quiet = tmp_path / "disturbed", tmp_path / "quiet"
     running = submit(address, recipe, disturbed)
-    wait_for(running, disturbed, "corpus", "/")
+    wait_for(running, disturbed, "corpus", ".")
     cluster.replace("cpu")
-    wait_for(running, disturbed, "evaluate/", "completions")
+    wait_for(running, disturbed, "evaluate/", "completions: [1-9]")
     cluster.replace("eval")
     wait_for(running, disturbed, "finetune/", "training")
     cluster.replace("train")
     assert running.wait(PATIENCE_S) == 0, disturbed.with_suffix(".log").read_text()
     assert submit(address, recipe, quiet).wait(PATIENCE_S) == 0, quiet.with_suffix(".log").read_text()
+    assert len(results(quiet)) >= 3
     assert results(disturbed) == results(quiet)
-    assert (disturbed / "comparison" / "report.html").is_file()
     seen = snapshot(disturbed)
     assert seen is not None
     assert not seen.missing
