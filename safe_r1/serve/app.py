@@ -3,6 +3,7 @@
 from typing import Any
 
 from safe_r1.checkpoints import prepare
+from safe_r1.config import load_config
 from safe_r1.errors import ConfigError
 from safe_r1.generate import check_resources, engine_arguments
 from safe_r1.models import DEFAULT_JUDGE, Variant, get_variant
@@ -75,7 +76,7 @@ def build(config: ServeConfig, cluster: Cluster) -> Any:
 
 def from_args(args: dict[str, Any]) -> Any:
     """The application from a Serve config file's ``args``, as a RayService names it: ``safe_r1.serve.app:from_args``."""
-    return build(ServeConfig.model_validate(args), connect())
+    return build(load_config(ServeConfig, None, [], **args), connect())
 
 
 def run(config: ServeConfig, cluster: Cluster) -> Any:

@@ -89,7 +89,7 @@ def deployed(tiny_qwen2: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPa
         "batches": str(folder / "batches"),
         "engine": {"device": "cpu", "max_model_len": 1024, "max_num_seqs": 2, "cpu_kv_cache_gib": 1},
         "scaling": {"min_replicas": 0, "max_replicas": 2, "downscale_delay_s": 2, "queue_share": 20},
-        "generation": {"max_tokens": 16}, "judge": {"kind": "llm", "model": str(tiny_qwen2), "max_tokens": 8},
+        "generation": {"max_tokens": 16}, "judge": {"kind": "llm", "model": str(tiny_qwen2), "max_tokens": 16},
         "limits": {}, "ingress_replicas": 1,
     }  # fmt: skip
     (folder / "application.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), "utf-8")
@@ -104,15 +104,19 @@ def deployed(tiny_qwen2: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPa
     try:
         run(str(BIN / "serve"), "deploy", str(folder / "application.yaml"), "--address", url, env=env)
         service = Deployed(f"http://127.0.0.1:{port}", url, f"http://127.0.0.1:{metrics}", (tiny_qwen2.name, tiny_llama.name))
-        until(lambda: is_ready(service.url), START_S, "the service did not come up")
+        until(lambda: is_up(service), START_S, "the service did not come up")
         yield service
     finally:
         subprocess.run([BIN / "ray", "stop", "--force"], env=env, capture_output=True, timeout=120, check=False)
 
 
-def is_ready(url: str) -> bool:
+def is_up(service: Deployed) -> bool:
+    application = (
+        httpx.get(f"{service.dashboard}/api/serve/applications/", timeout=60).json()["applications"].get("safe_r1", {})
+    )
+    assert application.get("status") != "DEPLOY_FAILED", application["message"]
     try:
-        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+        return httpx.get(f"{service.url}/readyz", timeout=10).status_code == 200
     except httpx.TransportError:
         return False
 
