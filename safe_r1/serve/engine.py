@@ -73,6 +73,8 @@ class ServedModel:
         self.context = config.engine.max_model_len or variant.context
         self.room = room
         self._handle = handle.options(stream=True)
+        # Now, and not with the first requests: several threads that import transformers' parts at once get an ImportError.
+        self._tokenizer = load_tokenizer(variant.source, variant.revision, config.engine.trust_remote_code)
 
     async def generate(self, messages: list[Message], asked: Asked) -> Generated:
         """One whole completion, the prompt's reasoning prefix before it.
@@ -117,11 +119,6 @@ class ServedModel:
         if len(tokens) >= self.context:
             raise ApiError(400, "context_length_exceeded", f"the prompt has {len(tokens)} tokens; {self.variant.name} takes "
                            f"{self.context} of prompt and answer together")  # fmt: skip
-
-    @property
-    def _tokenizer(self) -> Any:
-        variant = self.variant
-        return load_tokenizer(variant.source, variant.revision, self._config.engine.trust_remote_code)
 
     def _render(self, messages: list[Message]) -> tuple[list[int], str]:
         return render(messages, self.variant.style, self._tokenizer)
