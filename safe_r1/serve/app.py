@@ -1,5 +1,6 @@
 """The service as one Ray Serve application: an ingress, a judge, and a deployment for each model."""
 
+import time
 from typing import Any
 
 from safe_r1.checkpoints import prepare
@@ -12,6 +13,8 @@ from safe_r1.serve.config import LOOPBACK, ServeConfig
 from safe_r1.serve.keys import read_keys
 
 APP_NAME = "safe_r1"
+# Replicas are gone when the proxy has their last answers; it may still be passing them on.
+_FLUSH_S = 2.0
 
 
 def check_config(config: ServeConfig) -> None:
@@ -92,3 +95,4 @@ def stop() -> None:
     from ray import serve
 
     serve.delete(APP_NAME)
+    time.sleep(_FLUSH_S)
