@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from safe_r1.benchmarks.chisafetybench import FILES, MCQ_FILE
+from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, FILES, MCQ_FILE
 from safe_r1.metrics import REFUSAL_LABELS
 from safe_r1.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
@@ -62,11 +62,16 @@ def _by_job(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Said]:
     source = args.data / "v1" if (args.data / "v1").is_dir() else args.data
     for name in FILES:
         shutil.copy(source / name, data / name)
-    questions = json.loads((source / MCQ_FILE).read_text(encoding="utf-8-sig"))
-    (data / MCQ_FILE).write_text(json.dumps(questions[:1], ensure_ascii=False), encoding="utf-8")
+    first = json.loads((source / MCQ_FILE).read_text(encoding="utf-8-sig"))[0]
+    only = [first | {"infos": first["infos"][:1]}]
+    (data / MCQ_FILE).write_text(json.dumps(only, ensure_ascii=False), encoding="utf-8")
+    assert CHISAFETYBENCH.key_path is not None
+    key = CHISAFETYBENCH.key_path.read_text("utf-8").splitlines()[0]
+    (args.output / "key.jsonl").write_text(key + "\n", "utf-8")
     command = [
         sys.executable, "ray_jobs/evaluate.py", "--variant", args.variant, "--data", str(data.parent.resolve()), "--output",
-        str(args.output.resolve()), "--benchmark", "chisafetybench", "--set", f"generation.max_tokens={args.max_tokens}",
+        str(args.output.resolve()), "--benchmark", "chisafetybench", "--answer-key", str((args.output / "key.jsonl").resolve()),
+        "--set", f"generation.max_tokens={args.max_tokens}",
     ]  # fmt: skip
     subprocess.run(command, cwd=REPOSITORY, check=True)
     [folder] = [
