@@ -45,7 +45,7 @@ def main(
         check_config(settings)
         models = ", ".join(settings.variants) or "no model"
         console.show(f"serve: {models}, judge {settings.judge.kind}; starting (log: {console.log})")
-        run(settings, connect())
+        ingress = run(settings, connect())
         console.show(f"serve: ready on http://{settings.host}:{settings.port} (page at /, schema at /docs); Ctrl-C ends it")
         # `ray job stop` sends SIGTERM; a shell's background job is started with SIGINT ignored.
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -54,7 +54,7 @@ def main(
             while True:
                 time.sleep(3600)
         console.show("serve: draining; requests that are being answered are waited for")
-        stop()
+        stop(ingress)
         console.show("serve: ended")
 
 

@@ -15,6 +15,7 @@ from safe_r1.serve.keys import read_keys
 APP_NAME = "safe_r1"
 # Replicas are gone when the proxy has their last answers; it may still be passing them on.
 _FLUSH_S = 2.0
+_DRAIN_S = 60.0
 
 
 def check_config(config: ServeConfig) -> None:
@@ -90,9 +91,11 @@ def run(config: ServeConfig, cluster: Cluster) -> Any:
     return serve.run(build(config, cluster), name=APP_NAME, route_prefix="/")
 
 
-def stop() -> None:
-    """End the service; requests that are being answered are waited for."""
+def stop(ingress: Any) -> None:
+    """End the service; requests that are being answered are waited for, new ones refused."""
     from ray import serve
 
+    # Serve takes the models away beside the ingress, whatever they are writing: so the ingress comes to rest first.
+    ingress.drain.remote(_DRAIN_S).result()
     serve.delete(APP_NAME)
     time.sleep(_FLUSH_S)

@@ -44,6 +44,7 @@ def create_app(service: Service) -> FastAPI:
     app.middleware("http")(_audited)
     if service.config.log_content:
         app.add_middleware(ContentLog)
+    app.add_middleware(service.drain.middleware)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
     _add_open_routes(app)

@@ -47,6 +47,10 @@ class Ingress:
                 await asyncio.to_thread(self.service.start_batch, identity)
         return self._app
 
+    async def drain(self, timeout_s: float) -> bool:
+        """See ``Drain.close``."""
+        return await self.service.drain.close(timeout_s)
+
     async def ask(self, path: str, body: dict[str, Any], owner: str) -> tuple[int, Any]:
         """A row of a batch through the same routes as any request; gives status and JSON."""
         import httpx

@@ -11,6 +11,7 @@ from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.schema import Message
 from safe_r1.serve.api import ApiError
 from safe_r1.serve.config import ServeConfig
+from safe_r1.serve.drain import Drain
 from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.evaluator import Asked, Evaluator, Generated, JudgeCaller
 from safe_r1.serve.keys import KeyRing, Limits
@@ -29,6 +30,7 @@ class Service:
         meter: Counts.
         keys: Who may ask.
         limits: How much.
+        drain: What is being answered.
         store: Files and batches; None where there is no place for them.
         start_batch: Sees to it that a batch is run.
     """
@@ -42,7 +44,7 @@ class Service:
         self.judge_name, self._judge = judge.judge_name, judge
         self.keys, self.limits = KeyRing(config.api_keys), Limits(config.limits)
         self._turns: dict[str, asyncio.Semaphore] = {}
-        self._num_pending = 0
+        self._num_pending, self.drain = 0, Drain()
         self.store, self.start_batch = Store(config.batches) if config.batches else None, start_batch
 
     @property

@@ -187,6 +187,17 @@ def test_a_killed_engine_comes_back(service: Service):
     assert set(statuses) <= {200, 429, 503}
 
 
+def test_a_service_that_ends_answers_what_it_has_begun(service: Service):
+    """The last test with this service."""
+    body = {"model": service.model, "messages": CHAT, "max_tokens": 900, "temperature": 0}
+    with httpx.Client(base_url=service.url, timeout=600) as http, ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(http.post, "/v1/chat/completions", json=body) for _ in range(6)]
+        time.sleep(2)  # one client for all sends them at once
+        service.process.terminate()
+        assert [each.result().status_code for each in asked] == [200] * 6
+    assert service.process.wait(120) == 0
+
+
 def begin_batch(service: Service, num_rows: int) -> dict[str, Any]:
     items = [{"messages": CHAT, "answer": f"这是偏见，我不能认同。{number}"} for number in range(100)]
     row = {"method": "POST", "url": "/v1/safety/evaluate", "body": {"items": items}}
