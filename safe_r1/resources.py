@@ -16,6 +16,8 @@ NODE_LABELS = "SAFE_R1_NODE_LABELS"
 
 # The engine, the renderers and the sinks each want a logical CPU at the same time: with fewer the stream waits for itself.
 MIN_LOGICAL_CPUS = 8
+# Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
+_START_WAIT = ("RAY_raylet_start_wait_time_s", "180")
 # A larger model on CPU takes days: it has to be asked for by engine.device=cpu.
 MAX_PARAMS_B_ON_CPU = 2.0
 
@@ -46,30 +48,36 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
     Raises:
         ResourceError: The cluster of ``RAY_ADDRESS`` does not answer.
     """
-    # Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    os.environ.setdefault(*_START_WAIT)
     import psutil
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning", "ignore_reinit_error": True}
     if not ray.is_initialized():
-        try:
-            if address:
-                ray.init(address=address, **options)
-            else:
-                ray.init(num_cpus=max(min_cpus, os.cpu_count() or 1), include_dashboard=False, **options)
-        except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
-            raise ResourceError(
-                f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}"
-            ) from None
+        init_ray(num_cpus=max(min_cpus, os.cpu_count() or 1), include_dashboard=False)
     if labels := node_labels():
         from ray.data import DataContext
 
         DataContext.get_current().execution_options.label_selector = labels
     totals = ray.cluster_resources()
     free_gib = psutil.virtual_memory().available / 2**30
-    return Cluster(totals.get("GPU", 0.0), totals.get("CPU", 0.0), free_gib, is_local=not address)
+    return Cluster(totals.get("GPU", 0.0), totals.get("CPU", 0.0), free_gib, is_local=not os.environ.get("RAY_ADDRESS"))
+
+
+def init_ray(*, log_to_driver: bool = True, **local: Any) -> Any:
+    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with the options ``local``; gives Ray's context.
+
+    Raises:
+        ResourceError: It does not answer.
+    """
+    os.environ.setdefault(*_START_WAIT)
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"address": address} if address else local
+    try:
+        return ray.init(log_to_driver=log_to_driver, logging_level="warning", ignore_reinit_error=True, **options)
+    except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
+        raise ResourceError(f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}") from None
 
 
 def node_labels() -> dict[str, str]:

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safe_r1.campaign.graph import Step
 from safe_r1.campaign.jobs import RayJobs
@@ -12,7 +11,8 @@ from safe_r1.campaign.recipe import Recipe
 from safe_r1.campaign.run import Campaign
 from safe_r1.campaign.schedule import Order
 from safe_r1.campaign.view import campaign_folder
-from safe_r1.errors import ConfigError, ResourceError
+from safe_r1.errors import ConfigError
+from safe_r1.resources import init_ray
 
 # Logical CPUs of a local Ray: the stages of one job ask for eight at the same time.
 _LOCAL_CPUS = 16
@@ -50,18 +50,12 @@ def open_campaign(recipe: Recipe, steps: Mapping[str, Step], output: str, order:
 
 def _server() -> tuple[str, str | None, str]:
     """Address of the Jobs server, where its jobs' code is, and the interpreter that runs them."""
-    import ray
-
     address = os.environ.get("RAY_ADDRESS")
     if address and address.startswith("http"):
         return address, _code(), "python"
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "ignore_reinit_error": True}
-    try:
-        local = {} if address else {"num_cpus": _LOCAL_CPUS, "include_dashboard": True}
-        context = ray.init(address=address, **local, **options)
-    except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
-        raise ResourceError(f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}") from None
+    context = init_ray(log_to_driver=False, num_cpus=_LOCAL_CPUS, include_dashboard=True)
+    import ray
+
     inherited = ray.get_runtime_context().runtime_env.get("working_dir")
     return f"http://{context.dashboard_url}", inherited or _code(), sys.executable  # the cluster's nodes are like this one
 
