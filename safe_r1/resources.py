@@ -74,8 +74,9 @@ def init_ray(*, log_to_driver: bool = True, **local: Any) -> Any:
 
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": "warning", "ignore_reinit_error": True}
+    options |= {"address": address} if address else local
     try:
-        return ray.init(**options, **({"address": address} if address else local))
+        return ray.init(**options)
     except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
         raise ResourceError(f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}") from None
 
