@@ -10,6 +10,9 @@ from safe_r1.campaign.recipe import ALONE, JobKind, Recipe, StageConfig, needs_o
 from safe_r1.errors import ConfigError
 from safe_r1.models import get_variant
 
+# The folder of the comparison's report in that of the campaign.
+COMPARISON = "comparison"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -99,7 +102,7 @@ def _own_words(recipe: Recipe, stage: StageConfig, variant: str | None, output: 
     if stage.job == "corpus":
         return ["--output", f"{output}/corpus"]
     if stage.job == "compare":
-        return [f"{output}/runs/main", "--output", f"{output}/comparison"]
+        return [f"{output}/runs/main", "--output", f"{output}/{COMPARISON}"]
     assert variant is not None
     if Path(variant).is_dir():
         variant = str(Path(variant).resolve())  # a job starts elsewhere

@@ -1,13 +1,18 @@
 """The cluster's Jobs server: the only importer of ``ray.job_submission``."""
 
+import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
+
 from safe_r1.errors import ResourceError
 from safe_r1.resources import NODE_LABELS
+
+logger = logging.getLogger(__name__)
 
 Phase = Literal["starting", "running", "done", "failed", "stopped", "lost"]
 
@@ -15,6 +20,8 @@ _PROGRESS = re.compile(r"^[a-z ]+: \d+/\d+ \w+.*$", re.MULTILINE)
 _TAIL_CHARS = 20_000
 # What the job's own last line is worth where it explains why the job ended.
 _SAID_CHARS = 400
+# A head that restarts is waited for.
+_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -70,23 +77,25 @@ class RayJobs:
 
     def submit(self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]) -> None:
         """See ``Jobs.submit``."""
-        if self.look(name).phase != "lost":
-            return
         pairs = ",".join(f"{key}={value}" for key, value in labels.items())
-        self._client.submit_job(
-            entrypoint=shlex.join([self._python, *words]), submission_id=name, metadata=dict(about),
-            runtime_env=self._env | ({"env_vars": {NODE_LABELS: pairs}} if pairs else {}),
-            entrypoint_label_selector=self._driver_labels or None,
-        )  # fmt: skip
+        job = {
+            "entrypoint": shlex.join([self._python, *words]), "submission_id": name, "metadata": dict(about),
+            "runtime_env": self._env | ({"env_vars": {NODE_LABELS: pairs}} if pairs else {}),
+            "entrypoint_label_selector": self._driver_labels or None,
+        }  # fmt: skip
+
+        def submit() -> None:
+            # An answer that was lost on its way: the job may be there already.
+            if self._info(name) is None:
+                self._client.submit_job(**job)
+
+        self._patiently(submit)
 
     def look(self, name: str) -> JobView:
         """See ``Jobs.look``."""
-        try:
-            info = self._client.get_job_info(name)
-        except RuntimeError as error:
-            if "404" in str(error) or "does not exist" in str(error):
-                return JobView("lost")
-            raise ResourceError(f"the cluster's Jobs server does not answer: {str(error).splitlines()[0]}") from None
+        info = self._patiently(lambda: self._info(name))
+        if info is None:
+            return JobView("lost")
         logs = self._logs(name)
         lines = [line for line in logs.splitlines() if line.strip()]
         said = "" if info.status == "SUCCEEDED" else (lines[-1] if lines else info.message or "")[:_SAID_CHARS]
@@ -96,16 +105,44 @@ class RayJobs:
             progress[-1] if progress else "", said,
         )  # fmt: skip
 
+    def _info(self, name: str) -> Any:
+        """Ray's record of a job; None where there is none."""
+        try:
+            return self._client.get_job_info(name)
+        except RuntimeError as error:
+            if "status code 404" in str(error):
+                return None
+            raise
+
     def _logs(self, name: str) -> str:
         try:
             return self._client.get_job_logs(name)[-_TAIL_CHARS:]
-        except RuntimeError:
+        except (RuntimeError, OSError):  # requests' errors are OSErrors
             return ""  # its node is gone, and its log with it
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        """Call until the server answers.
+
+        Raises:
+            ResourceError: It did not for a long time, or it refused.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception(_is_passing), stop=stop_after_delay(_PATIENCE_S), wait=wait_exponential(max=30),
+            before_sleep=before_sleep_log(logger, logging.WARNING), reraise=True,
+        )  # fmt: skip
+        try:
+            return retrying(call)
+        except (RuntimeError, OSError) as error:
+            raise ResourceError(f"the cluster's Jobs server: {str(error).splitlines()[0]}") from None
 
 
 _PHASES: dict[str, Phase] = {
     "PENDING": "starting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "stopped",
 }  # fmt: skip
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, OSError) or "status code 5" in str(error)
 
 
 def _connect(address: str) -> Any:

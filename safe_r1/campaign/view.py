@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
-from safe_r1.campaign.graph import Step
+from safe_r1.campaign.graph import COMPARISON, Step
 from safe_r1.campaign.recipe import Recipe
+from safe_r1.campaign.results import read_results
 from safe_r1.campaign.state import ENDED, Status, StepState
 from safe_r1.errors import StorageError
 from safe_r1.runs import RunFolder
@@ -115,14 +116,14 @@ def take_snapshot(recipe: Recipe, steps: Mapping[str, Step], states: Mapping[str
 
 
 def write_snapshot(output: str, snapshot: Snapshot) -> None:
-    """``status.json`` and the page."""
+    """``status.json`` and the page; once there is a comparison, the page begins with what it found."""
     from safe_r1.report.html import asset, content_policy, html_environment
 
     folder, style = campaign_folder(output), asset("report.css") + asset("campaign.css")
     folder.write_json(SNAPSHOT, snapshot.model_dump())
     page = html_environment().get_template("campaign.html.jinja").render(
         s=snapshot, zh=_CHINESE, style=Markup(style), policy=content_policy("", style), updated=_when(snapshot.updated_at),
-        has_comparison=any(cell.stage == "compare" and cell.status == "done" for cell in snapshot.cells),
+        results=read_results(UPath(output) / COMPARISON), comparison=COMPARISON,
     )  # fmt: skip
     folder.write_text(PAGE, page)
 

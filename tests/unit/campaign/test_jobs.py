@@ -1,10 +1,11 @@
 """What is made of the Jobs server's answers; a real server is in tests/integration."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ray
+import requests
 from ray.job_submission import JobStatus
 
 from safe_r1.campaign.jobs import RayJobs
@@ -16,6 +17,7 @@ class Server:
     """Stands for Ray's client."""
 
     version = ray.__version__
+    outage: ClassVar[list[Exception]] = []
 
     def __init__(self, address: str):
         self.jobs: dict[str, Any] = {}
@@ -31,6 +33,8 @@ class Server:
         )
 
     def get_job_info(self, name: str) -> Any:
+        if self.outage:
+            raise self.outage.pop()
         if name not in self.jobs:
             raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist")
         return self.jobs[name]
@@ -79,6 +83,23 @@ def test_how_a_job_is(server: type[Server], status: JobStatus, phase: str):
 
 def test_a_cluster_that_does_not_know_the_job(server: type[Server]):
     assert RayJobs("http://head:8265", None, "python").look("nothing").phase == "lost"
+
+
+def test_a_head_that_restarts_is_waited_for(server: type[Server], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    jobs = RayJobs("http://head:8265", None, "python")
+    broken = [requests.ConnectionError("refused"), RuntimeError("Request failed with status code 503: starting")]
+    monkeypatch.setattr(server, "outage", [*broken])
+    jobs.submit("a-1", ["x.py"], {}, {})
+    monkeypatch.setattr(server, "outage", [*broken])
+    assert jobs.look("a-1").phase == "starting"
+
+
+def test_a_server_that_refuses_is_one_clear_line(server: type[Server], monkeypatch: pytest.MonkeyPatch):
+    jobs = RayJobs("http://head:8265", None, "python")
+    monkeypatch.setattr(server, "outage", [RuntimeError("Request failed with status code 400: no\nTraceback")])
+    with pytest.raises(ResourceError, match=r"the cluster's Jobs server: Request failed with status code 400: no$"):
+        jobs.look("a-1")
 
 
 def test_another_version_of_ray_is_refused(server: type[Server], monkeypatch: pytest.MonkeyPatch):

@@ -186,6 +186,29 @@ def test_whatever_happens_each_job_is_submitted_once_and_the_campaign_ends(tmp_p
         assert all(set(one.steps[name].needs) <= done for name in done if name != "compare")
 
 
+def test_the_page_begins_with_what_the_comparison_found(tmp_path: Path):
+    cluster = Cluster()
+    one = campaign(tmp_path / "book", cluster)
+    for _ in range(8):
+        one.tick()
+        for name in cluster.running():
+            cluster.views[name] = JobView("done", 0, 1.0, 2.0)
+    assert one.is_over
+    tables = tmp_path / "comparison" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "chisafetybench-harm_rate.csv").write_text(
+        "variant,compared_with,benchmark,metric,scope,key,numerator,denominator,rate,low,high\n"
+        "<b>a</b>,,chisafetybench,harm_rate,overall,all,1,4,0.25,0.05,0.7\n"
+        "<b>a</b>,,chisafetybench,harm_rate,area,values,1,4,0.99,0.05,0.7\n", "utf-8"
+    )  # fmt: skip
+    write_snapshot(str(tmp_path), take_snapshot(small(), one.steps, one.states))
+    page = (tmp_path / "campaign" / "campaign.html").read_text("utf-8")
+    assert page.index("&lt;b&gt;a&lt;/b&gt;") < page.index("进度")
+    assert '25.0 <span class="en">[5.0, 70.0]' in page
+    assert "99.0" not in page
+    assert 'href="../comparison/report.html"' in page
+
+
 def test_the_snapshot_is_read_from_anywhere_and_hostile_text_stays_text(tmp_path: Path):
     from rich.console import Console
 
