@@ -6,7 +6,6 @@ is a wait, in proportion to the planner's hours of the paper's 14 evaluations. A
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
 import tempfile
@@ -22,8 +21,8 @@ from safe_r1.campaign.jobs import RayJobs
 from safe_r1.campaign.recipe import NodeGroup, Recipe, load_recipe
 from safe_r1.campaign.run import Campaign
 from safe_r1.campaign.simulate import simulate
-from safe_r1.provenance import hardware, versions
 from safe_r1.runs import RunFolder
+from tests.bench.results import begin, show, write
 
 _REPOSITORY = Path(__file__).parents[2]
 _GROUP = "engines"
@@ -50,23 +49,16 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=800.0, help="waits of all 14 together")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions(),
-        "hardware": hardware(), "seconds": args.seconds, "runs": [],
-    }  # fmt: skip
+    results = begin(args) | {"runs": []}
     for nodes in args.nodes:
         results["runs"].append(_run(nodes, args.seconds, folder / str(nodes)))
         first = results["runs"][0]
         share = first["makespan_s"] * first["nodes"] / results["runs"][-1]["makespan_s"] / nodes
         results["runs"][-1]["share_of_linear"] = round(share, 3)
-        shown = {name: value for name, value in results["runs"][-1].items() if name != "spans"}
-        print(f"bench: {json.dumps(shown)}", flush=True)
-    path = args.output / f"bench-campaign-{results['started_at'][:19].replace(':', '')}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        show("campaign", {name: value for name, value in results["runs"][-1].items() if name != "spans"})
+    path = write(results, args.output, "campaign", folder)
     _draw(results["runs"], path.with_suffix(".png"))
-    print(f"bench: results in {path} and its .png; logs in {folder}")
 
 
 def _steps(recipe: Recipe, seconds: float, folder: Path) -> dict[str, Step]:

@@ -7,7 +7,6 @@
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -21,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from safe_r1.provenance import hardware, versions
 from tests.bench.corpus_rows import PLANTED, base_rows, multiply
+from tests.bench.results import begin, show, write
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
@@ -51,21 +50,15 @@ benchmark = "chisafetybench-sample"
 
 def main() -> None:
     args = _arguments()
-    args.output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(), "hardware": hardware(), "job": [], "near_duplicates": [],
-    }  # fmt: skip
+    results = begin(args, "datatrove") | {"job": []}
     base = base_rows(args.data)
     for size in args.sizes:
         results["job"].append(_measure_job(base, size, folder / f"job-{size}"))
-        print("bench:", json.dumps(results["job"][-1]), flush=True)
+        show("job", results["job"][-1])
     results["near_duplicates"] = _compare(base, args.dedup_rows, args.pairs, folder)
-    print("bench:", json.dumps(results["near_duplicates"]["summary"]), flush=True)
-    path = args.output / f"bench-corpus-{results['started_at'][:19].replace(':', '')}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    print(f"bench: results in {path}; logs in {folder}")
+    show("near duplicates", results["near_duplicates"]["summary"])
+    write(results, args.output, "corpus", folder)
 
 
 def _arguments() -> argparse.Namespace:

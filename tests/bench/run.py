@@ -9,50 +9,36 @@ so that no one pays for cold file caches. Results go to one JSON file with versi
 """
 
 import argparse
-import datetime
 import json
-import re
 import statistics
 import tempfile
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE, FILES, HISTORY_FILE, MCQ_FILE
-from safe_r1.config import EvaluateConfig, load_config
-from safe_r1.plan import make_plan
-from safe_r1.provenance import hardware, versions
-from safe_r1.resources import pick_device
 from tests.bench.measure import Timings, compare
-from tests.bench.sides import Bench, Texts, run_bare, run_harness, run_job
+from tests.bench.results import begin, write
+from tests.bench.sides import Bench, Texts, make_bench, run_bare, run_harness, run_job
 
 Side = Callable[[Bench, str], tuple[Timings, Texts]]
 
 
 def main() -> None:
     args = _arguments()
-    args.output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
-    results: dict[str, Any] = {
-        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-        "versions": versions() | {"lm-eval": metadata.version("lm-eval")},
-    }
+    results = begin(args, "lm-eval")
     parts = {
         "throughput": (_throughput(args, folder), run_bare, "bare_vllm"),
         "mcq": (_mcq(args, folder), run_harness, "lm_eval"),
     }
     for part, (bench, side, name) in parts.items():
         if args.only in (None, part):
-            results["hardware"] = hardware() | {"device": bench.device}
-            results[part] = _pairs(bench, side, name, part, args)
+            results[part] = {"device": bench.device} | _pairs(bench, side, name, part, args)
             print(_headline(part, results[part], name))
-    path = args.output / _file_name(results)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"bench: results in {path}; logs in {folder}")
+    write(results, args.output, "generation", folder)
 
 
 def _arguments() -> argparse.Namespace:
@@ -73,7 +59,7 @@ def _arguments() -> argparse.Namespace:
 
 def _throughput(args: argparse.Namespace, folder: Path) -> Bench:
     """All questions, sampled as the variant asks for."""
-    return _bench(args, folder, args.data, args.overrides)
+    return make_bench(folder, args.variant, args.data, args.limit, args.overrides, args.repeats)
 
 
 def _mcq(args: argparse.Namespace, folder: Path) -> Bench:
@@ -84,7 +70,7 @@ def _mcq(args: argparse.Namespace, folder: Path) -> Bench:
     data = _mcq_data(root / "v1" if (root / "v1").is_dir() else root, folder / "data" / "v1")
     # The one risky question of each file is there for the loader's sake: a token each.
     greedy = ["generation.temperature=0", "generation.max_tokens_refusal=1"]
-    return _bench(args, folder, data.parent, [*args.overrides, *greedy])
+    return make_bench(folder, args.variant, data.parent, args.limit, [*args.overrides, *greedy], args.repeats)
 
 
 def _mcq_data(source: Path, target: Path) -> Path:
@@ -98,23 +84,6 @@ def _mcq_data(source: Path, target: Path) -> Path:
             items = [items[0] | {"infos": items[0]["infos"][:1]}]
         (target / name).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
     return target
-
-
-def _bench(args: argparse.Namespace, folder: Path, data: Path | None, overrides: list[str]) -> Bench:
-    import torch
-
-    benchmark = CHISAFETYBENCH if args.data else CHISAFETYBENCH_SAMPLE
-    flags = ["--variant", args.variant, "--benchmark", benchmark.name, "--repeats", str(args.repeats)]
-    flags += ["--data", str(data.resolve())] if data else []
-    flags += ["--limit", str(args.limit)] if args.limit else []
-    flags += [word for override in overrides for word in ("--set", override)]
-    config = load_config(
-        EvaluateConfig, None, overrides, variant=args.variant, benchmarks=[benchmark.name], repeats=args.repeats,
-        data=str(data) if data else None, limit=args.limit,
-    )  # fmt: skip
-    plan = make_plan(config)
-    device = pick_device(plan.variant, config.engine.device, float(torch.cuda.device_count()))
-    return Bench(plan, flags, device, folder)
 
 
 def _pairs(bench: Bench, side: Side, name: str, part: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -147,12 +116,6 @@ def _headline(part: str, result: dict[str, Any], name: str) -> str:
     aim = " (aim: at most 1)" if part == "mcq" else ""
     same = f"{100 * result['share_of_same_completions']:.1f} % of the completions are the same"
     return f"bench: {part}: wall time job / {name} = {result['ratio_wall']:.3f}{aim}{speed}; {same}"
-
-
-def _file_name(results: dict[str, Any]) -> str:
-    machine = results["hardware"]
-    words = f"{machine['processor']} {machine['num_cpus']} {machine['device']} {results['started_at'][:19]}"
-    return f"bench-{re.sub(r'[^A-Za-z0-9]+', '-', words).strip('-').lower()}.json"
 
 
 if __name__ == "__main__":

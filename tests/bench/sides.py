@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
+from safe_r1.config import EvaluateConfig, load_config
 from safe_r1.generate import Renderer, context_length, engine_arguments, row_seed
-from safe_r1.plan import Plan
-from safe_r1.resources import Device
+from safe_r1.plan import Plan, make_plan
+from safe_r1.resources import Device, pick_device
 from safe_r1.results import read_completions
 from safe_r1.runs import RunFolder
 from safe_r1.schema import Sample
@@ -46,6 +48,25 @@ class Bench:
         """Every sample of every repeat, in the job's order."""
         samples = [sample for group in self.plan.samples.values() for sample in group]
         return [(sample, repeat) for repeat in range(self.plan.config.repeats) for sample in samples]
+
+
+def make_bench(
+    folder: Path, variant: str, data: Path | None, limit: int | None, overrides: Sequence[str], repeats: int = 1
+) -> Bench:
+    """CHiSafetyBench where its folder is known, else the embedded sample."""
+    import torch
+
+    benchmark = CHISAFETYBENCH if data else CHISAFETYBENCH_SAMPLE
+    flags = ["--variant", variant, "--benchmark", benchmark.name, "--repeats", str(repeats)]
+    flags += ["--data", str(data.resolve())] if data else []
+    flags += ["--limit", str(limit)] if limit else []
+    flags += [word for override in overrides for word in ("--set", override)]
+    config = load_config(
+        EvaluateConfig, None, list(overrides), variant=variant, benchmarks=[benchmark.name], repeats=repeats,
+        data=str(data) if data else None, limit=limit,
+    )  # fmt: skip
+    plan = make_plan(config)
+    return Bench(plan, flags, pick_device(plan.variant, config.engine.device, float(torch.cuda.device_count())), folder)
 
     @property
     def engine(self) -> dict[str, Any]:

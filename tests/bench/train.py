@@ -5,7 +5,6 @@ of all steps but the first; peak memory is that of the process. Aim: at least TR
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -15,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safe_r1.provenance import hardware, versions
+from tests.bench.results import begin, show, write
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
@@ -23,7 +22,7 @@ _REPOSITORY = _HERE.parents[1]
 
 def main() -> None:
     args = _arguments()
-    args.output.mkdir(parents=True, exist_ok=True)
+    results = begin(args, "trl")
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
     settings = {
         "variant": args.variant, "corpus": str(args.corpus.resolve()), "seq_len": args.seq_len, "batch": args.batch,
@@ -33,17 +32,12 @@ def main() -> None:
     for number in range(args.pairs):
         for side in sorted(sides, reverse=bool(number % 2)):
             sides[side].append(_run(side, settings | {"folder": str(folder / f"{side}-{number}")}))
-            print(f"bench: {side}: {json.dumps(sides[side][-1])}", flush=True)
+            show(side, sides[side][-1])
     speed = [ours["tokens_per_s"] / trl["tokens_per_s"] for ours, trl in zip(*sides.values(), strict=True)]
     memory = [ours["peak_gib"] / trl["peak_gib"] for ours, trl in zip(*sides.values(), strict=True)]
-    results = {
-        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "settings": settings,
-        "versions": versions() | versions(("trl",)), "hardware": hardware(), "sides": sides,
-        "ratio_tokens_per_s": statistics.median(speed), "ratio_peak_memory": statistics.median(memory),
-    }  # fmt: skip
-    path = args.output / f"bench-training-{results['started_at'][:19].replace(':', '')}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    print(f"bench: speed {results['ratio_tokens_per_s']:.2f}, memory {results['ratio_peak_memory']:.2f} of TRL's; {path}")
+    found = {"ratio_tokens_per_s": statistics.median(speed), "ratio_peak_memory": statistics.median(memory)}
+    show("ours to TRL's", found)
+    write(results | found | {"sides": sides}, args.output, "training", folder)
 
 
 def _arguments() -> argparse.Namespace:
