@@ -81,9 +81,7 @@ def _dequantized(value: Any) -> Any:
     if not isinstance(value, DTensor):
         return plain
     # Wrapping moves a shard to the mesh's device, and one after the other has room there.
-    return DTensor.from_local(
-        plain, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
-    ).cpu()
+    return _sharded_like(value, plain).cpu()
 
 
 @torch.no_grad()
@@ -115,7 +113,10 @@ def _fresh(value: Any) -> Any:
         return value
     local = value.to_local()
     local = local.wait() if isinstance(local, AsyncCollectiveTensor) else local
-    local = local.clone() if local.device.type == "cpu" else local
+    return _sharded_like(value, local.clone() if local.device.type == "cpu" else local)
+
+
+def _sharded_like(value: DTensor, local: Tensor) -> DTensor:
     return DTensor.from_local(
         local, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
     )
