@@ -85,12 +85,13 @@ class Evaluator:
     Attributes:
         engine: Lets models answer.
         judge: Judges.
-        max_in_flight: Items of one request that wait for an engine at the same time; a large request lets others in between.
+        max_in_flight: Items of one request that ask for an engine at the same time. As many as an engine decodes together: more
+            would stand in line before the only item of another request.
     """
 
     engine: Engine
     judge: JudgeCaller
-    max_in_flight: int = 256
+    max_in_flight: int = 64
 
     async def run(self, request: EvaluateRequest) -> AsyncIterator[ItemResult]:
         """The items as they finish, each once. A fault of one is its error and never another's."""

@@ -50,7 +50,7 @@ class Service:
     @property
     def evaluator(self) -> Evaluator:
         """Evaluates with these models and this judge."""
-        return Evaluator(self, self)
+        return Evaluator(self, self, max((served.room for served in self.models.values()), default=1))
 
     def model(self, name: str) -> ServedModel:
         """A model by its name.

@@ -1,14 +1,137 @@
-"""The campaign's command as a user meets it."""
+"""The campaign's command as a user meets it, and by `ray job submit` on four nodes, one of which dies in each stage."""
 
+import contextlib
+import hashlib
+import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.cluster_utils import Cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+from safe_r1.campaign.view import Snapshot, read_snapshot
+from safe_r1.errors import StorageError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).parents[2]
+PATIENCE_S = 900
+GROUP = "safe-r1/group"
+
+RECIPE = """
+name = "four-nodes"
+retry_minutes = 0
+
+[groups.cpu]
+max_nodes = 1
+labels = {{ "safe-r1/group" = "cpu" }}
+[groups.eval]
+max_nodes = 1
+labels = {{ "safe-r1/group" = "eval" }}
+[groups.train]
+max_nodes = 1
+labels = {{ "safe-r1/group" = "train" }}
+
+[stages.corpus]
+job = "corpus"
+group = "cpu"
+flags = {{ recipe = "seeds" }}
+[stages.evaluate]
+job = "evaluate"
+group = "eval"
+needs = ["corpus"]
+variants = ["{model}"]
+benchmarks = ["chisafetybench-sample"]
+flags = {{ limit = 16 }}
+set = ["engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.batch_size=2", "engine.cpu_kv_cache_gib=1",
+       "generation.max_tokens=500"]
+hours = 0.1
+[stages.finetune]
+job = "finetune"
+group = "train"
+needs = ["corpus", "evaluate"]
+variants = ["{model}"]
+flags = {{ max-steps = 30 }}
+set = ["pack.seq_len=512", "global_batch_size=2", "save.every=5", "save.max_validation=1"]
+hours = 0.1
+"""
+
+
+class Nodes:
+    """A head and a node of each group, which can be taken away and replaced."""
+
+    def __init__(self, port: int):
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"},
+        )
+        self.of = {group: self._add(group) for group in ("cpu", "eval", "train")}
+
+    def _add(self, group: str) -> Any:
+        return self.cluster.add_node(num_cpus=9, labels={GROUP: group})
+
+    def replace(self, group: str) -> None:
+        """The node dies; another comes."""
+        self.cluster.remove_node(self.of[group], allow_graceful=False)
+        self.of[group] = self._add(group)
+
+
+@pytest.fixture
+def nodes() -> Iterator[tuple[Nodes, str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = Nodes(port)
+    try:
+        yield made, f"http://127.0.0.1:{port}"
+    finally:
+        made.cluster.shutdown()
+
+
+def submit(address: str, recipe: Path, output: Path) -> subprocess.Popen:
+    command = [
+        Path(sys.executable).parent / "ray", "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--",
+        sys.executable, "ray_jobs/campaign.py", "--recipe", str(recipe), "--output", str(output),
+    ]  # fmt: skip
+    log = output.with_suffix(".log").open("w")
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+
+
+def snapshot(output: Path) -> Snapshot | None:
+    with contextlib.suppress(StorageError):
+        return read_snapshot(str(output))
+    return None
+
+
+def wait_for(running: subprocess.Popen, output: Path, step: str, progress: str) -> None:
+    """Until a step has said so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        seen = snapshot(output)
+        cell = next((cell for cell in seen.cells if cell.name.startswith(step)), None) if seen else None
+        if cell and (re.match(progress, cell.progress) or cell.status == "done"):
+            assert cell.status == "running", f"{step} was over before its node could be taken away"
+            return
+        assert cell is None or cell.status not in ("failed", "skipped"), cell
+        is_alive = running.poll() is None and time.monotonic() < deadline
+        assert is_alive, f"{step}: {cell}; {output.with_suffix('.log').read_text()}"
+        time.sleep(0.5)
+
+
+def results(output: Path) -> dict[str, Any]:
+    """Everything that a campaign makes, without times and places."""
+    files = [*(output / "corpus").rglob("*.parquet"), *(output / "finetuned").rglob("*-safe/*.safetensors")]
+    found: dict[str, Any] = {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    for file in (output / "runs" / "main").rglob("metrics.json"):
+        metrics = json.loads(file.read_text("utf-8"))
+        found[str(file.relative_to(output))] = {name: metrics[name] for name in ("rates", "counts")}
+    return found
 
 
 @pytest.mark.parametrize(
@@ -29,3 +152,25 @@ def test_bad_input_is_one_clear_line(recipe: str, env: dict[str, str], said: str
     assert done.returncode == 2, done.stdout
     assert said in done.stdout.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_node_dies_in_each_stage(nodes: tuple[Nodes, str], tiny_qwen2: Path, tmp_path: Path):
+    cluster, address = nodes
+    recipe = tmp_path / "four.toml"
+    recipe.write_text(RECIPE.format(model=tiny_qwen2), "utf-8")
+    disturbed, quiet = tmp_path / "disturbed", tmp_path / "quiet"
+    running = submit(address, recipe, disturbed)
+    wait_for(running, disturbed, "corpus", ".")
+    cluster.replace("cpu")
+    wait_for(running, disturbed, "evaluate/", "completions: [1-9]")
+    cluster.replace("eval")
+    wait_for(running, disturbed, "finetune/", "training")
+    cluster.replace("train")
+    assert running.wait(PATIENCE_S) == 0, disturbed.with_suffix(".log").read_text()
+    assert submit(address, recipe, quiet).wait(PATIENCE_S) == 0, quiet.with_suffix(".log").read_text()
+    assert len(results(quiet)) >= 3
+    assert results(disturbed) == results(quiet)
+    seen = snapshot(disturbed)
+    assert seen is not None
+    assert not seen.missing
+    assert sum(cell.attempts for cell in seen.cells) > len(seen.cells), "no job was ever lost with its node"

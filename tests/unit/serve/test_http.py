@@ -84,6 +84,29 @@ def post(path: str, body: Any, headers: dict[str, str] | None = None, **more: An
     return call(lambda http: http.post(path, content=text, headers=sent), **more)
 
 
+def test_a_large_evaluation_lets_a_small_one_in_between():
+    ended: list[str] = []
+
+    class Slow(Model):
+        async def generate(self, messages: list[Any], asked: Any) -> Any:
+            await asyncio.sleep(0.002)
+            ended.append(messages[-1]["content"])
+            return await super().generate(messages, asked)
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        many = {"model": "demo", "items": [{"prompt": f"问题{number}"} for number in range(60)]}
+        large = asyncio.create_task(http.post("/v1/safety/evaluate", json=many))
+        while len(ended) < 4:
+            await asyncio.sleep(0.001)
+        before = len(ended)
+        await http.post("/v1/safety/evaluate", json={"model": "demo", "items": [{"prompt": QUESTION}]})
+        assert ended.index(QUESTION) <= before + 3 * Model.room
+        assert len((await large).json()["items"]) == 60
+
+    call(ask, {"demo": Slow()})
+    assert len(ended) == len(set(ended)) == 61
+
+
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
 
 
