@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,10 +72,13 @@ class Nodes:
             initialize_head=True,
             head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"},
         )
+        self.disks: list[tempfile.TemporaryDirectory[str]] = []
         self.of = {group: self._add(group) for group in ("cpu", "eval", "train")}
 
     def _add(self, group: str) -> Any:
-        return self.cluster.add_node(num_cpus=9, labels={GROUP: group})
+        # A disk of its own: nodes that share one unpack the jobs' code over each other. Its path is short: sockets lie in it.
+        self.disks.append(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+        return self.cluster.add_node(num_cpus=9, labels={GROUP: group}, temp_dir=self.disks[-1].name)
 
     def replace(self, group: str) -> None:
         """The node dies; another comes."""
@@ -92,6 +96,8 @@ def nodes() -> Iterator[tuple[Nodes, str]]:
         yield made, f"http://127.0.0.1:{port}"
     finally:
         made.cluster.shutdown()
+        for disk in made.disks:
+            disk.cleanup()
 
 
 def submit(address: str, recipe: Path, output: Path) -> subprocess.Popen:
