@@ -64,7 +64,7 @@ def make_plan(recipe: Recipe) -> Plan:
         settings["synthesis"].pop(name)
     fingerprint = {
         "recipe": settings,
-        "files": {file: _hash(file) for file in dict.fromkeys(part.file for part in parts if part.format != "hub")},
+        "files": _hashes(parts),
         "records": {source.name: plan.count(source.name) for source in recipe.sources},
         "protected": sha256([[question.name, question.text] for question in questions]),
         "teacher": WORDS_SHA256,
@@ -110,6 +110,18 @@ def _check_supply(plan: Plan) -> None:
         if had < size * (1 - recipe.max_shortfall):
             missed.append(f"{kind}/{language or 'any'} wants {size:,} rows, its sources hold {had:,} ({size - had:,} too few)")
     refuse_shortfalls(missed)
+
+
+def _hashes(parts: list[Part]) -> dict[str, dict[str, str]]:
+    """Source to its files' hashes by number and name: their folder may be another one on another node."""
+    files: dict[str, list[str]] = {}
+    for part in parts:
+        if part.format != "hub" and part.file not in files.setdefault(part.place, []):
+            files[part.place].append(part.file)
+    return {
+        place: {f"{number} {UPath(file).name}": _hash(file) for number, file in enumerate(mine)}
+        for place, mine in files.items()
+    }
 
 
 def _hash(file: str) -> str:

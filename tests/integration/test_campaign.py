@@ -2,13 +2,13 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +49,7 @@ group = "eval"
 needs = ["corpus"]
 variants = ["{model}"]
 benchmarks = ["chisafetybench-sample"]
-flags = {{ limit = 16 }}
+flags = {{ limit = 8 }}
 set = ["engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.batch_size=2", "engine.cpu_kv_cache_gib=1",
        "generation.max_tokens=500"]
 hours = 0.1
@@ -72,13 +72,13 @@ class Nodes:
             initialize_head=True,
             head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"},
         )
-        self.disks: list[tempfile.TemporaryDirectory[str]] = []
+        self.count = itertools.count()
         self.of = {group: self._add(group) for group in ("cpu", "eval", "train")}
 
     def _add(self, group: str) -> Any:
-        # A disk of its own: nodes that share one unpack the jobs' code over each other. Its path is short: sockets lie in it.
-        self.disks.append(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-        return self.cluster.add_node(num_cpus=9, labels={GROUP: group}, temp_dir=self.disks[-1].name)
+        # A place of its own for the jobs' code: on one disk, nodes would unpack it over each other.
+        place = f"runtime_resources_{next(self.count)}"
+        return self.cluster.add_node(num_cpus=9, labels={GROUP: group}, runtime_env_dir_name=place)
 
     def replace(self, group: str) -> None:
         """The node dies; another comes."""
@@ -96,8 +96,6 @@ def nodes() -> Iterator[tuple[Nodes, str]]:
         yield made, f"http://127.0.0.1:{port}"
     finally:
         made.cluster.shutdown()
-        for disk in made.disks:
-            disk.cleanup()
 
 
 def submit(address: str, recipe: Path, output: Path) -> subprocess.Popen:
