@@ -57,7 +57,7 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
     elif stage.job == "finetune":
         found = _finetune(get_variant(variant), group)
     else:
-        found = _evaluate(stage, get_variant(variant), group)
+        found = _evaluate(stage, get_variant(variant), stage.settings(variant), group)
     gpus = found.gpus if stage.gpus is None else stage.gpus
     return Estimate(gpus, stage.hours or found.hours, found.why if stage.hours is None else "the recipe")
 
@@ -85,16 +85,23 @@ def _on(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
     return found
 
 
-def _evaluate(stage: StageConfig, variant: Variant, group: NodeGroup) -> Estimate:
+def _evaluate(stage: StageConfig, variant: Variant, settings: tuple[str, ...], group: NodeGroup) -> Estimate:
     tokens = sum(_tokens(stage, name) for name in expand(stage.benchmarks))
     if group.gpu is None:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu, judge = get_gpu(group.gpu), DEFAULT_JUDGE if stage.flags.get("judge") == "llm" else None
-    hours = _generate(variant, gpu, tokens)
-    gpus = variant.tensor_parallel_size
+    engines = _engines(settings, "engine")
+    gpus, hours = engines * variant.tensor_parallel_size, _generate(variant, gpu, tokens // engines)
     if judge:  # after the model, in its place
-        gpus, hours = max(gpus, judge.tensor_parallel_size), hours + _generate(judge, gpu, tokens // JUDGED_PER_VERDICT)
+        engines = _engines(settings, "judge.engine")
+        gpus = max(gpus, engines * judge.tensor_parallel_size)
+        hours += _generate(judge, gpu, tokens // JUDGED_PER_VERDICT // engines)
     return Estimate(gpus, hours, f"{tokens:,} tokens{', judged by a model' if judge else ''}")
+
+
+def _engines(settings: tuple[str, ...], name: str) -> int:
+    found = dict(setting.split("=", 1) for setting in settings if "=" in setting)
+    return int(found.get(f"{name}.replicas", 1))
 
 
 def _tokens(stage: StageConfig, benchmark: str) -> int:

@@ -62,7 +62,7 @@ def make_steps(recipe: Recipe, output: str, only: Sequence[str] = ()) -> dict[st
     Raises:
         ConfigError: A step is too large for its group, the budget can never be met, or ``only`` names what is not there.
     """
-    variants = {name: _variants(recipe, recipe.stages[name]) for name in recipe.order()}
+    variants = {name: recipe.variants_of(name) for name in recipe.order()}
     every = {variant for names in variants.values() for variant in names}
     if unknown := sorted(set(only) - every):
         raise ConfigError(f"--only {', '.join(unknown)}: not in recipe {recipe.name}; there is: {', '.join(sorted(every))}")
@@ -76,16 +76,12 @@ def make_steps(recipe: Recipe, output: str, only: Sequence[str] = ()) -> dict[st
     return steps
 
 
-def _variants(recipe: Recipe, stage: StageConfig) -> tuple[str, ...]:
-    return recipe.stages[stage.models_of].variants if stage.models_of else stage.variants
-
-
 def _step(recipe: Recipe, name: str, variant: str | None, output: str) -> Step:
     stage = recipe.stages[name]
     group = stage.group_of.get(variant or "", stage.group)
     words = [*_COMMANDS[stage.job], *_own_words(recipe, stage, variant, output)]
     words += [word for flag, value in stage.flags.items() for word in _flag(flag, value)]
-    words += [word for setting in stage.set for word in ("--set", setting)]
+    words += [word for setting in stage.settings(variant) for word in ("--set", setting)]
     return Step(
         f"{name}/{_short(variant)}" if variant else name, name, variant, stage.job, tuple(words), (), stage.job == "compare",
         group, estimate(stage, variant, recipe.groups[group]),

@@ -65,8 +65,13 @@ class StageConfig(Settings):
     benchmarks: tuple[str, ...] = Field(default=(), description="of an evaluation")
     flags: dict[str, str | int | bool] = Field(default_factory=dict, description="further flags, without their dashes")
     set: tuple[str, ...] = Field(default=(), description="settings of the job, a.b=v")
+    set_of: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="further settings of some variants")
     hours: float | None = Field(default=None, gt=0, description="of one job, in place of the planner's estimate")
     gpus: int | None = Field(default=None, ge=0, description="of one job, in place of the variant's own number")
+
+    def settings(self, variant: str | None) -> tuple[str, ...]:
+        """Of one variant's job; a later one overrules an earlier one."""
+        return (*self.set, *self.set_of.get(variant or "", ()))
 
     @field_validator("variants")
     @classmethod
@@ -118,11 +123,20 @@ class Recipe(Settings):
                     raise ValueError(f"stages.{name}: needs {needed!r}, which is no stage; there is: {', '.join(self.stages)}")
             if stage.models_of and self.stages[stage.models_of].job != "finetune":
                 raise ValueError(f"stages.{name}: models_of names {stage.models_of!r}, which does not fine-tune")
+            known = self.variants_of(name)
+            for variant in (*stage.group_of, *stage.set_of):
+                if variant not in known:
+                    raise ValueError(f"stages.{name}: {variant!r} is none of its variants: {', '.join(known) or 'it has none'}")
         try:
             self.order()
         except graphlib.CycleError as error:
             raise ValueError(f"the stages wait for each other: {' → '.join(error.args[1])}") from None
         return self
+
+    def variants_of(self, stage: str) -> tuple[str, ...]:
+        """Of a stage, or of the stage whose models it takes."""
+        found = self.stages[stage]
+        return self.stages[found.models_of].variants if found.models_of else found.variants
 
     def order(self) -> list[str]:
         """The stages, each after those that it needs."""

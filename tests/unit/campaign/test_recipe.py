@@ -97,6 +97,8 @@ def test_the_paper_is_35_jobs_and_two_that_run_once():
         (lambda: small(stages__corpus__variants=["demo"]), "runs once"),
         (lambda: small(stages__finetune__variants=[]), "need either variants or models_of"),
         (lambda: small(stages__compare__flags={}), "baseline"),
+        (lambda: small(stages__evaluate__set_of={"r1": ["a=1"]}), "evaluate: 'r1' is none of its variants: "),
+        (lambda: small(stages__finetune__group_of={"r1": "eval"}), "finetune: 'r1' is none of its variants: "),
     ],
 )  # fmt: skip
 def test_a_recipe_that_does_not_hang_together_is_refused(change: Callable[[], Any], said: str):
@@ -129,6 +131,16 @@ def test_every_benchmark_has_an_estimate_and_a_limit_makes_it_smaller():
     assert part.hours < whole.hours
     judged = make_steps(small(stages__evaluate__flags={"judge": "llm"}), "/out")["evaluate/qwen2.5-math-7b"].estimate
     assert (whole.gpus, judged.gpus) == (1, 4)
+
+
+def test_two_engines_take_twice_the_gpus_and_half_the_time():
+    name = "evaluate/qwen2.5-math-7b"
+    one = make_steps(small(), "/out")[name]
+    two = make_steps(small(stages__evaluate__set_of={"qwen2.5-math-7b": ["engine.replicas=2"]}), "/out")
+    assert two[name].words[-2:] == ("--set", "engine.replicas=2")
+    assert "engine.replicas=2" not in two["evaluate/r1-distill-qwen-7b"].words
+    assert two[name].estimate.gpus == 2 * one.estimate.gpus
+    assert one.estimate.hours / 2 < two[name].estimate.hours < one.estimate.hours
 
 
 def test_only_and_recipes_by_name(tmp_path: Path):
