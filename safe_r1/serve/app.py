@@ -96,6 +96,6 @@ def stop(ingress: Any) -> None:
     from ray import serve
 
     # Serve takes the models away beside the ingress, whatever they are writing: so the ingress comes to rest first.
-    ingress.drain.remote(_DRAIN_S).result()
+    ingress.broadcast("drain", _DRAIN_S).results(return_exceptions=True)
     serve.delete(APP_NAME)
     time.sleep(_FLUSH_S)
