@@ -39,27 +39,29 @@ def main() -> None:
     overrides = [f"generation.max_tokens={args.max_tokens}", f"engine.max_num_seqs={args.in_flight}"]
     bench = make_bench(folder, args.variant, args.data, args.limit, overrides)
     results = begin(args) | {"device": bench.device}
-    timings, texts = run_bare(bench, "bare-before")
-    bare = [timings.tokens / timings.parts_s["generation_s"]]
+    parts = (args.only,) if args.only else ("generation", "judging", "overload")
+    before = run_bare(bench, "bare-before") if "generation" in parts else None
     settings = {"engine.max_num_seqs": args.in_flight, "judge_replicas": args.judge_replicas}
     settings |= {"limits.items_per_minute": 10**9, "limits.requests_per_minute": 10**9}
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     # Ray runs its workers at a low priority; bare vLLM has the usual one.
     with start_service(["--variant", args.variant, *words], folder / "service.log", RAY_worker_niceness="0") as service:
-        served = _generation(service, bench, texts)
-        show("generation, before it is compared", served)
-        if not args.only_generation:
+        if before:
+            results["generation"] = _generation(service, bench, before[1])
+            show("generation, before it is compared", results["generation"])
+        if "judging" in parts:
             results["judging"] = asyncio.run(_judging(service, args.seconds))
             show("judging", results["judging"])
+        if "overload" in parts:
             messages = [list(sample.messages) for sample, _ in bench.rows]
-            load = Load(messages, 3 * served["items_per_s"], args.overload_s, args.max_tokens)
+            load = Load(messages, 3 * results["generation"]["items_per_s"], args.overload_s, args.max_tokens)
             results["overload"] = asyncio.run(overload(service, load))
             show("overload", results["overload"])
-    timings, _ = run_bare(bench, "bare-after")
-    bare.append(timings.tokens / timings.parts_s["generation_s"])
-    ratio = served["tokens_per_s"] / statistics.mean(bare)
-    results["generation"] = served | {"bare_tokens_per_s": [round(each, 1) for each in bare], "ratio": round(ratio, 3)}
-    show("generation", results["generation"])
+    if before:
+        bare = [timings.tokens / timings.parts_s["generation_s"] for timings, _ in (before, run_bare(bench, "bare-after"))]
+        ratio = results["generation"]["tokens_per_s"] / statistics.mean(bare)
+        results["generation"] |= {"bare_tokens_per_s": [round(each, 1) for each in bare], "ratio": round(ratio, 3)}
+        show("generation", results["generation"])
     write(results, args.output, "serve", folder)
 
 
@@ -74,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--judge-replicas", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each way of judging")
     parser.add_argument("--overload-s", type=float, default=300.0, help="of the third part")
-    parser.add_argument("--only-generation", action="store_true", help="the first part alone")
+    parser.add_argument("--only", choices=("generation", "judging"), help="one part alone")
     return parser.parse_args()
 
 
