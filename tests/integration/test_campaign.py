@@ -50,14 +50,14 @@ variants = ["{model}"]
 benchmarks = ["chisafetybench-sample"]
 flags = {{ limit = 8 }}
 set = ["engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.batch_size=2", "engine.cpu_kv_cache_gib=1",
-       "generation.max_tokens=500"]
+       "generation.max_tokens=200"]
 hours = 0.1
 [stages.finetune]
 job = "finetune"
 group = "train"
 needs = ["corpus", "evaluate"]
 variants = ["{model}"]
-flags = {{ max-steps = 30 }}
+flags = {{ max-steps = 15 }}
 set = ["pack.seq_len=512", "global_batch_size=2", "save.every=5", "save.max_validation=1"]
 hours = 0.1
 """
