@@ -9,7 +9,7 @@ from safe_r1.campaign.graph import Step
 from safe_r1.campaign.jobs import Jobs, JobView
 from safe_r1.campaign.recipe import Recipe
 from safe_r1.campaign.schedule import Order, choose, priority_of
-from safe_r1.campaign.state import ENDED, Attempt, Book, StepState
+from safe_r1.campaign.state import ENDED, SNAPSHOT, Attempt, Book, StepState
 from safe_r1.runs import RunFolder, sha256
 
 # Exit code of a user's error (`safe_r1.errors`): the same command would end the same way.
@@ -37,6 +37,8 @@ class Campaign:
         self.recipe, self.steps, self._jobs, self._now = recipe, dict(steps), jobs, now
         self._folder, self._book, self._priority = folder, Book(folder), priority_of(order, steps)
         self.states = {name: self._book.read(step) for name, step in self.steps.items()}
+        # A job that is gone with its cluster held GPUs until somebody saw it last.
+        self._seen_at = float((folder.read_json(SNAPSHOT) or {}).get("updated_at", 0.0))
         self._name = f"{recipe.name}-{sha256(str(folder.path))[:8]}"
         for name, state in self.states.items():
             # Asked for again by the same command: what failed is tried anew, with a full number of attempts.
@@ -58,13 +60,15 @@ class Campaign:
                 self._set(name, status="skipped", reason=reason)
         for step in choose(self._ready(), self._free(), self._priority):
             self._submit(step)
+        self._seen_at = self._now()
 
     def _look(self, name: str) -> None:
         state, view = self.states[name], self._jobs.look(self.states[name].attempts[-1].job)
-        is_over = view.phase not in ("starting", "running")
+        is_over, is_lost = view.phase not in ("starting", "running"), view.phase == "lost"
         attempt = state.attempts[-1].model_copy(update={
-            "started_at": view.started_at or state.attempts[-1].started_at,
-            "ended_at": (view.ended_at or self._now()) if is_over else None, "exit_code": view.exit_code, "said": view.said,
+            "started_at": view.started_at or state.attempts[-1].started_at, "exit_code": view.exit_code, "said": view.said,
+            "ended_at": (view.ended_at or (self._seen_at if is_lost else self._now())) if is_over else None,
+            "is_forgotten": is_lost,
         })  # fmt: skip
         attempts = [*state.attempts[:-1], attempt]
         progress = view.progress or state.progress
@@ -79,7 +83,10 @@ class Campaign:
         """Try again where a machine was lost, not where the job itself said what is wrong or somebody stopped it."""
         reasons = {"lost": "the cluster does not know its job any more", "stopped": "it was stopped by hand"}
         reason = reasons.get(view.phase) or view.said or f"exit code {view.exit_code}"
-        lost = sum(attempt.exit_code != _USER_ERROR for attempt in attempts)
+        if view.phase == "lost":
+            self._set(name, status="waiting", attempts=attempts, reason=f"again after: {reason}", retry_at=self._now())
+            return
+        lost = sum(attempt.exit_code != _USER_ERROR and not attempt.is_forgotten for attempt in attempts)
         if view.phase == "stopped" or view.exit_code == _USER_ERROR or lost % self.recipe.max_attempts == 0:
             self._set(name, status="failed", attempts=attempts, reason=reason)
             return

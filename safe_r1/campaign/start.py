@@ -1,9 +1,13 @@
 """From a recipe to a running campaign: the cluster's Jobs server, the code that its jobs run, the folder they share."""
 
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from safe_r1.campaign.graph import Step
 from safe_r1.campaign.jobs import RayJobs
@@ -11,11 +15,13 @@ from safe_r1.campaign.recipe import Recipe
 from safe_r1.campaign.run import Campaign
 from safe_r1.campaign.schedule import Order
 from safe_r1.campaign.view import campaign_folder
-from safe_r1.errors import ConfigError
+from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.resources import init_ray
 
 # Logical CPUs of a local Ray: the stages of one job ask for eight at the same time.
 _LOCAL_CPUS = 16
+# A local Ray's agent, which starts the jobs, listens here and nowhere else. One that was killed leaves it after some seconds.
+_AGENT_PORT, _PORT_WAIT_S = 52365, 60.0
 
 
 def shared_path(output: str) -> str:
@@ -53,11 +59,35 @@ def _server() -> tuple[str, str | None, str]:
     address = os.environ.get("RAY_ADDRESS")
     if address and address.startswith("http"):
         return address, _code(), "python"
+    if not address:
+        wait_for_port(_AGENT_PORT, _PORT_WAIT_S)
     context = init_ray(log_to_driver=False, num_cpus=_LOCAL_CPUS, include_dashboard=True)
     import ray
 
     inherited = ray.get_runtime_context().runtime_env.get("working_dir")
     return f"http://{context.dashboard_url}", inherited or _code(), sys.executable  # the cluster's nodes are like this one
+
+
+def wait_for_port(port: int, timeout_s: float) -> None:
+    """Until nobody listens there: without its agent, a Ray that starts now would take no job, ever.
+
+    Raises:
+        ResourceError: Somebody still does.
+    """
+    retrying = Retrying(
+        stop=stop_after_delay(timeout_s), wait=wait_fixed(0.5), retry=retry_if_exception_type(OSError), reraise=True
+    )  # fmt: skip
+    try:
+        retrying(_bind, port)
+    except OSError:
+        raise ResourceError(f"another Ray runs on this machine (its agent has port {port}): stop it, or run the campaign on it "
+                            "with RAY_ADDRESS=http://127.0.0.1:8265, the address of its dashboard") from None  # fmt: skip
+
+
+def _bind(port: int) -> None:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("", port))
 
 
 def _code() -> str | None:

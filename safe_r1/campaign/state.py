@@ -10,12 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from safe_r1.campaign.graph import Step
 from safe_r1.runs import RunFolder
 
+# The last look at the whole, beside the steps' files.
+SNAPSHOT = "status.json"
+
 Status = Literal["waiting", "starting", "running", "done", "failed", "skipped"]
 ENDED: tuple[Status, ...] = ("done", "failed", "skipped")
 
 
 class Attempt(BaseModel):
-    """One submission of a step's job."""
+    """One submission of a step's job; ``is_forgotten``: the cluster that had it is another one now, which is not its fault."""
 
     model_config = ConfigDict(extra="forbid")
     job: str
@@ -24,6 +27,7 @@ class Attempt(BaseModel):
     ended_at: float | None = None
     exit_code: int | None = None
     said: str = ""
+    is_forgotten: bool = False
 
     def hours(self, now: float) -> float:
         """That it has run; 0 before it began."""

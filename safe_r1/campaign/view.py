@@ -16,11 +16,11 @@ from upath import UPath
 from safe_r1.campaign.graph import COMPARISON, Step
 from safe_r1.campaign.recipe import Recipe
 from safe_r1.campaign.results import read_results
-from safe_r1.campaign.state import ENDED, Status, StepState
+from safe_r1.campaign.state import ENDED, SNAPSHOT, Status, StepState
 from safe_r1.errors import StorageError
 from safe_r1.runs import RunFolder
 
-SNAPSHOT, PAGE = "status.json", "campaign.html"
+PAGE = "campaign.html"
 FOLDER = "campaign"
 _CHINESE: dict[Status, str] = {
     "waiting": "等待", "starting": "启动中", "running": "运行中", "done": "完成", "failed": "失败", "skipped": "跳过",

@@ -118,6 +118,31 @@ def test_a_lost_machine_is_tried_again_after_a_while_and_not_for_ever(tmp_path: 
     assert len(one.states["corpus"].attempts) == 3
 
 
+def test_a_campaign_whose_cluster_is_gone_begins_its_jobs_again_however_often(tmp_path: Path):
+    clock = Clock()
+    for number in range(1, 6):
+        one = campaign(tmp_path, Cluster(), clock)  # of a local Ray that died with the campaign
+        one.tick()
+        assert statuses(one)["corpus"] == "starting"
+        assert len(one.states["corpus"].attempts) == number
+        one.tick()
+        clock.now += 86_400  # it lay there for a day
+
+
+def test_a_lost_job_held_its_gpus_until_it_was_seen_last(tmp_path: Path):
+    clock, folder = Clock(), tmp_path / "campaign"
+    one = campaign(folder, Cluster(), clock)
+    one.tick()
+    clock.now += 3600
+    one.tick()
+    snapshot = take_snapshot(small(), one.steps, one.states).model_copy(update={"updated_at": clock.now})
+    write_snapshot(str(tmp_path), snapshot)
+    clock.now += 86_400
+    one = campaign(folder, Cluster(), clock)
+    one.tick()
+    assert one.states["corpus"].attempts[0].hours(clock.now) == pytest.approx(1.0)
+
+
 def test_a_job_that_was_stopped_by_hand_is_not_tried_again(tmp_path: Path):
     cluster = Cluster()
     one = campaign(tmp_path, cluster)
