@@ -1,5 +1,6 @@
 """The service as one Ray Serve application: an ingress, a judge, and a deployment for each model."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -94,8 +95,10 @@ def run(config: ServeConfig, cluster: Cluster) -> Any:
 def stop(ingress: Any) -> None:
     """End the service; requests that are being answered are waited for, new ones refused."""
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
-    # Serve takes the models away beside the ingress, whatever they are writing: so the ingress comes to rest first.
-    ingress.broadcast("drain", _DRAIN_S).results(return_exceptions=True)
+    # Serve takes the models away beside the ingress, whatever they are writing: so every ingress comes to rest first.
+    with contextlib.suppress(RayServeException):  # there is none any more
+        ingress.broadcast("drain", _DRAIN_S).results(return_exceptions=True)
     serve.delete(APP_NAME)
     time.sleep(_FLUSH_S)
