@@ -74,6 +74,17 @@ class Service:
         return total / 2**30
 
 
+def ports(number: int) -> list[int]:
+    """Free ones; all held open until the last is found, so that no two are the same."""
+    probes = [socket.socket() for _ in range(number)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    found = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return found
+
+
 @contextlib.contextmanager
 def start_service(arguments: Sequence[str], log: Path, **env: str) -> Iterator[Service]:
     """Start ``ray_jobs/serve.py`` with these arguments on a free port, wait until all is up, and end it.
@@ -86,9 +97,7 @@ def start_service(arguments: Sequence[str], log: Path, **env: str) -> Iterator[S
     Raises:
         RuntimeError: It did not start; the message holds what it said.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = ports(1)
     command = [sys.executable, "ray_jobs/serve.py", "--port", str(port), *arguments]
     with log.open("w") as file:
         process = subprocess.Popen(

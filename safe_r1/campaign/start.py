@@ -1,6 +1,5 @@
 """From a recipe to a running campaign: the cluster's Jobs server, the code that its jobs run, the folder they share."""
 
-import contextlib
 import os
 import socket
 import sys
@@ -85,7 +84,7 @@ def wait_for_port(port: int, timeout_s: float) -> None:
 
 
 def _bind(port: int) -> None:
-    with contextlib.closing(socket.socket()) as probe:
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))
 

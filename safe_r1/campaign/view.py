@@ -118,12 +118,13 @@ def take_snapshot(recipe: Recipe, steps: Mapping[str, Step], states: Mapping[str
 def write_snapshot(output: str, snapshot: Snapshot) -> None:
     """``status.json`` and the page; once there is a comparison, the page begins with what it found."""
     from safe_r1.report.html import asset, content_policy, html_environment
+    from safe_r1.report.markdown import percent
 
     folder, style = campaign_folder(output), asset("report.css") + asset("campaign.css")
     folder.write_json(SNAPSHOT, snapshot.model_dump())
     page = html_environment().get_template("campaign.html.jinja").render(
         s=snapshot, zh=_CHINESE, style=Markup(style), policy=content_policy("", style), updated=_when(snapshot.updated_at),
-        results=read_results(UPath(output) / COMPARISON), comparison=COMPARISON,
+        results=read_results(UPath(output) / COMPARISON), comparison=COMPARISON, percent=percent,
     )  # fmt: skip
     folder.write_text(PAGE, page)
 

@@ -1,19 +1,18 @@
 """Where a benchmark's figures go: one JSON file with what ran, when, in which versions, on what machine."""
 
 import argparse
-import datetime
 import json
 from pathlib import Path
 from typing import Any
 
-from safe_r1.provenance import hardware, versions
+from safe_r1.provenance import hardware, now, versions
 
 
 def begin(args: argparse.Namespace, *others: str) -> dict[str, Any]:
     """The head of the results; ``others`` are packages of the other side."""
     args.output.mkdir(parents=True, exist_ok=True)
     return {
-        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "started_at": now(),
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "versions": versions() | versions(others),
         "hardware": hardware(),

@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from safe_r1.campaign.view import Snapshot, read_snapshot
 from safe_r1.errors import StorageError
+from tests.serving import ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).parents[2]
@@ -87,9 +87,7 @@ class Nodes:
 
 @pytest.fixture
 def nodes() -> Iterator[tuple[Nodes, str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = ports(1)
     made = Nodes(port)
     try:
         yield made, f"http://127.0.0.1:{port}"

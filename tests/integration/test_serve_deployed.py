@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.serving import REPOSITORY, START_S
+from tests.serving import REPOSITORY, START_S, ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BIN = Path(sys.executable).parent
@@ -50,17 +49,6 @@ class Deployed:
         deployments = status["applications"]["safe_r1"]["deployments"]
         [found] = [each for name, each in deployments.items() if name.endswith(model)]
         return sum(replica["state"] in ("STARTING", "RUNNING") for replica in found["replicas"])
-
-
-def ports(number: int) -> list[int]:
-    """Free ones; all held open until the last is found, so that no two are the same."""
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    found = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return found
 
 
 def run(*words: str, env: dict[str, str]) -> None:
