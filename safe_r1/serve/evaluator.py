@@ -85,13 +85,13 @@ class Evaluator:
     Attributes:
         engine: Lets models answer.
         judge: Judges.
-        max_in_flight: Items of one request that ask for an engine at the same time. As many as an engine decodes together: more
-            would stand in line before the only item of another request.
+        room: For items that ask for an engine at the same time. No more than an engine decodes together: the others would
+            stand in line before the only item of another request.
     """
 
     engine: Engine
     judge: JudgeCaller
-    max_in_flight: int = 64
+    room: asyncio.Semaphore
 
     async def run(self, request: EvaluateRequest) -> AsyncIterator[ItemResult]:
         """The items as they finish, each once. A fault of one is its error and never another's."""
@@ -100,11 +100,10 @@ class Evaluator:
         for index, item in enumerate(items):
             if isinstance(item, ItemError):
                 yield ItemResult(index=index, outcomes=[Outcome(model=None, error=item)])
-        room = asyncio.Semaphore(self.max_in_flight)
         tasks = [
             asyncio.create_task(self._given(given[start : start + _CHUNK], request)) for start in range(0, len(given), _CHUNK)
         ] + [
-            asyncio.create_task(self._generated(index, item, request, room))
+            asyncio.create_task(self._generated(index, item, request))
             for index, item in enumerate(items) if isinstance(item, Item) and item.completion is None
         ]  # fmt: skip
         try:
@@ -120,11 +119,11 @@ class Evaluator:
         await self._judge([item for _, item in items], outcomes, request.parts)
         return [_result(index, item, [outcome]) for (index, item), outcome in zip(items, outcomes, strict=True)]
 
-    async def _generated(self, index: int, item: Item, request: EvaluateRequest, room: asyncio.Semaphore) -> list[ItemResult]:
+    async def _generated(self, index: int, item: Item, request: EvaluateRequest) -> list[ItemResult]:
         if not request.models:
             fault = ItemError(status=400, code="nothing_to_judge", message="the item has no answer and the request no model")
             return [_result(index, item, [Outcome(model=None, error=fault)])]
-        async with room:
+        async with self.room:
             outcomes = await asyncio.gather(*(self._ask(model, index, item, request) for model in request.models))
         answered = [outcome for outcome in outcomes if outcome.error is None]
         await self._judge([item] * len(answered), answered, request.parts)

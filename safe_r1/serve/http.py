@@ -18,11 +18,11 @@ from safe_r1 import __version__
 from safe_r1.corpus.policies import classify
 from safe_r1.judge.base import JudgeItem
 from safe_r1.serve import chat_api
-from safe_r1.serve.access import Allowed, take_items
+from safe_r1.serve.access import Allowed, is_batch, take_items
 from safe_r1.serve.api import ApiError, EvaluateRequest, EvaluateResponse, ItemResult
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.content import ContentLog
-from safe_r1.serve.evaluator import judged, summarize
+from safe_r1.serve.evaluator import Evaluator, judged, summarize
 from safe_r1.serve.service import Service
 from safe_r1.serve.sizes import SizeLimit
 
@@ -182,7 +182,7 @@ def _add_safety_routes(app: FastAPI) -> None:
         for name in body.models:
             service.model(name)
         await take_items(request, service, len(body.items))
-        results = _admitted(service, body)
+        results = _admitted(service, service.evaluator(is_batch=is_batch(request)), body)
         head = {"id": f"eval-{request.state.id}", "created": int(time.time()), "judge": service.judge_name}
         if body.stream:
             return _stream(_evaluation_events(await _started(results), body, head, service))
@@ -198,9 +198,9 @@ def _status(results: Sequence[ItemResult]) -> int:
     return 503 if all(error is not None and error.status == 503 for error in errors) else 200
 
 
-async def _admitted(service: Service, body: EvaluateRequest) -> AsyncIterator[ItemResult]:
+async def _admitted(service: Service, evaluator: Evaluator, body: EvaluateRequest) -> AsyncIterator[ItemResult]:
     with service.admit(len(body.items)):
-        async for result in service.evaluator.run(body):
+        async for result in evaluator.run(body):
             yield result
 
 

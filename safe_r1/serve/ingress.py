@@ -7,7 +7,7 @@ from typing import Any
 
 from safe_r1.models import Variant
 from safe_r1.serve import batches
-from safe_r1.serve.access import OWNER
+from safe_r1.serve.access import ask_for
 from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.judges import ModelJudge, ServedJudge
@@ -53,15 +53,7 @@ class Ingress:
 
     async def ask(self, path: str, body: dict[str, Any], owner: str) -> tuple[int, Any]:
         """A row of a batch through the same routes as any request; gives status and JSON."""
-        import httpx
-
-        async def owned(scope: Any, receive: Any, send: Any) -> None:
-            await self._app(scope | {OWNER: owner}, receive, send)
-
-        transport = httpx.ASGITransport(owned, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://batch", timeout=None) as client:
-            response = await client.post(path, json=body)
-        return response.status_code, response.json()
+        return await ask_for(owner, self._app, path, body)
 
 
 def get_app_name() -> str:

@@ -18,6 +18,9 @@ from safe_r1.serve.keys import KeyRing, Limits
 from safe_r1.serve.metrics import Meter, NoMeter
 from safe_r1.serve.store import Store
 
+# Of the models' room, what the rows of all batches take at once; the rest stays free for those who wait for an answer.
+_BATCH_SHARE = 0.875
+
 
 class Service:
     """One ingress's view of the service.
@@ -43,14 +46,15 @@ class Service:
         self.config, self.models, self.missing, self.meter = config, models, missing, meter or NoMeter()
         self.judge_name, self._judge = judge.judge_name, judge
         self.keys, self.limits = KeyRing(config.api_keys), Limits(config.limits)
+        self._room = max((served.room for served in models.values()), default=1)
+        self._batch_room = asyncio.Semaphore(max(1, int(self._room * _BATCH_SHARE)))
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._num_pending, self.drain = 0, Drain()
         self.store, self.start_batch = Store(config.batches) if config.batches else None, start_batch
 
-    @property
-    def evaluator(self) -> Evaluator:
-        """Evaluates with these models and this judge."""
-        return Evaluator(self, self, max((served.room for served in self.models.values()), default=1))
+    def evaluator(self, *, is_batch: bool) -> Evaluator:
+        """Evaluates one request with these models and this judge; the rows of batches share their room."""
+        return Evaluator(self, self, self._batch_room if is_batch else asyncio.Semaphore(self._room))
 
     def model(self, name: str) -> ServedModel:
         """A model by its name.

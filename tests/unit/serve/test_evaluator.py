@@ -51,7 +51,7 @@ def run(judge: Lexicon | None = None, **request: Any) -> tuple[list[ItemResult],
     asked = EvaluateRequest.model_validate(request)
 
     async def collect() -> list[ItemResult]:
-        return [result async for result in Evaluator(Echo(), judge or Lexicon(), 2).run(asked)]
+        return [result async for result in Evaluator(Echo(), judge or Lexicon(), asyncio.Semaphore(2)).run(asked)]
 
     results = sorted(asyncio.run(collect()), key=lambda result: result.index)
     return results, summarize(results, asked.parts)

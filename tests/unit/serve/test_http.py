@@ -11,6 +11,7 @@ import pytest
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.lexicon import LexiconJudge
 from safe_r1.models import VARIANTS
+from safe_r1.serve.access import ask_for
 from safe_r1.serve.api import ApiError
 from safe_r1.serve.config import LimitConfig, ServeConfig
 from safe_r1.serve.engine import Piece
@@ -63,12 +64,16 @@ async def nothing_missing() -> list[str]:
     return []
 
 
+def make_app(models: dict[str, Any], **settings: Any) -> Any:
+    return create_app(Service(ServeConfig(**settings), models, Judge(), nothing_missing))
+
+
 def call(
     ask: Callable[[httpx.AsyncClient], Any], models: dict[str, Any] | None = None, client: str = "127.0.0.1", **settings: Any
 ) -> Any:  # fmt: skip
     served: Any = models or {"demo": Model()}
     settings.setdefault("first_answer_timeout_s", 0.3)
-    app = create_app(Service(ServeConfig(**settings), served, Judge(), nothing_missing))
+    app = make_app(served, **settings)
 
     async def run() -> Any:
         transport = httpx.ASGITransport(app, client=(client, 1), raise_app_exceptions=False)
@@ -84,7 +89,9 @@ def post(path: str, body: Any, headers: dict[str, str] | None = None, **more: An
     return call(lambda http: http.post(path, content=text, headers=sent), **more)
 
 
-def test_a_large_evaluation_lets_a_small_one_in_between():
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_a_large_evaluation_lets_a_small_one_in_between(is_batch: bool):
+    """A large one is one request, or ten rows of a batch at once."""
     ended: list[str] = []
 
     class Slow(Model):
@@ -93,17 +100,26 @@ def test_a_large_evaluation_lets_a_small_one_in_between():
             ended.append(messages[-1]["content"])
             return await super().generate(messages, asked)
 
-    async def ask(http: httpx.AsyncClient) -> None:
-        many = {"model": "demo", "items": [{"prompt": f"问题{number}"} for number in range(60)]}
-        large = asyncio.create_task(http.post("/v1/safety/evaluate", json=many))
+    app, items = make_app({"demo": Slow()}), [{"prompt": f"问题{number}"} for number in range(60)]
+
+    async def evaluate(some: list[Any], owner: str | None) -> int:
+        body = {"model": "demo", "items": some}
+        if owner:
+            return (await ask_for(owner, app, "/v1/safety/evaluate", body))[0]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as http:
+            return (await http.post("/v1/safety/evaluate", json=body)).status_code
+
+    async def run() -> None:
+        rows = [items[start : start + 6] for start in range(0, 60, 6)] if is_batch else [items]
+        large = asyncio.gather(*(evaluate(row, "somebody" if is_batch else None) for row in rows))
         while len(ended) < 4:
             await asyncio.sleep(0.001)
         before = len(ended)
-        await http.post("/v1/safety/evaluate", json={"model": "demo", "items": [{"prompt": QUESTION}]})
+        assert await evaluate([{"prompt": QUESTION}], None) == 200
         assert ended.index(QUESTION) <= before + 3 * Model.room
-        assert len((await large).json()["items"]) == 60
+        assert set(await large) == {200}
 
-    call(ask, {"demo": Slow()})
+    asyncio.run(run())
     assert len(ended) == len(set(ended)) == 61
 
 
