@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from safe_r1.schema import Part
 
@@ -41,6 +41,16 @@ class ApiError(Exception):
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 
 
+def _in_utf8(text: str) -> str:
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("half of a surrogate pair, which is no text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_in_utf8)]
+"""JSON can escape what no answer could be written with: half of an emoji that was cut."""
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -49,19 +59,19 @@ class Turn(_Wire):
     """One turn of a dialogue."""
 
     role: Literal["system", "user", "assistant"]
-    content: str = Field(min_length=1)
+    content: Text = Field(min_length=1)
 
 
 class Item(_Wire):
     """A question, with or without an answer that is already there."""
 
     model_config = ConfigDict(json_schema_extra={"examples": _ITEMS})
-    id: str | None = Field(default=None, max_length=512, description="given back with the result")
-    prompt: str | None = Field(default=None, min_length=1, description="one user turn; instead of messages")
+    id: Text | None = Field(default=None, max_length=512, description="given back with the result")
+    prompt: Text | None = Field(default=None, min_length=1, description="one user turn; instead of messages")
     messages: list[Turn] | None = Field(default=None, min_length=1, description="a dialogue that ends with a user turn")
-    answer: str | None = Field(default=None, description="what a model said, with its <think> block if there is one")
-    reasoning: str | None = Field(default=None, description="its reasoning, where that stands apart from the answer")
-    category: str | None = Field(default=None, max_length=128, description="given back; None: as the policy cards place it")
+    answer: Text | None = Field(default=None, description="what a model said, with its <think> block if there is one")
+    reasoning: Text | None = Field(default=None, description="its reasoning, where that stands apart from the answer")
+    category: Text | None = Field(default=None, max_length=128, description="given back; None: as the policy cards place it")
 
     @model_validator(mode="after")
     def _one_question(self) -> "Item":

@@ -7,6 +7,7 @@ from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from safe_r1.serve.access import Allowed, owner
+from safe_r1.serve.api import Text
 from safe_r1.serve.service import Service
 from safe_r1.serve.store import Store
 
@@ -21,7 +22,7 @@ class BatchRequest(BaseModel):
     input_file_id: str
     endpoint: str
     completion_window: Literal["24h"] = "24h"
-    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    metadata: dict[Text, Text] | None = Field(default=None, max_length=16)
 
 
 def add_batch_routes(app: FastAPI) -> None:
@@ -31,7 +32,8 @@ def add_batch_routes(app: FastAPI) -> None:
     @app.post("/v1/batches", tags=["batches"])
     async def create(body: BatchRequest, request: Request, service: Allowed) -> dict[str, Any]:
         """Begin a batch over an uploaded file."""
-        made = await _in_thread(_store(service).create_batch, owner(request), body.input_file_id, body.endpoint, body.metadata)
+        make, room = _store(service).create_batch, service.limits.allowed(request.state.key[1], "items_per_batch")
+        made = await _in_thread(make, owner(request), body.input_file_id, body.endpoint, body.metadata, room)
         if made["status"] != "failed" and service.start_batch:
             await _in_thread(service.start_batch, made["id"])
         return made

@@ -7,19 +7,25 @@ so that whoever takes the batch up after a kill asks for the missing rows alone.
 import asyncio
 import hashlib
 import json
+import logging
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from upath import UPath
 
 from safe_r1.runs import write_bytes
-from safe_r1.serve.store import Store, counts, read_requests
+from safe_r1.serve.store import FINAL, Store, counts
+
+logger = logging.getLogger(__name__)
 
 _ROWS_PER_CALL = 8
 _CALLERS = 2
 # A service that is busy, starting or being replaced is asked again for so long before a row has failed.
 _PATIENCE_S = 1800.0
+# With its machine, or for want of memory: it goes on elsewhere, but not for ever.
+_RESTARTS, _PAUSE_S = 10, 30.0
 _BUSY = (429, 503)
 _GOOD = 200
 
@@ -30,11 +36,38 @@ class Runner:
     def __init__(self, folder: str, app_name: str):
         self._folder, self._app_name = folder, app_name
 
+    def run_and_leave(self, identity: str) -> None:
+        """Do it, then end this actor, which nobody else would."""
+        from ray.actor import exit_actor
+
+        self.run(identity)
+        exit_actor()
+
     def run(self, identity: str) -> str:
         """Do what is missing of a batch; gives its final status."""
         store = Store(self._folder)
-        info = store.info(identity)
-        rows, _ = read_requests(store.content(info["owner"], info["input_file_id"]), info["endpoint"])
+        if (state := store.read_state(identity))["status"] in FINAL:
+            return state["status"]
+        from ray.exceptions import RayError
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
+
+        # A worker that was lost; or all of Ray, and then this process is gone before the pause is over.
+        retrying = Retrying(
+            retry=retry_if_exception_type(RayError), stop=stop_after_attempt(_RESTARTS), wait=wait_fixed(_PAUSE_S), reraise=True
+        )
+        try:
+            return retrying(self._run, store, identity)
+        except Exception as error:  # noqa: BLE001 - whatever it was, a batch that nobody runs any more must say so
+            fault = f"the batch could not be run: {type(error).__name__}"
+            errors = [{"code": "internal_error", "message": fault, "line": None, "param": None}]
+            logger.error("%s: %s in\n%s", identity, fault, "".join(traceback.format_tb(error.__traceback__)))
+            store.write_state(identity, store.read_state(identity) | {
+                "status": "failed", "failed_at": int(time.time()), "errors": {"object": "list", "data": errors},
+            })  # fmt: skip
+            return "failed"
+
+    def _run(self, store: Store, identity: str) -> str:
+        info, rows = store.info(identity), store.rows(identity)
         place = store.folder / "batches" / identity / "rows"
         state = store.read_state(identity) | {"status": "in_progress"}
         state.setdefault("in_progress_at", int(time.time()))
@@ -159,6 +192,7 @@ def start(folder: str, app_name: str, identity: str) -> None:
     import ray
 
     actor: Any = ray.remote(Runner).options(
-        name=f"{app_name}-{identity}", namespace=app_name, lifetime="detached", get_if_exists=True, num_cpus=0.1
-    )
-    actor.remote(folder, app_name).run.remote(identity)
+        name=f"{app_name}-{identity}", namespace=app_name, lifetime="detached", get_if_exists=True, num_cpus=0.1,
+        max_restarts=_RESTARTS, max_task_retries=_RESTARTS,
+    )  # fmt: skip
+    actor.remote(folder, app_name).run_and_leave.remote(identity)

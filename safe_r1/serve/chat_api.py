@@ -7,13 +7,13 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from safe_r1.reasoning import split_reasoning
 from safe_r1.schema import RefusalLabel
-from safe_r1.serve.api import ApiError, Judged
+from safe_r1.serve.api import ApiError, Judged, Text
 from safe_r1.serve.engine import Piece
 from safe_r1.serve.evaluator import Asked, Generated
 from safe_r1.serve.stream import StreamSplitter
@@ -28,7 +28,7 @@ class _Open(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = Field(default=None)
+    stop: Text | list[Text] | None = Field(default=None)
     stream: bool = False
     stream_options: dict[str, Any] | None = None
     n: Literal[1] = 1
@@ -70,7 +70,7 @@ class TextPart(BaseModel):
     """A part of a turn's content."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatTurn(BaseModel):
@@ -78,7 +78,7 @@ class ChatTurn(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
     def to_message(self) -> Any:
         """The turn as the renderer takes it."""
@@ -105,14 +105,14 @@ class ChatRequest(_Open):
 class CompletionRequest(_Open):
     """``POST /v1/completions``: a text, or tokens, that the model continues as it is."""
 
-    prompt: str | list[int] = Field(min_length=1)
+    prompt: Text | list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
 
 class ModerationRequest(BaseModel):
     """``POST /v1/moderations``: texts to be looked at, each as an answer to nothing in particular."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"input": "某地的人都懒，活该受穷。"}]})
-    input: str | list[str] = Field(min_length=1)
+    input: Text | list[Text] = Field(min_length=1)
     model: str | None = None
 
     @property

@@ -23,6 +23,7 @@ class LimitConfig(Settings):
 
     requests_per_minute: int = Field(default=600, ge=1)
     items_per_minute: int = Field(default=60_000, ge=1, description="items of evaluations and inputs of moderations")
+    items_per_batch: int = Field(default=500_000, ge=1, description="items of all evaluations, and chats, of one batch")
     body_mib: int = Field(default=32, ge=1)
     storage: str = Field(default="async+memory://", description="where counts live; async+redis://... for several ingresses")
 
@@ -48,4 +49,5 @@ class ServeConfig(Settings):
     first_answer_timeout_s: float = Field(
         default=900.0, gt=0, description="how long an item waits for a model that starts, is full or is being replaced"
     )
+    answer_timeout_s: float = Field(default=3600.0, gt=0, description="how long one answer, or its first piece, may take")
     batches: str | None = Field(default=None, description="folder or URI of files and batches; None: no batches")

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from safe_r1.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.config import EngineConfig
 from safe_r1.generate import engine_arguments, engine_bundles, engine_environment
@@ -96,9 +98,14 @@ class ServedModel:
         """The prompt's tokens, and the reasoning prefix at its end.
 
         Raises:
-            ApiError: It fills the context.
+            ApiError: It fills the context, or the model's template refuses the dialogue.
         """
-        tokens, prefix = await asyncio.to_thread(self._render, messages)
+        try:
+            tokens, prefix = await asyncio.to_thread(self._render, messages)
+        except (ValueError, TemplateError) as error:
+            # Such as no user turn, or two in a row; its words may hold what was sent.
+            message = f"the template of {self.variant.name} does not take these messages ({type(error).__name__})"
+            raise ApiError(400, "invalid_messages", message, "messages") from None
         self._check_length(tokens)
         return tokens, prefix
 

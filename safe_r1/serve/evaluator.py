@@ -69,11 +69,11 @@ class JudgeCaller(Protocol):
 
     judge_name: str
 
-    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
         """One judgement for every item, in order.
 
         Raises:
-            ApiError: The judge is down or overloaded.
+            ApiError: The judge is down or overloaded: at once, or with ``is_patient`` after a while.
         """
         ...
 
@@ -134,6 +134,9 @@ class Evaluator:
             return _said(model, await self.engine.generate(model, item.dialogue, _asked(index, item, request)))
         except ApiError as error:
             return Outcome(model=model, error=ItemError(status=error.status, code=error.code, message=error.message))
+        except Exception as error:  # noqa: BLE001 - whatever one item meets, the others are answered
+            message = f"{model}: unexpected {type(error).__name__}"
+            return Outcome(model=model, error=ItemError(status=500, code="internal_error", message=message))
 
     async def _judge(self, items: Sequence[Item], outcomes: Sequence[Outcome], parts: Sequence[Part]) -> None:
         """Put the verdicts into the outcomes."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -23,10 +24,13 @@ from safe_r1.serve.api import ApiError, EvaluateRequest, EvaluateResponse, ItemR
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.content import ContentLog
 from safe_r1.serve.evaluator import Evaluator, judged, summarize
+from safe_r1.serve.judges import NOT_JUDGED
+from safe_r1.serve.line import within
 from safe_r1.serve.service import Service
 from safe_r1.serve.sizes import SizeLimit
 
 audit = logging.getLogger("safe_r1.audit")
+logger = logging.getLogger(__name__)
 _MAX_MODERATIONS = 1000
 _ABOUT = "Reasoning models under OpenAI's routes, and a batched safety evaluation of dialogues and answers."
 
@@ -58,7 +62,12 @@ def create_app(service: Service) -> FastAPI:
 async def _audited(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
     started, request.state.facts = time.monotonic(), {}
     request.state.id = uuid.uuid4().hex
-    response = await go_on(request)
+    try:
+        response = await go_on(request)
+    except Exception as error:  # noqa: BLE001 - a fault of our own is answered, counted and audited like any other
+        # Where it happened, not its words: they may hold what was sent.
+        logger.error("%s in\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        response = await _api_error(request, ApiError(500, "internal_error", f"unexpected {type(error).__name__}"))
     response.headers["X-Request-Id"] = request.state.id
     facts = {
         "request": request.state.id, "method": request.method, "path": request.url.path, "status": response.status_code,
@@ -140,9 +149,9 @@ def _add_openai_routes(app: FastAPI) -> None:
         tokens, prefix = await served.render([turn.to_message() for turn in body.messages])
         pieces = served.complete(tokens, body.asked, [*served.stops, *body.stops], stream=body.stream)
         if body.stream:
-            first = await _started(pieces)
+            first = await _started(_counted(service, body.model, len(tokens), pieces), service.config.answer_timeout_s)
             return _stream(chat_api.chat_events(body, first, prefix, len(tokens)))
-        piece = await _whole(pieces)
+        piece = await _whole(pieces, service.config.answer_timeout_s)
         _note_tokens(request, body.model, len(tokens), piece.completion_tokens)
         generated = chat_api.Generated(prefix + piece.text, piece.finish_reason or "stop", len(tokens), piece.completion_tokens)
         return JSONResponse(chat_api.chat_response(body.model, generated))
@@ -155,9 +164,9 @@ def _add_openai_routes(app: FastAPI) -> None:
         tokens = await served.tokenize(body.prompt)
         pieces = served.complete(tokens, body.asked, body.stops, stream=body.stream)
         if body.stream:
-            first = await _started(pieces)
+            first = await _started(_counted(service, body.model, len(tokens), pieces), service.config.answer_timeout_s)
             return _stream(chat_api.completion_events(body, first, len(tokens)))
-        piece = await _whole(pieces)
+        piece = await _whole(pieces, service.config.answer_timeout_s)
         _note_tokens(request, body.model, len(tokens), piece.completion_tokens)
         return JSONResponse(chat_api.completion_response(body.model, piece, len(tokens)))
 
@@ -169,7 +178,10 @@ def _add_openai_routes(app: FastAPI) -> None:
                 400, "too_many_items", f"{len(body.texts)} inputs; at most {_MAX_MODERATIONS} in one request", "input"
             )
         await take_items(request, service, len(body.texts))
-        judgements = await service.judge([JudgeItem([], text, "answer") for text in body.texts])
+        judgements = await service.judge([JudgeItem([], text, "answer") for text in body.texts], is_patient=False)
+        if missing := next((each for each in judgements if each.unscored_reason in NOT_JUDGED), None):
+            # A text that nobody looked at must not pass as one that is not flagged.
+            raise ApiError(503, missing.unscored_reason or "", missing.explanation, retry_after_s=5)
         verdicts = [judged(judgement, service.judge_name) for judgement in judgements]
         categories = [classify(text) for text in body.texts]
         return JSONResponse(chat_api.moderation_response(service.judge_name, verdicts, categories))
@@ -182,7 +194,8 @@ def _add_safety_routes(app: FastAPI) -> None:
         for name in body.models:
             service.model(name)
         await take_items(request, service, len(body.items))
-        results = _admitted(service, service.evaluator(is_batch=is_batch(request)), body)
+        evaluator = service.evaluator(is_batch=is_batch(request))
+        results = evaluator.run(body) if is_batch(request) else _admitted(service, evaluator, body)
         head = {"id": f"eval-{request.state.id}", "created": int(time.time()), "judge": service.judge_name}
         if body.stream:
             return _stream(_evaluation_events(await _started(results), body, head, service))
@@ -220,9 +233,10 @@ def _stream(events: AsyncIterator[str]) -> Response:
     return StreamingResponse(chat_api.closed(events), media_type="text/event-stream")
 
 
-async def _started(pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _started(pieces: AsyncIterator[Any], timeout_s: float | None = None) -> AsyncIterator[Any]:
     """The same pieces, the first one already there: what goes wrong before it still gets a status of its own."""
-    first = await anext(pieces, None)
+    async with within(timeout_s):
+        first = await anext(pieces, None)
 
     async def all_of_them() -> AsyncIterator[Any]:
         if first is not None:
@@ -233,11 +247,23 @@ async def _started(pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
     return all_of_them()
 
 
-async def _whole(pieces: AsyncIterator[Any]) -> Any:
-    piece = await anext(pieces, None)
+async def _whole(pieces: AsyncIterator[Any], timeout_s: float) -> Any:
+    async with within(timeout_s):
+        piece = await anext(pieces, None)
     if piece is None:
         raise ApiError(503, "engine_unavailable", "the engine ended without an answer")
     return piece
+
+
+async def _counted(service: Service, model: str, num_prompt: int, pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The same pieces; their tokens are counted when the stream ends, however it does."""
+    num_tokens = 0
+    try:
+        async for piece in pieces:
+            num_tokens = piece.completion_tokens or num_tokens
+            yield piece
+    finally:
+        service.meter.tokens(model, num_prompt, num_tokens)
 
 
 def _note_tokens(request: Request, model: str, num_prompt: int, num_completion: int) -> None:

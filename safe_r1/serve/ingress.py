@@ -11,6 +11,7 @@ from safe_r1.serve.access import ask_for
 from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.judges import ModelJudge, ServedJudge
+from safe_r1.serve.line import Line
 from safe_r1.serve.metrics import RayMeter
 from safe_r1.serve.service import Service
 
@@ -32,7 +33,7 @@ class Ingress:
         if judge is None:
             caller: Any = ServedJudge(config.judge, judge_handle)
         else:
-            caller = ModelJudge(config.judge, every[judge.name])
+            caller = ModelJudge(config.judge, judge.name, Line(every[judge.name], config))
         start_batch = functools.partial(batches.start, config.batches, get_app_name()) if config.batches else None
         self.service = Service(config, models, caller, _missing, RayMeter(), start_batch)
         self._app: Any = None

@@ -11,13 +11,16 @@ from safe_r1.judge.endpoint import EndpointJudge
 from safe_r1.judge.prompt import judge_messages
 from safe_r1.scoring import judge_name, make_judge, read_engine_reply
 from safe_r1.serve.api import ApiError
-from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.evaluator import Asked
+from safe_r1.serve.line import Line
 from safe_r1.serve.metrics import observe_batch
 
 # Calls that are judged together, and how long the first of them waits for others.
 _BATCH_CALLS, _BATCH_WAIT_S = 32, 0.005
 _ROOM, _QUEUE = 64, 512
+_REASONS = {429: "judge_overloaded", 503: "judge_unavailable"}
+NOT_JUDGED = tuple(_REASONS.values())
+"""Reasons of judgements that nobody made."""
 
 
 class JudgeServer:
@@ -69,8 +72,8 @@ class ServedJudge:
     def __init__(self, config: JudgeConfig, handle: Any):
         self.judge_name, self._handle = judge_name(config, config.model), handle
 
-    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """See ``JudgeCaller.judge``."""
+    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
+        """See ``JudgeCaller.judge``; it is the service that asks again."""
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError, RayServeException
 
@@ -92,17 +95,17 @@ class ModelJudge:
         judge_name: As in the rows of an evaluation.
     """
 
-    def __init__(self, config: JudgeConfig, model: ServedModel):
-        self.judge_name, self._model, self._max_tokens = judge_name(config, model.variant.name), model, config.max_tokens
+    def __init__(self, config: JudgeConfig, name: str, line: Line):
+        self.judge_name, self._line, self._max_tokens = judge_name(config, name), line, config.max_tokens
 
-    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
         """See ``JudgeCaller.judge``; a reply that the engine could not give is unscored."""
-        return list(await asyncio.gather(*map(self._one, items)))
+        return list(await asyncio.gather(*(self._one(item, is_patient) for item in items)))
 
-    async def _one(self, item: JudgeItem) -> Judgement:
+    async def _one(self, item: JudgeItem, is_patient: bool) -> Judgement:
         try:
             asked = Asked(seed=0, max_tokens=self._max_tokens, temperature=0.0, top_p=1.0)
-            reply = await self._model.generate(judge_messages(item), asked)
+            reply = await self._line.generate(judge_messages(item), asked, is_patient=is_patient)
         except ApiError as error:
-            return Judgement(None, "judge_unavailable" if error.status == 503 else "judge_error", error.message)
+            return Judgement(None, _REASONS.get(error.status, "judge_error"), error.message)
         return read_engine_reply(reply.text, reply.finish_reason, item.task)

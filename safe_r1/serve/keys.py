@@ -37,6 +37,7 @@ class Key(BaseModel):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     requests_per_minute: int | None = Field(default=None, ge=1)
     items_per_minute: int | None = Field(default=None, ge=1)
+    items_per_batch: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _one_secret(self) -> "Key":
@@ -130,6 +131,10 @@ class Limits:
         self._config = config
         self._limiter = MovingWindowRateLimiter(storage_from_string(config.storage))  # pyright: ignore[reportArgumentType]
 
+    def allowed(self, key: Key | None, setting: str) -> int:
+        """What a key may, by the name of the setting."""
+        return getattr(key, setting, None) or getattr(self._config, setting)
+
     async def take(self, name: str, key: Key | None, what: str, amount: int = 1) -> None:
         """Count ``amount`` requests or items of a key.
 
@@ -142,8 +147,7 @@ class Limits:
         Raises:
             ApiError: 429 with the time to wait; nothing is counted then.
         """
-        setting = f"{what}_per_minute"
-        allowed: int = getattr(key, setting, None) or getattr(self._config, setting)
+        allowed = self.allowed(key, f"{what}_per_minute")
         limit = RateLimitItemPerMinute(allowed)
         if amount > allowed:
             raise ApiError(400, "too_many_items", f"{amount} {what} in one request; this key may send {allowed} a minute")

@@ -5,8 +5,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
-
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.schema import Message
 from safe_r1.serve.api import ApiError
@@ -15,6 +13,7 @@ from safe_r1.serve.drain import Drain
 from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.evaluator import Asked, Evaluator, Generated, JudgeCaller
 from safe_r1.serve.keys import KeyRing, Limits
+from safe_r1.serve.line import Line, Patience
 from safe_r1.serve.metrics import Meter, NoMeter
 from safe_r1.serve.store import Store
 
@@ -48,9 +47,11 @@ class Service:
         self.keys, self.limits = KeyRing(config.api_keys), Limits(config.limits)
         self._room = max((served.room for served in models.values()), default=1)
         self._batch_room = asyncio.Semaphore(max(1, int(self._room * _BATCH_SHARE)))
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._lines = {name: Line(served, config) for name, served in models.items()}
+        self._patience = Patience(config.first_answer_timeout_s)
         self._num_pending, self.drain = 0, Drain()
-        self.store, self.start_batch = Store(config.batches) if config.batches else None, start_batch
+        self.store = Store(config.batches) if config.batches else None
+        self.start_batch = start_batch
 
     def evaluator(self, *, is_batch: bool) -> Evaluator:
         """Evaluates one request with these models and this judge; the rows of batches share their room."""
@@ -69,25 +70,16 @@ class Service:
 
     async def generate(self, model: str, messages: list[Message], asked: Asked) -> Generated:
         """See ``Engine.generate``."""
-        served, started = self.model(model), time.monotonic()
-        # Items take turns before the model's own queue, so that a large request does not push others out of it.
-        async with self._turns.setdefault(model, asyncio.Semaphore(served.room)):
-            generated = await self._patiently(served, messages, asked)
+        self.model(model)
+        started = time.monotonic()
+        generated = await self._lines[model].generate(messages, asked)
         self.meter.stage("generate", time.monotonic() - started)
         self.meter.tokens(model, generated.prompt_tokens, generated.completion_tokens)
         return generated
 
-    async def _patiently(self, served: ServedModel, messages: list[Message], asked: Asked) -> Generated:
-        """An item was let in, so a queue that is full, or an engine that is being replaced, is waited for."""
-        retrying = AsyncRetrying(
-            stop=stop_after_delay(self.config.first_answer_timeout_s), wait=wait_random_exponential(0.1, max=5),
-            retry=retry_if_exception(lambda error: isinstance(error, ApiError) and error.status in (429, 503)), reraise=True,
-        )  # fmt: skip
-        return await retrying(served.generate, messages, asked)
-
     @contextlib.contextmanager
     def admit(self, num_items: int) -> Iterator[None]:
-        """Hold room for the items of a request.
+        """Hold room for the items of a request. The rows of a batch need none: it asks for a few at a time.
 
         Raises:
             ApiError: 429 where this ingress has taken in as much as it may.
@@ -100,9 +92,13 @@ class Service:
         finally:
             self._num_pending -= num_items
 
-    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
         """See ``JudgeCaller.judge``."""
         started = time.monotonic()
-        judgements = await self._judge.judge(items)
+
+        async def call() -> list[Judgement]:
+            return await self._judge.judge(items, is_patient=is_patient)
+
+        judgements = await (self._patience.ask(call) if is_patient else call())
         self.meter.stage("judge", time.monotonic() - started)
         return judgements

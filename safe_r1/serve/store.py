@@ -1,8 +1,8 @@
 """Files and batches in OpenAI's form, in a folder that outlives the service.
 
-``FOLDER/files/ID/``: ``file.json``, ``content.jsonl``. ``FOLDER/batches/ID/``: ``batch.json`` as it was asked for, ``rows/``
-with what is finished, ``state.json`` from whoever runs it, and ``cancel`` once somebody wants it to end. Each of them has one
-writer.
+``FOLDER/files/ID/``: ``file.json``, ``content.jsonl``. ``FOLDER/batches/ID/``: ``batch.json`` and ``input.jsonl`` as it was
+asked for, ``rows/`` with what is finished, ``state.json`` from whoever runs it, and ``cancel`` once somebody wants it to end.
+Each of them has one writer.
 """
 
 import json
@@ -19,6 +19,7 @@ from safe_r1.serve.api import ApiError
 ENDPOINTS = ("/v1/safety/evaluate", "/v1/chat/completions")
 FINAL = ("completed", "failed", "cancelled", "expired")
 MAX_REQUESTS = 50_000
+MAX_ITEMS = 500_000
 _WINDOW_S = 24 * 3600
 _SHOWN_ERRORS = 20
 _NAMES = {"files": "file", "batches": "batch"}
@@ -74,7 +75,9 @@ class Store:
         remove(self.folder / "files" / identity)
         return {"id": identity, "object": "file", "deleted": True}
 
-    def create_batch(self, owner: str, input_file: str, endpoint: str, metadata: dict[str, str] | None) -> dict[str, Any]:
+    def create_batch(
+        self, owner: str, input_file: str, endpoint: str, metadata: dict[str, str] | None, max_items: int = MAX_ITEMS
+    ) -> dict[str, Any]:
         """Keep a batch; one whose file cannot be used is ``failed`` from the start, with the lines at fault.
 
         Raises:
@@ -82,7 +85,8 @@ class Store:
         """
         if endpoint not in ENDPOINTS:
             raise ApiError(400, "unknown_endpoint", f"a batch goes to {' or '.join(ENDPOINTS)}", "endpoint")
-        rows, errors = read_requests(self.content(owner, input_file), endpoint)
+        content = self.content(owner, input_file)
+        rows, errors = read_requests(content, endpoint, max_items)
         identity, created = f"batch-{uuid.uuid4().hex}", int(time.time())
         info = {
             "id": identity, "object": "batch", "endpoint": endpoint, "input_file_id": input_file, "completion_window": "24h",
@@ -96,6 +100,8 @@ class Store:
                 "errors": {"object": "list", "data": errors[:_SHOWN_ERRORS]},
             }  # fmt: skip
         self.write_state(identity, state)
+        # Of its own: the file may be deleted while the batch runs.
+        write_bytes(place / "input.jsonl", content)
         write_bytes(place / "batch.json", json.dumps(info, ensure_ascii=False).encode())
         return self.batch(owner, identity)
 
@@ -143,6 +149,11 @@ class Store:
         """A batch as it was asked for, its owner included."""
         return json.loads((self.folder / "batches" / identity / "batch.json").read_text(encoding="utf-8"))
 
+    def rows(self, identity: str) -> list[dict[str, Any]]:
+        """The requests of a batch that was let in."""
+        content = (self.folder / "batches" / identity / "input.jsonl").read_bytes()
+        return read_requests(content, self.info(identity)["endpoint"])[0]
+
     def unfinished(self) -> list[str]:
         """Batches that nobody has ended, oldest first."""
         place = self.folder / "batches"
@@ -175,12 +186,15 @@ def counts(total: int, completed: int = 0, failed: int = 0) -> dict[str, int]:
     return {"total": total, "completed": completed, "failed": failed}
 
 
-def read_requests(content: bytes, endpoint: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_requests(
+    content: bytes, endpoint: str, max_items: int = MAX_ITEMS
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The requests of a batch's file, and what is wrong with it by line.
 
     Args:
         content: JSONL: ``custom_id``, ``method`` (POST), ``url`` and ``body``.
         endpoint: Where all of them must go.
+        max_items: Items of all evaluations together; a chat is one.
 
     Returns:
         Rows with ``custom_id`` and ``body``; errors with ``code``, ``line``, ``message``. Nothing of the content is quoted.
@@ -194,6 +208,8 @@ def read_requests(content: bytes, endpoint: str) -> tuple[list[dict[str, Any]], 
         row: Any = None
         try:
             row = json.loads(line)
+            # Python reads more than JSON is: NaN, and halves of surrogate pairs.
+            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
             fault = _fault(row, endpoint, seen)
         except (ValueError, RecursionError):
             fault = "the line is not JSON"
@@ -207,6 +223,10 @@ def read_requests(content: bytes, endpoint: str) -> tuple[list[dict[str, Any]], 
     if len(rows) > MAX_REQUESTS:
         message = f"{len(rows)} requests; a batch takes {MAX_REQUESTS}"
         errors.append({"code": "too_many_requests", "line": None, "message": message, "param": None})
+    num_items = sum(len(items) if isinstance(items := row["body"].get("items"), list) else 1 for row in rows)
+    if num_items > max_items:
+        message = f"{num_items} items; a batch takes {max_items}"
+        errors.append({"code": "too_many_items", "line": None, "message": message, "param": None})
     return rows, errors
 
 

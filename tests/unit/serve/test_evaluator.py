@@ -23,7 +23,7 @@ class Lexicon:
     def __init__(self, error: ApiError | None = None):
         self._judge, self.error, self.calls = LexiconJudge(), error, 0
 
-    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
         self.calls += 1
         if self.error:
             raise self.error

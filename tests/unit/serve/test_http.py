@@ -56,7 +56,7 @@ class Model:
 class Judge:
     judge_name = "lexicon"
 
-    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
         return LexiconJudge().judge(items)
 
 

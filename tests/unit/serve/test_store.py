@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ray.exceptions import WorkerCrashedError
 from upath import UPath
 
 from safe_r1.serve import batches
@@ -55,6 +56,8 @@ def test_only_an_id_becomes_a_path(tmp_path: Path, identity: str):
     [
         ("{", "not JSON"),
         ("7", "an object"),
+        (line("1", {"items": [{"prompt": "x"}], "temperature": float("nan")}), "not JSON"),
+        (line("\ud83d"), "not JSON"),
         (line(3), "custom_id"),
         (line(""), "custom_id"),
         (line("1"), "earlier line"),
@@ -82,6 +85,25 @@ def test_an_empty_file_and_another_endpoint(tmp_path: Path):
     assert store.create_batch("a", file["id"], URL, None)["errors"]["data"][0]["code"] == "empty_file"
     with pytest.raises(ApiError, match="a batch goes to"):
         store.create_batch("a", file["id"], "/v1/embeddings", None)
+
+
+def test_a_batch_takes_no_more_items_than_its_key_may(tmp_path: Path):
+    keys = tmp_path / "keys.toml"
+    keys.write_text('[team]\nkey = "a-secret-of-some-length"\nitems_per_batch = 3\n', "utf-8")
+    two = {"items": [{"prompt": "x"}] * 2}
+
+    async def ask(http: httpx.AsyncClient) -> list[Any]:
+        http.headers["Authorization"] = "Bearer a-secret-of-some-length"
+        made = []
+        for rows in ([line("1", two), line("2")], [line("1", two), line("2", two)]):
+            sent = await http.post("/v1/files", files={"file": ("in.jsonl", content(*rows))}, data={"purpose": "batch"})
+            batch = {"input_file_id": sent.json()["id"], "endpoint": URL}
+            made.append((await http.post("/v1/batches", json=batch)).json())
+        return made
+
+    fits, too_large = call(ask, batches=str(tmp_path / "batches"), api_keys=str(keys))
+    assert fits["status"] == "validating"
+    assert (too_large["status"], too_large["errors"]["data"][0]["code"]) == ("failed", "too_many_items")
 
 
 def test_line_separators_in_texts_end_no_line():
@@ -141,6 +163,45 @@ def test_a_batch_that_was_killed_asks_for_the_rest_alone(tmp_path: Path):
     assert again.run(identity) == "completed"
     assert again.asked == ["3"]
     assert store.batch("a", identity)["request_counts"]["completed"] == 3
+
+
+def test_a_batch_that_has_ended_is_not_run_again(tmp_path: Path):
+    store, identity = make(tmp_path, "1", "2")
+    assert Here(str(tmp_path)).run(identity) == "completed"
+    before, again = store.batch("a", identity), Here(str(tmp_path))
+    assert again.run(identity) == "completed"
+    assert again.asked == []
+    assert store.batch("a", identity) == before
+    assert len(store.files("a")) == 2
+
+
+def test_a_batch_does_not_need_its_file_any_more(tmp_path: Path):
+    store, identity = make(tmp_path, "1")
+    store.delete_file("a", store.batch("a", identity)["input_file_id"])
+    assert Here(str(tmp_path)).run(identity) == "completed"
+
+
+def test_a_batch_that_cannot_be_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(name: str) -> None:
+        raise OSError(f"no room for {name}")
+
+    store, identity = make(tmp_path, "1", "2")
+    assert Here(str(tmp_path), on_row=broken).run(identity) == "failed"
+    batch = store.batch("a", identity)
+    assert batch["errors"]["data"][0]["message"] == "the batch could not be run: OSError"
+    assert store.unfinished() == []
+
+    lost = iter([True, False])
+
+    def lose(name: str) -> None:
+        if next(lost):
+            raise WorkerCrashedError
+
+    monkeypatch.setattr(batches, "_PAUSE_S", 0.01)
+    store, identity = make(tmp_path, "1", "2")
+    runner = Here(str(tmp_path), on_row=lose)
+    assert runner.run(identity) == "completed"
+    assert runner.asked == ["1", "2"]
 
 
 def test_a_cancelled_batch_keeps_what_is_finished(tmp_path: Path):
