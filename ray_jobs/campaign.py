@@ -27,7 +27,7 @@ def main(
     recipe: Annotated[str, typer.Option(help="A recipe of the package (paper, demo) or a TOML file.")],
     output: Annotated[str, typer.Option(help="Folder that all nodes share.")] = "campaign",
     only: Annotated[list[str] | None, typer.Option(help="Only this variant; may be repeated.")] = None,
-    budget_gpu_hours: Annotated[float | None, typer.Option(help="Refuse a plan that takes more.")] = None,
+    budget_gpu_hours: Annotated[float | None, typer.Option(help="Refuse a plan, and later a job, that takes more.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show stages, GPUs, hours, cost and nodes; run nothing.")] = False,
 ) -> None:
     """Evaluate, fine-tune, evaluate again and compare many variants in parallel."""

@@ -11,6 +11,12 @@ class SafeR1Error(Exception):
     exit_code = 2
 
 
+class TransientError(SafeR1Error):
+    """Nothing that a user has to repair: a machine was lost or did not come, and the same command may succeed."""
+
+    exit_code = 3
+
+
 class ConfigError(SafeR1Error):
     """A setting, flag or name that does not exist or does not fit."""
 
@@ -57,3 +63,19 @@ class JudgeError(EndpointError):
 
 class IntegrityError(SafeR1Error):
     """Counts that do not add up, or more failures than a run may publish with."""
+
+
+class EngineLostError(TransientError, ModelError):
+    """An engine that died too often with its machine, or for which none came."""
+
+
+class ClusterLostError(TransientError, ResourceError):
+    """A cluster that does not answer."""
+
+
+class WorkersLostError(TransientError, TrainingError):
+    """Workers of a training that died too often with their machines, or for which none came."""
+
+
+class RowsLostError(TransientError, IntegrityError):
+    """More rows failed than a run may publish with; they are tried again."""

@@ -14,7 +14,7 @@ from upath import UPath
 
 from safe_r1.benchmarks.gpqa import as_asked
 from safe_r1.config import EvaluateConfig
-from safe_r1.errors import IntegrityError, StorageError
+from safe_r1.errors import RowsLostError, StorageError
 from safe_r1.generate import Progress, Request, Sampling, check_resources, generate, row_seed
 from safe_r1.lengths import token_lengths
 from safe_r1.metrics import compute_metrics
@@ -233,7 +233,7 @@ def _judge(plan: Plan, todo: dict[str, list[Sample]], cluster: Cluster, watch: W
 def _refuse_failures(name: str, completions: dict[tuple[Any, ...], Row], allowed: float) -> None:
     failed = [row for row in completions.values() if row["error"] is not None]
     if len(failed) > allowed * len(completions):
-        raise IntegrityError(
+        raise RowsLostError(
             f"{name}: {len(failed)} of {len(completions)} rows failed, more than max_failed_share={allowed:g} allows; "
             f"first: {failed[0]['sample_id']}: {failed[0]['error'][:200]}. The same command tries the failed rows again."
         )

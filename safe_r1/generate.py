@@ -7,6 +7,7 @@ The first batch is the canary: if all its rows fail, or an engine cannot start o
 instead of working through the rest.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ import pyarrow as pa
 
 from safe_r1.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.config import EngineConfig
-from safe_r1.errors import ModelError, ResourceError
+from safe_r1.errors import EngineLostError, ModelError, ResourceError
 from safe_r1.models import Variant
-from safe_r1.resources import Device
+from safe_r1.resources import Device, node_labels
 
 Row = dict[str, Any]
 Writer = Callable[[list[Row]], None]
@@ -140,7 +141,8 @@ def generate(
         write: Writes one batch of rows atomically; must be picklable and safe to repeat.
 
     Raises:
-        ModelError: The engine cannot start, keeps dying, or fails every row of its first batch.
+        ModelError: The engine cannot start, or fails every row of its first batch.
+        EngineLostError: It keeps dying, or no machine came for it.
     """
     if not requests:
         return
@@ -164,8 +166,18 @@ def generate(
             is_canary = False
             yield progress
     except (RayError, GetTimeoutError) as error:
-        raise ModelError(f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
-                         f"{_last_line(error)}; the engine's own words are in the log") from error  # fmt: skip
+        kind = EngineLostError if _is_loss(error) else ModelError
+        raise kind(f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
+                   f"{_last_line(error)}; the engine's own words are in the log") from error  # fmt: skip
+
+
+def _is_loss(error: BaseException) -> bool:
+    """A process is gone or never came; not: the code that ran in it raised something."""
+    from ray.exceptions import RayError, RayTaskError, UserCodeException
+
+    cause = getattr(error, "cause", error)  # what a task raised
+    is_own = isinstance(cause, (RayTaskError, UserCodeException)) or getattr(cause, "actor_init_failed", False)
+    return isinstance(cause, RayError) and not is_own
 
 
 def _last_line(error: BaseException) -> str:
@@ -255,7 +267,20 @@ def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling:
     for stage in processor.stages.values():
         # Ray Data restarts a dead actor without limit; an engine that dies again and again must end the job.
         stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
+        if (labels := node_labels()) and "ray_remote_args_fn" in stage.map_batches_kwargs:
+            # Of several GPUs: Ray Data's own function reserves them on any nodes, and the labels reach the actor alone.
+            bundles = engine_bundles(arguments, device)
+            stage.map_batches_kwargs["ray_remote_args_fn"] = functools.partial(_on_nodes, bundles, labels)
     return processor
+
+
+def _on_nodes(bundles: list[dict[str, float]], labels: dict[str, str]) -> dict[str, Any]:
+    """Where one engine runs: its GPUs together, on nodes with these labels."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = ray.util.placement_group(bundles, "PACK", bundle_label_selector=[labels] * len(bundles))
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)}
 
 
 def _light(engine: EngineConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safe_r1.errors import ConfigError, ResourceError
+from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
 from safe_r1.models import Variant
 
 Device = Literal["cpu", "gpu"]
@@ -46,7 +46,7 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
         min_cpus: Logical CPUs that a local Ray has at least; each beyond the real ones is a further process to start.
 
     Raises:
-        ResourceError: The cluster of ``RAY_ADDRESS`` does not answer.
+        ClusterLostError: The cluster of ``RAY_ADDRESS`` does not answer.
     """
     os.environ.setdefault(*_START_WAIT)
     import psutil
@@ -67,7 +67,8 @@ def init_ray(*, log_to_driver: bool = True, **local: Any) -> Any:
     """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with the options ``local``; gives Ray's context.
 
     Raises:
-        ResourceError: It does not answer.
+        ResourceError: Its address cannot be read.
+        ClusterLostError: It does not answer.
     """
     os.environ.setdefault(*_START_WAIT)
     import ray
@@ -78,7 +79,8 @@ def init_ray(*, log_to_driver: bool = True, **local: Any) -> Any:
     try:
         return ray.init(**options)
     except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
-        raise ResourceError(f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}") from None
+        kind = ResourceError if isinstance(error, ValueError) else ClusterLostError  # a head that restarts answers later
+        raise kind(f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}") from None
 
 
 def node_labels() -> dict[str, str]:

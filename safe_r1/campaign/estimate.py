@@ -7,6 +7,7 @@ Source of the utilization while decoding: an 8B model on one H100 at 12,500 toke
 5,500 to 20,400 (published figures of vLLM and SGLang): 20, 13 to 45, and 5 to 19 % of the peak.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 from safe_r1.benchmarks import expand, get_benchmark
@@ -50,7 +51,7 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
     """GPUs and hours of one job of a stage.
 
     Raises:
-        ConfigError: No node group could ever hold it.
+        ConfigError: No node group could ever hold it, or a number of the recipe is none.
     """
     if variant is None:
         found = Estimate(0, ALONE_HOURS[stage.job], "a usual time")
@@ -101,13 +102,21 @@ def _evaluate(stage: StageConfig, variant: Variant, settings: tuple[str, ...], g
 
 def _engines(settings: tuple[str, ...], name: str) -> int:
     found = dict(setting.split("=", 1) for setting in settings if "=" in setting)
-    return int(found.get(f"{name}.replicas", 1))
+    return _number(f"{name}.replicas", found.get(f"{name}.replicas", 1))
 
 
 def _tokens(stage: StageConfig, benchmark: str) -> int:
     questions, length = WORK[benchmark]
-    repeats = int(stage.flags.get("repeats", get_benchmark(benchmark).repeats))
-    return min(questions, int(stage.flags.get("limit", questions))) * repeats * length
+    repeats = _number("repeats", stage.flags.get("repeats", get_benchmark(benchmark).repeats))
+    return min(questions, _number("limit", stage.flags.get("limit", questions))) * repeats * length
+
+
+def _number(name: str, value: str | int) -> int:
+    """A recipe's value as a number of at least 1."""
+    with contextlib.suppress(ValueError):
+        if (number := int(str(value))) >= 1:
+            return number
+    raise ConfigError(f"{name} {value!r}: expected a whole number of at least 1")
 
 
 def _generate(variant: Variant, gpu: Gpu, tokens: int) -> float:

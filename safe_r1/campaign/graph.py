@@ -1,10 +1,11 @@
 """From a recipe to its jobs: one step for each stage and variant, with its command and what it waits for."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safe_r1.campaign.choice import choose_variants
 from safe_r1.campaign.estimate import Estimate, estimate
 from safe_r1.campaign.recipe import ALONE, JobKind, Recipe, StageConfig, needs_of
 from safe_r1.errors import ConfigError
@@ -60,32 +61,54 @@ def make_steps(recipe: Recipe, output: str, only: Sequence[str] = ()) -> dict[st
         only: Variants; empty: all.
 
     Raises:
-        ConfigError: A step is too large for its group, the budget can never be met, or ``only`` names what is not there.
+        ConfigError: A step is too large for its group, the budget can never be met, two models have one name, or ``only``
+            names what is not there.
     """
-    variants = {name: recipe.variants_of(name) for name in recipe.order()}
-    every = {variant for names in variants.values() for variant in names}
-    if unknown := sorted(set(only) - every):
-        raise ConfigError(f"--only {', '.join(unknown)}: not in recipe {recipe.name}; there is: {', '.join(sorted(every))}")
+    if only:
+        recipe = choose_variants(recipe, only)
     steps: dict[str, Step] = {}
-    for name in recipe.order():
-        stage = recipe.stages[name]
-        for variant in [None] if stage.job in ALONE else [each for each in variants[name] if not only or each in only]:
-            step = _step(recipe, name, variant, output)
-            steps[step.name] = dataclasses.replace(step, needs=_needs(step, stage, steps))
+    for name, stage, variant in _cells(recipe):
+        step = _step(recipe, name, stage, variant, output)
+        steps[name] = dataclasses.replace(step, needs=_needs(step, recipe.stages[stage], steps))
     _check(recipe, steps)
     return steps
 
 
-def _step(recipe: Recipe, name: str, variant: str | None, output: str) -> Step:
-    stage = recipe.stages[name]
-    group = stage.group_of.get(variant or "", stage.group)
+def commands(recipe: Recipe, output: str) -> dict[str, list[str]]:
+    """The words of every step by its name: what the folder of a campaign belongs to, whichever variants are chosen.
+
+    Raises:
+        ConfigError: Two models have one name.
+    """
+    return {name: _words(recipe, recipe.stages[stage], variant, output) for name, stage, variant in _cells(recipe)}
+
+
+def _cells(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+    """Name, stage and variant of each step, after those that it needs."""
+    called: dict[str, str] = {}
+    for stage in recipe.order():
+        if recipe.stages[stage].job in ALONE:
+            yield stage, stage, None
+        for variant in dict.fromkeys(recipe.variants_of(stage)):
+            short = _short(variant)
+            if (other := called.setdefault(short, variant)) != variant:
+                raise ConfigError(f"{other} and {variant} are both called {short}, the name of their results: rename a folder")
+            yield f"{stage}/{short}", stage, variant
+
+
+def _step(recipe: Recipe, name: str, stage: str, variant: str | None, output: str) -> Step:
+    found = recipe.stages[stage]
+    group, words = found.group_of.get(variant or "", found.group), _words(recipe, found, variant, output)
+    return Step(
+        name, stage, variant, found.job, tuple(words), (), found.job == "compare", group,
+        estimate(found, variant, recipe.groups[group]),
+    )  # fmt: skip
+
+
+def _words(recipe: Recipe, stage: StageConfig, variant: str | None, output: str) -> list[str]:
     words = [*_COMMANDS[stage.job], *_own_words(recipe, stage, variant, output)]
     words += [word for flag, value in stage.flags.items() for word in _flag(flag, value)]
-    words += [word for setting in stage.settings(variant) for word in ("--set", setting)]
-    return Step(
-        f"{name}/{_short(variant)}" if variant else name, name, variant, stage.job, tuple(words), (), stage.job == "compare",
-        group, estimate(stage, variant, recipe.groups[group]),
-    )  # fmt: skip
+    return words + [word for setting in stage.settings(variant) for word in ("--set", setting)]
 
 
 _COMMANDS: dict[JobKind, tuple[str, ...]] = {

@@ -108,7 +108,7 @@ class Recipe(Settings):
     groups: dict[str, NodeGroup]
     stages: dict[str, StageConfig] = Field(min_length=1)
     secrets: tuple[str, ...] = Field(default=(), description="environment variables that must be set; their names, no values")
-    budget_gpu_hours: float | None = Field(default=None, gt=0, description="planned hours of all jobs may not exceed it")
+    budget_gpu_hours: float | None = Field(default=None, gt=0, description="of all jobs, as planned and as held")
     max_attempts: int = Field(default=3, ge=1, description="of one job whose machine was lost; a user's error is final")
     retry_minutes: float = Field(default=1.0, ge=0, description="before the second attempt; doubled for each further one")
 

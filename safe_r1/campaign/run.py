@@ -10,10 +10,11 @@ from safe_r1.campaign.jobs import Jobs, JobView
 from safe_r1.campaign.recipe import Recipe
 from safe_r1.campaign.schedule import Order, choose, priority_of
 from safe_r1.campaign.state import ENDED, SNAPSHOT, Attempt, Book, StepState
+from safe_r1.errors import SafeR1Error
 from safe_r1.runs import RunFolder, sha256
 
-# Exit code of a user's error (`safe_r1.errors`): the same command would end the same way.
-_USER_ERROR = 2
+# The same command would end the same way; a `TransientError` and a job that died have other exit codes.
+_USER_ERROR = SafeR1Error.exit_code
 _NEEDED = ("failed", "skipped")
 
 
@@ -56,10 +57,12 @@ class Campaign:
             if state.is_active:
                 self._look(name)
         for name, step in self.steps.items():
+            if self._is_outdated(name, step):
+                self._set(name, status="waiting")
             if self.states[name].status == "waiting" and (reason := self._hopeless(step)):
                 self._set(name, status="skipped", reason=reason)
         for step in choose(self._ready(), self._free(), self._priority):
-            self._submit(step)
+            self._start(step)
         self._seen_at = self._now()
 
     def _look(self, name: str) -> None:
@@ -86,12 +89,17 @@ class Campaign:
         if view.phase == "lost":
             self._set(name, status="waiting", attempts=attempts, reason=f"again after: {reason}", retry_at=self._now())
             return
-        lost = sum(attempt.exit_code != _USER_ERROR and not attempt.is_forgotten for attempt in attempts)
+        lost = sum(attempt.exit_code not in (0, _USER_ERROR) and not attempt.is_forgotten for attempt in attempts)
         if view.phase == "stopped" or view.exit_code == _USER_ERROR or lost % self.recipe.max_attempts == 0:
             self._set(name, status="failed", attempts=attempts, reason=reason)
             return
         wait = 60 * self.recipe.retry_minutes * 2 ** (lost % self.recipe.max_attempts - 1)
         self._set(name, status="waiting", attempts=attempts, reason=f"again after: {reason}", retry_at=self._now() + wait)
+
+    def _is_outdated(self, name: str, step: Step) -> bool:
+        """It was done without a step that is tried again."""
+        is_done = step.takes_what_there_is and self.states[name].status == "done"
+        return is_done and any(self.states[needed].status not in ENDED for needed in step.needs)
 
     def _hopeless(self, step: Step) -> str:
         """Why a step can never run; empty where it can."""
@@ -114,10 +122,29 @@ class Campaign:
             held[step.group] += step.units if self.states[name].is_active else 0
         return {name: group.room - held[name] for name, group in self.recipe.groups.items()}
 
+    def _start(self, step: Step) -> None:
+        """Submit a step that the budget allows; another waits for what runs to end, and fails where that cannot help."""
+        budget, (held, planned) = self.recipe.budget_gpu_hours, self._gpu_hours()
+        if budget is None or not step.gpu_hours or held + planned + step.gpu_hours <= budget:
+            self._submit(step)
+        elif held + step.gpu_hours > budget:
+            reason = f"the budget is spent: {held:,.1f} of {budget:,g} GPU-hours held, this takes {step.gpu_hours:,.1f}"
+            self._set(step.name, status="failed", reason=reason)
+
+    def _gpu_hours(self) -> tuple[float, float]:
+        """Held by all jobs until now, and planned for the rest of those that run."""
+        now, held, planned = self._now(), 0.0, 0.0
+        for name, step in self.steps.items():
+            state, gpus = self.states[name], step.estimate.gpus
+            held += gpus * state.hours(now)
+            if state.is_active:
+                planned += gpus * max(0.0, step.estimate.hours - state.attempts[-1].hours(now))
+        return held, planned
+
     def _submit(self, step: Step) -> None:
         """Write the job's name down, then submit it: killed between the two, the next campaign finds no such job."""
         state = self.states[step.name]
-        job = f"{self._name}-{re.sub(r'[^a-z0-9-]+', '-', step.name.lower())}-{len(state.attempts) + 1}"
+        job = f"{self._name}-{_readable(step.name)}-{sha256(step.name)[:8]}-{len(state.attempts) + 1}"
         attempts = [*state.attempts, Attempt(job=job, submitted_at=self._now())]
         self._set(step.name, status="starting", attempts=attempts, reason="", progress="", retry_at=None)
         about = {"campaign": self._name, "step": step.name}
@@ -128,6 +155,11 @@ class Campaign:
         if new != self.states[name]:
             self.states[name] = new
             self._book.write(self.steps[name], new)
+
+
+def _readable(name: str) -> str:
+    """A step's name in the letters of a job's; two steps may read alike."""
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower())
 
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:

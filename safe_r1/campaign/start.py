@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from safe_r1.campaign.graph import Step
+from safe_r1.campaign.graph import Step, commands
 from safe_r1.campaign.jobs import RayJobs
 from safe_r1.campaign.recipe import Recipe
 from safe_r1.campaign.run import Campaign
@@ -38,7 +38,7 @@ def open_campaign(recipe: Recipe, steps: Mapping[str, Step], output: str, order:
     """Connect, refuse what the folder or the cluster does not fit, and read what was done before.
 
     Raises:
-        ConfigError: A secret is missing.
+        ConfigError: A secret is missing, or two models have one name.
         ResourceError: No cluster, or one with another version of Ray.
         RunConflictError: The folder holds a campaign with other commands.
     """
@@ -49,7 +49,7 @@ def open_campaign(recipe: Recipe, steps: Mapping[str, Step], output: str, order:
     driver_labels = recipe.groups["cpu"].labels if "cpu" in recipe.groups else {}
     jobs = RayJobs(address, working_dir, python, driver_labels)
     folder = campaign_folder(output)
-    folder.open({name: list(step.words) for name, step in steps.items()}, {"recipe": recipe.model_dump()}, name="campaign.json")
+    folder.open(commands(recipe, output), {"recipe": recipe.model_dump()}, name="campaign.json")
     return Campaign(recipe, steps, folder, jobs, order)
 
 

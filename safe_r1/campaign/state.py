@@ -49,6 +49,10 @@ class StepState(BaseModel):
         """A job of it may be there."""
         return self.status in ("starting", "running")
 
+    def hours(self, now: float) -> float:
+        """That its jobs have run."""
+        return sum(attempt.hours(now) for attempt in self.attempts)
+
 
 class Book:
     """The states of all steps, on disk."""

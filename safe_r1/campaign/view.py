@@ -108,7 +108,7 @@ def take_snapshot(recipe: Recipe, steps: Mapping[str, Step], states: Mapping[str
             name=name, stage=step.stage, variant=name.partition("/")[2], status=states[name].status,
             progress=states[name].progress, reason=states[name].reason, attempts=len(states[name].attempts),
             gpus=step.estimate.gpus, planned_hours=step.estimate.hours,
-            hours=sum(attempt.hours(now) for attempt in states[name].attempts),
+            hours=states[name].hours(now),
             usd_per_gpu_hour=recipe.groups[step.group].usd_per_gpu_hour,
         )
         for name, step in steps.items()

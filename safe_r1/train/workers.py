@@ -9,7 +9,7 @@ from typing import Any
 
 from upath import UPath
 
-from safe_r1.errors import TrainingError
+from safe_r1.errors import TrainingError, WorkersLostError
 from safe_r1.progress import Watch
 from safe_r1.resources import node_labels
 from safe_r1.runs import remove
@@ -29,7 +29,8 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
         watch: Is told the steps done.
 
     Raises:
-        TrainingError: Workers were lost more often than ``max_failures`` allows.
+        TrainingError: They failed more often than ``max_failures`` allows.
+        WorkersLostError: They were lost more often than that.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_TIMEOUT_S))
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -58,11 +59,24 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
             trainer.fit()
     except TrainingFailedError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
-        raise TrainingError(
-            f"training stopped: {reason}; the same command goes on from the last checkpoint in {spec.folder}"
-        ) from error
+        kind = WorkersLostError if _is_loss(error) else TrainingError
+        raise kind(f"training stopped: {reason}; the same command goes on from the last checkpoint in {spec.folder}") from error
     finally:
         remove(record)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Machines were lost, or did not come; not: the code of a worker raised something.
+
+    The peers of a lost worker see a broken connection, a plain RuntimeError, often before its death is known.
+    """
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError
+    from torch import OutOfMemoryError
+
+    failures = getattr(error, "worker_failures", {}).values()
+    is_own = any(not isinstance(each, RuntimeError) or isinstance(each, OutOfMemoryError) for each in failures)
+    return not is_own or any(isinstance(each, (RayError, RayTrainError)) for each in failures)
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -73,11 +73,6 @@ def test_every_step_stands_after_what_it_needs():
         seen.add(step.name)
 
 
-def test_only_keeps_the_variants_and_what_runs_once():
-    steps = make_steps(small(), "/out", ["qwen2.5-math-7b"])
-    assert set(steps) == {"corpus", "evaluate/qwen2.5-math-7b", "compare"}
-
-
 def test_the_paper_is_35_jobs_and_two_that_run_once():
     steps = make_steps(load_recipe("paper"), "/out")
     assert len(steps) == 14 + 7 + 7 + 7 + 7 + 2
@@ -143,9 +138,35 @@ def test_two_engines_take_twice_the_gpus_and_half_the_time():
     assert one.estimate.hours / 2 < two[name].estimate.hours < one.estimate.hours
 
 
-def test_only_and_recipes_by_name(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"not in recipe small; there is: qwen2.5-math-7b, r1-distill-qwen-7b"):
-        make_steps(small(), "/out", ["llama"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"set": ["engine.replicas=0"]}, r"engine\.replicas '0': expected a whole number of at least 1"),
+        ({"set": ["engine.replicas=two"]}, r"engine\.replicas 'two': "),
+        ({"set": ["judge.engine.replicas="], "flags": {"judge": "llm"}}, r"judge\.engine\.replicas '': "),
+        ({"flags": {"limit": "all"}}, "limit 'all': "),
+        ({"flags": {"limit": True}}, "limit True: "),
+        ({"flags": {"repeats": 0}}, "repeats 0: "),
+    ],
+)
+def test_a_value_that_is_no_number_is_refused_in_one_line(changes: dict[str, Any], said: str):
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        make_steps(small(**{f"stages__evaluate__{name}": value for name, value in changes.items()}), "/out")
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path):
+    folders = [tmp_path / run / "checkpoint-500" for run in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}", "utf-8")
+    a, b = map(str, folders)
+    said = f"{a} and {b} are both called checkpoint-500, .*: rename a folder"
+    with pytest.raises(ConfigError, match=said):
+        make_steps(small(stages__evaluate__variants=[a, b], groups__eval__gpu=None), "/out")
+    assert "evaluate/checkpoint-500" in make_steps(small(stages__evaluate__variants=[a, a], groups__eval__gpu=None), "/out")
+
+
+def test_recipes_by_name(tmp_path: Path):
     with pytest.raises(ConfigError, match="known are demo, paper"):
         load_recipe("papers")
     with pytest.raises(ConfigError, match="settings file"):

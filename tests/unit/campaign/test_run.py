@@ -11,7 +11,7 @@ from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.jobs import JobView
 from safe_r1.campaign.run import Campaign
 from safe_r1.campaign.view import read_snapshot, take_snapshot, to_table, write_snapshot
-from safe_r1.errors import StorageError
+from safe_r1.errors import EngineLostError, ModelError, StorageError
 from safe_r1.runs import RunFolder
 from tests.unit.campaign.test_recipe import small
 
@@ -141,6 +141,16 @@ def test_a_lost_job_held_its_gpus_until_it_was_seen_last(tmp_path: Path):
     one = campaign(folder, Cluster(), clock)
     one.tick()
     assert one.states["corpus"].attempts[0].hours(clock.now) == pytest.approx(1.0)
+
+
+def test_a_job_that_says_a_machine_was_lost_is_tried_again(tmp_path: Path):
+    cluster = Cluster()
+    one = campaign(tmp_path, cluster)
+    one.tick()
+    cluster.end("corpus", "failed", EngineLostError.exit_code, "build_corpus: the engine died")
+    cluster.end(f"evaluate/{BASE}", "failed", ModelError.exit_code, "evaluate: no such model")
+    one.tick()
+    assert (statuses(one)["corpus"], statuses(one)[f"evaluate/{BASE}"]) == ("waiting", "failed")
 
 
 def test_a_job_that_was_stopped_by_hand_is_not_tried_again(tmp_path: Path):
