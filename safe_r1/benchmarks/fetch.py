@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ from safe_r1.errors import DataError, StorageError
 logger = logging.getLogger(__name__)
 
 _GITHUB = "https://raw.githubusercontent.com"
+
+
+DATA = "SAFE_R1_DATA"
+"""Environment variable: the folder of all benchmarks' files, on a cluster one that all nodes share."""
+
+
+def data_folder() -> Path:
+    """Where benchmarks are put and looked for unless ``--data`` says otherwise: ``SAFE_R1_DATA``, or the user's cache."""
+    return Path(os.environ.get(DATA) or user_cache_path("safe_r1"))
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,8 @@ class Source:
 
     @property
     def default_target(self) -> Path:
-        """The folder that ``fetch`` fills and ``load`` reads where none is named, in the user's cache."""
-        return user_cache_path("safe_r1") / self.name
+        """The folder that ``fetch`` fills and ``load`` reads where none is named."""
+        return data_folder() / self.name
 
 
 SOURCES: dict[str, Source] = {

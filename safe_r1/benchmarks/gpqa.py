@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from safe_r1.benchmarks.fetch import DATA
 from safe_r1.benchmarks.files import field_of
 from safe_r1.benchmarks.table import TableBenchmark
 from safe_r1.schema import Message, Sample
@@ -45,7 +46,7 @@ class GpqaDiamond(TableBenchmark):
         """The way through the gate."""
         return (
             f"it is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa, then `hf download Idavidrein/gpqa "
-            f"{self.file} --repo-type dataset --local-dir DIR`, and give --data DIR"
+            f"{self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give --data DIR or set {DATA}=DIR"
         )
 
 

@@ -23,6 +23,7 @@ from upath import UPath
 
 from safe_r1.benchmarks.base import KeyIdentity
 from safe_r1.benchmarks.code_check import CodeTest, check_code, extract_code, inflate, pack_tests, parse_tests
+from safe_r1.benchmarks.fetch import DATA, data_folder
 from safe_r1.benchmarks.files import as_path, field_of, folder_with, lines_of, parse_json
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.schema import Message, Sample
@@ -139,12 +140,12 @@ class LiveCodeBench:
         """The folder of the files, and what to do where one is missing."""
         files = " ".join(_VERSIONS[self.version])
         remedy = f"give --data the folder that holds {files.replace(' ', ', ')}"
-        if data is None and self.data_path is None:
-            raise DataError(
-                f"{self.name}: the data are not in the package; run `hf download --repo-type dataset "
-                f"livecodebench/code_generation_lite {files} --local-dir DIR`, then give --data DIR"
+        own = as_path(str(self.data_path or data_folder() / self.name))
+        if self.data_path is None:
+            remedy = (
+                f"run `hf download --repo-type dataset livecodebench/code_generation_lite {files} "
+                f"--local-dir DIR/{self.name}`, then give --data DIR or set {DATA}=DIR"
             )
-        own = as_path(str(self.data_path))
         if data is None:
             return own, remedy
         root = as_path(data)

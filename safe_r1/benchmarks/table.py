@@ -10,7 +10,7 @@ from typing import Any
 from upath import UPath
 
 from safe_r1.benchmarks.base import KeyIdentity
-from safe_r1.benchmarks.fetch import SOURCES
+from safe_r1.benchmarks.fetch import SOURCES, data_folder
 from safe_r1.benchmarks.files import as_path, folder_with, parse_json, read_bytes
 from safe_r1.errors import DataError
 from safe_r1.schema import Sample
@@ -62,10 +62,9 @@ class TableBenchmark(ABC):
         return f"run `safe-r1 fetch {self.name}`, or give --data the folder that holds {self.file}"
 
     def _read(self, data: UPath | str | None) -> bytes:
+        # What is fetched has a folder of its own; what is not has been put there by hand.
         source = SOURCES.get(self.name)
-        if data is None and source is None:
-            raise DataError(f"{self.name}: {self.how_to_get()}")
-        root = as_path(data if data is not None else str(source.default_target if source else ""))
+        root = as_path(data if data is not None else str(source.default_target if source else data_folder()))
         folder = folder_with(root, self.folder, [self.file]) or root / self.folder
         return read_bytes(folder / self.file, self.how_to_get())
 

@@ -96,13 +96,24 @@ def test_the_hash_depends_on_the_files_alone(tmp_path: Path) -> None:
     assert LIVECODEBENCH_SAMPLE.data_hash(str(tmp_path)) != LIVECODEBENCH_SAMPLE.data_hash()
 
 
-def test_missing_data_tell_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"hf download .* test\.jsonl .*test5\.jsonl --local-dir .*--data"):
-        LIVECODEBENCH.load()
-    with pytest.raises(DataError, match=r"test\.jsonl: no such file; give --data"):
-        LIVECODEBENCH.load(str(tmp_path))
+def test_missing_data_tell_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFE_R1_DATA", str(tmp_path / "shared"))
+    for data in (None, str(tmp_path)):
+        with pytest.raises(
+            DataError, match=r"no such file; run `hf download .* test\.jsonl .*test5\.jsonl --local-dir .*--data"
+        ):
+            LIVECODEBENCH.load(data)
     with pytest.raises(DataError, match="no such file"):
         LIVECODEBENCH.data_hash(str(tmp_path))
+
+
+def test_data_lie_where_all_benchmarks_do(own: Callable[..., LiveCodeBench], tmp_path: Path, monkeypatch: Any) -> None:
+    own({})
+    folder = tmp_path / "shared" / "own"
+    folder.mkdir(parents=True)
+    (tmp_path / "test.jsonl").rename(folder / "test.jsonl")
+    monkeypatch.setenv("SAFE_R1_DATA", str(tmp_path / "shared"))
+    assert len(LiveCodeBench(name="own", title="Own", version="release_v1").load()) == 1
 
 
 def test_a_release_reads_the_files_of_those_before(own: Callable[..., LiveCodeBench], tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def test_options_have_another_order_in_every_repeat_and_the_same_one_always(gpqa
     assert samples[0].category == "physics/physics-general"
 
 
-def test_a_gated_benchmark_says_how_to_get_it(tmp_path: Path):
+def test_a_gated_benchmark_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAFE_R1_DATA", str(tmp_path))
     for data in (None, str(tmp_path)):
         with pytest.raises(DataError, match=r"accept its terms .* give --data DIR"):
             GPQA_DIAMOND.load(data)

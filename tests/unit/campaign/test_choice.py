@@ -18,7 +18,7 @@ def baselines(step: Step) -> list[str]:
 
 def test_one_variant_of_the_paper_is_compared_with_what_it_was_before():
     steps = make_steps(load_recipe("paper"), "/out", [FOURTEEN])
-    stages = ("evaluate", "reasoning", "finetune", "evaluate-after", "reasoning-after")
+    stages = ("evaluate", "reasoning", "code", "finetune", "evaluate-after", "reasoning-after", "code-after")
     assert set(steps) == {"corpus", "compare", *(f"{stage}/{FOURTEEN}" for stage in stages)}
     # The recipe's own come first: one of them may have been run before, into the same folder.
     assert baselines(steps["compare"]) == [

@@ -73,9 +73,10 @@ def test_every_step_stands_after_what_it_needs():
         seen.add(step.name)
 
 
-def test_the_paper_is_35_jobs_and_two_that_run_once():
+def test_the_paper_is_56_jobs_and_two_that_run_once():
     steps = make_steps(load_recipe("paper"), "/out")
-    assert len(steps) == 14 + 7 + 7 + 7 + 7 + 2
+    assert len(steps) == 14 + 7 * 6 + 2
+    assert steps["corpus"].estimate.gpus == 16
     assert steps["finetune/r1"].estimate.gpus == 64
     assert steps["evaluate/r1"].group == "gpu-eval-large"
 
