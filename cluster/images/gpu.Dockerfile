@@ -1,15 +1,17 @@
 # GPU images, of the repository's root:
 #   docker build -f cluster/images/gpu.Dockerfile --target inference -t safe-r1-inference:0.1.0 .
 #   docker build -f cluster/images/gpu.Dockerfile --target training -t safe-r1-training:0.1.0 .
-# Two, because vLLM allows no transformers that computes right gradients of sharded experts. Same Ray, same Python.
+# Two, because vLLM allows no transformers that computes right gradients of sharded experts. Same Ray, same Python
+# as cpu.Dockerfile's; every package as cluster/local/lock.sh has locked it.
 # CUDA comes with the wheels; the driver comes from the node.
-FROM python:3.11-slim-bookworm AS base
+ARG PYTHON=3.11.15
+FROM python:${PYTHON}-slim-bookworm AS base
 # gcc: Triton compiles launchers while it runs. wget: KubeRay's probes. rsync: `ray up`.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ gcc git libnuma1 procps rsync wget \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 1000 --shell /bin/bash ray \
- && pip install --no-cache-dir "uv>=0.8"
+ && pip install --no-cache-dir uv==0.13.9
 # Jobs start here: `python ray_jobs/evaluate.py` is the command on a cluster as it is on a laptop.
 WORKDIR /opt/safe_r1
 COPY pyproject.toml README.md LICENSE ./
@@ -18,14 +20,11 @@ COPY safe_r1 safe_r1
 COPY ray_jobs ray_jobs
 
 FROM base AS inference
-RUN uv pip install --system --no-cache --compile-bytecode --override cluster/local/overrides-gpu.txt \
-    --editable ".[gpu,corpus,serve,s3,gcs]" "limits[async-redis]"
+RUN uv pip install --system --no-cache --no-deps --compile-bytecode -r cluster/local/locked-inference.txt --editable .
 USER 1000
 RUN python -c 'import ray, torch, vllm; from transformers import LlamaConfig'
 
 FROM base AS training
-# As the extra `cpu` of pyproject.toml pins them: the head and the trainers agree.
-RUN uv pip install --system --no-cache --compile-bytecode --override cluster/local/overrides-gpu.txt \
-    --editable ".[train,corpus,s3,gcs]" torch==2.13.0 transformers==5.23.0
+RUN uv pip install --system --no-cache --no-deps --compile-bytecode -r cluster/local/locked-training.txt --editable .
 USER 1000
 RUN python -c 'import ray, torch; from transformers import DeepseekV3Config'

@@ -17,16 +17,20 @@ from safe_r1.cli import app as safe_r1_app
 from safe_r1.config import EvaluateConfig, load_config
 from safe_r1.corpus import recipe as corpus_recipe
 from safe_r1.models import get_variant
+from safe_r1.resources import NODE_LABELS
 from safe_r1.train.config import FinetuneConfig
 
 ROOT = Path(__file__).parents[2]
+GROUPS = campaign_recipe.load_recipe("paper").groups
 JOBS = {"evaluate": evaluate, "build_corpus": build_corpus, "finetune": finetune, "campaign": campaign}
 
 # A command ends where a sentence begins, at a comment, or with the line.
 _PROGRAMS = r"(?:kubectl|docker build|sbatch|ray|make|safe-r1|python) "
-_IN_BACKTICKS = re.compile(rf"`((?:[A-Z0-9_]+=\S+\s+)*{_PROGRAMS}[^`]+)`")
+_IN_BACKTICKS = re.compile(rf"`((?:\w+=\S+\s+)*{_PROGRAMS}[^`]+)`")
 _IN_COMMENT = re.compile(
-    r"^\s*#\s*(?:.*: )?((?:kubectl (?:apply|create) -[fk]|docker build|sbatch --|ray up) ?\S.*?)(?:\.\s|$)", re.MULTILINE
+    r"^\s*#\s*(?:.*: )?((?:\w+=\S+ )?(?:kubectl (?:apply|create|delete) -[fk]|docker build|sbatch --|ray up) ?\S.*?)"
+    r"(?:\.\s|$)",
+    re.MULTILINE,
 )
 
 
@@ -51,13 +55,20 @@ def check_command(line: str) -> int:
     """
     known = 0
     for part in re.split(r"\s(?:\||&&|&)(?:\s|$)", line):
-        words = shlex.split(part, comments=True)
-        while words and re.match(r"(export$|[A-Z0-9_]+=)", words[0]):
-            words = words[1:]
-        if words and words[0] in CHECKS:
-            CHECKS[words[0]](words[1:])
-            known += 1
+        known += check_words(shlex.split(part, comments=True))
     return known
+
+
+def check_words(words: list[str]) -> bool:
+    """Check one program, after the variables that are set for it; False: it is not known."""
+    while words and re.match(r"(export$|env$|\w+=)", words[0]):
+        if words[0].startswith(f"{NODE_LABELS}="):
+            assert words[0].partition("=")[2] in {f"safe-r1/group={name}" for name in GROUPS}, f"no group of {words[0]}"
+        words = words[1:]
+    if not words or words[0] not in CHECKS:
+        return False
+    CHECKS[words[0]](words[1:])
+    return True
 
 
 def check_python(words: list[str]) -> None:
@@ -124,7 +135,7 @@ def check_ray(words: list[str]) -> None:
     check_paths(words[:end])
     submitted = words[end + 1 :]
     if submitted and submitted != ["$@"]:
-        CHECKS[submitted[0]](submitted[1:])
+        assert check_words(submitted), f"{submitted[0]} is not known"
 
 
 def check_safe_r1(words: list[str]) -> None:
@@ -153,7 +164,12 @@ def check_sbatch(words: list[str]) -> None:
     """``sbatch [FLAGS] SCRIPT COMMAND``."""
     script = next(index for index, word in enumerate(words) if not word.startswith("-"))
     check_paths(words[: script + 1])
-    CHECKS[words[script + 1]](words[script + 2 :])
+    assert check_words(words[script + 1 :]), f"{words[script + 1]} is not known"
+
+
+def check_helm(words: list[str]) -> None:
+    """``helm``: files of values."""
+    check_paths(words)
 
 
 def check_make(words: list[str]) -> None:
@@ -170,5 +186,5 @@ def check_paths(words: list[str]) -> None:
 
 CHECKS = {
     "python": check_python, "ray": check_ray, "safe-r1": check_safe_r1, "kubectl": check_kubectl, "docker": check_docker,
-    "sbatch": check_sbatch, "make": check_make,
+    "helm": check_helm, "sbatch": check_sbatch, "make": check_make,
 }  # fmt: skip

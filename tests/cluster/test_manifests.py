@@ -15,6 +15,7 @@ import yaml
 
 from safe_r1.campaign.recipe import load_recipe
 from safe_r1.models import VARIANTS
+from safe_r1.resources import NODE_LABELS
 from safe_r1.train.gpus import get_gpu
 from tests.cluster.kustomize import Manifest, render
 from tests.cluster.manifests import (
@@ -145,6 +146,17 @@ def test_the_jobs_keep_kuberays_rules(job):
         assert not spec["rayClusterSpec"].get("enableInTreeAutoscaling"), "Kueue admits jobs of fixed size"
 
 
+@pytest.mark.parametrize("name", ["evaluate", "corpus"])
+def test_a_job_with_an_engine_keeps_to_the_nodes_of_its_image(name):
+    """The other groups have GPUs too, but no vLLM; and from no GPU at all none would be found by itself."""
+    (job,) = rendered(KUBERAY / "jobs" / f"{name}.yaml")
+    (group,) = re.findall(rf"^env {NODE_LABELS}=safe-r1/group=(\S+) python ", job["spec"]["entrypoint"])
+    assert "engine.device=gpu" in job["spec"]["entrypoint"]
+    (cluster,) = [m for m in rendered(OVERLAYS[0]) if m["kind"] == "RayCluster"]
+    (found,) = [g for g in cluster["spec"]["workerGroupSpecs"] if g["labels"] == {"safe-r1/group": group}]
+    assert "safe-r1-inference:" in found["template"]["spec"]["containers"][0]["image"]
+
+
 @pytest.mark.parametrize("folder", FINETUNES, ids=lambda folder: folder.name)
 def test_a_fine_tuning_job_has_the_gpus_of_its_layout(folder):
     (job,) = rendered(folder)
@@ -182,6 +194,15 @@ def test_kueue_can_admit_every_fine_tuning_job():
             total = sum(amount(pod["containers"][0]["resources"]["requests"].get(resource, 0)) * n for pod, n in needs)
             quota = quotas[(flavor if resource == "nvidia.com/gpu" else "cpu-nodes", resource)]
             assert total <= amount(quota), f"{folder.name}: {total} {resource}"
+
+
+def test_kueue_gives_back_what_a_gang_waits_for():
+    values = yaml.safe_load((KUBERAY / "kueue" / "values.yaml").read_text("utf-8"))
+    config = yaml.safe_load(values["managerConfig"]["controllerManagerConfigYaml"])
+    assert config["waitForPodsReady"]["timeout"]
+    assert config["waitForPodsReady"]["blockAdmission"] is True
+    assert "ray.io/rayjob" in config["integrations"]["frameworks"]
+    assert "enable" not in config["waitForPodsReady"], "v1beta2 has no such field"
 
 
 def amount(quantity: str | int) -> float:

@@ -99,6 +99,10 @@ def test_the_network_denies_what_is_not_listed(folder):
                     assert ports, f"{name} opens all ports to another namespace"
                     assert 6379 not in ports
                     assert 8265 not in ports or "podSelector" in source, "only KubeRay's operator reaches the dashboard"
+    assert {"cidr": "169.254.20.10/32"} in find(policies["dns"], "ipBlock"), "NodeLocal DNSCache"
+    public = [block for block in find(policies["ray"], "ipBlock") if block["cidr"] == "0.0.0.0/0"]
+    assert public, "models come from the internet"
+    assert "169.254.0.0/16" in public[0]["except"]
     (namespace,) = [m for m in manifests if m["kind"] == "Namespace"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert {m["metadata"].get("namespace", "safe-r1") for m in manifests} == {"safe-r1"}
