@@ -173,10 +173,11 @@ def generate(
 
 def _is_loss(error: BaseException) -> bool:
     """A process is gone or never came; not: the code that ran in it raised something."""
-    from ray.exceptions import RayError, RayTaskError, UserCodeException
+    from ray.exceptions import ActorUnschedulableError, RayError, RayTaskError, RuntimeEnvSetupError, UserCodeException
 
     cause = getattr(error, "cause", error)  # what a task raised
-    is_own = isinstance(cause, (RayTaskError, UserCodeException)) or getattr(cause, "actor_init_failed", False)
+    own = (RayTaskError, UserCodeException, RuntimeEnvSetupError, ActorUnschedulableError)
+    is_own = isinstance(cause, own) or getattr(cause, "actor_init_failed", False)
     return isinstance(cause, RayError) and not is_own
 
 
@@ -267,11 +268,14 @@ def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling:
     for stage in processor.stages.values():
         # Ray Data restarts a dead actor without limit; an engine that dies again and again must end the job.
         stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
-        if (labels := node_labels()) and "ray_remote_args_fn" in stage.map_batches_kwargs:
-            # Of several GPUs: Ray Data's own function reserves them on any nodes, and the labels reach the actor alone.
-            bundles = engine_bundles(arguments, device)
-            stage.map_batches_kwargs["ray_remote_args_fn"] = functools.partial(_on_nodes, bundles, labels)
+        if "ray_remote_args_fn" in stage.map_batches_kwargs:
+            stage.map_batches_kwargs |= _placement(engine_bundles(arguments, device))
     return processor
+
+
+def _placement(bundles: list[dict[str, float]]) -> dict[str, Any]:
+    """For an engine of several GPUs: Ray Data's own function reserves them on any nodes, and labels reach the actor alone."""
+    return {"ray_remote_args_fn": functools.partial(_on_nodes, bundles, labels)} if (labels := node_labels()) else {}
 
 
 def _on_nodes(bundles: list[dict[str, float]], labels: dict[str, str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
 
-from safe_r1.errors import ResourceError
+from safe_r1.errors import ClusterLostError, ResourceError
 from safe_r1.resources import NODE_LABELS
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,8 @@ class RayJobs:
         try:
             return retrying(call)
         except (RuntimeError, OSError) as error:
-            raise ResourceError(f"the cluster's Jobs server: {str(error).splitlines()[0]}") from None
+            kind = ClusterLostError if _is_passing(error) else ResourceError
+            raise kind(f"the cluster's Jobs server: {str(error).splitlines()[0]}") from None
 
 
 _PHASES: dict[str, Phase] = {

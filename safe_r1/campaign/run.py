@@ -68,8 +68,11 @@ class Campaign:
     def _look(self, name: str) -> None:
         state, view = self.states[name], self._jobs.look(self.states[name].attempts[-1].job)
         is_over, is_lost = view.phase not in ("starting", "running"), view.phase == "lost"
-        attempt = state.attempts[-1].model_copy(update={
-            "started_at": view.started_at or state.attempts[-1].started_at, "exit_code": view.exit_code, "said": view.said,
+        attempt, is_at_work = state.attempts[-1], view.phase == "running" and view.progress
+        attempt = attempt.model_copy(update={
+            "started_at": view.started_at or attempt.started_at,
+            "held_from": attempt.held_from or (self._now() if is_at_work else None),
+            "exit_code": view.exit_code, "said": view.said,
             "ended_at": (view.ended_at or (self._seen_at if is_lost else self._now())) if is_over else None,
             "is_forgotten": is_lost,
         })  # fmt: skip

@@ -18,20 +18,28 @@ ENDED: tuple[Status, ...] = ("done", "failed", "skipped")
 
 
 class Attempt(BaseModel):
-    """One submission of a step's job; ``is_forgotten``: the cluster that had it is another one now, which is not its fault."""
+    """One submission of a step's job.
+
+    Attributes:
+        started_at: Its driver began; its machines may have yet to come.
+        held_from: It was seen at work.
+        is_forgotten: The cluster that had it is another one now, which is not its fault.
+    """
 
     model_config = ConfigDict(extra="forbid")
     job: str
     submitted_at: float
     started_at: float | None = None
+    held_from: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
     said: str = ""
     is_forgotten: bool = False
 
     def hours(self, now: float) -> float:
-        """That it has run; 0 before it began."""
-        return max(0.0, (self.ended_at or now) - self.started_at) / 3600 if self.started_at else 0.0
+        """That it has held machines: since it was at work, or since it began where it ended before anybody saw it so."""
+        since = self.held_from or (self.started_at if self.ended_at else None)
+        return max(0.0, (self.ended_at or now) - since) / 3600 if since else 0.0
 
 
 class StepState(BaseModel):

@@ -5,6 +5,7 @@ so that whoever takes the batch up after a kill asks for the missing rows alone.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -40,8 +41,10 @@ class Runner:
         """Do it, then end this actor, which nobody else would."""
         from ray.actor import exit_actor
 
-        self.run(identity)
-        exit_actor()
+        try:
+            self.run(identity)
+        finally:
+            exit_actor()
 
     def run(self, identity: str) -> str:
         """Do what is missing of a batch; gives its final status."""
@@ -61,7 +64,10 @@ class Runner:
             fault = f"the batch could not be run: {type(error).__name__}"
             errors = [{"code": "internal_error", "message": fault, "line": None, "param": None}]
             logger.error("%s: %s in\n%s", identity, fault, "".join(traceback.format_tb(error.__traceback__)))
-            store.write_state(identity, store.read_state(identity) | {
+            files: dict[str, Any] = {}
+            with contextlib.suppress(Exception):  # what is finished, if it can be had
+                files = _finish(store, identity)
+            store.write_state(identity, store.read_state(identity) | files | {
                 "status": "failed", "failed_at": int(time.time()), "errors": {"object": "list", "data": errors},
             })  # fmt: skip
             return "failed"
@@ -84,7 +90,7 @@ class Runner:
                 break
         status = "cancelled" if store.is_cancelled(identity) and status == "completed" and missing else status
         store.write_state(identity, state | {"status": "finalizing", "finalizing_at": int(time.time())})
-        store.write_state(identity, state | _finish(store, info, place, rows) | {
+        store.write_state(identity, state | _finish(store, identity) | {
             "status": status, f"{status}_at": int(time.time()),
         })  # fmt: skip
         return status
@@ -173,10 +179,11 @@ def _is_good(row: dict[str, Any]) -> bool:
     return row["response"]["status_code"] == _GOOD
 
 
-def _finish(store: Store, info: dict[str, Any], place: UPath, asked: list[dict[str, Any]]) -> dict[str, Any]:
+def _finish(store: Store, identity: str) -> dict[str, Any]:
     """The output and error files, rows in the order of the input."""
+    info, asked = store.info(identity), store.rows(identity)
     order = {row["custom_id"]: number for number, row in enumerate(asked)}
-    rows = sorted(read_rows(place), key=lambda row: order[row["custom_id"]])
+    rows = sorted(read_rows(store.folder / "batches" / identity / "rows"), key=lambda row: order[row["custom_id"]])
     num_good = sum(map(_is_good, rows))
     found: dict[str, Any] = {"request_counts": counts(len(asked), num_good, len(rows) - num_good)}
     for name, is_wanted in (("output", True), ("error", False)):

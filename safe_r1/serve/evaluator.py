@@ -5,7 +5,7 @@ The splitting, the judges and the definitions of the rates are the evaluation jo
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,13 +85,13 @@ class Evaluator:
     Attributes:
         engine: Lets models answer.
         judge: Judges.
-        room: For items that ask for an engine at the same time. No more than an engine decodes together: the others would
+        rooms: For items that ask a model at the same time, by its name. No more than it decodes together: the others would
             stand in line before the only item of another request.
     """
 
     engine: Engine
     judge: JudgeCaller
-    room: asyncio.Semaphore
+    rooms: Mapping[str, asyncio.Semaphore]
 
     async def run(self, request: EvaluateRequest) -> AsyncIterator[ItemResult]:
         """The items as they finish, each once. A fault of one is its error and never another's."""
@@ -123,15 +123,16 @@ class Evaluator:
         if not request.models:
             fault = ItemError(status=400, code="nothing_to_judge", message="the item has no answer and the request no model")
             return [_result(index, item, [Outcome(model=None, error=fault)])]
-        async with self.room:
-            outcomes = await asyncio.gather(*(self._ask(model, index, item, request) for model in request.models))
+        outcomes = await asyncio.gather(*(self._ask(model, index, item, request) for model in request.models))
         answered = [outcome for outcome in outcomes if outcome.error is None]
         await self._judge([item] * len(answered), answered, request.parts)
         return [_result(index, item, list(outcomes))]
 
     async def _ask(self, model: str, index: int, item: Item, request: EvaluateRequest) -> Outcome:
         try:
-            return _said(model, await self.engine.generate(model, item.dialogue, _asked(index, item, request)))
+            async with self.rooms[model]:
+                generated = await self.engine.generate(model, item.dialogue, _asked(index, item, request))
+            return _said(model, generated)
         except ApiError as error:
             return Outcome(model=model, error=ItemError(status=error.status, code=error.code, message=error.message))
         except Exception as error:  # noqa: BLE001 - whatever one item meets, the others are answered

@@ -15,6 +15,8 @@ from safe_r1.serve.line import Line
 from safe_r1.serve.metrics import RayMeter
 from safe_r1.serve.service import Service
 
+logger = logging.getLogger(__name__)
+
 
 class Ingress:
     """One replica: routes over the handles of the other deployments."""
@@ -45,7 +47,10 @@ class Ingress:
         if self.service.store and self.service.start_batch:
             # Batches that were cut short with the cluster go on; those that are running have their actor already.
             for identity in await asyncio.to_thread(self.service.store.unfinished):
-                await asyncio.to_thread(self.service.start_batch, identity)
+                try:
+                    await asyncio.to_thread(self.service.start_batch, identity)
+                except Exception:  # one batch that nobody can run shall not stop the service
+                    logger.exception("%s: cannot be taken up", identity)
         return self._app
 
     async def drain(self, timeout_s: float) -> bool:

@@ -83,8 +83,10 @@ class Line:
             async with within(self._answer_timeout_s):
                 return await self._model.generate(messages, asked)
 
+        if not is_patient:
+            return await call()
         async with self._turns:
-            return await (self._patience.ask(call) if is_patient else call())
+            return await self._patience.ask(call)
 
 
 @contextlib.asynccontextmanager

@@ -45,8 +45,7 @@ class Service:
         self.config, self.models, self.missing, self.meter = config, models, missing, meter or NoMeter()
         self.judge_name, self._judge = judge.judge_name, judge
         self.keys, self.limits = KeyRing(config.api_keys), Limits(config.limits)
-        self._room = max((served.room for served in models.values()), default=1)
-        self._batch_room = asyncio.Semaphore(max(1, int(self._room * _BATCH_SHARE)))
+        self._batch_rooms = self._rooms(_BATCH_SHARE)
         self._lines = {name: Line(served, config) for name, served in models.items()}
         self._patience = Patience(config.first_answer_timeout_s)
         self._num_pending, self.drain = 0, Drain()
@@ -55,7 +54,10 @@ class Service:
 
     def evaluator(self, *, is_batch: bool) -> Evaluator:
         """Evaluates one request with these models and this judge; the rows of batches share their room."""
-        return Evaluator(self, self, self._batch_room if is_batch else asyncio.Semaphore(self._room))
+        return Evaluator(self, self, self._batch_rooms if is_batch else self._rooms())
+
+    def _rooms(self, share: float = 1.0) -> dict[str, asyncio.Semaphore]:
+        return {name: asyncio.Semaphore(max(1, int(served.room * share))) for name, served in self.models.items()}
 
     def model(self, name: str) -> ServedModel:
         """A model by its name.

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from safe_r1.resources import node_labels
 from safe_r1.runs import remove
 from safe_r1.train.history import read_history
 
+# The words of gloo, NCCL and torch's store where a peer is gone.
+_BROKEN = re.compile(r"(?i)connection|timed? ?out|reset by peer|broken pipe|gloo|nccl")
 # Nodes may still be starting when the first worker is there.
 _START_TIMEOUT_S = 3600
 _LOOK_EVERY_S = 1.0
@@ -68,15 +71,19 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
 def _is_loss(error: Exception) -> bool:
     """Machines were lost, or did not come; not: the code of a worker raised something.
 
-    The peers of a lost worker see a broken connection, a plain RuntimeError, often before its death is known.
+    The peers of a lost worker see a broken connection, often a plain RuntimeError, and often before its death is known.
     """
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
-    from torch import OutOfMemoryError
+    from torch.distributed import DistError
 
-    failures = getattr(error, "worker_failures", {}).values()
-    is_own = any(not isinstance(each, RuntimeError) or isinstance(each, OutOfMemoryError) for each in failures)
-    return not is_own or any(isinstance(each, (RayError, RayTrainError)) for each in failures)
+    own = getattr(error, "controller_failure", None)
+    failures = [own] if own else list(getattr(error, "worker_failures", {}).values())
+    if any(isinstance(each, (RayError, RayTrainError)) for each in failures):
+        return True
+    return all(
+        isinstance(each, DistError) or (isinstance(each, RuntimeError) and _BROKEN.search(str(each))) for each in failures
+    )
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -71,6 +71,7 @@ def workers_failed(*failures: Exception) -> WorkerGroupError:
         (ControllerError(WorkerGroupStartupTimeoutError(8)), 3),
         (workers_failed(ModelError("no such weights"), RuntimeError("Connection closed by peer")), 2),
         (workers_failed(OutOfMemoryError("CUDA out of memory")), 2),
+        (workers_failed(RuntimeError("size mismatch for lm_head.weight"), RuntimeError("Connection closed by peer")), 2),
     ],
 )
 def test_training_whose_workers_were_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, error: Exception, code: int):

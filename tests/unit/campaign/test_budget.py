@@ -41,6 +41,22 @@ def test_a_job_is_not_submitted_once_the_budget_is_spent(tmp_path: Path):
     assert statuses(more)[FINETUNE] == "starting"
 
 
+def test_waiting_for_nodes_costs_nothing(tmp_path: Path):
+    cluster, clock = Cluster(), Clock()
+    one = begin(tmp_path, cluster, 12, clock)
+    one.tick()
+    for name in cluster.views:
+        cluster.views[name] = JobView("running", started_at=clock.now)
+    clock.now += 3600 * 50
+    one.tick()
+    assert one._gpu_hours()[0] == 0
+    for name in cluster.views:
+        cluster.views[name] = JobView("running", started_at=1000.0, progress="evaluate: 1/9 rows")
+    one.tick()
+    clock.now += 3600
+    assert one._gpu_hours()[0] == 2
+
+
 def test_an_attempt_that_was_lost_counts(tmp_path: Path):
     cluster, clock = Cluster(), Clock()
     one = begin(tmp_path, cluster, 12, clock)
@@ -73,6 +89,9 @@ def test_what_runs_longer_than_planned_counts_as_it_is(tmp_path: Path, hours: fl
     one.tick()
     end(cluster, "corpus", 1)
     end(cluster, f"evaluate/{SEVEN}", 0.5)
+    [name] = [name for name in cluster.running() if "evaluate" in name]
+    cluster.views[name] = JobView("running", started_at=1000.0, progress="evaluate: 1/9 rows")
+    one._look(f"evaluate/{BASE}")
     clock.now += 3600 * hours
     one.tick()
     assert statuses(one)[FINETUNE] == status

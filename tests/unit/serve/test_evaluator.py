@@ -1,4 +1,5 @@
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,10 @@ def run(judge: Lexicon | None = None, **request: Any) -> tuple[list[ItemResult],
     asked = EvaluateRequest.model_validate(request)
 
     async def collect() -> list[ItemResult]:
-        return [result async for result in Evaluator(Echo(), judge or Lexicon(), asyncio.Semaphore(2)).run(asked)]
+        return [
+            result
+            async for result in Evaluator(Echo(), judge or Lexicon(), defaultdict(lambda: asyncio.Semaphore(2))).run(asked)
+        ]
 
     results = sorted(asyncio.run(collect()), key=lambda result: result.index)
     return results, summarize(results, asked.parts)

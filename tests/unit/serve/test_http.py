@@ -96,18 +96,19 @@ def test_a_large_evaluation_lets_a_small_one_in_between(is_batch: bool):
 
     class Slow(Model):
         async def generate(self, messages: list[Any], asked: Any) -> Any:
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.02)
             ended.append(messages[-1]["content"])
             return await super().generate(messages, asked)
 
     app, items = make_app({"demo": Slow()}), [{"prompt": f"问题{number}"} for number in range(60)]
 
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
     async def evaluate(some: list[Any], owner: str | None) -> int:
         body = {"model": "demo", "items": some}
         if owner:
             return (await ask_for(owner, app, "/v1/safety/evaluate", body))[0]
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as http:
-            return (await http.post("/v1/safety/evaluate", json=body)).status_code
+        return (await http.post("/v1/safety/evaluate", json=body)).status_code
 
     async def run() -> None:
         rows = [items[start : start + 6] for start in range(0, 60, 6)] if is_batch else [items]

@@ -67,6 +67,21 @@ def test_items_of_a_model_that_is_gone_wait_once_for_all():
     assert asyncio.run(ask()) < 10
 
 
+def test_who_will_not_wait_does_not_stand_in_line():
+    engine: Any = Engine(503)
+
+    async def ask() -> None:
+        line = Line(engine, ServeConfig(first_answer_timeout_s=30))
+        waiting = [asyncio.create_task(line.generate([], Asked(0))) for _ in range(2 * engine.room)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(ApiError):
+            await asyncio.wait_for(line.generate([], Asked(0), is_patient=False), 5)
+        for task in waiting:
+            task.cancel()
+
+    asyncio.run(ask())
+
+
 def test_an_outage_ends_with_an_answer(monkeypatch: pytest.MonkeyPatch):
     now = [1000.0]
     monkeypatch.setattr("safe_r1.serve.line.time.monotonic", lambda: now[0])
