@@ -7,7 +7,6 @@ The first batch is the canary: if all its rows fail, or an engine cannot start o
 instead of working through the rest.
 """
 
-import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,8 @@ from safe_r1.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.config import EngineConfig
 from safe_r1.errors import EngineLostError, ModelError, ResourceError
 from safe_r1.models import Variant
-from safe_r1.resources import Device, node_labels
+from safe_r1.placement import configure_data, give_back, placement
+from safe_r1.resources import Device
 
 Row = dict[str, Any]
 Writer = Callable[[list[Row]], None]
@@ -149,13 +149,12 @@ def generate(
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
-    context = ray.data.DataContext.get_current()
-    context.wait_for_min_actors_s = engine.start_timeout_s
-    context.enable_progress_bars = False
+    configure_data(engine.start_timeout_s)
+    groups: list[Any] = []
     rows = [{"key": r.key, "messages": r.messages, "max_tokens": r.max_tokens, "seed": r.seed} for r in requests]
     table = pa.Table.from_pylist(rows, schema=_REQUEST_SCHEMA)
     blocks = [table.slice(start, engine.batch_size) for start in range(0, len(rows), engine.batch_size)]
-    dataset = _processor(variant, engine, device, sampling)(ray.data.from_arrow(blocks))
+    dataset = _processor(variant, engine, device, sampling, groups)(ray.data.from_arrow(blocks))
     counts = dataset.map_batches(Sink(finish, write), batch_format="pyarrow", batch_size=None, **_light(engine))
     is_canary = True
     try:
@@ -169,6 +168,8 @@ def generate(
         kind = EngineLostError if _is_loss(error) else ModelError
         raise kind(f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
                    f"{_last_line(error)}; the engine's own words are in the log") from error  # fmt: skip
+    finally:
+        give_back(groups)
 
 
 def _is_loss(error: BaseException) -> bool:
@@ -239,7 +240,7 @@ def engine_bundles(arguments: Mapping[str, Any], device: Device) -> list[dict[st
     return [bundle] * (arguments["tensor_parallel_size"] * arguments["pipeline_parallel_size"])
 
 
-def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling: Sampling) -> Any:
+def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling: Sampling, groups: list[Any]) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     arguments = engine_arguments(variant, engine, device)
@@ -269,22 +270,8 @@ def _processor(variant: Variant, engine: EngineConfig, device: Device, sampling:
         # Ray Data restarts a dead actor without limit; an engine that dies again and again must end the job.
         stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
         if "ray_remote_args_fn" in stage.map_batches_kwargs:
-            stage.map_batches_kwargs |= _placement(engine_bundles(arguments, device))
+            stage.map_batches_kwargs["ray_remote_args_fn"] = placement(engine_bundles(arguments, device), groups)
     return processor
-
-
-def _placement(bundles: list[dict[str, float]]) -> dict[str, Any]:
-    """For an engine of several GPUs: Ray Data's own function reserves them on any nodes, and labels reach the actor alone."""
-    return {"ray_remote_args_fn": functools.partial(_on_nodes, bundles, labels)} if (labels := node_labels()) else {}
-
-
-def _on_nodes(bundles: list[dict[str, float]], labels: dict[str, str]) -> dict[str, Any]:
-    """Where one engine runs: its GPUs together, on nodes with these labels."""
-    import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-    group = ray.util.placement_group(bundles, "PACK", bundle_label_selector=[labels] * len(bundles))
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)}
 
 
 def _light(engine: EngineConfig) -> dict[str, Any]:

@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 
 from safe_r1.config import EngineConfig
@@ -7,11 +5,9 @@ from safe_r1.errors import ResourceError
 from safe_r1.generate import (
     Renderer,
     Sampling,
-    _placement,
     _result,
     check_resources,
     engine_arguments,
-    engine_bundles,
     row_seed,
 )
 from safe_r1.models import VARIANTS
@@ -58,17 +54,6 @@ def test_remote_code_stays_off_unless_asked_for():
     variant = VARIANTS["r1-distill-qwen-7b"]
     assert engine_arguments(variant, EngineConfig(), "gpu")["trust_remote_code"] is False
     assert engine_arguments(variant, EngineConfig(trust_remote_code=True), "gpu")["trust_remote_code"] is True
-
-
-def test_an_engine_of_several_gpus_is_placed_by_labels(monkeypatch: pytest.MonkeyPatch):
-    asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("ray.util.placement_group", lambda *group, **more: asked.append((group, more["bundle_label_selector"])))
-    bundles = engine_bundles(engine_arguments(VARIANTS["r1-distill-llama-70b"], EngineConfig(), "gpu"), "gpu")
-    monkeypatch.delenv("SAFE_R1_NODE_LABELS", raising=False)
-    assert _placement(bundles) == {}
-    monkeypatch.setenv("SAFE_R1_NODE_LABELS", "safe-r1/group=gpu-eval")
-    assert set(_placement(bundles)["ray_remote_args_fn"]()) == {"scheduling_strategy"}
-    assert asked == [(([{"CPU": 1, "GPU": 1}] * 4, "PACK"), [{"safe-r1/group": "gpu-eval"}] * 4)]
 
 
 def test_a_large_model_without_gpus_is_refused_with_its_needs():
