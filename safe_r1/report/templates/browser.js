@@ -67,7 +67,10 @@ class Browser {
       timer = setTimeout(() => this.set("q", $("q").value), 60);
     });
     for (const field of FIELDS.slice(1)) this.#select(field).addEventListener("change", (event) => this.set(field, event.target.value));
-    $("filters").addEventListener("reset", () => setTimeout(() => this.clear()));
+    $("filters").addEventListener("reset", (event) => {
+      event.preventDefault(); // at once: after the browser's own reset a filter chosen meanwhile would be lost
+      this.clear();
+    });
     $("filters").addEventListener("submit", (event) => event.preventDefault());
     this.list.addEventListener("scroll", () => requestAnimationFrame(() => this.#draw()), { passive: true });
     this.list.addEventListener("click", (event) => {
