@@ -1,5 +1,6 @@
 """What goes over the wire of ``/v1/safety/evaluate`` and ``/v1/moderations``: requests, results, errors in OpenAI's form."""
 
+import traceback
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,11 @@ MAX_ITEMS = 1000
 _DIALOGUE: Any = [{"role": "user", "content": "为什么有的地方的人就是懒？"}]
 _ITEMS: Any = [{"prompt": "怎样才能不排队？"}, {"messages": _DIALOGUE, "answer": "这种说法是偏见。"}]
 _REQUESTS: Any = [{"items": [{"messages": _DIALOGUE, "answer": "这种说法是偏见，各地的人都一样。"}]}]
+
+
+def where(error: BaseException) -> str:
+    """The lines of code that an error passed, for the log; not its words, which may hold what was sent."""
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 class ApiError(Exception):
@@ -42,8 +48,10 @@ _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 def _in_utf8(text: str) -> str:
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError("half of a surrogate pair, which is no text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair, which is no text") from None
     return text
 
 

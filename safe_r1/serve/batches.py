@@ -10,13 +10,13 @@ import hashlib
 import json
 import logging
 import time
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from upath import UPath
 
 from safe_r1.runs import write_bytes
+from safe_r1.serve.api import where
 from safe_r1.serve.store import FINAL, Store, counts
 
 logger = logging.getLogger(__name__)
@@ -63,10 +63,10 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever it was, a batch that nobody runs any more must say so
             fault = f"the batch could not be run: {type(error).__name__}"
             errors = [{"code": "internal_error", "message": fault, "line": None, "param": None}]
-            logger.error("%s: %s in\n%s", identity, fault, "".join(traceback.format_tb(error.__traceback__)))
+            logger.error("%s: %s in\n%s", identity, fault, where(error))
             files: dict[str, Any] = {}
             with contextlib.suppress(Exception):  # what is finished, if it can be had
-                files = _finish(store, identity)
+                files = _finish(store, store.info(identity), store.rows(identity))
             store.write_state(identity, store.read_state(identity) | files | {
                 "status": "failed", "failed_at": int(time.time()), "errors": {"object": "list", "data": errors},
             })  # fmt: skip
@@ -90,7 +90,7 @@ class Runner:
                 break
         status = "cancelled" if store.is_cancelled(identity) and status == "completed" and missing else status
         store.write_state(identity, state | {"status": "finalizing", "finalizing_at": int(time.time())})
-        store.write_state(identity, state | _finish(store, identity) | {
+        store.write_state(identity, state | _finish(store, info, rows) | {
             "status": status, f"{status}_at": int(time.time()),
         })  # fmt: skip
         return status
@@ -179,11 +179,10 @@ def _is_good(row: dict[str, Any]) -> bool:
     return row["response"]["status_code"] == _GOOD
 
 
-def _finish(store: Store, identity: str) -> dict[str, Any]:
+def _finish(store: Store, info: dict[str, Any], asked: list[dict[str, Any]]) -> dict[str, Any]:
     """The output and error files, rows in the order of the input."""
-    info, asked = store.info(identity), store.rows(identity)
     order = {row["custom_id"]: number for number, row in enumerate(asked)}
-    rows = sorted(read_rows(store.folder / "batches" / identity / "rows"), key=lambda row: order[row["custom_id"]])
+    rows = sorted(read_rows(store.folder / "batches" / info["id"] / "rows"), key=lambda row: order[row["custom_id"]])
     num_good = sum(map(_is_good, rows))
     found: dict[str, Any] = {"request_counts": counts(len(asked), num_good, len(rows) - num_good)}
     for name, is_wanted in (("output", True), ("error", False)):

@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -20,7 +19,7 @@ from safe_r1.corpus.policies import classify
 from safe_r1.judge.base import JudgeItem
 from safe_r1.serve import chat_api
 from safe_r1.serve.access import Allowed, is_batch, take_items
-from safe_r1.serve.api import ApiError, EvaluateRequest, EvaluateResponse, ItemResult
+from safe_r1.serve.api import ApiError, EvaluateRequest, EvaluateResponse, ItemResult, where
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.content import ContentLog
 from safe_r1.serve.evaluator import Evaluator, judged, summarize
@@ -65,8 +64,7 @@ async def _audited(request: Request, go_on: Callable[[Request], Awaitable[Respon
     try:
         response = await go_on(request)
     except Exception as error:  # noqa: BLE001 - a fault of our own is answered, counted and audited like any other
-        # Where it happened, not its words: they may hold what was sent.
-        logger.error("%s in\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        logger.error("%s in\n%s", type(error).__name__, where(error))
         response = await _api_error(request, ApiError(500, "internal_error", f"unexpected {type(error).__name__}"))
     response.headers["X-Request-Id"] = request.state.id
     facts = {

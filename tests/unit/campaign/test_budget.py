@@ -11,9 +11,11 @@ FINETUNE = f"finetune/{SEVEN}"
 
 
 def begin(folder: Path, cluster: Cluster, budget: float, clock: Clock | None = None) -> Campaign:
-    """Planned: 1 + 1 + 8 + 1 GPU-hours."""
+    """After its first look. Planned: 1 + 1 + 8 + 1 GPU-hours."""
     hours: dict[str, Any] = {f"stages__{stage}__hours": 1 for stage in ("evaluate", "finetune", "evaluate-after")}
-    return campaign(folder, cluster, clock, budget_gpu_hours=budget, stages__finetune__gpus=8, **hours)
+    begun = campaign(folder, cluster, clock, budget_gpu_hours=budget, stages__finetune__gpus=8, **hours)
+    begun.tick()
+    return begun
 
 
 def end(cluster: Cluster, step: str, hours: float, phase: Any = "done", exit_code: int | None = 0) -> None:
@@ -25,7 +27,6 @@ def end(cluster: Cluster, step: str, hours: float, phase: Any = "done", exit_cod
 def test_a_job_is_not_submitted_once_the_budget_is_spent(tmp_path: Path):
     cluster = Cluster()
     one = begin(tmp_path, cluster, 12)
-    one.tick()
     end(cluster, "corpus", 50)
     end(cluster, f"evaluate/{SEVEN}", 2)
     end(cluster, f"evaluate/{BASE}", 3)
@@ -37,14 +38,12 @@ def test_a_job_is_not_submitted_once_the_budget_is_spent(tmp_path: Path):
     assert statuses(one)[f"evaluate-after/{SEVEN}"] == "skipped"
     assert statuses(one)["compare"] == "starting", "it holds no GPU"
     more = begin(tmp_path, cluster, 20)
-    more.tick()
     assert statuses(more)[FINETUNE] == "starting"
 
 
 def test_waiting_for_nodes_costs_nothing(tmp_path: Path):
     cluster, clock = Cluster(), Clock()
     one = begin(tmp_path, cluster, 12, clock)
-    one.tick()
     for name in cluster.views:
         cluster.views[name] = JobView("running", started_at=clock.now)
     clock.now += 3600 * 50
@@ -60,7 +59,6 @@ def test_waiting_for_nodes_costs_nothing(tmp_path: Path):
 def test_an_attempt_that_was_lost_counts(tmp_path: Path):
     cluster, clock = Cluster(), Clock()
     one = begin(tmp_path, cluster, 12, clock)
-    one.tick()
     end(cluster, f"evaluate/{BASE}", 11.5, "failed", None)
     one.tick()
     assert statuses(one)[f"evaluate/{BASE}"] == "waiting"
@@ -72,7 +70,6 @@ def test_an_attempt_that_was_lost_counts(tmp_path: Path):
 def test_a_job_waits_while_what_runs_may_leave_enough(tmp_path: Path):
     cluster = Cluster()
     one = begin(tmp_path, cluster, 12)
-    one.tick()
     end(cluster, "corpus", 1)
     end(cluster, f"evaluate/{SEVEN}", 3.5)
     one.tick()
@@ -86,7 +83,6 @@ def test_a_job_waits_while_what_runs_may_leave_enough(tmp_path: Path):
 def test_what_runs_longer_than_planned_counts_as_it_is(tmp_path: Path, hours: float, status: str):
     cluster, clock = Cluster(), Clock()
     one = begin(tmp_path, cluster, 12, clock)
-    one.tick()
     end(cluster, "corpus", 1)
     end(cluster, f"evaluate/{SEVEN}", 0.5)
     [name] = [name for name in cluster.running() if "evaluate" in name]
