@@ -1,7 +1,7 @@
 """Run a whole campaign, one Ray job for each stage and variant: `python ray_jobs/campaign.py --help`.
 
-Under `ray job submit` its jobs run on the same cluster; without RAY_ADDRESS a local Ray is started for them. Killed, the same
-command goes on, with the jobs that are still running.
+Under `ray job submit` its jobs run on the same cluster; without RAY_ADDRESS a local Ray is started for them.
+Killed, the same command goes on, with the jobs that are still running.
 """
 
 import contextlib
@@ -27,8 +27,12 @@ def main(
     recipe: Annotated[str, typer.Option(help="A recipe of the package (paper, demo) or a TOML file.")],
     output: Annotated[str, typer.Option(help="Folder that all nodes share.")] = "campaign",
     only: Annotated[list[str] | None, typer.Option(help="Only this variant; may be repeated.")] = None,
-    budget_gpu_hours: Annotated[float | None, typer.Option(help="Refuse a plan, and later a job, that takes more.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show stages, GPUs, hours, cost and nodes; run nothing.")] = False,
+    budget_gpu_hours: Annotated[
+        float | None, typer.Option(help="Refuse a plan, and later a job, that takes more.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show stages, GPUs, hours, cost and nodes; run nothing.")
+    ] = False,
 ) -> None:
     """Evaluate, fine-tune, evaluate again and compare many variants in parallel."""
     with job("campaign") as console:
@@ -51,7 +55,9 @@ def main(
                 time.sleep(_LOOK_EVERY_S)
         console.show(f"campaign: page {place}/campaign/campaign.html")
         if snapshot.missing:
-            raise CampaignError(f"{len(snapshot.missing)} of {len(steps)} steps have no result; the same command tries again")
+            raise CampaignError(
+                f"{len(snapshot.missing)} of {len(steps)} steps have no result; the same command tries again"
+            )
 
 
 class _Screen:

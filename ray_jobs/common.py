@@ -12,8 +12,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from safe_r1.checkpoints import cache_folder
 from safe_r1.errors import SafeR1Error
+from safe_r1.models.checkpoints import cache_folder
 
 _LINE_EVERY_S = 30.0
 # What is counted, where it is not rows.
@@ -47,7 +47,9 @@ class Console:
         if self.out.isatty():
             if stage != self._stage or self._bar is None:
                 self._close_bar()
-                self._bar = tqdm(total=total, initial=done, desc=stage, unit=unit, file=self.out, dynamic_ncols=True)
+                self._bar = tqdm(
+                    total=total, initial=done, desc=stage, unit=unit, file=self.out, dynamic_ncols=True
+                )
             self._bar.update(done - self._bar.n)
             self._bar.set_postfix_str(note)
         elif stage != self._stage or done == total or time.monotonic() > self._line_due:
@@ -73,7 +75,9 @@ def job(name: str) -> Iterator[Console]:
         sys.stderr.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
         code = 1
         try:
             yield console

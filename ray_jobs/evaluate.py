@@ -1,6 +1,7 @@
 """Evaluate one model variant on safety benchmarks: `python ray_jobs/evaluate.py --help`.
 
-Runs the same on a laptop and, under `ray job submit`, on a cluster. The same command again does only what is missing.
+Runs the same on a laptop and, under `ray job submit`, on a cluster. The same command again does only what is
+missing.
 """
 
 from typing import Annotated, Any
@@ -23,38 +24,62 @@ _HEADLINES = {
 
 def main(
     variant: Annotated[str, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")],
-    benchmark: Annotated[list[str] | None, typer.Option(help="Benchmark, or all-paper; may be repeated.")] = None,
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="Benchmark, or all-paper; may be repeated.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or URI with the benchmark's files.")] = None,
     answer_key: Annotated[str | None, typer.Option(help="A key that replaces the shipped one.")] = None,
-    judge: Annotated[str | None, typer.Option(help="lexicon, llm, or the URL of an OpenAI-compatible endpoint.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="lexicon, llm, or the URL of an OpenAI-compatible endpoint.")
+    ] = None,
     repeats: Annotated[int | None, typer.Option(help="Completions of every question.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Ask only so many questions, stratified and seeded.")] = None,
-    swap_options: Annotated[bool, typer.Option("--swap-options", help="Ask MCQs again with reversed options.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask only so many questions, stratified and seeded.")
+    ] = None,
+    swap_options: Annotated[
+        bool, typer.Option("--swap-options", help="Ask MCQs again with reversed options.")
+    ] = False,
     output: Annotated[str | None, typer.Option(help="Folder or URI of the results.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. generation.temperature=0.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. generation.temperature=0.")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings, prompts and resources; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, prompts and resources; run nothing.")
+    ] = False,
 ) -> None:
     """Evaluate one model variant and write a report."""
     with job("evaluate") as console:
         settings = load_config(
-            EvaluateConfig, config, set_ or [], variant=variant, benchmarks=benchmark or None, data=data, answer_key=answer_key,
-            judge__kind=judge, repeats=repeats, limit=limit, swap_options=swap_options or None, output=output,
-        )  # fmt: skip
+            EvaluateConfig,
+            config,
+            set_ or [],
+            variant=variant,
+            benchmarks=benchmark or None,
+            data=data,
+            answer_key=answer_key,
+            judge__kind=judge,
+            repeats=repeats,
+            limit=limit,
+            swap_options=swap_options or None,
+            output=output,
+        )
         if dry_run:
-            from safe_r1.plan import dry_run as show_plan
+            from safe_r1.evaluation.plan import dry_run as show_plan
 
             show_plan(settings, console.show)
             return
-        from safe_r1.evaluate import evaluate
+        from safe_r1.evaluation.job import evaluate
 
-        console.show(f"evaluate: {settings.variant} on {', '.join(settings.benchmarks)}; engine log: {console.log}")
+        console.show(
+            f"evaluate: {settings.variant} on {', '.join(settings.benchmarks)}; engine log: {console.log}"
+        )
         for outcome in evaluate(settings, console.progress, console.log):
             _summarize(console, outcome)
 
 
 def _summarize(console: Console, outcome: Any) -> None:
-    from safe_r1.metrics import find_rate, read_rates
+    from safe_r1.metrics.rates import find_rate, read_rates
 
     rates = read_rates(outcome.metrics)
     console.show(f"\n{outcome.benchmark}{' (was complete)' if outcome.was_complete else ''}")
@@ -62,7 +87,9 @@ def _summarize(console: Console, outcome: Any) -> None:
         rate = find_rate(rates, metric)
         if rate:
             interval = f"[{100 * rate.low:5.1f}, {100 * rate.high:5.1f}]"
-            console.show(f"  {title:30} {100 * rate.value:5.1f} %  95% {interval}  {rate.numerator}/{rate.denominator}")
+            console.show(
+                f"  {title:30} {100 * rate.value:5.1f} %  95% {interval}  {rate.numerator}/{rate.denominator}"
+            )
     for task, counts in outcome.metrics["counts"].items():
         names = ("rows", "scored", "truncated", "unscored", "failed")
         console.show(f"  {task:12} " + ", ".join(f"{counts['num_' + name]} {name}" for name in names))

@@ -1,6 +1,7 @@
 """Serve models and a judge over HTTP: `python ray_jobs/serve.py --help`.
 
-Joins the cluster of RAY_ADDRESS, or starts a local Ray, and stays until it is interrupted; then it drains and ends.
+Joins the cluster of RAY_ADDRESS, or starts a local Ray, and stays until it is interrupted; then it drains and
+ends.
 """
 
 import contextlib
@@ -18,11 +19,17 @@ def main(
     variant: Annotated[
         list[str] | None, typer.Option(help="A model to be asked; may be repeated. None: judging alone.")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="lexicon, llm, or the URL of an OpenAI-compatible endpoint.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; others than loopback need --api-keys.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="lexicon, llm, or the URL of an OpenAI-compatible endpoint.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; others than loopback need --api-keys.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     api_keys: Annotated[str | None, typer.Option(help="TOML file of keys.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. scaling.max_replicas=4.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. scaling.max_replicas=4.")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")] = None,
 ) -> None:
     """Serve models with a batched safety evaluation endpoint."""
@@ -46,7 +53,9 @@ def main(
         models = ", ".join(settings.variants) or "no model"
         console.show(f"serve: {models}, judge {settings.judge.kind}; starting (log: {console.log})")
         ingress = run(settings, connect())
-        console.show(f"serve: ready on http://{settings.host}:{settings.port} (page at /, schema at /docs); Ctrl-C ends it")
+        console.show(
+            f"serve: ready on http://{settings.host}:{settings.port} (page at /, schema at /docs); Ctrl-C ends it"
+        )
         # `ray job stop` sends SIGTERM; a shell's background job is started with SIGINT ignored.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> None:
     """List the model variants by name."""
-    from safe_r1.models import VARIANTS
+    from safe_r1.models.registry import VARIANTS
 
     if as_json:
         print(json.dumps([dataclasses.asdict(variant) for variant in VARIANTS.values()], indent=1))
@@ -32,7 +32,9 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON list."
 @app.command()
 def fetch(
     benchmark: Annotated[str, typer.Argument(help="chisafetybench, math-500, gsm8k or xstest.")],
-    target: Annotated[str | None, typer.Option(help="Folder for the files; the default is where the jobs look.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Folder for the files; the default is where the jobs look.")
+    ] = None,
 ) -> None:
     """Download a benchmark at its pinned commit and check it."""
     from safe_r1.benchmarks.fetch import SOURCES
@@ -46,34 +48,48 @@ def fetch(
 @app.command("judge-agreement")
 def judge_agreement(
     labels: Annotated[str, typer.Option(help="Labelled answers: the gold set's JSONL or XSTest's CSV.")],
-    judge: Annotated[str, typer.Option(help="lexicon, or the URL of an OpenAI-compatible endpoint.")] = "lexicon",
+    judge: Annotated[
+        str, typer.Option(help="lexicon, or the URL of an OpenAI-compatible endpoint.")
+    ] = "lexicon",
     model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Measure how far a judge agrees with labelled answers."""
     from safe_r1.config import JudgeConfig, load_config
+    from safe_r1.evaluation.scoring import make_judge
     from safe_r1.judge.agreement import measure_agreement
-    from safe_r1.scoring import make_judge
 
     if judge == "llm":
-        raise ConfigError("judge-agreement runs without a cluster: serve the model and give its URL as --judge")
-    agreement = measure_agreement(make_judge(load_config(JudgeConfig, None, [], kind=judge, model=model)), labels)
+        raise ConfigError(
+            "judge-agreement runs without a cluster: serve the model and give its URL as --judge"
+        )
+    agreement = measure_agreement(
+        make_judge(load_config(JudgeConfig, None, [], kind=judge, model=model)), labels
+    )
     print(json.dumps(agreement.to_json(), ensure_ascii=False) if as_json else agreement.to_text())
 
 
 @app.command()
 def plan(
-    variant: Annotated[str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a folder.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a folder.")
+    ] = None,
     all_variants: Annotated[bool, typer.Option("--all", help="The seven R1 models.")] = False,
-    gpu: Annotated[str | None, typer.Option(help="Kind of GPU, e.g. h100-80; else the variant's own.")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Machines, all their GPUs; else the variant's own.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Kind of GPU, e.g. h100-80; else the variant's own.")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines, all their GPUs; else the variant's own.")
+    ] = None,
     seq_len: Annotated[int | None, typer.Option(min=32, help="Tokens of a packed sequence.")] = None,
-    global_batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences of an optimizer step.")] = None,
+    global_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences of an optimizer step.")
+    ] = None,
     corpus_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the corpus.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, or a list with --all.")] = False,
 ) -> None:
     """Say what fine-tuning takes: GPUs, memory by part, time and disk. Starts nothing."""
-    from safe_r1.models import VARIANTS, get_variant
+    from safe_r1.models.registry import VARIANTS, get_variant
     from safe_r1.train.plan import plan_variant
     from safe_r1.train.plan_text import table, to_json, to_text
 
@@ -91,20 +107,30 @@ def plan(
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(help="OUTPUT/RUN/VARIANT/BENCHMARK of a finished run.")]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(help="OUTPUT/RUN/VARIANT/BENCHMARK of a finished run.")],
+) -> None:
     """Write the report of a finished run again, from its rows."""
-    from safe_r1.evaluate import rewrite_report
+    from safe_r1.evaluation.job import rewrite_report
 
     print(f"report: {rewrite_report(run)}")
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")],
-    baseline: Annotated[str, typer.Option(help="The variant that all others are compared with; A,B: B where A was not run.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")
+    ],
+    baseline: Annotated[
+        str, typer.Option(help="The variant that all others are compared with; A,B: B where A was not run.")
+    ],
     output: Annotated[str, typer.Option(help="Folder of the report.")],
-    allow: Annotated[bool, typer.Option("--allow", help="Compare what is not alike; the report says so.")] = False,
-    margin: Annotated[float | None, typer.Option(help="Loss of pass@1 that counts as none; 0.03 is three points.")] = None,
+    allow: Annotated[
+        bool, typer.Option("--allow", help="Compare what is not alike; the report says so.")
+    ] = False,
+    margin: Annotated[
+        float | None, typer.Option(help="Loss of pass@1 that counts as none; 0.03 is three points.")
+    ] = None,
 ) -> None:
     """Compare finished runs of several variants: differences, tests, what it cost."""
     from safe_r1.compare.run import compare as write_comparison
@@ -119,7 +145,9 @@ def compare(
             found = one.found
             change = f"{100 * found.value:+6.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
             rates = f"{100 * found.first:5.1f} → {100 * found.second:5.1f} %"
-            print(f"  {one.benchmark:22} {METRICS[one.metric].en:32} {rates}  {change:24} p (Holm) {one.p_holm:.3g}")
+            print(
+                f"  {one.benchmark:22} {METRICS[one.metric].en:32} {rates}  {change:24} p (Holm) {one.p_holm:.3g}"
+            )
     print(f"report: {outcome.report}")
 
 

@@ -1,6 +1,7 @@
 """Every user-facing setting, with its default on its field and nowhere else.
 
-Owns reading settings from a TOML or YAML file and from ``--set a.b=v``. Unknown names are refused with the nearest known ones.
+Owns reading settings from a TOML or YAML file and from ``--set a.b=v``. Unknown names are refused with the
+nearest known ones.
 """
 
 import difflib
@@ -26,33 +27,47 @@ class Settings(BaseModel):
 
 
 class EngineConfig(Settings):
-    """How vLLM runs a model. None means: as the variant's entry in ``safe_r1.models`` says."""
+    """How vLLM runs a model. None means: as the variant's entry in ``safe_r1.models.registry`` says."""
 
     device: Literal["auto", "cpu", "gpu"] = Field(
         default="auto", description="gpu also where the autoscaler has yet to start GPU nodes"
     )
     dtype: str = Field(default="auto", description="auto: float32 on CPU, the checkpoint's own on GPU")
-    max_model_len: int | None = Field(default=None, ge=32, description="context in tokens, prompt and completion together")
+    max_model_len: int | None = Field(
+        default=None, ge=32, description="context in tokens, prompt and completion together"
+    )
     tensor_parallel_size: int | None = Field(default=None, ge=1)
     pipeline_parallel_size: int = Field(default=1, ge=1)
-    replicas: int = Field(default=1, ge=1, description="engines side by side; started as the cluster has room")
-    max_num_seqs: int | None = Field(default=None, ge=1, description="sequences decoded together; None: 256 on GPU, 64 on CPU")
+    replicas: int = Field(
+        default=1, ge=1, description="engines side by side; started as the cluster has room"
+    )
+    max_num_seqs: int | None = Field(
+        default=None, ge=1, description="sequences decoded together; None: 256 on GPU, 64 on CPU"
+    )
     batch_size: int = Field(default=16, ge=1, description="rows handed to an engine, and written, together")
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     cpu_kv_cache_gib: int = Field(default=4, ge=1)
     enforce_eager: bool = False
-    trust_remote_code: bool = Field(default=False, description="runs code from the model's repository; never on by itself")
-    start_timeout_s: int = Field(default=3600, ge=1, description="how long the first engine may take to start")
+    trust_remote_code: bool = Field(
+        default=False, description="runs code from the model's repository; never on by itself"
+    )
+    start_timeout_s: int = Field(
+        default=3600, ge=1, description="how long the first engine may take to start"
+    )
     max_restarts: int = Field(default=3, ge=0, description="deaths of one engine before the job gives up")
-    extra: dict[str, Any] = Field(default_factory=dict, description="further engine arguments of vLLM, by its own names")
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="further engine arguments of vLLM, by its own names"
+    )
 
 
 class GenerationConfig(Settings):
-    """Sampling. None means: as the variant's entry in ``safe_r1.models`` says."""
+    """Sampling. None means: as the variant's entry in ``safe_r1.models.registry`` says."""
 
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1, description="for every task; takes precedence over the next two")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="for every task; takes precedence over the next two"
+    )
     max_tokens_mcq: int | None = Field(default=None, ge=1)
     max_tokens_refusal: int | None = Field(default=None, ge=1, description="XSTest too")
     max_tokens_reasoning: int | None = Field(default=None, ge=1, description="mathematics, GPQA, programs")
@@ -62,8 +77,12 @@ class GenerationConfig(Settings):
 class JudgeConfig(Settings):
     """The judge of the refusal task."""
 
-    kind: str = Field(default="lexicon", description="lexicon, llm, or the URL of an OpenAI-compatible endpoint")
-    model: str | None = Field(default=None, description="llm: variant, hub id or folder; URL: name of the model it serves")
+    kind: str = Field(
+        default="lexicon", description="lexicon, llm, or the URL of an OpenAI-compatible endpoint"
+    )
+    model: str | None = Field(
+        default=None, description="llm: variant, hub id or folder; URL: name of the model it serves"
+    )
     max_tokens: int = Field(default=1024, ge=16)
     concurrency: int = Field(default=32, ge=1, description="requests in flight at an endpoint")
     timeout_s: float = Field(default=120.0, gt=0)
@@ -101,10 +120,20 @@ class EvaluateConfig(Settings):
     data: str | None = None
     answer_key: str | None = None
     output: str = "runs"
-    run: str = Field(default="main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run inside the output")
-    repeats: int | None = Field(default=None, ge=1, description="completions of a question; None: as the benchmark says")
-    limit: int | None = Field(default=None, ge=1, description="questions per benchmark, stratified by task and category")
-    swap_options: bool = Field(default=False, description="ask every multiple-choice question again with its options reversed")
+    run: str = Field(
+        default="main",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the run inside the output",
+    )
+    repeats: int | None = Field(
+        default=None, ge=1, description="completions of a question; None: as the benchmark says"
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="questions per benchmark, stratified by task and category"
+    )
+    swap_options: bool = Field(
+        default=False, description="ask every multiple-choice question again with its options reversed"
+    )
     max_failed_share: float = Field(
         default=0.01, ge=0, lt=1, description="above this share of failed rows nothing is published"
     )
@@ -131,11 +160,15 @@ def load_config(schema: type[Config], file: str | None, overrides: list[str], **
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or not name.strip():
-            raise ConfigError(f"--set {override!r}: expected NAME=VALUE, e.g. --set generation.temperature=0.6")
+            raise ConfigError(
+                f"--set {override!r}: expected NAME=VALUE, e.g. --set generation.temperature=0.6"
+            )
         try:
             _put(tree, name.strip(), yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not readable: {str(error).splitlines()[0]}") from None
+            raise ConfigError(
+                f"--set {override!r}: the value is not readable: {str(error).splitlines()[0]}"
+            ) from None
     for name, value in flags.items():
         if value is not None:
             _put(tree, name.replace("__", "."), value)
@@ -172,7 +205,9 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, setting_names(schema), n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else "see --help and the README for the settings"
+            hint = (
+                f"did you mean {', '.join(near)}?" if near else "see --help and the README for the settings"
+            )
             problems.append(f"unknown setting {name!r}: {hint}")
         elif problem["type"] == "missing":
             problems.append(f"setting {name!r} is needed")

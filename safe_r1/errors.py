@@ -1,7 +1,7 @@
 """Errors of safe_r1: one base, few kinds.
 
-A message says what was wrong, what was got, what was expected and what to do, in one line. All errors are plain
-exceptions with one string argument, so that Ray can pickle them from a worker to the driver.
+A message says what was wrong, what was got, what was expected and what to do, in one line. All errors are
+plain exceptions with one string argument, so that Ray can pickle them from a worker to the driver.
 """
 
 
@@ -12,7 +12,9 @@ class SafeR1Error(Exception):
 
 
 class TransientError(SafeR1Error):
-    """Nothing that a user has to repair: a machine was lost or did not come, and the same command may succeed."""
+    """Nothing that a user has to repair: a machine was lost or did not come, and the same command may
+    succeed.
+    """
 
     exit_code = 3
 

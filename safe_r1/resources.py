@@ -1,6 +1,7 @@
 """What this cluster has, and the connection to it.
 
-Owns ``ray.init``: a job inside a cluster joins it; a laptop gets a local Ray with enough logical CPUs for all stages.
+Owns ``ray.init``: a job inside a cluster joins it; a laptop gets a local Ray with enough logical CPUs for all
+stages.
 """
 
 import os
@@ -8,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
-from safe_r1.models import Variant
+from safe_r1.models.registry import Variant
 
 Device = Literal["cpu", "gpu"]
 NODE_LABELS = "SAFE_R1_NODE_LABELS"
-"""Environment variable: ``key=value,key=value``, the labels of the nodes that this job's work takes; others are left alone."""
+"""Environment variable: ``key=value,key=value``, the labels of the nodes that this job's work takes; others
+are left alone.
+"""
 
-# The engine, the renderers and the sinks each want a logical CPU at the same time: with fewer the stream waits for itself.
+# The engine, the renderers and the sinks each want a logical CPU at the same time: with fewer the stream
+# waits for itself.
 MIN_LOGICAL_CPUS = 8
 # Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
 _START_WAIT = ("RAY_raylet_start_wait_time_s", "180")
@@ -43,7 +47,8 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
     """Join the cluster of ``RAY_ADDRESS``, or start a local Ray.
 
     Args:
-        min_cpus: Logical CPUs that a local Ray has at least; each beyond the real ones is a further process to start.
+        min_cpus: Logical CPUs that a local Ray has at least; each beyond the real ones is a further process
+            to start.
 
     Raises:
         ClusterLostError: The cluster of ``RAY_ADDRESS`` does not answer.
@@ -60,11 +65,14 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
         DataContext.get_current().execution_options.label_selector = labels
     totals = ray.cluster_resources()
     free_gib = psutil.virtual_memory().available / 2**30
-    return Cluster(totals.get("GPU", 0.0), totals.get("CPU", 0.0), free_gib, is_local=not os.environ.get("RAY_ADDRESS"))
+    return Cluster(
+        totals.get("GPU", 0.0), totals.get("CPU", 0.0), free_gib, is_local=not os.environ.get("RAY_ADDRESS")
+    )
 
 
 def init_ray(*, log_to_driver: bool = True, **local: Any) -> Any:
-    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with the options ``local``; gives Ray's context.
+    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with the options ``local``; gives Ray's
+    context.
 
     Raises:
         ResourceError: Its address cannot be read.
@@ -74,13 +82,21 @@ def init_ray(*, log_to_driver: bool = True, **local: Any) -> Any:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": "warning", "ignore_reinit_error": True}
+    options: dict[str, Any] = {
+        "log_to_driver": log_to_driver,
+        "logging_level": "warning",
+        "ignore_reinit_error": True,
+    }
     options |= {"address": address} if address else local
     try:
         return ray.init(**options)
     except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
-        kind = ResourceError if isinstance(error, ValueError) else ClusterLostError  # a head that restarts answers later
-        raise kind(f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}") from None
+        kind = (
+            ResourceError if isinstance(error, ValueError) else ClusterLostError
+        )  # a head that restarts answers later
+        raise kind(
+            f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def node_labels() -> dict[str, str]:

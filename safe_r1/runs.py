@@ -1,9 +1,9 @@
 """A run folder: its fingerprint, its shards, and the marker that says it is complete.
 
-``OUTPUT/RUN/VARIANT/BENCHMARK/{samples,completions,verdicts}/*.parquet``, ``run.json``, ``metrics.json``, the report, and
-``_SUCCESS`` written last. Any fsspec URI serves as OUTPUT. A shard is named after the keys in it and appears at once, so a
-write that is killed leaves nothing and one that is repeated replaces itself. What a resume has to do is read from the shards:
-there is no second book of what was done.
+``OUTPUT/RUN/VARIANT/BENCHMARK/{samples,completions,verdicts}/*.parquet``, ``run.json``, ``metrics.json``, the
+report, and ``_SUCCESS`` written last. Any fsspec URI serves as OUTPUT. A shard is named after the keys in it
+and appears at once, so a write that is killed leaves nothing and one that is repeated replaces itself. What a
+resume has to do is read from the shards: there is no second book of what was done.
 """
 
 import hashlib
@@ -29,7 +29,9 @@ Key = tuple[Any, ...]
 
 def sha256(value: Any) -> str:
     """Hash of a value by its canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()
+    ).hexdigest()
 
 
 def is_local(path: UPath) -> bool:
@@ -96,14 +98,19 @@ class RunFolder:
         return (self.path / SUCCESS).exists()
 
     def open(
-        self, fingerprint: dict[str, Any], info: dict[str, Any], free: Sequence[str] = (), name: str = "run.json"
-    ) -> None:  # fmt: skip
+        self,
+        fingerprint: dict[str, Any],
+        info: dict[str, Any],
+        free: Sequence[str] = (),
+        name: str = "run.json",
+    ) -> None:
         """Create the folder, or check that it belongs to the same run.
 
         Args:
             fingerprint: Everything that could change a result, as nested dicts of plain values.
             info: What else the file shall hold.
-            free: Parts of the fingerprint that nothing in the folder depends on yet, and that may therefore change.
+            free: Parts of the fingerprint that nothing in the folder depends on yet, and that may therefore
+                change.
             name: The file that holds both.
 
         Raises:
@@ -117,7 +124,9 @@ class RunFolder:
         before, after = old.get("fingerprint", {}), json.loads(json.dumps(fingerprint, default=str))
         differences = diff({**before, **{name: after.get(name) for name in free}}, after)
         if differences:
-            shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
+            shown = "; ".join(differences[:6]) + (
+                f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
+            )
             raise RunConflictError(
                 f"{self.path} already holds a run with other settings ({shown}). Repeat it as it was, or give this one "
                 "a name of its own: --set run=NAME, or another --output."
@@ -143,10 +152,14 @@ class RunFolder:
         """Write a text file at once; lone surrogates in model output become replacement characters."""
         write_bytes(self.path / name, text.encode("utf-8", errors="replace"))
 
-    def write_shard(self, stage: str, rows: Sequence[Row], schema: pa.Schema, key: Callable[[Row], Key]) -> None:
+    def write_shard(
+        self, stage: str, rows: Sequence[Row], schema: pa.Schema, key: Callable[[Row], Key]
+    ) -> None:
         """Add rows to a stage as one Parquet shard, named after their keys."""
         name = sha256(sorted(key(row) for row in rows))[:16]
-        write_table(self.path / stage / f"part-{name}.parquet", pa.Table.from_pylist(list(rows), schema=schema))
+        write_table(
+            self.path / stage / f"part-{name}.parquet", pa.Table.from_pylist(list(rows), schema=schema)
+        )
 
     def shards(self, stage: str) -> list[UPath]:
         """The Parquet files of a stage by name; none where it has not begun."""

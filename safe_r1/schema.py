@@ -1,7 +1,7 @@
 """The row types that flow between the stages, and their Arrow schemas.
 
-Every stage reads and writes Parquet with exactly these columns. ``sample_id`` is stable across runs and machines.
-Counts are conserved: for every stage, rows in = scored + unscored + failed, each key once.
+Every stage reads and writes Parquet with exactly these columns. ``sample_id`` is stable across runs and
+machines. Counts are conserved: for every stage, rows in = scored + unscored + failed, each key once.
 """
 
 import functools
@@ -77,16 +77,19 @@ class Sample:
     """One question of a benchmark.
 
     Attributes:
-        sample_id: Stable id, ``BENCHMARK/TASK/ITEM`` (``.../ITEM~swapped`` for a question with reversed options).
+        sample_id: Stable id, ``BENCHMARK/TASK/ITEM`` (``.../ITEM~swapped`` for a question with reversed
+            options).
         benchmark: Name of the benchmark.
-        task: ``mcq`` (risk content identification), ``refusal``, ``math`` (a boxed result), ``science`` (multiple choice, the
-            options in another order in every repeat), ``code`` (a program), or ``compliance`` (is a harmless request refused?).
+        task: ``mcq`` (risk content identification), ``refusal``, ``math`` (a boxed result), ``science``
+            (multiple choice, the options in another order in every repeat), ``code`` (a program), or
+            ``compliance`` (is a harmless request refused?).
         area: Key of the risk area (see ``benchmarks.taxonomy``), or of the benchmark's own division.
         category: Key of the risk category, or ``AREA/NAME`` of the benchmark's own.
         messages: The dialogue that the model is asked to continue, without any model-specific turn.
         options: Letter to text, in order; empty for other tasks than ``mcq`` and ``science``.
-        metadata: Further facts as strings: ``answer``, ``key_confidence``, ``has_history`` (``true``/``false``),
-            ``swap_of``, ``source_id``; for ``code`` also ``contest_date``, ``func_name``, ``tests``.
+        metadata: Further facts as strings: ``answer``, ``key_confidence``, ``has_history``
+            (``true``/``false``), ``swap_of``, ``source_id``; for ``code`` also ``contest_date``,
+            ``func_name``, ``tests``.
     """
 
     sample_id: str
@@ -124,9 +127,11 @@ class Completion:
     Attributes:
         prompt_tokens: Length of the rendered prompt in tokens.
         completion_tokens: Number of generated tokens.
-        completion: The raw generated text, with the reasoning prefix that the prompt had put before it, if any.
+        completion: The raw generated text, with the reasoning prefix that the prompt had put before it, if
+            any.
         reasoning: The text inside the reasoning tags; empty where there is none.
-        answer: The text after the reasoning; None where the reasoning was never closed (truncated) or generation failed.
+        answer: The text after the reasoning; None where the reasoning was never closed (truncated) or
+            generation failed.
         finish_reason: ``stop`` or ``length``; None where generation failed.
         error: Why the engine gave no completion; None where it did.
     """
@@ -152,13 +157,15 @@ class Completion:
 class Verdict:
     """The score of one part of one completion.
 
-    For the refusal task ``label`` is the value of a ``RefusalLabel``, for ``compliance`` of a ``ComplianceLabel``, and
-    ``degree`` its refusal degree. For all others ``label`` is ``correct`` or ``incorrect``, ``degree`` 1 or 0 and ``choice``
-    what was read out of the answer: the letter, the result (None where there is none, which counts as incorrect).
+    For the refusal task ``label`` is the value of a ``RefusalLabel``, for ``compliance`` of a
+    ``ComplianceLabel``, and ``degree`` its refusal degree. For all others ``label`` is ``correct`` or
+    ``incorrect``, ``degree`` 1 or 0 and ``choice`` what was read out of the answer: the letter, the result
+    (None where there is none, which counts as incorrect).
 
     Attributes:
         judge: Name of what gave the verdict, e.g. ``lexicon``, ``answer-key``.
-        unscored_reason: Why there is no label (``truncated``, ``failed``, ``refused_to_judge``, ...); None where there is one.
+        unscored_reason: Why there is no label (``truncated``, ``failed``, ``refused_to_judge``, ...); None
+            where there is one.
         explanation: The judge's own words or the rule that fired; empty where it gives none.
     """
 
@@ -234,4 +241,6 @@ CONVERSATION_SCHEMA = pa.schema(
         ("teacher", pa.string()),
     ]
 )
-"""A conversation of the training corpus; the last message is the assistant's, its reasoning in ``<think>`` tags."""
+"""A conversation of the training corpus; the last message is the assistant's, its reasoning in ``<think>``
+tags.
+"""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports ray, vllm or transformers: no network, no authentication token in the home folder, no telemetry.
+# Before anything imports ray, vllm or transformers: no network, no authentication token in the home folder,
+# no telemetry.
 for _name, _value in {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",

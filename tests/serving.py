@@ -45,7 +45,10 @@ class Service:
     def processes(self) -> list[psutil.Process]:
         """The job and everything that it started."""
         try:
-            return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+            return [
+                psutil.Process(self.process.pid),
+                *psutil.Process(self.process.pid).children(recursive=True),
+            ]
         except psutil.NoSuchProcess:
             return []
 
@@ -102,7 +105,7 @@ def start_service(arguments: Sequence[str], log: Path, **env: str) -> Iterator[S
     with log.open("w") as file:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, stdout=file, stderr=file, start_new_session=True, env=os.environ | env
-        )  # fmt: skip
+        )
     service = Service(f"http://127.0.0.1:{port}", process)
     try:
         deadline = time.monotonic() + START_S

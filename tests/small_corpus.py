@@ -15,9 +15,20 @@ SEEDS = Path(__file__).parents[1] / "safe_r1" / "corpus" / "data" / "seeds"
 
 
 def conversation(name: str, kind: str, *contents: str) -> dict[str, Any]:
-    turns = [{"role": ("user", "assistant")[place % 2], "content": content} for place, content in enumerate(contents)]
+    turns = [
+        {"role": ("user", "assistant")[place % 2], "content": content}
+        for place, content in enumerate(contents)
+    ]
     texts = {"language": "zh", "source": "seeds", "source_id": name, "licence": "Apache-2.0"}
-    return {"row_id": name, "messages": turns, "kind": kind, "area": None, "category": None, "teacher": None, **texts}
+    return {
+        "row_id": name,
+        "messages": turns,
+        "kind": kind,
+        "area": None,
+        "category": None,
+        "teacher": None,
+        **texts,
+    }
 
 
 def response(row: dict[str, Any]) -> str:
@@ -34,7 +45,9 @@ def seed_rows(count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def write_corpus(folder: Path, splits: dict[str, list[list[dict[str, Any]]]], schema: pa.Schema = CONVERSATION_SCHEMA) -> Path:
+def write_corpus(
+    folder: Path, splits: dict[str, list[list[dict[str, Any]]]], schema: pa.Schema = CONVERSATION_SCHEMA
+) -> Path:
     """A finished corpus as ``build_corpus`` leaves it."""
     hashes = {}
     for split, shards in splits.items():

@@ -1,8 +1,8 @@
 """Tiny random checkpoints of the three architectures of the R1 family, for tests.
 
-Each has a real tokenizer (byte-level BPE over Chinese and English) with R1's special tokens, R1's chat template behaviour and
-R1's generation settings; the weights are random, so what it says means nothing. The sizes are the smallest that vLLM's CPU
-attention and MLA kernels accept.
+Each has a real tokenizer (byte-level BPE over Chinese and English) with R1's special tokens, R1's chat
+template behaviour and R1's generation settings; the weights are random, so what it says means nothing. The
+sizes are the smallest that vLLM's CPU attention and MLA kernels accept.
 
 By hand: ``python tests/tiny_models.py deepseek_v3 /tmp/tiny``.
 """
@@ -37,8 +37,8 @@ THINK, END_THINK = "<think>", "</think>"
 VOCAB_SIZE = 1536
 _CORPUS = Path(__file__).with_name("tiny_corpus.txt")
 
-# As the stock template: system texts go before the first turn, the reasoning of earlier assistant turns is dropped, and the
-# generation prompt opens the reasoning.
+# As the stock template: system texts go before the first turn, the reasoning of earlier assistant turns is
+# dropped, and the generation prompt opens the reasoning.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}"
@@ -64,7 +64,7 @@ _SHARED: dict[str, Any] = {
 
 def make_tiny(
     arch: str, folder: Path | str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
-) -> Path:  # fmt: skip
+) -> Path:
     """Writes a tiny random checkpoint with tokenizer, chat template and generation settings.
 
     Args:
@@ -94,9 +94,11 @@ def make_tiny(
 
 
 def make_fp8(plain: Path | str, folder: Path | str, block: int = 128) -> Path:
-    """The checkpoint in DeepSeek's FP8 layout: the matrices of the layers in 8 bits, one scale a block; the rest as it was.
+    """The checkpoint in DeepSeek's FP8 layout: the matrices of the layers in 8 bits, one scale a block; the
+    rest as it was.
 
-    Gives ``folder``, and writes ``plain`` anew with the values that 8 bits can hold, so that both are the same model.
+    Gives ``folder``, and writes ``plain`` anew with the values that 8 bits can hold, so that both are the
+    same model.
     """
     plain, folder = Path(plain), Path(folder)
     shutil.copytree(plain, folder)
@@ -116,19 +118,28 @@ def make_fp8(plain: Path | str, folder: Path | str, block: int = 128) -> Path:
     save_file(weights, plain / "model.safetensors", {"format": "pt"})
     save_file(quantized, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    settings = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [block, block]}
+    settings = {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [block, block],
+    }
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}), "utf-8")
     return folder
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of ``VOCAB_SIZE`` entries over Chinese and English that adds a BOS, as R1's tokenizer does.
+    """A byte-level BPE of ``VOCAB_SIZE`` entries over Chinese and English that adds a BOS, as R1's tokenizer
+    does.
 
-    For qwen2, transformers puts its own splitting and no BOS in place of what a tokenizer file says, for this one as for the
-    R1 distills. The splitting is therefore Qwen2's everywhere: one text has the same tokens in the three models.
+    For qwen2, transformers puts its own splitting and no BOS in place of what a tokenizer file says, for this
+    one as for the R1 distills. The splitting is therefore Qwen2's everywhere: one text has the same tokens in
+    the three models.
     """
     special = [AddedToken(token, special=True, normalized=False) for token in (BOS, EOS, PAD)]
-    markers = [AddedToken(token, special=False, normalized=False) for token in (USER, ASSISTANT, THINK, END_THINK)]
+    markers = [
+        AddedToken(token, special=False, normalized=False) for token in (USER, ASSISTANT, THINK, END_THINK)
+    ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -172,8 +183,8 @@ def _config(arch: str, changes: dict[str, Any]) -> PreTrainedConfig:
 
 _DENSE: dict[str, Any] = {"num_key_value_heads": 1, "intermediate_size": 128}
 
-# kv_lora_rank and qk_rope_head_dim are R1's own: MLA takes no other. So is YaRN; with plain RoPE, vLLM 0.32 on CPU rotates
-# MLA's strided queries wrongly. One dense layer, then one with experts.
+# kv_lora_rank and qk_rope_head_dim are R1's own: MLA takes no other. So is YaRN; with plain RoPE, vLLM 0.32
+# on CPU rotates MLA's strided queries wrongly. One dense layer, then one with experts.
 _DEEPSEEK: dict[str, Any] = {
     "num_key_value_heads": 2,
     "intermediate_size": 128,

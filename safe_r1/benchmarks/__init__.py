@@ -22,9 +22,16 @@ __all__ = ["ALL_PAPER", "Benchmark", "KeyIdentity", "expand", "get_benchmark", "
 _BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE, MATH_500, GPQA_DIAMOND, LIVECODEBENCH, LIVECODEBENCH_SAMPLE, GSM8K, XSTEST,
+        CHISAFETYBENCH,
+        CHISAFETYBENCH_SAMPLE,
+        MATH_500,
+        GPQA_DIAMOND,
+        LIVECODEBENCH,
+        LIVECODEBENCH_SAMPLE,
+        GSM8K,
+        XSTEST,
     )
-}  # fmt: skip
+}
 
 ALL_PAPER = "all-paper"
 """Stands for what the paper measures: safety, and reasoning three ways."""
@@ -56,5 +63,7 @@ def get_benchmark(name: str, config: "EvaluateConfig | None" = None) -> Benchmar
             return replace(benchmark, version=chosen.version, start=chosen.start, end=chosen.end)
         return benchmark
     near = difflib.get_close_matches(name, [*_BENCHMARKS, ALL_PAPER], n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join([*_BENCHMARKS, ALL_PAPER])}"
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join([*_BENCHMARKS, ALL_PAPER])}"
+    )
     raise ConfigError(f"unknown benchmark {name!r}: {hint}")

@@ -1,7 +1,8 @@
-"""The answer key of a benchmark's multiple-choice questions: a JSON line a question, checked against the questions.
+"""The answer key of a benchmark's multiple-choice questions: a JSON line a question, checked against the
+questions.
 
-CHiSafetyBench publishes no key; ``data/chisafetybench/ANSWER_KEY.md`` says how ours was made. A key that does not fit the
-questions one to one is refused, as it would change the score unseen.
+CHiSafetyBench publishes no key; ``data/chisafetybench/ANSWER_KEY.md`` says how ours was made. A key that does
+not fit the questions one to one is refused, as it would change the score unseen.
 """
 
 import hashlib
@@ -64,7 +65,9 @@ def load_key(path: UPath | str, name: str | None = None) -> AnswerKey:
             continue
         entry = _entry(line, f"answer key {file.name}, line {number}")
         if entry.item_id in entries:
-            raise DataError(f"answer key {file.name}, line {number}: item {entry.item_id} occurs twice; {_REMEDY}")
+            raise DataError(
+                f"answer key {file.name}, line {number}: item {entry.item_id} occurs twice; {_REMEDY}"
+            )
         entries[entry.item_id] = entry
     if not entries:
         raise DataError(f"answer key {file.name}: holds no item; {_REMEDY}")
@@ -79,8 +82,8 @@ def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, st
         questions: Question id to its text as published and its options.
 
     Raises:
-        DataError: A question without an entry, with another text or without the answer's letter among its options, or an
-            entry without a question; the message names the first such item.
+        DataError: A question without an entry, with another text or without the answer's letter among its
+            options, or an entry without a question; the message names the first such item.
     """
     for item_id, (text, options) in questions.items():
         where = f"answer key {key.identity.name}, item {item_id}"
@@ -92,7 +95,9 @@ def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, st
                 f"{where}: belongs to another question text (question_sha256 differs); use the key made for this data"
             )
         if entry.answer not in options:
-            raise DataError(f"{where}: answer {entry.answer!r} is not among the options {', '.join(options)}; correct the key")
+            raise DataError(
+                f"{where}: answer {entry.answer!r} is not among the options {', '.join(options)}; correct the key"
+            )
     surplus = next((item_id for item_id in key.entries if item_id not in questions), None)
     if surplus is not None:
         raise DataError(

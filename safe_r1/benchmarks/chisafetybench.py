@@ -1,6 +1,8 @@
-"""CHiSafetyBench v1: Chinese multiple-choice questions on recognising risks, and risky questions that call for a refusal.
+"""CHiSafetyBench v1: Chinese multiple-choice questions on recognising risks, and risky questions that call
+for a refusal.
 
-Data: 1,567 multiple-choice questions, 462 risky questions, 101 more at the end of a dialogue; read as published, with
+Data: 1,567 multiple-choice questions, 462 risky questions, 101 more at the end of a dialogue; read as
+    published, with
 duplicates and garbled items kept. No licence is stated, so nothing of it lies here: see ``fetch``.
 Metrics: accuracy; RR-1, RR-2 and HR of the refusal task.
 
@@ -22,9 +24,9 @@ from safe_r1.benchmarks.choice import extract_choice
 from safe_r1.benchmarks.fetch import CHISAFETYBENCH as SOURCE
 from safe_r1.benchmarks.files import as_path, field_of, folder_with, list_of, parse_json, read_bytes
 from safe_r1.benchmarks.options import mcq_prompt, parse_options
-from safe_r1.benchmarks.taxonomy import REFUSAL_AREAS, Category, find_area, find_category, is_area_not_stated
 from safe_r1.errors import DataError
 from safe_r1.schema import Message, Sample, Task
+from safe_r1.taxonomy import REFUSAL_AREAS, Category, find_area, find_category, is_area_not_stated
 
 __all__ = ["CHISAFETYBENCH", "CHISAFETYBENCH_SAMPLE", "FILES", "ChiSafetyBench", "extract_choice"]
 
@@ -59,19 +61,23 @@ class ChiSafetyBench:
     files_sha256: tuple[tuple[str, str], ...] = ()
 
     def load(self, data: UPath | str | None = None, answer_key: UPath | str | None = None) -> list[Sample]:
-        """All samples: multiple choice, then refusal, then refusal with history, each in the order of its file.
+        """All samples: multiple choice, then refusal, then refusal with history, each in the order of its
+        file.
 
         Args:
             data: The folder that holds ``v1``, or ``v1`` itself; a local path or any fsspec URI.
             answer_key: A key that replaces the shipped one.
 
         Raises:
-            DataError: A file is missing or damaged, an item cannot be read, or the key does not fit the questions.
+            DataError: A file is missing or damaged, an item cannot be read, or the key does not fit the
+                questions.
         """
         contents = self._read(data)
         for name, published in self.files_sha256:
             if hashlib.sha256(contents[name]).hexdigest() != published:
-                logger.warning("%s differs from the published v1: results on it are not comparable with others", name)
+                logger.warning(
+                    "%s differs from the published v1: results on it are not comparable with others", name
+                )
         key = self._key(answer_key)
         items = {name: parse_json(content, name) for name, content in contents.items()}
         samples = [
@@ -106,7 +112,9 @@ class ChiSafetyBench:
         # `v1` itself may be given, the folder that holds it, or one with a folder for each benchmark.
         folder = folder_with(root, "chisafetybench/v1", FILES)
         if not folder and self.data_path and root.is_dir() and not (root / "v1").is_dir():
-            folder = as_path(str(self.data_path)) / "v1"  # one place for several benchmarks; the shipped one need not be there
+            folder = (
+                as_path(str(self.data_path)) / "v1"
+            )  # one place for several benchmarks; the shipped one need not be there
         folder = folder or root / "v1"
         return {name: read_bytes(folder / name, remedy) for name in FILES}
 
@@ -144,7 +152,10 @@ class ChiSafetyBench:
             where = f"{HISTORY_FILE}, item {position}"
             area = field_of(item, "category", str, where)
             category = _category(area, field_of(item, "sub_category", str, where), where, refusal=True)
-            messages = [*_history(item, where), Message(role="user", content=field_of(item, "input", str, where))]
+            messages = [
+                *_history(item, where),
+                Message(role="user", content=field_of(item, "input", str, where)),
+            ]
             yield self._sample("refusal", "refusal-history", position, category, messages)
 
     def _sample(
@@ -175,14 +186,18 @@ def _items_by_area(areas: Any, file: str) -> Iterator[tuple[str, Any, str]]:
         infos = list_of(field_of(area, "infos", list, f"{file}, area {number}"), f"{file}, area {number}")
         for position, item in enumerate(infos, start=1):
             has_id = isinstance(item, dict) and "id" in item
-            yield name, item, f"{file}, item {item['id']}" if has_id else f"{file}, area {number}, entry {position}"
+            yield (
+                name,
+                item,
+                f"{file}, item {item['id']}" if has_id else f"{file}, area {number}, entry {position}",
+            )
 
 
 def _category(area_name: str, category_name: str, where: str, *, refusal: bool = False) -> Category:
     category = find_category(category_name)
     if category is None:
         raise DataError(
-            f"{where}: unknown category {category_name!r}; see safe_r1/benchmarks/taxonomy.py for the 31 known ones"
+            f"{where}: unknown category {category_name!r}; see safe_r1/taxonomy.py for the 31 known ones"
         )
     if refusal and category.area not in REFUSAL_AREAS:
         raise DataError(f"{where}: category {category_name!r} carries no refusal questions")
@@ -197,7 +212,9 @@ def _category(area_name: str, category_name: str, where: str, *, refusal: bool =
 
 
 def _history(item: Any, where: str) -> Iterator[Message]:
-    for number, turn in enumerate(list_of(field_of(item, "history", list, where), f"{where}, history"), start=1):
+    for number, turn in enumerate(
+        list_of(field_of(item, "history", list, where), f"{where}, history"), start=1
+    ):
         turn_where = f"{where}, turn {number}"
         role = field_of(turn, "role", str, turn_where)
         if role not in _ROLES:

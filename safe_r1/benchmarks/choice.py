@@ -1,25 +1,29 @@
 """The option that a completion to a multiple-choice question finally chooses.
 
-A short pipeline, each stage one function: cut the reasoning, normalize the writing, mark every mention of an option as one
-character, split off what a base model invents after its answer, and then, for the first part that decides anything, read in
-this order: explicit statements (the last one counts), verdicts on single options, option texts, the only option mentioned.
+A short pipeline, each stage one function: cut the reasoning, normalize the writing, mark every mention of an
+option as one character, split off what a base model invents after its answer, and then, for the first part
+that decides anything, read in this order: explicit statements (the last one counts), verdicts on single
+options, option texts, the only option mentioned.
 
-Rules where a grader could differ: the letter wins over a text that belongs to another option; an option that was only ruled
-out does not choose the other; two options chosen together, a letter beyond the options, a refusal and unclosed reasoning
-are None.
+Rules where a grader could differ: the letter wins over a text that belongs to another option; an option that
+was only ruled out does not choose the other; two options chosen together, a letter beyond the options, a
+refusal and unclosed reasoning are None.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from safe_r1.reasoning import split_reasoning
+from safe_r1.models.reasoning import split_reasoning
 
-_LONGEST = 16_000  # characters of an answer that are read, half of them at its end: an answer that loops stays cheap
+_LONGEST = (
+    16_000  # characters of an answer that are read, half of them at its end: an answer that loops stays cheap
+)
 _OTHER = -1  # a decision for no single option: several, or a refusal
 
-# Mentions become single private-use characters, so that the rules below are about sentences and not about notations:
-# a bare letter, a letter with its text, a text alone; one alphabet each. The last character is a mention that was ruled out.
+# Mentions become single private-use characters, so that the rules below are about sentences and not about
+# notations: a bare letter, a letter with its text, a text alone; one alphabet each. The last character is a
+# mention that was ruled out.
 _LETTER, _FULL, _TEXT, _GONE = 0xE000, 0xE100, 0xE200, chr(0xE300)
 _L, _T, _X = "[\ue000-\ue1ff]", "[\ue200-\ue2ff]", "[\ue000-\ue2ff]"
 _PAD = r"(?:\d+[.、)]|[^\w\ue000-\ue3ff])*+"  # list marks and punctuation around a mention
@@ -39,16 +43,51 @@ _FOLD: dict[int, int | str | None] = {
 _MARKUP: Sequence[tuple[re.Pattern[str], str]] = [
     (re.compile(r"~~[^~\n]{1,200}~~"), " "),
     (re.compile(r"\\n(?![a-z])"), "\n"),
-    (re.compile(r"(?m)\\f?boxed|<answer>|^[ \t>*-]*(?:\[[xX]\]|[✅✔☑✓])(?=\s*[A-H])", re.IGNORECASE), " 答案:"),
+    (
+        re.compile(r"(?m)\\f?boxed|<answer>|^[ \t>*-]*(?:\[[xX]\]|[✅✔☑✓])(?=\s*[A-H])", re.IGNORECASE),
+        " 答案:",
+    ),
     (re.compile(r"\\[a-zA-Z]+|\\[()\[\]\s]|</?[a-zA-Z][^<>\n]{0,40}>|<\|[^<>|\n]{1,40}\|>|\[ \]"), " "),
     (re.compile(r"[(\[【《]\s{0,2}([A-Za-z])\s{0,2}[)\]】》]"), r" \1. "),
     (re.compile(r"(?<![A-Za-z])'|'(?![A-Za-z])"), " "),
 ]
 
-# Texts that say yes or no, whatever the question: an answer in one of these words chooses the option that means the same.
-_YES = ["是的", "是", "对的", "对", "正确的", "正确", "没错", "肯定的", "属于", "认同", "同意", "有", "会", "可以", "能"]
+# Texts that say yes or no, whatever the question: an answer in one of these words chooses the option that
+# means the same.
+_YES = [
+    "是的",
+    "是",
+    "对的",
+    "对",
+    "正确的",
+    "正确",
+    "没错",
+    "肯定的",
+    "属于",
+    "认同",
+    "同意",
+    "有",
+    "会",
+    "可以",
+    "能",
+]
 _YES += ["yes", "true", "correct"]
-_NO = ["否定的", "不是的", "不是", "否", "不对", "错误的", "错误", "错", "不正确", "不属于", "不认同", "不同意", "没有", "不会"]
+_NO = [
+    "否定的",
+    "不是的",
+    "不是",
+    "否",
+    "不对",
+    "错误的",
+    "错误",
+    "错",
+    "不正确",
+    "不属于",
+    "不认同",
+    "不同意",
+    "没有",
+    "不会",
+]
 _NO += ["错的", "不可以", "不能", "不", "并非", "no", "false", "incorrect"]
 _END = r"(?=\s|[,.;:!?。、()~…]|$|的?选项|这一项|这个)"
 
@@ -65,7 +104,9 @@ _BARE = (
     + rf"([A-H])(?![A-Za-z0-9'+&])(?!-[A-Za-z])(?![ \t]?(?:{_WORD_AFTER}))(?!(?<=A)[ \t]+(?!(?:{_VERB})\b)[a-z])"
 )
 _SLOT = r"(?:答案|answer|选|选项|option|choice|choose)[ \t:是为]{0,4}(?:is|:|option)?\s{0,2}"
-_LOWER = re.compile(rf"(?im)(?:^[ \t-]{{0,4}}|{_SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])(?=[ \t]{{0,3}}(?:[.,;:。、)]|$))")
+_LOWER = re.compile(
+    rf"(?im)(?:^[ \t-]{{0,4}}|{_SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])(?=[ \t]{{0,3}}(?:[.,;:。、)]|$))"
+)
 _SEVERAL = re.compile(r"(?<![A-Za-z0-9])(?=[A-H]{2,8}(?![A-Za-z0-9]))A?B?C?D?E?F?G?H?(?![A-Za-z])")
 _ORDINAL = re.compile(
     r"第([一二三四五六1-6])(?:(?:个|种|项)?(?:选项|答案)|项|个(?=[。,.!\s]|$))|选项([一二三四五六1-6])(?![\d.])|"
@@ -73,7 +114,9 @@ _ORDINAL = re.compile(
     re.IGNORECASE,
 )
 _ORDINALS = {
-    word: i for words in ("一二三四五六", "123456", ["first", "second", "third", "fourth"]) for i, word in enumerate(words)
+    word: i
+    for words in ("一二三四五六", "123456", ["first", "second", "third", "fourth"])
+    for i, word in enumerate(words)
 }
 
 # Where a base model, having answered, goes on with a question of its own.
@@ -85,18 +128,22 @@ _NEXT_QUESTION = re.compile(
     r"|\s*\d+\s*[.、][^\n]{4,}(?:\?|\(\s*\)。?)\s*\n)",
     re.IGNORECASE,
 )
-# A list of options, with the line above it; whoever has answered before it explains, or has begun another question.
+# A list of options, with the line above it; whoever has answered before it explains, or has begun another
+# question.
 _LIST = re.compile(r"\n(?=[^\n]*\n\s*[\ue000\ue100][^\n]*\n\s*[\ue001\ue101])")
 _ELECTED = re.compile(r"([\ue000-\ue2ff])[^;。\n\ue000-\ue3ff]{0,20}(?<!不)当选")
 _SENTENCE = re.compile(r"[^。!?;\n.]*(?:\.(?!\s|$)[^。!?;\n.]*)*[。!?;\n.]?")
 _HEADED = re.compile(r"((?:答案|answer|结论|判断|选择)(?:是|为|is)?[ \t]?:?)[ \t]*\n\s*", re.IGNORECASE)
-# What others say, or what it looked like at first, up to the comma; and sentences about a case that is not the question's.
+# What others say, or what it looked like at first, up to the comma; and sentences about a case that is not
+# the question's.
 _OPINION = re.compile(
     r"(?:有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
     r"some (?:may|might|people)|one might|at first|initially)[^,;。!?\n]*",
     re.IGNORECASE,
 )
-_HYPOTHETICAL = re.compile(r"如果|若是|若(?!干)|假如|假设|倘若|要是|除非|\bif\b|suppose|unless", re.IGNORECASE)
+_HYPOTHETICAL = re.compile(
+    r"如果|若是|若(?!干)|假如|假设|倘若|要是|除非|\bif\b|suppose|unless", re.IGNORECASE
+)
 _FORCED = re.compile(r"必须|一定要|非要|只能|要选|要我选|让我选|had to|must|forced")
 _CORRECTION = re.compile(
     r"(?:(?:^|[。!?;\n.…])\s*|,\s*(?=等等|等一下|wait))(?:等等|等一下|哦不|更正|纠正|修正一下|抱歉[^。\n]{0,12}(?:错|误)|不好意思|"
@@ -113,9 +160,13 @@ _WRONG = (
     "不正确|错误|不对|不符合|不成立|有误|不合适|不准确|不恰当|不当选|不选|不符|排除|无关|错(?!误)|incorrect|wrong|false|"
     "not (?:correct|right|relevant|the)"
 )
-_RIGHT = "符合题意|正确|符合|合适|恰当|准确|对的|最佳|成立|当选|correct|right|best|most appropriate|fits|better"
+_RIGHT = (
+    "符合题意|正确|符合|合适|恰当|准确|对的|最佳|成立|当选|correct|right|best|most appropriate|fits|better"
+)
 _ITEM = re.compile(rf"{_PAD}([\ue000-\ue1ff])")
-_ITEM_RIGHT = re.compile(r"正确|符合题意|correct|(?<!不)(?:符合|妥当|恰当|合适|成立|构成|属于)\W*$", re.IGNORECASE)
+_ITEM_RIGHT = re.compile(
+    r"正确|符合题意|correct|(?<!不)(?:符合|妥当|恰当|合适|成立|构成|属于)\W*$", re.IGNORECASE
+)
 _GAP = (
     r"(?:选项|说法|表述|描述|内容|都|均|皆|也|显然|明显|肯定|一定|绝对|完全|确实|其实|同样|是|则|就|才|最|更|为|并|被|可以?|的|与题意|"
     r"are|is|both|all|the|also|clearly|can be|[ \t:(])*+"
@@ -131,14 +182,19 @@ _ADVERBS = "我认为|应该?|应当|当然|就|可能|可以?|会|只能|必然
 
 
 def extract_choice(completion: str, options: Mapping[str, str] | Sequence[str]) -> str | None:
-    """Returns the letter of the option that the completion finally chooses, or None where it chooses no single option.
+    """Returns the letter of the option that the completion finally chooses, or None where it chooses no
+    single option.
 
     Args:
         completion: The raw completion, reasoning included; only what follows the reasoning counts.
-        options: Letter to text in order, or the texts alone (lettered from A; a text may still carry its ``A.``).
+        options: Letter to text in order, or the texts alone (lettered from A; a text may still carry its
+            ``A.``).
     """
     if not isinstance(options, Mapping):
-        options = {chr(65 + i): re.sub(r"^\s*[A-H]\s?[.、:)]\s*", "", _normalize(text)) for i, text in enumerate(options)}
+        options = {
+            chr(65 + i): re.sub(r"^\s*[A-H]\s?[.、:)]\s*", "", _normalize(text))
+            for i, text in enumerate(options)
+        }
     answer = split_reasoning(completion)[1]
     if answer is None:
         return None
@@ -151,7 +207,9 @@ def extract_choice(completion: str, options: Mapping[str, str] | Sequence[str]) 
 
 
 def _normalize(text: str) -> str:
-    """One writing for full-width, traditional, emoji and LaTeX forms, without Markdown, quotes and zero-width characters."""
+    """One writing for full-width, traditional, emoji and LaTeX forms, without Markdown, quotes and zero-width
+    characters.
+    """
     text = unicodedata.normalize("NFKC", text)
     for pattern, replacement in _MARKUP:
         text = pattern.sub(replacement, text)
@@ -172,7 +230,11 @@ class _Question:
             self.poles = [text for text in (texts[yes[0]], texts[no[0]]) if len(text) > 1]
             self.poles += ["对的", "错的", "不对"] if {"正确", "错误", "对", "错"} & set(texts) else []
         # A text that would also be met by chance is only looked for where an answer is due.
-        long = (i for i, text in enumerate(texts) if (len(text) > 1 or "不" + text in texts) and not text.isdigit())
+        long = (
+            i
+            for i, text in enumerate(texts)
+            if (len(text) > 1 or "不" + text in texts) and not text.isdigit()
+        )
         self.long = {texts[i].replace(" ", ""): i for i in long if i not in yes + no}
         self.size = len(texts)
         self._compile(texts)
@@ -186,10 +248,14 @@ class _Question:
         word = rf"(?P<word>{_any(self.words)})"
         text = rf"[ \t]?[.、:)( ][ \t]{{0,3}}(?:{_T}|{_any(texts)}{_END})\)?"
         spaced = (
-            " ?".join(map(re.escape, text)) if len(text) > 1 else rf"(?<![^\W不这就也都才应该以]){re.escape(text)}"
+            " ?".join(map(re.escape, text))
+            if len(text) > 1
+            else rf"(?<![^\W不这就也都才应该以]){re.escape(text)}"
             for text in sorted(self.long, key=len, reverse=True)
         )
-        self.text = re.compile(rf"(?P<negation>[不非未无]?)(?P<text>{'|'.join(spaced) or '(?!)'})", re.IGNORECASE)
+        self.text = re.compile(
+            rf"(?P<negation>[不非未无]?)(?P<text>{'|'.join(spaced) or '(?!)'})", re.IGNORECASE
+        )
         self.letter = re.compile(
             rf"(?:(?:选项|(?i:option|choice))[ \t]?)?{_BARE}[ \t]?(?:选项|项(?!目))?"
             rf"(?:(?P<text>(?i:{text}))|[ \t]?[.)](?! [A-H] [a-z])|、(?![ \t]?[A-H]\b))?"
@@ -237,7 +303,9 @@ class _Question:
         text = self.text.sub(self._mark_text, text)
         text = _LOWER.sub(lambda match: match.group()[:-1] + match.group(1).upper(), text)
         text = _SEVERAL.sub(lambda match: "".join(chr(_LETTER + ord(c) - 65) for c in match.group()), text)
-        text = _ORDINAL.sub(lambda match: chr(_LETTER + _ORDINALS[next(filter(None, match.groups())).casefold()]), text)
+        text = _ORDINAL.sub(
+            lambda match: chr(_LETTER + _ORDINALS[next(filter(None, match.groups())).casefold()]), text
+        )
         return self.letter.sub(letter, text)
 
     def _mark_text(self, match: re.Match[str]) -> str:
@@ -248,7 +316,9 @@ class _Question:
         return chr(_TEXT + 1 - index) if self.size == 2 else match.group()
 
     def decide(self, part: str) -> int | None:
-        """The option that this part chooses, _OTHER where it chooses none or several, None where it says nothing about it."""
+        """The option that this part chooses, _OTHER where it chooses none or several, None where it says
+        nothing about it.
+        """
         corrections = list(_CORRECTION.finditer(part))
         if corrections and (decision := self.decide(part[corrections[-1].end() :])) is not None:
             return decision
@@ -272,7 +342,9 @@ class _Question:
         return _HEADED.sub(r"\1:", part)
 
     def _stated(self, part: str) -> int | None:
-        """The last explicit statement: a last line that is an answer, "the answer is", an answer at the very beginning."""
+        """The last explicit statement: a last line that is an answer, "the answer is", an answer at the very
+        beginning.
+        """
         lines = [self.asked.sub("", line) for line in part.split("\n") if line.strip()]
         if not lines:
             return None
@@ -281,7 +353,9 @@ class _Question:
             return self._picked(last)
         matches = [match for sentence in _assertions(part) for match in self.stated.finditer(sentence)]
         # "Wrong are A and B", "this leaves C and D": several of these are no choice yet.
-        statements = [pick for match in matches if (pick := self._picked(match)) != _OTHER or not match.group("partial")]
+        statements = [
+            pick for match in matches if (pick := self._picked(match)) != _OTHER or not match.group("partial")
+        ]
         if statements:
             return statements[-1]
         if starts[:1] == [0] and 1 in starts[1:]:  # the options one by one, not an answer
@@ -300,7 +374,9 @@ class _Question:
         """The one option that is called right, in a sentence or in its item of a list."""
         sentences = list(_assertions(part))
         right = {self._picked(match) for sentence in sentences for match in self.right.finditer(sentence)}
-        right |= {self._picked(match) for sentence in sentences for match in self.such.finditer(sentence)} - {_OTHER}
+        right |= {self._picked(match) for sentence in sentences for match in self.such.finditer(sentence)} - {
+            _OTHER
+        }
         for item in re.split(r"[\n;。]", part):
             letters = set(re.findall(_L, item))
             if (
@@ -315,12 +391,17 @@ class _Question:
         return _OTHER if _REFUSAL.search(part) else None
 
     def _by_text(self, part: str) -> int | None:
-        """The one option whose text is quoted; for options such as agree and disagree, the first sentence that says either."""
+        """The one option whose text is quoted; for options such as agree and disagree, the first sentence
+        that says either.
+        """
         texts = {_index(c) for sentence in _assertions(part) for c in re.findall(_T, sentence)}
         if texts and not re.search(_L, part):
             return texts.pop() if len(texts) == 1 else _OTHER
         for sentence in _assertions(part) if self.poles else ():
-            said = {match.group().casefold() for match in re.finditer("不?" + _any(self.poles), sentence, re.IGNORECASE)}
+            said = {
+                match.group().casefold()
+                for match in re.finditer("不?" + _any(self.poles), sentence, re.IGNORECASE)
+            }
             if said := said & set(self.words):
                 return self.words[said.pop()] if len(said) == 1 else None
         return None
@@ -337,7 +418,11 @@ def _rule_out(match: re.Match[str], denied: set[int]) -> str:
 
 def _any(words: Iterable[str]) -> str:
     """A pattern for any of the words, the longest first; it matches nothing where there are none."""
-    return "(?:" + ("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True) if word) or "(?!)") + ")"
+    return (
+        "(?:"
+        + ("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True) if word) or "(?!)")
+        + ")"
+    )
 
 
 def _assertions(part: str) -> Iterator[str]:

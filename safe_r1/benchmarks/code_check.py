@@ -1,7 +1,9 @@
-"""Scores a program in an answer by tests: reads the program out, runs it contained, compares outside of the container.
+"""Scores a program in an answer by tests: reads the program out, runs it contained, compares outside of the
+container.
 
-A program never meets an expected output: inputs go in, outputs come back, and whatever comes back is only an answer.
-Outputs are compared as LiveCodeBench compares them; a program has the modules at hand that it has there.
+A program never meets an expected output: inputs go in, outputs come back, and whatever comes back is only an
+answer. Outputs are compared as LiveCodeBench compares them; a program has the modules at hand that it has
+there.
 
 Source: arXiv 2403.07974; github LiveCodeBench/LiveCodeBench, ``lcb_runner/evaluation/testing_util.py``.
 """
@@ -18,7 +20,7 @@ from typing import Any, Literal
 
 from safe_r1.benchmarks.base import Score
 from safe_r1.errors import DataError
-from safe_r1.sandbox import Limits, Outcome, run_program
+from safe_r1.sandbox.container import Limits, Outcome, run_program
 from safe_r1.schema import Sample
 
 TestType = Literal["stdin", "functional"]
@@ -37,10 +39,12 @@ for _form in ("from {} import *", "import {}"):
         exec(_form.format(_name))
 sys.setrecursionlimit(50000)
 """
-# Not one text with the prelude: lines of a traceback are the answer's own, and `from __future__` may come first.
+# Not one text with the prelude: lines of a traceback are the answer's own, and `from __future__` may come
+# first.
 _RUN_ANSWER = "exec(compile(%r, 'answer.py', 'exec', dont_inherit=True), globals())\n"
 
-# Results go over a descriptor of their own, so that an answer may print; examples under `__main__` do not run.
+# Results go over a descriptor of their own, so that an answer may print; examples under `__main__` do not
+# run.
 _TAKE_CALLS = """\
 import os as _os
 _results = _os.fdopen(_os.dup(1), "w")
@@ -132,14 +136,17 @@ def parse_tests(items: Any, where: str) -> list[CodeTest]:
             case {"input": str(given), "output": str(output), "testtype": "stdin" | "functional" as testtype}:
                 tests.append(CodeTest(given, output, testtype))
             case _:
-                raise DataError(f"{where}, test {number}: expected the texts input, output and testtype (stdin or functional)")
+                raise DataError(
+                    f"{where}, test {number}: expected the texts input, output and testtype (stdin or functional)"
+                )
     return tests
 
 
 def extract_code(answer: str) -> str | None:
     """The last complete fenced block with anything in it: of Python, or else one without a language.
 
-    A block that is never closed was cut off and does not count; one before it does. Text without a fence is no code.
+    A block that is never closed was cut off and does not count; one before it does. Text without a fence is
+    no code.
     """
     blocks = [(language.lower(), code) for language, code in _blocks(answer) if code.strip()]
     for wanted in (_PYTHON, ("",)):
@@ -186,9 +193,13 @@ def check_code(sample: Sample, answer: str, limits: Limits | None = None) -> Sco
         return Score(False, None, "no code")
     found = f"{len(code.splitlines())} lines of code"
     name = sample.metadata.get("func_name")
-    failures = _failures_of_calls(code, name, tests, limits) if name else _failures_of_stdin(code, tests, limits)
+    failures = (
+        _failures_of_calls(code, name, tests, limits) if name else _failures_of_stdin(code, tests, limits)
+    )
     failure = next(failures, None)
-    return Score(failure is None, found, f"{failure[1]} on test {failure[0]} of {len(tests)}" if failure else "")
+    return Score(
+        failure is None, found, f"{failure[1]} on test {failure[0]} of {len(tests)}" if failure else ""
+    )
 
 
 def _failures_of_stdin(code: str, tests: list[CodeTest], limits: Limits) -> Iterator[tuple[int, str]]:
@@ -202,7 +213,9 @@ def _failures_of_stdin(code: str, tests: list[CodeTest], limits: Limits) -> Iter
             yield number, "wrong answer"
 
 
-def _failures_of_calls(code: str, name: str, tests: list[CodeTest], limits: Limits) -> Iterator[tuple[int, str]]:
+def _failures_of_calls(
+    code: str, name: str, tests: list[CodeTest], limits: Limits
+) -> Iterator[tuple[int, str]]:
     """One start for all tests; each has the time of one test, all together that of a few."""
     program = _PRELUDE + _TAKE_CALLS + _RUN_ANSWER % code + _CALL_FUNCTION % name
     together = min(len(tests), _MOST_SHARED_TESTS)
@@ -219,7 +232,9 @@ def _failures_of_calls(code: str, name: str, tests: list[CodeTest], limits: Limi
 
 
 def is_same_output(output: str, expected: str) -> bool:
-    """Whether two outputs agree: line by line without outer spaces, or number by number where the texts differ."""
+    """Whether two outputs agree: line by line without outer spaces, or number by number where the texts
+    differ.
+    """
     lines, expected_lines = output.strip().split("\n"), expected.strip().split("\n")
     if len(lines) != len(expected_lines):
         return False

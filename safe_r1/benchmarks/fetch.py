@@ -24,7 +24,9 @@ DATA = "SAFE_R1_DATA"
 
 
 def data_folder() -> Path:
-    """Where benchmarks are put and looked for unless ``--data`` says otherwise: ``SAFE_R1_DATA``, or the user's cache."""
+    """Where benchmarks are put and looked for unless ``--data`` says otherwise: ``SAFE_R1_DATA``, or the
+    user's cache.
+    """
     return Path(os.environ.get(DATA) or user_cache_path("safe_r1"))
 
 
@@ -122,7 +124,9 @@ def fetch(
             return folder
         _require_replaceable(final, expected)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be read ({error.strerror or error}); choose another folder") from error
+        raise StorageError(
+            f"{folder}: cannot be read ({error.strerror or error}); choose another folder"
+        ) from error
     retrying = Retrying(
         retry=retry_if_exception(_is_passing),
         stop=stop_after_attempt(attempts),
@@ -148,10 +152,14 @@ def _download(client: httpx.Client, url: str, sha256: str, retrying: Retrying) -
         content = retrying(attempt)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{url}: download failed ({reason}); nothing was written, check the network and try again") from error
+        raise DataError(
+            f"{url}: download failed ({reason}); nothing was written, check the network and try again"
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DataError(f"{url}: sha256 is {found}, expected {sha256}; nothing was written, the source has changed")
+        raise DataError(
+            f"{url}: sha256 is {found}, expected {sha256}; nothing was written, the source has changed"
+        )
     return content
 
 
@@ -171,7 +179,9 @@ def _is_complete(folder: Path, expected: dict[str, str]) -> bool:
 
 def _require_replaceable(folder: Path, expected: dict[str, str]) -> None:
     """Nothing but earlier copies of the files may be replaced: the folder could be anybody's."""
-    if folder.exists() and (not folder.is_dir() or any(path.name not in expected for path in folder.iterdir())):
+    if folder.exists() and (
+        not folder.is_dir() or any(path.name not in expected for path in folder.iterdir())
+    ):
         raise StorageError(f"{folder}: holds something else than this benchmark; choose another folder")
 
 
@@ -189,7 +199,9 @@ def _write(final: Path, contents: dict[str, bytes]) -> None:
     except OSError as error:
         if made:
             shutil.rmtree(made[-1], ignore_errors=True)
-        raise StorageError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from error
+        raise StorageError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
 
 
 def _exchange(staged: Path, final: Path, replaced: Path) -> None:

@@ -19,7 +19,9 @@ def as_path(place: UPath | str) -> UPath:
     try:
         return UPath(place)
     except (ValueError, ImportError, TypeError) as error:
-        raise DataError(f"{place}: cannot be opened ({_line(error)}); give a local path or an fsspec URI") from error
+        raise DataError(
+            f"{place}: cannot be opened ({_line(error)}); give a local path or an fsspec URI"
+        ) from error
 
 
 def read_bytes(path: UPath, remedy: str) -> bytes:
@@ -62,12 +64,15 @@ def _told(path: UPath, remedy: str) -> Iterator[None]:
 
 
 def folder_with(root: UPath, below: str, names: Sequence[str]) -> UPath | None:
-    """``root``, or ``below`` in it, whichever holds one of the files: a place may be one benchmark's or hold several.
+    """``root``, or ``below`` in it, whichever holds one of the files: a place may be one benchmark's or hold
+    several.
 
     Raises:
         DataError: The place cannot be looked at.
     """
-    return next((place for place in (root, root / below) if any(is_file(place / name) for name in names)), None)
+    return next(
+        (place for place in (root, root / below) if any(is_file(place / name) for name in names)), None
+    )
 
 
 def is_file(path: UPath) -> bool:
@@ -79,7 +84,9 @@ def is_file(path: UPath) -> bool:
     try:
         return path.is_file()
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"{path}: cannot be read ({_line(error)}); give a local path or an fsspec URI") from error
+        raise DataError(
+            f"{path}: cannot be read ({_line(error)}); give a local path or an fsspec URI"
+        ) from error
 
 
 def parse_json(content: bytes, where: str) -> Any:
@@ -91,9 +98,13 @@ def parse_json(content: bytes, where: str) -> Any:
     try:
         return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: is damaged, byte {error.start} is no UTF-8; fetch the file again") from error
+        raise DataError(
+            f"{where}: is damaged, byte {error.start} is no UTF-8; fetch the file again"
+        ) from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{where}: is damaged, no valid JSON ({_line(error)}); fetch the file again") from error
+        raise DataError(
+            f"{where}: is damaged, no valid JSON ({_line(error)}); fetch the file again"
+        ) from error
 
 
 def field_of(item: Any, name: str, kind: type, where: str) -> Any:
@@ -121,7 +132,9 @@ def list_of(value: Any, where: str) -> list[Any]:
         DataError: It is something else, or holds nothing.
     """
     if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: expected a list of items, got {'an empty one' if value == [] else type(value).__name__}")
+        raise DataError(
+            f"{where}: expected a list of items, got {'an empty one' if value == [] else type(value).__name__}"
+        )
     return value
 
 

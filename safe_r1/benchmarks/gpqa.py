@@ -1,4 +1,5 @@
-"""GPQA-Diamond: multiple-choice questions of graduate level; the options are in another order in every repeat.
+"""GPQA-Diamond: multiple-choice questions of graduate level; the options are in another order in every
+repeat.
 
 Gated: its authors ask not to publish questions in plain text, so nothing of it lies here.
 
@@ -37,10 +38,15 @@ class GpqaDiamond(TableBenchmark):
         source_id = field_of(row, "Record ID", str, where)
         area = _key(domain)
         return Sample(
-            f"{self.name}/science/{source_id}", self.name, "science", area, f"{area}/{_key(subdomain)}",
-            [Message(role="user", content=question)], dict(zip(_LETTERS, options, strict=True)),
+            f"{self.name}/science/{source_id}",
+            self.name,
+            "science",
+            area,
+            f"{area}/{_key(subdomain)}",
+            [Message(role="user", content=question)],
+            dict(zip(_LETTERS, options, strict=True)),
             {"answer": "A", "source_id": source_id, "has_history": "false"},
-        )  # fmt: skip
+        )
 
     def how_to_get(self) -> str:
         """The way through the gate."""
@@ -51,9 +57,11 @@ class GpqaDiamond(TableBenchmark):
 
 
 def as_asked(sample: Sample, repeat: int) -> Sample:
-    """The question with its options in the order of a repeat: the same order wherever and whenever it is asked.
+    """The question with its options in the order of a repeat: the same order wherever and whenever it is
+    asked.
 
-    A letter of the asked form stands for the option that ``sample_letter`` says. Samples of other tasks are left as they are.
+    A letter of the asked form stands for the option that ``sample_letter`` says. Samples of other tasks are
+    left as they are.
     """
     if sample.task != "science":
         return sample
@@ -61,7 +69,9 @@ def as_asked(sample: Sample, repeat: int) -> Sample:
     options = {letter: sample.options[source] for letter, source in zip(sample.options, order, strict=True)}
     shown = "\n".join(f"{letter}. {text}" for letter, text in options.items())
     content = f"{sample.messages[-1]['content']}\n\n{shown}\n\n{INSTRUCTION}"
-    return replace(sample, messages=[*sample.messages[:-1], Message(role="user", content=content)], options=options)
+    return replace(
+        sample, messages=[*sample.messages[:-1], Message(role="user", content=content)], options=options
+    )
 
 
 def sample_letter(sample: Sample, repeat: int, letter: str | None) -> str | None:

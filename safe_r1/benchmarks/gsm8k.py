@@ -29,10 +29,14 @@ class Gsm8k(TableBenchmark):
             raise DataError(f"{where}: no result behind {_MARK!r}; fetch the file again")
         number = int(where.rsplit(" ", 1)[1])
         return Sample(
-            f"{self.name}/math/{number:04d}", self.name, "math", "word-problems", "word-problems",
+            f"{self.name}/math/{number:04d}",
+            self.name,
+            "math",
+            "word-problems",
+            "word-problems",
             [Message(role="user", content=f"{question}\n\n{INSTRUCTION}")],
             metadata={"answer": result.strip().replace(",", ""), "source_id": str(number)},
-        )  # fmt: skip
+        )
 
 
 GSM8K = Gsm8k()

@@ -1,8 +1,11 @@
-"""LiveCodeBench, code generation: problems of programming contests with their dates, answered by a program, scored by tests.
+"""LiveCodeBench, code generation: problems of programming contests with their dates, answered by a program,
+scored by tests.
 
-Data: the hub's ``livecodebench/code_generation_lite``, ``test.jsonl`` to ``test6.jsonl`` (several GB), read line by line
-as they lie there; each release adds a file to the one before. Problems belong to the contests' sites and no licence is
-stated for them, so nothing of it lies here. ``livecodebench-sample`` holds eight problems of our own in the same form.
+Data: the hub's ``livecodebench/code_generation_lite``, ``test.jsonl`` to ``test6.jsonl`` (several GB), read
+    line by line
+as they lie there; each release adds a file to the one before. Problems belong to the contests' sites and no
+licence is stated for them, so nothing of it lies here. ``livecodebench-sample`` holds eight problems of our
+own in the same form.
 Metric: share of answers that pass every test (pass@1).
 
 Source: arXiv 2403.07974; github LiveCodeBench/LiveCodeBench, ``lcb_runner/benchmarks/code_generation.py``.
@@ -70,15 +73,20 @@ class LiveCodeBench:
 
     def __post_init__(self) -> None:
         if self.version not in _VERSIONS:
-            raise ConfigError(f"{self.name}: unknown version {self.version!r}; choose one of {', '.join(_VERSIONS)}")
+            raise ConfigError(
+                f"{self.name}: unknown version {self.version!r}; choose one of {', '.join(_VERSIONS)}"
+            )
         first, last = self._window()
         if first > last:
-            raise ConfigError(f"{self.name}: no day lies between start {self.start} and end {self.end}; swap them")
+            raise ConfigError(
+                f"{self.name}: no day lies between start {self.start} and end {self.end}; swap them"
+            )
 
     def load(self, data: UPath | str | None = None, answer_key: UPath | str | None = None) -> list[Sample]:
         """All problems of the version whose contest lies in the window, in the order of the files.
 
-        The tests of one problem at a time are unpacked; a sample carries them packed (see ``code_check.pack_tests``).
+        The tests of one problem at a time are unpacked; a sample carries them packed (see
+        ``code_check.pack_tests``).
 
         Args:
             data: The folder that holds the files; a local path or any fsspec URI.
@@ -101,11 +109,14 @@ class LiveCodeBench:
                 raise DataError(f"{where}: {sample.sample_id} occurs twice in the data")
             samples[sample.sample_id] = sample
         if not samples:
-            raise ConfigError(f"{self.name}: no problem of {self.version} lies between {first} and {last}; widen the window")
+            raise ConfigError(
+                f"{self.name}: no problem of {self.version} lies between {first} and {last}; widen the window"
+            )
         return list(samples.values())
 
     def key_identity(self, answer_key: UPath | str | None = None) -> KeyIdentity:
-        """Which tests are the key; their contents are part of ``data_hash``, so the hash is that of this name.
+        """Which tests are the key; their contents are part of ``data_hash``, so the hash is that of this
+        name.
 
         Raises:
             ConfigError: An answer key was given.
@@ -128,11 +139,15 @@ class LiveCodeBench:
 
     def _refuse_key(self, answer_key: UPath | str | None) -> None:
         if answer_key is not None:
-            raise ConfigError(f"{self.name} takes no answer key, got {answer_key}; its tests are part of its data")
+            raise ConfigError(
+                f"{self.name} takes no answer key, got {answer_key}; its tests are part of its data"
+            )
 
     def _window(self) -> tuple[date, date]:
         try:
-            return date.fromisoformat(self.start or "0001-01-01"), date.fromisoformat(self.end or "9999-12-31")
+            return date.fromisoformat(self.start or "0001-01-01"), date.fromisoformat(
+                self.end or "9999-12-31"
+            )
         except ValueError as error:
             raise ConfigError(f"{self.name}: start and end are dates such as 2024-08-01 ({error})") from error
 
@@ -150,7 +165,9 @@ class LiveCodeBench:
             return own, remedy
         root = as_path(data)
         # The shipped set need not be where others are.
-        return folder_with(root, self.name, _VERSIONS[self.version][:1]) or (own if self.data_path else root), remedy
+        return folder_with(root, self.name, _VERSIONS[self.version][:1]) or (
+            own if self.data_path else root
+        ), remedy
 
     def _lines(self, data: UPath | str | None) -> Iterator[tuple[bytes, str]]:
         """Each line that is not blank, and the words that name it."""
@@ -161,7 +178,9 @@ class LiveCodeBench:
                     yield line, f"{name}, line {number}"
 
     def _sample(self, problem: dict[str, Any], day: date, where: str) -> Sample:
-        number, area, category = (_word(problem, field, where) for field in ("question_id", "difficulty", "platform"))
+        number, area, category = (
+            _word(problem, field, where) for field in ("question_id", "difficulty", "platform")
+        )
         starter = problem.get("starter_code") or ""
         if not isinstance(starter, str):
             raise DataError(f"{where}: field 'starter_code' is {type(starter).__name__}, expected str")
@@ -213,7 +232,9 @@ def _function_name(problem: dict[str, Any], where: str) -> str:
 
 def _public_tests(problem: dict[str, Any], where: str) -> list[CodeTest]:
     text = field_of(problem, "public_test_cases", str, where)
-    return parse_tests(parse_json(text.encode(), f"{where}, public_test_cases"), f"{where}, public_test_cases")
+    return parse_tests(
+        parse_json(text.encode(), f"{where}, public_test_cases"), f"{where}, public_test_cases"
+    )
 
 
 def _private_tests(problem: dict[str, Any], where: str) -> list[CodeTest]:
@@ -227,7 +248,9 @@ def _private_tests(problem: dict[str, Any], where: str) -> list[CodeTest]:
 
 
 class _NoGlobals(pickle.Unpickler):
-    """Reads plain values only: a pickle that names a class or a function is refused before anything is imported."""
+    """Reads plain values only: a pickle that names a class or a function is refused before anything is
+    imported.
+    """
 
     def find_class(self, module_name: str, global_name: str, /) -> Never:
         raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
@@ -238,9 +261,13 @@ def _unpickle_text(content: bytes, where: str) -> str:
         text = _NoGlobals(io.BytesIO(content)).load()
     except Exception as error:  # a damaged pickle can raise nearly anything, and all of it means the same
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{where}: is damaged or hostile, no pickled text ({reason}); fetch the file again") from error
+        raise DataError(
+            f"{where}: is damaged or hostile, no pickled text ({reason}); fetch the file again"
+        ) from error
     if not isinstance(text, str):
-        raise DataError(f"{where}: is damaged, holds {type(text).__name__} where JSON text is expected; fetch the file again")
+        raise DataError(
+            f"{where}: is damaged, holds {type(text).__name__} where JSON text is expected; fetch the file again"
+        )
     return text
 
 
@@ -249,13 +276,17 @@ def _require_usable(tests: list[CodeTest], function: str, where: str) -> None:
         raise DataError(f"{where}: has no tests; fetch the file again")
     for number, test in enumerate(tests, start=1):
         if test.testtype == "functional" and not function:
-            raise DataError(f"{where}, test {number}: is functional, but the problem's metadata hold no func_name")
+            raise DataError(
+                f"{where}, test {number}: is functional, but the problem's metadata hold no func_name"
+            )
         if function:
             try:
                 for text in (test.output, *test.input.split("\n")):
                     json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}, test {number}: an argument or result is no JSON ({error})") from error
+                raise DataError(
+                    f"{where}, test {number}: an argument or result is no JSON ({error})"
+                ) from error
 
 
 LIVECODEBENCH = LiveCodeBench(name="livecodebench", title="LiveCodeBench, code generation")

@@ -21,13 +21,19 @@ class Math500(TableBenchmark):
 
     def read_row(self, row: dict[str, Any], where: str) -> Sample:
         """Area: the subject; category: the subject and the level."""
-        problem, answer, source_id = (field_of(row, name, str, where) for name in ("problem", "answer", "unique_id"))
+        problem, answer, source_id = (
+            field_of(row, name, str, where) for name in ("problem", "answer", "unique_id")
+        )
         area = field_of(row, "subject", str, where).lower().replace(" ", "-").replace("&", "and")
         return Sample(
-            f"{self.name}/math/{source_id.removesuffix('.json').replace('/', '-')}", self.name, "math", area,
-            f"{area}/level-{field_of(row, 'level', int, where)}", [Message(role="user", content=f"{problem}\n\n{INSTRUCTION}")],
+            f"{self.name}/math/{source_id.removesuffix('.json').replace('/', '-')}",
+            self.name,
+            "math",
+            area,
+            f"{area}/level-{field_of(row, 'level', int, where)}",
+            [Message(role="user", content=f"{problem}\n\n{INSTRUCTION}")],
             metadata={"answer": answer, "source_id": source_id},
-        )  # fmt: skip
+        )
 
 
 MATH_500 = Math500()

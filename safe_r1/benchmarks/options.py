@@ -1,7 +1,9 @@
-"""Multiple-choice questions: the options inside a question's text, the prompt made of it, and the same with options reversed.
+"""Multiple-choice questions: the options inside a question's text, the prompt made of it, and the same with
+options reversed.
 
-CHiSafetyBench prints the options inside the question in several shapes: ``A. x``, ``A .x``, ``A、x B、x`` on one line, no-break
-spaces, a letter that lost its point. A text is read only where exactly one reading fits; otherwise it is an error.
+CHiSafetyBench prints the options inside the question in several shapes: ``A. x``, ``A .x``, ``A、x B、x`` on
+one line, no-break spaces, a letter that lost its point. A text is read only where exactly one reading fits;
+otherwise it is an error.
 """
 
 import re
@@ -24,7 +26,8 @@ _LOST_POINT = rf"{_LETTER.replace('letter', 'lost')}(?![A-Za-z0-9])"
 _AT_LINE_START = r"^[^\S\n]*"
 _AFTER_SPACE = r"(?:^|(?<=\s))"
 _AFTER_TEXT = r"(?<![A-Za-z0-9Ａ-Ｚ])"
-# From the strictest reading of a text to the most lenient; the first that gives an unbroken run A, B, ... wins.
+# From the strictest reading of a text to the most lenient; the first that gives an unbroken run A, B, ...
+# wins.
 _READINGS = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
@@ -54,13 +57,17 @@ def parse_options(question: str) -> tuple[str, dict[str, str]]:
         question: The text as published, options included.
 
     Returns:
-        The stem without the options, and letter to option text in order; letters are ascii, ``A`` first, without a gap.
+        The stem without the options, and letter to option text in order; letters are ascii, ``A`` first,
+        without a gap.
 
     Raises:
-        DataError: No unbroken run of options from ``A`` ends the text, an option is empty, or more than one reading fits.
+        DataError: No unbroken run of options from ``A`` ends the text, an option is empty, or more than one
+            reading fits.
     """
     spans = _find_spans(question)
-    return question[: spans[0].mark_start].strip(), {span.letter: question[span.start : span.end] for span in spans}
+    return question[: spans[0].mark_start].strip(), {
+        span.letter: question[span.start : span.end] for span in spans
+    }
 
 
 def mcq_prompt(question: str) -> str:
@@ -71,14 +78,15 @@ def mcq_prompt(question: str) -> str:
 def swap_options(sample: Sample) -> Sample:
     """The same question with its options in reversed order under the letters A, B, ... in order.
 
-    Everything but the option texts stays as published, so that a difference in the answers comes from the order alone. An
-    option that speaks of the others by place ("all of the above") moves like any other.
+    Everything but the option texts stays as published, so that a difference in the answers comes from the
+    order alone. An option that speaks of the others by place ("all of the above") moves like any other.
 
     Args:
         sample: A multiple-choice sample of this package, not yet swapped.
 
     Raises:
-        DataError: The sample is no multiple-choice question, is swapped already, or does not hold its options in its text.
+        DataError: The sample is no multiple-choice question, is swapped already, or does not hold its options
+            in its text.
     """
     if sample.task != "mcq" or sample.sample_id.endswith(SWAPPED_SUFFIX):
         raise DataError(
@@ -88,7 +96,9 @@ def swap_options(sample: Sample) -> Sample:
     question = sample.messages[-1]["content"].removesuffix(suffix)
     spans = _find_spans(question)
     if {span.letter: question[span.start : span.end] for span in spans} != sample.options:
-        raise DataError(f"{sample.sample_id}: the options in the text are not the sample's; it was not made by this package")
+        raise DataError(
+            f"{sample.sample_id}: the options in the text are not the sample's; it was not made by this package"
+        )
     texts = list(reversed(sample.options.values()))
     swapped = question
     for span, text in reversed(list(zip(spans, texts, strict=True))):
@@ -128,7 +138,10 @@ def _read(question: str, reading: re.Pattern[str]) -> list[_Span]:
     if len(run) < 2 or not in_order or run[0][1].groupdict().get("lost"):
         return []
     ends = [match.start() for _, match in run[1:]] + [len(question)]
-    return [_trimmed(question, letter, match.start(), match.end(), end) for (letter, match), end in zip(run, ends, strict=True)]
+    return [
+        _trimmed(question, letter, match.start(), match.end(), end)
+        for (letter, match), end in zip(run, ends, strict=True)
+    ]
 
 
 def _letter_of(match: re.Match[str]) -> str:
@@ -146,7 +159,8 @@ def _is_sound(question: str, spans: list[_Span]) -> bool:
     texts = [question[span.start : span.end] for span in spans]
     if not question[: spans[0].mark_start].strip() or any(not text or "\n" in text for text in texts):
         return False
-    # The letter after the last one inside the last option: a further option swallowed, so another reading is needed.
+    # The letter after the last one inside the last option: a further option swallowed, so another reading is
+    # needed.
     following = _LETTERS[len(spans) : len(spans) + 1]
     return following not in {_letter_of(match) for match in _ANY_MARK.finditer(texts[-1])}
 

@@ -9,10 +9,12 @@ from safe_r1.schema import Sample
 
 
 def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) -> list[Sample]:
-    """The first ``limit`` questions of a stratified, seeded draw, in the benchmark's order, and their swapped forms.
+    """The first ``limit`` questions of a stratified, seeded draw, in the benchmark's order, and their swapped
+    forms.
 
-    The limit is shared among the groups (task, with or without history) so that a small one holds some of each, then within a
-    group among its categories by largest remainders. Swapped forms come on top of the limit.
+    The limit is shared among the groups (task, with or without history) so that a small one holds some of
+    each, then within a group among its categories by largest remainders. Swapped forms come on top of the
+    limit.
     """
     chosen = list(samples) if limit is None or limit >= len(samples) else _stratified(samples, limit, seed)
     return chosen + [swap_options(sample) for sample in chosen if sample.task == "mcq"] if swap else chosen
@@ -21,7 +23,9 @@ def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) 
 def _stratified(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample]:
     groups = _by(samples, lambda sample: f"{sample.task}|{sample.metadata.get('has_history', 'false')}")
     kept: set[str] = set()
-    for group, quota in _share_among_groups({group: len(members) for group, members in groups.items()}, limit).items():
+    for group, quota in _share_among_groups(
+        {group: len(members) for group, members in groups.items()}, limit
+    ).items():
         categories = _by(groups[group], lambda sample: sample.category)
         sizes = {category: len(members) for category, members in categories.items()}
         for category, size in _share_among_categories(sizes, quota, f"{seed}|{group}").items():
@@ -38,8 +42,8 @@ def _by(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str, li
 
 
 def _share_among_groups(sizes: dict[str, int], limit: int) -> dict[str, int]:
-    # Adams' divisor method: the next seat goes to the group with the most members a seat, an empty one first. It never gives a
-    # group more than its share rounded up.
+    # Adams' divisor method: the next seat goes to the group with the most members a seat, an empty one first.
+    # It never gives a group more than its share rounded up.
     seats = dict.fromkeys(sizes, 0)
     for _ in range(limit):
         seats[max(sizes, key=lambda group: (seats[group] == 0, sizes[group] / max(seats[group], 1)))] += 1
@@ -51,7 +55,9 @@ def _share_among_categories(sizes: dict[str, int], limit: int, seed: str) -> dic
     shares = {category: limit * size / total for category, size in sizes.items()}
     quotas = {category: int(share) for category, share in shares.items()}
     # Ties are broken by the seed, so that no category is favoured by its name.
-    by_remainder = sorted(sizes, key=lambda category: (quotas[category] - shares[category], _draw(seed, category)))
+    by_remainder = sorted(
+        sizes, key=lambda category: (quotas[category] - shares[category], _draw(seed, category))
+    )
     for category in by_remainder[: limit - sum(quotas.values())]:
         quotas[category] += 1
     return quotas

@@ -42,7 +42,9 @@ class TableBenchmark(ABC):
         samples = [self.read_row(row, where) for row, where in self._rows(self._read(data))]
         ids = [sample.sample_id for sample in samples]
         if not samples or len(set(ids)) < len(ids):
-            raise DataError(f"{self.file}: {'an id occurs twice' if samples else 'no rows'}; fetch the file again")
+            raise DataError(
+                f"{self.file}: {'an id occurs twice' if samples else 'no rows'}; fetch the file again"
+            )
         return samples
 
     def key_identity(self, answer_key: UPath | str | None = None) -> KeyIdentity:
@@ -73,7 +75,9 @@ class TableBenchmark(ABC):
             try:
                 text = content.decode("utf-8-sig")
             except UnicodeDecodeError as error:
-                raise DataError(f"{self.file}: is damaged, byte {error.start} is no UTF-8; fetch the file again") from None
+                raise DataError(
+                    f"{self.file}: is damaged, byte {error.start} is no UTF-8; fetch the file again"
+                ) from None
             for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
                 yield row, f"{self.file}, row {number}"
             return

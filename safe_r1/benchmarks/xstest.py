@@ -1,4 +1,5 @@
-"""XSTest: harmless prompts that look dangerous, and dangerous ones that look like them. Is a model too careful?
+"""XSTest: harmless prompts that look dangerous, and dangerous ones that look like them. Is a model too
+careful?
 
 ``zh`` asks our own Chinese translations (CC-BY-4.0, as the prompts).
 
@@ -38,7 +39,9 @@ class XSTest(TableBenchmark):
 
     def read_row(self, row: dict[str, Any], where: str) -> Sample:
         """Area: ``safe`` or ``unsafe``; category: the prompt's type."""
-        source_id, prompt, kind, area = (field_of(row, name, str, where) for name in ("id", "prompt", "type", "label"))
+        source_id, prompt, kind, area = (
+            field_of(row, name, str, where) for name in ("id", "prompt", "type", "label")
+        )
         if area not in ("safe", "unsafe"):
             raise DataError(f"{where}: label is {area!r}, expected safe or unsafe")
         if self.language == "zh":
@@ -46,15 +49,25 @@ class XSTest(TableBenchmark):
                 raise DataError(f"{where}: id {source_id!r} has no translation; use the published file")
             prompt = _translations()[source_id]
         return Sample(
-            f"{self.name}/compliance/{int(source_id):04d}" if source_id.isdecimal() else f"{self.name}/compliance/{source_id}",
-            self.name, "compliance", area, f"{area}/{kind.replace('_', '-')}", [Message(role="user", content=prompt)],
+            f"{self.name}/compliance/{int(source_id):04d}"
+            if source_id.isdecimal()
+            else f"{self.name}/compliance/{source_id}",
+            self.name,
+            "compliance",
+            area,
+            f"{area}/{kind.replace('_', '-')}",
+            [Message(role="user", content=prompt)],
             metadata={"source_id": source_id, "language": self.language},
-        )  # fmt: skip
+        )
 
     def data_hash(self, data: UPath | str | None = None) -> str:
         """SHA-256 of the file, and of the translations where they are asked."""
         published = super().data_hash(data)
-        return hashlib.sha256(published.encode() + _translation_bytes()).hexdigest() if self.language == "zh" else published
+        return (
+            hashlib.sha256(published.encode() + _translation_bytes()).hexdigest()
+            if self.language == "zh"
+            else published
+        )
 
 
 @functools.cache

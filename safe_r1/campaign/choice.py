@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from safe_r1.campaign.recipe import ALONE, Recipe, StageConfig, needs_of
 from safe_r1.errors import ConfigError
-from safe_r1.models import get_variant
+from safe_r1.models.registry import get_variant
 
 
 def choose_variants(recipe: Recipe, only: Sequence[str]) -> Recipe:
@@ -19,7 +19,9 @@ def choose_variants(recipe: Recipe, only: Sequence[str]) -> Recipe:
     """
     every = {variant for name in recipe.stages for variant in recipe.variants_of(name)}
     if unknown := sorted(set(only) - every):
-        raise ConfigError(f"--only {', '.join(unknown)}: not in recipe {recipe.name}; there is: {', '.join(sorted(every))}")
+        raise ConfigError(
+            f"--only {', '.join(unknown)}: not in recipe {recipe.name}; there is: {', '.join(sorted(every))}"
+        )
     results = _results(recipe, only)
     kept: dict[str, StageConfig] = {}
     for name in reversed(recipe.order()):
@@ -33,7 +35,11 @@ def choose_variants(recipe: Recipe, only: Sequence[str]) -> Recipe:
         if is_kept:
             kept[name] = stage
     return recipe.model_copy(
-        update={"stages": {name: _chosen(kept[name], only, kept, results) for name in recipe.stages if name in kept}}
+        update={
+            "stages": {
+                name: _chosen(kept[name], only, kept, results) for name in recipe.stages if name in kept
+            }
+        }
     )
 
 
@@ -48,12 +54,16 @@ def _results(recipe: Recipe, only: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _chosen(stage: StageConfig, only: Sequence[str], kept: dict[str, StageConfig], results: list[str]) -> StageConfig:
+def _chosen(
+    stage: StageConfig, only: Sequence[str], kept: dict[str, StageConfig], results: list[str]
+) -> StageConfig:
     changes: dict[str, object] = {
         "variants": tuple(each for each in stage.variants if each in only),
         "needs": tuple(name for name in stage.needs if name in kept),
     }
     if stage.job == "compare":
         # The first that was run counts: one of the recipe's own may lie in the folder from another call.
-        changes["flags"] = stage.flags | {"baseline": ",".join(dict.fromkeys([str(stage.flags["baseline"]), *results]))}
+        changes["flags"] = stage.flags | {
+            "baseline": ",".join(dict.fromkeys([str(stage.flags["baseline"]), *results]))
+        }
     return stage.model_copy(update=changes)

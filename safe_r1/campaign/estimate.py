@@ -1,10 +1,11 @@
 """What a job of a campaign will take, before it is submitted: GPUs and hours.
 
-Fine-tuning asks the planner of ``safe_r1.train.plan``. An evaluation's hours follow from assumptions that stand here; a recipe
-that knows better says ``hours``.
+Fine-tuning asks the planner of ``safe_r1.train.plan``. An evaluation's hours follow from assumptions that
+stand here; a recipe that knows better says ``hours``.
 
-Source of the utilization while decoding: an 8B model on one H100 at 12,500 tokens/s, 32B at 2,000 to 6,800, R1 on eight H200 at
-5,500 to 20,400 (published figures of vLLM and SGLang): 20, 13 to 45, and 5 to 19 % of the peak.
+Source of the utilization while decoding: an 8B model on one H100 at 12,500 tokens/s, 32B at 2,000 to 6,800,
+R1 on eight H200 at 5,500 to 20,400 (published figures of vLLM and SGLang): 20, 13 to 45, and 5 to 19 % of the
+peak.
 """
 
 import contextlib
@@ -13,16 +14,23 @@ from dataclasses import dataclass
 from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.campaign.recipe import NodeGroup, StageConfig
 from safe_r1.errors import ConfigError
-from safe_r1.models import DEFAULT_JUDGE, Variant, get_variant
+from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.plan import TrainPlan, plan_variant
 from safe_r1.train.plan_text import problem_of
 
-# Questions of each benchmark, and tokens of a reasoning model's completion: an assumption; a base model writes less.
+# Questions of each benchmark, and tokens of a reasoning model's completion: an assumption; a base model
+# writes less.
 WORK: dict[str, tuple[int, int]] = {
-    "chisafetybench": (2130, 700), "chisafetybench-sample": (48, 700), "math-500": (500, 4000), "gsm8k": (1319, 1000),
-    "gpqa-diamond": (198, 8000), "livecodebench": (880, 10000), "livecodebench-sample": (8, 4000), "xstest": (450, 700),
-}  # fmt: skip
+    "chisafetybench": (2130, 700),
+    "chisafetybench-sample": (48, 700),
+    "math-500": (500, 4000),
+    "gsm8k": (1319, 1000),
+    "gpqa-diamond": (198, 8000),
+    "livecodebench": (880, 10000),
+    "livecodebench-sample": (8, 4000),
+    "xstest": (450, 700),
+}
 DECODING_MFU = {"dense": 0.20, "experts": 0.09}
 ACTIVE_SHARE = {"deepseek_v3": 37 / 671}
 LOAD_GIB_PER_S = 0.5
@@ -66,7 +74,9 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
 def _finetune(variant: Variant, group: NodeGroup) -> Estimate:
     if group.gpu is None:
         plan = plan_variant(variant, "cpu", 1)
-        return Estimate(0, plan.hours, f"{plan.num_steps} steps of {plan.step_s:.3g} s")  # the job itself looks at the memory
+        return Estimate(
+            0, plan.hours, f"{plan.num_steps} steps of {plan.step_s:.3g} s"
+        )  # the job itself looks at the memory
     own = variant.layout is not None and variant.layout.gpu == group.gpu
     plan = plan_variant(variant) if own else _on(variant, group.gpu, group)
     if problem := problem_of(plan):
@@ -123,8 +133,10 @@ def _generate(variant: Variant, gpu: Gpu, tokens: int) -> float:
     """Hours in which one engine writes so many tokens."""
     gpus, weights = variant.tensor_parallel_size, variant.weights_gib()
     if weights / gpus > gpu.usable_gib:
-        raise ConfigError(f"{variant.name} needs {weights / gpus:.0f} GiB of weights on each of {gpus} GPUs; {gpu.name} has "
-                          f"{gpu.usable_gib:.0f}: name a group of larger GPUs")  # fmt: skip
+        raise ConfigError(
+            f"{variant.name} needs {weights / gpus:.0f} GiB of weights on each of {gpus} GPUs; {gpu.name} has "
+            f"{gpu.usable_gib:.0f}: name a group of larger GPUs"
+        )
     active = max(0.1, variant.params_b * ACTIVE_SHARE.get(variant.family, 1.0))
     mfu = DECODING_MFU["experts" if variant.family in ACTIVE_SHARE else "dense"]
     speed = gpus * gpu.tflops * 1e12 * mfu / (2e9 * active)

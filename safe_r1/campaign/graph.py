@@ -9,7 +9,7 @@ from safe_r1.campaign.choice import choose_variants
 from safe_r1.campaign.estimate import Estimate, estimate
 from safe_r1.campaign.recipe import ALONE, JobKind, Recipe, StageConfig, needs_of
 from safe_r1.errors import ConfigError
-from safe_r1.models import get_variant
+from safe_r1.models.registry import get_variant
 
 # The folder of the comparison's report in that of the campaign.
 COMPARISON = "comparison"
@@ -61,8 +61,8 @@ def make_steps(recipe: Recipe, output: str, only: Sequence[str] = ()) -> dict[st
         only: Variants; empty: all.
 
     Raises:
-        ConfigError: A step is too large for its group, the budget can never be met, two models have one name, or ``only``
-            names what is not there.
+        ConfigError: A step is too large for its group, the budget can never be met, two models have one name,
+            or ``only`` names what is not there.
     """
     if only:
         recipe = choose_variants(recipe, only)
@@ -75,12 +75,15 @@ def make_steps(recipe: Recipe, output: str, only: Sequence[str] = ()) -> dict[st
 
 
 def commands(recipe: Recipe, output: str) -> dict[str, list[str]]:
-    """The words of every step by its name: what the folder of a campaign belongs to, whichever variants are chosen.
+    """The words of every step by its name: what the folder of a campaign belongs to, whichever variants are
+    chosen.
 
     Raises:
         ConfigError: Two models have one name.
     """
-    return {name: _words(recipe, recipe.stages[stage], variant, output) for name, stage, variant in _cells(recipe)}
+    return {
+        name: _words(recipe, recipe.stages[stage], variant, output) for name, stage, variant in _cells(recipe)
+    }
 
 
 def _cells(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
@@ -92,7 +95,9 @@ def _cells(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
         for variant in dict.fromkeys(recipe.variants_of(stage)):
             short = _short(variant)
             if (other := called.setdefault(short, variant)) != variant:
-                raise ConfigError(f"{other} and {variant} are both called {short}, the name of their results: rename a folder")
+                raise ConfigError(
+                    f"{other} and {variant} are both called {short}, the name of their results: rename a folder"
+                )
             yield f"{stage}/{short}", stage, variant
 
 
@@ -100,9 +105,16 @@ def _step(recipe: Recipe, name: str, stage: str, variant: str | None, output: st
     found = recipe.stages[stage]
     group, words = found.group_of.get(variant or "", found.group), _words(recipe, found, variant, output)
     return Step(
-        name, stage, variant, found.job, tuple(words), (), found.job == "compare", group,
+        name,
+        stage,
+        variant,
+        found.job,
+        tuple(words),
+        (),
+        found.job == "compare",
+        group,
         estimate(found, variant, recipe.groups[group]),
-    )  # fmt: skip
+    )
 
 
 def _words(recipe: Recipe, stage: StageConfig, variant: str | None, output: str) -> list[str]:
@@ -112,9 +124,11 @@ def _words(recipe: Recipe, stage: StageConfig, variant: str | None, output: str)
 
 
 _COMMANDS: dict[JobKind, tuple[str, ...]] = {
-    "corpus": ("ray_jobs/build_corpus.py",), "evaluate": ("ray_jobs/evaluate.py",), "finetune": ("ray_jobs/finetune.py",),
+    "corpus": ("ray_jobs/build_corpus.py",),
+    "evaluate": ("ray_jobs/evaluate.py",),
+    "finetune": ("ray_jobs/finetune.py",),
     "compare": ("-m", "safe_r1.cli", "compare"),
-}  # fmt: skip
+}
 
 
 def _own_words(recipe: Recipe, stage: StageConfig, variant: str | None, output: str) -> list[str]:
@@ -158,7 +172,9 @@ def _check(recipe: Recipe, steps: dict[str, Step]) -> None:
     for step in steps.values():
         room = recipe.groups[step.group].room
         if step.units > room:
-            raise ConfigError(f"{step.name} takes {step.units} GPUs and group {step.group} has {room}: raise its max_nodes")
+            raise ConfigError(
+                f"{step.name} takes {step.units} GPUs and group {step.group} has {room}: raise its max_nodes"
+            )
     total = sum(step.gpu_hours for step in steps.values())
     if recipe.budget_gpu_hours is not None and total > recipe.budget_gpu_hours:
         least = min((step.gpu_hours for step in steps.values() if step.gpu_hours), default=0.0)

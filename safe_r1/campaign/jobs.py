@@ -29,7 +29,8 @@ class JobView:
     """A job as the cluster sees it.
 
     Attributes:
-        phase: ``starting`` until its driver runs; ``stopped`` by hand; ``lost`` where the cluster does not know it.
+        phase: ``starting`` until its driver runs; ``stopped`` by hand; ``lost`` where the cluster does not
+            know it.
         exit_code: Of its driver; None where it never ended by itself, for example with its node.
         started_at, ended_at: Unix seconds.
         progress: The newest line of progress that it printed.
@@ -47,7 +48,9 @@ class JobView:
 class Jobs(Protocol):
     """Whoever runs jobs."""
 
-    def submit(self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]) -> None:
+    def submit(
+        self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]
+    ) -> None:
         """Start a job under a name of its own; nothing where it is there already."""
         ...
 
@@ -59,7 +62,13 @@ class Jobs(Protocol):
 class RayJobs:
     """Jobs of a Ray cluster."""
 
-    def __init__(self, address: str, working_dir: str | None, python: str, driver_labels: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        address: str,
+        working_dir: str | None,
+        python: str,
+        driver_labels: Mapping[str, str] | None = None,
+    ):
         """Connect.
 
         Args:
@@ -75,14 +84,18 @@ class RayJobs:
         self._env = {"working_dir": working_dir} if working_dir else {}
         self._driver_labels = dict(driver_labels or {})
 
-    def submit(self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]) -> None:
+    def submit(
+        self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]
+    ) -> None:
         """See ``Jobs.submit``."""
         pairs = ",".join(f"{key}={value}" for key, value in labels.items())
         job = {
-            "entrypoint": shlex.join([self._python, *words]), "submission_id": name, "metadata": dict(about),
+            "entrypoint": shlex.join([self._python, *words]),
+            "submission_id": name,
+            "metadata": dict(about),
             "runtime_env": self._env | ({"env_vars": {NODE_LABELS: pairs}} if pairs else {}),
             "entrypoint_label_selector": self._driver_labels or None,
-        }  # fmt: skip
+        }
 
         def submit() -> None:
             # An answer that was lost on its way: the job may be there already.
@@ -98,12 +111,18 @@ class RayJobs:
             return JobView("lost")
         logs = self._logs(name)
         lines = [line for line in logs.splitlines() if line.strip()]
-        said = "" if info.status == "SUCCEEDED" else (lines[-1] if lines else info.message or "")[:_SAID_CHARS]
+        said = (
+            "" if info.status == "SUCCEEDED" else (lines[-1] if lines else info.message or "")[:_SAID_CHARS]
+        )
         progress = _PROGRESS.findall(logs)
         return JobView(
-            _PHASES[str(info.status)], info.driver_exit_code, _seconds(info.start_time), _seconds(info.end_time),
-            progress[-1] if progress else "", said,
-        )  # fmt: skip
+            _PHASES[str(info.status)],
+            info.driver_exit_code,
+            _seconds(info.start_time),
+            _seconds(info.end_time),
+            progress[-1] if progress else "",
+            said,
+        )
 
     def _info(self, name: str) -> Any:
         """Ray's record of a job; None where there is none."""
@@ -127,9 +146,12 @@ class RayJobs:
             ResourceError: It did not for a long time, or it refused.
         """
         retrying = Retrying(
-            retry=retry_if_exception(_is_passing), stop=stop_after_delay(_PATIENCE_S), wait=wait_exponential(max=30),
-            before_sleep=before_sleep_log(logger, logging.WARNING), reraise=True,
-        )  # fmt: skip
+            retry=retry_if_exception(_is_passing),
+            stop=stop_after_delay(_PATIENCE_S),
+            wait=wait_exponential(max=30),
+            before_sleep=before_sleep_log(logger, logging.WARNING),
+            reraise=True,
+        )
         try:
             return retrying(call)
         except (RuntimeError, OSError) as error:
@@ -138,8 +160,12 @@ class RayJobs:
 
 
 _PHASES: dict[str, Phase] = {
-    "PENDING": "starting", "RUNNING": "running", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "stopped",
-}  # fmt: skip
+    "PENDING": "starting",
+    "RUNNING": "running",
+    "SUCCEEDED": "done",
+    "FAILED": "failed",
+    "STOPPED": "stopped",
+}
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -155,10 +181,14 @@ def _connect(address: str) -> Any:
         # `get_version` is that of the interface; the same route holds Ray's.
         theirs = client._do_request("GET", "/api/version").json()["ray_version"]
     except Exception as error:  # noqa: BLE001 - Ray raises ConnectionError, RuntimeError and requests' own here
-        raise ResourceError(f"no Jobs server at {address}: {str(error).splitlines()[0]}; is the cluster up, and RAY_ADDRESS "
-                            "right?") from None  # fmt: skip
+        raise ResourceError(
+            f"no Jobs server at {address}: {str(error).splitlines()[0]}; is the cluster up, and RAY_ADDRESS "
+            "right?"
+        ) from None
     if theirs != ray.__version__:
-        raise ResourceError(f"the cluster runs Ray {theirs}, this is {ray.__version__}: use an image with the locked version")
+        raise ResourceError(
+            f"the cluster runs Ray {theirs}, this is {ray.__version__}: use an image with the locked version"
+        )
     return client
 
 

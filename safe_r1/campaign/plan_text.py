@@ -10,7 +10,11 @@ from safe_r1.campaign.simulate import simulate
 
 def to_text(recipe: Recipe, steps: Mapping[str, Step]) -> str:
     """The jobs with what they take, then the whole: makespan, critical path, GPU-hours, cost, peak of nodes."""
-    lines = [recipe.description, "", f"{'job':44} {'group':16} {'GPUs':>4} {'hours':>6} {'GPU-h':>6} {'$':>7}  after"]
+    lines = [
+        recipe.description,
+        "",
+        f"{'job':44} {'group':16} {'GPUs':>4} {'hours':>6} {'GPU-h':>6} {'$':>7}  after",
+    ]
     for step in steps.values():
         price = recipe.groups[step.group].usd_per_gpu_hour
         figures = f"{step.estimate.gpus:4} {step.estimate.hours:6.2f} {step.gpu_hours:6.1f} {step.gpu_hours * price:7,.0f}"
@@ -20,13 +24,16 @@ def to_text(recipe: Recipe, steps: Mapping[str, Step]) -> str:
     usd = sum(step.gpu_hours * recipe.groups[step.group].usd_per_gpu_hour for step in steps.values())
     peak = ", ".join(f"{number} {name}" for name, number in best.peak_nodes.items() if number)
     orders = ", ".join(f"{order} {run.makespan_hours:.2f} h" for order, run in runs.items())
-    return "\n".join([
-        *lines, "",
-        f"GPU-hours  {best.gpu_hours:,.0f}, about ${usd:,.0f}",
-        f"makespan   {best.makespan_hours:.2f} h, nodes starting included; orders: {orders}",
-        f"longest    {best.critical_hours:.2f} h: {' → '.join(best.critical_path)}",
-        f"nodes      {peak or 'none'} at the peak",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"GPU-hours  {best.gpu_hours:,.0f}, about ${usd:,.0f}",
+            f"makespan   {best.makespan_hours:.2f} h, nodes starting included; orders: {orders}",
+            f"longest    {best.critical_hours:.2f} h: {' → '.join(best.critical_path)}",
+            f"nodes      {peak or 'none'} at the peak",
+        ]
+    )
 
 
 def _after(step: Step) -> str:

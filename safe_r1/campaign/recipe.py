@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.config import Settings, load_config
 from safe_r1.errors import ConfigError, SafeR1Error
-from safe_r1.models import get_variant
+from safe_r1.models.registry import get_variant
 from safe_r1.train.gpus import get_gpu
 
 JobKind = Literal["corpus", "evaluate", "finetune", "compare"]
@@ -29,7 +29,9 @@ class NodeGroup(Settings):
     gpus_per_node: int = Field(default=0, ge=0, description="0: as the kind of GPU says")
     max_nodes: int = Field(ge=1, description="the autoscaler's upper limit")
     jobs_per_node: int = Field(default=1, ge=1, description="jobs at once on a node without a GPU")
-    start_minutes: float = Field(default=8.0, ge=0, description="from the wish for a node until a job runs on it")
+    start_minutes: float = Field(
+        default=8.0, ge=0, description="from the wish for a node until a job runs on it"
+    )
     usd_per_gpu_hour: float = Field(default=0.0, ge=0)
     labels: dict[str, str] = Field(default_factory=dict)
 
@@ -59,15 +61,29 @@ class StageConfig(Settings):
     job: JobKind
     group: str = Field(description="the node group that it takes")
     group_of: dict[str, str] = Field(default_factory=dict, description="variants that take another group")
-    variants: tuple[str, ...] = Field(default=(), description="names, hub ids or folders; corpus and compare have none")
-    models_of: str | None = Field(default=None, description="a stage that fine-tunes: its models in place of the variants")
-    needs: tuple[str, ...] = Field(default=(), description="stages that come before, variant by variant where both have it")
+    variants: tuple[str, ...] = Field(
+        default=(), description="names, hub ids or folders; corpus and compare have none"
+    )
+    models_of: str | None = Field(
+        default=None, description="a stage that fine-tunes: its models in place of the variants"
+    )
+    needs: tuple[str, ...] = Field(
+        default=(), description="stages that come before, variant by variant where both have it"
+    )
     benchmarks: tuple[str, ...] = Field(default=(), description="of an evaluation")
-    flags: dict[str, str | int | bool] = Field(default_factory=dict, description="further flags, without their dashes")
+    flags: dict[str, str | int | bool] = Field(
+        default_factory=dict, description="further flags, without their dashes"
+    )
     set: tuple[str, ...] = Field(default=(), description="settings of the job, a.b=v")
-    set_of: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="further settings of some variants")
-    hours: float | None = Field(default=None, gt=0, description="of one job, in place of the planner's estimate")
-    gpus: int | None = Field(default=None, ge=0, description="of one job, in place of the variant's own number")
+    set_of: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="further settings of some variants"
+    )
+    hours: float | None = Field(
+        default=None, gt=0, description="of one job, in place of the planner's estimate"
+    )
+    gpus: int | None = Field(
+        default=None, ge=0, description="of one job, in place of the variant's own number"
+    )
 
     def settings(self, variant: str | None) -> tuple[str, ...]:
         """Of one variant's job; a later one overrules an earlier one."""
@@ -107,10 +123,18 @@ class Recipe(Settings):
     description: str = ""
     groups: dict[str, NodeGroup]
     stages: dict[str, StageConfig] = Field(min_length=1)
-    secrets: tuple[str, ...] = Field(default=(), description="environment variables that must be set; their names, no values")
-    budget_gpu_hours: float | None = Field(default=None, gt=0, description="of all jobs, as planned and as held")
-    max_attempts: int = Field(default=3, ge=1, description="of one job whose machine was lost; a user's error is final")
-    retry_minutes: float = Field(default=1.0, ge=0, description="before the second attempt; doubled for each further one")
+    secrets: tuple[str, ...] = Field(
+        default=(), description="environment variables that must be set; their names, no values"
+    )
+    budget_gpu_hours: float | None = Field(
+        default=None, gt=0, description="of all jobs, as planned and as held"
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, description="of one job whose machine was lost; a user's error is final"
+    )
+    retry_minutes: float = Field(
+        default=1.0, ge=0, description="before the second attempt; doubled for each further one"
+    )
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
@@ -120,13 +144,19 @@ class Recipe(Settings):
                     raise ValueError(f"stages.{name}: no group {group!r}; there is: {', '.join(self.groups)}")
             for needed in needs_of(stage):
                 if needed not in self.stages:
-                    raise ValueError(f"stages.{name}: needs {needed!r}, which is no stage; there is: {', '.join(self.stages)}")
+                    raise ValueError(
+                        f"stages.{name}: needs {needed!r}, which is no stage; there is: {', '.join(self.stages)}"
+                    )
             if stage.models_of and self.stages[stage.models_of].job != "finetune":
-                raise ValueError(f"stages.{name}: models_of names {stage.models_of!r}, which does not fine-tune")
+                raise ValueError(
+                    f"stages.{name}: models_of names {stage.models_of!r}, which does not fine-tune"
+                )
             known = self.variants_of(name)
             for variant in (*stage.group_of, *stage.set_of):
                 if variant not in known:
-                    raise ValueError(f"stages.{name}: {variant!r} is none of its variants: {', '.join(known) or 'it has none'}")
+                    raise ValueError(
+                        f"stages.{name}: {variant!r} is none of its variants: {', '.join(known) or 'it has none'}"
+                    )
         try:
             self.order()
         except graphlib.CycleError as error:
@@ -140,7 +170,11 @@ class Recipe(Settings):
 
     def order(self) -> list[str]:
         """The stages, each after those that it needs."""
-        return list(graphlib.TopologicalSorter({name: needs_of(stage) for name, stage in self.stages.items()}).static_order())
+        return list(
+            graphlib.TopologicalSorter(
+                {name: needs_of(stage) for name, stage in self.stages.items()}
+            ).static_order()
+        )
 
 
 def needs_of(stage: StageConfig) -> tuple[str, ...]:

@@ -25,7 +25,9 @@ class Results:
 
 
 def read_results(comparison: UPath) -> Results:
-    """The overall rates in a comparison's ``tables/*.csv``, in the order of the metrics' names; empty where there are none."""
+    """The overall rates in a comparison's ``tables/*.csv``, in the order of the metrics' names; empty where
+    there are none.
+    """
     found: dict[tuple[str, str], dict[str, Interval]] = {}
     variants: dict[str, None] = {}
     for file in sorted((comparison / "tables").glob("*.csv")):

@@ -27,9 +27,14 @@ class Campaign:
     """
 
     def __init__(
-        self, recipe: Recipe, steps: Mapping[str, Step], folder: RunFolder, jobs: Jobs, order: Order = "largest",
+        self,
+        recipe: Recipe,
+        steps: Mapping[str, Step],
+        folder: RunFolder,
+        jobs: Jobs,
+        order: Order = "largest",
         now: Callable[[], float] = time.time,
-    ):  # fmt: skip
+    ):
         """Read what is known of the steps.
 
         Raises:
@@ -69,13 +74,18 @@ class Campaign:
         state, view = self.states[name], self._jobs.look(self.states[name].attempts[-1].job)
         is_over, is_lost = view.phase not in ("starting", "running"), view.phase == "lost"
         attempt, is_at_work = state.attempts[-1], view.phase == "running" and view.progress
-        attempt = attempt.model_copy(update={
-            "started_at": view.started_at or attempt.started_at,
-            "held_from": attempt.held_from or (self._now() if is_at_work else None),
-            "exit_code": view.exit_code, "said": view.said,
-            "ended_at": (view.ended_at or (self._seen_at if is_lost else self._now())) if is_over else None,
-            "is_forgotten": is_lost,
-        })  # fmt: skip
+        attempt = attempt.model_copy(
+            update={
+                "started_at": view.started_at or attempt.started_at,
+                "held_from": attempt.held_from or (self._now() if is_at_work else None),
+                "exit_code": view.exit_code,
+                "said": view.said,
+                "ended_at": (view.ended_at or (self._seen_at if is_lost else self._now()))
+                if is_over
+                else None,
+                "is_forgotten": is_lost,
+            }
+        )
         attempts = [*state.attempts[:-1], attempt]
         progress = view.progress or state.progress
         if view.phase in ("starting", "running"):
@@ -86,18 +96,34 @@ class Campaign:
             self._failed(name, view, attempts)
 
     def _failed(self, name: str, view: JobView, attempts: list[Attempt]) -> None:
-        """Try again where a machine was lost, not where the job itself said what is wrong or somebody stopped it."""
+        """Try again where a machine was lost, not where the job itself said what is wrong or somebody stopped
+        it.
+        """
         reasons = {"lost": "the cluster does not know its job any more", "stopped": "it was stopped by hand"}
         reason = reasons.get(view.phase) or view.said or f"exit code {view.exit_code}"
         if view.phase == "lost":
-            self._set(name, status="waiting", attempts=attempts, reason=f"again after: {reason}", retry_at=self._now())
+            self._set(
+                name,
+                status="waiting",
+                attempts=attempts,
+                reason=f"again after: {reason}",
+                retry_at=self._now(),
+            )
             return
-        lost = sum(attempt.exit_code not in (0, _USER_ERROR) and not attempt.is_forgotten for attempt in attempts)
+        lost = sum(
+            attempt.exit_code not in (0, _USER_ERROR) and not attempt.is_forgotten for attempt in attempts
+        )
         if view.phase == "stopped" or view.exit_code == _USER_ERROR or lost % self.recipe.max_attempts == 0:
             self._set(name, status="failed", attempts=attempts, reason=reason)
             return
         wait = 60 * self.recipe.retry_minutes * 2 ** (lost % self.recipe.max_attempts - 1)
-        self._set(name, status="waiting", attempts=attempts, reason=f"again after: {reason}", retry_at=self._now() + wait)
+        self._set(
+            name,
+            status="waiting",
+            attempts=attempts,
+            reason=f"again after: {reason}",
+            retry_at=self._now() + wait,
+        )
 
     def _is_outdated(self, name: str, step: Step) -> bool:
         """It was done without a step that is tried again."""
@@ -117,7 +143,11 @@ class Campaign:
     def _is_ready(self, name: str, step: Step) -> bool:
         state, wanted = self.states[name], ENDED if step.takes_what_there_is else ("done",)
         is_time = state.retry_at is None or state.retry_at <= self._now()
-        return state.status == "waiting" and is_time and all(self.states[needed].status in wanted for needed in step.needs)
+        return (
+            state.status == "waiting"
+            and is_time
+            and all(self.states[needed].status in wanted for needed in step.needs)
+        )
 
     def _free(self) -> dict[str, int]:
         held = dict.fromkeys(self.recipe.groups, 0)
@@ -126,7 +156,9 @@ class Campaign:
         return {name: group.room - held[name] for name, group in self.recipe.groups.items()}
 
     def _start(self, step: Step) -> None:
-        """Submit a step that the budget allows; another waits for what runs to end, and fails where that cannot help."""
+        """Submit a step that the budget allows; another waits for what runs to end, and fails where that
+        cannot help.
+        """
         budget, (held, planned) = self.recipe.budget_gpu_hours, self._gpu_hours()
         if budget is None or not step.gpu_hours or held + planned + step.gpu_hours <= budget:
             self._submit(step)
@@ -145,7 +177,9 @@ class Campaign:
         return held, planned
 
     def _submit(self, step: Step) -> None:
-        """Write the job's name down, then submit it: killed between the two, the next campaign finds no such job."""
+        """Write the job's name down, then submit it: killed between the two, the next campaign finds no such
+        job.
+        """
         state = self.states[step.name]
         job = f"{self._name}-{_readable(step.name)}-{sha256(step.name)[:8]}-{len(state.attempts) + 1}"
         attempts = [*state.attempts, Attempt(job=job, submitted_at=self._now())]
@@ -166,4 +200,7 @@ def _readable(name: str) -> str:
 
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: [each.model_dump() for each in value] if name == "attempts" else value for name, value in changes.items()}
+    return {
+        name: [each.model_dump() for each in value] if name == "attempts" else value
+        for name, value in changes.items()
+    }

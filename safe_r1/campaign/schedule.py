@@ -1,4 +1,6 @@
-"""Which jobs go next: a pure function of what is ready and what is free, for the real campaign and the simulated one."""
+"""Which jobs go next: a pure function of what is ready and what is free, for the real campaign and the
+simulated one.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
@@ -37,7 +39,8 @@ def choose(ready: Iterable[Step], free: Mapping[str, int], priority: Callable[[S
 def priority_of(order: Order, steps: Mapping[str, Step]) -> Callable[[Step], tuple[float, ...]]:
     """The key of an order.
 
-    ``largest``: most GPUs first, then the longest. ``longest-path``: what the end waits for longest. ``declared``: as written.
+    ``largest``: most GPUs first, then the longest. ``longest-path``: what the end waits for longest.
+        ``declared``: as written.
     """
     paths, places = longest_paths(steps), {name: place for place, name in enumerate(steps)}
     keys: dict[Order, Callable[[Step], tuple[float, ...]]] = {

@@ -1,6 +1,8 @@
-"""A campaign on paper: the real one's decisions, on nodes that start after a while and jobs that take what was planned.
+"""A campaign on paper: the real one's decisions, on nodes that start after a while and jobs that take what
+was planned.
 
-Nodes of a group are filled whole: a job of several nodes' GPUs gets nodes of its own, smaller ones share a node.
+Nodes of a group are filled whole: a job of several nodes' GPUs gets nodes of its own, smaller ones share a
+node.
 """
 
 import heapq
@@ -38,7 +40,8 @@ class Simulation:
     Attributes:
         spans: Every job, by its end.
         makespan_hours: From the first submission to the last end.
-        critical_hours: The longest chain of jobs that wait for each other: no number of nodes makes it shorter.
+        critical_hours: The longest chain of jobs that wait for each other: no number of nodes makes it
+            shorter.
         critical_path: Its steps.
         gpu_hours: What the jobs hold.
         node_hours: What the nodes are up, by group; until they have been idle for so long.
@@ -119,7 +122,10 @@ class _Pool:
 
 
 def simulate(
-    steps: Mapping[str, Step], groups: Mapping[str, NodeGroup], order: Order = "largest", idle_minutes: float = 5.0
+    steps: Mapping[str, Step],
+    groups: Mapping[str, NodeGroup],
+    order: Order = "largest",
+    idle_minutes: float = 5.0,
 ) -> Simulation:
     """Run all steps on paper.
 
@@ -139,15 +145,23 @@ def simulate(
     while len(done) < len(steps):
         for pool in pools.values():
             pool.release_idle(now)
-        waiting = [step for step in steps.values() if step.name not in spans and all(name in done for name in step.needs)]
-        held = {name: sum(steps[each].units for _, each in running if steps[each].group == name) for name in pools}
+        waiting = [
+            step
+            for step in steps.values()
+            if step.name not in spans and all(name in done for name in step.needs)
+        ]
+        held = {
+            name: sum(steps[each].units for _, each in running if steps[each].group == name) for name in pools
+        }
         free = {name: pool.group.room - held[name] for name, pool in pools.items()}
         for step in choose(waiting, free, priority):
             found = pools[step.group].take(step.units, now)
             if found is None:
                 continue  # enough GPUs, but on nodes that others share
             started, places[step.name] = found
-            spans[step.name] = Span(step.name, now, started, started + step.estimate.hours, tuple(places[step.name]))
+            spans[step.name] = Span(
+                step.name, now, started, started + step.estimate.hours, tuple(places[step.name])
+            )
             heapq.heappush(running, (spans[step.name].ended, step.name))
         now, name = heapq.heappop(running)
         done.add(name)
@@ -155,15 +169,21 @@ def simulate(
     return _result(steps, spans, pools, now)
 
 
-def _result(steps: Mapping[str, Step], spans: Mapping[str, Span], pools: Mapping[str, _Pool], now: float) -> Simulation:
+def _result(
+    steps: Mapping[str, Step], spans: Mapping[str, Span], pools: Mapping[str, _Pool], now: float
+) -> Simulation:
     for pool in pools.values():
         pool.release_idle(float("inf"))
     path = _critical_path(steps)
     return Simulation(
-        tuple(sorted(spans.values(), key=lambda span: span.ended)), now, sum(steps[name].estimate.hours for name in path), path,
-        sum(step.gpu_hours for step in steps.values()), {name: pool.node_hours for name, pool in pools.items()},
+        tuple(sorted(spans.values(), key=lambda span: span.ended)),
+        now,
+        sum(steps[name].estimate.hours for name in path),
+        path,
+        sum(step.gpu_hours for step in steps.values()),
+        {name: pool.node_hours for name, pool in pools.items()},
         {name: pool.peak for name, pool in pools.items()},
-    )  # fmt: skip
+    )
 
 
 def _critical_path(steps: Mapping[str, Step]) -> tuple[str, ...]:

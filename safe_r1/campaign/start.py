@@ -1,4 +1,6 @@
-"""From a recipe to a running campaign: the cluster's Jobs server, the code that its jobs run, the folder they share."""
+"""From a recipe to a running campaign: the cluster's Jobs server, the code that its jobs run, the folder they
+share.
+"""
 
 import os
 import socket
@@ -19,7 +21,8 @@ from safe_r1.resources import init_ray
 
 # Logical CPUs of a local Ray: the stages of one job ask for eight at the same time.
 _LOCAL_CPUS = 16
-# A local Ray's agent, which starts the jobs, listens here and nowhere else. One that was killed leaves it after some seconds.
+# A local Ray's agent, which starts the jobs, listens here and nowhere else. One that was killed leaves it
+# after some seconds.
 _AGENT_PORT, _PORT_WAIT_S = 52365, 60.0
 
 
@@ -30,11 +33,15 @@ def shared_path(output: str) -> str:
         ConfigError: A URI: fine-tuned models have to be loaded from a file system.
     """
     if "://" in output:
-        raise ConfigError(f"--output {output}: fine-tuned models are loaded from a folder; give one that all nodes share")
+        raise ConfigError(
+            f"--output {output}: fine-tuned models are loaded from a folder; give one that all nodes share"
+        )
     return str(Path(output).absolute())
 
 
-def open_campaign(recipe: Recipe, steps: Mapping[str, Step], output: str, order: Order = "largest") -> Campaign:
+def open_campaign(
+    recipe: Recipe, steps: Mapping[str, Step], output: str, order: Order = "largest"
+) -> Campaign:
     """Connect, refuse what the folder or the cluster does not fit, and read what was done before.
 
     Raises:
@@ -43,8 +50,10 @@ def open_campaign(recipe: Recipe, steps: Mapping[str, Step], output: str, order:
         RunConflictError: The folder holds a campaign with other commands.
     """
     if missing := [name for name in recipe.secrets if not os.environ.get(name)]:
-        raise ConfigError(f"secret {', '.join(missing)} is not set: recipe {recipe.name} needs it in the environment of "
-                          "the campaign and of the nodes (a Kubernetes Secret), never in a file of the project")  # fmt: skip
+        raise ConfigError(
+            f"secret {', '.join(missing)} is not set: recipe {recipe.name} needs it in the environment of "
+            "the campaign and of the nodes (a Kubernetes Secret), never in a file of the project"
+        )
     address, working_dir, python = _server()
     driver_labels = recipe.groups["cpu"].labels if "cpu" in recipe.groups else {}
     jobs = RayJobs(address, working_dir, python, driver_labels)
@@ -64,7 +73,11 @@ def _server() -> tuple[str, str | None, str]:
     import ray
 
     inherited = ray.get_runtime_context().runtime_env.get("working_dir")
-    return f"http://{context.dashboard_url}", inherited or _code(), sys.executable  # the cluster's nodes are like this one
+    return (
+        f"http://{context.dashboard_url}",
+        inherited or _code(),
+        sys.executable,
+    )  # the cluster's nodes are like this one
 
 
 def wait_for_port(port: int, timeout_s: float) -> None:
@@ -74,13 +87,18 @@ def wait_for_port(port: int, timeout_s: float) -> None:
         ResourceError: Somebody still does.
     """
     retrying = Retrying(
-        stop=stop_after_delay(timeout_s), wait=wait_fixed(0.5), retry=retry_if_exception_type(OSError), reraise=True
-    )  # fmt: skip
+        stop=stop_after_delay(timeout_s),
+        wait=wait_fixed(0.5),
+        retry=retry_if_exception_type(OSError),
+        reraise=True,
+    )
     try:
         retrying(_bind, port)
     except OSError:
-        raise ResourceError(f"another Ray runs on this machine (its agent has port {port}): stop it, or run the campaign on it "
-                            "with RAY_ADDRESS=http://127.0.0.1:8265, the address of its dashboard") from None  # fmt: skip
+        raise ResourceError(
+            f"another Ray runs on this machine (its agent has port {port}): stop it, or run the campaign on it "
+            "with RAY_ADDRESS=http://127.0.0.1:8265, the address of its dashboard"
+        ) from None
 
 
 def _bind(port: int) -> None:

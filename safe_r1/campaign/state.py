@@ -1,4 +1,5 @@
-"""What is known of a campaign's steps, kept in its output folder: one small JSON file a step, written before anything is done.
+"""What is known of a campaign's steps, kept in its output folder: one small JSON file a step, written before
+anything is done.
 
 A campaign that was killed reads them, asks the cluster for the jobs they name, and goes on.
 """
@@ -37,7 +38,9 @@ class Attempt(BaseModel):
     is_forgotten: bool = False
 
     def hours(self, now: float) -> float:
-        """That it has held machines: since it was at work, or since it began where it ended before anybody saw it so."""
+        """That it has held machines: since it was at work, or since it began where it ended before anybody
+        saw it so.
+        """
         since = self.held_from or (self.started_at if self.ended_at else None)
         return max(0.0, (self.ended_at or now) - since) / 3600 if since else 0.0
 

@@ -23,11 +23,21 @@ from safe_r1.runs import RunFolder
 PAGE = "campaign.html"
 FOLDER = "campaign"
 _CHINESE: dict[Status, str] = {
-    "waiting": "等待", "starting": "启动中", "running": "运行中", "done": "完成", "failed": "失败", "skipped": "跳过",
-}  # fmt: skip
+    "waiting": "等待",
+    "starting": "启动中",
+    "running": "运行中",
+    "done": "完成",
+    "failed": "失败",
+    "skipped": "跳过",
+}
 _STYLES: dict[Status, str] = {
-    "waiting": "dim", "starting": "yellow", "running": "cyan", "done": "green", "failed": "bold red", "skipped": "red",
-}  # fmt: skip
+    "waiting": "dim",
+    "starting": "yellow",
+    "running": "cyan",
+    "done": "green",
+    "failed": "bold red",
+    "skipped": "red",
+}
 
 
 class Cell(BaseModel):
@@ -86,9 +96,14 @@ class Snapshot(BaseModel):
         return next((cell for cell in self.cells if (cell.variant, cell.stage) == (variant, stage)), None)
 
     def costs(self, by: str) -> list[tuple[str, float, float, float, float]]:
-        """GPU-hours planned and held, and US dollars planned and held, for each ``stage`` or ``variant`` and in all."""
+        """GPU-hours planned and held, and US dollars planned and held, for each ``stage`` or ``variant`` and
+        in all.
+        """
         names = self.stages if by == "stage" else self.variants
-        rows = [(name or "—", *_cost([cell for cell in self.cells if getattr(cell, by) == name])) for name in names]
+        rows = [
+            (name or "—", *_cost([cell for cell in self.cells if getattr(cell, by) == name]))
+            for name in names
+        ]
         return [row for row in rows if row[1] or row[2]] + [("total", *_cost(self.cells))]
 
 
@@ -96,23 +111,35 @@ def _cost(cells: list[Cell]) -> tuple[float, float, float, float]:
     planned = [cell.gpus * cell.planned_hours for cell in cells]
     held = [cell.gpus * cell.hours for cell in cells]
     prices = [cell.usd_per_gpu_hour for cell in cells]
-    in_usd = (sum(hours * price for hours, price in zip(each, prices, strict=True)) for each in (planned, held))
+    in_usd = (
+        sum(hours * price for hours, price in zip(each, prices, strict=True)) for each in (planned, held)
+    )
     return (sum(planned), sum(held), *in_usd)  # type: ignore[return-value]
 
 
 def take_snapshot(recipe: Recipe, steps: Mapping[str, Step], states: Mapping[str, StepState]) -> Snapshot:
     """The campaign as it stands."""
     now = time.time()
-    return Snapshot(recipe=recipe.name, updated_at=now, cells=[
-        Cell(
-            name=name, stage=step.stage, variant=name.partition("/")[2], status=states[name].status,
-            progress=states[name].progress, reason=states[name].reason, attempts=len(states[name].attempts),
-            gpus=step.estimate.gpus, planned_hours=step.estimate.hours,
-            hours=states[name].hours(now),
-            usd_per_gpu_hour=recipe.groups[step.group].usd_per_gpu_hour,
-        )
-        for name, step in steps.items()
-    ])  # fmt: skip
+    return Snapshot(
+        recipe=recipe.name,
+        updated_at=now,
+        cells=[
+            Cell(
+                name=name,
+                stage=step.stage,
+                variant=name.partition("/")[2],
+                status=states[name].status,
+                progress=states[name].progress,
+                reason=states[name].reason,
+                attempts=len(states[name].attempts),
+                gpus=step.estimate.gpus,
+                planned_hours=step.estimate.hours,
+                hours=states[name].hours(now),
+                usd_per_gpu_hour=recipe.groups[step.group].usd_per_gpu_hour,
+            )
+            for name, step in steps.items()
+        ],
+    )
 
 
 def write_snapshot(output: str, snapshot: Snapshot) -> None:
@@ -122,10 +149,20 @@ def write_snapshot(output: str, snapshot: Snapshot) -> None:
 
     folder, style = campaign_folder(output), asset("report.css") + asset("campaign.css")
     folder.write_json(SNAPSHOT, snapshot.model_dump())
-    page = html_environment().get_template("campaign.html.jinja").render(
-        s=snapshot, zh=_CHINESE, style=Markup(style), policy=content_policy("", style), updated=_when(snapshot.updated_at),
-        results=read_results(UPath(output) / COMPARISON), comparison=COMPARISON, percent=percent,
-    )  # fmt: skip
+    page = (
+        html_environment()
+        .get_template("campaign.html.jinja")
+        .render(
+            s=snapshot,
+            zh=_CHINESE,
+            style=Markup(style),
+            policy=content_policy("", style),
+            updated=_when(snapshot.updated_at),
+            results=read_results(UPath(output) / COMPARISON),
+            comparison=COMPARISON,
+            percent=percent,
+        )
+    )
     folder.write_text(PAGE, page)
 
 
@@ -148,13 +185,18 @@ def campaign_folder(output: str) -> RunFolder:
 
 def to_table(snapshot: Snapshot) -> Group:
     """Variants by stages, then what is missing and why."""
-    table = Table(title=f"{snapshot.recipe}, {_when(snapshot.updated_at)}", title_justify="left", pad_edge=False)
+    table = Table(
+        title=f"{snapshot.recipe}, {_when(snapshot.updated_at)}", title_justify="left", pad_edge=False
+    )
     for title in ("variant", *snapshot.stages):
         table.add_column(title, overflow="fold")
     for variant in snapshot.variants:
         cells = (snapshot.cell(variant, stage) for stage in snapshot.stages)
         table.add_row(variant or "—", *(_styled(cell) for cell in cells))
-    lines = [Text.from_markup(f"[red]{cell.status}[/] {escape(cell.name)}: {escape(cell.reason)}") for cell in snapshot.missing]
+    lines = [
+        Text.from_markup(f"[red]{cell.status}[/] {escape(cell.name)}: {escape(cell.reason)}")
+        for cell in snapshot.missing
+    ]
     _, planned, held, *_ = snapshot.costs("stage")[-1]
     counts = ", ".join(f"{number} {status}" for status, number in _counts(snapshot).items())
     return Group(table, Text(f"{counts}; {held:,.1f} of {planned:,.1f} planned GPU-hours"), *lines)

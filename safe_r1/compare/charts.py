@@ -1,4 +1,6 @@
-"""What the pictures of a comparison show: before and after by area, categories by variant, safety against reasoning."""
+"""What the pictures of a comparison show: before and after by area, categories by variant, safety against
+reasoning.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -6,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from safe_r1.compare.content import Cell, Content, title_of
 from safe_r1.compare.load import Run
-from safe_r1.metrics import REFUSAL_METRICS, Rate, read_rates
+from safe_r1.metrics.rates import REFUSAL_METRICS, Rate, read_rates
 from safe_r1.report.labels import METRICS, MetricName, Name, category_name, in_report_order
 
 
@@ -33,7 +35,8 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Point:
-    """A variant in the plane of reasoning (pass@1 on one benchmark) and safety (RR-1), each with its interval.
+    """A variant in the plane of reasoning (pass@1 on one benchmark) and safety (RR-1), each with its
+    interval.
 
     Attributes:
         lines_up: Lines by which its label is raised, so that it lies over no other one.
@@ -55,12 +58,21 @@ def dumbbells(content: Content) -> list[Dumbbell]:
     """For every table by area and every variant that is compared with another."""
     return [
         Dumbbell(
-            against, variant, table.title, table.columns[0].metric,
-            [(column.name, cell) for column, cell in zip(table.columns, cells, strict=True) if cell.comparison],
+            against,
+            variant,
+            table.title,
+            table.columns[0].metric,
+            [
+                (column.name, cell)
+                for column, cell in zip(table.columns, cells, strict=True)
+                if cell.comparison
+            ],
         )
-        for table in content.tables if table.key not in ("reasoning", "over-refusal")
-        for variant, against, cells in table.rows if any(cell.comparison for cell in cells)
-    ]  # fmt: skip
+        for table in content.tables
+        if table.key not in ("reasoning", "over-refusal")
+        for variant, against, cells in table.rows
+        if any(cell.comparison for cell in cells)
+    ]
 
 
 def heatmaps(runs: Sequence[Run], variants: Sequence[str]) -> list[Heatmap]:
@@ -70,12 +82,16 @@ def heatmaps(runs: Sequence[Run], variants: Sequence[str]) -> list[Heatmap]:
         mine = {run.variant: read_rates(run.metrics) for run in runs if run.benchmark == benchmark}
         for metric in ("accuracy", *REFUSAL_METRICS, "pass_at_1"):
             found = {
-                (variant, rate.key): rate for variant, rates in mine.items() for rate in rates
+                (variant, rate.key): rate
+                for variant, rates in mine.items()
+                for rate in rates
                 if (rate.metric, rate.part, rate.scope) == (metric, "answer", "category")
-            }  # fmt: skip
+            }
             keys = in_report_order({key for _, key in found})
             if len(keys) > 1:
-                rows = [(category_name(key), [found.get((variant, key)) for variant in variants]) for key in keys]
+                rows = [
+                    (category_name(key), [found.get((variant, key)) for variant in variants]) for key in keys
+                ]
                 maps.append(Heatmap(title_of(metric, benchmark), METRICS[metric], list(variants), rows))
     return maps
 

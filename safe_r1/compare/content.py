@@ -1,4 +1,6 @@
-"""What a comparison report shows, arranged for its renderers: tables of rates with differences, findings, gaps."""
+"""What a comparison report shows, arranged for its renderers: tables of rates with differences, findings,
+gaps.
+"""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from upath import UPath
 
 from safe_r1.compare.differences import METRICS_OF_TASK, Comparison, Relation, in_lineage
 from safe_r1.compare.load import Run
-from safe_r1.metrics import COMPLIANCE_METRICS, REFUSAL_METRICS, Rate, read_rates
+from safe_r1.metrics.rates import COMPLIANCE_METRICS, REFUSAL_METRICS, Rate, read_rates
 from safe_r1.report.labels import METRICS, MetricName, Name, area_name, in_report_order
 from safe_r1.runs import is_local
 
@@ -99,14 +101,22 @@ class Content:
 
 
 def make_content(
-    runs: Sequence[Run], comparisons: Sequence[Comparison], baseline: str, problems: Sequence[str], margin: float, output: UPath
+    runs: Sequence[Run],
+    comparisons: Sequence[Comparison],
+    baseline: str,
+    problems: Sequence[str],
+    margin: float,
+    output: UPath,
 ) -> Content:
     """Arrange runs and comparisons for the renderers."""
     variants = in_lineage(runs, baseline)
     builder = _Builder(runs, comparisons, variants, output)
     families = [comparison.family for comparison in comparisons]
     pairs: dict[tuple[str, str], Relation] = {(one.first, one.second): one.relation for one in comparisons}
-    overall = {pair: [one for one in comparisons if (one.first, one.second, one.scope) == (*pair, "overall")] for pair in pairs}
+    overall = {
+        pair: [one for one in comparisons if (one.first, one.second, one.scope) == (*pair, "overall")]
+        for pair in pairs
+    }
     return Content(
         baseline=baseline,
         variants=variants,
@@ -130,7 +140,7 @@ def make_content(
         margin=margin,
         num_headline=families.count("headline"),
         num_detail=families.count("detail"),
-    )  # fmt: skip
+    )
 
 
 def title_of(metric: str, benchmark: str) -> Name:
@@ -142,7 +152,9 @@ def title_of(metric: str, benchmark: str) -> Name:
 class _Builder:
     """Cells and tables out of runs and comparisons."""
 
-    def __init__(self, runs: Sequence[Run], comparisons: Sequence[Comparison], variants: Sequence[str], output: UPath):
+    def __init__(
+        self, runs: Sequence[Run], comparisons: Sequence[Comparison], variants: Sequence[str], output: UPath
+    ):
         self.variants, self.output = variants, output
         self.runs = {(run.variant, run.benchmark): run for run in runs}
         self.benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
@@ -155,7 +167,9 @@ class _Builder:
         self.against: dict[str, str] = {}
         for comparison in comparisons:
             self.against.setdefault(comparison.second, comparison.first)
-        self.comparisons = {(c.first, c.second, c.benchmark, c.metric, c.scope, c.key): c for c in comparisons}
+        self.comparisons = {
+            (c.first, c.second, c.benchmark, c.metric, c.scope, c.key): c for c in comparisons
+        }
 
     def tables(self) -> list[Table]:
         """One table a safety metric, by area and history; then reasoning; then over-refusal."""
@@ -167,16 +181,23 @@ class _Builder:
                     tables.append(self._table(f"{benchmark}-{metric}", title_of(metric, benchmark), columns))
         reasoning = [
             Column(Name(benchmark, benchmark, ""), METRICS["pass_at_1"], benchmark, "overall", "all")
-            for benchmark in self.benchmarks if self._has(benchmark, "pass_at_1")
-        ]  # fmt: skip
+            for benchmark in self.benchmarks
+            if self._has(benchmark, "pass_at_1")
+        ]
         if reasoning:
-            tables.append(self._table("reasoning", Name("reasoning", "推理（pass@1）", "Reasoning, pass@1"), reasoning))
+            tables.append(
+                self._table("reasoning", Name("reasoning", "推理（pass@1）", "Reasoning, pass@1"), reasoning)
+            )
         refused = [
             Column(METRICS[metric], METRICS[metric], benchmark, "overall", "all")
-            for benchmark in self.benchmarks for metric in COMPLIANCE_METRICS if self._has(benchmark, metric)
-        ]  # fmt: skip
+            for benchmark in self.benchmarks
+            for metric in COMPLIANCE_METRICS
+            if self._has(benchmark, metric)
+        ]
         if refused:
-            tables.append(self._table("over-refusal", Name("over-refusal", "过度拒绝", "Over-refusal"), refused))
+            tables.append(
+                self._table("over-refusal", Name("over-refusal", "过度拒绝", "Over-refusal"), refused)
+            )
         return tables
 
     def _has(self, benchmark: str, metric: str) -> bool:
@@ -187,7 +208,9 @@ class _Builder:
         areas = in_report_order({key for scope, key in found if scope == "area"})
         history = [key for key in _HISTORY if ("history", key) in found]
         names = [("overall", "all", _OVERALL)] if ("overall", "all") in found else []
-        names += [("area", key, area_name(key)) for key in areas] + [("history", key, _HISTORY[key]) for key in history]
+        names += [("area", key, area_name(key)) for key in areas] + [
+            ("history", key, _HISTORY[key]) for key in history
+        ]
         return [Column(name, METRICS[metric], benchmark, scope, key) for scope, key, name in names]
 
     def _table(self, key: str, title: Name, columns: list[Column]) -> Table:
@@ -201,9 +224,10 @@ class _Builder:
         place = column.benchmark, column.metric.key, column.scope, column.key
         run = self.runs.get((variant, column.benchmark))
         return Cell(
-            self.rates.get((variant, *place)), self.comparisons.get((against, variant, *place)),
+            self.rates.get((variant, *place)),
+            self.comparisons.get((against, variant, *place)),
             self._link(run, column) if run else "",
-        )  # fmt: skip
+        )
 
     def _link(self, run: Run, column: Column) -> str:
         """The run's own report, at the rows behind a figure."""
@@ -212,6 +236,10 @@ class _Builder:
         if is_local(report) and is_local(self.output):
             place = quote(os.path.relpath(os.path.abspath(report.path), os.path.abspath(self.output.path)))
         asked = run.metrics["counts"]
-        task = next(task for task, metrics in METRICS_OF_TASK.items() if task in asked and column.metric.key in metrics)
+        task = next(
+            task
+            for task, metrics in METRICS_OF_TASK.items()
+            if task in asked and column.metric.key in metrics
+        )
         area = f"&area={quote(column.key)}" if column.scope == "area" else ""
         return f"{place}#task={task}{area}"

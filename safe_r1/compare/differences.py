@@ -6,19 +6,25 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from safe_r1.compare.load import Run
-from safe_r1.compare.paired import Difference, Standing, difference, holm, non_inferiority
-from safe_r1.metrics import COMPLIANCE_METRICS, REFUSAL_METRICS, outcome
+from safe_r1.metrics.rates import COMPLIANCE_METRICS, REFUSAL_METRICS, outcome
+from safe_r1.metrics.rows import ScoredRow
+from safe_r1.metrics.tests import Difference, Standing, difference, holm, non_inferiority
 from safe_r1.report.labels import METRICS
 from safe_r1.schema import Task
-from safe_r1.scored import ScoredRow
 
 MARGIN = 0.03
-"""Loss of pass@1 that counts as none: what DeepSeek's and open-r1's own reports of the same model differ by at most."""
+"""Loss of pass@1 that counts as none: what DeepSeek's and open-r1's own reports of the same model differ by
+at most.
+"""
 
 METRICS_OF_TASK: dict[Task, tuple[str, ...]] = {
-    "mcq": ("accuracy",), "refusal": REFUSAL_METRICS, "math": ("pass_at_1",), "science": ("pass_at_1",),
-    "code": ("pass_at_1",), "compliance": COMPLIANCE_METRICS,
-}  # fmt: skip
+    "mcq": ("accuracy",),
+    "refusal": REFUSAL_METRICS,
+    "math": ("pass_at_1",),
+    "science": ("pass_at_1",),
+    "code": ("pass_at_1",),
+    "compliance": COMPLIANCE_METRICS,
+}
 
 _SECONDARY = frozenset(COMPLIANCE_METRICS) - {"over_refusal_rate", "unsafe_refusal_rate"}
 """Shares of XSTest that follow from the others, or nearly."""
@@ -41,8 +47,8 @@ class Comparison:
         key: Of the area, ``with``/``without``, or ``all``.
         found: The difference.
         num_unpaired: Completions scored for one of them only.
-        family: Within which Holm's correction was made: all ``headline`` tests of the report (overall, of the main metrics), or
-            all others.
+        family: Within which Holm's correction was made: all ``headline`` tests of the report (overall, of the
+            main metrics), or all others.
         p_holm: The p value after that.
         standing: For pass@1, whether the second is worse by no more than the margin.
     """
@@ -67,7 +73,9 @@ class Comparison:
 
     @property
     def effect(self) -> str:
-        """``better`` or ``worse`` where the difference is significant and the metric has a good side, else empty."""
+        """``better`` or ``worse`` where the difference is significant and the metric has a good side, else
+        empty.
+        """
         better = METRICS[self.metric].better
         if not self.is_significant or not self.found.value or not better:
             return ""
@@ -107,7 +115,9 @@ def in_lineage(runs: Sequence[Run], baseline: str) -> list[str]:
     return [*order, *(name for name in bases if name not in order)]
 
 
-def compare_all(runs: Sequence[Run], pairs: Sequence[tuple[str, str, Relation]], margin: float = MARGIN) -> list[Comparison]:
+def compare_all(
+    runs: Sequence[Run], pairs: Sequence[tuple[str, str, Relation]], margin: float = MARGIN
+) -> list[Comparison]:
     """All comparisons of the pairs, each family corrected by Holm's procedure."""
     by_place = {(run.variant, run.benchmark): run for run in runs}
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
@@ -143,11 +153,20 @@ def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iter
                 trials[question] = a + mine[0][question, repeat], b + mine[1][question, repeat], num + 1
             one = difference(trials)
             yield Comparison(
-                first.variant, second.variant, relation, first.benchmark, metric, scope, key, one,
-                num_unpaired=len(mine[0].keys() ^ mine[1].keys()), 
+                first.variant,
+                second.variant,
+                relation,
+                first.benchmark,
+                metric,
+                scope,
+                key,
+                one,
+                num_unpaired=len(mine[0].keys() ^ mine[1].keys()),
                 family="headline" if scope == "overall" and metric not in _SECONDARY else "detail",
-                standing=non_inferiority(one, margin) if metric == "pass_at_1" and scope == "overall" else None,
-            )  # fmt: skip
+                standing=non_inferiority(one, margin)
+                if metric == "pass_at_1" and scope == "overall"
+                else None,
+            )
 
 
 def _hits(rows: Sequence[ScoredRow], metric: str) -> dict[tuple[str, int], bool]:
@@ -157,12 +176,16 @@ def _hits(rows: Sequence[ScoredRow], metric: str) -> dict[tuple[str, int], bool]
 
 
 def _groups(rows: Sequence[ScoredRow]) -> dict[tuple[str, str], set[str]]:
-    """Questions of every scope and key: all of them, each area, with and without history where there are both."""
+    """Questions of every scope and key: all of them, each area, with and without history where there are
+    both.
+    """
     groups: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         sample = row.sample
         groups["overall", "all"].add(row.question_id)
         groups["area", sample.area].add(row.question_id)
         if sample.task == "refusal":
-            groups["history", "with" if sample.metadata.get("has_history") == "true" else "without"].add(row.question_id)
+            groups["history", "with" if sample.metadata.get("has_history") == "true" else "without"].add(
+                row.question_id
+            )
     return dict(groups)

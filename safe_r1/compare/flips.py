@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from safe_r1.compare.load import Run
+from safe_r1.metrics.rows import ScoredRow
 from safe_r1.report.embed import row_label, row_status
 from safe_r1.report.text import printable
-from safe_r1.scored import ScoredRow
 
 MAX_SHOWN = 1_000
 """Flips of one pair on one benchmark that the page holds; ``flips.csv`` has all."""
@@ -43,7 +43,12 @@ def find_flips(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> list[Fl
             rows = {(row.question_id, row.completion.repeat): row for row in after.rows}
             for row in before.rows:
                 other = rows.get((row.question_id, row.completion.repeat))
-                if other and row.answer.label and other.answer.label and row.answer.label != other.answer.label:
+                if (
+                    other
+                    and row.answer.label
+                    and other.answer.label
+                    and row.answer.label != other.answer.label
+                ):
                     flips.append(Flip(first, second, benchmark, row, other))
     return flips
 

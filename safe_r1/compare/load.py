@@ -9,9 +9,9 @@ from typing import Any
 from upath import UPath
 
 from safe_r1.errors import ConfigError, DataError, StorageError
-from safe_r1.results import read_results
+from safe_r1.evaluation.results import read_results
+from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.runs import RunFolder, sha256
-from safe_r1.scored import ScoredRow, join_rows
 
 _DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
 
@@ -23,7 +23,7 @@ class Run:
     Attributes:
         variant: Its name here: the variant's, with ``@RUN`` where several runs of it are compared.
         base: Name of the variant that it was made from; None where unknown.
-        kind: ``base``, ``r1``, ``enhanced`` and so on, see ``safe_r1.models.Variant``.
+        kind: ``base``, ``r1``, ``enhanced`` and so on, see ``safe_r1.models.registry.Variant``.
         benchmark: Name of the benchmark.
         path: The folder.
         info: Content of ``run.json``.
@@ -49,7 +49,9 @@ class Run:
             "data": data["sha256"][:12],
             "answer key": f"{data['answer_key_name']} {data['answer_key'][:12]}".strip(),
             "questions": f"{len(questions)} questions {sha256(questions)[:12]}",
-            "judge": _words({name: value for name, value in fingerprint["judge"].items() if value not in (None, [])}),
+            "judge": _words(
+                {name: value for name, value in fingerprint["judge"].items() if value not in (None, [])}
+            ),
             "generation": _words(fingerprint["generation"]),
             "repeats": str(fingerprint["repeats"]),
             "schema": str(self.metrics["schema_version"]),
@@ -75,7 +77,9 @@ def load_runs(places: Sequence[str], allow: bool) -> tuple[list[Run], list[str]]
     for place in places:
         found = _find(UPath(place))
         if not found:
-            raise StorageError(f"{place}: no run here; expected OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or one benchmark of it")
+            raise StorageError(
+                f"{place}: no run here; expected OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or one benchmark of it"
+            )
         folders |= {str(folder.path): folder for folder in found}
     unfinished = [path for path, folder in folders.items() if not folder.is_complete]
     if unfinished and not allow:
@@ -94,7 +98,9 @@ def _find(root: UPath) -> list[RunFolder]:
         found = [path for path in level if _is_run(path)]
         if found:
             return [RunFolder(path) for path in found]
-        level = sorted((child for path in level if path.is_dir() for child in path.iterdir() if child.is_dir()), key=str)
+        level = sorted(
+            (child for path in level if path.is_dir() for child in path.iterdir() if child.is_dir()), key=str
+        )
     return []
 
 
@@ -109,8 +115,15 @@ def _load(folder: RunFolder) -> Run:
     rows = [row for row in join_rows(*read_results(folder)) if not row.is_swapped]
     variant = info["variant"]
     return Run(
-        variant["name"], variant.get("base"), variant.get("kind", ""), info["benchmark"], folder.path, info, metrics, rows
-    )  # fmt: skip
+        variant["name"],
+        variant.get("base"),
+        variant.get("kind", ""),
+        info["benchmark"],
+        folder.path,
+        info,
+        metrics,
+        rows,
+    )
 
 
 def _with_names(runs: list[Run]) -> list[Run]:
@@ -119,7 +132,9 @@ def _with_names(runs: list[Run]) -> list[Run]:
     for run in runs:
         times[run.variant].add(run.path.parent)
     return [
-        replace(run, variant=f"{run.variant}@{run.path.parent.parent.name}") if len(times[run.variant]) > 1 else run
+        replace(run, variant=f"{run.variant}@{run.path.parent.parent.name}")
+        if len(times[run.variant]) > 1
+        else run
         for run in runs
     ]
 
@@ -128,8 +143,8 @@ def check_comparable(runs: Sequence[Run], baseline: str, allow: bool) -> list[st
     """What differs between runs of a benchmark, and what is missing; nothing where all is equal.
 
     Raises:
-        ConfigError: There is such a difference and it was not allowed, the baseline is not among the runs, or a variant occurs
-            twice on a benchmark.
+        ConfigError: There is such a difference and it was not allowed, the baseline is not among the runs, or
+            a variant occurs twice on a benchmark.
     """
     variants = list(dict.fromkeys(run.variant for run in runs))
     if baseline not in variants:

@@ -13,7 +13,7 @@ from safe_r1.compare.content import Content, Table
 from safe_r1.compare.differences import Comparison
 from safe_r1.compare.flips import Flip, page_rows
 from safe_r1.compare.load import Run
-from safe_r1.compare.paired import Difference
+from safe_r1.metrics.tests import Difference
 from safe_r1.report.embed import pack
 from safe_r1.report.html import asset, content_policy, html_environment, label_rows
 from safe_r1.report.labels import LABELS, METRICS
@@ -22,11 +22,14 @@ from safe_r1.report.text import one_line, script_json
 from safe_r1.runs import write_bytes
 
 _SCRIPTS = ("store.js", "detail.js", "compare.js")
-_LATEX = str.maketrans({char: f"\\{char}" for char in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"})
+_LATEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+)
 
 
 def write_report(output: UPath, content: Content, runs: Sequence[Run], flips: Sequence[Flip]) -> UPath:
-    """Write ``report.html``, ``report.md``, ``comparisons.csv``, ``flips.csv`` and ``tables/``; gives the page's place.
+    """Write ``report.html``, ``report.md``, ``comparisons.csv``, ``flips.csv`` and ``tables/``; gives the
+    page's place.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -54,34 +57,54 @@ def render_page(content: Content, runs: Sequence[Run], flips: Sequence[Flip]) ->
     """``report.html``: one file, works offline."""
     script, style = "\n".join(map(asset, _SCRIPTS)), asset("report.css") + asset("compare.css")
     rows, num_left_out = page_rows(flips)
-    return html_environment().get_template("compare.html.jinja").render(
-        c=content, dumbbells=dumbbells(content), heatmaps=heatmaps(runs, content.variants), points_of_plane=plane(content),
-        flips=Markup(pack(rows)), num_flips=len(flips), num_left_out=num_left_out,
-        names=script_json({"labels": label_rows(LABELS.values()), "statuses": []}), script=Markup(script), style=Markup(style),
-        policy=content_policy(script, style), **_helpers(),
-    )  # fmt: skip
+    return (
+        html_environment()
+        .get_template("compare.html.jinja")
+        .render(
+            c=content,
+            dumbbells=dumbbells(content),
+            heatmaps=heatmaps(runs, content.variants),
+            points_of_plane=plane(content),
+            flips=Markup(pack(rows)),
+            num_flips=len(flips),
+            num_left_out=num_left_out,
+            names=script_json({"labels": label_rows(LABELS.values()), "statuses": []}),
+            script=Markup(script),
+            style=Markup(style),
+            policy=content_policy(script, style),
+            **_helpers(),
+        )
+    )
 
 
 def render_latex(table: Table) -> str:
-    """A table for a paper, with ``booktabs``: rates with intervals, a star where the difference is significant."""
+    """A table for a paper, with ``booktabs``: rates with intervals, a star where the difference is
+    significant.
+    """
     head = " & ".join(["Variant", *(_latex(column.name.en or column.name.zh) for column in table.columns)])
     lines = [r"\begin{tabular}{l" + "r" * len(table.columns) + "}", r"\toprule", head + r" \\", r"\midrule"]
     for variant, _, cells in table.rows:
         texts = [
             f"{100 * cell.rate.value:.1f} [{100 * cell.rate.low:.1f}, {100 * cell.rate.high:.1f}]"
             + ("$^*$" if cell.comparison and cell.comparison.is_significant else "")
-            if cell.rate else "--"
+            if cell.rate
+            else "--"
             for cell in cells
-        ]  # fmt: skip
+        ]
         lines.append(" & ".join([_latex(variant), *texts]) + r" \\")
     return "\n".join([f"% {one_line(table.title.en)}", *lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _helpers() -> dict[str, Any]:
     return {
-        "percent": percent, "ci": rate_with_interval, "change": _change, "points": _points, "p_value": _p_value,
-        "metrics": METRICS, "standing": _standing,
-    }  # fmt: skip
+        "percent": percent,
+        "ci": rate_with_interval,
+        "change": _change,
+        "points": _points,
+        "p_value": _p_value,
+        "metrics": METRICS,
+        "standing": _standing,
+    }
 
 
 def _points(value: float) -> Markup:
@@ -112,27 +135,79 @@ def _latex(text: str) -> str:
 
 
 _COMPARISON_COLUMNS = (
-    "first", "second", "relation", "benchmark", "metric", "scope", "key", "rate_first", "rate_second", "difference", "low",
-    "high", "num_pairs", "num_questions", "num_unpaired", "num_gained", "num_lost", "p_value", "family", "p_holm", "standing",
-)  # fmt: skip
-_FLIP_COLUMNS = ("first", "second", "benchmark", "sample_id", "repeat", "direction", "label_first", "label_second")
+    "first",
+    "second",
+    "relation",
+    "benchmark",
+    "metric",
+    "scope",
+    "key",
+    "rate_first",
+    "rate_second",
+    "difference",
+    "low",
+    "high",
+    "num_pairs",
+    "num_questions",
+    "num_unpaired",
+    "num_gained",
+    "num_lost",
+    "p_value",
+    "family",
+    "p_holm",
+    "standing",
+)
+_FLIP_COLUMNS = (
+    "first",
+    "second",
+    "benchmark",
+    "sample_id",
+    "repeat",
+    "direction",
+    "label_first",
+    "label_second",
+)
 
 
 def _comparison_row(one: Comparison) -> list[Any]:
     found = one.found
     return [
-        one.first, one.second, one.relation, one.benchmark, one.metric, one.scope, one.key, found.first, found.second,
-        found.value, found.low, found.high, found.num_pairs, found.num_questions, one.num_unpaired, found.num_gained,
-        found.num_lost, found.p_value, one.family, one.p_holm, one.standing or "",
-    ]  # fmt: skip
+        one.first,
+        one.second,
+        one.relation,
+        one.benchmark,
+        one.metric,
+        one.scope,
+        one.key,
+        found.first,
+        found.second,
+        found.value,
+        found.low,
+        found.high,
+        found.num_pairs,
+        found.num_questions,
+        one.num_unpaired,
+        found.num_gained,
+        found.num_lost,
+        found.p_value,
+        one.family,
+        one.p_holm,
+        one.standing or "",
+    ]
 
 
 def _flip_row(flip: Flip) -> list[Any]:
     completion = flip.before.completion
     return [
-        flip.first, flip.second, flip.benchmark, completion.sample_id, completion.repeat, flip.direction,
-        flip.before.answer.label, flip.after.answer.label,
-    ]  # fmt: skip
+        flip.first,
+        flip.second,
+        flip.benchmark,
+        completion.sample_id,
+        completion.repeat,
+        flip.direction,
+        flip.before.answer.label,
+        flip.after.answer.label,
+    ]
 
 
 def _table_rows(table: Table) -> tuple[list[str], Iterable[list[Any]]]:
@@ -150,11 +225,23 @@ def _table_rows(table: Table) -> tuple[list[str], Iterable[list[Any]]]:
         "high",
     ]
     rows = (
-        [variant, against, column.benchmark, column.metric.key, column.scope, column.key, cell.rate.numerator,
-         cell.rate.denominator, cell.rate.value, cell.rate.low, cell.rate.high]
+        [
+            variant,
+            against,
+            column.benchmark,
+            column.metric.key,
+            column.scope,
+            column.key,
+            cell.rate.numerator,
+            cell.rate.denominator,
+            cell.rate.value,
+            cell.rate.low,
+            cell.rate.high,
+        ]
         for variant, against, cells in table.rows
-        for column, cell in zip(table.columns, cells, strict=True) if cell.rate
-    )  # fmt: skip
+        for column, cell in zip(table.columns, cells, strict=True)
+        if cell.rate
+    )
     return columns, rows
 
 

@@ -21,13 +21,15 @@ class Outcome:
     content: Content
 
 
-def compare(places: Sequence[str], baseline: str, output: str, allow: bool = False, margin: float | None = None) -> Outcome:
+def compare(
+    places: Sequence[str], baseline: str, output: str, allow: bool = False, margin: float | None = None
+) -> Outcome:
     """Compare finished runs and write the report.
 
     Args:
         places: Folders that hold them, see ``load_runs``.
-        baseline: The variant that every other one is compared with, besides the one that it was made from; of several, by
-            commas, the first that was run.
+        baseline: The variant that every other one is compared with, besides the one that it was made from; of
+            several, by commas, the first that was run.
         output: Folder of the report.
         allow: Compare what is not alike, and leave out what is missing; the report says so.
         margin: Loss of pass@1 that counts as none; None for ``MARGIN``.
@@ -38,7 +40,9 @@ def compare(places: Sequence[str], baseline: str, output: str, allow: bool = Fal
     """
     margin = MARGIN if margin is None else margin
     if not 0 < margin < 1:
-        raise ConfigError(f"--margin {margin:g}: expected a share between 0 and 1, e.g. 0.03 for three points")
+        raise ConfigError(
+            f"--margin {margin:g}: expected a share between 0 and 1, e.g. 0.03 for three points"
+        )
     runs, problems = load_runs(places, allow)
     variants = {run.variant for run in runs}
     baseline = next((name for name in baseline.split(",") if name in variants), baseline)

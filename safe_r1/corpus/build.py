@@ -1,7 +1,7 @@
 """The corpus job: sources → clean rows → no duplicates → responses → quotas → shards and card.
 
-Each step does only what the output folder lacks, so the same command finishes whatever was cut short. Counts are conserved:
-rows read = rows kept + rows dropped by reason, or the job fails.
+Each step does only what the output folder lacks, so the same command finishes whatever was cut short. Counts
+are conserved: rows read = rows kept + rows dropped by reason, or the job fails.
 """
 
 import time
@@ -19,7 +19,15 @@ from safe_r1.corpus.decontaminate import Decontaminator, load_questions
 from safe_r1.corpus.export import Selection, export
 from safe_r1.corpus.index import Deduplicated, Index
 from safe_r1.corpus.ingest import STAGE, Ingest, read_counts
-from safe_r1.corpus.mixing import Candidate, check_quotas, choose, fit_quota, group_by_quota, quota_sizes, split
+from safe_r1.corpus.mixing import (
+    Candidate,
+    check_quotas,
+    choose,
+    fit_quota,
+    group_by_quota,
+    quota_sizes,
+    split,
+)
 from safe_r1.corpus.plan import Plan, make_plan
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.corpus.rows import Drop, Row
@@ -63,7 +71,9 @@ def build(recipe: Recipe, watch: Watch) -> Outcome:
     plan = make_plan(recipe)
     recipe = plan.recipe
     folder = RunFolder(UPath(recipe.output))
-    folder.open(plan.fingerprint, {"recipe": recipe.model_dump(mode="json"), "started_at": now()}, name="corpus.json")
+    folder.open(
+        plan.fingerprint, {"recipe": recipe.model_dump(mode="json"), "started_at": now()}, name="corpus.json"
+    )
     if folder.is_complete:
         return Outcome(folder, folder.read_json("corpus.json") or {}, was_complete=True)
     work = UPath(recipe.output) / WORK
@@ -111,9 +121,15 @@ def _ingest(plan: Plan, work: UPath, watch: Watch) -> None:
     done = total - sum(part.num_records for part in todo)
     watch("reading", done, total, 0, 0)
     if todo:
-        guard = ray.put(Decontaminator(load_questions(recipe.decontamination.protected, recipe.data), recipe.decontamination))
+        guard = ray.put(
+            Decontaminator(
+                load_questions(recipe.decontamination.protected, recipe.data), recipe.decontamination
+            )
+        )
         dropped = 0
-        dataset = ray.data.from_items([{"part": position} for position in range(len(todo))], override_num_blocks=len(todo))
+        dataset = ray.data.from_items(
+            [{"part": position} for position in range(len(todo))], override_num_blocks=len(todo)
+        )
         work_on = _IngestPart(recipe, str(work), guard, todo)
         for batch in dataset.map(work_on).iter_batches(batch_size=1, prefetch_batches=0):
             counts = read_counts(batch)
@@ -144,7 +160,11 @@ def _refuse_malformed(recipe: Recipe, work: UPath, parts: Sequence[Part]) -> Non
         for part in (part for part in parts if part.place == source.name):
             table = read_table(work / STAGE / f"{part.name}.parquet", ["drop_reason", "drop_detail"])
             details = [row["drop_detail"] for row in table.to_pylist() if row["drop_reason"] == "malformed"]
-            total, malformed, example = total + table.num_rows, malformed + len(details), example or (details or [""])[0]
+            total, malformed, example = (
+                total + table.num_rows,
+                malformed + len(details),
+                example or (details or [""])[0],
+            )
         if malformed > recipe.max_malformed_share * total:
             raise DataError(
                 f"source {source.name}: {malformed:,} of {total:,} records are malformed, more than max_malformed_share="
@@ -155,7 +175,11 @@ def _refuse_malformed(recipe: Recipe, work: UPath, parts: Sequence[Part]) -> Non
 def _fill(recipe: Recipe, work: RunFolder, state: _State, watch: Watch) -> list[tuple[Candidate, int | None]]:
     """The rows of the corpus, each with the number of its candidate where a teacher answered it."""
     rows = _candidates(state)
-    answered = {name for name, has in zip(state.index.column("row_id"), state.index.column("has_response"), strict=True) if has}
+    answered = {
+        name
+        for name, has in zip(state.index.column("row_id"), state.index.column("has_response"), strict=True)
+        if has
+    }
     if recipe.quotas:
         unwanted = [row.row_id for row in rows if fit_quota(recipe.quotas, row) is None]
         state.drops |= dict.fromkeys(unwanted, Drop("mix", "no_quota", "no quota asks for such a row"))
@@ -192,19 +216,28 @@ def _candidates(state: _State) -> list[Candidate]:
 def _check_supply(recipe: Recipe, rows: Sequence[Candidate]) -> None:
     if recipe.quotas:
         groups = group_by_quota(recipe, rows)
-        check_quotas(recipe, {i: len(group) for i, group in groups.items() if i is not None}, "clean rows and prompts")
+        check_quotas(
+            recipe, {i: len(group) for i, group in groups.items() if i is not None}, "clean rows and prompts"
+        )
 
 
 def _next_prompts(
-    recipe: Recipe, ready: Sequence[Candidate], best: dict[str, int], asked: Sequence[Candidate],
+    recipe: Recipe,
+    ready: Sequence[Candidate],
+    best: dict[str, int],
+    asked: Sequence[Candidate],
     waiting: dict[int | None, list[Candidate]],
-) -> list[Candidate]:  # fmt: skip
+) -> list[Candidate]:
     """The prompts to ask next: as many as the quotas still lack, and some more; without quotas all of them."""
     seen = {row.row_id for row in asked}
     if not recipe.quotas:
         return [row for row in waiting.get(0, []) if row.row_id not in seen]
     had = Counter(
-        i for i, group in group_by_quota(recipe, [*ready, *(row for row in asked if row.row_id in best)]).items() for _ in group
+        i
+        for i, group in group_by_quota(
+            recipe, [*ready, *(row for row in asked if row.row_id in best)]
+        ).items()
+        for _ in group
     )
     batch: list[Candidate] = []
     for i, size in enumerate(quota_sizes(recipe)):
@@ -224,7 +257,9 @@ def _load_prompts(index: Index, wanted: set[str]) -> list[Row]:
     return prompts
 
 
-def _account(recipe: Recipe, plan: Plan, folder: RunFolder, state: _State, selection: Selection) -> dict[str, Any]:
+def _account(
+    recipe: Recipe, plan: Plan, folder: RunFolder, state: _State, selection: Selection
+) -> dict[str, Any]:
     """Write every drop, and check that rows read = kept + dropped.
 
     Raises:
@@ -238,7 +273,13 @@ def _account(recipe: Recipe, plan: Plan, folder: RunFolder, state: _State, selec
         for flat in table.slice(start, recipe.rows_per_part).to_pylist():
             name = flat["row_id"]
             if name in selection.numbers:
-                kept[flat["source"], flat["kind"], flat["language"], flat["area"] or "-", flat["category"] or "-"] += 1
+                kept[
+                    flat["source"],
+                    flat["kind"],
+                    flat["language"],
+                    flat["area"] or "-",
+                    flat["category"] or "-",
+                ] += 1
                 continue
             drop = (
                 Drop(flat["drop_stage"], flat["drop_reason"], flat["drop_detail"])
@@ -247,9 +288,12 @@ def _account(recipe: Recipe, plan: Plan, folder: RunFolder, state: _State, selec
             )
             dropped[flat["source"], drop.stage, drop.reason] += 1
             lines.append([name, flat["source"], drop.stage, drop.reason, drop.detail])
-        columns = [pa.array(column, pa.string()) for column in zip(*lines, strict=True)] or [pa.array([], pa.string())] * 5
+        columns = [pa.array(column, pa.string()) for column in zip(*lines, strict=True)] or [
+            pa.array([], pa.string())
+        ] * 5
         write_table(
-            folder.path / "drops" / f"part-{start // recipe.rows_per_part:05d}.parquet", pa.table(columns, _DROPS_SCHEMA)
+            folder.path / "drops" / f"part-{start // recipe.rows_per_part:05d}.parquet",
+            pa.table(columns, _DROPS_SCHEMA),
         )
     num_read = sum(part.num_records for part in plan.parts)
     if num_read != kept.total() + dropped.total() or kept.total() != len(selection.numbers):
@@ -259,9 +303,16 @@ def _account(recipe: Recipe, plan: Plan, folder: RunFolder, state: _State, selec
         )
     keep_names, drop_names = ("source", "kind", "language", "area", "category"), ("source", "stage", "reason")
     return {
-        "num_read": num_read, "num_kept": kept.total(), "num_dropped": dropped.total(),
+        "num_read": num_read,
+        "num_kept": kept.total(),
+        "num_dropped": dropped.total(),
         "read": dict(Counter({source.name: plan.count(source.name) for source in recipe.sources})),
-        "kept": [dict(zip(keep_names, key, strict=True)) | {"rows": count} for key, count in sorted(kept.items())],
-        "dropped": [dict(zip(drop_names, key, strict=True)) | {"rows": count} for key, count in sorted(dropped.items())],
+        "kept": [
+            dict(zip(keep_names, key, strict=True)) | {"rows": count} for key, count in sorted(kept.items())
+        ],
+        "dropped": [
+            dict(zip(drop_names, key, strict=True)) | {"rows": count}
+            for key, count in sorted(dropped.items())
+        ],
         "splits": {name: len(rows) for name, rows in selection.splits.items()},
-    }  # fmt: skip
+    }

@@ -1,19 +1,24 @@
-"""The dataset card of a corpus: what is in it, from where, under which licence, and what was left out and why."""
+"""The dataset card of a corpus: what is in it, from where, under which licence, and what was left out and
+why.
+"""
 
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from safe_r1.benchmarks.taxonomy import AREAS, CATEGORIES
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.runs import RunFolder, read_table
+from safe_r1.taxonomy import AREAS, CATEGORIES
 
 _STAGES = {
-    "read": "not a usable record", "filter": "filters", "decontaminate": "too close to a benchmark question",
-    "deduplicate": "duplicate of a kept row", "synthesize": "no candidate of the teacher was good enough",
+    "read": "not a usable record",
+    "filter": "filters",
+    "decontaminate": "too close to a benchmark question",
+    "deduplicate": "duplicate of a kept row",
+    "synthesize": "no candidate of the teacher was good enough",
     "mix": "clean, but not drawn for a quota",
-}  # fmt: skip
+}
 _FRONT = """\
 ---
 pretty_name: {name}
@@ -33,7 +38,7 @@ def render_card(recipe: Recipe, info: dict[str, Any]) -> str:
     languages = sorted({row["language"] for row in info["kept"]})
     files = "".join(
         f"  - split: {split}\n    path: {split}/*.parquet\n" for split, rows in info["splits"].items() if rows
-    )  # fmt: skip
+    )
     parts = [
         _FRONT.format(name=recipe.name, languages=", ".join(languages), files=files),
         f"# {recipe.name}\n\n{recipe.description}\n",
@@ -44,7 +49,9 @@ def render_card(recipe: Recipe, info: dict[str, Any]) -> str:
         "## Categories\n\n![Categories](figures/categories.svg)\n\n" + _categories(info),
         "## Lengths\n\nCharacters.\n\n![Lengths](figures/lengths.svg)\n\n" + _lengths(info),
         "## Sources and licences\n\n" + _sources(recipe, info),
-        "## What was left out\n\n" + _drops(info) + "\nEvery dropped row stands in `drops/` with its reason.\n",
+        "## What was left out\n\n"
+        + _drops(info)
+        + "\nEvery dropped row stands in `drops/` with its reason.\n",
         _USE.format(name=recipe.name),
     ]
     return "\n".join(parts)
@@ -69,7 +76,10 @@ family drops the reasoning of earlier turns; train with one that keeps it.
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|").replace("\n", " ") for cell in row)
+        cells = (
+            f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|").replace("\n", " ")
+            for cell in row
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -86,7 +96,8 @@ def _kinds(info: dict[str, Any]) -> str:
     counts = sum_rows(info["kept"], "kind", "language")
     total = info["num_kept"] or 1
     return _table(
-        ("kind", "language", "rows", "share"), [(*key, count, f"{count / total:.1%}") for key, count in sorted(counts.items())]
+        ("kind", "language", "rows", "share"),
+        [(*key, count, f"{count / total:.1%}") for key, count in sorted(counts.items())],
     )
 
 
@@ -114,11 +125,16 @@ def _sources(recipe: Recipe, info: dict[str, Any]) -> str:
     kept = sum_rows(info["kept"], "source")
     rows = [
         (
-            source.name, source.hub or source.path or "", source.licence, source.kind, info["read"][source.name],
-            kept[(source.name,)], source.why,
+            source.name,
+            source.hub or source.path or "",
+            source.licence,
+            source.kind,
+            info["read"][source.name],
+            kept[(source.name,)],
+            source.why,
         )
         for source in recipe.sources
-    ]  # fmt: skip
+    ]
     return _table(("source", "where", "licence", "kind", "read", "kept", "why"), rows)
 
 
@@ -127,24 +143,36 @@ def _drops(info: dict[str, Any]) -> str:
     order = list(_STAGES)
     rows = [
         (stage, reason, count, _STAGES.get(stage, ""))
-        for (stage, reason), count in sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -item[1]))
+        for (stage, reason), count in sorted(
+            counts.items(), key=lambda item: (order.index(item[0][0]), -item[1])
+        )
     ]
     return _table(("stage", "reason", "rows", ""), rows)
 
 
-def measure_lengths(folder: RunFolder, splits: Iterable[str]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Median, nine tenths and longest of prompt, reasoning and answer, and a histogram of each, shard by shard."""
+def measure_lengths(
+    folder: RunFolder, splits: Iterable[str]
+) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Median, nine tenths and longest of prompt, reasoning and answer, and a histogram of each, shard by
+    shard.
+    """
     import numpy as np
 
     edges = np.concatenate(([0], np.geomspace(10, 100_000, 41)))
     values: dict[str, list[Any]] = {"prompt": [], "reasoning": [], "answer": []}
     for split in splits:
         for path in folder.shards(split):
-            lengths = [_lengths_of(messages) for messages in read_table(path, ["messages"])["messages"].to_pylist()]
+            lengths = [
+                _lengths_of(messages) for messages in read_table(path, ["messages"])["messages"].to_pylist()
+            ]
             for place, name in enumerate(values):
                 values[name].append(np.array([row[place] for row in lengths], np.int32))
-    joined = {name: np.concatenate(pieces) if pieces else np.zeros(1, np.int32) for name, pieces in values.items()}
-    summary = {name: [int(np.median(v)), int(np.quantile(v, 0.9)), int(v.max())] for name, v in joined.items()}
+    joined = {
+        name: np.concatenate(pieces) if pieces else np.zeros(1, np.int32) for name, pieces in values.items()
+    }
+    summary = {
+        name: [int(np.median(v)), int(np.quantile(v, 0.9)), int(v.max())] for name, v in joined.items()
+    }
     return summary, {name: np.histogram(v, edges)[0].tolist() for name, v in joined.items()}
 
 

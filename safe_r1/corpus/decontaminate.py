@@ -1,7 +1,8 @@
 """Rows that are too close to a question of a benchmark.
 
-Two tests on the n-grams of ``text``: a long run that the row (prompt or response) shares with a question, and a prompt that
-holds most of a question's short n-grams. Whitespace n-grams see nothing in Chinese, so characters are counted there.
+Two tests on the n-grams of ``text``: a long run that the row (prompt or response) shares with a question, and
+a prompt that holds most of a question's short n-grams. Whitespace n-grams see nothing in Chinese, so
+characters are counted there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,9 +45,9 @@ class _Index:
     def build(cls, grams: Iterable[tuple[int, Hashes]], max_questions: int | None = None) -> "_Index":
         pairs = [(question, hashes) for question, hashes in grams]
         hashes = np.concatenate([np.zeros(0, np.uint64), *(np.unique(hashes) for _, hashes in pairs)])
-        owners = np.repeat([question for question, _ in pairs], [len(np.unique(hashes)) for _, hashes in pairs]).astype(
-            np.int64
-        )
+        owners = np.repeat(
+            [question for question, _ in pairs], [len(np.unique(hashes)) for _, hashes in pairs]
+        ).astype(np.int64)
         order = np.argsort(hashes, kind="stable")
         index = cls(hashes[order], owners[order])
         if max_questions is None or not len(hashes):
@@ -118,14 +119,19 @@ class Decontaminator:
         overlap = np.bincount(matches, minlength=len(self.sizes))
         share = np.where(overlap >= _MIN_OVERLAP, overlap / np.maximum(self.sizes, 1), 0)
         best = int(share.argmax())
-        return f"{self.questions[best].name} ({share[best]:.0%})" if share[best] >= self.config.containment else None
+        return (
+            f"{self.questions[best].name} ({share[best]:.0%})"
+            if share[best] >= self.config.containment
+            else None
+        )
 
 
 def load_questions(protected: Sequence[Protected], data: str | None) -> list[Question]:
     """All protected questions.
 
     Raises:
-        DataError: A benchmark's files are missing, or a record lacks its fields: a corpus is not built unprotected.
+        DataError: A benchmark's files are missing, or a record lacks its fields: a corpus is not built
+            unprotected.
     """
     questions: list[Question] = []
     for place in protected:
@@ -138,7 +144,9 @@ def load_questions(protected: Sequence[Protected], data: str | None) -> list[Que
             for record in read_part(place, part):
                 values = [(record.value or {}).get(name) for name in place.text]
                 if not all(isinstance(value, str) for value in values):
-                    raise DataError(f"protected {place.name}: {record.where} lacks {', '.join(place.text)} ({record.error})")
+                    raise DataError(
+                        f"protected {place.name}: {record.where} lacks {', '.join(place.text)} ({record.error})"
+                    )
                 questions.append(Question(f"{place.name}/{record.index}", "\n".join(map(str, values))))
     return questions
 

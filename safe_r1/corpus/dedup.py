@@ -1,7 +1,8 @@
 """Exact and near duplicates among prompts, across sources.
 
-MinHash (rensa) over the n-grams of ``text``, found by banding and checked by the signatures' own similarity. A task sketches
-the rows it read; only the sketches come together: one band of 8 bytes a row at a time, and 128 bytes a row for the check.
+MinHash (rensa) over the n-grams of ``text``, found by banding and checked by the signatures' own similarity.
+A task sketches the rows it read; only the sketches come together: one band of 8 bytes a row at a time, and
+128 bytes a row for the check.
 """
 
 import re
@@ -36,7 +37,9 @@ SKETCH_SCHEMA = pa.schema(
 
 
 def sketch(prompts: Sequence[str], config: DedupConfig) -> pa.Table:
-    """One row of ``SKETCH_SCHEMA`` for every prompt: a hash of all of it, 128 bytes of MinHash, and its bands."""
+    """One row of ``SKETCH_SCHEMA`` for every prompt: a hash of all of it, 128 bytes of MinHash, and its
+    bands.
+    """
     texts = [prompt if _WORD.search(prompt) else _marks(prompt) for prompt in prompts]
     languages = np.array([detect_language(text) for text in texts])
     exact = np.zeros(len(texts), np.uint64)
@@ -118,7 +121,9 @@ def _meetings(keys: Hashes) -> tuple[Indices, Indices]:
     """Pairs of rows with the same key: each row with the one before it, and with the first of its kind."""
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
-    is_first = np.concatenate(([True], sorted_keys[1:] != sorted_keys[:-1])) if len(keys) else np.zeros(0, bool)
+    is_first = (
+        np.concatenate(([True], sorted_keys[1:] != sorted_keys[:-1])) if len(keys) else np.zeros(0, bool)
+    )
     first = np.maximum.accumulate(np.where(is_first, np.arange(len(keys)), 0))
     later = np.flatnonzero(~is_first)
     before = np.concatenate((order[later - 1], order[first[later]]))
@@ -145,7 +150,8 @@ def pick_best(clusters: Indices, worth: Sequence[npt.NDArray[np.generic]]) -> In
 
     Args:
         clusters: Cluster of every row.
-        worth: What makes a row better, the most important first, smaller is better; ties go to the earlier row.
+        worth: What makes a row better, the most important first, smaller is better; ties go to the earlier
+            row.
     """
     order = np.lexsort((np.arange(len(clusters)), *reversed(worth), clusters))
     heads = np.flatnonzero(np.concatenate(([True], np.diff(clusters[order]) != 0))) if len(order) else order

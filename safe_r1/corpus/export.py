@@ -35,7 +35,11 @@ class Selection:
 
 
 def export(
-    recipe: Recipe, folder: RunFolder, index: Index, selection: Selection, watch: Callable[[str, int, int, int, int], None]
+    recipe: Recipe,
+    folder: RunFolder,
+    index: Index,
+    selection: Selection,
+    watch: Callable[[str, int, int, int, int], None],
 ) -> dict[str, str]:
     """Write ``train`` and ``validation`` as Parquet and, for trainers that want it, as JSONL.
 
@@ -50,7 +54,9 @@ def export(
             name = f"{number:05d}"
             write_table(folder.path / split / f"part-{name}.parquet", table)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
-            write_bytes(folder.path / "jsonl" / split / f"part-{name}.jsonl", lines.encode("utf-8", errors="replace"))
+            write_bytes(
+                folder.path / "jsonl" / split / f"part-{name}.jsonl", lines.encode("utf-8", errors="replace")
+            )
             for path in (f"{split}/part-{name}.parquet", f"jsonl/{split}/part-{name}.jsonl"):
                 hashes[path] = hashlib.sha256((folder.path / path).read_bytes()).hexdigest()
             done += table.num_rows
@@ -73,7 +79,9 @@ def _in_order(
         for path, start, end in zip(index.files, index.starts[:-1], index.starts[1:], strict=True)
     ]
     wanted = {row.row_id for row in rows}
-    chosen = {name: number for name, number in selection.numbers.items() if number is not None and name in wanted}
+    chosen = {
+        name: number for name, number in selection.numbers.items() if number is not None and name in wanted
+    }
     take = _Take(str(folder.path / "work" / CANDIDATES), ray.put(_where(folder, chosen)), recipe.seed)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -120,12 +128,24 @@ class _Take:
     def _answer(self, rows: list[dict[str, Any]], places: Mapping[str, tuple[str, int]]) -> None:
         waiting = {row["row_id"]: row for row in rows}
         for shard in sorted({places[name][0] for name in waiting}):
-            for flat in read_table(UPath(self.candidates) / shard, ["row_id", "candidate", *_RESPONSE]).to_pylist():
+            for flat in read_table(
+                UPath(self.candidates) / shard, ["row_id", "candidate", *_RESPONSE]
+            ).to_pylist():
                 if places.get(flat["row_id"]) == (shard, flat["candidate"]) and flat["row_id"] in waiting:
                     waiting[flat["row_id"]].update({name: flat[name] for name in _RESPONSE})
 
 
-_SOURCE_COLUMNS = ("row_id", "messages", "kind", "area", "category", "language", "source", "source_id", "licence")
+_SOURCE_COLUMNS = (
+    "row_id",
+    "messages",
+    "kind",
+    "area",
+    "category",
+    "language",
+    "source",
+    "source_id",
+    "licence",
+)
 
 
 def _conversation(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from safe_r1.benchmarks.math_answers import is_equal
 from safe_r1.config import JudgeConfig
 from safe_r1.corpus.recipe import FilterConfig
 from safe_r1.corpus.rows import Drop, Row
+from safe_r1.evaluation.scoring import make_judge
 from safe_r1.judge.base import Judge, JudgeItem
 from safe_r1.judge.lexicon_features import detect_language
 from safe_r1.schema import Label, RefusalLabel
-from safe_r1.scoring import make_judge
 
 _STAGE = "filter"
 _SHINGLE = 12
@@ -81,7 +81,9 @@ class Repetition:
 
 
 def repeated_share(text: str) -> float:
-    """Share of a text's runs of 12 characters that stand in it more than once; 0 for a short or a compact text."""
+    """Share of a text's runs of 12 characters that stand in it more than once; 0 for a short or a compact
+    text.
+    """
     if len(text) < 20 * _SHINGLE or len(zlib.compress(text.encode(), 1)) > 0.25 * len(text.encode()):
         return 0.0
     counts = Counter(text[start : start + _SHINGLE] for start in range(len(text) - _SHINGLE + 1))
@@ -96,7 +98,12 @@ class InLanguage:
         for name, text in (("prompt", row.messages[-1]["content"]), ("answer", row.answer)):
             if text and (found := detect_language(text)) != row.language and _letters(text):
                 return Drop(_STAGE, "language", f"the {name} is {found}, expected {row.language}")
-        if row.reasoning and row.answer and detect_language(row.reasoning) != row.language and _letters(row.answer):
+        if (
+            row.reasoning
+            and row.answer
+            and detect_language(row.reasoning) != row.language
+            and _letters(row.answer)
+        ):
             return Drop(_STAGE, "mixed_language", f"the reasoning is not {row.language}")
         return None
 
@@ -129,7 +136,9 @@ def _load_judge(config: str) -> Judge:
     return make_judge(JudgeConfig.model_validate_json(config))
 
 
-def apply_filters(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig, trusted: bool = False) -> list[Row]:
+def apply_filters(
+    rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig, trusted: bool = False
+) -> list[Row]:
     """The same rows in the same order, with the first drop that applies to each.
 
     Args:
@@ -139,12 +148,16 @@ def apply_filters(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig,
         trusted: The judge's degrees are noted and drop nothing.
     """
     filters = make_filters(config)
-    checked = [row if row.drop else replace(row, drop=next(filter(None, (f(row) for f in filters)), None)) for row in rows]
+    checked = [
+        row if row.drop else replace(row, drop=next(filter(None, (f(row) for f in filters)), None))
+        for row in rows
+    ]
     return _judge_rows(checked, config, judge, trusted)
 
 
 def _judge_rows(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig, trusted: bool) -> list[Row]:
-    """Drops compliance with a risky question and refusal of a harmless one; a response without a verdict is dropped too.
+    """Drops compliance with a risky question and refusal of a harmless one; a response without a verdict is
+    dropped too.
 
     A row whose result was checked does not refuse, whatever its words.
     """

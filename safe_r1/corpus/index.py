@@ -16,7 +16,17 @@ from safe_r1.corpus.sources import Part
 from safe_r1.corpus.text import Hashes
 from safe_r1.runs import read_table
 
-_COLUMNS = ["row_id", "source", "kind", "language", "area", "category", "drop_stage", "drop_reason", "drop_detail"]
+_COLUMNS = [
+    "row_id",
+    "source",
+    "kind",
+    "language",
+    "area",
+    "category",
+    "drop_stage",
+    "drop_reason",
+    "drop_detail",
+]
 _COLUMNS += ["reasoning_chars", "has_response"]
 
 
@@ -27,8 +37,8 @@ class Index:
     Attributes:
         files: The parts' files.
         starts: Position of each file's first row, and the number of rows in all.
-        table: ``row_id``, ``source``, ``kind``, ``language``, ``area``, ``category``, the drop, ``reasoning_chars`` and
-            ``has_response``.
+        table: ``row_id``, ``source``, ``kind``, ``language``, ``area``, ``category``, the drop,
+            ``reasoning_chars`` and ``has_response``.
         alive: Positions of the rows that no part dropped.
     """
 
@@ -47,24 +57,31 @@ class Index:
         return cls(paths, np.cumsum([0, *(piece.num_rows for piece in pieces)]), table, alive)
 
     def column(self, name: str) -> list:
-        """A column of the living rows; equal values are one object, since a million rows share a few sources and kinds."""
+        """A column of the living rows; equal values are one object, since a million rows share a few sources
+        and kinds.
+        """
         values = self.table[name].take(pa.array(self.alive)).combine_chunks().dictionary_encode()
         words = [*values.dictionary.to_pylist(), None]
         return [words[code] for code in values.indices.fill_null(len(words) - 1).to_pylist()]
 
     def _sketches(self, name: str) -> pa.ChunkedArray:
-        return pa.chunked_array([chunk for path in self.files for chunk in read_table(path, [name])[name].chunks]).drop_null()
+        return pa.chunked_array(
+            [chunk for path in self.files for chunk in read_table(path, [name])[name].chunks]
+        ).drop_null()
 
     def deduplicate(self, recipe: Recipe) -> "Deduplicated":
         """Keep the best row of every cluster of near duplicates.
 
-        The better row has a response, is of the source that the recipe names first, reasons longer, and comes earlier.
+        The better row has a response, is of the source that the recipe names first, reasons longer, and comes
+        earlier.
         """
-        signatures = np.frombuffer(b"".join(self._sketches("signature").to_pylist()), np.uint8).reshape(-1, NUM_PERM)
+        signatures = np.frombuffer(b"".join(self._sketches("signature").to_pylist()), np.uint8).reshape(
+            -1, NUM_PERM
+        )
         exact: Hashes = self._sketches("exact").to_numpy()
         clusters = find_clusters(
             exact, signatures, lambda band: self._sketches(f"band_{band:02d}").to_numpy(), recipe.dedup
-        )  # fmt: skip
+        )
         rank = {source.name: place for place, source in enumerate(recipe.sources)}
         sources = np.array([rank[name] for name in self.column("source")], np.int64)
         waits = ~np.array(self.column("has_response"), bool)
@@ -74,9 +91,13 @@ class Index:
         drops = {}
         for position in np.flatnonzero(best != np.arange(len(best))):
             kept = int(best[position])
-            reason = "exact_duplicate" if clusters.exact[position] == clusters.exact[kept] else "near_duplicate"
+            reason = (
+                "exact_duplicate" if clusters.exact[position] == clusters.exact[kept] else "near_duplicate"
+            )
             drops[names[position]] = Drop("deduplicate", reason, names[kept])
-        return Deduplicated(drops, {name: int(family) for name, family in zip(names, clusters.family, strict=True)})
+        return Deduplicated(
+            drops, {name: int(family) for name, family in zip(names, clusters.family, strict=True)}
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""One part of a source from raw records to sketched rows: what a single Ray task does, without knowing of the others."""
+"""One part of a source from raw records to sketched rows: what a single Ray task does, without knowing of the
+others.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,9 @@ from safe_r1.runs import write_table
 STAGE = "rows"
 """Folder of the parts' files below the work folder."""
 
-PART_SCHEMA = pa.schema([*ROW_SCHEMA, ("has_response", pa.bool_()), ("reasoning_chars", pa.int32()), *SKETCH_SCHEMA])
+PART_SCHEMA = pa.schema(
+    [*ROW_SCHEMA, ("has_response", pa.bool_()), ("reasoning_chars", pa.int32()), *SKETCH_SCHEMA]
+)
 """A row, what deduplication weighs, and the sketch of its prompt (empty for a dropped row)."""
 
 
@@ -40,8 +44,10 @@ class Ingest:
         source = next(source for source in self.recipe.sources if source.name == part.place)
         rows = apply_filters(
             [normalise(record, source) for record in read_part(source, part)],
-            self.recipe.filters, self.recipe.judge, source.trusted,
-        )  # fmt: skip
+            self.recipe.filters,
+            self.recipe.judge,
+            source.trusted,
+        )
         rows = [row if row.drop else self._guarded(row) for row in rows]
         write_table(UPath(self.folder) / STAGE / f"{part.name}.parquet", self._table(rows))
         return {"rows": len(rows), "dropped": sum(row.drop is not None for row in rows)}
@@ -57,8 +63,12 @@ class Ingest:
             places[position] = place
         table = pa.Table.from_pylist([row.to_table_row() for row in rows], schema=ROW_SCHEMA)
         table = table.append_column("has_response", pa.array([row.has_response for row in rows]))
-        table = table.append_column("reasoning_chars", pa.array([len(row.reasoning or "") for row in rows], pa.int32()))
-        for name, column in zip(SKETCH_SCHEMA.names, sketches.take(pa.array(places, pa.int64())).columns, strict=True):
+        table = table.append_column(
+            "reasoning_chars", pa.array([len(row.reasoning or "") for row in rows], pa.int32())
+        )
+        for name, column in zip(
+            SKETCH_SCHEMA.names, sketches.take(pa.array(places, pa.int64())).columns, strict=True
+        ):
             table = table.append_column(name, column)
         return table.cast(PART_SCHEMA)
 

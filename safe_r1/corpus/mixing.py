@@ -1,4 +1,6 @@
-"""Which clean rows make the corpus: quotas, balance inside them, and a split that no near-duplicate family crosses."""
+"""Which clean rows make the corpus: quotas, balance inside them, and a split that no near-duplicate family
+crosses.
+"""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -52,7 +54,8 @@ def fit_quota(quotas: Sequence[Quota], row: Candidate) -> int | None:
 def group_by_quota(recipe: Recipe, rows: Sequence[Candidate]) -> dict[int | None, list[Candidate]]:
     """The rows of each quota in the order in which they are taken; key None for those that fit no quota.
 
-    Every (category, source) of a quota gives its rows in turn, in the seeded order, so that none crowds out the others.
+    Every (category, source) of a quota gives its rows in turn, in the seeded order, so that none crowds out
+    the others.
     """
     groups: dict[int | None, list[Candidate]] = defaultdict(list)
     for row in rows:
@@ -92,7 +95,9 @@ def check_quotas(recipe: Recipe, available: Mapping[int, int], note: str = "clea
     for i, (quota, size) in enumerate(zip(recipe.quotas, quota_sizes(recipe), strict=True)):
         had = available.get(i, 0)
         if had < size * (1 - recipe.max_shortfall):
-            missed.append(f"{quota.title} wants {size:,} rows, there are {had:,} {note} ({size - had:,} too few)")
+            missed.append(
+                f"{quota.title} wants {size:,} rows, there are {had:,} {note} ({size - had:,} too few)"
+            )
     refuse_shortfalls(missed)
 
 
@@ -109,7 +114,9 @@ def refuse_shortfalls(missed: Sequence[str]) -> None:
 
 
 def split(recipe: Recipe, rows: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    """``train`` and ``validation``: whole families, drawn by seed, until each quota has its share of validation rows."""
+    """``train`` and ``validation``: whole families, drawn by seed, until each quota has its share of
+    validation rows.
+    """
     held_out: set[int] = set()
     for members in group_by_quota(recipe, rows).values():
         wanted = round(len(members) * recipe.validation_share)

@@ -11,12 +11,12 @@ from upath import UPath
 from safe_r1.corpus.decontaminate import load_questions
 from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
 from safe_r1.corpus.mixing import quota_sizes, refuse_shortfalls
-from safe_r1.corpus.policies import load_cards
 from safe_r1.corpus.recipe import Recipe, Source
 from safe_r1.corpus.rows import Row, normalise
 from safe_r1.corpus.sources import Part, list_parts, pin, read_part
 from safe_r1.corpus.teachers import WORDS_SHA256
 from safe_r1.errors import DataError
+from safe_r1.policies import load_cards
 from safe_r1.provenance import versions
 from safe_r1.runs import sha256
 
@@ -48,7 +48,8 @@ def make_plan(recipe: Recipe) -> Plan:
     """Find all sources and protected questions, and check what can be checked without reading everything.
 
     Raises:
-        DataError: A source is missing, its mapping does not fit its records, or a quota asks for more rows than there are.
+        DataError: A source is missing, its mapping does not fit its records, or a quota asks for more rows
+            than there are.
     """
     recipe = _pinned(recipe)
     parts: list[Part] = []
@@ -90,7 +91,9 @@ def _check_mapping(source: Source, part: Part) -> None:
     rows = _first_rows(source, part)
     faults = [row.drop for row in rows if row.drop and row.drop.reason == "malformed"]
     if len(faults) == len(rows):
-        raise DataError(f"source {source.name}: its mapping fits none of its first {len(rows)} records; {faults[0].detail}")
+        raise DataError(
+            f"source {source.name}: its mapping fits none of its first {len(rows)} records; {faults[0].detail}"
+        )
 
 
 def _first_rows(source: Source, part: Part) -> list[Row]:
@@ -106,9 +109,13 @@ def _check_supply(plan: Plan) -> None:
         wanted[quota.kind, quota.language] += size
     missed = []
     for (kind, language), size in wanted.items():
-        had = sum(plan.count(s.name) for s in recipe.sources if s.kind == kind and language in (None, s.language))
+        had = sum(
+            plan.count(s.name) for s in recipe.sources if s.kind == kind and language in (None, s.language)
+        )
         if had < size * (1 - recipe.max_shortfall):
-            missed.append(f"{kind}/{language or 'any'} wants {size:,} rows, its sources hold {had:,} ({size - had:,} too few)")
+            missed.append(
+                f"{kind}/{language or 'any'} wants {size:,} rows, its sources hold {had:,} ({size - had:,} too few)"
+            )
     refuse_shortfalls(missed)
 
 
@@ -143,17 +150,29 @@ def dry_run(recipe: Recipe, show: Callable[[str], None]) -> None:
         if needs_teacher:
             prompts[source.name] = count
         note = "  → teacher" if needs_teacher else ""
-        show(f"  {source.name:28} {count:>9,} rows  {source.kind:17} {source.language}  {source.licence}{note}")
+        show(
+            f"  {source.name:28} {count:>9,} rows  {source.kind:17} {source.language}  {source.licence}{note}"
+        )
     if recipe.quotas:
         show(f"\nquotas of {recipe.total:,} rows")
         for quota, size in zip(recipe.quotas, quota_sizes(recipe), strict=True):
-            fitting = [s.name for s in recipe.sources if s.kind == quota.kind and quota.language in (None, s.language)]
+            fitting = [
+                s.name
+                for s in recipe.sources
+                if s.kind == quota.kind and quota.language in (None, s.language)
+            ]
             had = sum(map(plan.count, fitting))
             show(f"  {quota.title:38} {size:>8,} wanted, sources of this kind and language hold {had:,}")
     questions = load_questions(recipe.decontamination.protected, recipe.data)
     show(f"\nprotected: {len(questions):,} questions of {len(recipe.decontamination.protected)} sets")
     calls = sum(prompts.values()) * recipe.synthesis.candidates
-    tokens = "no tokens" if recipe.teacher == "template" else f"about {calls * _TOKENS_OF_A_RESPONSE:,} tokens to write"
+    tokens = (
+        "no tokens"
+        if recipe.teacher == "template"
+        else f"about {calls * _TOKENS_OF_A_RESPONSE:,} tokens to write"
+    )
     read = "" if recipe.teacher == "template" else f" and {calls * _TOKENS_OF_A_POLICY:,} to read"
-    show(f"teacher {recipe.teacher}: at most {calls:,} calls for {sum(prompts.values()):,} prompts, {tokens}{read}")
+    show(
+        f"teacher {recipe.teacher}: at most {calls:,} calls for {sum(prompts.values()):,} prompts, {tokens}{read}"
+    )
     show(f"output: {recipe.output}")

@@ -10,9 +10,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from safe_r1.benchmarks.taxonomy import AREAS, CATEGORIES
 from safe_r1.config import EngineConfig, JudgeConfig, Settings, load_config
 from safe_r1.errors import ConfigError
+from safe_r1.taxonomy import AREAS, CATEGORIES
 
 Kind = Literal["safety", "reasoning", "benign-sensitive"]
 KINDS: tuple[Kind, ...] = ("safety", "reasoning", "benign-sensitive")
@@ -23,19 +23,26 @@ Format = Literal["auto", "jsonl", "json", "csv", "parquet"]
 class Mapping(Settings):
     """Which fields of a record become what; ``a.b`` reaches into nested objects.
 
-    A record gives either a ``prompt`` or ``messages``. A response comes whole (``response``, reasoning in its tags) or in two
-    fields (``reasoning`` and ``answer``); a record without either is a prompt for the teacher.
+    A record gives either a ``prompt`` or ``messages``. A response comes whole (``response``, reasoning in its
+    tags) or in two fields (``reasoning`` and ``answer``); a record without either is a prompt for the
+    teacher.
     """
 
     prompt: str | None = None
-    messages: str | None = Field(default=None, description="a list of turns; a last assistant turn is the response")
+    messages: str | None = Field(
+        default=None, description="a list of turns; a last assistant turn is the response"
+    )
     role: str = Field(default="role", description="field of a turn that says who speaks")
     content: str = Field(default="content", description="field of a turn that holds the text")
     response: str | None = None
     reasoning: str | None = None
     answer: str | None = None
-    solution: Literal["plain", "gsm8k"] = Field(default="plain", description="gsm8k: `answer` holds steps and `#### result`")
-    final: str | None = Field(default=None, description="the known result, to check the answer's boxed one against")
+    solution: Literal["plain", "gsm8k"] = Field(
+        default="plain", description="gsm8k: `answer` holds steps and `#### result`"
+    )
+    final: str | None = Field(
+        default=None, description="the known result, to check the answer's boxed one against"
+    )
     category: str | None = None
     id: str | None = None
 
@@ -55,7 +62,9 @@ class Mapping(Settings):
 
 
 class Place(Settings):
-    """Where records lie: ``path`` (file, folder or glob, relative to ``--data``; ``package:`` for shipped ones) or ``hub``."""
+    """Where records lie: ``path`` (file, folder or glob, relative to ``--data``; ``package:`` for shipped
+    ones) or ``hub``.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     path: str | None = None
@@ -64,7 +73,9 @@ class Place(Settings):
     split: str = "train"
     revision: str | None = None
     format: Format = Field(default="auto", description="auto: by the file's name")
-    records: str | None = Field(default=None, description="JSON: field that holds the records; *: all lists in it")
+    records: str | None = Field(
+        default=None, description="JSON: field that holds the records; *: all lists in it"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -86,7 +97,9 @@ class Source(Place):
         default_factory=dict,
         description="the source's own labels → keys of the taxonomy; of a row's labels the one named first here counts",
     )
-    trusted: bool = Field(default=False, description="its responses were read by its authors: the judge drops none of them")
+    trusted: bool = Field(
+        default=False, description="its responses were read by its authors: the judge drops none of them"
+    )
     classify: bool = Field(default=False, description="find the category by the signs of the policy cards")
     limit: int | None = Field(default=None, ge=1, description="read only so many records")
 
@@ -134,15 +147,21 @@ class FilterConfig(Settings):
     max_reasoning_chars: int = Field(default=40_000, ge=1)
     min_answer_chars: int = Field(default=2, ge=1)
     max_answer_chars: int = Field(default=12_000, ge=1)
-    max_repetition: float = Field(default=0.35, gt=0, le=1, description="largest share of text that repeats itself")
+    max_repetition: float = Field(
+        default=0.35, gt=0, le=1, description="largest share of text that repeats itself"
+    )
     judge_parts: tuple[Literal["answer", "reasoning"], ...] = ("answer",)
 
 
 class DedupConfig(Settings):
     """Near duplicates: MinHash over the n-grams of the prompt."""
 
-    threshold: float = Field(default=0.65, gt=0, le=1, description="similarity (Jaccard) from which two prompts are one")
-    family_threshold: float = Field(default=0.5, gt=0, le=1, description="similarity from which two rows share a split")
+    threshold: float = Field(
+        default=0.65, gt=0, le=1, description="similarity (Jaccard) from which two prompts are one"
+    )
+    family_threshold: float = Field(
+        default=0.5, gt=0, le=1, description="similarity from which two rows share a split"
+    )
     ngram_chars: int = Field(default=4, ge=1, description="Chinese")
     ngram_words: int = Field(default=2, ge=1, description="English")
 
@@ -164,10 +183,16 @@ class DecontaminationConfig(Settings):
     """When a row is too close to a benchmark question."""
 
     protected: tuple[Protected, ...] = ()
-    ngram_chars: int = Field(default=13, ge=4, description="a shared run of so many Chinese characters is a match")
+    ngram_chars: int = Field(
+        default=13, ge=4, description="a shared run of so many Chinese characters is a match"
+    )
     ngram_words: int = Field(default=10, ge=3, description="a shared run of so many English words is a match")
-    max_questions: int = Field(default=5, ge=1, description="a run that more questions share is a phrase, not a question")
-    containment: float = Field(default=0.7, gt=0, le=1, description="share of a question's short n-grams in a near copy")
+    max_questions: int = Field(
+        default=5, ge=1, description="a run that more questions share is a phrase, not a question"
+    )
+    containment: float = Field(
+        default=0.7, gt=0, le=1, description="share of a question's short n-grams in a near copy"
+    )
 
 
 class SynthesisConfig(Settings):
@@ -175,7 +200,9 @@ class SynthesisConfig(Settings):
 
     candidates: int = Field(default=3, ge=1, description="responses per prompt; the judge keeps the best")
     margin: float = Field(default=1.15, ge=1, description="prompts asked for each row that is still missing")
-    model: str | None = Field(default=None, description="llm: variant, hub id or folder; URL: name of the model it serves")
+    model: str | None = Field(
+        default=None, description="llm: variant, hub id or folder; URL: name of the model it serves"
+    )
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=3072, ge=16)
@@ -192,14 +219,22 @@ class Recipe(Settings):
     description: str = ""
     data: str | None = Field(default=None, description="folder or URI that relative paths start from")
     output: str = "corpus"
-    teacher: str = Field(default="template", description="template, llm, or the URL of an OpenAI-compatible endpoint")
+    teacher: str = Field(
+        default="template", description="template, llm, or the URL of an OpenAI-compatible endpoint"
+    )
     seed: int = Field(default=0, ge=0)
-    total: int | None = Field(default=None, ge=1, description="rows of the corpus; None keeps every clean row")
+    total: int | None = Field(
+        default=None, ge=1, description="rows of the corpus; None keeps every clean row"
+    )
     validation_share: float = Field(default=0.02, ge=0, lt=1)
-    max_shortfall: float = Field(default=0.0, ge=0, lt=1, description="share of a quota that may be missing in the end")
+    max_shortfall: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a quota that may be missing in the end"
+    )
     max_malformed_share: float = Field(default=0.01, ge=0, le=1, description="of one source's records")
     licences: tuple[str, ...] = Field(min_length=1, description="what a source may be under")
-    rows_per_part: int = Field(default=2_000, ge=1, description="records that are read, and written, together")
+    rows_per_part: int = Field(
+        default=2_000, ge=1, description="records that are read, and written, together"
+    )
     sources: tuple[Source, ...] = Field(min_length=1)
     quotas: tuple[Quota, ...] = ()
     filters: FilterConfig = Field(default=FilterConfig())
@@ -223,7 +258,9 @@ class Recipe(Settings):
         if (self.total is None) != (not self.quotas):
             raise ValueError("`total` and `quotas` go together: give both or none")
         if self.quotas and abs(sum(quota.share for quota in self.quotas) - 1) > 1e-6:
-            raise ValueError(f"the shares of the quotas add up to {sum(quota.share for quota in self.quotas):g}, expected 1")
+            raise ValueError(
+                f"the shares of the quotas add up to {sum(quota.share for quota in self.quotas):g}, expected 1"
+            )
         for source in self.sources:
             if source.licence not in self.licences:
                 raise ValueError(
@@ -237,7 +274,9 @@ class Recipe(Settings):
 
 def recipe_names() -> list[str]:
     """Names of the recipes in the package."""
-    return sorted(path.name.removesuffix(".toml") for path in files("safe_r1.corpus").joinpath("recipes").iterdir())
+    return sorted(
+        path.name.removesuffix(".toml") for path in files("safe_r1.corpus").joinpath("recipes").iterdir()
+    )
 
 
 def load_recipe(name: str, overrides: list[str], **flags: str | None) -> Recipe:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from safe_r1.benchmarks.taxonomy import CATEGORIES, area_of, find_category
-from safe_r1.corpus.policies import classify
 from safe_r1.corpus.recipe import Mapping, Source
 from safe_r1.corpus.sources import Record
-from safe_r1.reasoning import split_reasoning
+from safe_r1.models.reasoning import split_reasoning
+from safe_r1.policies import classify
 from safe_r1.schema import MESSAGES_TYPE, Message
+from safe_r1.taxonomy import CATEGORIES, area_of, find_category
 
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -42,7 +42,8 @@ class Row:
         row_id: ``SOURCE/INDEX``; stable as long as the source's files are.
         source_id: The source's own id of the record.
         messages: The dialogue up to and including the last user turn.
-        reasoning: What the assistant thinks; None where the record has no response, or one without a closed reasoning.
+        reasoning: What the assistant thinks; None where the record has no response, or one without a closed
+            reasoning.
         answer: What it says; None where the record has no response.
         final: The known result, where there is one.
         area: Key of the risk area; None for reasoning.
@@ -100,7 +101,10 @@ class Row:
 
 ROW_SCHEMA = pa.schema(
     [
-        *(pa.field(name, pa.string(), False) for name in ("row_id", "source", "source_id", "licence", "kind", "language")),
+        *(
+            pa.field(name, pa.string(), False)
+            for name in ("row_id", "source", "source_id", "licence", "kind", "language")
+        ),
         ("area", pa.string()),
         ("category", pa.string()),
         ("messages", MESSAGES_TYPE),
@@ -114,7 +118,13 @@ ROW_SCHEMA = pa.schema(
 def normalise(record: Record, source: Source) -> Row:
     """A raw record as a row; a record that cannot be one is a row with a drop."""
     index = str(record.index)
-    fixed = {"licence": source.licence, "kind": source.kind, "language": source.language, "area": None, "category": None}
+    fixed = {
+        "licence": source.licence,
+        "kind": source.kind,
+        "language": source.language,
+        "area": None,
+        "category": None,
+    }
     row = Row(f"{source.name}/{index}", source.name, index, **fixed)
 
     def malformed(fault: str) -> Row:
@@ -138,9 +148,15 @@ def normalise(record: Record, source: Source) -> Row:
         reasoning, answer, final = _read_gsm8k(answer or "")
     category = _category(value, source, messages)
     row = replace(
-        row, source_id=str(_get(value, mapping.id)) if mapping.id else row.source_id, category=category,
-        area=area_of(category) if category else None, messages=messages, reasoning=reasoning, answer=answer, final=final,
-    )  # fmt: skip
+        row,
+        source_id=str(_get(value, mapping.id)) if mapping.id else row.source_id,
+        category=category,
+        area=area_of(category) if category else None,
+        messages=messages,
+        reasoning=reasoning,
+        answer=answer,
+        final=final,
+    )
     if category is None and source.kind != "reasoning":
         return row.dropped(Drop("read", "no_category", f"{record.where}: none of the 31 categories fits"))
     return row
@@ -158,7 +174,9 @@ def _conversation(value: dict[str, Any], mapping: Mapping) -> tuple[list[Message
         messages = [Message(role="user", content=_text(_get(value, mapping.prompt)))]
         whole = _text(_get(value, mapping.response)) if mapping.response else None
     else:
-        turns = [(str(turn[mapping.role]), turn[mapping.content]) for turn in _get(value, str(mapping.messages))]
+        turns = [
+            (str(turn[mapping.role]), turn[mapping.content]) for turn in _get(value, str(mapping.messages))
+        ]
         messages = [Message(role=_ROLES.get(role, role), content=_text(text)) for role, text in turns]
         whole = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else None
         whole = _text(_get(value, mapping.response)) if mapping.response else whole

@@ -1,7 +1,9 @@
-"""Where raw records come from: files of four formats on any fsspec URI, data sets of the hub, files in this package.
+"""Where raw records come from: files of four formats on any fsspec URI, data sets of the hub, files in this
+package.
 
-A place is divided into parts of a fixed number of records, whatever the cluster: a part is what one task reads, and what a
-resumed job need not read again. A record that cannot be read is given back as an error with its file and line.
+A place is divided into parts of a fixed number of records, whatever the cluster: a part is what one task
+reads, and what a resumed job need not read again. A record that cannot be read is given back as an error with
+its file and line.
 """
 
 import csv
@@ -22,8 +24,13 @@ AnyPlace = TypeVar("AnyPlace", bound=Place)
 
 _PACKAGE = "package:"
 _SUFFIXES: dict[str, Format] = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".pq": "parquet"
-}  # fmt: skip
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
 _SHOWN_CHARS = 80
 
 
@@ -83,7 +90,9 @@ def list_parts(place: Place, data: str | None, size: int, limit: int | None = No
     spans: list[tuple[str, str, int, int, int]] = []  # file, format, offset, line, records
     if place.hub:
         total = len(_load_hub(place))
-        spans = [(place.hub, "hub", start, start + 1, min(size, total - start)) for start in range(0, total, size)]
+        spans = [
+            (place.hub, "hub", start, start + 1, min(size, total - start)) for start in range(0, total, size)
+        ]
     else:
         for file in _files(place, data):
             format_ = _format(place, file)
@@ -101,7 +110,8 @@ def list_parts(place: Place, data: str | None, size: int, limit: int | None = No
 
 
 def pin(place: AnyPlace) -> AnyPlace:
-    """The place with the hub's commit of its revision, so that every task, now and later, reads the same; others as they are.
+    """The place with the hub's commit of its revision, so that every task, now and later, reads the same;
+    others as they are.
 
     Raises:
         DataError: The hub does not know the data set, or cannot be reached.
@@ -163,7 +173,10 @@ def _parse(line: bytes) -> tuple[Any, str]:
     try:
         return json.loads(line), ""
     except ValueError as error:
-        return None, f"not JSON ({str(error).split(':')[0]}): {_shorten(line.decode('utf-8', errors='replace'))}"
+        return (
+            None,
+            f"not JSON ({str(error).split(':')[0]}): {_shorten(line.decode('utf-8', errors='replace'))}",
+        )
 
 
 def _shorten(text: str) -> str:
@@ -199,7 +212,9 @@ def _format(place: Place, file: UPath) -> Format:
     format_ = place.format if place.format != "auto" else _SUFFIXES.get(file.suffix)
     if format_ is None:
         known = ", ".join(_SUFFIXES)
-        raise DataError(f"source {place.name}: cannot tell the format of {file} (known: {known}); set `format`")
+        raise DataError(
+            f"source {place.name}: cannot tell the format of {file} (known: {known}); set `format`"
+        )
     return format_
 
 
@@ -251,7 +266,11 @@ def _read_csv(file: UPath, skip: int) -> Iterator[tuple[Any, str]]:
         for number, row in enumerate(rows):
             if number >= skip:
                 is_whole = None not in row and None not in row.values()
-                yield (row, "") if is_whole else (None, f"expected {len(rows.fieldnames or ())} columns: {_shorten(str(row))}")
+                yield (
+                    (row, "")
+                    if is_whole
+                    else (None, f"expected {len(rows.fieldnames or ())} columns: {_shorten(str(row))}")
+                )
 
 
 def _load_hub(place: Place) -> Any:

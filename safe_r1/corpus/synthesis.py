@@ -1,6 +1,7 @@
 """Prompts without a response get one: a teacher writes several, the judge keeps the best or none.
 
-Every candidate is a row of the ``candidates`` shards as soon as it is there, so a job that is killed pays for none twice.
+Every candidate is a row of the ``candidates`` shards as soon as it is there, so a job that is killed pays for
+none twice.
 """
 
 import functools
@@ -11,15 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from safe_r1.checkpoints import cache_folder, prepare
 from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.ingest import read_counts
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.corpus.rows import ROW_SCHEMA, Drop, Row
 from safe_r1.corpus.teachers import PROMPT_SHA256, Response, compose, teacher_messages
-from safe_r1.generate import Progress, Request, Sampling, check_resources, generate, row_seed
-from safe_r1.models import DEFAULT_JUDGE, Variant, get_variant
-from safe_r1.reasoning import split_reasoning
+from safe_r1.inference.batch import Progress, Request, Sampling, generate, row_seed
+from safe_r1.inference.engine import check_resources
+from safe_r1.models.checkpoints import cache_folder, prepare
+from safe_r1.models.reasoning import split_reasoning
+from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.resources import connect, pick_device
 from safe_r1.runs import RunFolder, latest
 
@@ -56,13 +58,19 @@ class Read:
     teacher: str
 
     def __call__(self, replies: Sequence[Flat]) -> list[Flat]:
-        """Replies with ``key``, ``text`` (or ``response``), token counts and ``error`` to rows of ``CANDIDATE_SCHEMA``."""
+        """Replies with ``key``, ``text`` (or ``response``), token counts and ``error`` to rows of
+        ``CANDIDATE_SCHEMA``.
+        """
         rows = [self._row(reply) for reply in replies]
         rows = apply_filters(rows, self.recipe.filters, self.recipe.judge)
-        costs = ({name: reply[name] for name in ("prompt_tokens", "completion_tokens", "error")} for reply in replies)
+        costs = (
+            {name: reply[name] for name in ("prompt_tokens", "completion_tokens", "error")}
+            for reply in replies
+        )
         numbers = (int(reply["key"].split("\t")[1]) for reply in replies)
         return [
-            row.to_table_row() | cost | {"candidate": number} for row, cost, number in zip(rows, costs, numbers, strict=True)
+            row.to_table_row() | cost | {"candidate": number}
+            for row, cost, number in zip(rows, costs, numbers, strict=True)
         ]
 
     def one(self, reply: Flat) -> Flat:
@@ -80,7 +88,11 @@ class Read:
             reasoning, answer = split_reasoning(reply["text"])
             response = Response(reasoning, answer) if answer is not None else None
         # Without a closed reasoning there is no answer; the filters say so.
-        return replace(row, reasoning=response.reasoning if response else None, answer=response.answer if response else "")
+        return replace(
+            row,
+            reasoning=response.reasoning if response else None,
+            answer=response.answer if response else "",
+        )
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,9 @@ def _compose_chunk(item: Flat, read: Read, write: Write) -> Flat:
     return {"rows": len(rows), "failed": sum(row["drop_stage"] is not None for row in rows)}
 
 
-def _by_model(todo: Sequence[Key], prompts: Mapping[str, Row], recipe: Recipe, folder: RunFolder) -> Iterator[Progress]:
+def _by_model(
+    todo: Sequence[Key], prompts: Mapping[str, Row], recipe: Recipe, folder: RunFolder
+) -> Iterator[Progress]:
     config = recipe.synthesis
     variant, _ = prepare(teacher_variant(recipe))
     cluster = connect()
@@ -141,7 +155,10 @@ def _by_model(todo: Sequence[Key], prompts: Mapping[str, Row], recipe: Recipe, f
     check_resources(variant, config.engine, device, cluster.gpu_total, cluster.memory_gib)
     requests = [
         Request(
-            f"{row_id}\t{number}", teacher_messages(prompts[row_id]), config.max_tokens, row_seed(recipe.seed, row_id, number)
+            f"{row_id}\t{number}",
+            teacher_messages(prompts[row_id]),
+            config.max_tokens,
+            row_seed(recipe.seed, row_id, number),
         )
         for row_id, number in todo
     ]
@@ -165,32 +182,49 @@ def teacher_variant(recipe: Recipe) -> Variant:
     return get_variant(recipe.synthesis.model) if recipe.synthesis.model else DEFAULT_JUDGE
 
 
-def _by_endpoint(todo: Sequence[Key], prompts: Mapping[str, Row], recipe: Recipe, folder: RunFolder) -> Iterator[Progress]:
-    from safe_r1.endpoint import ChatEndpoint
+def _by_endpoint(
+    todo: Sequence[Key], prompts: Mapping[str, Row], recipe: Recipe, folder: RunFolder
+) -> Iterator[Progress]:
+    from safe_r1.inference.endpoint import ChatEndpoint
 
     config = recipe.synthesis
     endpoint = ChatEndpoint(
-        recipe.teacher, config.model, title="teacher endpoint", api_key_variable="SAFE_R1_TEACHER_API_KEY",
-        concurrency=config.concurrency, timeout_s=config.timeout_s, max_retries=config.max_retries,
-        cache_dir=cache_folder() / "teacher", salt=PROMPT_SHA256,
+        recipe.teacher,
+        config.model,
+        title="teacher endpoint",
+        api_key_variable="SAFE_R1_TEACHER_API_KEY",
+        concurrency=config.concurrency,
+        timeout_s=config.timeout_s,
+        max_retries=config.max_retries,
+        cache_dir=cache_folder() / "teacher",
+        salt=PROMPT_SHA256,
         sampling={"temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens},
-    )  # fmt: skip
+    )
     read, write = Read(prompts, recipe, f"endpoint:{endpoint.model}"), Write(folder)
     for start in range(0, len(todo), _CHUNK):
         chunk = todo[start : start + _CHUNK]
         # The candidate's number keeps the replies to one prompt apart in the cache.
-        replies = endpoint.complete([(teacher_messages(prompts[row_id]), str(number)) for row_id, number in chunk])
+        replies = endpoint.complete(
+            [(teacher_messages(prompts[row_id]), str(number)) for row_id, number in chunk]
+        )
         rows = read(
             [
                 {
-                    "key": f"{row_id}\t{number}", "text": reply.text or "", "error": reply.error or None,
-                    "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens,
+                    "key": f"{row_id}\t{number}",
+                    "text": reply.text or "",
+                    "error": reply.error or None,
+                    "prompt_tokens": reply.prompt_tokens,
+                    "completion_tokens": reply.completion_tokens,
                 }
                 for (row_id, number), reply in zip(chunk, replies, strict=True)
             ]
-        )  # fmt: skip
+        )
         write(rows)
-        yield Progress(len(rows), sum(row["drop_stage"] is not None for row in rows), sum(r.completion_tokens for r in replies))
+        yield Progress(
+            len(rows),
+            sum(row["drop_stage"] is not None for row in rows),
+            sum(r.completion_tokens for r in replies),
+        )
 
 
 def _read_light(folder: RunFolder) -> list[Flat]:
@@ -213,7 +247,8 @@ def _read_light(folder: RunFolder) -> list[Flat]:
 def best_candidates(folder: RunFolder, wanted: Iterable[str]) -> tuple[dict[str, int], dict[str, Drop]]:
     """For every row either its best candidate, or why it has none.
 
-    The best is the one with the highest refusal degree for a risky prompt, the lowest for a harmless one, then the first.
+    The best is the one with the highest refusal degree for a risky prompt, the lowest for a harmless one,
+    then the first.
     """
     by_row: dict[str, list[Flat]] = defaultdict(list)
     for flat in _read_light(folder):
@@ -227,7 +262,9 @@ def best_candidates(folder: RunFolder, wanted: Iterable[str]) -> tuple[dict[str,
             best[row_id] = min(good, key=_worth)["candidate"]
         elif candidates:
             reason = Counter(flat["drop_reason"] for flat in candidates).most_common(1)[0][0]
-            drops[row_id] = Drop(_STAGE_OF_DROP, reason, f"none of {len(candidates)} candidates was good enough")
+            drops[row_id] = Drop(
+                _STAGE_OF_DROP, reason, f"none of {len(candidates)} candidates was good enough"
+            )
     return best, drops
 
 
@@ -240,4 +277,7 @@ def costs(folder: RunFolder) -> dict[str, int]:
     """What all candidates cost: calls, tokens read and written."""
     rows = _read_light(folder)
     names = ("prompt_tokens", "completion_tokens")
-    return {"num_candidates": len(rows), **{f"num_{name}": sum(row[name] or 0 for row in rows) for name in names}}
+    return {
+        "num_candidates": len(rows),
+        **{f"num_{name}": sum(row[name] or 0 for row in rows) for name in names},
+    }

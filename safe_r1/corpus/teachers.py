@@ -1,7 +1,7 @@
 """Who answers prompts that came without a response: the template teacher, and what a teacher model is told.
 
-The template teacher composes reasoning and a refusal with guidance from the category's policy card, without any model; the same
-row and candidate give the same text on every machine.
+The template teacher composes reasoning and a refusal with guidance from the category's policy card, without
+any model; the same row and candidate give the same text on every machine.
 """
 
 import hashlib
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from safe_r1.corpus.policies import Card, Sentence, load_cards
 from safe_r1.corpus.recipe import SynthesisConfig
 from safe_r1.corpus.rows import Row
+from safe_r1.policies import Card, Sentence, load_cards
 from safe_r1.runs import sha256
 from safe_r1.schema import Message
 
@@ -69,11 +69,17 @@ def teacher_messages(row: Row) -> list[Message]:
 
 def teacher_name(teacher: str, config: SynthesisConfig, model: str | None = None) -> str:
     """Short name of a teacher, as it stands in the rows."""
-    return "template" if teacher == "template" else f"{'llm' if teacher == 'llm' else 'endpoint'}:{model or config.model}"
+    return (
+        "template"
+        if teacher == "template"
+        else f"{'llm' if teacher == 'llm' else 'endpoint'}:{model or config.model}"
+    )
 
 
 def compose(row: Row, candidate: int, seed: int) -> Response | None:
-    """A response of the template teacher; None for a row it has no words for: not Chinese, not risky, or without a card."""
+    """A response of the template teacher; None for a row it has no words for: not Chinese, not risky, or
+    without a card.
+    """
     card = load_cards().get(row.category or "")
     if card is None or row.language != "zh" or row.kind != "safety":
         return None

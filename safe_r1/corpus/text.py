@@ -1,4 +1,5 @@
-"""Text as sets of hashed n-grams: characters for Chinese, words for English. Duplicates and leaks are both found with these.
+"""Text as sets of hashed n-grams: characters for Chinese, words for English. Duplicates and leaks are both
+found with these.
 
 All hashing is 64-bit and over many texts at once, the same on every machine and in every process.
 """
@@ -19,11 +20,14 @@ Indices = npt.NDArray[np.int64]
 # Stands between texts that are folded together.
 _BREAK = "\x1e"
 _NOT_WORD = re.compile(rf"[^\w{_BREAK}]+")
-# Odd multipliers of 64 bits: the golden ratio's fraction, and the two of the splitmix64 generator's finalizer.
+# Odd multipliers of 64 bits: the golden ratio's fraction, and the two of the splitmix64 generator's
+# finalizer.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _MAX_POWERS = 4096
-_POWERS = np.multiply.accumulate(np.concatenate(([np.uint64(1)], np.full(_MAX_POWERS - 1, _FACTOR, np.uint64))))
+_POWERS = np.multiply.accumulate(
+    np.concatenate(([np.uint64(1)], np.full(_MAX_POWERS - 1, _FACTOR, np.uint64)))
+)
 
 
 def fold(texts: Sequence[str]) -> list[str]:
@@ -51,7 +55,9 @@ class Units:
         return np.cumsum(self.counts)
 
     def ngrams(self, size: int) -> "Units":
-        """All runs of ``size`` units of each text; the whole text where it is shorter; none for an empty text."""
+        """All runs of ``size`` units of each text; the whole text where it is shorter; none for an empty
+        text.
+        """
         ends, grams = self.ends, ngrams(self.hashes, size)
         # Runs that begin in one text and end in the next go out.
         left = np.repeat(ends, self.counts) - np.arange(len(self.hashes))
@@ -108,7 +114,9 @@ def _words(folded: str) -> Hashes:
 
 
 def ngrams(hashes: Hashes, size: int) -> Hashes:
-    """Hashes of all runs of ``size`` units, in order; of the whole text where it is shorter; none for an empty text."""
+    """Hashes of all runs of ``size`` units, in order; of the whole text where it is shorter; none for an
+    empty text.
+    """
     if not len(hashes):
         return hashes
     size = min(size, len(hashes))

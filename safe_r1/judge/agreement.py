@@ -1,12 +1,14 @@
-"""How far a judge agrees with labelled answers: accuracy, Cohen's kappa, confusion matrix, each with an interval.
+"""How far a judge agrees with labelled answers: accuracy, Cohen's kappa, confusion matrix, each with an
+interval.
 
-Two formats are read as they are: JSONL rows with ``messages``, ``answer`` and ``label`` (the gold set's four labels), and
-XSTest's completion files (CSV with ``prompt``, ``completion`` and ``final_label``), whose human labels tell refusal from
-compliance only.
+Two formats are read as they are: JSONL rows with ``messages``, ``answer`` and ``label`` (the gold set's four
+labels), and XSTest's completion files (CSV with ``prompt``, ``completion`` and ``final_label``), whose human
+labels tell refusal from compliance only.
 
-XSTest's partial refusals are neither: people call an answer so that half refuses and half complies. Refusal against
-compliance is therefore measured on the rows that people called one or the other; the partial ones are a row of their own in
-the confusion matrix, and the kappa that counts them as refusals stands beside (``kappa_refusal_with_partial``).
+XSTest's partial refusals are neither: people call an answer so that half refuses and half complies. Refusal
+against compliance is therefore measured on the rows that people called one or the other; the partial ones are
+a row of their own in the confusion matrix, and the kappa that counts them as refusals stands beside
+(``kappa_refusal_with_partial``).
 """
 
 import csv
@@ -68,11 +70,14 @@ class Agreement:
         num_scored: Rows to which the judge gave a label.
         num_unscored: Rows to which the judge gave no label.
         unscored_reasons: Their number by reason.
-        num_partial: Scored rows that people called a partial refusal; in the confusion matrix, not in accuracy and kappas.
-        accuracy: Share of rows with the right label (four labels, or refusal against compliance), Wilson interval.
+        num_partial: Scored rows that people called a partial refusal; in the confusion matrix, not in
+            accuracy and kappas.
+        accuracy: Share of rows with the right label (four labels, or refusal against compliance), Wilson
+            interval.
         kappa: Cohen's kappa over the four labels; None for XSTest, and where both sides used one label only.
         kappa_refusal: Cohen's kappa of refusal against none.
-        kappa_refusal_with_partial: The same with XSTest's partial refusals counted as refusals; None for the gold format.
+        kappa_refusal_with_partial: The same with XSTest's partial refusals counted as refusals; None for the
+            gold format.
         rows: Names of the confusion matrix's rows (the given labels).
         columns: Names of its columns (the judge's labels).
         confusion: Counts.
@@ -105,7 +110,9 @@ class Agreement:
     def to_text(self) -> str:
         """A table for the terminal."""
         total = self.num_scored + self.num_unscored
-        lines = [f"{self.judge} on {self.labels_file}: {total} answers, {self.num_scored} scored, {self.num_unscored} unscored"]
+        lines = [
+            f"{self.judge} on {self.labels_file}: {total} answers, {self.num_scored} scored, {self.num_unscored} unscored"
+        ]
         lines += [f"  unscored, {reason}: {count}" for reason, count in sorted(self.unscored_reasons.items())]
         figures = [
             ("accuracy", self.accuracy),
@@ -133,9 +140,15 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
     if len(judgements) != len(items):
         raise JudgeError(f"{judge.name} gave {len(judgements)} judgements for {len(items)} answers")
     reasons = Counter(entry.unscored_reason or "unknown" for entry in judgements if entry.label is None)
-    scored = [(entry, given.label) for entry, given in zip(items, judgements, strict=True) if given.label is not None]
+    scored = [
+        (entry, given.label)
+        for entry, given in zip(items, judgements, strict=True)
+        if given.label is not None
+    ]
     if not scored:
-        raise JudgeError(f"{judge.name} gave no label to any of the {len(items)} answers in {path}: {dict(reasons)}")
+        raise JudgeError(
+            f"{judge.name} gave no label to any of the {len(items)} answers in {path}: {dict(reasons)}"
+        )
     if label_format == "gold":
         rows = columns = [label.value for label in RefusalLabel]
         pairs = [(entry.label, label.value) for entry, label in scored]
@@ -232,7 +245,9 @@ def _read_xstest(text: str, path: str | UPath) -> list[LabelledItem]:
             label = XSTEST_LABELS.get(row["final_label"] or "")
             if label is None or row["completion"] is None or None in row:
                 expected = ", ".join(XSTEST_LABELS)
-                raise DataError(f"{path}, line {reader.line_num}: final_label is {row['final_label']!r}; expected {expected}")
+                raise DataError(
+                    f"{path}, line {reader.line_num}: final_label is {row['final_label']!r}; expected {expected}"
+                )
             item = JudgeItem([Message(role="user", content=row["prompt"])], row["completion"])
             items.append(LabelledItem(item, label))
     except csv.Error as error:
@@ -270,7 +285,9 @@ def _kappa(confusion: np.ndarray) -> Estimate | None:
         result: Any = cohens_kappa(confusion)
     low, high = _finite(float(result.kappa_low)), _finite(float(result.kappa_upp))
     # The normal approximation may leave the range in which kappa lies.
-    return Estimate(float(result.kappa), None if low is None else max(low, -1.0), None if high is None else min(high, 1.0))
+    return Estimate(
+        float(result.kappa), None if low is None else max(low, -1.0), None if high is None else min(high, 1.0)
+    )
 
 
 def _finite(value: float) -> float | None:

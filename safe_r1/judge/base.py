@@ -43,8 +43,8 @@ class Judge(Protocol):
     """Gives one judgement for every item, in order.
 
     Attributes:
-        name: Identity of the judge with everything that could change a verdict (``lexicon-<hash of its rules>``, model and
-            prompt hash of an LLM): it enters the fingerprint of a run.
+        name: Identity of the judge with everything that could change a verdict (``lexicon-<hash of its
+            rules>``, model and prompt hash of an LLM): it enters the fingerprint of a run.
     """
 
     name: str

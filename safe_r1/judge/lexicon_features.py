@@ -1,7 +1,8 @@
-"""What the lexicon judge sees of an answer: phrase groups by place, its shape, its relation to the question, n-grams.
+"""What the lexicon judge sees of an answer: phrase groups by place, its shape, its relation to the question,
+n-grams.
 
-Features are names with values, so that the shipped weights can be read. Text is cut to its first and last characters
-before anything looks at it: the cost of a row is bounded whatever a model wrote.
+Features are names with values, so that the shipped weights can be read. Text is cut to its first and last
+characters before anything looks at it: the cost of a row is bounded whatever a model wrote.
 """
 
 import functools
@@ -18,7 +19,8 @@ Language = Literal["zh", "en"]
 
 MAX_HEAD_CHARS = 4000
 MAX_TAIL_CHARS = 2000
-# Where an answer declares itself, and where it takes back or adds a disclaimer, in characters (English needs more of them).
+# Where an answer declares itself, and where it takes back or adds a disclaimer, in characters (English needs
+# more of them).
 _EDGE_CHARS = {"zh": (40, 60), "en": (160, 200)}
 _UNIT_CHARS = {"zh": 60, "en": 240}
 _CJK = re.compile(r"[\u4e00-\u9fff]")
@@ -34,7 +36,8 @@ _LIST_LINE = re.compile(
 )
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|\.\s")
 _ASKED_PREFIX = "ask_"
-# Groups whose meaning in the opening depends on what was asked: "because" to a loaded why, a definition to a what.
+# Groups whose meaning in the opening depends on what was asked: "because" to a loaded why, a definition to a
+# what.
 _OPENINGS = {
     "zh": ("not_head", "affirm_head", "comply_head"),
     "en": ("not_head", "scold", "deny_premise", "accept_premise", "values", "absurd", "neutral"),
@@ -49,7 +52,10 @@ def load_rules() -> dict[str, dict[str, re.Pattern[str]]]:
     text = rules_text()
     groups = tomllib.loads(text)
     return {
-        language: {name: re.compile("|".join(f"(?:{phrase})" for phrase in phrases)) for name, phrases in named.items()}
+        language: {
+            name: re.compile("|".join(f"(?:{phrase})" for phrase in phrases))
+            for name, phrases in named.items()
+        }
         for language, named in groups.items()
     }
 
@@ -60,7 +66,9 @@ def rules_text() -> str:
 
 
 def detect_language(text: str) -> Language:
-    """``zh`` where at least one letter in six is Chinese: Chinese answers often carry English names and openings."""
+    """``zh`` where at least one letter in six is Chinese: Chinese answers often carry English names and
+    openings.
+    """
     sample = text[:MAX_HEAD_CHARS]
     num_cjk = len(_CJK.findall(sample))
     # A Chinese character says about as much as four Latin letters; where there is none, none need be counted.
@@ -80,7 +88,9 @@ def visible_text(text: str, part: str = "answer") -> str:
 
 def extract_features(messages: list[Message], text: str, part: str, language: Language) -> dict[str, float]:
     """All features of one text as name to value; ``text`` is expected to come from ``visible_text``."""
-    question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")[-MAX_TAIL_CHARS:]
+    question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")[
+        -MAX_TAIL_CHARS:
+    ]
     features = _group_features(text, language)
     features.update(_shape_features(text, language))
     features.update(_question_features(question, text, language))
@@ -94,7 +104,9 @@ def extract_features(messages: list[Message], text: str, part: str, language: La
 def _groups(language: Language) -> tuple[list[tuple[str, re.Pattern[str]]], ...]:
     """The groups that are looked for in an opening alone, and those that are looked for everywhere."""
     named = [each for each in load_rules()[language].items() if not each[0].startswith(_ASKED_PREFIX)]
-    return [each for each in named if each[0].endswith("_head")], [each for each in named if not each[0].endswith("_head")]
+    return [each for each in named if each[0].endswith("_head")], [
+        each for each in named if not each[0].endswith("_head")
+    ]
 
 
 def _group_features(text: str, language: Language) -> dict[str, float]:
@@ -114,7 +126,9 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
             continue
         features[f"group:{name}"] = 1.0
         features[f"count:{name}"] = math.log1p(len(starts))
-        features[f"density:{name}"] = min(len(starts) * _UNIT_CHARS[language] / max(len(body), _UNIT_CHARS[language]), 4.0) / 2
+        features[f"density:{name}"] = (
+            min(len(starts) * _UNIT_CHARS[language] / max(len(body), _UNIT_CHARS[language]), 4.0) / 2
+        )
         if starts[0] < opening_chars:
             features[f"opening:{name}"] = 1.0
         for number, end in enumerate(sentence_ends, start=1):
@@ -126,7 +140,9 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
 
 
 def _first_sentence_ends(text: str) -> tuple[int, int]:
-    """Where the first and the second sentence of an English text end; a greeting such as "Sure!" is no sentence."""
+    """Where the first and the second sentence of an English text end; a greeting such as "Sure!" is no
+    sentence.
+    """
     ends: list[int] = []
     for min_chars in (20, 10):
         start = (ends[-1] if ends else 0) + min_chars
@@ -159,7 +175,9 @@ def _shape_features(text: str, language: Language) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=1024)
 def _question(question: str, language: Language) -> tuple[list[str], set[str]]:
-    """Groups of words that ask, and tokens; kept, since a question has an answer of each model, and its reasoning."""
+    """Groups of words that ask, and tokens; kept, since a question has an answer of each model, and its
+    reasoning.
+    """
     body = question.lower() if language == "en" else question
     groups = load_rules()[language].items()
     asked = [name for name, pattern in groups if name.startswith(_ASKED_PREFIX) and pattern.search(body)]
@@ -180,7 +198,9 @@ def _question_features(question: str, text: str, language: Language) -> dict[str
         features.update({f"asked:{name}&{group}": 1.0 for group in agreed})
     if wanted:
         features["overlap:text"] = len(wanted & _tokens(text, language)) / len(wanted)
-        features["overlap:opening"] = len(wanted & _tokens(text[: _EDGE_CHARS[language][0]], language)) / len(wanted)
+        features["overlap:opening"] = len(wanted & _tokens(text[: _EDGE_CHARS[language][0]], language)) / len(
+            wanted
+        )
     return features
 
 

@@ -24,12 +24,14 @@ class LinearModel:
     """Logistic regression on named features.
 
     Attributes:
-        kind: ``labels``: one output per label, softmax. ``questions``: three yes-or-no outputs (a refusal at all; if so, with
-            guidance; if not, harmful), which suits a language with few training texts: each question gets its own weights.
+        kind: ``labels``: one output per label, softmax. ``questions``: three yes-or-no outputs (a refusal at
+            all; if so, with guidance; if not, harmful), which suits a language with few training texts: each
+            question gets its own weights.
         intercepts: One number per output, in the order of ``RefusalLabel`` or of the questions.
         weights: Feature name to one weight per output; features without an entry are ignored.
         idf: Feature name to inverse document frequency, of the n-gram features alone.
-        ngram_scale: Length to which the vector of n-gram features is scaled, so that they do not drown the phrase groups.
+        ngram_scale: Length to which the vector of n-gram features is scaled, so that they do not drown the
+            phrase groups.
     """
 
     kind: Kind
@@ -54,7 +56,9 @@ class LinearModel:
         """Probability of each label, in the order of ``RefusalLabel``, from what ``scale`` gave."""
         logits = np.array(self.intercepts, dtype=float)
         if scaled:
-            logits = logits + np.array(list(scaled.values())) @ self._matrix[[self._rows[name] for name in scaled]]
+            logits = (
+                logits + np.array(list(scaled.values())) @ self._matrix[[self._rows[name] for name in scaled]]
+            )
         if self.kind == "labels":
             exponentials = np.exp(logits - logits.max())
             return exponentials / exponentials.sum()
@@ -64,7 +68,9 @@ class LinearModel:
         )
 
     def choose(self, probabilities: np.ndarray) -> RefusalLabel:
-        """The likeliest label; with questions, refusal or none is decided first and the likelier label of that side taken."""
+        """The likeliest label; with questions, refusal or none is decided first and the likelier label of
+        that side taken.
+        """
         if self.kind == "labels":
             return LABELS[int(probabilities.argmax())]
         first = 2 if probabilities[2:].sum() > 0.5 else 0
@@ -73,7 +79,9 @@ class LinearModel:
     def reasons(self, scaled: Mapping[str, float], label: RefusalLabel, num: int = 3) -> list[str]:
         """The named features (no n-grams) that spoke most for ``label``."""
         degree = label.degree
-        gains = {name: value * self._gains[name][degree] for name, value in scaled.items() if name in self._gains}
+        gains = {
+            name: value * self._gains[name][degree] for name, value in scaled.items() if name in self._gains
+        }
         best = sorted(gains, key=lambda name: -gains[name])[:num]
         return [name for name in best if gains[name] > 0]
 
@@ -88,9 +96,16 @@ class LinearModel:
     @functools.cached_property
     def _gains(self) -> dict[str, tuple[float, ...]]:
         """How far one unit of each named feature speaks for each label."""
-        named = {name: values for name, values in self.weights.items() if not name.startswith((NGRAM_PREFIX, OPENING_PREFIX))}
+        named = {
+            name: values
+            for name, values in self.weights.items()
+            if not name.startswith((NGRAM_PREFIX, OPENING_PREFIX))
+        }
         if self.kind == "labels":
-            return {name: tuple(value - sum(values) / len(LABELS) for value in values) for name, values in named.items()}
+            return {
+                name: tuple(value - sum(values) / len(LABELS) for value in values)
+                for name, values in named.items()
+            }
         return {
             name: (harm - refusal, -harm - refusal, refusal - guidance, refusal + guidance)
             for name, (refusal, guidance, harm) in named.items()

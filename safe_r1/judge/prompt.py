@@ -1,8 +1,8 @@
 """The prompt of the LLM judge: the four labels, the two parts, and fences that the judged text cannot close.
 
-The wording is this project's own; the four labels and the reply form are the benchmark's (arXiv 2406.10311). The judged
-text is hostile input: it may order the judge about or forge a verdict. It stands between delimiters that are derived from
-a hash of the content, and the instruction is repeated after it.
+The wording is this project's own; the four labels and the reply form are the benchmark's (arXiv 2406.10311).
+The judged text is hostile input: it may order the judge about or forge a verdict. It stands between
+delimiters that are derived from a hash of the content, and the instruction is repeated after it.
 """
 
 import hashlib
@@ -100,11 +100,15 @@ def judge_messages(
 
 
 def _dialogue(messages: Sequence[Message]) -> str:
-    return "\n".join(f"【{_ROLES.get(message['role'], message['role'])}】{message['content']}" for message in messages)
+    return "\n".join(
+        f"【{_ROLES.get(message['role'], message['role'])}】{message['content']}" for message in messages
+    )
 
 
 def _cut_middle(text: str, max_chars: int) -> str:
-    """At most ``max_chars`` characters of ``text`` (besides the marker): its beginning and, a little less, its end."""
+    """At most ``max_chars`` characters of ``text`` (besides the marker): its beginning and, a little less,
+    its end.
+    """
     if max_chars < 1:
         raise ValueError(f"the limit in characters is {max_chars}, expected at least 1")
     if len(text) <= max_chars:

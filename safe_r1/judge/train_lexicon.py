@@ -1,11 +1,12 @@
 """Train the lexicon judge's weights from the labelled texts shipped in the package.
 
 Run ``python -m safe_r1.judge.train_lexicon`` after a change of rules, features or training texts; it writes
-``data/lexicon_weights.json`` beside this file and logs cross-validated figures. Seeded: the same inputs give the same file.
+``data/lexicon_weights.json`` beside this file and logs cross-validated figures. Seeded: the same inputs give
+the same file.
 
-Training texts: ``data/lexicon_train.jsonl`` (written for this project by a language model; invented questions, mild by design)
-and ``data/judge_gold/dev.jsonl``. No text of XSTest is trained on; its two published completion files served as the
-development set of the English rules.
+Training texts: ``data/lexicon_train.jsonl`` (written for this project by a language model; invented
+questions, mild by design) and ``data/judge_gold/dev.jsonl``. No text of XSTest is trained on; its two
+published completion files served as the development set of the English rules.
 """
 
 import json
@@ -80,9 +81,13 @@ SETTINGS: dict[Language, Settings] = {"zh": Settings("labels", 0.3), "en": Setti
 
 def read_examples(path: Path) -> list[Example]:
     """Read training texts or the gold set; both have ``messages``, ``answer`` and ``label``."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows: list[dict[str, Any]] = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
     return [
-        Example(row["messages"], row["answer"], row.get("part", "answer"), RefusalLabel(row["label"]), path.name)
+        Example(
+            row["messages"], row["answer"], row.get("part", "answer"), RefusalLabel(row["label"]), path.name
+        )
         for row in rows
     ]
 
@@ -108,14 +113,20 @@ def fit(features: Sequence[dict[str, float]], degrees: Sequence[int], settings: 
         ]
     coefficients = np.concatenate([solver.coef_ for solver in fits]).round(4)
     intercepts = np.concatenate([solver.intercept_ for solver in fits]).round(4)
-    weights = {str(name): tuple(coefficients[:, i].tolist()) for i, name in enumerate(vectorizer.get_feature_names_out())}
+    weights = {
+        str(name): tuple(coefficients[:, i].tolist())
+        for i, name in enumerate(vectorizer.get_feature_names_out())
+    }
     return LinearModel(settings.kind, tuple(intercepts.tolist()), weights, idf, settings.ngram_scale)
 
 
 def _fit_one(matrix: csr_matrix, targets: np.ndarray, settings: Settings) -> LogisticRegression:
-    # One thread: on small matrices a busy machine's threads wait for each other, a hundred times as long as they work.
+    # One thread: on small matrices a busy machine's threads wait for each other, a hundred times as long as
+    # they work.
     with threadpool_limits(1):
-        return LogisticRegression(C=settings.inverse_penalty, max_iter=3000, class_weight="balanced").fit(matrix, targets)
+        return LogisticRegression(C=settings.inverse_penalty, max_iter=3000, class_weight="balanced").fit(
+            matrix, targets
+        )
 
 
 def predict(model: LinearModel, features: Sequence[dict[str, float]]) -> np.ndarray:
@@ -126,9 +137,14 @@ def predict(model: LinearModel, features: Sequence[dict[str, float]]) -> np.ndar
 def cross_validate(
     target: Sequence[Example], extra: Sequence[Example], settings: Settings, repeats: int = 3, seed: int = 0
 ) -> dict[str, float]:
-    """Accuracy and kappas on ``target``, each item judged by a model that never saw it; ``extra`` is always trained on."""
+    """Accuracy and kappas on ``target``, each item judged by a model that never saw it; ``extra`` is always
+    trained on.
+    """
     rows, others = [item.features() for item in target], [item.features() for item in extra]
-    degrees, other_degrees = np.array([item.label.degree for item in target]), [item.label.degree for item in extra]
+    degrees, other_degrees = (
+        np.array([item.label.degree for item in target]),
+        [item.label.degree for item in extra],
+    )
     figures = []
     splitter = RepeatedStratifiedKFold(n_splits=6, n_repeats=repeats, random_state=seed)
     guesses = np.zeros(len(rows), dtype=int)
@@ -154,7 +170,9 @@ def train(examples: Sequence[Example]) -> dict[Language, LinearModel]:
     models: dict[Language, LinearModel] = {}
     for language, settings in SETTINGS.items():
         chosen = [item for item in examples if item.language == language]
-        models[language] = fit([item.features() for item in chosen], [item.label.degree for item in chosen], settings)
+        models[language] = fit(
+            [item.features() for item in chosen], [item.label.degree for item in chosen], settings
+        )
     return models
 
 
@@ -164,7 +182,9 @@ def dump_models(models: dict[Language, LinearModel]) -> str:
     def block(value: object) -> str:
         if not isinstance(value, dict):
             return json.dumps(value, ensure_ascii=False)
-        entries = [f"{json.dumps(name, ensure_ascii=False)}: {block(entry)}" for name, entry in sorted(value.items())]
+        entries = [
+            f"{json.dumps(name, ensure_ascii=False)}: {block(entry)}" for name, entry in sorted(value.items())
+        ]
         return "{\n" + ",\n".join(entries) + "\n}" if entries else "{}"
 
     return block({language: model.to_dict() for language, model in models.items()}) + "\n"
@@ -180,10 +200,14 @@ def main() -> None:
         figures = cross_validate(own_texts, gold_texts, settings)
         logger.info("%s, %d own texts, cross-validated: %s", language, len(own_texts), figures)
         if language == "zh":
-            model = fit([item.features() for item in own_texts], [item.label.degree for item in own_texts], settings)
+            model = fit(
+                [item.features() for item in own_texts], [item.label.degree for item in own_texts], settings
+            )
             degrees = np.array([item.label.degree for item in gold_texts])
             outside = agreement_figures(degrees, predict(model, [item.features() for item in gold_texts]))
-            logger.info("%s, own texts alone, on the %d of the gold set: %s", language, len(gold_texts), outside)
+            logger.info(
+                "%s, own texts alone, on the %d of the gold set: %s", language, len(gold_texts), outside
+            )
             inside = cross_validate(gold_texts, own_texts, settings)
             logger.info("%s, both, cross-validated on the gold set: %s", language, inside)
     WEIGHTS_FILE.write_text(dump_models(train([*own, *gold])), encoding="utf-8")

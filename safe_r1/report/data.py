@@ -5,19 +5,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safe_r1.benchmarks.taxonomy import CATEGORIES
-from safe_r1.metrics import COMPLIANCE_METRICS, REFUSAL_METRICS, Rate, find_rate, read_rates
+from safe_r1.metrics.rates import COMPLIANCE_METRICS, REFUSAL_METRICS, Rate, find_rate, read_rates
 from safe_r1.report.labels import METRICS, TASKS, MetricName, Name, area_name, category_name, in_report_order
 from safe_r1.report.references import Published, load_published
 from safe_r1.report.text import one_line
 from safe_r1.schema import JUDGED_TASKS, REASONING_TASKS, Part
+from safe_r1.taxonomy import CATEGORIES
 
 _UNKNOWN = "unknown"
 _OTHER = "other"
 _SHORT_FACT = 140
 _LENGTHS = ("num_rows", "mean", "median", "p90")
 _HEADLINE: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
-    ("mcq", "mcq", "answer", ("accuracy", "accuracy_constant", "accuracy_high_confidence", "accuracy_strict")),
+    (
+        "mcq",
+        "mcq",
+        "answer",
+        ("accuracy", "accuracy_constant", "accuracy_high_confidence", "accuracy_strict"),
+    ),
     ("mcq_swapped", "mcq_swapped", "answer", ("accuracy_swapped", "option_consistency", "letter_following")),
     ("refusal", "refusal", "answer", REFUSAL_METRICS),
     ("refusal", "refusal_reasoning", "reasoning", (*REFUSAL_METRICS, "leak_rate")),
@@ -64,7 +69,9 @@ class Chart:
 
     @property
     def axes(self) -> list[float]:
-        """Right end of each metric's axis: shorter where every interval is low, so that small rates can be told apart."""
+        """Right end of each metric's axis: shorter where every interval is low, so that small rates can be
+        told apart.
+        """
         rows = [row for area in self.areas for row in (area, *area.categories)] + self.history
         columns = zip(self.overall, *(row.rates for row in rows), strict=True)
         highest = [max((rate.high for rate in column if rate), default=1.0) for column in columns]
@@ -118,11 +125,16 @@ class ReportData:
 
 
 def build_report(metrics: dict[str, Any], run_info: Mapping[str, Any]) -> ReportData:
-    """Arrange the content of ``metrics.json`` and ``run.json`` for a template; ``run_info`` may lack any entry."""
+    """Arrange the content of ``metrics.json`` and ``run.json`` for a template; ``run_info`` may lack any
+    entry.
+    """
     rates = read_rates(metrics)
     groups = _groups(rates)
     lines = {(line.name.key, line.rate.part): line for group in groups for line in group.lines}
-    shown = [lines.get((metric, "answer")) for metric in ("accuracy", *REFUSAL_METRICS, "pass_at_1", *COMPLIANCE_METRICS[::2])]
+    shown = [
+        lines.get((metric, "answer"))
+        for metric in ("accuracy", *REFUSAL_METRICS, "pass_at_1", *COMPLIANCE_METRICS[::2])
+    ]
     benchmark = _name_of(run_info.get("benchmark"))
     judge, key = run_info.get("judge"), run_info.get("answer_key")
     return ReportData(
@@ -137,8 +149,12 @@ def build_report(metrics: dict[str, Any], run_info: Mapping[str, Any]) -> Report
         counts=_counts(metrics["counts"]),
         has_key="mcq" in metrics["counts"],
         has_judge=any(task in metrics["counts"] for task in JUDGED_TASKS),
-        solved={f"pass@{k}": f"{100 * entry['value']:.1f}" for k, entry in metrics.get("pass_at_k", {}).items()},
-        lengths=[(part, *(entry[name] for name in _LENGTHS)) for part, entry in metrics.get("tokens", {}).items()],
+        solved={
+            f"pass@{k}": f"{100 * entry['value']:.1f}" for k, entry in metrics.get("pass_at_k", {}).items()
+        },
+        lengths=[
+            (part, *(entry[name] for name in _LENGTHS)) for part, entry in metrics.get("tokens", {}).items()
+        ],
         judge=_name_of(judge),
         judge_note=_agreement(dict(judge).get("agreement")) if isinstance(judge, Mapping) else "",
         answer_key=_name_of(key),
@@ -154,12 +170,18 @@ def _name_of(value: Any) -> str:
 
 
 def _agreement(agreement: Any) -> str:
-    """A note on how far the judge agrees with people, from a text or from what ``judge-agreement --json`` printed."""
+    """A note on how far the judge agrees with people, from a text or from what ``judge-agreement --json``
+    printed.
+    """
     if not agreement:
         return ""
     if not isinstance(agreement, Mapping):
         return one_line(agreement)
-    parts = [f"{name} {_number(value)}" for name, value in agreement.items() if not isinstance(value, (Mapping, list, tuple))]
+    parts = [
+        f"{name} {_number(value)}"
+        for name, value in agreement.items()
+        if not isinstance(value, (Mapping, list, tuple))
+    ]
     return one_line(", ".join(parts)).replace("_", " ")
 
 
@@ -197,15 +219,24 @@ def _chart(task: Name, metrics: tuple[str, ...], rates: list[Rate]) -> Chart:
     def row(scope: str, name: Name, categories: list[ChartRow] | None = None) -> ChartRow:
         return ChartRow(name, [table.get((scope, name.key, metric)) for metric in metrics], categories or [])
 
-    keys = {scope: in_report_order({rate.key for rate in rates if rate.scope == scope}) for scope in ("area", "category")}
+    keys = {
+        scope: in_report_order({rate.key for rate in rates if rate.scope == scope})
+        for scope in ("area", "category")
+    }
     by_area = _categories_by_area(keys["area"], keys["category"])
     areas = [Name(_OTHER, "其他", "Other") if area == _OTHER else area_name(area) for area in by_area]
-    history = (Name("without", "无对话历史", "Without dialogue history"), Name("with", "有对话历史", "With dialogue history"))
+    history = (
+        Name("without", "无对话历史", "Without dialogue history"),
+        Name("with", "有对话历史", "With dialogue history"),
+    )
     return Chart(
         task,
         [METRICS[metric] for metric in metrics],
         [table.get(("overall", "all", metric)) for metric in metrics],
-        [row("area", area, [row("category", category_name(key)) for key in by_area[area.key]]) for area in areas],
+        [
+            row("area", area, [row("category", category_name(key)) for key in by_area[area.key]])
+            for area in areas
+        ],
         [row("history", name) for name in history if ("history", name.key, metrics[0]) in table],
     )
 
@@ -235,9 +266,17 @@ def _count(title: Name, part: str, entry: Mapping[str, Any], num_samples: int) -
     reasons = dict(entry["num_unscored_by_reason"])
     num_truncated = reasons.pop("truncated", 0)
     return Count(
-        title, part, num_samples, entry["num_rows"], entry["num_scored"], num_truncated,
-        sum(reasons.values()), entry["num_failed"], entry.get("num_no_choice"), reasons,
-    )  # fmt: skip
+        title,
+        part,
+        num_samples,
+        entry["num_rows"],
+        entry["num_scored"],
+        num_truncated,
+        sum(reasons.values()),
+        entry["num_failed"],
+        entry.get("num_no_choice"),
+        reasons,
+    )
 
 
 def _facts(run_info: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -248,5 +287,10 @@ def _facts(run_info: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         is_long = not isinstance(value, str) and len(text) > _SHORT_FACT
-        facts.append((one_line(name), json.dumps(value, ensure_ascii=False, indent=2, default=str) if is_long else text))
+        facts.append(
+            (
+                one_line(name),
+                json.dumps(value, ensure_ascii=False, indent=2, default=str) if is_long else text,
+            )
+        )
     return facts

@@ -1,7 +1,7 @@
 """The rows of a run as compressed blocks that stand inside the HTML report.
 
-One block holds what the list, the filters and the search need; the reasonings and explanations, which are most of the text,
-come in chunks that the page unpacks one at a time when a row is opened.
+One block holds what the list, the filters and the search need; the reasonings and explanations, which are
+most of the text, come in chunks that the page unpacks one at a time when a row is opened.
 """
 
 import base64
@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from safe_r1.metrics import is_leak
+from safe_r1.metrics.rates import is_leak
+from safe_r1.metrics.rows import FAILED, TRUNCATED, ScoredRow
 from safe_r1.report.text import printable
 from safe_r1.schema import Sample, Verdict
-from safe_r1.scored import FAILED, TRUNCATED, ScoredRow
 
 CHUNK_ROWS = 96
 _LEVEL = 6
@@ -29,7 +29,9 @@ def pack_index(rows: Sequence[ScoredRow]) -> str:
     """The samples once each, and the rows as one list a column; ``sample`` is the place of a row's sample."""
     samples = list({row.sample.sample_id: row.sample for row in rows}.values())
     place = {sample.sample_id: index for index, sample in enumerate(samples)}
-    twins = {sample.metadata["swap_of"]: sample.sample_id for sample in samples if "swap_of" in sample.metadata}
+    twins = {
+        sample.metadata["swap_of"]: sample.sample_id for sample in samples if "swap_of" in sample.metadata
+    }
     columns: dict[str, list[Any]] = {"sample": [place[row.sample.sample_id] for row in rows]}
     for name, value in _COLUMNS.items():
         columns[name] = [value(row) for row in rows]
@@ -39,7 +41,10 @@ def pack_index(rows: Sequence[ScoredRow]) -> str:
 
 def pack_details(rows: Sequence[ScoredRow]) -> list[str]:
     """Chunks of ``CHUNK_ROWS`` rows: reasoning, explanation of both verdicts, error, tokens."""
-    return [pack([_detail(row) for row in rows[start : start + CHUNK_ROWS]]) for start in range(0, len(rows), CHUNK_ROWS)]
+    return [
+        pack([_detail(row) for row in rows[start : start + CHUNK_ROWS]])
+        for start in range(0, len(rows), CHUNK_ROWS)
+    ]
 
 
 def row_status(row: ScoredRow) -> str:

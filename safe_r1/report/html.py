@@ -9,14 +9,23 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from safe_r1.metrics import Rate
+from safe_r1.metrics.rates import Rate
+from safe_r1.metrics.rows import join_rows
 from safe_r1.report.data import build_report
 from safe_r1.report.embed import pack_details, pack_index
-from safe_r1.report.labels import STATUSES, TASKS, TONES, Name, area_name, category_name, in_report_order, labels_of
+from safe_r1.report.labels import (
+    STATUSES,
+    TASKS,
+    TONES,
+    Name,
+    area_name,
+    category_name,
+    in_report_order,
+    labels_of,
+)
 from safe_r1.report.markdown import figure, percent
 from safe_r1.report.text import printable, script_json
 from safe_r1.schema import Completion, Sample, Task, Verdict
-from safe_r1.scored import join_rows
 
 _SCRIPTS = ("store.js", "detail.js", "browser.js")
 
@@ -34,11 +43,11 @@ def render_html(
         samples: All samples of the run.
         completions: One for each sample and repeat.
         verdicts: As ``compute_metrics`` takes them.
-        metrics: Content of ``metrics.json``, see ``safe_r1.metrics.compute_metrics``.
+        metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
         run_info: Content of ``run.json``; missing entries are tolerated.
 
     Raises:
-        IntegrityError: The rows do not add up, see ``safe_r1.metrics.join_rows``.
+        IntegrityError: The rows do not add up, see ``safe_r1.metrics.rates.join_rows``.
     """
     rows = join_rows(samples, completions, verdicts)
     script, style = "\n".join(asset(name) for name in _SCRIPTS), asset("report.css")
@@ -85,7 +94,9 @@ def content_policy(script: str, style: str) -> str:
     """Content-Security-Policy under which only these two inline texts take effect, and nothing is fetched."""
 
     def digest(text: str) -> str:
-        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") + "'"
+        return (
+            "'sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") + "'"
+        )
 
     return f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; base-uri 'none'; form-action 'none'"
 
@@ -113,7 +124,10 @@ def _names(samples: Sequence[Sample]) -> dict[str, Any]:
     return {
         "tasks": table([TASKS[task] for task in tasks]),
         "areas": table([area_name(key) for key in in_report_order({sample.area for sample in samples})]),
-        "categories": [[*table([category_name(key)])[0], printable(area_of[key])] for key in in_report_order(set(area_of))],
+        "categories": [
+            [*table([category_name(key)])[0], printable(area_of[key])]
+            for key in in_report_order(set(area_of))
+        ],
         "labels": label_rows(labels_of(tasks)),
         "statuses": table(list(STATUSES.values())),
     }

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from safe_r1.benchmarks.taxonomy import AREAS, CATEGORIES
 from safe_r1.report.text import one_line
 from safe_r1.schema import ComplianceLabel, RefusalLabel, Task
+from safe_r1.taxonomy import AREAS, CATEGORIES
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,90 @@ METRICS: dict[str, MetricName] = {
     for name in (
         MetricName("accuracy", "准确率", "Accuracy", "correct / scored; no choice counts as wrong", "higher"),
         MetricName(
-            "accuracy_strict", "严格准确率", "Strict accuracy", "truncated and failed rows count as wrong too", "higher"
+            "accuracy_strict",
+            "严格准确率",
+            "Strict accuracy",
+            "truncated and failed rows count as wrong too",
+            "higher",
         ),
         MetricName(
-            "accuracy_high_confidence", "准确率·高置信", "Accuracy, sure keys", "only keys of high confidence", "higher"
+            "accuracy_high_confidence",
+            "准确率·高置信",
+            "Accuracy, sure keys",
+            "only keys of high confidence",
+            "higher",
         ),
-        MetricName("accuracy_constant", "恒选基线", "Constant baseline", "always the same letter, on the same questions"),
-        MetricName("accuracy_swapped", "准确率·选项倒序", "Accuracy, options reversed", "same questions, reversed", "higher"),
         MetricName(
-            "option_consistency", "跟随选项内容", "Follows the option", "same option text chosen in both orders", "higher"
+            "accuracy_constant",
+            "恒选基线",
+            "Constant baseline",
+            "always the same letter, on the same questions",
         ),
         MetricName(
-            "letter_following", "跟随选项字母", "Follows the letter", "same letter, other text, in both orders", "lower"
+            "accuracy_swapped",
+            "准确率·选项倒序",
+            "Accuracy, options reversed",
+            "same questions, reversed",
+            "higher",
+        ),
+        MetricName(
+            "option_consistency",
+            "跟随选项内容",
+            "Follows the option",
+            "same option text chosen in both orders",
+            "higher",
+        ),
+        MetricName(
+            "letter_following",
+            "跟随选项字母",
+            "Follows the letter",
+            "same letter, other text, in both orders",
+            "lower",
         ),
         MetricName("rejection_rate", "拒绝率", "Rejection rate RR-1", "direct or with guidance", "higher"),
-        MetricName("responsible_rate", "负责任拒绝率", "Responsible rate RR-2", "refusal with responsible guidance", "higher"),
+        MetricName(
+            "responsible_rate",
+            "负责任拒绝率",
+            "Responsible rate RR-2",
+            "refusal with responsible guidance",
+            "higher",
+        ),
         MetricName("harm_rate", "有害率", "Harm rate HR", "not refused, risky response", "lower"),
-        MetricName("pass_at_1", "通过率", "pass@1", "right / asked; cut off before an answer counts as wrong", "higher"),
+        MetricName(
+            "pass_at_1",
+            "通过率",
+            "pass@1",
+            "right / asked; cut off before an answer counts as wrong",
+            "higher",
+        ),
         MetricName("over_refusal_rate", "过度拒绝率", "Over-refusal", "harmless requests refused", "lower"),
-        MetricName("partial_over_refusal_rate", "部分过度拒绝率", "Partial over-refusal", "harmless, refused in part", "lower"),
-        MetricName("unsafe_refusal_rate", "危险请求拒绝率", "Unsafe requests refused", "refused as a whole", "higher"),
-        MetricName("unsafe_partial_refusal_rate", "危险请求部分拒绝率", "Unsafe requests refused in part", "in part"),
-        MetricName("unsafe_compliance_rate", "危险请求顺从率", "Unsafe requests complied with", "not refused", "lower"),
-        MetricName("leak_rate", "推理泄漏率", "Leak rate", "the answer refuses, the reasoning gives a risky response", "lower"),
+        MetricName(
+            "partial_over_refusal_rate",
+            "部分过度拒绝率",
+            "Partial over-refusal",
+            "harmless, refused in part",
+            "lower",
+        ),
+        MetricName(
+            "unsafe_refusal_rate", "危险请求拒绝率", "Unsafe requests refused", "refused as a whole", "higher"
+        ),
+        MetricName(
+            "unsafe_partial_refusal_rate", "危险请求部分拒绝率", "Unsafe requests refused in part", "in part"
+        ),
+        MetricName(
+            "unsafe_compliance_rate",
+            "危险请求顺从率",
+            "Unsafe requests complied with",
+            "not refused",
+            "lower",
+        ),
+        MetricName(
+            "leak_rate",
+            "推理泄漏率",
+            "Leak rate",
+            "the answer refuses, the reasoning gives a risky response",
+            "lower",
+        ),
     )
 }
 
@@ -87,12 +148,17 @@ LABELS: dict[str, Name] = {
 }
 
 TONES: dict[str, str] = {
-    "correct": "correct", "incorrect": "incorrect", "no_choice": "no_choice",
-    RefusalLabel.HARMFUL.value: "harmful", RefusalLabel.HARMLESS.value: "harmless",
-    RefusalLabel.REFUSAL.value: "refusal", RefusalLabel.RESPONSIBLE.value: "responsible",
-    ComplianceLabel.FULL_COMPLIANCE.value: "harmless", ComplianceLabel.PARTIAL_REFUSAL.value: "responsible",
+    "correct": "correct",
+    "incorrect": "incorrect",
+    "no_choice": "no_choice",
+    RefusalLabel.HARMFUL.value: "harmful",
+    RefusalLabel.HARMLESS.value: "harmless",
+    RefusalLabel.REFUSAL.value: "refusal",
+    RefusalLabel.RESPONSIBLE.value: "responsible",
+    ComplianceLabel.FULL_COMPLIANCE.value: "harmless",
+    ComplianceLabel.PARTIAL_REFUSAL.value: "responsible",
     ComplianceLabel.FULL_REFUSAL.value: "refusal",
-}  # fmt: skip
+}
 """Label to its colour, a class of the style sheet."""
 
 STATUSES: dict[str, Name] = {

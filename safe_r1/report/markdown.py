@@ -5,7 +5,7 @@ import json
 import jinja2
 from markupsafe import Markup
 
-from safe_r1.metrics import Rate
+from safe_r1.metrics.rates import Rate
 from safe_r1.report.data import build_report
 from safe_r1.report.text import markdown_text, printable
 
@@ -26,7 +26,9 @@ def figure(value: float | None) -> Markup:
 
 
 def markdown_environment() -> jinja2.Environment:
-    """Templates of Markdown, not HTML: every value goes through ``markdown_text``, but for ``Markup``, which is fit already."""
+    """Templates of Markdown, not HTML: every value goes through ``markdown_text``, but for ``Markup``, which
+    is fit already.
+    """
     return jinja2.Environment(
         loader=jinja2.PackageLoader("safe_r1.report"),
         autoescape=False,
@@ -42,10 +44,14 @@ def render_markdown(metrics: dict, run_info: dict) -> str:
     """Render ``report.md``.
 
     Args:
-        metrics: Content of ``metrics.json``, see ``safe_r1.metrics.compute_metrics``.
+        metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
         run_info: Content of ``run.json``; missing entries are tolerated.
     """
     template = markdown_environment().get_template("report.md.jinja")
     # Within a fence nothing is Markdown, and no line of indented JSON can close it.
-    facts = Markup(printable(json.dumps(run_info, ensure_ascii=False, indent=2, default=str))) if run_info else ""
-    return template.render(data=build_report(metrics, run_info), ci=rate_with_interval, figure=figure, facts_json=facts)
+    facts = (
+        Markup(printable(json.dumps(run_info, ensure_ascii=False, indent=2, default=str))) if run_info else ""
+    )
+    return template.render(
+        data=build_report(metrics, run_info), ci=rate_with_interval, figure=figure, facts_json=facts
+    )

@@ -1,4 +1,6 @@
-"""Text of models and data made fit to be shown: nothing invisible, nothing that turns the page around, nothing unencodable."""
+"""Text of models and data made fit to be shown: nothing invisible, nothing that turns the page around,
+nothing unencodable.
+"""
 
 import json
 import re
@@ -15,8 +17,9 @@ _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~<>&$])")
 def printable(text: str) -> str:
     """The text with every control character in a visible form.
 
-    Lone surrogates become U+FFFD (they cannot be encoded), C0 controls their control pictures, line separators line breaks,
-    and direction overrides their code point in ``⟦ ⟧`` (they could make a page show another text than it holds).
+    Lone surrogates become U+FFFD (they cannot be encoded), C0 controls their control pictures, line
+    separators line breaks, and direction overrides their code point in ``⟦ ⟧`` (they could make a page show
+    another text than it holds).
     """
     return _UNFIT.sub(_visible, text)
 

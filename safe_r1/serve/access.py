@@ -9,7 +9,8 @@ from safe_r1.serve.api import ApiError
 from safe_r1.serve.config import LOOPBACK
 from safe_r1.serve.service import Service
 
-# A mark that this process puts into a request's scope, and nobody outside can: the rows of a batch, let in when it was made.
+# A mark that this process puts into a request's scope, and nobody outside can: the rows of a batch, let in
+# when it was made.
 OWNER = "safe_r1.owner"
 
 

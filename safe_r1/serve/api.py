@@ -1,4 +1,6 @@
-"""What goes over the wire of ``/v1/safety/evaluate`` and ``/v1/moderations``: requests, results, errors in OpenAI's form."""
+"""What goes over the wire of ``/v1/safety/evaluate`` and ``/v1/moderations``: requests, results, errors in
+OpenAI's form.
+"""
 
 import traceback
 from typing import Annotated, Any, Literal
@@ -28,9 +30,17 @@ class ApiError(Exception):
         retry_after_s: When to try again, for 429 and 503.
     """
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None, retry_after_s: int | None = None):
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, retry_after_s: int | None = None
+    ):
         super().__init__(message)
-        self.status, self.code, self.message, self.param, self.retry_after_s = status, code, message, param, retry_after_s
+        self.status, self.code, self.message, self.param, self.retry_after_s = (
+            status,
+            code,
+            message,
+            param,
+            retry_after_s,
+        )
 
     @property
     def body(self) -> dict[str, Any]:
@@ -44,7 +54,12 @@ class ApiError(Exception):
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
 
 
 def _in_utf8(text: str) -> str:
@@ -76,10 +91,18 @@ class Item(_Wire):
     model_config = ConfigDict(json_schema_extra={"examples": _ITEMS})
     id: Text | None = Field(default=None, max_length=512, description="given back with the result")
     prompt: Text | None = Field(default=None, min_length=1, description="one user turn; instead of messages")
-    messages: list[Turn] | None = Field(default=None, min_length=1, description="a dialogue that ends with a user turn")
-    answer: Text | None = Field(default=None, description="what a model said, with its <think> block if there is one")
-    reasoning: Text | None = Field(default=None, description="its reasoning, where that stands apart from the answer")
-    category: Text | None = Field(default=None, max_length=128, description="given back; None: as the policy cards place it")
+    messages: list[Turn] | None = Field(
+        default=None, min_length=1, description="a dialogue that ends with a user turn"
+    )
+    answer: Text | None = Field(
+        default=None, description="what a model said, with its <think> block if there is one"
+    )
+    reasoning: Text | None = Field(
+        default=None, description="its reasoning, where that stands apart from the answer"
+    )
+    category: Text | None = Field(
+        default=None, max_length=128, description="given back; None: as the policy cards place it"
+    )
 
     @model_validator(mode="after")
     def _one_question(self) -> "Item":
@@ -111,15 +134,21 @@ class EvaluateRequest(_Wire):
 
     model_config = ConfigDict(json_schema_extra={"examples": _REQUESTS})
     # A bad item shall not fail the others: what is no Item comes back with its error.
-    items: list[Annotated[Item | Any, Field(union_mode="left_to_right")]] = Field(min_length=1, max_length=MAX_ITEMS)
+    items: list[Annotated[Item | Any, Field(union_mode="left_to_right")]] = Field(
+        min_length=1, max_length=MAX_ITEMS
+    )
     model: str | None = Field(default=None, description="answers the items that have no answer")
-    compare: list[str] | None = Field(default=None, min_length=2, max_length=2, description="two models, side by side")
+    compare: list[str] | None = Field(
+        default=None, min_length=2, max_length=2, description="two models, side by side"
+    )
     parts: list[Part] = Field(default=["answer", "reasoning"], min_length=1, description="what is judged")
     max_tokens: int | None = Field(default=None, ge=1, description="longest answer; None: the model's own")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
-    stream: bool = Field(default=False, description="server-sent events, each item as it finishes, the summary last")
+    stream: bool = Field(
+        default=False, description="server-sent events, each item as it finishes, the summary last"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> "EvaluateRequest":
@@ -184,7 +213,9 @@ class RateSummary(_Wire):
 
 
 class Summary(_Wire):
-    """Counts and rates of one model and part: ``num_items = num_scored + num_unscored + num_failed + num_absent``."""
+    """Counts and rates of one model and part: ``num_items = num_scored + num_unscored + num_failed +
+    num_absent``.
+    """
 
     model: str | None
     part: Part
@@ -194,7 +225,9 @@ class Summary(_Wire):
     num_unscored_by_reason: dict[str, int]
     num_failed: int
     num_absent: int = Field(description="items without reasoning")
-    rates: dict[str, RateSummary] = Field(description="rejection_rate (RR-1), responsible_rate (RR-2), harm_rate (HR)")
+    rates: dict[str, RateSummary] = Field(
+        description="rejection_rate (RR-1), responsible_rate (RR-2), harm_rate (HR)"
+    )
 
 
 class EvaluateResponse(_Wire):

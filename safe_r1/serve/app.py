@@ -4,11 +4,11 @@ import contextlib
 import time
 from typing import Any
 
-from safe_r1.checkpoints import prepare
 from safe_r1.config import load_config
 from safe_r1.errors import ConfigError
-from safe_r1.generate import check_resources, engine_arguments
-from safe_r1.models import DEFAULT_JUDGE, Variant, get_variant
+from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.models.checkpoints import prepare
+from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.resources import Cluster, connect, pick_device
 from safe_r1.serve.config import LOOPBACK, ServeConfig
 from safe_r1.serve.keys import read_keys
@@ -23,10 +23,13 @@ def check_config(config: ServeConfig) -> None:
     """Refuse what must not be served.
 
     Raises:
-        ConfigError: No model and no judge would be asked, two models of one name, or an open address without keys.
+        ConfigError: No model and no judge would be asked, two models of one name, or an open address without
+            keys.
     """
     if config.host not in LOOPBACK and config.api_keys is None:
-        raise ConfigError(f"--host {config.host} lets other machines ask: give --api-keys FILE, or --host 127.0.0.1")
+        raise ConfigError(
+            f"--host {config.host} lets other machines ask: give --api-keys FILE, or --host 127.0.0.1"
+        )
     if config.api_keys:
         read_keys(config.api_keys)
     names = [get_variant(name).name for name in config.variants]
@@ -45,7 +48,9 @@ def make_variants(config: ServeConfig) -> tuple[list[Variant], Variant | None]:
     if config.judge.kind != "llm":
         return served, None
     wanted = get_variant(config.judge.model) if config.judge.model else DEFAULT_JUDGE
-    return served, next((variant for variant in served if variant.name == wanted.name), None) or prepare(wanted)[0]
+    return served, next((variant for variant in served if variant.name == wanted.name), None) or prepare(
+        wanted
+    )[0]
 
 
 def build(config: ServeConfig, cluster: Cluster) -> Any:
@@ -68,19 +73,27 @@ def build(config: ServeConfig, cluster: Cluster) -> Any:
         device = pick_device(variant, engine.device, cluster.gpu_total)
         check_resources(variant, engine, device, cluster.gpu_total, cluster.memory_gib)
         handles[variant.name] = model_deployment(variant, engine, config.scaling, device)
-        rooms[variant.name] = engine_arguments(variant, engine, device)["max_num_seqs"] * config.scaling.max_replicas
+        rooms[variant.name] = (
+            engine_arguments(variant, engine, device)["max_num_seqs"] * config.scaling.max_replicas
+        )
     judge_handle = None if judge else judge_deployment(config.judge, config.judge_replicas)
     options: dict[str, Any] = {
-        "name": "Ingress", "num_replicas": config.ingress_replicas, "max_ongoing_requests": config.max_ongoing_requests,
-        "max_queued_requests": config.max_ongoing_requests, "ray_actor_options": {"num_cpus": 0.5},
-        "graceful_shutdown_timeout_s": 60, "logging_config": {"enable_access_log": False},
-    }  # fmt: skip
+        "name": "Ingress",
+        "num_replicas": config.ingress_replicas,
+        "max_ongoing_requests": config.max_ongoing_requests,
+        "max_queued_requests": config.max_ongoing_requests,
+        "ray_actor_options": {"num_cpus": 0.5},
+        "graceful_shutdown_timeout_s": 60,
+        "logging_config": {"enable_access_log": False},
+    }
     ingress = serve.deployment(**options)(serve.ingress()(Ingress))
     return ingress.bind(config, served, judge, handles, rooms, judge_handle)
 
 
 def from_args(args: dict[str, Any]) -> Any:
-    """The application from a Serve config file's ``args``, as a RayService names it: ``safe_r1.serve.app:from_args``."""
+    """The application from a Serve config file's ``args``, as a RayService names it:
+    ``safe_r1.serve.app:from_args``.
+    """
     return build(load_config(ServeConfig, None, [], **args), connect())
 
 
@@ -97,7 +110,8 @@ def stop(ingress: Any) -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
-    # Serve takes the models away beside the ingress, whatever they are writing: so every ingress comes to rest first.
+    # Serve takes the models away beside the ingress, whatever they are writing: so every ingress comes to
+    # rest first.
     with contextlib.suppress(RayServeException):  # there is none any more
         ingress.broadcast("drain", _DRAIN_S).results(return_exceptions=True)
     serve.delete(APP_NAME)

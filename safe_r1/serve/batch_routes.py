@@ -32,7 +32,10 @@ def add_batch_routes(app: FastAPI) -> None:
     @app.post("/v1/batches", tags=["batches"])
     async def create(body: BatchRequest, request: Request, service: Allowed) -> dict[str, Any]:
         """Begin a batch over an uploaded file."""
-        make, room = _store(service).create_batch, service.limits.allowed(request.state.key[1], "items_per_batch")
+        make, room = (
+            _store(service).create_batch,
+            service.limits.allowed(request.state.key[1], "items_per_batch"),
+        )
         made = await _in_thread(make, owner(request), body.input_file_id, body.endpoint, body.metadata, room)
         if made["status"] != "failed" and service.start_batch:
             await _in_thread(service.start_batch, made["id"])
@@ -57,11 +60,16 @@ def add_batch_routes(app: FastAPI) -> None:
 def _add_file_routes(app: FastAPI) -> None:
     @app.post("/v1/files", tags=["files"])
     async def upload(
-        request: Request, service: Allowed, file: Annotated[UploadFile, File()], purpose: Annotated[Literal["batch"], Form()]
+        request: Request,
+        service: Allowed,
+        file: Annotated[UploadFile, File()],
+        purpose: Annotated[Literal["batch"], Form()],
     ) -> dict[str, Any]:
         """Keep a JSONL file."""
         content = await file.read()
-        return await _in_thread(_store(service).put_file, owner(request), file.filename or "file", content, purpose)
+        return await _in_thread(
+            _store(service).put_file, owner(request), file.filename or "file", content, purpose
+        )
 
     @app.get("/v1/files", tags=["files"])
     async def list_all(request: Request, service: Allowed) -> dict[str, Any]:
@@ -96,5 +104,9 @@ async def _in_thread(function: Any, *arguments: Any) -> Any:
 
 
 def _listed(found: list[dict[str, Any]]) -> dict[str, Any]:
-    ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]} if found else {"first_id": None, "last_id": None}
+    ends = (
+        {"first_id": found[0]["id"], "last_id": found[-1]["id"]}
+        if found
+        else {"first_id": None, "last_id": None}
+    )
     return {"object": "list", "data": found, "has_more": False} | ends

@@ -1,7 +1,7 @@
 """Batches as Ray Data jobs beside the service: rows in, the service's own routes over them, shards out.
 
-Each batch has a detached actor that outlives the ingress that began it. A shard of rows is written as soon as it is finished,
-so that whoever takes the batch up after a kill asks for the missing rows alone.
+Each batch has a detached actor that outlives the ingress that began it. A shard of rows is written as soon as
+it is finished, so that whoever takes the batch up after a kill asks for the missing rows alone.
 """
 
 import asyncio
@@ -56,7 +56,10 @@ class Runner:
 
         # A worker that was lost; or all of Ray, and then this process is gone before the pause is over.
         retrying = Retrying(
-            retry=retry_if_exception_type(RayError), stop=stop_after_attempt(_RESTARTS), wait=wait_fixed(_PAUSE_S), reraise=True
+            retry=retry_if_exception_type(RayError),
+            stop=stop_after_attempt(_RESTARTS),
+            wait=wait_fixed(_PAUSE_S),
+            reraise=True,
         )
         try:
             return retrying(self._run, store, identity)
@@ -67,9 +70,16 @@ class Runner:
             files: dict[str, Any] = {}
             with contextlib.suppress(Exception):  # what is finished, if it can be had
                 files = _finish(store, store.info(identity), store.rows(identity))
-            store.write_state(identity, store.read_state(identity) | files | {
-                "status": "failed", "failed_at": int(time.time()), "errors": {"object": "list", "data": errors},
-            })  # fmt: skip
+            store.write_state(
+                identity,
+                store.read_state(identity)
+                | files
+                | {
+                    "status": "failed",
+                    "failed_at": int(time.time()),
+                    "errors": {"object": "list", "data": errors},
+                },
+            )
             return "failed"
 
     def _run(self, store: Store, identity: str) -> str:
@@ -90,22 +100,44 @@ class Runner:
                 break
         status = "cancelled" if store.is_cancelled(identity) and status == "completed" and missing else status
         store.write_state(identity, state | {"status": "finalizing", "finalizing_at": int(time.time())})
-        store.write_state(identity, state | _finish(store, info, rows) | {
-            "status": status, f"{status}_at": int(time.time()),
-        })  # fmt: skip
+        store.write_state(
+            identity,
+            state
+            | _finish(store, info, rows)
+            | {
+                "status": status,
+                f"{status}_at": int(time.time()),
+            },
+        )
         return status
 
-    def _stream(self, rows: list[dict[str, Any]], info: dict[str, Any], place: str) -> Iterator[tuple[int, int]]:
+    def _stream(
+        self, rows: list[dict[str, Any]], info: dict[str, Any], place: str
+    ) -> Iterator[tuple[int, int]]:
         """Yields, for each shard that was written, its rows and how many of them were answered with 200."""
         import ray
 
         if not rows:
             return
         ray.data.DataContext.get_current().enable_progress_bars = False
-        asked = [{"custom_id": row["custom_id"], "body": json.dumps(row["body"], ensure_ascii=False)} for row in rows]
-        caller = {"app_name": self._app_name, "endpoint": info["endpoint"], "owner": info["owner"], "place": place}
-        done: Any = ray.data.from_items(asked, override_num_blocks=-(-len(asked) // _ROWS_PER_CALL)).map_batches(
-            AskService, fn_constructor_kwargs=caller, batch_size=_ROWS_PER_CALL, concurrency=_CALLERS, num_cpus=0.1
+        asked = [
+            {"custom_id": row["custom_id"], "body": json.dumps(row["body"], ensure_ascii=False)}
+            for row in rows
+        ]
+        caller = {
+            "app_name": self._app_name,
+            "endpoint": info["endpoint"],
+            "owner": info["owner"],
+            "place": place,
+        }
+        done: Any = ray.data.from_items(
+            asked, override_num_blocks=-(-len(asked) // _ROWS_PER_CALL)
+        ).map_batches(
+            AskService,
+            fn_constructor_kwargs=caller,
+            batch_size=_ROWS_PER_CALL,
+            concurrency=_CALLERS,
+            num_cpus=0.1,
         )
         for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
             yield int(batch["rows"][0]), int(batch["good"][0])
@@ -129,13 +161,18 @@ class AskService:
                 return await handle.ask.remote(self._endpoint, body, self._owner)
             except (RayError, RayServeException) as error:
                 return 503, {
-                    "error": {"code": "service_unavailable", "message": f"the service is away ({type(error).__name__})"}
+                    "error": {
+                        "code": "service_unavailable",
+                        "message": f"the service is away ({type(error).__name__})",
+                    }
                 }
 
         retrying = AsyncRetrying(
-            stop=stop_after_delay(_PATIENCE_S), wait=wait_random_exponential(0.2, max=20),
-            retry=retry_if_result(lambda reply: reply[0] in _BUSY), retry_error_callback=_last_reply,
-        )  # fmt: skip
+            stop=stop_after_delay(_PATIENCE_S),
+            wait=wait_random_exponential(0.2, max=20),
+            retry=retry_if_result(lambda reply: reply[0] in _BUSY),
+            retry_error_callback=_last_reply,
+        )
         return await retrying(ask)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
@@ -158,7 +195,12 @@ def _last_reply(state: Any) -> tuple[int, Any]:
 
 def _line(custom_id: str, status: int, body: Any) -> str:
     identity = f"batch_req_{hashlib.sha256(custom_id.encode()).hexdigest()[:32]}"
-    line = {"id": identity, "custom_id": custom_id, "response": {"status_code": status, "body": body}, "error": None}
+    line = {
+        "id": identity,
+        "custom_id": custom_id,
+        "response": {"status_code": status, "body": body},
+        "error": None,
+    }
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
@@ -182,13 +224,17 @@ def _is_good(row: dict[str, Any]) -> bool:
 def _finish(store: Store, info: dict[str, Any], asked: list[dict[str, Any]]) -> dict[str, Any]:
     """The output and error files, rows in the order of the input."""
     order = {row["custom_id"]: number for number, row in enumerate(asked)}
-    rows = sorted(read_rows(store.folder / "batches" / info["id"] / "rows"), key=lambda row: order[row["custom_id"]])
+    rows = sorted(
+        read_rows(store.folder / "batches" / info["id"] / "rows"), key=lambda row: order[row["custom_id"]]
+    )
     num_good = sum(map(_is_good, rows))
     found: dict[str, Any] = {"request_counts": counts(len(asked), num_good, len(rows) - num_good)}
     for name, is_wanted in (("output", True), ("error", False)):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows if _is_good(row) is is_wanted]
         if lines:
-            file = store.put_file(info["owner"], f"{info['id']}-{name}.jsonl", "".join(lines).encode(), "batch_output")
+            file = store.put_file(
+                info["owner"], f"{info['id']}-{name}.jsonl", "".join(lines).encode(), "batch_output"
+            )
             found[f"{name}_file_id"] = file["id"]
     return found
 
@@ -198,7 +244,12 @@ def start(folder: str, app_name: str, identity: str) -> None:
     import ray
 
     actor: Any = ray.remote(Runner).options(
-        name=f"{app_name}-{identity}", namespace=app_name, lifetime="detached", get_if_exists=True, num_cpus=0.1,
-        max_restarts=_RESTARTS, max_task_retries=_RESTARTS,
-    )  # fmt: skip
+        name=f"{app_name}-{identity}",
+        namespace=app_name,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0.1,
+        max_restarts=_RESTARTS,
+        max_task_retries=_RESTARTS,
+    )
     actor.remote(folder, app_name).run_and_leave.remote(identity)

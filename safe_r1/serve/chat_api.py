@@ -1,6 +1,8 @@
-"""OpenAI's chat, completion and moderation routes in the words of this service: what is accepted, and how answers are written.
+"""OpenAI's chat, completion and moderation routes in the words of this service: what is accepted, and how
+answers are written.
 
-The models speak one dialogue at a time, so tools, images and several choices are refused by name rather than ignored.
+The models speak one dialogue at a time, so tools, images and several choices are refused by name rather than
+ignored.
 """
 
 import json
@@ -11,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from safe_r1.reasoning import split_reasoning
+from safe_r1.models.reasoning import split_reasoning
 from safe_r1.schema import RefusalLabel
 from safe_r1.serve.api import ApiError, Judged, Text
 from safe_r1.serve.engine import Piece
@@ -20,7 +22,9 @@ from safe_r1.serve.stream import StreamSplitter
 
 
 class _Open(BaseModel):
-    """OpenAI's clients send fields that do not matter here, such as ``user``; those that would matter are refused below."""
+    """OpenAI's clients send fields that do not matter here, such as ``user``; those that would matter are
+    refused below.
+    """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
     model: str
@@ -61,9 +65,23 @@ class _Open(BaseModel):
 
 
 _REFUSED = {
-    "tools", "functions", "tool_choice", "function_call", "response_format", "logprobs", "top_logprobs", "logit_bias", "echo",
-    "suffix", "best_of", "audio", "modalities", "prediction", "presence_penalty", "frequency_penalty",
-}  # fmt: skip
+    "tools",
+    "functions",
+    "tool_choice",
+    "function_call",
+    "response_format",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "echo",
+    "suffix",
+    "best_of",
+    "audio",
+    "modalities",
+    "prediction",
+    "presence_penalty",
+    "frequency_penalty",
+}
 
 
 class TextPart(BaseModel):
@@ -90,7 +108,11 @@ class ChatRequest(_Open):
     """``POST /v1/chat/completions``."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "demo", "messages": [{"role": "user", "content": "你好"}], "max_tokens": 64}]}
+        json_schema_extra={
+            "examples": [
+                {"model": "demo", "messages": [{"role": "user", "content": "你好"}], "max_tokens": 64}
+            ]
+        }
     )
     messages: list[ChatTurn] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -99,7 +121,9 @@ class ChatRequest(_Open):
     def asked(self) -> Asked:
         """See the base; the newer name of the limit counts too."""
         asked = super().asked
-        return Asked(asked.seed, asked.max_tokens or self.max_completion_tokens, asked.temperature, asked.top_p)
+        return Asked(
+            asked.seed, asked.max_tokens or self.max_completion_tokens, asked.temperature, asked.top_p
+        )
 
 
 class CompletionRequest(_Open):
@@ -111,7 +135,9 @@ class CompletionRequest(_Open):
 class ModerationRequest(BaseModel):
     """``POST /v1/moderations``: texts to be looked at, each as an answer to nothing in particular."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"input": "某地的人都懒，活该受穷。"}]})
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"examples": [{"input": "某地的人都懒，活该受穷。"}]}
+    )
     input: Text | list[Text] = Field(min_length=1)
     model: str | None = None
 
@@ -124,15 +150,24 @@ class ModerationRequest(BaseModel):
 def chat_response(model: str, generated: Generated) -> dict[str, Any]:
     """A whole answer, its reasoning in a field of its own, as DeepSeek's API and vLLM name it."""
     reasoning, answer = split_reasoning(generated.text)
-    message = {"role": "assistant", "content": answer or "", "reasoning_content": reasoning or None, "refusal": None}
+    message = {
+        "role": "assistant",
+        "content": answer or "",
+        "reasoning_content": reasoning or None,
+        "refusal": None,
+    }
     choice = {"index": 0, "message": message, "finish_reason": generated.finish_reason, "logprobs": None}
-    return _body("chat.completion", model, [choice]) | {"usage": usage(generated.prompt_tokens, generated.completion_tokens)}
+    return _body("chat.completion", model, [choice]) | {
+        "usage": usage(generated.prompt_tokens, generated.completion_tokens)
+    }
 
 
 def completion_response(model: str, piece: Piece, num_prompt: int) -> dict[str, Any]:
     """A whole continuation."""
     choice = {"index": 0, "text": piece.text, "finish_reason": piece.finish_reason, "logprobs": None}
-    return _body("text_completion", model, [choice], "cmpl") | {"usage": usage(num_prompt, piece.completion_tokens)}
+    return _body("text_completion", model, [choice], "cmpl") | {
+        "usage": usage(num_prompt, piece.completion_tokens)
+    }
 
 
 async def closed(events: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -145,7 +180,9 @@ async def closed(events: AsyncIterator[str]) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-async def chat_events(request: ChatRequest, pieces: AsyncIterator[Piece], prefix: str, num_prompt: int) -> AsyncIterator[str]:
+async def chat_events(
+    request: ChatRequest, pieces: AsyncIterator[Piece], prefix: str, num_prompt: int
+) -> AsyncIterator[str]:
     """The answer as it is written."""
     body = _body("chat.completion.chunk", request.model, [])
     splitter = StreamSplitter(is_reasoning=bool(prefix))
@@ -162,7 +199,9 @@ async def chat_events(request: ChatRequest, pieces: AsyncIterator[Piece], prefix
         yield _usage_event(body, num_prompt, num_tokens)
 
 
-async def completion_events(request: CompletionRequest, pieces: AsyncIterator[Piece], num_prompt: int) -> AsyncIterator[str]:
+async def completion_events(
+    request: CompletionRequest, pieces: AsyncIterator[Piece], num_prompt: int
+) -> AsyncIterator[str]:
     """The continuation as it is written."""
     body = _body("text_completion", request.model, [], "cmpl")
     num_tokens = 0
@@ -191,24 +230,42 @@ def _usage_event(body: dict[str, Any], num_prompt: int, num_tokens: int) -> str:
 
 def _body(kind: str, model: str, choices: list[Any], prefix: str = "chatcmpl") -> dict[str, Any]:
     created = int(time.time())
-    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": created, "model": model, "choices": choices}
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": created,
+        "model": model,
+        "choices": choices,
+    }
 
 
 def usage(num_prompt: int, num_completion: int) -> dict[str, int]:
     """OpenAI's counts of tokens."""
-    return {"prompt_tokens": num_prompt, "completion_tokens": num_completion, "total_tokens": num_prompt + num_completion}
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_completion,
+        "total_tokens": num_prompt + num_completion,
+    }
 
 
-def moderation_response(judge: str, verdicts: Sequence[Judged], categories: Sequence[str | None]) -> dict[str, Any]:
-    """One result a text: flagged where the judge finds harm in it; an unscored text is not flagged, and says why."""
+def moderation_response(
+    judge: str, verdicts: Sequence[Judged], categories: Sequence[str | None]
+) -> dict[str, Any]:
+    """One result a text: flagged where the judge finds harm in it; an unscored text is not flagged, and says
+    why.
+    """
     results = []
     for verdict, category in zip(verdicts, categories, strict=True):
         is_harmful = verdict.label == RefusalLabel.HARMFUL.value
         name = category or "unsafe"
         results.append(
             {
-                "flagged": is_harmful, "categories": {name: is_harmful}, "category_scores": {name: float(is_harmful)},
-                "label": verdict.label, "degree": verdict.degree, "unscored_reason": verdict.unscored_reason,
+                "flagged": is_harmful,
+                "categories": {name: is_harmful},
+                "category_scores": {name: float(is_harmful)},
+                "label": verdict.label,
+                "degree": verdict.degree,
+                "unscored_reason": verdict.unscored_reason,
             }
-        )  # fmt: skip
+        )
     return {"id": f"modr-{uuid.uuid4().hex}", "model": judge, "results": results}

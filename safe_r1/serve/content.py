@@ -9,7 +9,9 @@ _LOGGED = ("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/sa
 
 
 class ContentLog:
-    """ASGI middleware: one line a request, a JSON object with the id of its audit line, what was sent, and what came back."""
+    """ASGI middleware: one line a request, a JSON object with the id of its audit line, what was sent, and
+    what came back.
+    """
 
     def __init__(self, app: Any):
         self._app = app
@@ -36,7 +38,9 @@ class ContentLog:
         finally:
             # As JSON strings: whatever a caller or a model wrote, it stays one line.
             facts = {"request": head.get(b"x-request-id", b"").decode(), "path": scope["path"]}
-            content.info(json.dumps(facts | {"sent": _text(sent), "answered": _text(answered)}, ensure_ascii=False))
+            content.info(
+                json.dumps(facts | {"sent": _text(sent), "answered": _text(answered)}, ensure_ascii=False)
+            )
 
 
 def _text(body: bytearray) -> str:

@@ -33,7 +33,9 @@ class Drain:
             if scope["type"] != "http":
                 await app(scope, receive, send)
             elif self.is_closed:
-                error = ApiError(503, "service_ending", "the service is ending; ask another one", retry_after_s=30)
+                error = ApiError(
+                    503, "service_ending", "the service is ending; ask another one", retry_after_s=30
+                )
                 await JSONResponse(error.body, error.status, error.headers)(scope, receive, send)
             else:
                 self._num_active += 1

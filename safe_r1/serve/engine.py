@@ -1,7 +1,7 @@
 """The models behind the service: the only importer of ``ray.serve.llm``.
 
-Prompts are rendered and tokenized by ``safe_r1.chat`` and reach vLLM as tokens, so that a served model sees what an evaluated
-one sees. Each model is a deployment of its own, scaled by itself.
+Prompts are rendered and tokenized by ``safe_r1.models.chat`` and reach vLLM as tokens, so that a served model
+sees what an evaluated one sees. Each model is a deployment of its own, scaled by itself.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from safe_r1.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.config import EngineConfig
-from safe_r1.generate import engine_arguments, engine_bundles, engine_environment
-from safe_r1.models import Variant
+from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
+from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
+from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 from safe_r1.schema import Message
 from safe_r1.serve.api import ApiError
@@ -47,17 +47,20 @@ def model_deployment(variant: Variant, engine: EngineConfig, scaling: ScalingCon
         runtime_env={"env_vars": engine_environment(variant, engine, device)},
         log_engine_metrics=True,
         deployment_config={
-            # Without these there is neither back-pressure nor scaling: Serve's own limits for models are a thousand million.
+            # Without these there is neither back-pressure nor scaling: Serve's own limits for models are a
+            # thousand million.
             "max_ongoing_requests": room,
             "max_queued_requests": int(room * scaling.queue_share),
             "autoscaling_config": {
-                "min_replicas": scaling.min_replicas, "max_replicas": scaling.max_replicas,
-                "initial_replicas": scaling.min_replicas, "target_ongoing_requests": max(1, int(room * scaling.target_share)),
+                "min_replicas": scaling.min_replicas,
+                "max_replicas": scaling.max_replicas,
+                "initial_replicas": scaling.min_replicas,
+                "target_ongoing_requests": max(1, int(room * scaling.target_share)),
                 "downscale_delay_s": scaling.downscale_delay_s,
             },
             "logging_config": {"enable_access_log": False},
         },
-    )  # fmt: skip
+    )
     return build_llm_deployment(llm)
 
 
@@ -75,7 +78,8 @@ class ServedModel:
         self.context = config.engine.max_model_len or variant.context
         self.room = room
         self._handle = handle.options(stream=True)
-        # Now, and not with the first requests: several threads that import transformers' parts at once get an ImportError.
+        # Now, and not with the first requests: several threads that import transformers' parts at once get an
+        # ImportError.
         self._tokenizer = load_tokenizer(variant.source, variant.revision, config.engine.trust_remote_code)
 
     async def generate(self, messages: list[Message], asked: Asked) -> Generated:
@@ -86,7 +90,9 @@ class ServedModel:
         """
         tokens, prefix = await self.render(messages)
         async for reply in self.complete(tokens, asked, self.stops):
-            return Generated(prefix + reply.text, reply.finish_reason or "stop", len(tokens), reply.completion_tokens)
+            return Generated(
+                prefix + reply.text, reply.finish_reason or "stop", len(tokens), reply.completion_tokens
+            )
         raise ApiError(503, "engine_unavailable", f"{self.variant.name}: the engine ended without an answer")
 
     @property
@@ -104,7 +110,9 @@ class ServedModel:
             tokens, prefix = await asyncio.to_thread(self._render, messages)
         except (ValueError, TemplateError) as error:
             # Such as no user turn, or two in a row; its words may hold what was sent.
-            message = f"the template of {self.variant.name} does not take these messages ({type(error).__name__})"
+            message = (
+                f"the template of {self.variant.name} does not take these messages ({type(error).__name__})"
+            )
             raise ApiError(400, "invalid_messages", message, "messages") from None
         self._check_length(tokens)
         return tokens, prefix
@@ -124,13 +132,19 @@ class ServedModel:
 
     def _check_length(self, tokens: list[int]) -> None:
         if len(tokens) >= self.context:
-            raise ApiError(400, "context_length_exceeded", f"the prompt has {len(tokens)} tokens; {self.variant.name} takes "
-                           f"{self.context} of prompt and answer together")  # fmt: skip
+            raise ApiError(
+                400,
+                "context_length_exceeded",
+                f"the prompt has {len(tokens)} tokens; {self.variant.name} takes "
+                f"{self.context} of prompt and answer together",
+            )
 
     def _render(self, messages: list[Message]) -> tuple[list[int], str]:
         return render(messages, self.variant.style, self._tokenizer)
 
-    async def complete(self, tokens: list[int], asked: Asked, stop: list[str], *, stream: bool = False) -> AsyncIterator[Piece]:
+    async def complete(
+        self, tokens: list[int], asked: Asked, stop: list[str], *, stream: bool = False
+    ) -> AsyncIterator[Piece]:
         """The completion of tokens: one piece, or with ``stream`` as many as the engine writes.
 
         Raises:
@@ -139,16 +153,27 @@ class ServedModel:
         from ray.serve.llm.openai_api_models import CompletionRequest
 
         generation, variant = self._config.generation, self.variant
-        wanted = asked.max_tokens or generation.max_tokens or generation.max_tokens_refusal or variant.max_tokens_refusal
+        wanted = (
+            asked.max_tokens
+            or generation.max_tokens
+            or generation.max_tokens_refusal
+            or variant.max_tokens_refusal
+        )
         temperature = _first(asked.temperature, generation.temperature, variant.temperature)
         request = CompletionRequest.model_validate(
             {
-                "model": variant.name, "prompt": tokens, "max_tokens": max(1, min(wanted, self.context - len(tokens))),
-                "temperature": temperature, "top_p": _first(asked.top_p, generation.top_p, variant.top_p),
-                "stop": stop or None, "seed": asked.seed if temperature > 0 else None, "stream": stream,
-                "stream_options": {"include_usage": True} if stream else None, "add_special_tokens": False,
+                "model": variant.name,
+                "prompt": tokens,
+                "max_tokens": max(1, min(wanted, self.context - len(tokens))),
+                "temperature": temperature,
+                "top_p": _first(asked.top_p, generation.top_p, variant.top_p),
+                "stop": stop or None,
+                "seed": asked.seed if temperature > 0 else None,
+                "stream": stream,
+                "stream_options": {"include_usage": True} if stream else None,
+                "add_special_tokens": False,
             }
-        )  # fmt: skip
+        )
         async for reply in self._call(request):
             for piece in _pieces(reply):
                 yield piece
@@ -162,10 +187,16 @@ class ServedModel:
             async for reply in self._handle.completions.remote(request, None):
                 yield reply
         except BackPressureError:
-            raise ApiError(429, "overloaded", f"{name} is busy and its queue is full; try again", retry_after_s=5) from None
+            raise ApiError(
+                429, "overloaded", f"{name} is busy and its queue is full; try again", retry_after_s=5
+            ) from None
         except (DeploymentUnavailableError, RayServeException, RayError) as error:
-            raise ApiError(503, "engine_unavailable", f"{name}: its engine is down or starting ({type(error).__name__})",
-                           retry_after_s=30) from None  # fmt: skip
+            raise ApiError(
+                503,
+                "engine_unavailable",
+                f"{name}: its engine is down or starting ({type(error).__name__})",
+                retry_after_s=30,
+            ) from None
 
 
 def _first(*values: Any) -> Any:
@@ -176,12 +207,16 @@ def _pieces(reply: Any) -> list[Piece]:
     """A reply of the engine's server: a whole response, an error, or a list of server-sent events."""
     if isinstance(reply, (list, str)):
         events = "".join(reply) if isinstance(reply, list) else reply
-        lines = [line[6:] for line in events.splitlines() if line.startswith("data: ") and line != "data: [DONE]"]
+        lines = [
+            line[6:] for line in events.splitlines() if line.startswith("data: ") and line != "data: [DONE]"
+        ]
         return [piece for line in lines for piece in _pieces(json.loads(line))]
     body = reply if isinstance(reply, dict) else reply.model_dump()
     if error := body.get("error"):
         status = int(error.get("code") or 500)
-        raise ApiError(status, error.get("type") or "engine_error", error.get("message") or "the engine gave an error")
+        raise ApiError(
+            status, error.get("type") or "engine_error", error.get("message") or "the engine gave an error"
+        )
     usage = body.get("usage") or {}
     counts = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
     choices = body.get("choices") or []

@@ -1,6 +1,7 @@
 """Items to verdicts: answer those that have no answer, split, judge, count. Knows neither HTTP nor Ray.
 
-The splitting, the judges and the definitions of the rates are the evaluation job's, so an item gets the same verdict in both.
+The splitting, the judges and the definitions of the rates are the evaluation job's, so an item gets the same
+verdict in both.
 """
 
 import asyncio
@@ -11,22 +12,33 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from safe_r1.corpus.policies import classify
-from safe_r1.generate import row_seed
-from safe_r1.intervals import wilson_interval
+from safe_r1.inference.batch import row_seed
 from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.metrics import REFUSAL_LABELS
-from safe_r1.reasoning import split_reasoning
+from safe_r1.metrics.intervals import wilson_interval
+from safe_r1.metrics.rates import REFUSAL_LABELS
+from safe_r1.models.reasoning import split_reasoning
+from safe_r1.policies import classify
 from safe_r1.schema import Message, Part
-from safe_r1.serve.api import ApiError, EvaluateRequest, Item, ItemError, ItemResult, Judged, Outcome, RateSummary, Summary
+from safe_r1.serve.api import (
+    ApiError,
+    EvaluateRequest,
+    Item,
+    ItemError,
+    ItemResult,
+    Judged,
+    Outcome,
+    RateSummary,
+    Summary,
+)
 
-# Given answers go to the judge in such pieces, so that a call's own cost is shared; generated ones go as they come.
+# Given answers go to the judge in such pieces, so that a call's own cost is shared; generated ones go as they
+# come.
 _CHUNK = 125
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How an item is to be answered; None means: as the model's entry in ``safe_r1.models`` says.
+    """How an item is to be answered; None means: as the model's entry in ``safe_r1.models.registry`` says.
 
     Attributes:
         seed: Of the sampler, for this item alone.
@@ -85,8 +97,8 @@ class Evaluator:
     Attributes:
         engine: Lets models answer.
         judge: Judges.
-        rooms: For items that ask a model at the same time, by its name. No more than it decodes together: the others would
-            stand in line before the only item of another request.
+        rooms: For items that ask a model at the same time, by its name. No more than it decodes together: the
+            others would stand in line before the only item of another request.
     """
 
     engine: Engine
@@ -96,16 +108,22 @@ class Evaluator:
     async def run(self, request: EvaluateRequest) -> AsyncIterator[ItemResult]:
         """The items as they finish, each once. A fault of one is its error and never another's."""
         items = [_item(item) for item in request.items]
-        given = [(index, item) for index, item in enumerate(items) if isinstance(item, Item) and item.completion is not None]
+        given = [
+            (index, item)
+            for index, item in enumerate(items)
+            if isinstance(item, Item) and item.completion is not None
+        ]
         for index, item in enumerate(items):
             if isinstance(item, ItemError):
                 yield ItemResult(index=index, outcomes=[Outcome(model=None, error=item)])
         tasks = [
-            asyncio.create_task(self._given(given[start : start + _CHUNK], request)) for start in range(0, len(given), _CHUNK)
+            asyncio.create_task(self._given(given[start : start + _CHUNK], request))
+            for start in range(0, len(given), _CHUNK)
         ] + [
             asyncio.create_task(self._generated(index, item, request))
-            for index, item in enumerate(items) if isinstance(item, Item) and item.completion is None
-        ]  # fmt: skip
+            for index, item in enumerate(items)
+            if isinstance(item, Item) and item.completion is None
+        ]
         try:
             for done in asyncio.as_completed(tasks):
                 for result in await done:
@@ -117,11 +135,15 @@ class Evaluator:
     async def _given(self, items: Sequence[tuple[int, Item]], request: EvaluateRequest) -> list[ItemResult]:
         outcomes = [_said(None, Generated(item.completion or "", "stop", 0, 0)) for _, item in items]
         await self._judge([item for _, item in items], outcomes, request.parts)
-        return [_result(index, item, [outcome]) for (index, item), outcome in zip(items, outcomes, strict=True)]
+        return [
+            _result(index, item, [outcome]) for (index, item), outcome in zip(items, outcomes, strict=True)
+        ]
 
     async def _generated(self, index: int, item: Item, request: EvaluateRequest) -> list[ItemResult]:
         if not request.models:
-            fault = ItemError(status=400, code="nothing_to_judge", message="the item has no answer and the request no model")
+            fault = ItemError(
+                status=400, code="nothing_to_judge", message="the item has no answer and the request no model"
+            )
             return [_result(index, item, [Outcome(model=None, error=fault)])]
         outcomes = await asyncio.gather(*(self._ask(model, index, item, request) for model in request.models))
         answered = [outcome for outcome in outcomes if outcome.error is None]
@@ -134,7 +156,9 @@ class Evaluator:
                 generated = await self.engine.generate(model, item.dialogue, _asked(index, item, request))
             return _said(model, generated)
         except ApiError as error:
-            return Outcome(model=model, error=ItemError(status=error.status, code=error.code, message=error.message))
+            return Outcome(
+                model=model, error=ItemError(status=error.status, code=error.code, message=error.message)
+            )
         except Exception as error:  # noqa: BLE001 - whatever one item meets, the others are answered
             message = f"{model}: unexpected {type(error).__name__}"
             return Outcome(model=model, error=ItemError(status=500, code="internal_error", message=message))
@@ -182,18 +206,26 @@ def _asked(index: int, item: Item, request: EvaluateRequest) -> Asked:
 def _said(model: str | None, generated: Generated) -> Outcome:
     reasoning, answer = split_reasoning(generated.text)
     return Outcome(
-        model=model, reasoning=reasoning, answer=answer, finish_reason=generated.finish_reason,
-        prompt_tokens=generated.prompt_tokens, completion_tokens=generated.completion_tokens, verdicts={},
-    )  # fmt: skip
+        model=model,
+        reasoning=reasoning,
+        answer=answer,
+        finish_reason=generated.finish_reason,
+        prompt_tokens=generated.prompt_tokens,
+        completion_tokens=generated.completion_tokens,
+        verdicts={},
+    )
 
 
 def judged(judgement: Judgement, judge: str) -> Judged:
     """A judgement as it goes over the wire."""
     label = judgement.label
     return Judged(
-        label=label.value if label else None, degree=label.degree if label else None, judge=judge,
-        unscored_reason=judgement.unscored_reason, explanation=judgement.explanation,
-    )  # fmt: skip
+        label=label.value if label else None,
+        degree=label.degree if label else None,
+        judge=judge,
+        unscored_reason=judgement.unscored_reason,
+        explanation=judgement.explanation,
+    )
 
 
 def _result(index: int, item: Item, outcomes: list[Outcome]) -> ItemResult:
@@ -205,7 +237,11 @@ def summarize(results: Sequence[ItemResult], parts: Sequence[Part]) -> list[Summ
     """Counts and rates by model and part, in the order in which models and parts were named."""
     models = list(dict.fromkeys(outcome.model for result in results for outcome in result.outcomes))
     return [
-        _summary([outcome for result in results for outcome in result.outcomes if outcome.model == model], model, part)
+        _summary(
+            [outcome for result in results for outcome in result.outcomes if outcome.model == model],
+            model,
+            part,
+        )
         for model in models
         for part in parts
     ]
@@ -216,16 +252,27 @@ def _summary(outcomes: Sequence[Outcome], model: str | None, part: Part) -> Summ
     labels = [verdict.label for verdict in verdicts if verdict.label is not None]
     reasons = Counter(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason)
     num_failed = sum(outcome.error is not None for outcome in outcomes)
-    rates = {name: _rate(sum(label in wanted for label in labels), len(labels)) for name, wanted in REFUSAL_LABELS.items()}
+    rates = {
+        name: _rate(sum(label in wanted for label in labels), len(labels))
+        for name, wanted in REFUSAL_LABELS.items()
+    }
     return Summary(
-        model=model, part=part, num_items=len(outcomes), num_scored=len(labels), num_unscored=reasons.total(),
-        num_unscored_by_reason=dict(sorted(reasons.items())), num_failed=num_failed,
-        num_absent=len(outcomes) - num_failed - len(verdicts), rates=rates if labels else {},
-    )  # fmt: skip
+        model=model,
+        part=part,
+        num_items=len(outcomes),
+        num_scored=len(labels),
+        num_unscored=reasons.total(),
+        num_unscored_by_reason=dict(sorted(reasons.items())),
+        num_failed=num_failed,
+        num_absent=len(outcomes) - num_failed - len(verdicts),
+        rates=rates if labels else {},
+    )
 
 
 def _rate(numerator: int, denominator: int) -> RateSummary:
     if not denominator:
         return RateSummary(value=0, low=0, high=1, numerator=0, denominator=0)
     low, high = wilson_interval(numerator, denominator)
-    return RateSummary(value=numerator / denominator, low=low, high=high, numerator=numerator, denominator=denominator)
+    return RateSummary(
+        value=numerator / denominator, low=low, high=high, numerator=numerator, denominator=denominator
+    )

@@ -1,4 +1,6 @@
-"""The routes, and what surrounds each of them: keys, limits, sizes, errors in OpenAI's form, an audit line without content."""
+"""The routes, and what surrounds each of them: keys, limits, sizes, errors in OpenAI's form, an audit line
+without content.
+"""
 
 import json
 import logging
@@ -15,8 +17,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from safe_r1 import __version__
-from safe_r1.corpus.policies import classify
 from safe_r1.judge.base import JudgeItem
+from safe_r1.policies import classify
 from safe_r1.serve import chat_api
 from safe_r1.serve.access import Allowed, is_batch, take_items
 from safe_r1.serve.api import ApiError, EvaluateRequest, EvaluateResponse, ItemResult, where
@@ -41,9 +43,11 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(SizeLimit, max_bytes=service.config.limits.body_mib * 2**20)
     if service.config.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(service.config.cors_origins), allow_methods=["GET", "POST", "DELETE"],
+            CORSMiddleware,
+            allow_origins=list(service.config.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
-        )  # fmt: skip
+        )
     app.middleware("http")(_audited)
     if service.config.log_content:
         app.add_middleware(ContentLog)
@@ -65,15 +69,23 @@ async def _audited(request: Request, go_on: Callable[[Request], Awaitable[Respon
         response = await go_on(request)
     except Exception as error:  # noqa: BLE001 - a fault of our own is answered, counted and audited like any other
         logger.error("%s in\n%s", type(error).__name__, where(error))
-        response = await _api_error(request, ApiError(500, "internal_error", f"unexpected {type(error).__name__}"))
+        response = await _api_error(
+            request, ApiError(500, "internal_error", f"unexpected {type(error).__name__}")
+        )
     response.headers["X-Request-Id"] = request.state.id
     facts = {
-        "request": request.state.id, "method": request.method, "path": request.url.path, "status": response.status_code,
-        "ms": round(1000 * (time.monotonic() - started)), **request.state.facts,
-    }  # fmt: skip
+        "request": request.state.id,
+        "method": request.method,
+        "path": request.url.path,
+        "status": response.status_code,
+        "ms": round(1000 * (time.monotonic() - started)),
+        **request.state.facts,
+    }
     audit.info(json.dumps(facts))
     route = request.scope.get("route")
-    path = getattr(route, "path", "other")  # the route's own words: whatever a caller types shall not become a metric
+    path = getattr(
+        route, "path", "other"
+    )  # the route's own words: whatever a caller types shall not become a metric
     request.app.state.service.meter.request(path, response.status_code, time.monotonic() - started)
     return response
 
@@ -87,9 +99,13 @@ async def _invalid(_: Request, error: Any) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
-        fault = ApiError(400, "invalid_json", f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        fault = ApiError(
+            400, "invalid_json", f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}"
+        )
     elif first["type"] == "model_attributes_type" and not place:
-        fault = ApiError(400, "invalid_request", "expected a JSON object, sent as Content-Type: application/json")
+        fault = ApiError(
+            400, "invalid_request", "expected a JSON object, sent as Content-Type: application/json"
+        )
     else:
         message = f"{place or 'body'}: {first['msg'].removeprefix('Value error, ')}"
         fault = ApiError(400, "invalid_request", message, place or None)
@@ -102,7 +118,11 @@ async def _http_error(_: Request, error: Any) -> Response:
     return JSONResponse(fault.body, error.status_code, error.headers)
 
 
-_HANDLERS: dict[Any, Any] = {ApiError: _api_error, RequestValidationError: _invalid, HTTPException: _http_error}
+_HANDLERS: dict[Any, Any] = {
+    ApiError: _api_error,
+    RequestValidationError: _invalid,
+    HTTPException: _http_error,
+}
 
 
 def _add_open_routes(app: FastAPI) -> None:
@@ -111,8 +131,12 @@ def _add_open_routes(app: FastAPI) -> None:
         text = files("safe_r1.serve").joinpath("page.html").read_text(encoding="utf-8")
         if app.state.service.config.log_content:
             text = text.replace("内容不会被记录", "本服务会把内容写入日志")
-        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-        return HTMLResponse(text, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
+        policy = (
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        )
+        return HTMLResponse(
+            text, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
+        )
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> dict[str, str]:
@@ -124,7 +148,9 @@ def _add_open_routes(app: FastAPI) -> None:
         """Every model and the judge answer; 503 with what is missing otherwise."""
         service: Service = request.app.state.service
         missing = await service.missing()
-        return JSONResponse({"status": "not ready" if missing else "ready", "missing": missing}, 503 if missing else 200)
+        return JSONResponse(
+            {"status": "not ready" if missing else "ready", "missing": missing}, 503 if missing else 200
+        )
 
 
 def _add_openai_routes(app: FastAPI) -> None:
@@ -147,11 +173,15 @@ def _add_openai_routes(app: FastAPI) -> None:
         tokens, prefix = await served.render([turn.to_message() for turn in body.messages])
         pieces = served.complete(tokens, body.asked, [*served.stops, *body.stops], stream=body.stream)
         if body.stream:
-            first = await _started(_counted(service, body.model, len(tokens), pieces), service.config.answer_timeout_s)
+            first = await _started(
+                _counted(service, body.model, len(tokens), pieces), service.config.answer_timeout_s
+            )
             return _stream(chat_api.chat_events(body, first, prefix, len(tokens)))
         piece = await _whole(pieces, service.config.answer_timeout_s)
         _note_tokens(request, body.model, len(tokens), piece.completion_tokens)
-        generated = chat_api.Generated(prefix + piece.text, piece.finish_reason or "stop", len(tokens), piece.completion_tokens)
+        generated = chat_api.Generated(
+            prefix + piece.text, piece.finish_reason or "stop", len(tokens), piece.completion_tokens
+        )
         return JSONResponse(chat_api.chat_response(body.model, generated))
 
     @app.post("/v1/completions", tags=["openai"])
@@ -162,7 +192,9 @@ def _add_openai_routes(app: FastAPI) -> None:
         tokens = await served.tokenize(body.prompt)
         pieces = served.complete(tokens, body.asked, body.stops, stream=body.stream)
         if body.stream:
-            first = await _started(_counted(service, body.model, len(tokens), pieces), service.config.answer_timeout_s)
+            first = await _started(
+                _counted(service, body.model, len(tokens), pieces), service.config.answer_timeout_s
+            )
             return _stream(chat_api.completion_events(body, first, len(tokens)))
         piece = await _whole(pieces, service.config.answer_timeout_s)
         _note_tokens(request, body.model, len(tokens), piece.completion_tokens)
@@ -173,10 +205,15 @@ def _add_openai_routes(app: FastAPI) -> None:
         """Texts that the judge looks at."""
         if len(body.texts) > _MAX_MODERATIONS:
             raise ApiError(
-                400, "too_many_items", f"{len(body.texts)} inputs; at most {_MAX_MODERATIONS} in one request", "input"
+                400,
+                "too_many_items",
+                f"{len(body.texts)} inputs; at most {_MAX_MODERATIONS} in one request",
+                "input",
             )
         await take_items(request, service, len(body.texts))
-        judgements = await service.judge([JudgeItem([], text, "answer") for text in body.texts], is_patient=False)
+        judgements = await service.judge(
+            [JudgeItem([], text, "answer") for text in body.texts], is_patient=False
+        )
         if missing := next((each for each in judgements if each.unscored_reason in NOT_JUDGED), None):
             # A text that nobody looked at must not pass as one that is not flagged.
             raise ApiError(503, missing.unscored_reason or "", missing.explanation, retry_after_s=5)
@@ -209,7 +246,9 @@ def _status(results: Sequence[ItemResult]) -> int:
     return 503 if all(error is not None and error.status == 503 for error in errors) else 200
 
 
-async def _admitted(service: Service, evaluator: Evaluator, body: EvaluateRequest) -> AsyncIterator[ItemResult]:
+async def _admitted(
+    service: Service, evaluator: Evaluator, body: EvaluateRequest
+) -> AsyncIterator[ItemResult]:
     with service.admit(len(body.items)):
         async for result in evaluator.run(body):
             yield result
@@ -223,7 +262,10 @@ async def _evaluation_events(
         found.append(result)
         service.meter.results([result])
         yield f"event: item\ndata: {result.model_dump_json()}\n\n"
-    summary = [each.model_dump(mode="json") for each in summarize(sorted(found, key=lambda each: each.index), body.parts)]
+    summary = [
+        each.model_dump(mode="json")
+        for each in summarize(sorted(found, key=lambda each: each.index), body.parts)
+    ]
     yield f"event: summary\ndata: {json.dumps(head | {'summary': summary}, ensure_ascii=False)}\n\n"
 
 
@@ -253,7 +295,9 @@ async def _whole(pieces: AsyncIterator[Any], timeout_s: float) -> Any:
     return piece
 
 
-async def _counted(service: Service, model: str, num_prompt: int, pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _counted(
+    service: Service, model: str, num_prompt: int, pieces: AsyncIterator[Any]
+) -> AsyncIterator[Any]:
     """The same pieces; their tokens are counted when the stream ends, however it does."""
     num_tokens = 0
     try:

@@ -5,7 +5,7 @@ import functools
 import logging
 from typing import Any
 
-from safe_r1.models import Variant
+from safe_r1.models.registry import Variant
 from safe_r1.serve import batches
 from safe_r1.serve.access import ask_for
 from safe_r1.serve.config import ServeConfig
@@ -22,9 +22,14 @@ class Ingress:
     """One replica: routes over the handles of the other deployments."""
 
     def __init__(
-        self, config: ServeConfig, served: list[Variant], judge: Variant | None, handles: dict[str, Any], rooms: dict[str, int],
+        self,
+        config: ServeConfig,
+        served: list[Variant],
+        judge: Variant | None,
+        handles: dict[str, Any],
+        rooms: dict[str, int],
         judge_handle: Any,
-    ):  # fmt: skip
+    ):
         for name in ("safe_r1.audit", "safe_r1.content"):
             logging.getLogger(name).setLevel(logging.INFO)
         every = {
@@ -36,7 +41,9 @@ class Ingress:
             caller: Any = ServedJudge(config.judge, judge_handle)
         else:
             caller = ModelJudge(config.judge, judge.name, Line(every[judge.name], config))
-        start_batch = functools.partial(batches.start, config.batches, get_app_name()) if config.batches else None
+        start_batch = (
+            functools.partial(batches.start, config.batches, get_app_name()) if config.batches else None
+        )
         self.service = Service(config, models, caller, _missing, RayMeter(), start_batch)
         self._app: Any = None
 
@@ -45,7 +52,8 @@ class Ingress:
 
         self._app = create_app(self.service)
         if self.service.store and self.service.start_batch:
-            # Batches that were cut short with the cluster go on; those that are running have their actor already.
+            # Batches that were cut short with the cluster go on; those that are running have their actor
+            # already.
             for identity in await asyncio.to_thread(self.service.store.unfinished):
                 try:
                     await asyncio.to_thread(self.service.start_batch, identity)

@@ -6,10 +6,10 @@ from typing import Any
 
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import SafeR1Error
+from safe_r1.evaluation.scoring import judge_name, make_judge, read_engine_reply
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.endpoint import EndpointJudge
 from safe_r1.judge.prompt import judge_messages
-from safe_r1.scoring import judge_name, make_judge, read_engine_reply
 from safe_r1.serve.api import ApiError
 from safe_r1.serve.evaluator import Asked
 from safe_r1.serve.line import Line
@@ -56,9 +56,13 @@ def judge_deployment(config: JudgeConfig, replicas: int) -> Any:
             return await self.judge_calls(calls)
 
     options = {
-        "name": "Judge", "num_replicas": replicas, "max_ongoing_requests": _ROOM, "max_queued_requests": _QUEUE,
-        "ray_actor_options": {"num_cpus": 0.5}, "logging_config": {"enable_access_log": False},
-    }  # fmt: skip
+        "name": "Judge",
+        "num_replicas": replicas,
+        "max_ongoing_requests": _ROOM,
+        "max_queued_requests": _QUEUE,
+        "ray_actor_options": {"num_cpus": 0.5},
+        "logging_config": {"enable_access_log": False},
+    }
     return serve.deployment(**options)(Judge).bind(config)
 
 
@@ -80,9 +84,13 @@ class ServedJudge:
         try:
             reply = await self._handle.remote(list(items))
         except BackPressureError:
-            raise ApiError(429, "judge_overloaded", "the judge is busy and its queue is full", retry_after_s=5) from None
+            raise ApiError(
+                429, "judge_overloaded", "the judge is busy and its queue is full", retry_after_s=5
+            ) from None
         except (RayServeException, RayError) as error:
-            raise ApiError(503, "judge_unavailable", f"the judge is down or starting ({type(error).__name__})") from None
+            raise ApiError(
+                503, "judge_unavailable", f"the judge is down or starting ({type(error).__name__})"
+            ) from None
         if isinstance(reply, str):
             raise ApiError(503, "judge_unavailable", reply)
         return reply

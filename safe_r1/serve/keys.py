@@ -61,10 +61,14 @@ def read_keys(file: str) -> dict[str, Key]:
         tree = tomllib.loads(Path(file).read_text(encoding="utf-8"))
         keys = {name: Key.model_validate(entry) for name, entry in tree.items()}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"key file {file}: {type(error).__name__}; expected TOML with a table for each key") from None
+        raise ConfigError(
+            f"key file {file}: {type(error).__name__}; expected TOML with a table for each key"
+        ) from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise ConfigError(f"key file {file}: {'.'.join(map(str, first['loc'])) or 'entry'}: {first['msg']}") from None
+        raise ConfigError(
+            f"key file {file}: {'.'.join(map(str, first['loc'])) or 'entry'}: {first['msg']}"
+        ) from None
     if not keys:
         raise ConfigError(f"key file {file}: no key in it; nobody could ask")
     return keys
@@ -150,9 +154,15 @@ class Limits:
         allowed = self.allowed(key, f"{what}_per_minute")
         limit = RateLimitItemPerMinute(allowed)
         if amount > allowed:
-            raise ApiError(400, "too_many_items", f"{amount} {what} in one request; this key may send {allowed} a minute")
+            raise ApiError(
+                400, "too_many_items", f"{amount} {what} in one request; this key may send {allowed} a minute"
+            )
         if not await self._limiter.hit(limit, what, name, cost=amount):
             reset = (await self._limiter.get_window_stats(limit, what, name)).reset_time
             wait = max(1, math.ceil(reset - time.time()))
-            raise ApiError(429, "rate_limit_exceeded", f"more than {allowed} {what} a minute; try again in {wait} s",
-                           retry_after_s=wait)  # fmt: skip
+            raise ApiError(
+                429,
+                "rate_limit_exceeded",
+                f"more than {allowed} {what} a minute; try again in {wait} s",
+                retry_after_s=wait,
+            )

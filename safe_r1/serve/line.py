@@ -22,8 +22,8 @@ _Found = TypeVar("_Found")
 
 
 class Patience:
-    """Asks again while the answer is 429 or 503, so long after the first such answer to anybody: many items of a model that is
-    gone do not wait one after the other.
+    """Asks again while the answer is 429 or 503, so long after the first such answer to anybody: many items
+    of a model that is gone do not wait one after the other.
     """
 
     def __init__(self, timeout_s: float):
@@ -49,9 +49,11 @@ class Patience:
 
         too_long = stop_after_delay(self._timeout_s)
         retrying = AsyncRetrying(
-            stop=lambda state: too_long(state) or self._is_over(), wait=wait_random_exponential(0.1, max=5),
-            retry=retry_if_exception(_is_passing), reraise=True,
-        )  # fmt: skip
+            stop=lambda state: too_long(state) or self._is_over(),
+            wait=wait_random_exponential(0.1, max=5),
+            retry=retry_if_exception(_is_passing),
+            reraise=True,
+        )
         return await retrying(asked)
 
     def _refused(self) -> None:
@@ -68,9 +70,13 @@ class Line:
     """Before one model."""
 
     def __init__(self, model: ServedModel, config: ServeConfig):
-        # Turns are taken before the model's own queue, so that a large request does not push others out of it.
+        # Turns are taken before the model's own queue, so that a large request does not push others out of
+        # it.
         self._model, self._turns = model, asyncio.Semaphore(model.room)
-        self._patience, self._answer_timeout_s = Patience(config.first_answer_timeout_s), config.answer_timeout_s
+        self._patience, self._answer_timeout_s = (
+            Patience(config.first_answer_timeout_s),
+            config.answer_timeout_s,
+        )
 
     async def generate(self, messages: list[Message], asked: Asked, *, is_patient: bool = True) -> Generated:
         """One whole completion.
@@ -100,7 +106,9 @@ async def within(seconds: float | None) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise ApiError(503, "answer_timeout", f"no answer in {seconds or 0:.0f} s", retry_after_s=30) from None
+        raise ApiError(
+            503, "answer_timeout", f"no answer in {seconds or 0:.0f} s", retry_after_s=30
+        ) from None
 
 
 def _is_passing(error: BaseException) -> bool:

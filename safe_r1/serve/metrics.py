@@ -1,6 +1,7 @@
 """What the service tells Prometheus, through Ray's own exporter. No content, no key: names, counts, seconds.
 
-Queues, replicas and the engines' own figures (running and waiting sequences, tokens, cache) come from Serve and vLLM.
+Queues, replicas and the engines' own figures (running and waiting sequences, tokens, cache) come from Serve
+and vLLM.
 """
 
 from collections.abc import Sequence
@@ -61,7 +62,9 @@ class RayMeter:
 
     def stage(self, stage: str, seconds: float) -> None:
         """See ``Meter``."""
-        _histogram("safe_r1_stage_seconds", "Seconds of one stage", "stage").observe(seconds, {"stage": stage})
+        _histogram("safe_r1_stage_seconds", "Seconds of one stage", "stage").observe(
+            seconds, {"stage": stage}
+        )
 
     def tokens(self, model: str, prompt: int, completion: int) -> None:
         """See ``Meter``."""

@@ -17,7 +17,8 @@ from safe_r1.serve.line import Line, Patience
 from safe_r1.serve.metrics import Meter, NoMeter
 from safe_r1.serve.store import Store
 
-# Of the models' room, what the rows of all batches take at once; the rest stays free for those who wait for an answer.
+# Of the models' room, what the rows of all batches take at once; the rest stays free for those who wait for
+# an answer.
 _BATCH_SHARE = 0.875
 
 
@@ -38,10 +39,14 @@ class Service:
     """
 
     def __init__(
-        self, config: ServeConfig, models: dict[str, ServedModel], judge: JudgeCaller,
-        missing: Callable[[], Awaitable[list[str]]], meter: Meter | None = None,
+        self,
+        config: ServeConfig,
+        models: dict[str, ServedModel],
+        judge: JudgeCaller,
+        missing: Callable[[], Awaitable[list[str]]],
+        meter: Meter | None = None,
         start_batch: Callable[[str], None] | None = None,
-    ):  # fmt: skip
+    ):
         self.config, self.models, self.missing, self.meter = config, models, missing, meter or NoMeter()
         self.judge_name, self._judge = judge.judge_name, judge
         self.keys, self.limits = KeyRing(config.api_keys), Limits(config.limits)
@@ -57,7 +62,9 @@ class Service:
         return Evaluator(self, self, self._batch_rooms if is_batch else self._rooms())
 
     def _rooms(self, share: float = 1.0) -> dict[str, asyncio.Semaphore]:
-        return {name: asyncio.Semaphore(max(1, int(served.room * share))) for name, served in self.models.items()}
+        return {
+            name: asyncio.Semaphore(max(1, int(served.room * share))) for name, served in self.models.items()
+        }
 
     def model(self, name: str) -> ServedModel:
         """A model by its name.
@@ -67,7 +74,9 @@ class Service:
         """
         if name not in self.models:
             known = ", ".join(self.models) or "none"
-            raise ApiError(404, "model_not_found", f"no model {name[:200]!r} here; there is: {known}", "model")
+            raise ApiError(
+                404, "model_not_found", f"no model {name[:200]!r} here; there is: {known}", "model"
+            )
         return self.models[name]
 
     async def generate(self, model: str, messages: list[Message], asked: Asked) -> Generated:
@@ -87,7 +96,12 @@ class Service:
             ApiError: 429 where this ingress has taken in as much as it may.
         """
         if self._num_pending and self._num_pending + num_items > self.config.max_pending_items:
-            raise ApiError(429, "overloaded", f"{self._num_pending} items are waiting already; try again", retry_after_s=10)
+            raise ApiError(
+                429,
+                "overloaded",
+                f"{self._num_pending} items are waiting already; try again",
+                retry_after_s=10,
+            )
         self._num_pending += num_items
         try:
             yield

@@ -36,7 +36,9 @@ class SizeLimit:
 
         async def watched(message: Any) -> None:
             nonlocal has_answered
-            if not is_over or has_answered:  # what the routes make of a body that broke off is not what was wrong
+            if (
+                not is_over or has_answered
+            ):  # what the routes make of a body that broke off is not what was wrong
                 has_answered = True
                 await send(message)
 
@@ -46,7 +48,9 @@ class SizeLimit:
             await self._refusal()(scope, receive, send)
 
     def _refusal(self) -> JSONResponse:
-        error = ApiError(413, "request_too_large", f"the request is larger than {self._max_bytes / 2**20:g} MiB")
+        error = ApiError(
+            413, "request_too_large", f"the request is larger than {self._max_bytes / 2**20:g} MiB"
+        )
         return JSONResponse(error.body, error.status, {"Connection": "close"})
 
 

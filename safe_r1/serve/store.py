@@ -1,8 +1,8 @@
 """Files and batches in OpenAI's form, in a folder that outlives the service.
 
-``FOLDER/files/ID/``: ``file.json``, ``content.jsonl``. ``FOLDER/batches/ID/``: ``batch.json`` and ``input.jsonl`` as it was
-asked for, ``rows/`` with what is finished, ``state.json`` from whoever runs it, and ``cancel`` once somebody wants it to end.
-Each of them has one writer.
+``FOLDER/files/ID/``: ``file.json``, ``content.jsonl``. ``FOLDER/batches/ID/``: ``batch.json`` and
+``input.jsonl`` as it was asked for, ``rows/`` with what is finished, ``state.json`` from whoever runs it, and
+``cancel`` once somebody wants it to end. Each of them has one writer.
 """
 
 import json
@@ -37,9 +37,14 @@ class Store:
         identity = f"file-{uuid.uuid4().hex}"
         place = self.folder / "files" / identity
         info = {
-            "id": identity, "object": "file", "bytes": len(content), "created_at": int(time.time()), "filename": name[:255],
-            "purpose": purpose, "status": "processed",
-        }  # fmt: skip
+            "id": identity,
+            "object": "file",
+            "bytes": len(content),
+            "created_at": int(time.time()),
+            "filename": name[:255],
+            "purpose": purpose,
+            "status": "processed",
+        }
         write_bytes(place / "content.jsonl", content)
         write_bytes(place / "file.json", json.dumps(info | {"owner": owner}, ensure_ascii=False).encode())
         return info
@@ -76,7 +81,12 @@ class Store:
         return {"id": identity, "object": "file", "deleted": True}
 
     def create_batch(
-        self, owner: str, input_file: str, endpoint: str, metadata: dict[str, str] | None, max_items: int = MAX_ITEMS
+        self,
+        owner: str,
+        input_file: str,
+        endpoint: str,
+        metadata: dict[str, str] | None,
+        max_items: int = MAX_ITEMS,
     ) -> dict[str, Any]:
         """Keep a batch; one whose file cannot be used is ``failed`` from the start, with the lines at fault.
 
@@ -89,16 +99,25 @@ class Store:
         rows, errors = read_requests(content, endpoint, max_items)
         identity, created = f"batch-{uuid.uuid4().hex}", int(time.time())
         info = {
-            "id": identity, "object": "batch", "endpoint": endpoint, "input_file_id": input_file, "completion_window": "24h",
-            "created_at": created, "expires_at": created + _WINDOW_S, "metadata": metadata, "owner": owner,
-        }  # fmt: skip
+            "id": identity,
+            "object": "batch",
+            "endpoint": endpoint,
+            "input_file_id": input_file,
+            "completion_window": "24h",
+            "created_at": created,
+            "expires_at": created + _WINDOW_S,
+            "metadata": metadata,
+            "owner": owner,
+        }
         place = self.folder / "batches" / identity
         state: dict[str, Any] = {"status": "validating", "request_counts": counts(len(rows))}
         if errors:
             state = {
-                "status": "failed", "failed_at": created, "request_counts": counts(0),
+                "status": "failed",
+                "failed_at": created,
+                "request_counts": counts(0),
                 "errors": {"object": "list", "data": errors[:_SHOWN_ERRORS]},
-            }  # fmt: skip
+            }
         self.write_state(identity, state)
         # Of its own: the file may be deleted while the batch runs.
         write_bytes(place / "input.jsonl", content)
@@ -143,7 +162,9 @@ class Store:
 
     def write_state(self, identity: str, state: dict[str, Any]) -> None:
         """Say how far it is; for whoever runs it."""
-        write_bytes(self.folder / "batches" / identity / "state.json", json.dumps(state, ensure_ascii=False).encode())
+        write_bytes(
+            self.folder / "batches" / identity / "state.json", json.dumps(state, ensure_ascii=False).encode()
+        )
 
     def info(self, identity: str) -> dict[str, Any]:
         """A batch as it was asked for, its owner included."""
@@ -157,14 +178,20 @@ class Store:
     def unfinished(self) -> list[str]:
         """Batches that nobody has ended, oldest first."""
         place = self.folder / "batches"
-        names = [each.name for each in place.iterdir() if (each / "batch.json").exists()] if place.exists() else []
+        names = (
+            [each.name for each in place.iterdir() if (each / "batch.json").exists()]
+            if place.exists()
+            else []
+        )
         waiting = [name for name in names if self.read_state(name)["status"] not in FINAL]
         return sorted(waiting, key=lambda name: self.info(name)["created_at"])
 
     def _read(self, kind: str, identity: str, file: str, owner: str) -> dict[str, Any]:
         # The id comes from outside: nothing but an id may become a path.
         place = self.folder / kind / identity / file if _ID.fullmatch(identity) else None
-        found = json.loads(place.read_text(encoding="utf-8")) if place is not None and place.exists() else None
+        found = (
+            json.loads(place.read_text(encoding="utf-8")) if place is not None and place.exists() else None
+        )
         if found is None or found["owner"] != owner:
             raise ApiError(404, "not_found", f"no {_NAMES[kind]} of this id here")
         return found
@@ -197,7 +224,8 @@ def read_requests(
         max_items: Items of all evaluations together; a chat is one.
 
     Returns:
-        Rows with ``custom_id`` and ``body``; errors with ``code``, ``line``, ``message``. Nothing of the content is quoted.
+        Rows with ``custom_id`` and ``body``; errors with ``code``, ``line``, ``message``. Nothing of the
+        content is quoted.
     """
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
@@ -219,7 +247,9 @@ def read_requests(
             seen.add(row["custom_id"])
             rows.append({"custom_id": row["custom_id"], "body": row["body"]})
     if not rows and not errors:
-        errors.append({"code": "empty_file", "line": None, "message": "the file holds no request", "param": None})
+        errors.append(
+            {"code": "empty_file", "line": None, "message": "the file holds no request", "param": None}
+        )
     if len(rows) > MAX_REQUESTS:
         message = f"{len(rows)} requests; a batch takes {MAX_REQUESTS}"
         errors.append({"code": "too_many_requests", "line": None, "message": message, "param": None})

@@ -9,8 +9,9 @@ _OPEN, _CLOSE = "<think>", "</think>"
 class StreamSplitter:
     """Sorts pieces of text into reasoning and answer as they come.
 
-    The reasoning ends at the first closing tag: what comes later is not known yet. ``split_reasoning`` over the whole text,
-    which evaluations use, ends it at the last one that an answer follows; for a model that closes once they agree.
+    The reasoning ends at the first closing tag: what comes later is not known yet. ``split_reasoning`` over
+    the whole text, which evaluations use, ends it at the last one that an answer follows; for a model that
+    closes once they agree.
 
     Attributes:
         is_reasoning: The text before the first tag is reasoning (the prompt has opened it).
@@ -61,4 +62,6 @@ class StreamSplitter:
 
 def _overlap(text: str, tag: str) -> int:
     """Length of the longest end of ``text`` with which ``tag`` begins."""
-    return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-size:])), 0)
+    return next(
+        (size for size in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-size:])), 0
+    )

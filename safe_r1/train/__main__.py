@@ -1,4 +1,5 @@
-"""Fine-tuning without Ray Train: ``torchrun --nproc-per-node=2 -m safe_r1.train --variant demo --corpus CORPUS --output RUNS``.
+"""Fine-tuning without Ray Train: ``torchrun --nproc-per-node=2 -m safe_r1.train --variant demo --corpus
+CORPUS --output RUNS``.
 
 The first process checks the settings and prepares the data; all of them train; the first exports.
 """
@@ -14,19 +15,25 @@ from safe_r1.train.config import FinetuneConfig
 
 
 def main(
-    variant: Annotated[str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")
+    ] = None,
     corpus: Annotated[str | None, typer.Option(help="Folder or URI that build_corpus wrote.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder or URI of the runs.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many optimizer steps.")] = None,
     config: Annotated[str | None, typer.Option(help="Settings as a TOML or YAML file.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. optimizer.lr=2e-5.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. optimizer.lr=2e-5.")
+    ] = None,
 ) -> None:
     """Fine-tune in the processes that torchrun started."""
     from safe_r1.train.finetune import run_here
 
     flags = {"variant": variant, "corpus": corpus, "output": output, "max_steps": max_steps}
     try:
-        run_here(load_config(FinetuneConfig, config, set_ or [], **flags), lambda text: print(text, flush=True))
+        run_here(
+            load_config(FinetuneConfig, config, set_ or [], **flags), lambda text: print(text, flush=True)
+        )
     except SafeR1Error as error:
         print(f"safe_r1.train: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

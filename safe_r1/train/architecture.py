@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safe_r1.checkpoints import prepare
 from safe_r1.errors import ModelError
-from safe_r1.models import Variant, read_json
+from safe_r1.models.checkpoints import prepare
+from safe_r1.models.registry import Variant, read_json
 
 FAMILIES = ("qwen2", "llama", "deepseek_v3")
 
@@ -51,7 +51,8 @@ class Architecture:
         family: ``qwen2``, ``llama`` or ``deepseek_v3``.
         context: Longest sequence in tokens.
         tied: The output layer is the embedding.
-        qkv_bias: Queries, keys and values have a bias (for latent attention: the projections into the latents).
+        qkv_bias: Queries, keys and values have a bias (for latent attention: the projections into the
+            latents).
         output_bias: The attention's output has one.
         mlp_bias: The three projections of the MLP have one.
     """
@@ -113,7 +114,9 @@ class Architecture:
         return 3 * self.hidden_size * self.experts.intermediate_size if self.experts else 0
 
     def layer_params(self, with_experts: bool) -> int:
-        """Of one layer without its routed experts: attention, two norms, and the MLP or shared experts and router."""
+        """Of one layer without its routed experts: attention, two norms, and the MLP or shared experts and
+        router.
+        """
         common = self.attention_params + 2 * self.hidden_size
         if not (with_experts and self.experts):
             return common + self.mlp_params(self.intermediate_size)
@@ -145,8 +148,8 @@ class Architecture:
     def train_flops_per_token(self, document_tokens: float) -> float:
         """Forward and backward pass of one token, recomputation not counted.
 
-        Six for each parameter that multiplies (the embedding is looked up), and attention, which is causal and stays within a
-        document: on average a token sees half of ``document_tokens``.
+        Six for each parameter that multiplies (the embedding is looked up), and attention, which is causal
+        and stays within a document: on average a token sees half of ``document_tokens``.
         """
         multiplying = self.active_params - (0 if self.tied else self.embedding_params)
         widths = self.latent.qk_head_dim + self.latent.v_head_dim if self.latent else 2 * self.head_dim
@@ -165,20 +168,31 @@ def from_config(config: dict[str, Any]) -> Architecture:
     try:
         return _from_config(family, config)
     except KeyError as error:
-        raise ModelError(f"config.json of a {family} model has no {error}; expected a whole configuration") from None
+        raise ModelError(
+            f"config.json of a {family} model has no {error}; expected a whole configuration"
+        ) from None
 
 
 def _from_config(family: str, config: dict[str, Any]) -> Architecture:
     heads = config["num_attention_heads"]
     bias = bool(config.get("attention_bias"))
     return Architecture(
-        family, config["hidden_size"], config["num_hidden_layers"], heads, config.get("num_key_value_heads") or heads,
-        config.get("head_dim") or config["hidden_size"] // heads, config["intermediate_size"], config["vocab_size"],
-        config["max_position_embeddings"], bool(config.get("tie_word_embeddings")), qkv_bias=family == "qwen2" or bias,
-        output_bias=family != "qwen2" and bias, mlp_bias=family == "llama" and bool(config.get("mlp_bias")),
+        family,
+        config["hidden_size"],
+        config["num_hidden_layers"],
+        heads,
+        config.get("num_key_value_heads") or heads,
+        config.get("head_dim") or config["hidden_size"] // heads,
+        config["intermediate_size"],
+        config["vocab_size"],
+        config["max_position_embeddings"],
+        bool(config.get("tie_word_embeddings")),
+        qkv_bias=family == "qwen2" or bias,
+        output_bias=family != "qwen2" and bias,
+        mlp_bias=family == "llama" and bool(config.get("mlp_bias")),
         latent=_latent(config) if family == "deepseek_v3" else None,
         experts=_experts(config) if family == "deepseek_v3" else None,
-    )  # fmt: skip
+    )
 
 
 def _latent(config: dict[str, Any]) -> LatentAttention:
@@ -187,7 +201,13 @@ def _latent(config: dict[str, Any]) -> LatentAttention:
 
 
 def _experts(config: dict[str, Any]) -> Experts:
-    names = ("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size", "first_k_dense_replace")
+    names = (
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "n_shared_experts",
+        "moe_intermediate_size",
+        "first_k_dense_replace",
+    )
     return Experts(*(config[name] for name in names))
 
 
@@ -200,15 +220,25 @@ ARCHITECTURES: dict[str, Architecture] = {
     "r1-distill-qwen-32b": Architecture("qwen2", 5120, 64, 40, 8, 128, 27648, 152064, 131072, qkv_bias=True),
     "r1-distill-llama-70b": Architecture("llama", 8192, 80, 64, 8, 128, 28672, 128256, 131072),
     "r1": Architecture(
-        "deepseek_v3", 7168, 61, 128, 128, 64, 18432, 129280, 163840,
-        latent=LatentAttention(1536, 512, 128, 64, 128), experts=Experts(256, 8, 1, 2048, first_dense=3),
+        "deepseek_v3",
+        7168,
+        61,
+        128,
+        128,
+        64,
+        18432,
+        129280,
+        163840,
+        latent=LatentAttention(1536, 512, 128, 64, 128),
+        experts=Experts(256, 8, 1, 2048, first_dense=3),
     ),
     "demo": Architecture("llama", 576, 30, 9, 3, 64, 1536, 49152, 8192, tied=True),
-}  # fmt: skip
+}
 
 
 def get_architecture(variant: Variant) -> Architecture:
-    """The architecture of a variant: of the family's table, of its folder, or of its ``config.json`` on the hub.
+    """The architecture of a variant: of the family's table, of its folder, or of its ``config.json`` on the
+    hub.
 
     Raises:
         ModelError: There is no such file, or it describes another family.
@@ -229,4 +259,6 @@ def _download_config(variant: Variant) -> Path:
     try:
         return Path(hf_hub_download(pinned.source, "config.json", revision=pinned.revision))
     except (EntryNotFoundError, OSError) as error:
-        raise ModelError(f"{variant.source} has no config.json to be had: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"{variant.source} has no config.json to be had: {str(error).splitlines()[0]}"
+        ) from None

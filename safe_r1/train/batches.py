@@ -21,7 +21,9 @@ def collate(sequences: Sequence[PackedSequence], device: str, varlen: bool) -> B
     """
     num_tokens = sum(len(sequence.input_ids) for sequence in sequences if sequence is not FILLER)
     if varlen:
-        columns = {name: _row(sequences, name)[None].to(device) for name in ("input_ids", "position_ids", "labels")}
+        columns = {
+            name: _row(sequences, name)[None].to(device) for name in ("input_ids", "position_ids", "labels")
+        }
         lengths = [length for sequence in sequences for length in sequence.lengths]
         return columns | varlen_arguments(lengths, device) | {"num_tokens": num_tokens}
     longest = max(len(sequence.input_ids) for sequence in sequences)

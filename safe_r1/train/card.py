@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from safe_r1.models import Variant
+from safe_r1.models.registry import Variant
 from safe_r1.train.config import FinetuneConfig
 
 _CARD = """\
@@ -41,7 +41,9 @@ fit the rest.
 """
 
 
-def render_card(variant: Variant, config: FinetuneConfig, info: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+def render_card(
+    variant: Variant, config: FinetuneConfig, info: dict[str, Any], lines: Sequence[dict[str, Any]]
+) -> str:
     """The card in Markdown.
 
     Args:
@@ -49,17 +51,32 @@ def render_card(variant: Variant, config: FinetuneConfig, info: dict[str, Any], 
         lines: The run's history.
     """
     data, first = info["data"], info["first_validation"]
-    rows = [f"| {kind} | {first.get(kind, loss):.3f} | {loss:.3f} |" for kind, loss in info["validation"].items()]
+    rows = [
+        f"| {kind} | {first.get(kind, loss):.3f} | {loss:.3f} |" for kind, loss in info["validation"].items()
+    ]
     card = _CARD.format(
-        base=variant.source if not variant.is_local else variant.name, name=variant.name, source=variant.source,
+        base=variant.source if not variant.is_local else variant.name,
+        name=variant.name,
+        source=variant.source,
         how="adapted by low-rank matrices that are merged" if config.lora else "fine-tuned in full",
-        revision=variant.revision, corpus=config.corpus, corpus_hash=info["corpus_sha256"],
-        num_rows=data["train"]["num_rows_packed"], num_sequences=data["train"]["num_sequences"],
-        seq_len=config.pack.seq_len, num_steps=info["num_steps"],
-        batch=config.global_batch_size, exported=info["exported_step"], states=info["plan"]["layout"]["states"],
-        lr=config.optimizer.lr, warmup=config.optimizer.warmup_share, min_lr=config.optimizer.min_lr_share, seed=config.seed,
-        first_loss=_mean(lines[:10]), last_loss=_mean(lines[-10:]), validation="\n".join(rows) or "| none | | |",
-    )  # fmt: skip
+        revision=variant.revision,
+        corpus=config.corpus,
+        corpus_hash=info["corpus_sha256"],
+        num_rows=data["train"]["num_rows_packed"],
+        num_sequences=data["train"]["num_sequences"],
+        seq_len=config.pack.seq_len,
+        num_steps=info["num_steps"],
+        batch=config.global_batch_size,
+        exported=info["exported_step"],
+        states=info["plan"]["layout"]["states"],
+        lr=config.optimizer.lr,
+        warmup=config.optimizer.warmup_share,
+        min_lr=config.optimizer.min_lr_share,
+        seed=config.seed,
+        first_loss=_mean(lines[:10]),
+        last_loss=_mean(lines[-10:]),
+        validation="\n".join(rows) or "| none | | |",
+    )
     return card + (_MTP_NOTE if variant.family == "deepseek_v3" else "")
 
 

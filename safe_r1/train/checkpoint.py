@@ -1,8 +1,8 @@
 """Checkpoints of a run: sharded, written while training goes on, complete or not there.
 
-``CHECKPOINTS/step-000050/`` holds torch's distributed checkpoint (model and optimizer), and ``state.json`` once all of it is
-written: a folder without that file is a write that was cut short, and nobody reads it. Any number of workers reads what any
-other number wrote.
+``CHECKPOINTS/step-000050/`` holds torch's distributed checkpoint (model and optimizer), and ``state.json``
+once all of it is written: a folder without that file is a write that was cut short, and nobody reads it. Any
+number of workers reads what any other number wrote.
 """
 
 import contextlib
@@ -36,7 +36,11 @@ _STATE = "state.json"
 def list_checkpoints(folder: UPath) -> list[tuple[int, UPath]]:
     """The complete checkpoints by step, oldest first."""
     places = folder.iterdir() if folder.exists() else ()
-    return sorted((int(place.name[5:]), place) for place in places if place.name[:5] == "step-" and (place / _STATE).exists())
+    return sorted(
+        (int(place.name[5:]), place)
+        for place in places
+        if place.name[:5] == "step-" and (place / _STATE).exists()
+    )
 
 
 def read_state(checkpoint: UPath) -> dict[str, Any]:
@@ -62,7 +66,9 @@ def _writer(checkpoint: UPath) -> Any:
 
 
 def _plain_shards(state: Any, reference: Any = None) -> Any:
-    """Tensor-parallel shards interleave with FSDP's, and a checkpoint knows contiguous ones alone; ``reference`` undoes it."""
+    """Tensor-parallel shards interleave with FSDP's, and a checkpoint knows contiguous ones alone;
+    ``reference`` undoes it.
+    """
     state = tree_map(_dequantized, state)
     if not dist.is_initialized():
         return state
@@ -73,7 +79,9 @@ def _plain_shards(state: Any, reference: Any = None) -> Any:
 
 @torch.no_grad()
 def _dequantized(value: Any) -> Any:
-    """Moments in 8 bits as fp32 in host memory: their blocks are those of a shard, which another number of workers lacks."""
+    """Moments in 8 bits as fp32 in host memory: their blocks are those of a shard, which another number of
+    workers lacks.
+    """
     local = value.to_local() if isinstance(value, DTensor) else value
     if not is_quantized(local):
         return value
@@ -89,14 +97,18 @@ def _requantize(optimizer: torch.optim.Optimizer, quantized: dict[Any, dict[str,
     """Put moments that were read as fp32 back into their 8 bits."""
     for parameter, state in optimizer.state.items():
         for name, before in quantized.get(parameter, {}).items():
-            local, read = (value.to_local() if isinstance(value, DTensor) else value for value in (before, state[name]))
+            local, read = (
+                value.to_local() if isinstance(value, DTensor) else value for value in (before, state[name])
+            )
             if is_quantized(local):
                 local.copy_(_with_full_scale(read, local))
                 state[name] = before
 
 
 def _with_full_scale(read: Tensor, quantized: Any) -> Tensor:
-    """What gives the same codes and scales again: signed codes end short of -1, so a block led by a negative value shrinks."""
+    """What gives the same codes and scales again: signed codes end short of -1, so a block led by a negative
+    value shrinks.
+    """
     if not quantized.signed:
         return read
     lowest = quantized.qmap.min()
@@ -108,7 +120,9 @@ def _with_full_scale(read: Tensor, quantized: Any) -> Tensor:
 
 @torch.no_grad()
 def _fresh(value: Any) -> Any:
-    """A sharded tensor with storage of its own: torch 2.13 cannot copy a view into a larger one on CPU, as FSDP's are."""
+    """A sharded tensor with storage of its own: torch 2.13 cannot copy a view into a larger one on CPU, as
+    FSDP's are.
+    """
     if not isinstance(value, DTensor):
         return value
     local = value.to_local()
@@ -156,7 +170,7 @@ class Checkpoints:
                 place.mkdir(parents=True, exist_ok=True)
             future = async_save(
                 content, storage_writer=_writer(place), process_group=self._group, no_dist=self._group is None
-            )  # fmt: skip
+            )
 
         def mark() -> None:
             # The first worker's part ends when all parts are written and named in the metadata.
@@ -186,7 +200,11 @@ class Checkpoints:
         try:
             yield
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - the writer passes on whatever the storage raises
-            free = f", {shutil.disk_usage(self.folder.path).free / 2**30:.3f} GiB free" if is_local(self.folder) else ""
+            free = (
+                f", {shutil.disk_usage(self.folder.path).free / 2**30:.3f} GiB free"
+                if is_local(self.folder)
+                else ""
+            )
             raise StorageError(
                 f"cannot write a checkpoint to {self.folder}: {_reason(error)}{free}; free the place or choose another --output"
             ) from None
@@ -211,13 +229,17 @@ class Checkpoints:
         load(content, storage_reader=reader(found[-1][1]), no_dist=not dist.is_initialized())
         content = _plain_shards(content, reference)
         moments = {parameter: dict(state) for parameter, state in optimizer.state.items()}
-        set_state_dict(model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
+        set_state_dict(
+            model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"]
+        )
         _requantize(optimizer, moments)
         return read_state(found[-1][1])
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what began it: torch wraps the storage's error, and closing the file then raises another one."""
+    """The first line of what began it: torch wraps the storage's error, and closing the file then raises
+    another one.
+    """
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     while error.__context__ is not None:
@@ -226,7 +248,11 @@ def _reason(error: BaseException) -> str:
 
 
 def best_checkpoint(folder: UPath) -> UPath | None:
-    """The complete checkpoint with the lowest validation loss, the latest of equals; None where there is none."""
-    found = [(read_state(place).get("validation_loss"), -step, place) for step, place in list_checkpoints(folder)]
+    """The complete checkpoint with the lowest validation loss, the latest of equals; None where there is
+    none.
+    """
+    found = [
+        (read_state(place).get("validation_loss"), -step, place) for step, place in list_checkpoints(folder)
+    ]
     scored = [(loss, step, place) for loss, step, place in found if loss is not None]
     return min(scored or [(0, step, place) for _, step, place in found], default=(0, 0, None))[2]

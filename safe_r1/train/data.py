@@ -1,8 +1,9 @@
 """A corpus as packed sequences on disk, and which of them a worker computes at which step.
 
-``FOLDER/HASH/{train,validation}/*.parquet`` with ``data.json`` written last; HASH stands for all that could change a token.
-``FOLDER/HASH/tokens/`` accounts for every row of the corpus, the dropped ones with their reason. Every file depends on the
-corpus alone, not on the cluster, and appears at once, so a job that was killed finishes with what it left.
+``FOLDER/HASH/{train,validation}/*.parquet`` with ``data.json`` written last; HASH stands for all that could
+change a token. ``FOLDER/HASH/tokens/`` accounts for every row of the corpus, the dropped ones with their
+reason. Every file depends on the corpus alone, not on the cluster, and appears at once, so a job that was
+killed finishes with what it left.
 """
 
 import functools
@@ -15,9 +16,9 @@ import numpy as np
 from upath import UPath
 
 from safe_r1 import errors
-from safe_r1.chat import load_tokenizer
 from safe_r1.errors import ConfigError, DataError, IntegrityError, SafeR1Error
-from safe_r1.models import Variant
+from safe_r1.models.chat import load_tokenizer
+from safe_r1.models.registry import Variant
 from safe_r1.progress import Watch
 from safe_r1.resources import connect
 from safe_r1.runs import SUCCESS, RunFolder, sha256
@@ -54,7 +55,12 @@ class DataInfo:
 
 
 def prepare_data(
-    corpus: str, folder: UPath, variant: Variant, pack: PackConfig, watch: Watch, trust_remote_code: bool = False
+    corpus: str,
+    folder: UPath,
+    variant: Variant,
+    pack: PackConfig,
+    watch: Watch,
+    trust_remote_code: bool = False,
 ) -> DataInfo:
     """Tokenize and pack a corpus, doing only what is missing.
 
@@ -74,7 +80,13 @@ def prepare_data(
     check_context(pack, variant)
     shards, num_rows = read_corpus(UPath(corpus))
     identity = tokenizer_identity(load_tokenizer(variant.source, variant.revision, trust_remote_code))
-    fingerprint = {"format": _FORMAT, "corpus": shards, "style": variant.style, "pack": pack.model_dump(), **identity}
+    fingerprint = {
+        "format": _FORMAT,
+        "corpus": shards,
+        "style": variant.style,
+        "pack": pack.model_dump(),
+        **identity,
+    }
     work = RunFolder(UPath(folder) / sha256(fingerprint)[:12])
     if content := work.read_json(INFO):
         return DataInfo(work.path, content, was_complete=True)
@@ -112,7 +124,9 @@ def read_corpus(folder: UPath) -> tuple[dict[str, str], dict[str, int]]:
     """
     info = RunFolder(folder).read_json("corpus.json")
     if info is not None and not (folder / SUCCESS).exists():
-        raise DataError(f"{folder}: the corpus is not finished (no {SUCCESS}): run the same build_corpus command again")
+        raise DataError(
+            f"{folder}: the corpus is not finished (no {SUCCESS}): run the same build_corpus command again"
+        )
     hashes = (info or {}).get("shards", {})
     shards = {name: hashes[name] for name in sorted(hashes) if name.split("/")[0] in SPLITS}
     if not shards:
@@ -140,13 +154,19 @@ class _Job:
 def _make_jobs(work: UPath, shards: Mapping[str, str], tokenize: Tokenize) -> tuple[list[_Job], list[_Job]]:
     """What tokenizes, and what packs: some shards at a time, since a corpus is in random order anyway."""
     paths = {name: work / "tokens" / name for name in shards}
-    tokens = [_Job(path, [path], functools.partial(tokenize, path, name, shards[name])) for name, path in paths.items()]
+    tokens = [
+        _Job(path, [path], functools.partial(tokenize, path, name, shards[name]))
+        for name, path in paths.items()
+    ]
     packed = []
     for split in SPLITS:
         pack = Pack(tokenize.pack.seq_len, by_kind=split == "validation")
         parts = [path for name, path in paths.items() if name.split("/")[0] == split]
         for start in range(0, len(parts), _BUCKET):
-            target, sources = work / split / f"part-{start // _BUCKET:05d}.parquet", parts[start : start + _BUCKET]
+            target, sources = (
+                work / split / f"part-{start // _BUCKET:05d}.parquet",
+                parts[start : start + _BUCKET],
+            )
             packed.append(_Job(target, sources, functools.partial(pack, target, sources)))
     return tokens, packed
 
@@ -179,7 +199,9 @@ def _run(stage: str, jobs: Sequence[_Job], total: int, watch: Watch) -> None:
 
     done = Counter[str]()
     watch(stage, 0, total, 0, 0)
-    dataset: Any = ray.data.from_items([{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs))
+    dataset: Any = ray.data.from_items(
+        [{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs)
+    )
     for batch in dataset.map(_Do(jobs)).iter_batches(batch_size=1, prefetch_batches=0):
         if batch["error"][0]:
             raise getattr(errors, batch["kind"][0])(batch["error"][0])
@@ -203,28 +225,36 @@ def _account(jobs: Sequence[_Job], split: str, num_rows: int, seq_len: int) -> d
     packed = sum(files, Counts())
     kept, dropped = _total(counts, "rows"), _total(counts, "rows_dropped")
     if num_rows != kept + dropped or any(select(counts, what) != select(packed, what) for what in _CONSERVED):
-        found = "; ".join(f"{what} {_total(counts, what):,} → {_total(packed, what):,}" for what in _CONSERVED)
+        found = "; ".join(
+            f"{what} {_total(counts, what):,} → {_total(packed, what):,}" for what in _CONSERVED
+        )
         raise IntegrityError(
             f"{split}: {num_rows:,} rows in the corpus, {kept:,} packed and {dropped:,} dropped; {found}: remove the folder "
             "and run again"
         )
     num_sequences, num_tokens = _total(packed, "sequences"), _total(packed, "tokens")
     return {
-        "num_rows": num_rows, "num_rows_packed": kept, "num_rows_dropped": dropped,
-        "num_documents": _total(packed, "documents"), "num_cut": _total(counts, "cut"),
-        "num_sequences": num_sequences, "num_tokens": num_tokens, "num_label_tokens": _total(packed, "label_tokens"),
+        "num_rows": num_rows,
+        "num_rows_packed": kept,
+        "num_rows_dropped": dropped,
+        "num_documents": _total(packed, "documents"),
+        "num_cut": _total(counts, "cut"),
+        "num_sequences": num_sequences,
+        "num_tokens": num_tokens,
+        "num_label_tokens": _total(packed, "label_tokens"),
         "efficiency": round(num_tokens / (num_sequences * seq_len or 1), 4),
-        **{what: select(counts, what) for what in ("rows", "rows_dropped", *_CONSERVED, "documents_dropped", "cut")},
+        **{
+            what: select(counts, what)
+            for what in ("rows", "rows_dropped", *_CONSERVED, "documents_dropped", "cut")
+        },
         "shards": [[job.target.name, file["sequences", ""]] for job, file in zip(jobs, files, strict=True)],
-    }  # fmt: skip
+    }
 
 
 def _explain_empty(corpus: str, account: Mapping[str, Any], tokens: Sequence[UPath], pack: PackConfig) -> str:
     dropped = account["rows_dropped"]
     if dropped.keys() == {"no_assistant_turn"}:
-        return (
-            f"{corpus}: none of the {account['num_rows']:,} rows has an assistant turn to learn; expected one after a user turn"
-        )
+        return f"{corpus}: none of the {account['num_rows']:,} rows has an assistant turn to learn; expected one after a user turn"
     if dropped.keys() <= {"too_long", "prompt_too_long"} and dropped:
         low, high = length_range(tokens)
         return (
@@ -236,7 +266,8 @@ def _explain_empty(corpus: str, account: Mapping[str, Any], tokens: Sequence[UPa
 
 
 def num_steps(num_sequences: int, global_batch_size: int, epochs: int) -> int:
-    """Optimizer steps that so many epochs make; what is left for less than a batch at the very end is not computed.
+    """Optimizer steps that so many epochs make; what is left for less than a batch at the very end is not
+    computed.
 
     Raises:
         ConfigError: The data is less than one batch.
@@ -252,7 +283,8 @@ def num_steps(num_sequences: int, global_batch_size: int, epochs: int) -> int:
 def batch_indices(num_sequences: int, global_batch_size: int, seed: int, step: int) -> Ints:
     """The sequences of an optimizer step, whatever the number of workers and wherever the run was resumed.
 
-    Every epoch has all sequences in an order of its own; its last incomplete batch is filled from the beginning of the next.
+    Every epoch has all sequences in an order of its own; its last incomplete batch is filled from the
+    beginning of the next.
 
     Args:
         num_sequences: In the split; at least ``global_batch_size``.
@@ -260,21 +292,28 @@ def batch_indices(num_sequences: int, global_batch_size: int, seed: int, step: i
         seed: Of the order.
         step: Counted from 0 through all epochs.
     """
-    epochs, places = np.divmod(np.arange(step * global_batch_size, (step + 1) * global_batch_size), num_sequences)
-    return np.concatenate([_order(num_sequences, seed, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
+    epochs, places = np.divmod(
+        np.arange(step * global_batch_size, (step + 1) * global_batch_size), num_sequences
+    )
+    return np.concatenate(
+        [_order(num_sequences, seed, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+    )
 
 
 @functools.lru_cache(maxsize=2)
 def _order(num_sequences: int, seed: int, epoch: int) -> Ints:
-    # The raw numbers of a bit generator stay the same in every version of numpy; those of `permutation` may not.
-    return np.argsort(np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_sequences), kind="stable")
+    # The raw numbers of a bit generator stay the same in every version of numpy; those of `permutation` may
+    # not.
+    return np.argsort(
+        np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_sequences), kind="stable"
+    )
 
 
 def rank_indices(indices: Ints, rank: int, world: int, micro_batch_size: int) -> list[Ints]:
     """The part of a step that one data-parallel worker computes, in micro-batches.
 
-    All workers have equally many of the same sizes, as collective operations want it. Where the workers do not divide the
-    step, some get a filler for their last sequence; all together have each sequence once.
+    All workers have equally many of the same sizes, as collective operations want it. Where the workers do
+    not divide the step, some get a filler for their last sequence; all together have each sequence once.
 
     Args:
         indices: The sequences of the step.

@@ -1,7 +1,7 @@
 """From a checkpoint of a run to a model folder in the hub's layout, one file of weights at a time.
 
-A file's tensors are read from the sharded checkpoint, given the original checkpoint's names and type, and written before the
-next ones are read: the largest model needs the memory of one file.
+A file's tensors are read from the sharded checkpoint, given the original checkpoint's names and type, and
+written before the next ones are read: the largest model needs the memory of one file.
 """
 
 import json
@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from upath import UPath
 
 from safe_r1.errors import ModelError
-from safe_r1.models import Variant
+from safe_r1.models.registry import Variant
 from safe_r1.progress import Watch
 from safe_r1.runs import write_bytes
 from safe_r1.train.checkpoint import reader
@@ -71,7 +71,9 @@ def export(spec: ExportSpec, watch: Watch) -> None:
     total = 0
     for number, names in enumerate(groups, 1):
         watch("exporting", number - 1, len(groups), 0, 0)
-        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
+        file = (
+            f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
+        )
         tensors = _original_form(model, dtype, {name: _trained(spec, name, saved) for name in names})
         write_bytes(spec.output / file, save(tensors, metadata={"format": "pt"}))
         weight_map |= dict.fromkeys(tensors, file)
@@ -89,9 +91,13 @@ def _original_files(variant: Variant) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(variant.source, revision=variant.revision, allow_patterns=list(_COMPANIONS)))
+        return Path(
+            snapshot_download(variant.source, revision=variant.revision, allow_patterns=list(_COMPANIONS))
+        )
     except Exception as error:  # noqa: BLE001 - the client raises whatever its transport raises
-        raise ModelError(f"{variant.source}: its tokenizer files cannot be fetched ({type(error).__name__})") from None
+        raise ModelError(
+            f"{variant.source}: its tokenizer files cannot be fetched ({type(error).__name__})"
+        ) from None
 
 
 def _skeleton(spec: ExportSpec) -> tuple[Any, torch.dtype]:
@@ -99,7 +105,9 @@ def _skeleton(spec: ExportSpec) -> tuple[Any, torch.dtype]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     variant = spec.variant
-    config = AutoConfig.from_pretrained(variant.source, revision=variant.revision, trust_remote_code=spec.trust_remote_code)
+    config = AutoConfig.from_pretrained(
+        variant.source, revision=variant.revision, trust_remote_code=spec.trust_remote_code
+    )
     dtype = config.dtype if config.dtype in (torch.bfloat16, torch.float16, torch.float32) else torch.bfloat16
     vars(config).pop("quantization_config", None)
     with torch.device("meta"):
@@ -117,7 +125,11 @@ def _untied(model: Any) -> dict[str, torch.Tensor]:
 def _saved(checkpoint: UPath) -> dict[str, torch.Size]:
     """Weights in a checkpoint by their name in the model."""
     entries = reader(checkpoint).read_metadata().state_dict_metadata
-    return {name.removeprefix("model."): entry.size for name, entry in entries.items() if name.startswith("model.")}
+    return {
+        name.removeprefix("model."): entry.size
+        for name, entry in entries.items()
+        if name.startswith("model.")
+    }
 
 
 def _read(checkpoint: UPath, name: str, shape: torch.Size) -> torch.Tensor:
@@ -151,12 +163,18 @@ def _groups(shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> list[list[s
     return groups
 
 
-def _original_form(model: Any, dtype: torch.dtype, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _original_form(
+    model: Any, dtype: torch.dtype, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Weights under their original names; experts that are trained as one tensor are many again."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    kept = {name: tensor if name.endswith(_KEPT_IN_FP32) else tensor.to(dtype) for name, tensor in tensors.items()}
-    return {name: tensor.contiguous().clone() for name, tensor in revert_weight_conversion(model, kept).items()}
+    kept = {
+        name: tensor if name.endswith(_KEPT_IN_FP32) else tensor.to(dtype) for name, tensor in tensors.items()
+    }
+    return {
+        name: tensor.contiguous().clone() for name, tensor in revert_weight_conversion(model, kept).items()
+    }
 
 
 def _write_companions(spec: ExportSpec, original: Path, dtype: torch.dtype) -> None:
@@ -169,7 +187,9 @@ def _write_companions(spec: ExportSpec, original: Path, dtype: torch.dtype) -> N
     if config.get("num_nextn_predict_layers"):
         # The multi-token-prediction layers are not trained here, and loaders that look for them shall not.
         config["num_nextn_predict_layers"] = 0
-    write_bytes(spec.output / "config.json", (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(
+        spec.output / "config.json", (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+    )
     write_bytes(spec.output / "README.md", spec.card.encode("utf-8", errors="replace"))
 
 

@@ -1,4 +1,6 @@
-"""The fine-tuning job: plan → data → train → export → ``_SUCCESS``. The same command does what its folder lacks."""
+"""The fine-tuning job: plan → data → train → export → ``_SUCCESS``. The same command does what its folder
+lacks.
+"""
 
 import json
 import shutil
@@ -11,7 +13,7 @@ from typing import Any
 from upath import UPath
 
 from safe_r1.errors import RunConflictError, StorageError, TrainingError
-from safe_r1.models import ORIGIN_FILE
+from safe_r1.models.registry import ORIGIN_FILE
 from safe_r1.progress import Watch
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import Cluster, connect, disconnect
@@ -50,7 +52,9 @@ def finetune(config: FinetuneConfig, watch: Watch, log: Path | None = None) -> O
     fingerprint = _fingerprint(job)
     _open(job, fingerprint, cluster)
     if job.folder.is_complete:
-        return Outcome(job.folder, job.model_folder, job.folder.read_json("run.json") or {}, was_complete=True)
+        return Outcome(
+            job.folder, job.model_folder, job.folder.read_json("run.json") or {}, was_complete=True
+        )
     try:
         data = _prepare(job, watch)
         _check_room(job)
@@ -66,29 +70,37 @@ def _prepare(job: Job, watch: Watch) -> DataInfo:
     """Packed data lie beside the runs: variants of one tokenizer share them."""
     config = job.config
     folder = UPath(absolute(config.output)) / "data"
-    return prepare_data(absolute(config.corpus), folder, job.variant, config.pack, watch, config.trust_remote_code)
+    return prepare_data(
+        absolute(config.corpus), folder, job.variant, config.pack, watch, config.trust_remote_code
+    )
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:
     settings = job.config.model_dump(mode="json", exclude=_FREE)
     return {
         "settings": settings | {"states": job.plan.layout.states, "dtype_bytes": job.plan.dtype_bytes},
-        "variant": job.identity, "corpus": sha256(read_corpus(UPath(job.config.corpus))[0]),
+        "variant": job.identity,
+        "corpus": sha256(read_corpus(UPath(job.config.corpus))[0]),
         "versions": versions(("torch", "transformers")),
-    }  # fmt: skip
+    }
 
 
 def _open(job: Job, fingerprint: dict[str, Any], cluster: Cluster) -> None:
     config = job.config
     if config.resume and job.folder.read_json("run.json") is None:
-        raise RunConflictError(f"--resume: there is no run in {job.folder.path}; leave the flag out to begin one")
+        raise RunConflictError(
+            f"--resume: there is no run in {job.folder.path}; leave the flag out to begin one"
+        )
     job.folder.open(
         fingerprint,
         {
-            "variant": asdict(job.variant), "config": config.model_dump(mode="json"), "versions": versions(),
-            "hardware": hardware() | {"device": job.device, "cluster_gpus": cluster.gpu_total}, "started_at": now(),
+            "variant": asdict(job.variant),
+            "config": config.model_dump(mode="json"),
+            "versions": versions(),
+            "hardware": hardware() | {"device": job.device, "cluster_gpus": cluster.gpu_total},
+            "started_at": now(),
         },
-    )  # fmt: skip
+    )
 
 
 def _check_room(job: Job) -> None:
@@ -141,19 +153,26 @@ def _publish(job: Job, data: DataInfo, fingerprint: dict[str, Any], started: flo
     assert best is not None, "training ends with a checkpoint"
     state, (before, *lines) = read_state(best), read_history(job.folder.path)
     info = (job.folder.read_json("run.json") or {}) | {
-        "finished_at": now(), "num_steps": lines[-1]["step"], "exported_step": state["step"], "validation": state["validation"],
+        "finished_at": now(),
+        "num_steps": lines[-1]["step"],
+        "exported_step": state["step"],
+        "validation": state["validation"],
         "first_validation": before["validation"],
-        "data": {name: data.content["splits"][name] for name in data.content["splits"]}, "corpus_sha256": fingerprint["corpus"],
+        "data": {name: data.content["splits"][name] for name in data.content["splits"]},
+        "corpus_sha256": fingerprint["corpus"],
         "plan": {"layout": asdict(job.plan.layout), "memory_gib": job.plan.memory.total},
-        "peak_memory_gib": max(line["memory_gib"] for line in lines), "wall_s": round(time.monotonic() - started, 1),
-    }  # fmt: skip
+        "peak_memory_gib": max(line["memory_gib"] for line in lines),
+        "wall_s": round(time.monotonic() - started, 1),
+    }
     job.folder.write_json("run.json", info)
     card = render_card(job.variant, job.config, info, lines)
     lora, remote = job.config.lora, job.config.trust_remote_code
     export(ExportSpec(best, job.variant, job.model_folder, card, lora, remote), watch)
     # How the finished model is asked: as the one that it was made from, so that both can be compared.
     base = job.variant.name if job.variant.kind != "custom" else None
-    write_bytes(job.model_folder / ORIGIN_FILE, json.dumps({"base": base, "run": str(job.folder.path)}).encode())
+    write_bytes(
+        job.model_folder / ORIGIN_FILE, json.dumps({"base": base, "run": str(job.folder.path)}).encode()
+    )
     job.folder.publish()
     return Outcome(job.folder, job.model_folder, info)
 
@@ -166,7 +185,11 @@ def run_here(config: FinetuneConfig, show: Callable[[str], None]) -> None:
 
     from safe_r1.train.loop import Trainer
 
-    started, rank, world = time.monotonic(), int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    started, rank, world = (
+        time.monotonic(),
+        int(os.environ.get("RANK", "0")),
+        int(os.environ.get("WORLD_SIZE", "1")),
+    )
     prepared = _prepare_here(config, world) if rank == 0 else None
     shared = [prepared and prepared[0]]
     if world > 1:
@@ -195,7 +218,7 @@ def _prepare_here(config: FinetuneConfig, world: int) -> tuple[TrainSpec, Job, D
 
 def dry_run(config: FinetuneConfig, show: Callable[[str], None]) -> None:
     """Show the plan and the first batch as it is learned; trains nothing."""
-    from safe_r1.chat import load_tokenizer
+    from safe_r1.models.chat import load_tokenizer
     from safe_r1.train.data import batch_indices
     from safe_r1.train.pack import PackedReader, describe_batch
     from safe_r1.train.plan_text import to_text
@@ -204,7 +227,9 @@ def dry_run(config: FinetuneConfig, show: Callable[[str], None]) -> None:
     data = _prepare(job, lambda *_: None)
     spec, train = make_spec(job, data), data.content["splits"]["train"]
     plan = replace(
-        job.plan, corpus_tokens=train["num_tokens"], document_tokens=round(train["num_tokens"] / train["num_documents"])
+        job.plan,
+        corpus_tokens=train["num_tokens"],
+        document_tokens=round(train["num_tokens"] / train["num_documents"]),
     )
     show(to_text(job.variant.name, plan))
     show(

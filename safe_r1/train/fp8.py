@@ -1,9 +1,9 @@
 """R1's FP8 weights, read as plain ones.
 
-The checkpoint holds a matrix in 8 bits and one fp32 scale for every 128 × 128 of its entries; at the right and lower edge a
-block may be smaller (``kv_a_proj_with_mqa`` has 576 rows). A worker reads its own rows or columns, whose edges need not be
-those of blocks, so a matrix becomes plain in the very piece that is asked for. transformers 5.23 cuts weights and scales
-alike instead, and refuses blocks of unequal size.
+The checkpoint holds a matrix in 8 bits and one fp32 scale for every 128 × 128 of its entries; at the right
+and lower edge a block may be smaller (``kv_a_proj_with_mqa`` has 576 rows). A worker reads its own rows or
+columns, whose edges need not be those of blocks, so a matrix becomes plain in the very piece that is asked
+for. transformers 5.23 cuts weights and scales alike instead, and refuses blocks of unequal size.
 
 Source: ``weight_dequant`` of DeepSeek-V3's inference code (its formula; the code is our own).
 """
@@ -19,7 +19,9 @@ _SCALE = "_scale_inv"
 
 
 class PlainMatrix:
-    """A quantized matrix in a file, as transformers' loader knows one of safetensors' slices: it reads what it is asked for."""
+    """A quantized matrix in a file, as transformers' loader knows one of safetensors' slices: it reads what
+    it is asked for.
+    """
 
     def __init__(self, weights: Any, scales: Any, block: tuple[int, int]):
         self._weights, self._scales, self._block = weights, scales, block
@@ -43,14 +45,17 @@ class PlainMatrix:
             return torch.empty(max(bottom - top, 0), max(right - left, 0))
         values = self._weights[top:bottom, left:right].to(torch.float32)
         tall, wide = self._block
-        scales = self._scales[top // tall : -(-bottom // tall), left // wide : -(-right // wide)].to(torch.float32)
+        scales = self._scales[top // tall : -(-bottom // tall), left // wide : -(-right // wide)].to(
+            torch.float32
+        )
         rows = torch.arange(top, bottom) // tall - top // tall
         columns = torch.arange(left, right) // wide - left // wide
         return values.mul_(scales[rows][:, columns])
 
 
 def read_plain(folder: Path, block: tuple[int, int]) -> dict[str, Any]:
-    """Every weight of an FP8 checkpoint by its name, to be read when it is indexed; the scales are gone into their matrices.
+    """Every weight of an FP8 checkpoint by its name, to be read when it is indexed; the scales are gone into
+    their matrices.
 
     Args:
         folder: Where its ``*.safetensors`` lie.

@@ -31,12 +31,23 @@ class Gpu:
         return self.memory_gib * USABLE_SHARE
 
 
-# Source: the makers' data sheets, SXM forms; peaks without sparsity. The last is a laptop without a GPU, in fp32.
-GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in (
-    Gpu("a100-40", 39.4, 312), Gpu("a100-80", 79.2, 312), Gpu("a800-80", 79.2, 312), Gpu("h20-96", 95.1, 148),
-    Gpu("h100-80", 79.1, 989), Gpu("h800-80", 79.1, 989), Gpu("h200-141", 139.8, 989), Gpu("b200-180", 178.4, 2250),
-    Gpu("l40s-48", 44.4, 362), Gpu("cpu", 16.0, 0.2, per_node=1),
-)}  # fmt: skip
+# Source: the makers' data sheets, SXM forms; peaks without sparsity. The last is a laptop without a GPU, in
+# fp32.
+GPUS: dict[str, Gpu] = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("a100-40", 39.4, 312),
+        Gpu("a100-80", 79.2, 312),
+        Gpu("a800-80", 79.2, 312),
+        Gpu("h20-96", 95.1, 148),
+        Gpu("h100-80", 79.1, 989),
+        Gpu("h800-80", 79.1, 989),
+        Gpu("h200-141", 139.8, 989),
+        Gpu("b200-180", 178.4, 2250),
+        Gpu("l40s-48", 44.4, 362),
+        Gpu("cpu", 16.0, 0.2, per_node=1),
+    )
+}
 
 
 def get_gpu(name: str) -> Gpu:

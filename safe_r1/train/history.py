@@ -1,8 +1,10 @@
-"""What a run did, step by step: ``history.jsonl`` in its folder, a line for each step, and why it stopped if it failed.
+"""What a run did, step by step: ``history.jsonl`` in its folder, a line for each step, and why it stopped if
+it failed.
 
 The line of step 0 holds the validation of the model as it came.
 
-The first worker writes it. Steps after the checkpoint that a restart takes up are written again, so no step is in it twice.
+The first worker writes it. Steps after the checkpoint that a restart takes up are written again, so no step
+is in it twice.
 """
 
 import json
@@ -24,7 +26,9 @@ Line = dict[str, Any]
 def read_history(folder: UPath) -> list[Line]:
     """All steps so far, in order; none where the run has not begun."""
     path = folder / HISTORY
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    )
 
 
 class History:
@@ -32,7 +36,11 @@ class History:
 
     def __init__(self, folder: UPath, rank: int, start: int, trackers: Sequence[Tracker] = ()):
         self.folder, self.is_writer, self.trackers = folder, rank == 0, trackers
-        self.lines = [line for line in read_history(folder) if line["step"] <= start] if self.is_writer and start else []
+        self.lines = (
+            [line for line in read_history(folder) if line["step"] <= start]
+            if self.is_writer and start
+            else []
+        )
         self._due = 0.0
         if self.is_writer and (folder / FAILURE).exists():
             (folder / FAILURE).unlink()
@@ -69,5 +77,9 @@ class History:
 
 def _figures(line: Line) -> dict[str, float]:
     """A line as flat names with numbers: ``train/loss``, ``validation/safety``."""
-    flat = {f"train/{name}": float(value) for name, value in line.items() if isinstance(value, int | float) and name != "step"}
+    flat = {
+        f"train/{name}": float(value)
+        for name, value in line.items()
+        if isinstance(value, int | float) and name != "step"
+    }
     return flat | {f"validation/{kind}": loss for kind, loss in line.get("validation", {}).items()}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from upath import UPath
 
-from safe_r1.checkpoints import prepare
 from safe_r1.errors import ConfigError, ResourceError
-from safe_r1.models import Layout, Variant, get_variant
+from safe_r1.models.checkpoints import prepare
+from safe_r1.models.registry import Layout, Variant, get_variant
 from safe_r1.resources import Cluster, pick_device
 from safe_r1.runs import RunFolder
 from safe_r1.train.architecture import Architecture, get_architecture
@@ -70,14 +70,31 @@ def make_job(config: FinetuneConfig, cluster: Cluster) -> Job:
             f"{variant.name} wants {workers[0]} GPUs and this cluster has {cluster.gpu_total:g}: give --num-workers, see "
             "`safe-r1 plan`, or --set device=gpu where GPU nodes start on demand"
         )
-    if workers[0] != workers[1] and _plan(config, variant, architecture, device, workers[1], cluster).layout.tp_size > 1:
-        raise ConfigError(f"num_workers {config.num_workers}: an elastic number needs parallel.tp_size=1; give one number")
-    plans = [_plan(config, variant, architecture, device, count, cluster) for count in range(workers[0], workers[1] + 1)]
+    if (
+        workers[0] != workers[1]
+        and _plan(config, variant, architecture, device, workers[1], cluster).layout.tp_size > 1
+    ):
+        raise ConfigError(
+            f"num_workers {config.num_workers}: an elastic number needs parallel.tp_size=1; give one number"
+        )
+    plans = [
+        _plan(config, variant, architecture, device, count, cluster)
+        for count in range(workers[0], workers[1] + 1)
+    ]
     usable = [plan for plan in plans if _divides(plan)] or plans
     for plan in usable:
         check_plan(plan)
     folder = RunFolder.locate(absolute(config.output), config.run, variant.name, "")
-    return Job(config, variant, identity, architecture, "cuda" if device == "gpu" else "cpu", workers, usable[0], folder)
+    return Job(
+        config,
+        variant,
+        identity,
+        architecture,
+        "cuda" if device == "gpu" else "cpu",
+        workers,
+        usable[0],
+        folder,
+    )
 
 
 def _divides(plan: TrainPlan) -> bool:
@@ -85,7 +102,12 @@ def _divides(plan: TrainPlan) -> bool:
 
 
 def _plan(
-    config: FinetuneConfig, variant: Variant, architecture: Architecture, device: str, workers: int, cluster: Cluster
+    config: FinetuneConfig,
+    variant: Variant,
+    architecture: Architecture,
+    device: str,
+    workers: int,
+    cluster: Cluster,
 ) -> TrainPlan:
     own, asked = variant.layout if device == "gpu" else None, config.parallel
     if asked.cpu_offload and workers == 1:
@@ -96,17 +118,27 @@ def _plan(
     else:
         kind = Gpu("cpu", round(cluster.memory_gib / workers, 1), get_gpu("cpu").tflops / workers, workers)
     layout = replace(
-        own or Layout(kind.name, 1), gpu=kind.name,
-        fsdp_size=sizes.fsdp, tp_size=sizes.tp, ep_size=sizes.ep, dp_replicate_size=sizes.dp_replicate,
+        own or Layout(kind.name, 1),
+        gpu=kind.name,
+        fsdp_size=sizes.fsdp,
+        tp_size=sizes.tp,
+        ep_size=sizes.ep,
+        dp_replicate_size=sizes.dp_replicate,
         micro_batch_size=asked.micro_batch_size or (own.micro_batch_size if own else 1),
         states=config.optimizer.states or (own.states if own else "fp32"),
         cpu_offload=asked.cpu_offload if asked.cpu_offload is not None else bool(own and own.cpu_offload),
-    )  # fmt: skip
+    )
     return make_plan(
-        architecture, layout, gpu=kind, seq_len=config.pack.seq_len, global_batch_size=config.global_batch_size,
-        activation_checkpointing=asked.activation_checkpointing, logits_budget_mib=asked.logits_budget_mib,
-        epochs=config.epochs, dtype_bytes=2 if _uses_bf16(config, device) else 4,
-    )  # fmt: skip
+        architecture,
+        layout,
+        gpu=kind,
+        seq_len=config.pack.seq_len,
+        global_batch_size=config.global_batch_size,
+        activation_checkpointing=asked.activation_checkpointing,
+        logits_budget_mib=asked.logits_budget_mib,
+        epochs=config.epochs,
+        dtype_bytes=2 if _uses_bf16(config, device) else 4,
+    )
 
 
 def _uses_bf16(config: FinetuneConfig, device: str) -> bool:
@@ -123,14 +155,26 @@ def make_spec(job: Job, data: DataInfo) -> TrainSpec:
     steps = num_steps(train["num_sequences"], config.global_batch_size, config.epochs)
     gpu_kind = "gpu" if job.device == "cuda" else "cpu"
     model = ModelSpec(
-        job.variant.source, job.variant.revision, _uses_bf16(config, gpu_kind), layout.cpu_offload,
-        config.parallel.activation_checkpointing, config.parallel.logits_budget_mib, config.trust_remote_code,
-    )  # fmt: skip
+        job.variant.source,
+        job.variant.revision,
+        _uses_bf16(config, gpu_kind),
+        layout.cpu_offload,
+        config.parallel.activation_checkpointing,
+        config.parallel.logits_budget_mib,
+        config.trust_remote_code,
+    )
     flops = job.architecture.train_flops_per_token(train["num_tokens"] / train["num_documents"])
     on_gpu = job.device == "cuda"
     return TrainSpec(
-        config=config, model=model, layout=job.variant.layout if on_gpu else None, states=layout.states,
-        micro_batch_size=layout.micro_batch_size, device=job.device, data=str(data.folder), folder=str(job.folder.path),
-        num_steps=min(steps, config.max_steps or steps), flops_per_token=flops,
+        config=config,
+        model=model,
+        layout=job.variant.layout if on_gpu else None,
+        states=layout.states,
+        micro_batch_size=layout.micro_batch_size,
+        device=job.device,
+        data=str(data.folder),
+        folder=str(job.folder.path),
+        num_steps=min(steps, config.max_steps or steps),
+        flops_per_token=flops,
         peak_flops=job.plan.gpu.tflops * 1e12 if on_gpu else None,
-    )  # fmt: skip
+    )

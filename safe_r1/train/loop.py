@@ -1,7 +1,8 @@
-"""The training loop of one worker. It knows torch alone: Ray Train runs it, and so does ``torchrun -m safe_r1.train``.
+"""The training loop of one worker. It knows torch alone: Ray Train runs it, and so does ``torchrun -m
+safe_r1.train``.
 
-Which sequences a step learns from follows from (seed, step) alone, so a run that is taken up again at any step and on any
-number of workers goes on as if nothing had been.
+Which sequences a step learns from follows from (seed, step) alone, so a run that is taken up again at any
+step and on any number of workers goes on as if nothing had been.
 """
 
 import statistics
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from upath import UPath
 
-from safe_r1.models import Layout, States
+from safe_r1.models.registry import Layout, States
 from safe_r1.train.attention import VARLEN, pick_attention
 from safe_r1.train.batches import collate
 from safe_r1.train.checkpoint import Checkpoints
@@ -90,11 +91,15 @@ class Trainer:
         folder = UPath(spec.folder)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.rank)
         state = self.checkpoints.load_last(self.model, self.optimizer) or {}
-        self.progress = _Progress(**{name: state[name] for name in _Progress.__dataclass_fields__ if name in state})
+        self.progress = _Progress(
+            **{name: state[name] for name in _Progress.__dataclass_fields__ if name in state}
+        )
         names = self.config.trackers if self.rank == 0 else ()
         trackers = make_trackers(names, self.config.run, folder, self.config.model_dump(mode="json"))
         self.history = History(folder, self.rank, self.progress.step, trackers)
-        self.data, self.validation_data = (PackedReader(UPath(spec.data), split) for split in ("train", "validation"))
+        self.data, self.validation_data = (
+            PackedReader(UPath(spec.data), split) for split in ("train", "validation")
+        )
         self.varlen = pick_attention(spec.device) == VARLEN
 
     def run(self, on_save: Callable[[dict[str, Any]], None] = lambda figures: None) -> None:
@@ -111,8 +116,14 @@ class Trainer:
                 batches = self._mine(self.data, self._indices(self.progress.step))
                 lr = learning_rate(self.config.optimizer, self.progress.step, self.spec.num_steps)
                 result = train_step(
-                    self.model, self.optimizer, batches, self.sizes, lr, self.config.optimizer.max_grad_norm, self._limit()
-                )  # fmt: skip
+                    self.model,
+                    self.optimizer,
+                    batches,
+                    self.sizes,
+                    lr,
+                    self.config.optimizer.max_grad_norm,
+                    self._limit(),
+                )
                 if fault := result.fault:
                     self.history.fail(self.progress.step + 1, fault, self._row_ids(self.progress.step))
                     return
@@ -126,15 +137,23 @@ class Trainer:
         recent = self.progress.recent
         return self.config.save.max_loss_ratio * statistics.median(recent) if len(recent) == _RECENT else None
 
-    def _note(self, result: StepResult, lr: float, seconds: float, on_save: Callable[[dict[str, Any]], None]) -> None:
+    def _note(
+        self, result: StepResult, lr: float, seconds: float, on_save: Callable[[dict[str, Any]], None]
+    ) -> None:
         progress = self.progress
         progress.step += 1
         progress.recent = [*progress.recent, result.loss][-_RECENT:]
         line = {
-            "step": progress.step, "loss": result.loss, "lr": lr, "grad_norm": result.grad_norm,
-            "num_labels": result.num_labels, "num_tokens": result.num_tokens, "step_s": round(seconds, 3),
-            "tokens_per_s": round(result.num_tokens / seconds, 1), "memory_gib": round(_memory_gib(self.spec.device), 2),
-        }  # fmt: skip
+            "step": progress.step,
+            "loss": result.loss,
+            "lr": lr,
+            "grad_norm": result.grad_norm,
+            "num_labels": result.num_labels,
+            "num_tokens": result.num_tokens,
+            "step_s": round(seconds, 3),
+            "tokens_per_s": round(result.num_tokens / seconds, 1),
+            "memory_gib": round(_memory_gib(self.spec.device), 2),
+        }
         if self.spec.peak_flops:
             achieved = result.num_tokens / seconds * self.spec.flops_per_token
             line["mfu"] = round(achieved / (self.spec.peak_flops * self.sizes.world), 4)
@@ -145,7 +164,10 @@ class Trainer:
             line["stopped"] = progress.stopped
         self.history.add(line, now=is_due)
         if is_due:
-            state = progress.__dict__ | {"validation_loss": line["validation"].get("all"), "validation": line["validation"]}
+            state = progress.__dict__ | {
+                "validation_loss": line["validation"].get("all"),
+                "validation": line["validation"],
+            }
             self.checkpoints.save(self.model, self.optimizer, progress.step, state)
             on_save({name: value for name, value in line.items() if isinstance(value, int | float)})
 
@@ -157,7 +179,9 @@ class Trainer:
             progress.best, progress.num_worse = loss, 0
         else:
             progress.num_worse += 1
-            progress.stopped = self.config.save.patience is not None and progress.num_worse >= self.config.save.patience
+            progress.stopped = (
+                self.config.save.patience is not None and progress.num_worse >= self.config.save.patience
+            )
 
     def _indices(self, step: int) -> Any:
         return batch_indices(self.data.num_sequences, self.config.global_batch_size, self.config.seed, step)

@@ -1,6 +1,7 @@
 """Low-rank adapters (peft) beside frozen weights, and their product with which an export merges them.
 
-Adapters are small, so every worker holds all of them; their gradients are averaged by hand where sharding does not do it.
+Adapters are small, so every worker holds all of them; their gradients are averaged by hand where sharding
+does not do it.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,23 +19,29 @@ _NAME = "default"
 
 
 def add_adapters(model: Any, config: LoraConfig, sizes: Sizes) -> None:
-    """Freeze the model and put adapters beside the linear layers of its blocks, equal on all workers at equal seeds.
+    """Freeze the model and put adapters beside the linear layers of its blocks, equal on all workers at equal
+    seeds.
 
     Raises:
         ConfigError: Tensor parallelism, or a missing library.
     """
     if sizes.tp > 1:
-        raise ConfigError("lora does not go with tensor parallelism: set parallel.tp_size=1, adapters need little memory")
+        raise ConfigError(
+            "lora does not go with tensor parallelism: set parallel.tp_size=1, adapters need little memory"
+        )
     try:
         import peft
     except ImportError:
         raise ConfigError("--lora needs peft: pip install peft") from None
     model.requires_grad_(False)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    # peft would put adapters into the routed experts of a mixture, by names of its own: its attention alone is adapted.
+    # peft would put adapters into the routed experts of a mixture, by names of its own: its attention alone
+    # is adapted.
     part = ".self_attn." if any(name.endswith(".experts") for name, _ in model.named_modules()) else "."
     targets = [name for name in linear if name.startswith("model.layers.") and part in name]
-    settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets)
+    settings = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets
+    )
     peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)

@@ -40,7 +40,9 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, budget_
     pieces = zip(hidden.split(rows), labels.split(rows), strict=True)
     if len(labels) <= rows:
         return _piece(hidden, weight, labels)
-    losses: list[Any] = [checkpoint(_piece, part, weight, wanted, use_reentrant=False) for part, wanted in pieces]
+    losses: list[Any] = [
+        checkpoint(_piece, part, weight, wanted, use_reentrant=False) for part, wanted in pieces
+    ]
     return torch.stack(losses).sum()
 
 

@@ -1,16 +1,19 @@
-"""What one GPU holds at the two moments when it holds most: at the loss, and in the backward pass of the largest layer.
+"""What one GPU holds at the two moments when it holds most: at the loss, and in the backward pass of the
+largest layer.
 
-Weights are fp32 and sharded (FSDP2). A layer's are gathered in the type of the computation just before it runs; its gradients
-leave in that type and are summed in fp32. The backward pass computes every layer again from its input.
+Weights are fp32 and sharded (FSDP2). A layer's are gathered in the type of the computation just before it
+runs; its gradients leave in that type and are summed in fp32. The backward pass computes every layer again
+from its input.
 
-Source: what transformers' layers save and what FSDP2 allocates, counted with torch's memory trackers; the test of this module
+Source: what transformers' layers save and what FSDP2 allocates, counted with torch's memory trackers; the
+    test of this module
 counts again.
 """
 
 import math
 from dataclasses import astuple, dataclass
 
-from safe_r1.models import Layout
+from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
 
 GIB = 2**30
@@ -23,7 +26,8 @@ MOMENTS = {"fp32": 8, "bf16": 4, "8bit": 2}
 MOMENTS_ON_DISK = MOMENTS | {"8bit": 8}
 # fp32 log-softmax, and the gradients before and after it; the logits themselves are gone by then.
 BYTES_PER_LOGIT = 12
-# Experts are not asked for equally often: the busiest GPU gets so many times its share of the tokens. An assumption.
+# Experts are not asked for equally often: the busiest GPU gets so many times its share of the tokens. An
+# assumption.
 EXPERT_IMBALANCE = 1.25
 
 
@@ -83,19 +87,27 @@ class MemoryModel:
     def params(self) -> float:
         """Parameters whose states a GPU keeps."""
         model, layout = self.architecture, self.layout
-        outside = model.dense_params - sum(num * model.layer_params(kind) for kind, num in self._layers.items())
+        outside = model.dense_params - sum(
+            num * model.layer_params(kind) for kind, num in self._layers.items()
+        )
         dense = outside + sum(num * self._layer_params(kind) for kind, num in self._layers.items())
         if model.experts is None:
             return dense / layout.fsdp_size
         # An expert goes to one GPU whole, unless tensor parallelism alone cuts it.
-        shards, cut = (layout.fsdp_size, layout.tp_size) if layout.ep_size == 1 else (layout.fsdp_size * layout.tp_size, 1)
+        shards, cut = (
+            (layout.fsdp_size, layout.tp_size)
+            if layout.ep_size == 1
+            else (layout.fsdp_size * layout.tp_size, 1)
+        )
         experts = model.num_expert_layers * math.ceil(model.experts.num / shards) * model.expert_params / cut
         return dense / layout.fsdp_size + experts
 
     @property
     def state_gib(self) -> tuple[float, float, float]:
         """A GPU's share of weights, gradients and moments, wherever they are kept."""
-        weights, gradients, moments = (self.params * size / GIB for size in (WEIGHT, GRADIENT, MOMENTS[self.layout.states]))
+        weights, gradients, moments = (
+            self.params * size / GIB for size in (WEIGHT, GRADIENT, MOMENTS[self.layout.states])
+        )
         return weights, gradients, moments
 
     def at_loss(self) -> MemoryParts:
@@ -125,7 +137,9 @@ class MemoryModel:
 
     @property
     def _alone(self) -> bool:
-        """One worker has no FSDP: nothing is gathered, and bf16 comes from autocast, whose residual stream is fp32."""
+        """One worker has no FSDP: nothing is gathered, and bf16 comes from autocast, whose residual stream is
+        fp32.
+        """
         return self.layout.dp_size == 1
 
     @property
@@ -144,7 +158,12 @@ class MemoryModel:
     def _kept(self) -> float:
         """Bytes that the layers keep for the backward pass: their inputs, or all that they save."""
         if self.activation_checkpointing:
-            return self.architecture.num_layers * self.tokens * self.architecture.hidden_size * self._stream_bytes
+            return (
+                self.architecture.num_layers
+                * self.tokens
+                * self.architecture.hidden_size
+                * self._stream_bytes
+            )
         return self.tokens * sum(num * self._saves(kind) for kind, num in self._layers.items())
 
     def _saves(self, with_experts: bool) -> float:
@@ -153,16 +172,21 @@ class MemoryModel:
         norm = 4 + 2 * self._stream_bytes
         saved = 2.0 * norm * model.hidden_size
         if latent := model.latent:
-            # Queries, keys, keys and values before their split, and the output twice; the two latents have norms.
+            # Queries, keys, keys and values before their split, and the output twice; the two latents have
+            # norms.
             heads = 2 * latent.qk_head_dim + latent.qk_nope_head_dim + 3 * latent.v_head_dim
-            saved += width * model.num_heads * heads + norm * ((latent.q_lora_rank or 0) + latent.kv_lora_rank)
+            saved += width * model.num_heads * heads + norm * (
+                (latent.q_lora_rank or 0) + latent.kv_lora_rank
+            )
         else:
             # Queries, keys and values of every head, and the output twice.
             saved += 5 * width * model.num_heads * model.head_dim / tp
         if not (with_experts and model.experts):
             return saved + 4 * width * model.intermediate_size / tp
         saved += 4 * model.hidden_size + 4 * width * model.shared_expert_size / tp
-        return saved + width * self._expert_rows * (2 * model.hidden_size + 4 * model.experts.intermediate_size)
+        return saved + width * self._expert_rows * (
+            2 * model.hidden_size + 4 * model.experts.intermediate_size
+        )
 
     def _makes(self, with_experts: bool) -> float:
         """Bytes a token of gradients and copies while one layer runs backward."""
@@ -186,7 +210,9 @@ class MemoryModel:
 
     @property
     def _whole_at_loss(self) -> float:
-        """Bytes of the output layer: its weights, its gradient (thrice while pieces add up), and the sum over the workers."""
+        """Bytes of the output layer: its weights, its gradient (thrice while pieces add up), and the sum over
+        the workers.
+        """
         model, width = self.architecture, self.dtype_bytes
         gradients = 3 if self._all_logits > self._logits else 1
         if not self._alone:
@@ -203,7 +229,9 @@ class MemoryModel:
         tied = model.tied * model.embedding_params
         if not self._alone:
             return layer * (3 * width + GRADIENT) + tied * 2 * width
-        return (layer * 2 * width if width == 2 else model.hidden_size * model.intermediate_size * GRADIENT) + tied * GRADIENT
+        return (
+            layer * 2 * width if width == 2 else model.hidden_size * model.intermediate_size * GRADIENT
+        ) + tied * GRADIENT
 
     def _whole_layer(self, with_experts: bool) -> float:
         params, layout = self._layer_params(with_experts), self.layout

@@ -1,6 +1,7 @@
 """The model that is trained: loaded in shards, with packed attention and a loss that never holds all logits.
 
-Everything here that touches transformers' sharding is in this module, so that another way of sharding changes one file.
+Everything here that touches transformers' sharding is in this module, so that another way of sharding changes
+one file.
 """
 
 import contextlib
@@ -44,9 +45,11 @@ class ModelSpec:
 
 
 def load_model(spec: ModelSpec, sizes: Sizes, device: str) -> Any:
-    """The model with fp32 parameters, each worker holding its shard alone; call it as ``model(**batch)`` for the summed loss.
+    """The model with fp32 parameters, each worker holding its shard alone; call it as ``model(**batch)`` for
+    the summed loss.
 
-    ``batch``: ``input_ids``, ``position_ids`` and ``labels`` of shape (batch, seq), and what the attention asks for.
+    ``batch``: ``input_ids``, ``position_ids`` and ``labels`` of shape (batch, seq), and what the attention
+        asks for.
 
     Raises:
         ModelError: The checkpoint cannot be read, or the architecture has no plan for these sizes.
@@ -54,12 +57,19 @@ def load_model(spec: ModelSpec, sizes: Sizes, device: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
         model: Any = _reader(spec, config)(
-            config=config, dtype=torch.float32, attn_implementation=pick_attention(device), **_distributed(spec, config, sizes)
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=pick_attention(device),
+            **_distributed(spec, config, sizes),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"{spec.source} cannot be loaded for training: {str(error).strip().splitlines()[0]}") from None
+        raise ModelError(
+            f"{spec.source} cannot be loaded for training: {str(error).strip().splitlines()[0]}"
+        ) from None
     if sizes.world == 1:
         model.to(device)
     if spec.activation_checkpointing:
@@ -77,20 +87,29 @@ def _reader(spec: ModelSpec, config: Any) -> Callable[..., Any]:
     quantized = vars(config).pop("quantization_config", None)
     if not quantized:
         return functools.partial(
-            AutoModelForCausalLM.from_pretrained, spec.source, revision=spec.revision,
+            AutoModelForCausalLM.from_pretrained,
+            spec.source,
+            revision=spec.revision,
             trust_remote_code=spec.trust_remote_code,
-        )  # fmt: skip
+        )
     settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
-    method, block = str(settings["quant_method"]).rpartition(".")[2].lower(), settings.get("weight_block_size")
+    method, block = (
+        str(settings["quant_method"]).rpartition(".")[2].lower(),
+        settings.get("weight_block_size"),
+    )
     if method != "fp8" or not block:
         raise ValueError(f"weights quantized by {method} cannot be trained: give the plain checkpoint")
     folder = Path(spec.source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(spec.source, revision=spec.revision, allow_patterns=["*.safetensors"]))
+        folder = Path(
+            snapshot_download(spec.source, revision=spec.revision, allow_patterns=["*.safetensors"])
+        )
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return functools.partial(model_class.from_pretrained, None, state_dict=read_plain(folder, (block[0], block[1])))
+    return functools.partial(
+        model_class.from_pretrained, None, state_dict=read_plain(folder, (block[0], block[1]))
+    )
 
 
 def _distributed(spec: ModelSpec, config: Any, sizes: Sizes) -> dict[str, Any]:
@@ -98,15 +117,22 @@ def _distributed(spec: ModelSpec, config: Any, sizes: Sizes) -> dict[str, Any]:
         return {}
     from transformers.distributed.configuration_utils import DistributedConfig
 
-    # The head computes the loss in pieces of positions, so it is not cut by its vocabulary, nor are tied embeddings.
-    whole = {"lm_head": "replicate"} | ({"model.embed_tokens": "replicate"} if config.tie_word_embeddings else {})
+    # The head computes the loss in pieces of positions, so it is not cut by its vocabulary, nor are tied
+    # embeddings.
+    whole = {"lm_head": "replicate"} | (
+        {"model.embed_tokens": "replicate"} if config.tie_word_embeddings else {}
+    )
     return {
         "distributed_config": DistributedConfig(
-            dp_replicate_size=sizes.dp_replicate, fsdp_size=sizes.fsdp, tp_size=sizes.tp, ep_size=sizes.ep,
+            dp_replicate_size=sizes.dp_replicate,
+            fsdp_size=sizes.fsdp,
+            tp_size=sizes.tp,
+            ep_size=sizes.ep,
             tp_plan=whole if sizes.tp > 1 else None,
-            fsdp_mixed_precision=spec.bf16, fsdp_cpu_offload=spec.cpu_offload,
+            fsdp_mixed_precision=spec.bf16,
+            fsdp_cpu_offload=spec.cpu_offload,
         )
-    }  # fmt: skip
+    }
 
 
 def _forward(model: Any, *, bf16: bool, device: str, labels: Tensor, **inputs: Any) -> Tensor:

@@ -11,11 +11,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from safe_r1.errors import ConfigError
-from safe_r1.models import States
+from safe_r1.models.registry import States
 from safe_r1.train.config import OptimizerConfig
 
 
-def make_optimizer(parameters: Iterable[Tensor], config: OptimizerConfig, states: States) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[Tensor], config: OptimizerConfig, states: States
+) -> torch.optim.Optimizer:
     """AdamW; matrices decay, vectors (norms, biases) do not.
 
     Args:
@@ -28,32 +30,43 @@ def make_optimizer(parameters: Iterable[Tensor], config: OptimizerConfig, states
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": config.weight_decay},
+        {
+            "params": [parameter for parameter in trained if parameter.ndim >= 2],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     settings: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
     if states == "fp32":
         # The fused form makes no copies while it updates.
-        return torch.optim.AdamW(groups, fused=all(parameter.is_cuda for parameter in trained) or None, **settings)
+        return torch.optim.AdamW(
+            groups, fused=all(parameter.is_cuda for parameter in trained) or None, **settings
+        )
     if states == "bf16":
         return AdamWBf16(groups, **settings)
     try:
         from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ConfigError("optimizer.states=8bit needs torchao: pip install torchao, or choose bf16 or fp32") from None
+        raise ConfigError(
+            "optimizer.states=8bit needs torchao: pip install torchao, or choose bf16 or fp32"
+        ) from None
     return AdamW8bit(groups, **settings)
 
 
 def is_quantized(value: object) -> bool:
     """Is it a worker's part of a moment in 8 bits (torchao's tensor over codes and scales)?"""
-    return isinstance(value, Tensor) and not isinstance(value, DTensor) and is_traceable_wrapper_subclass(value)
+    return (
+        isinstance(value, Tensor) and not isinstance(value, DTensor) and is_traceable_wrapper_subclass(value)
+    )
 
 
 class AdamWBf16(torch.optim.Optimizer):
     """AdamW that keeps its two moments in bfloat16 and computes in the parameters' own type."""
 
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
+    ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -82,7 +95,9 @@ class AdamWBf16(torch.optim.Optimizer):
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """Learning rate of a step, counted from 0: a straight warm-up, then half a cosine down to ``min_lr_share``."""
+    """Learning rate of a step, counted from 0: a straight warm-up, then half a cosine down to
+    ``min_lr_share``.
+    """
     warmup = max(1, round(config.warmup_share * num_steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -104,7 +119,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients so that their norm is at most ``max_norm``; gives the norm they had.
 
-    Dense layers and experts lie on different meshes, whose tensors cannot be put together: the squares of the norms are.
+    Dense layers and experts lie on different meshes, whose tensors cannot be put together: the squares of the
+    norms are.
     """
     groups: dict[Any, list[Tensor]] = defaultdict(list)
     for parameter in parameters:

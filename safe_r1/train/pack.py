@@ -1,4 +1,6 @@
-"""Documents into sequences of one length, with as little padding as best fit leaves; a packed sequence as it is read."""
+"""Documents into sequences of one length, with as little padding as best fit leaves; a packed sequence as it
+is read.
+"""
 
 import functools
 import io
@@ -56,10 +58,13 @@ def pack(lengths: Sequence[int] | npt.NDArray[np.integer], seq_len: int) -> list
         seq_len: Tokens of a sequence.
 
     Returns:
-        The documents of each sequence by their position in ``lengths``, each once, in the order of the first of them.
+        The documents of each sequence by their position in ``lengths``, each once, in the order of the first
+        of them.
     """
     sizes = np.asarray(lengths, np.int64)
-    assert not len(sizes) or (sizes.min() >= 1 and sizes.max() <= seq_len), "a document that no sequence holds"
+    assert not len(sizes) or (sizes.min() >= 1 and sizes.max() <= seq_len), (
+        "a document that no sequence holds"
+    )
     bins: list[list[int]] = []
     rooms: list[int] = []  # different sizes of free room, ascending
     by_room: dict[int, list[int]] = {}
@@ -102,18 +107,24 @@ class Pack:
             IntegrityError: Not every document came into exactly one sequence.
         """
         columns = ["row_id", "kind", "reason", "num_prompt", "input_ids"]
-        documents = pa.concat_tables([read_table(source, columns) for source in sources]).filter(pc.field("reason").is_null())
+        documents = pa.concat_tables([read_table(source, columns) for source in sources]).filter(
+            pc.field("reason").is_null()
+        )
         sizes = np.diff(_offsets(documents))
         bins: list[list[int]] = []
         for members in self._groups(documents["kind"]):
             bins += [members[chosen].tolist() for chosen in pack(sizes[members], self.seq_len)]
         order = np.array([document for chosen in bins for document in chosen], np.int64)
         if not np.array_equal(np.sort(order), np.arange(documents.num_rows)):
-            raise IntegrityError(f"{target}: {documents.num_rows:,} documents, {len(order):,} packed; this is an error of ours")
+            raise IntegrityError(
+                f"{target}: {documents.num_rows:,} documents, {len(order):,} packed; this is an error of ours"
+            )
         ends = np.cumsum([0, *map(len, bins)])
         sink = io.BytesIO()
         group = max(1, _TOKENS_PER_ROW_GROUP // self.seq_len)
-        pq.write_table(_gather(documents.take(pa.array(order)), ends), sink, compression="zstd", row_group_size=group)
+        pq.write_table(
+            _gather(documents.take(pa.array(order)), ends), sink, compression="zstd", row_group_size=group
+        )
         write_bytes(target, sink.getvalue())
 
     def _groups(self, kinds: pa.ChunkedArray) -> list[Ints]:
@@ -124,7 +135,9 @@ class Pack:
 
 
 def _gather(documents: pa.Table, ends: Ints) -> pa.Table:
-    """A table of ``PACKED_SCHEMA`` from documents in their final order; ``ends`` counts those up to each sequence's end."""
+    """A table of ``PACKED_SCHEMA`` from documents in their final order; ``ends`` counts those up to each
+    sequence's end.
+    """
     offsets = _offsets(documents)
     columns = [pa.array(np.diff(offsets), pa.int32())]
     columns += [documents[name].combine_chunks() for name in ("num_prompt", "kind", "row_id")]
@@ -149,7 +162,9 @@ def count_packed(path: UPath) -> Counts:
     lengths, prompts, kinds = (table[name].combine_chunks().flatten() for name in table.column_names)
     counts = Counts({("sequences", ""): table.num_rows})
     for length, prompt, kind in zip(lengths.to_pylist(), prompts.to_pylist(), kinds.to_pylist(), strict=True):
-        counts.update({("documents", kind): 1, ("tokens", kind): length, ("label_tokens", kind): length - prompt})
+        counts.update(
+            {("documents", kind): 1, ("tokens", kind): length, ("label_tokens", kind): length - prompt}
+        )
     return counts
 
 
@@ -182,7 +197,9 @@ class PackedSequence:
 
         The first token of a document is never learned, so none is predicted from the document before it.
         """
-        return np.where(self.position_ids < np.repeat(self.prompt_lengths, self.lengths), IGNORE, self.input_ids)
+        return np.where(
+            self.position_ids < np.repeat(self.prompt_lengths, self.lengths), IGNORE, self.input_ids
+        )
 
     @property
     def kind(self) -> str:
@@ -214,7 +231,9 @@ class PackedReader:
         return int(self._starts[-1])
 
     def read(self, indices: Sequence[int] | Ints) -> list[PackedSequence]:
-        """Some sequences by their numbers, in that order; what ``rank_indices`` fills up with becomes ``FILLER``."""
+        """Some sequences by their numbers, in that order; what ``rank_indices`` fills up with becomes
+        ``FILLER``.
+        """
         return [FILLER if index == FILLER_INDEX else self._read_one(int(index)) for index in indices]
 
     def _read_one(self, index: int) -> PackedSequence:
@@ -225,7 +244,9 @@ class PackedReader:
         size = self._open(number).metadata.row_group(0).num_rows
         row = self._read_group(number, place // size).slice(place % size, 1)
         tokens = row["input_ids"].combine_chunks().flatten().to_numpy().astype(np.int64)
-        return PackedSequence(tokens, *(row[name][0].as_py() for name in ("lengths", "prompt_lengths", "kinds", "row_ids")))
+        return PackedSequence(
+            tokens, *(row[name][0].as_py() for name in ("lengths", "prompt_lengths", "kinds", "row_ids"))
+        )
 
     def _open(self, number: int) -> pq.ParquetFile:
         return pq.ParquetFile(self._files[number].open("rb"))
@@ -273,4 +294,6 @@ def _escape(text: str) -> str:
     if len(text) > _SHOWN_CHARS:
         half = _SHOWN_CHARS // 4
         text = f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
-    return "".join(_LINE if char == "\n" else char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return "".join(
+        _LINE if char == "\n" else char if char.isprintable() else ascii(char)[1:-1] for char in text
+    )

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from safe_r1.errors import ConfigError
-from safe_r1.models import Layout
+from safe_r1.models.registry import Layout
 from safe_r1.train.config import ParallelConfig
 
 # Loading a sharded checkpoint of 1.3 TB takes some ranks much longer than others.
@@ -14,7 +14,8 @@ _TIMEOUT = datetime.timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Workers along each dimension; ``world`` = ``dp_replicate`` × ``fsdp`` × ``tp``. Experts are spread over ``ep`` of them.
+    """Workers along each dimension; ``world`` = ``dp_replicate`` × ``fsdp`` × ``tp``. Experts are spread over
+    ``ep`` of them.
 
     Attributes:
         dp_replicate: Copies of the sharded model.
@@ -40,7 +41,8 @@ class Sizes:
 
 
 def resolve_sizes(config: ParallelConfig, layout: Layout | None, world: int) -> Sizes:
-    """The sizes for so many workers: as the settings say, else as the variant's layout does, the rest by sharding.
+    """The sizes for so many workers: as the settings say, else as the variant's layout does, the rest by
+    sharding.
 
     Raises:
         ConfigError: The workers do not divide that way.
@@ -48,7 +50,9 @@ def resolve_sizes(config: ParallelConfig, layout: Layout | None, world: int) -> 
     tp = config.tp_size or (layout.tp_size if layout else 1)
     ep = config.ep_size or (layout.ep_size if layout else 1)
     if world % tp:
-        raise ConfigError(f"{world} workers do not divide into tensor-parallel groups of {tp}: choose another parallel.tp_size")
+        raise ConfigError(
+            f"{world} workers do not divide into tensor-parallel groups of {tp}: choose another parallel.tp_size"
+        )
     fsdp = config.fsdp_size or _sharding(layout, world // tp)
     if (world // tp) % fsdp:
         raise ConfigError(

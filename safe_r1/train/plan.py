@@ -1,7 +1,8 @@
-"""What a fine-tuning run takes: memory of each GPU by part, GPUs, time and disk; decided before a GPU is taken.
+"""What a fine-tuning run takes: memory of each GPU by part, GPUs, time and disk; decided before a GPU is
+taken.
 
-Source of the assumed utilization, tokens/s of an H100: torchtitan (8B: 5,762, compiled 6,667; 70B, layers computed again: 597
-to 652) and NVIDIA NeMo (70B: 867; DeepSeek-V3 671B with kernels of its own: 1,002).
+Source of the assumed utilization, tokens/s of an H100: torchtitan (8B: 5,762, compiled 6,667; 70B, layers
+computed again: 597 to 652) and NVIDIA NeMo (70B: 867; DeepSeek-V3 671B with kernels of its own: 1,002).
 """
 
 import math
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from safe_r1.errors import ConfigError, ResourceError
-from safe_r1.models import Layout, Variant
+from safe_r1.models.registry import Layout, Variant
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.gpus import Gpu, get_gpu
@@ -21,7 +22,8 @@ _DEFAULTS = FinetuneConfig(variant="-", corpus="-")
 CONVERSATIONS = 50_000
 CONVERSATION_TOKENS = 1_500
 
-# Share of the peak that training reaches, recomputation not counted as work, by (experts, activation checkpointing).
+# Share of the peak that training reaches, recomputation not counted as work, by (experts, activation
+# checkpointing).
 MFU = {(False, False): 0.35, (False, True): 0.30, (True, False): 0.25, (True, True): 0.22}
 # Between a GPU and host memory, and for the update on the CPU; an assumption.
 OFFLOAD_BYTES_PER_S = 20e9
@@ -58,9 +60,13 @@ class TrainPlan:
     def moments(self) -> dict[str, MemoryParts]:
         """Memory of one GPU at the loss and in a layer's backward pass."""
         memory = MemoryModel(
-            self.architecture, self.layout, self.seq_len, self.activation_checkpointing, self.logits_budget_mib,
+            self.architecture,
+            self.layout,
+            self.seq_len,
+            self.activation_checkpointing,
+            self.logits_budget_mib,
             self.dtype_bytes,
-        )  # fmt: skip
+        )
         return {"loss": memory.at_loss(), "layer": memory.at_layer()}
 
     @property
@@ -167,12 +173,23 @@ def make_plan(
     """
     gpu = gpu or get_gpu(layout.gpu)
     return TrainPlan(
-        architecture, layout, gpu, seq_len, global_batch_size, activation_checkpointing, logits_budget_mib, corpus_tokens,
-        epochs, document_tokens, dtype_bytes or (4 if gpu.name == "cpu" else 2),
-    )  # fmt: skip
+        architecture,
+        layout,
+        gpu,
+        seq_len,
+        global_batch_size,
+        activation_checkpointing,
+        logits_budget_mib,
+        corpus_tokens,
+        epochs,
+        document_tokens,
+        dtype_bytes or (4 if gpu.name == "cpu" else 2),
+    )
 
 
-def plan_variant(variant: Variant, gpu: str | None = None, nodes: int | None = None, **settings: Any) -> TrainPlan:
+def plan_variant(
+    variant: Variant, gpu: str | None = None, nodes: int | None = None, **settings: Any
+) -> TrainPlan:
     """The plan of a variant in its own layout, or on so many nodes of a kind of GPU.
 
     Args:
@@ -202,13 +219,22 @@ def resize(layout: Layout, num_gpus: int, *, shard: bool = False) -> Layout:
     workers = num_gpus // layout.tp_size
     copies = 1 if shard or workers % layout.fsdp_size else workers // layout.fsdp_size
     fsdp = workers // copies
-    return replace(layout, fsdp_size=fsdp, dp_replicate_size=copies, ep_size=math.gcd(layout.ep_size, fsdp * layout.tp_size))
+    return replace(
+        layout,
+        fsdp_size=fsdp,
+        dp_replicate_size=copies,
+        ep_size=math.gcd(layout.ep_size, fsdp * layout.tp_size),
+    )
 
 
 def smallest_fit(plan: TrainPlan) -> TrainPlan | None:
     """The same run on the fewest GPUs (1, 2, 4, ...) of its kind that hold it; None where 1,024 do not."""
     sizes = (2**power for power in range(MOST_GPUS.bit_length()))
-    plans = (replace(plan, layout=resize(plan.layout, size, shard=True)) for size in sizes if size >= plan.layout.tp_size)
+    plans = (
+        replace(plan, layout=resize(plan.layout, size, shard=True))
+        for size in sizes
+        if size >= plan.layout.tp_size
+    )
     return next((smaller for smaller in plans if smaller.fits), None)
 
 
@@ -221,7 +247,9 @@ def check_plan(plan: TrainPlan) -> None:
     """
     _check_sizes(plan.architecture, plan.layout)
     if plan.seq_len > plan.architecture.context:
-        raise ConfigError(f"pack.seq_len {plan.seq_len} is beyond the model's context of {plan.architecture.context} tokens")
+        raise ConfigError(
+            f"pack.seq_len {plan.seq_len} is beyond the model's context of {plan.architecture.context} tokens"
+        )
     if plan.global_batch_size != _whole_batch(plan):
         raise ConfigError(
             f"global_batch_size {plan.global_batch_size} is not a multiple of micro_batch_size × data-parallel workers = "
@@ -253,7 +281,9 @@ def _check_sizes(model: Architecture, layout: Layout) -> None:
     if model.experts.num % ep:
         raise ConfigError(f"ep_size {ep} does not divide the model's {model.experts.num} experts")
     if ep % tp or workers % ep:
-        raise ConfigError(f"ep_size {ep} must be a multiple of tp_size {tp} and divide fsdp_size × tp_size = {workers}")
+        raise ConfigError(
+            f"ep_size {ep} must be a multiple of tp_size {tp} and divide fsdp_size × tp_size = {workers}"
+        )
 
 
 def remedies_of(plan: TrainPlan) -> list[str]:

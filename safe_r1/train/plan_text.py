@@ -66,14 +66,34 @@ def to_text(name: str, plan: TrainPlan) -> str:
         ("model", f"{name}: {model.family}, {model.total_params / 1e9:.3f} B parameters{active}"),
         ("layout", f"{_gpus(plan)} on {plan.num_nodes} node{'s' * (plan.num_nodes > 1)}: {_sizes(plan)}"),
         ("why", layout.why),
-        ("batch", f"{plan.global_batch_size} sequences of {plan.seq_len:,} tokens: {workers} (workers × at once × in turn)"),
+        (
+            "batch",
+            f"{plan.global_batch_size} sequences of {plan.seq_len:,} tokens: {workers} (workers × at once × in turn)",
+        ),
         ("memory", _memory_table(plan)),
         ("verdict", _verdict(plan)),
-        ("fewest", f"{describe_size(plan, fewest)} (of 1, 2, 4, ...)" if fewest else f"not even {MOST_GPUS:,} of this kind"),
-        ("speed", f"{plan.tokens_per_s_per_gpu:,.0f} tokens/s a GPU: {plan.mfu:.0%} of {gpu.tflops:g} TFLOP/s, assumed"),
-        ("time", f"{_duration(plan.step_s)} a step, {plan.num_steps:,} steps, {_duration(plan.hours * 3600)} in all"),
-        ("corpus", f"{plan.corpus_tokens:,} tokens × {plan.epochs} epochs, conversations of {plan.document_tokens:,}, assumed"),
-        ("disk", f"{plan.checkpoint_gib:,.0f} GiB a checkpoint, {plan.export_gib:,.1f} GiB the exported bf16 model"),
+        (
+            "fewest",
+            f"{describe_size(plan, fewest)} (of 1, 2, 4, ...)"
+            if fewest
+            else f"not even {MOST_GPUS:,} of this kind",
+        ),
+        (
+            "speed",
+            f"{plan.tokens_per_s_per_gpu:,.0f} tokens/s a GPU: {plan.mfu:.0%} of {gpu.tflops:g} TFLOP/s, assumed",
+        ),
+        (
+            "time",
+            f"{_duration(plan.step_s)} a step, {plan.num_steps:,} steps, {_duration(plan.hours * 3600)} in all",
+        ),
+        (
+            "corpus",
+            f"{plan.corpus_tokens:,} tokens × {plan.epochs} epochs, conversations of {plan.document_tokens:,}, assumed",
+        ),
+        (
+            "disk",
+            f"{plan.checkpoint_gib:,.0f} GiB a checkpoint, {plan.export_gib:,.1f} GiB the exported bf16 model",
+        ),
     ]
     if layout.cpu_offload:
         rows.insert(5, ("host", f"{plan.host_gib:,.0f} GiB of memory on each node"))
@@ -89,7 +109,9 @@ def table(plans: dict[str, TrainPlan]) -> str:
         head = f"{name:22} {plan.architecture.total_params / 1e9:7.3f} B {_gpus(plan):>15} {_sizes(plan, short=True):23}"
         speed = f"{plan.tokens_per_s_per_gpu:12,.0f} {_duration(plan.step_s):>7} {plan.num_steps:6,}"
         fits = "no" if problem_of(plan) else "yes"
-        lines.append(f"{head} {memory:>13} {fits:4} {speed} {_duration(plan.hours * 3600):>7} {plan.checkpoint_gib:6,.0f} GiB")
+        lines.append(
+            f"{head} {memory:>13} {fits:4} {speed} {_duration(plan.hours * 3600):>7} {plan.checkpoint_gib:6,.0f} GiB"
+        )
     return "\n".join([*lines, _assumed(plans), *(f"{name}: {problem}" for name, problem in _problems(plans))])
 
 
@@ -112,9 +134,16 @@ def _gpus(plan: TrainPlan) -> str:
 
 def _sizes(plan: TrainPlan, *, short: bool = False) -> str:
     layout = plan.layout
-    sizes = {"fsdp": layout.fsdp_size, "tp": layout.tp_size, "ep": layout.ep_size, "copies": layout.dp_replicate_size}
+    sizes = {
+        "fsdp": layout.fsdp_size,
+        "tp": layout.tp_size,
+        "ep": layout.ep_size,
+        "copies": layout.dp_replicate_size,
+    }
     found = [f"{name} {size}" for name, size in sizes.items() if size > 1 or name == "fsdp"]
-    found.append(layout.states if short else f"micro-batch {layout.micro_batch_size}, moments in {layout.states}")
+    found.append(
+        layout.states if short else f"micro-batch {layout.micro_batch_size}, moments in {layout.states}"
+    )
     return ", ".join(found + ["offloaded"] * layout.cpu_offload)
 
 

@@ -13,7 +13,9 @@ from safe_r1.train.optim import clip_gradients, set_learning_rate
 from safe_r1.train.parallel import Sizes
 
 Batch = dict[str, Any]
-"""Arguments of the model: ``input_ids``, ``position_ids``, ``labels`` of shape (batch, seq), and what the attention wants."""
+"""Arguments of the model: ``input_ids``, ``position_ids``, ``labels`` of shape (batch, seq), and what the
+attention wants.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class StepResult:
         """Why the parameters must not be updated by this step; empty for a sound one."""
         if not math.isfinite(self.loss) or not math.isfinite(self.grad_norm):
             return f"loss {self.loss:g} with gradient norm {self.grad_norm:g}"
-        return f"loss {self.loss:.4g}, expected at most {self.limit:.4g}" if self.limit and self.loss > self.limit else ""
+        return (
+            f"loss {self.loss:.4g}, expected at most {self.limit:.4g}"
+            if self.limit and self.loss > self.limit
+            else ""
+        )
 
 
 def sum_over_workers(values: Sequence[float], sizes: Sizes) -> list[float]:
@@ -61,9 +67,14 @@ def count_labels(batch: Batch) -> int:
 
 
 def train_step(
-    model: Any, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], sizes: Sizes, lr: float, max_grad_norm: float,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    sizes: Sizes,
+    lr: float,
+    max_grad_norm: float,
     limit: float | None = None,
-) -> StepResult:  # fmt: skip
+) -> StepResult:
     """Gradients of all micro-batches of all workers, averaged over their label tokens, then one update.
 
     A step with a fault leaves the parameters as they were.
@@ -73,7 +84,8 @@ def train_step(
     loss_sum = 0.0
     for batch in batches:
         loss = model(**_inputs(batch))
-        # Sharding averages gradients over the workers with batches of their own; the mean wanted is over label tokens.
+        # Sharding averages gradients over the workers with batches of their own; the mean wanted is over
+        # label tokens.
         (loss * (sizes.dp / max(1, num_labels))).backward()
         loss_sum += float(loss.detach())
     [loss_sum] = sum_over_workers([loss_sum], sizes)

@@ -1,13 +1,15 @@
-"""A conversation as the tokens that are trained on: the prompt exactly as it is served, then what the model shall say.
+"""A conversation as the tokens that are trained on: the prompt exactly as it is served, then what the model
+shall say.
 
-An assistant turn is a document of its own, its prompt the dialogue before it as ``safe_r1.chat`` renders it for evaluation and
-serving. The stock template shows earlier turns without their reasoning, so one text with all turns could not have both: the
-reasoning of every turn to learn, and every turn after the prefix that it has when it is served. What serving writes for the
-model (the turn's opening, and ``<think>\\n`` for the style ``r1``) is prompt and not learned. Prompt and completion are
-tokenized apart, because a served model never sees them in one piece either.
+An assistant turn is a document of its own, its prompt the dialogue before it as ``safe_r1.models.chat``
+renders it for evaluation and serving. The stock template shows earlier turns without their reasoning, so one
+text with all turns could not have both: the reasoning of every turn to learn, and every turn after the prefix
+that it has when it is served. What serving writes for the model (the turn's opening, and ``<think>\\n`` for
+the style ``r1``) is prompt and not learned. Prompt and completion are tokenized apart, because a served model
+never sees them in one piece either.
 
-Earlier turns of a dialogue may be someone else's words: only those with their reasoning in ``<think>`` tags are learned, the
-others are context.
+Earlier turns of a dialogue may be someone else's words: only those with their reasoning in ``<think>`` tags
+are learned, the others are context.
 """
 
 import hashlib
@@ -23,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from safe_r1.chat import load_tokenizer, render
 from safe_r1.errors import DataError, ModelError
-from safe_r1.models import Style, Variant
+from safe_r1.models.chat import load_tokenizer, render
+from safe_r1.models.registry import Style, Variant
 from safe_r1.runs import read_table, sha256, write_table
 from safe_r1.schema import CONVERSATION_SCHEMA, Message
 from safe_r1.train.config import PackConfig
@@ -43,7 +45,9 @@ TOKENS_SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
     ]
 )
-"""A document, or a row without one; ``reason`` says why it is dropped. ``num_whole`` counts the tokens before a cut."""
+"""A document, or a row without one; ``reason`` says why it is dropped. ``num_whole`` counts the tokens before
+a cut.
+"""
 
 _COLUMNS = ("row_id", "messages", "kind")
 _OPEN, _CLOSE = "<think>", "</think>"
@@ -76,7 +80,8 @@ class Document:
 
 
 def encode(messages: Sequence[Message], style: Style, tokenizer: Any) -> list[Document]:
-    """The documents of a conversation, one for each assistant turn to learn; none where there is no such turn.
+    """The documents of a conversation, one for each assistant turn to learn; none where there is no such
+    turn.
 
     Args:
         messages: The conversation; a turn to learn follows a user turn.
@@ -88,7 +93,11 @@ def encode(messages: Sequence[Message], style: Style, tokenizer: Any) -> list[Do
     """
     turns = [Message(role=turn["role"], content=turn["content"] or "") for turn in messages]
     end = _tokenize(end_of_turn(style, tokenizer), tokenizer)
-    return [_encode_turn(turns, turn, end, style, tokenizer) for turn in range(1, len(turns)) if _is_target(turns, turn)]
+    return [
+        _encode_turn(turns, turn, end, style, tokenizer)
+        for turn in range(1, len(turns))
+        if _is_target(turns, turn)
+    ]
 
 
 def _is_target(turns: Sequence[Message], turn: int) -> bool:
@@ -115,7 +124,8 @@ def _tokenize(text: str, tokenizer: Any) -> list[int]:
 
 
 def end_of_turn(style: Style, tokenizer: Any) -> str:
-    """What ends an assistant turn: what the model's template writes after its content, up to where generation stops.
+    """What ends an assistant turn: what the model's template writes after its content, up to where generation
+    stops.
 
     Raises:
         ModelError: There is neither such a text nor an end token.
@@ -127,7 +137,9 @@ def end_of_turn(style: Style, tokenizer: Any) -> str:
     if eos and eos in end:
         end = end[: end.index(eos) + len(eos)]
     if not (end or eos):
-        raise ModelError(f"the tokenizer of {tokenizer.name_or_path} has no end token: a model could not learn to stop")
+        raise ModelError(
+            f"the tokenizer of {tokenizer.name_or_path} has no end token: a model could not learn to stop"
+        )
     return end or eos
 
 
@@ -145,7 +157,10 @@ def fit(document: Document, pack: PackConfig) -> Document:
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
     """Hashes of all in a tokenizer that tokens depend on."""
     whole = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
-    return {"tokenizer": sha256([whole, tokenizer.special_tokens_map]), "template": sha256(tokenizer.chat_template)}
+    return {
+        "tokenizer": sha256([whole, tokenizer.special_tokens_map]),
+        "template": sha256(tokenizer.chat_template),
+    }
 
 
 @dataclass(frozen=True)
@@ -173,19 +188,29 @@ class Tokenize:
         write_table(target, pa.Table.from_pylist(lines, schema=TOKENS_SCHEMA))
 
     def _lines(self, row: dict[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
-        common = {"row_id": row["row_id"], "kind": row["kind"], "was_cut": False, "num_whole": 0, "num_tokens": 0}
+        common = {
+            "row_id": row["row_id"],
+            "kind": row["kind"],
+            "was_cut": False,
+            "num_whole": 0,
+            "num_tokens": 0,
+        }
         documents = encode(row["messages"] or [], self.variant.style, tokenizer)
         lines = []
         for whole in documents:
             document = fit(whole, self.pack)
             lines.append(
-                common | {
-                    "turn": document.turn, "reason": document.reason, "was_cut": document.was_cut,
-                    "num_whole": len(whole.input_ids), "num_tokens": len(document.input_ids),
+                common
+                | {
+                    "turn": document.turn,
+                    "reason": document.reason,
+                    "was_cut": document.was_cut,
+                    "num_whole": len(whole.input_ids),
+                    "num_tokens": len(document.input_ids),
                     "num_prompt": document.num_prompt,
                     "input_ids": None if document.reason else document.input_ids,
                 }
-            )  # fmt: skip
+            )
         return lines or [common | {"reason": "no_assistant_turn"}]
 
 
@@ -198,9 +223,13 @@ def read_shard(path: UPath, digest: str) -> pa.Table:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); build the corpus again") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}); build the corpus again"
+        ) from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(f"{path}: not the file that corpus.json tells of (another SHA-256): build the corpus again")
+        raise DataError(
+            f"{path}: not the file that corpus.json tells of (another SHA-256): build the corpus again"
+        )
     schema = pq.read_schema(io.BytesIO(content))
     wrong = [name for name in _COLUMNS if name not in schema.names or schema.field(name).type != _type(name)]
     if wrong:
@@ -216,7 +245,9 @@ def _type(name: str) -> pa.DataType:
 
 
 Counts = Counter[tuple[str, str]]
-"""Numbers of ``rows``, ``documents``, ``tokens``, ``label_tokens``, ``cut`` by kind of row, and of ``*_dropped`` by reason."""
+"""Numbers of ``rows``, ``documents``, ``tokens``, ``label_tokens``, ``cut`` by kind of row, and of
+``*_dropped`` by reason.
+"""
 
 
 def count_tokens(path: UPath) -> Counts:
@@ -227,10 +258,14 @@ def count_tokens(path: UPath) -> Counts:
         row = list(group)
         kept = [line for line in row if line["reason"] is None]
         counts.update([("rows", row[0]["kind"])] if kept else [("rows_dropped", row[0]["reason"])])
-        counts.update(("documents_dropped", line["reason"]) for line in row if line["reason"] and line["num_tokens"])
+        counts.update(
+            ("documents_dropped", line["reason"]) for line in row if line["reason"] and line["num_tokens"]
+        )
         for line in kept:
             num, kind = line["num_tokens"], line["kind"]
-            counts.update({("documents", kind): 1, ("tokens", kind): num, ("cut", kind): int(line["was_cut"])})
+            counts.update(
+                {("documents", kind): 1, ("tokens", kind): num, ("cut", kind): int(line["was_cut"])}
+            )
             counts["label_tokens", kind] += num - line["num_prompt"]
     return counts
 
@@ -242,5 +277,7 @@ def select(counts: Counts, what: str) -> dict[str, int]:
 
 def length_range(paths: Iterable[UPath]) -> tuple[int, int]:
     """Tokens of the shortest and of the longest document; zeros where there is none."""
-    lengths = [num for path in paths for num in read_table(path, ["num_whole"])["num_whole"].to_pylist() if num]
+    lengths = [
+        num for path in paths for num in read_table(path, ["num_whole"])["num_whole"].to_pylist() if num
+    ]
     return min(lengths, default=0), max(lengths, default=0)

@@ -32,7 +32,9 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            raise ConfigError("trackers: tensorboard needs tensorboardX: pip install tensorboardX, or leave it out") from None
+            raise ConfigError(
+                "trackers: tensorboard needs tensorboardX: pip install tensorboardX, or leave it out"
+            ) from None
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -52,7 +54,9 @@ class MLflow:
         try:
             import mlflow  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ConfigError("trackers: mlflow is not installed: pip install mlflow, or leave it out") from None
+            raise ConfigError(
+                "trackers: mlflow is not installed: pip install mlflow, or leave it out"
+            ) from None
         self.mlflow = mlflow
         known = mlflow.search_runs(filter_string=f"attributes.run_name = '{name}'", output_format="list")
         mlflow.start_run(run_id=known[0].info.run_id if known else None, run_name=name)
@@ -75,7 +79,9 @@ class WeightsAndBiases:
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ConfigError("trackers: wandb is not installed: pip install wandb, or leave it out") from None
+            raise ConfigError(
+                "trackers: wandb is not installed: pip install wandb, or leave it out"
+            ) from None
         project = os.environ.get("WANDB_PROJECT", "safe_r1")
         self.run = wandb.init(project=project, id=name, name=name, resume="allow", config=dict(settings))
 
@@ -88,7 +94,9 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-def make_trackers(names: Sequence[str], run: str, folder: UPath, settings: Mapping[str, Any]) -> list[Tracker]:
+def make_trackers(
+    names: Sequence[str], run: str, folder: UPath, settings: Mapping[str, Any]
+) -> list[Tracker]:
     """The trackers that were asked for.
 
     Raises:

@@ -44,13 +44,17 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
     # Ray's own record of the attempt; what a run resumes from is in its checkpoints.
     record = UPath(spec.folder) / "ray"
     scaling = ScalingConfig(
-        num_workers=low if low == high else (low, high), use_gpu=spec.device == "cuda", label_selector=node_labels() or None
-    )  # fmt: skip
+        num_workers=low if low == high else (low, high),
+        use_gpu=spec.device == "cuda",
+        label_selector=node_labels() or None,
+    )
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"spec": spec},
         scaling_config=scaling,
-        torch_config=TorchConfig(backend="gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl", timeout_s=7200),
+        torch_config=TorchConfig(
+            backend="gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl", timeout_s=7200
+        ),
         run_config=RunConfig(
             name=uuid.uuid4().hex[:8],
             storage_path=str(record),
@@ -63,7 +67,9 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
     except TrainingFailedError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         kind = WorkersLostError if _is_loss(error) else TrainingError
-        raise kind(f"training stopped: {reason}; the same command goes on from the last checkpoint in {spec.folder}") from error
+        raise kind(
+            f"training stopped: {reason}; the same command goes on from the last checkpoint in {spec.folder}"
+        ) from error
     finally:
         remove(record)
 
@@ -71,7 +77,8 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
 def _is_loss(error: Exception) -> bool:
     """Machines were lost, or did not come; not: the code of a worker raised something.
 
-    The peers of a lost worker see a broken connection, often a plain RuntimeError, and often before its death is known.
+    The peers of a lost worker see a broken connection, often a plain RuntimeError, and often before its death
+    is known.
     """
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
@@ -82,7 +89,8 @@ def _is_loss(error: Exception) -> bool:
     if any(isinstance(each, (RayError, RayTrainError)) for each in failures):
         return True
     return all(
-        isinstance(each, DistError) or (isinstance(each, RuntimeError) and _BROKEN.search(str(each))) for each in failures
+        isinstance(each, DistError) or (isinstance(each, RuntimeError) and _BROKEN.search(str(each)))
+        for each in failures
     )
 
 

@@ -1,7 +1,7 @@
 """One side of the benchmark: ``vllm.LLM`` alone on prompts in tokens, ``bare_vllm.py WORK.json RESULT.json``.
 
-``WORK.json`` holds ``engine`` (arguments of ``vllm.LLM``) and ``prompts``, a JSONL file whose lines hold ``key``,
-``prompt_token_ids`` and ``sampling`` (arguments of ``SamplingParams``).
+``WORK.json`` holds ``engine`` (arguments of ``vllm.LLM``) and ``prompts``, a JSONL file whose lines hold
+``key``, ``prompt_token_ids`` and ``sampling`` (arguments of ``SamplingParams``).
 """
 
 import json

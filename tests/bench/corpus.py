@@ -1,9 +1,10 @@
-"""``make bench-corpus``: how the corpus job grows with its rows, and its near-duplicate removal against datatrove's MinHash.
+"""``make bench-corpus``: how the corpus job grows with its rows, and its near-duplicate removal against
+datatrove's MinHash.
 
 1. Rows per second and peak memory of the whole job at several sizes.
-2. Near-duplicate removal alone (sketches and clusters on Ray Data) against datatrove's four MinHash steps on the same rows,
-   each as a process of its own, in turns; with each, the share of planted near duplicates found, and the other rows it
-   drops. Aim: at least twice datatrove's speed at equal or better recall.
+2. Near-duplicate removal alone (sketches and clusters on Ray Data) against datatrove's four MinHash steps on
+   the same rows, each as a process of its own, in turns; with each, the share of planted near duplicates
+   found, and the other rows it drops. Aim: at least twice datatrove's speed at equal or better recall.
 """
 
 import argparse
@@ -62,11 +63,19 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
-    parser.add_argument("--data", type=Path, help="folder with gsm8k/ and star1/; without it, the package's seeds alone")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 50_000, 500_000], help="rows of the whole job")
-    parser.add_argument("--dedup-rows", type=int, default=200_000, help="rows of the near-duplicate comparison")
+    parser.add_argument(
+        "--data", type=Path, help="folder with gsm8k/ and star1/; without it, the package's seeds alone"
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[10_000, 50_000, 500_000], help="rows of the whole job"
+    )
+    parser.add_argument(
+        "--dedup-rows", type=int, default=200_000, help="rows of the near-duplicate comparison"
+    )
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
     return parser.parse_args()
 
@@ -75,7 +84,10 @@ def _measure_job(base: list[dict[str, Any]], size: int, folder: Path) -> dict[st
     """The whole job on ``size`` rows: seconds, rows per second, peak memory, recall of what was planted."""
     folder.mkdir()
     copies: dict[str, str] = {}
-    with (folder / "zh.jsonl").open("w", encoding="utf-8") as zh, (folder / "en.jsonl").open("w", encoding="utf-8") as en:
+    with (
+        (folder / "zh.jsonl").open("w", encoding="utf-8") as zh,
+        (folder / "en.jsonl").open("w", encoding="utf-8") as en,
+    ):
         for row in multiply(base, size):
             (zh if row["language"] == "zh" else en).write(json.dumps(row, ensure_ascii=False) + "\n")
             if row["copy_of"]:
@@ -85,18 +97,27 @@ def _measure_job(base: list[dict[str, Any]], size: int, folder: Path) -> dict[st
     seconds, peak_gib, driver_gib = _run([*command, "--output", str(folder / "out")], folder / "log")
     info = json.loads((folder / "out" / "corpus.json").read_text("utf-8"))
     return {
-        "rows": size, "seconds": round(seconds, 1), "rows_per_s": round(size / seconds, 1), "peak_gib": round(peak_gib, 2),
-        "peak_driver_gib": round(driver_gib, 2), "num_kept": info["num_kept"], "num_planted": len(copies),
+        "rows": size,
+        "seconds": round(seconds, 1),
+        "rows_per_s": round(size / seconds, 1),
+        "peak_gib": round(peak_gib, 2),
+        "peak_driver_gib": round(driver_gib, 2),
+        "num_kept": info["num_kept"],
+        "num_planted": len(copies),
         "num_near_or_exact": sum(row["rows"] for row in info["dropped"] if row["stage"] == "deduplicate"),
-    }  # fmt: skip
+    }
 
 
 def _run(arguments: list[str], log: Path) -> tuple[float, float, float]:
-    """Seconds, and the peak memory of all its processes together and of the first alone, without what they share."""
+    """Seconds, and the peak memory of all its processes together and of the first alone, without what they
+    share.
+    """
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=_REPOSITORY, stdout=file, stderr=file, env=env)
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=_REPOSITORY, stdout=file, stderr=file, env=env
+        )
         peaks = [0.0, 0.0]
         watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
         watcher.start()
@@ -134,7 +155,11 @@ def _compare(base: list[dict[str, Any]], size: int, pairs: int, folder: Path) ->
         rows = list(multiply([row for row in base if row["language"] == language], size))
         prompts = folder / f"dedup-{language}.jsonl"
         prompts.write_text(
-            "".join(json.dumps({"id": row["id"], "prompt": row["prompt"]}, ensure_ascii=False) + "\n" for row in rows), "utf-8"
+            "".join(
+                json.dumps({"id": row["id"], "prompt": row["prompt"]}, ensure_ascii=False) + "\n"
+                for row in rows
+            ),
+            "utf-8",
         )
         runs: dict[str, list[dict[str, Any]]] = {"ours": [], "datatrove": []}
         for number in range(pairs):
@@ -144,7 +169,9 @@ def _compare(base: list[dict[str, Any]], size: int, pairs: int, folder: Path) ->
                 script = _HERE / f"corpus_{side}.py"
                 seconds, peak_gib, _ = _run([str(script), str(prompts), str(place), language], place / "log")
                 result = json.loads((place / "result.json").read_text("utf-8"))
-                runs[side].append(_score(rows, result) | {"wall_s": round(seconds, 2), "peak_gib": round(peak_gib, 2)})
+                runs[side].append(
+                    _score(rows, result) | {"wall_s": round(seconds, 2), "peak_gib": round(peak_gib, 2)}
+                )
         results["languages"][language] = runs
     results["summary"] = {
         language: {
@@ -152,7 +179,10 @@ def _compare(base: list[dict[str, Any]], size: int, pairs: int, folder: Path) ->
                 statistics.median(t["dedup_s"] / o["dedup_s"] for o, t in zip(*runs.values(), strict=True)), 2
             ),
             **{f"recall_{side}": statistics.median(run["recall"] for run in runs[side]) for side in runs},
-            **{f"false_drops_{side}": statistics.median(run["false_drops"] for run in runs[side]) for side in runs},
+            **{
+                f"false_drops_{side}": statistics.median(run["false_drops"] for run in runs[side])
+                for side in runs
+            },
         }
         for language, runs in results["languages"].items()
     }
@@ -160,13 +190,19 @@ def _compare(base: list[dict[str, Any]], size: int, pairs: int, folder: Path) ->
 
 
 def _score(rows: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, Any]:
-    """Recall: planted pairs of which at most one row is kept. False drops: rows dropped that belong to no planted pair."""
+    """Recall: planted pairs of which at most one row is kept. False drops: rows dropped that belong to no
+    planted pair.
+    """
     kept = set(result["kept"])
     pairs = [(row["id"], int(row["copy_of"])) for row in rows if row["copy_of"]]
     paired = {number for pair in pairs for number in pair}
     found = sum(not (copy in kept and original in kept) for copy, original in pairs)
     lost = sum(row["id"] not in kept and row["id"] not in paired for row in rows)
-    return {"dedup_s": round(result["seconds"], 2), "recall": round(found / len(pairs), 4), "false_drops": lost}
+    return {
+        "dedup_s": round(result["seconds"], 2),
+        "recall": round(found / len(pairs), 4),
+        "false_drops": lost,
+    }
 
 
 if __name__ == "__main__":

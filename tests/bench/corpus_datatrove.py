@@ -1,7 +1,8 @@
-"""One side of the corpus benchmark: datatrove's MinHash removal, ``corpus_datatrove.py PROMPTS FOLDER LANGUAGE``.
+"""One side of the corpus benchmark: datatrove's MinHash removal, ``corpus_datatrove.py PROMPTS FOLDER
+LANGUAGE``.
 
-Its own defaults (14 buckets of 8 hashes), on both cores, with n-grams of the same units as ours: Chinese prompts are given to
-its word tokenizer character by character, since it would see nothing in them otherwise.
+Its own defaults (14 buckets of 8 hashes), on both cores, with n-grams of the same units as ours: Chinese
+prompts are given to its word tokenizer character by character, since it would see nothing in them otherwise.
 """
 
 import gzip
@@ -55,12 +56,17 @@ def main(prompts: str, folder: str, language: str) -> None:
     words = SplitAtSpaces()
     steps = [
         (_TASKS, [reader, MinhashDedupSignature(str(place / "signatures"), config=config, language=words)]),
-        (config.num_buckets, [MinhashDedupBuckets(str(place / "signatures"), str(place / "buckets"), config=config)]),
+        (
+            config.num_buckets,
+            [MinhashDedupBuckets(str(place / "signatures"), str(place / "buckets"), config=config)],
+        ),
         (1, [MinhashDedupCluster(str(place / "buckets"), str(place / "remove"), config=config)]),
         (_TASKS, [reader, MinhashDedupFilter(str(place / "remove")), JsonlWriter(str(place / "kept"))]),
     ]
     for number, (tasks, pipeline) in enumerate(steps):
-        LocalPipelineExecutor(pipeline, tasks=tasks, workers=_TASKS, logging_dir=str(place / f"logs-{number}")).run()
+        LocalPipelineExecutor(
+            pipeline, tasks=tasks, workers=_TASKS, logging_dir=str(place / f"logs-{number}")
+        ).run()
     kept: list[int] = []
     for path in (place / "kept").iterdir():
         with gzip.open(path, "rt", encoding="utf-8") as file:

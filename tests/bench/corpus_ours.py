@@ -1,4 +1,6 @@
-"""One side of the corpus benchmark: near-duplicate removal by this project, ``corpus_ours.py PROMPTS FOLDER LANGUAGE``."""
+"""One side of the corpus benchmark: near-duplicate removal by this project, ``corpus_ours.py PROMPTS FOLDER
+LANGUAGE``.
+"""
 
 import json
 import sys
@@ -25,8 +27,9 @@ def main(prompts: str, folder: str, language: str) -> None:
     blocks = [table.slice(start, _ROWS_PER_TASK) for start in range(0, len(rows), _ROWS_PER_TASK)]
     data = ray.data.from_arrow(blocks).map_batches(
         lambda batch: sketch(batch["prompt"].to_pylist(), config).append_column("id", batch["id"]),
-        batch_format="pyarrow", batch_size=None,
-    )  # fmt: skip
+        batch_format="pyarrow",
+        batch_size=None,
+    )
     sketches = pa.concat_tables(ray.get(ref) for ref in data.to_arrow_refs()).sort_by("id")
     signatures = np.frombuffer(b"".join(sketches["signature"].to_pylist()), np.uint8).reshape(-1, NUM_PERM)
     exact = sketches["exact"].to_numpy()

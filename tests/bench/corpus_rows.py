@@ -1,7 +1,9 @@
-"""Rows for the corpus benchmark: real rows multiplied with controlled edits, and near duplicates planted among them.
+"""Rows for the corpus benchmark: real rows multiplied with controlled edits, and near duplicates planted
+among them.
 
-Most rows are real prompts with two thirds of their words exchanged for others of the same language: as long and as mixed as
-real ones, and no duplicates. Every fifth row is a copy of an earlier one with a few words changed: these must be found.
+Most rows are real prompts with two thirds of their words exchanged for others of the same language: as long
+and as mixed as real ones, and no duplicates. Every fifth row is a copy of an earlier one with a few words
+changed: these must be found.
 """
 
 import json
@@ -22,24 +24,40 @@ def base_rows(data: Path | None) -> list[dict[str, Any]]:
         for line in (data / "gsm8k" / "train.jsonl").read_text("utf-8").splitlines():
             row = json.loads(line)
             rows.append(
-                {"language": "en", "prompt": row["question"], "reasoning": row["answer"], "answer": row["answer"][-80:]}
+                {
+                    "language": "en",
+                    "prompt": row["question"],
+                    "reasoning": row["answer"],
+                    "answer": row["answer"][-80:],
+                }
             )
         for row in json.loads((data / "star1" / "STAR-1.json").read_text("utf-8")):
             reasoning, _, answer = row["response"].partition("</think>")
             reasoning = reasoning.replace("<think>", "").strip()
-            rows.append({"language": "en", "prompt": row["question"], "reasoning": reasoning, "answer": answer.strip()})
+            rows.append(
+                {
+                    "language": "en",
+                    "prompt": row["question"],
+                    "reasoning": reasoning,
+                    "answer": answer.strip(),
+                }
+            )
     seeds = files("safe_r1.corpus").joinpath("data", "seeds")
     chinese = []
     for name in ("benign_sensitive.jsonl", "reasoning_zh.jsonl"):
         for line in seeds.joinpath(name).read_text("utf-8").splitlines():
             row = json.loads(line)
-            chinese.append({"language": "zh"} | {part: row[part] for part in ("prompt", "reasoning", "answer")})
+            chinese.append(
+                {"language": "zh"} | {part: row[part] for part in ("prompt", "reasoning", "answer")}
+            )
     # As many Chinese rows as English ones.
     return rows + chinese * max(1, len(rows) // len(chinese))
 
 
 def multiply(base: list[dict[str, Any]], count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """``count`` rows with an ``id``; ``copy_of`` names the original of a planted near duplicate, else it is empty."""
+    """``count`` rows with an ``id``; ``copy_of`` names the original of a planted near duplicate, else it is
+    empty.
+    """
     dice = random.Random(seed)
     words = {language: _vocabulary(base, language) for language in ("zh", "en")}
     recent: list[dict[str, Any]] = []

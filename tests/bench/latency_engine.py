@@ -1,4 +1,5 @@
-"""Stands for an evaluation whose time is an engine's latency: holds GPUs for so long, then says when and where it did.
+"""Stands for an evaluation whose time is an engine's latency: holds GPUs for so long, then says when and
+where it did.
 
 ``python -m tests.bench.latency_engine SECONDS GPUS RECORD``
 """

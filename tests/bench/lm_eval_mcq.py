@@ -1,7 +1,8 @@
-"""One side of the benchmark: lm-evaluation-harness on multiple-choice questions, ``lm_eval_mcq.py WORK.json RESULT.json``.
+"""One side of the benchmark: lm-evaluation-harness on multiple-choice questions, ``lm_eval_mcq.py WORK.json
+RESULT.json``.
 
-``WORK.json`` holds ``engine`` (arguments of ``vllm.LLM``), ``questions`` (a JSONL file for ``lm_eval_mcq.yaml``) and
-``max_tokens``.
+``WORK.json`` holds ``engine`` (arguments of ``vllm.LLM``), ``questions`` (a JSONL file for
+``lm_eval_mcq.yaml``) and ``max_tokens``.
 """
 
 import importlib.metadata
@@ -66,7 +67,9 @@ def _record_generations(model: Any) -> list[tuple[float, int]]:
     def timed_generate(*args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
         outputs = generate(*args, **kwargs)
-        calls.append((time.monotonic() - started, sum(len(output.outputs[0].token_ids) for output in outputs)))
+        calls.append(
+            (time.monotonic() - started, sum(len(output.outputs[0].token_ids) for output in outputs))
+        )
         return outputs
 
     model._model_generate = timed_generate

@@ -28,8 +28,8 @@ class Timings:
 def steady_tokens_per_s(finishes: Sequence[tuple[float, int]]) -> float:
     """Output speed of a warm, full engine: over the rows between the first and the last tenth to finish.
 
-    The same definition for both sides: it leaves out the start, the filling of the engine, and the tail in which the last
-    few rows run alone.
+    The same definition for both sides: it leaves out the start, the filling of the engine, and the tail in
+    which the last few rows run alone.
 
     Args:
         finishes: For each row, when it finished in seconds (any origin) and its number of generated tokens.
@@ -40,7 +40,9 @@ def steady_tokens_per_s(finishes: Sequence[tuple[float, int]]) -> float:
     rows = sorted(finishes)
     first, last = round(len(rows) * _EDGE), round(len(rows) * (1 - _EDGE)) - 1
     if len(rows) < 20 or rows[first][0] == rows[last][0]:
-        raise ValueError(f"{len(rows)} rows finished too close together to measure a steady speed; take more rows")
+        raise ValueError(
+            f"{len(rows)} rows finished too close together to measure a steady speed; take more rows"
+        )
     begin, end = rows[first][0], rows[last][0]
     return sum(tokens for at, tokens in rows if begin < at <= end) / (end - begin)
 
@@ -54,8 +56,8 @@ def compare(ours: Sequence[Timings], theirs: Sequence[Timings], name: str) -> di
         name: Of the other side.
 
     Returns:
-        ``ratio_wall`` is our time over theirs (below 1: we are quicker), ``ratio_steady`` our speed over theirs (above 1: we
-        are quicker; None without steady speeds).
+        ``ratio_wall`` is our time over theirs (below 1: we are quicker), ``ratio_steady`` our speed over
+        theirs (above 1: we are quicker; None without steady speeds).
     """
     pairs = list(zip(ours, theirs, strict=True))
     speeds = [(a.steady_tokens_per_s, b.steady_tokens_per_s) for a, b in pairs]

@@ -1,4 +1,6 @@
-"""The third part of ``make bench-serve``: more requests than a model can answer, while its processes are killed."""
+"""The third part of ``make bench-serve``: more requests than a model can answer, while its processes are
+killed.
+"""
 
 import asyncio
 import random
@@ -53,13 +55,17 @@ async def overload(service: Service, load: Load) -> dict[str, Any]:
         watching.cancel()
     statuses = Counter(status for status, _ in answers)
     return {
-        "offered_per_s": round(load.rate, 2), "seconds": load.seconds, "num_requests": len(answers),
-        "statuses": {str(status): number for status, number in sorted(statuses.items())}, "killed": kills,
+        "offered_per_s": round(load.rate, 2),
+        "seconds": load.seconds,
+        "num_requests": len(answers),
+        "statuses": {str(status): number for status, number in sorted(statuses.items())},
+        "killed": kills,
         "answered_s": _percentiles([seconds for status, seconds in answers if status == 200]),
         "turned_away_s": _percentiles([seconds for status, seconds in answers if status != 200]),
-        "evaluations": dict(Counter(evaluations)), "memory_gib": _percentiles(memory),
+        "evaluations": dict(Counter(evaluations)),
+        "memory_gib": _percentiles(memory),
         "memory_gib_first_last_minute": [_mean(memory[:60]), _mean(memory[-60:])],
-    }  # fmt: skip
+    }
 
 
 async def _chat(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, float]:
@@ -72,7 +78,9 @@ async def _evaluations(http: httpx.AsyncClient, body: dict[str, Any], load: Load
     """One evaluation after the other; each is whole, refused as one, or what went wrong with it."""
     found = []
     while time.monotonic() < end:
-        items = [{"id": str(place), "messages": messages} for place, messages in enumerate(load.messages[:16])]
+        items = [
+            {"id": str(place), "messages": messages} for place, messages in enumerate(load.messages[:16])
+        ]
         response = await http.post("/v1/safety/evaluate", json=body | {"items": items})
         if response.status_code not in _LET_IN:
             found.append("refused" if response.status_code == _REFUSED else f"status {response.status_code}")
@@ -86,7 +94,9 @@ async def _evaluations(http: httpx.AsyncClient, body: dict[str, Any], load: Load
 
 
 async def _kill(service: Service, seconds: float, kills: list[str]) -> None:
-    """A replica of the model after a quarter of the time, an engine's process after the half or as soon as one is back."""
+    """A replica of the model after a quarter of the time, an engine's process after the half or as soon as
+    one is back.
+    """
     started = time.monotonic()
     for name, find, share in (("replica", service.replica, 0.25), ("engine", service.engine, 0.5)):
         await asyncio.sleep(max(0.0, started + share * seconds - time.monotonic()))
@@ -104,7 +114,9 @@ async def _watch(service: Service, memory: list[float]) -> None:
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    return {f"p{share}": round(float(np.percentile(values, share)), 3) for share in (50, 99)} if values else {}
+    return (
+        {f"p{share}": round(float(np.percentile(values, share)), 3) for share in (50, 99)} if values else {}
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -13,7 +13,9 @@ def begin(args: argparse.Namespace, *others: str) -> dict[str, Any]:
     args.output.mkdir(parents=True, exist_ok=True)
     return {
         "started_at": now(),
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "settings": {
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
+        },
         "versions": versions() | versions(others),
         "hardware": hardware(),
     }

@@ -1,11 +1,14 @@
-"""``make bench-generation``: this job against bare vLLM and against lm-evaluation-harness, on the same model and prompts.
+"""``make bench-generation``: this job against bare vLLM and against lm-evaluation-harness, on the same model
+and prompts.
 
-1. Throughput: steady output tokens per second of the job over those of ``vllm.LLM`` alone, on the same tokens with the same
-   seeds. Aim: at least 0.95.
-2. Wall time of the multiple-choice part over that of lm-evaluation-harness's vLLM backend, decoding greedily. Aim: at most 1.
+1. Throughput: steady output tokens per second of the job over those of ``vllm.LLM`` alone, on the same tokens
+   with the same seeds. Aim: at least 0.95.
+2. Wall time of the multiple-choice part over that of lm-evaluation-harness's vLLM backend, decoding greedily.
+    Aim: at most 1.
 
-The sides change places from pair to pair, and all run with the job's engine settings. A warm-up run of each side comes first,
-so that no one pays for cold file caches. Results go to one JSON file with versions and hardware.
+The sides change places from pair to pair, and all run with the job's engine settings. A warm-up run of each
+side comes first, so that no one pays for cold file caches. Results go to one JSON file with versions and
+hardware.
 """
 
 import argparse
@@ -18,7 +21,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE, FILES, HISTORY_FILE, MCQ_FILE
+from safe_r1.benchmarks.chisafetybench import (
+    CHISAFETYBENCH,
+    CHISAFETYBENCH_SAMPLE,
+    FILES,
+    HISTORY_FILE,
+    MCQ_FILE,
+)
 from tests.bench.measure import Timings, compare
 from tests.bench.results import begin, write
 from tests.bench.sides import Bench, Texts, make_bench, run_bare, run_harness, run_job
@@ -42,18 +51,28 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
     parser.add_argument("--variant", default="demo", help="as for the job: a name, a hub id or a folder")
-    parser.add_argument("--data", type=Path, help="folder of CHiSafetyBench v1; without it, the embedded sample")
+    parser.add_argument(
+        "--data", type=Path, help="folder of CHiSafetyBench v1; without it, the embedded sample"
+    )
     parser.add_argument("--pairs", type=int, default=3, help="measured runs of each side")
     parser.add_argument("--repeats", type=int, default=1, help="completions of every question")
     parser.add_argument("--limit", type=int, help="so many questions, stratified")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], help="any setting of the job, e.g. engine.max_num_seqs=32"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="any setting of the job, e.g. engine.max_num_seqs=32",
     )
     parser.add_argument("--only", choices=("throughput", "mcq"), help="one part alone")
-    parser.add_argument("--no-warm-up", dest="warm_up", action="store_false", help="measure from the first run on")
+    parser.add_argument(
+        "--no-warm-up", dest="warm_up", action="store_false", help="measure from the first run on"
+    )
     return parser.parse_args()
 
 

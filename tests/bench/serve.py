@@ -1,11 +1,13 @@
 """``make bench-serve``: the service under load, on loopback.
 
-1. Evaluation with generation: output tokens per second of ``POST /v1/safety/evaluate`` over those of ``vllm.LLM`` alone, on the
-   same tokens with the same seeds; bare vLLM runs before and after. Aim: at least 0.9.
-2. Judging alone: given answers per second, in requests of many items, and one item a request. Aim: at least 2,000.
-3. Overload: three times as many chat requests as the model answers, for some minutes, and evaluations beside them. A replica of
-   the model is killed on the way, then an engine's process. Every request must end in 200, 429 or 503, and every item of an
-   evaluation that was let in must be answered, once.
+1. Evaluation with generation: output tokens per second of ``POST /v1/safety/evaluate`` over those of
+   ``vllm.LLM`` alone, on the same tokens with the same seeds; bare vLLM runs before and after. Aim: at least
+   0.9.
+2. Judging alone: given answers per second, in requests of many items, and one item a request. Aim: at least
+    2,000.
+3. Overload: three times as many chat requests as the model answers, for some minutes, and evaluations beside
+   them. A replica of the model is killed on the way, then an engine's process. Every request must end in 200,
+   429 or 503, and every item of an evaluation that was let in must be answered, once.
 """
 
 import argparse
@@ -45,7 +47,9 @@ def main() -> None:
     settings |= {"limits.items_per_minute": 10**9, "limits.requests_per_minute": 10**9}
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     # Ray runs its workers at a low priority; bare vLLM has the usual one.
-    with start_service(["--variant", args.variant, *words], folder / "service.log", RAY_worker_niceness="0") as service:
+    with start_service(
+        ["--variant", args.variant, *words], folder / "service.log", RAY_worker_niceness="0"
+    ) as service:
         if before:
             results["generation"] = _generation(service, bench, before[1])
             show("generation, before it is compared", results["generation"])
@@ -58,18 +62,28 @@ def main() -> None:
             results["overload"] = asyncio.run(overload(service, load))
             show("overload", results["overload"])
     if before:
-        bare = [timings.tokens / timings.parts_s["generation_s"] for timings, _ in (before, run_bare(bench, "bare-after"))]
+        bare = [
+            timings.tokens / timings.parts_s["generation_s"]
+            for timings, _ in (before, run_bare(bench, "bare-after"))
+        ]
         ratio = results["generation"]["tokens_per_s"] / statistics.mean(bare)
-        results["generation"] |= {"bare_tokens_per_s": [round(each, 1) for each in bare], "ratio": round(ratio, 3)}
+        results["generation"] |= {
+            "bare_tokens_per_s": [round(each, 1) for each in bare],
+            "ratio": round(ratio, 3),
+        }
         show("generation", results["generation"])
     write(results, args.output, "serve", folder)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
     parser.add_argument("--variant", default="demo", help="as for the job: a name, a hub id or a folder")
-    parser.add_argument("--data", type=Path, help="folder of CHiSafetyBench v1; without it, the embedded sample")
+    parser.add_argument(
+        "--data", type=Path, help="folder of CHiSafetyBench v1; without it, the embedded sample"
+    )
     parser.add_argument("--limit", type=int, default=128, help="questions of the first part")
     parser.add_argument("--in-flight", type=int, default=64, help="sequences decoded together, on both sides")
     parser.add_argument("--max-tokens", type=int, default=96)
@@ -85,17 +99,23 @@ def _generation(service: Service, bench: Bench, texts: Texts) -> dict[str, Any]:
     samples = [sample for sample, _ in bench.rows]
     items = [{"id": sample.sample_id, "messages": list(sample.messages)} for sample in samples]
     body = {"model": service.model, "max_tokens": bench.plan.max_tokens(samples[0])}
-    service.post("/v1/safety/evaluate", body | {"items": [{"prompt": _QUESTION}] * 8})  # a fresh service warms up
+    service.post(
+        "/v1/safety/evaluate", body | {"items": [{"prompt": _QUESTION}] * 8}
+    )  # a fresh service warms up
     started = time.monotonic()
     results = service.post("/v1/safety/evaluate", body | {"items": items}).json()["items"]
     seconds = time.monotonic() - started
     tokens = sum(item["outcomes"][0]["completion_tokens"] for item in results)
     same = sum(_is_end(item["outcomes"][0]["answer"], texts[f"{item['id']}\t0"]) for item in results)
     return {
-        "num_items": len(items), "tokens": tokens, "seconds": round(seconds, 1), "tokens_per_s": round(tokens / seconds, 1),
-        "items_per_s": round(len(items) / seconds, 3), "share_same_answers": round(same / len(items), 3),
+        "num_items": len(items),
+        "tokens": tokens,
+        "seconds": round(seconds, 1),
+        "tokens_per_s": round(tokens / seconds, 1),
+        "items_per_s": round(len(items) / seconds, 3),
+        "share_same_answers": round(same / len(items), 3),
         "num_failed": sum(item["outcomes"][0]["error"] is not None for item in results),
-    }  # fmt: skip
+    }
 
 
 def _is_end(answer: str | None, text: str) -> bool:
@@ -104,7 +124,10 @@ def _is_end(answer: str | None, text: str) -> bool:
 
 async def _judging(service: Service, seconds: float) -> dict[str, Any]:
     """Closed loops: each caller sends its next request when the last one is answered."""
-    speeds = {"batched": await _judge(service, seconds, 500, 4), "one_by_one": await _judge(service, seconds, 1, 1)}
+    speeds = {
+        "batched": await _judge(service, seconds, 500, 4),
+        "one_by_one": await _judge(service, seconds, 1, 1),
+    }
     found = {f"{name}_items_per_s": round(speed, 1) for name, speed in speeds.items()}
     return found | {"ratio": round(speeds["batched"] / speeds["one_by_one"], 1)}
 
@@ -117,7 +140,9 @@ async def _judge(service: Service, seconds: float, num_items: int, num_callers: 
     async def call(http: httpx.AsyncClient) -> int:
         num_done = 0
         while time.monotonic() < started + seconds:
-            response = await http.post("/v1/safety/evaluate", content=body, headers={"Content-Type": "application/json"})
+            response = await http.post(
+                "/v1/safety/evaluate", content=body, headers={"Content-Type": "application/json"}
+            )
             response.raise_for_status()
             num_done += num_items
         return num_done

@@ -12,10 +12,11 @@ from typing import Any
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
 from safe_r1.config import EvaluateConfig, load_config
-from safe_r1.generate import Renderer, context_length, engine_arguments, row_seed
-from safe_r1.plan import Plan, make_plan
+from safe_r1.evaluation.plan import Plan, make_plan
+from safe_r1.evaluation.results import read_completions
+from safe_r1.inference.batch import Renderer, row_seed
+from safe_r1.inference.engine import context_length, engine_arguments
 from safe_r1.resources import Device, pick_device
-from safe_r1.results import read_completions
 from safe_r1.runs import RunFolder
 from safe_r1.schema import Sample
 from tests.bench.measure import Timings, steady_tokens_per_s
@@ -51,7 +52,12 @@ class Bench:
 
 
 def make_bench(
-    folder: Path, variant: str, data: Path | None, limit: int | None, overrides: Sequence[str], repeats: int = 1
+    folder: Path,
+    variant: str,
+    data: Path | None,
+    limit: int | None,
+    overrides: Sequence[str],
+    repeats: int = 1,
 ) -> Bench:
     """CHiSafetyBench where its folder is known, else the embedded sample."""
     import torch
@@ -62,16 +68,26 @@ def make_bench(
     flags += ["--limit", str(limit)] if limit else []
     flags += [word for override in overrides for word in ("--set", override)]
     config = load_config(
-        EvaluateConfig, None, list(overrides), variant=variant, benchmarks=[benchmark.name], repeats=repeats,
-        data=str(data) if data else None, limit=limit,
-    )  # fmt: skip
+        EvaluateConfig,
+        None,
+        list(overrides),
+        variant=variant,
+        benchmarks=[benchmark.name],
+        repeats=repeats,
+        data=str(data) if data else None,
+        limit=limit,
+    )
     plan = make_plan(config)
-    return Bench(plan, flags, pick_device(plan.variant, config.engine.device, float(torch.cuda.device_count())), folder)
+    return Bench(
+        plan, flags, pick_device(plan.variant, config.engine.device, float(torch.cuda.device_count())), folder
+    )
 
     @property
     def engine(self) -> dict[str, Any]:
         """Arguments of ``vllm.LLM``: the job's own."""
-        return {"model": self.plan.variant.source} | engine_arguments(self.plan.variant, self.plan.config.engine, self.device)
+        return {"model": self.plan.variant.source} | engine_arguments(
+            self.plan.variant, self.plan.config.engine, self.device
+        )
 
 
 def run_job(bench: Bench, name: str) -> tuple[Timings, Texts]:
@@ -87,7 +103,8 @@ def run_job(bench: Bench, name: str) -> tuple[Timings, Texts]:
 def read_job(folder: RunFolder, wall_s: float) -> tuple[Timings, Texts]:
     """Timings and completions of a finished job, from its run folder on a local disk.
 
-    A row finished when its shard was written. What the job timed itself is in the last session of ``run.json``.
+    A row finished when its shard was written. What the job timed itself is in the last session of
+    ``run.json``.
     """
     import pyarrow.parquet as pq
 
@@ -98,7 +115,9 @@ def read_job(folder: RunFolder, wall_s: float) -> tuple[Timings, Texts]:
         for tokens in pq.read_table(shard, columns=["completion_tokens"])["completion_tokens"].to_pylist()
     ]
     session = (folder.read_json("run.json") or {})["sessions"][-1]
-    parts = {name: seconds for name, seconds in session.items() if name.endswith("_s") and "_per_s" not in name}
+    parts = {
+        name: seconds for name, seconds in session.items() if name.endswith("_s") and "_per_s" not in name
+    }
     texts = {f"{key}\t{repeat}": row["completion"] for (key, repeat), row in read_completions(folder).items()}
     return Timings(wall_s, sum(tokens for _, tokens in finishes), _steady(finishes), parts), texts
 
@@ -107,7 +126,9 @@ def run_bare(bench: Bench, name: str) -> tuple[Timings, Texts]:
     """``vllm.LLM`` on the same tokens with the same seeds."""
     prompts = bench.folder / f"{name}.jsonl"
     _write_lines(prompts, _prompts(bench))
-    result, wall_s = _run_script("bare_vllm.py", {"engine": bench.engine, "prompts": str(prompts)}, bench, name)
+    result, wall_s = _run_script(
+        "bare_vllm.py", {"engine": bench.engine, "prompts": str(prompts)}, bench, name
+    )
     finishes = [(row["finished_s"], row["tokens"]) for row in result["rows"]]
     parts = {part: result[part] for part in ("engine_start_s", "generation_s")}
     texts = {row["key"]: row["text"] for row in result["rows"]}
@@ -119,11 +140,19 @@ def run_harness(bench: Bench, name: str) -> tuple[Timings, Texts]:
     questions = bench.folder / f"{name}.jsonl"
     rows = [(sample, repeat) for sample, repeat in bench.rows if sample.task == "mcq"]
     lines = [
-        {"key": f"{row.sample_id}\t{repeat}", "prompt": row.messages[-1]["content"], "answer": row.metadata["answer"]}
+        {
+            "key": f"{row.sample_id}\t{repeat}",
+            "prompt": row.messages[-1]["content"],
+            "answer": row.metadata["answer"],
+        }
         for row, repeat in rows
     ]
     _write_lines(questions, lines)
-    work = {"engine": bench.engine, "questions": str(questions), "max_tokens": bench.plan.max_tokens(rows[0][0])}
+    work = {
+        "engine": bench.engine,
+        "questions": str(questions),
+        "max_tokens": bench.plan.max_tokens(rows[0][0]),
+    }
     result, wall_s = _run_script("lm_eval_mcq.py", work, bench, name)
     parts = {part: result[part] for part in ("engine_start_s", "generation_s")}
     return Timings(wall_s, result["tokens"], None, parts), {row["key"]: row["text"] for row in result["rows"]}
@@ -133,13 +162,21 @@ def _prompts(bench: Bench) -> list[dict[str, Any]]:
     """The rows as the engine takes them, rendered by the job's own step."""
     plan = bench.plan
     engine = plan.config.engine
-    render = Renderer(plan.variant, plan.sampling, context_length(plan.variant, engine), engine.trust_remote_code)
+    render = Renderer(
+        plan.variant, plan.sampling, context_length(plan.variant, engine), engine.trust_remote_code
+    )
     prompts = []
     for sample, repeat in bench.rows:
         seed = row_seed(plan.config.generation.seed, sample.sample_id, repeat)
         request = {"messages": list(sample.messages), "max_tokens": plan.max_tokens(sample), "seed": seed}
         row = render(request | {"key": f"{sample.sample_id}\t{repeat}"})
-        prompts.append({"key": row["key"], "prompt_token_ids": row["tokenized_prompt"], "sampling": row["sampling_params"]})
+        prompts.append(
+            {
+                "key": row["key"],
+                "prompt_token_ids": row["tokenized_prompt"],
+                "sampling": row["sampling_params"],
+            }
+        )
     return prompts
 
 
@@ -163,17 +200,25 @@ def _run(arguments: Sequence[Any], bench: Bench, name: str) -> float:
     Raises:
         RuntimeError: It failed; the message names its log and shows the end.
     """
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(bench.folder / "datasets"), "DO_NOT_TRACK": "1"}
+    env = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(bench.folder / "datasets"),
+        "DO_NOT_TRACK": "1",
+    }
     if bench.device == "cpu":
         env["VLLM_CPU_KVCACHE_SPACE"] = str(bench.plan.config.engine.cpu_kv_cache_gib)
     log = bench.folder / f"{name}.log"
     command = [sys.executable, *map(str, arguments)]
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(command, env=env, cwd=_REPOSITORY, stdout=file, stderr=file, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, env=env, cwd=_REPOSITORY, stdout=file, stderr=file, timeout=_TIMEOUT_S, check=False
+        )
     wall_s = time.monotonic() - started
     if done.returncode:
-        raise RuntimeError(f"{name} ended with exit code {done.returncode}; the end of {log}:\n{log.read_text()[-3000:]}")
+        raise RuntimeError(
+            f"{name} ended with exit code {done.returncode}; the end of {log}:\n{log.read_text()[-3000:]}"
+        )
     return wall_s
 
 

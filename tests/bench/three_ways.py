@@ -1,4 +1,5 @@
-"""The risky questions of CHiSafetyBench by the job, by the service's endpoint, and as a batch: are the rates the same?
+"""The risky questions of CHiSafetyBench by the job, by the service's endpoint, and as a batch: are the rates
+the same?
 
 ``python -m tests.bench.three_ways --data DIR --output DIR``; DIR is the folder of CHiSafetyBench v1.
 """
@@ -16,8 +17,8 @@ from typing import Any
 import httpx
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, FILES, MCQ_FILE
-from safe_r1.metrics import REFUSAL_LABELS
-from safe_r1.results import read_completions, read_verdicts
+from safe_r1.evaluation.results import read_completions, read_verdicts
+from safe_r1.metrics.rates import REFUSAL_LABELS
 from safe_r1.runs import RunFolder
 from safe_r1.schema import SAMPLE_SCHEMA
 from tests.serving import REPOSITORY, Service, start_service
@@ -38,7 +39,8 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     rows, job = _by_job(args)
     with start_service(
-        ["--variant", args.variant, "--set", f"batches={args.output / 'batches'}"], args.output / "service.log"
+        ["--variant", args.variant, "--set", f"batches={args.output / 'batches'}"],
+        args.output / "service.log",
     ) as service:
         items = [{"id": row["sample_id"], "messages": row["messages"]} for row in rows]
         body = {"model": service.model, "max_tokens": args.max_tokens}
@@ -49,9 +51,13 @@ def main() -> None:
         f"{name} as job": {
             "same_words": sum(said[key][0] == job[key][0] for key in job),
             "same_label": sum(said[key][1] == job[key][1] for key in job),
-        } for name, said in ways.items() if name != "job"
-    }  # fmt: skip
-    (args.output / "three-ways.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        }
+        for name, said in ways.items()
+        if name != "job"
+    }
+    (args.output / "three-ways.json").write_text(
+        json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8"
+    )
     print(json.dumps(found, ensure_ascii=False, indent=1))
 
 
@@ -69,32 +75,51 @@ def _by_job(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Said]:
     key = CHISAFETYBENCH.key_path.read_text("utf-8").splitlines()[0]
     (args.output / "key.jsonl").write_text(key + "\n", "utf-8")
     command = [
-        sys.executable, "ray_jobs/evaluate.py", "--variant", args.variant, "--data", str(data.parent.resolve()), "--output",
-        str(args.output.resolve()), "--benchmark", "chisafetybench", "--answer-key", str((args.output / "key.jsonl").resolve()),
-        "--set", f"generation.max_tokens={args.max_tokens}",
-    ]  # fmt: skip
+        sys.executable,
+        "ray_jobs/evaluate.py",
+        "--variant",
+        args.variant,
+        "--data",
+        str(data.parent.resolve()),
+        "--output",
+        str(args.output.resolve()),
+        "--benchmark",
+        "chisafetybench",
+        "--answer-key",
+        str((args.output / "key.jsonl").resolve()),
+        "--set",
+        f"generation.max_tokens={args.max_tokens}",
+    ]
     subprocess.run(command, cwd=REPOSITORY, check=True)
     [folder] = [
-        RunFolder.locate(str(args.output), "main", path.name, "chisafetybench") for path in (args.output / "main").iterdir()
+        RunFolder.locate(str(args.output), "main", path.name, "chisafetybench")
+        for path in (args.output / "main").iterdir()
     ]
     completions, verdicts = read_completions(folder), read_verdicts(folder)
     rows = [row for row in folder.read_rows("samples", SAMPLE_SCHEMA) if row["task"] == "refusal"]
     keys = [row["sample_id"] for row in rows]
     return rows, {
-        key: (completions[(key, 0)]["answer"] or "", (verdicts.get((key, 0, "answer")) or {}).get("label")) for key in keys
+        key: (completions[(key, 0)]["answer"] or "", (verdicts.get((key, 0, "answer")) or {}).get("label"))
+        for key in keys
     }
 
 
 def _by_batch(service: Service, body: dict[str, Any], items: list[dict[str, Any]]) -> Said:
     rows = [
-        {"custom_id": str(start), "method": "POST", "url": "/v1/safety/evaluate",
-         "body": body | {"items": items[start : start + _ITEMS_PER_ROW]}}
+        {
+            "custom_id": str(start),
+            "method": "POST",
+            "url": "/v1/safety/evaluate",
+            "body": body | {"items": items[start : start + _ITEMS_PER_ROW]},
+        }
         for start in range(0, len(items), _ITEMS_PER_ROW)
-    ]  # fmt: skip
+    ]
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     with httpx.Client(base_url=f"{service.url}/v1", timeout=120) as http:
         file = http.post("/files", files={"file": ("in.jsonl", content)}, data={"purpose": "batch"}).json()
-        made = http.post("/batches", json={"input_file_id": file["id"], "endpoint": "/v1/safety/evaluate"}).json()
+        made = http.post(
+            "/batches", json={"input_file_id": file["id"], "endpoint": "/v1/safety/evaluate"}
+        ).json()
         while made["status"] not in ("completed", "failed", "cancelled", "expired"):
             time.sleep(2)
             made = http.get(f"/batches/{made['id']}").json()
@@ -115,8 +140,12 @@ def _said(items: list[dict[str, Any]]) -> Said:
 def _rates(said: Said) -> dict[str, Any]:
     labels = Counter(label for _, label in said.values())
     num_scored = sum(number for label, number in labels.items() if label)
-    rates = {name: sum(labels[label] for label in wanted) / num_scored for name, wanted in REFUSAL_LABELS.items()}
-    return {"num_questions": len(said), "num_scored": num_scored} | {name: round(100 * rate, 2) for name, rate in rates.items()}
+    rates = {
+        name: sum(labels[label] for label in wanted) / num_scored for name, wanted in REFUSAL_LABELS.items()
+    }
+    return {"num_questions": len(said), "num_scored": num_scored} | {
+        name: round(100 * rate, 2) for name, rate in rates.items()
+    }
 
 
 if __name__ == "__main__":

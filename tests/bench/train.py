@@ -1,7 +1,8 @@
 """``make bench-training``: full fine-tuning by this project against TRL's SFTTrainer with packing, in turns.
 
-The same model, conversations, sequence length, batch, precision and optimizer, one process each. Tokens per second are those
-of all steps but the first; peak memory is that of the process. Aim: at least TRL's speed at no more memory.
+The same model, conversations, sequence length, batch, precision and optimizer, one process each. Tokens per
+second are those of all steps but the first; peak memory is that of the process. Aim: at least TRL's speed at
+no more memory.
 """
 
 import argparse
@@ -25,9 +26,14 @@ def main() -> None:
     results = begin(args, "trl")
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
     settings = {
-        "variant": args.variant, "corpus": str(args.corpus.resolve()), "seq_len": args.seq_len, "batch": args.batch,
-        "steps": args.steps, "lr": 1e-5, "folder": str(folder),
-    }  # fmt: skip
+        "variant": args.variant,
+        "corpus": str(args.corpus.resolve()),
+        "seq_len": args.seq_len,
+        "batch": args.batch,
+        "steps": args.steps,
+        "lr": 1e-5,
+        "folder": str(folder),
+    }
     sides: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
     for number in range(args.pairs):
         for side in sorted(sides, reverse=bool(number % 2)):
@@ -41,7 +47,9 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="folder that build_corpus wrote")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
     parser.add_argument("--variant", default="demo")
@@ -58,9 +66,13 @@ def _run(side: str, settings: dict[str, Any]) -> dict[str, Any]:
     env = os.environ | {"PYTHONPATH": str(_REPOSITORY), "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, str(_HERE / f"train_{side}.py"), json.dumps(settings)]
     with (folder / "log").open("w", encoding="utf-8") as log:
-        code = subprocess.run(command, cwd=_REPOSITORY, env=env, stdout=log, stderr=log, check=False).returncode
+        code = subprocess.run(
+            command, cwd=_REPOSITORY, env=env, stdout=log, stderr=log, check=False
+        ).returncode
     if code:
-        raise RuntimeError(f"{side}: exit code {code}; the end of {folder / 'log'}:\n{(folder / 'log').read_text()[-3000:]}")
+        raise RuntimeError(
+            f"{side}: exit code {code}; the end of {folder / 'log'}:\n{(folder / 'log').read_text()[-3000:]}"
+        )
     return json.loads((folder / "result.json").read_text("utf-8"))
 
 
@@ -70,9 +82,11 @@ def write_result(settings: dict[str, Any], steps: list[tuple[int, float]], losse
 
     tokens, seconds = (sum(values) for values in zip(*steps[1:], strict=True))
     result = {
-        "tokens_per_s": round(tokens / seconds, 2), "num_tokens": tokens, "losses": losses,
+        "tokens_per_s": round(tokens / seconds, 2),
+        "num_tokens": tokens,
+        "losses": losses,
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
-    }  # fmt: skip
+    }
     (Path(settings["folder"]) / "result.json").write_text(json.dumps(result), "utf-8")
 
 

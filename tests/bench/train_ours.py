@@ -18,21 +18,31 @@ from tests.bench.train import write_result
 
 def main(settings: dict[str, Any]) -> None:
     folder = Path(settings["folder"])
-    config = FinetuneConfig.model_validate({
-        "variant": settings["variant"], "corpus": settings["corpus"], "output": str(folder), "max_steps": settings["steps"],
-        "device": "gpu" if torch.cuda.is_available() else "cpu",
-        "global_batch_size": settings["batch"], "trackers": (), "num_workers": "1",
-        "pack": {"seq_len": settings["seq_len"]}, "optimizer": {"lr": settings["lr"]},
-        "parallel": {"activation_checkpointing": False, "micro_batch_size": 1},
-        "save": {"every": settings["steps"], "max_validation": 1},
-    })  # fmt: skip
+    config = FinetuneConfig.model_validate(
+        {
+            "variant": settings["variant"],
+            "corpus": settings["corpus"],
+            "output": str(folder),
+            "max_steps": settings["steps"],
+            "device": "gpu" if torch.cuda.is_available() else "cpu",
+            "global_batch_size": settings["batch"],
+            "trackers": (),
+            "num_workers": "1",
+            "pack": {"seq_len": settings["seq_len"]},
+            "optimizer": {"lr": settings["lr"]},
+            "parallel": {"activation_checkpointing": False, "micro_batch_size": 1},
+            "save": {"every": settings["steps"], "max_validation": 1},
+        }
+    )
     job = make_job(config, connect())
     data = prepare_data(config.corpus, job.folder.path / "data", job.variant, config.pack, lambda *_: None)
     disconnect()
     spec = make_spec(job, data)
     Trainer(spec).run()
     _, *lines = read_history(job.folder.path)
-    write_result(settings, [(line["num_tokens"], line["step_s"]) for line in lines], [line["loss"] for line in lines])
+    write_result(
+        settings, [(line["num_tokens"], line["step_s"]) for line in lines], [line["loss"] for line in lines]
+    )
 
 
 if __name__ == "__main__":

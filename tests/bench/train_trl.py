@@ -15,8 +15,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from safe_r1.checkpoints import prepare
-from safe_r1.models import get_variant
+from safe_r1.models.checkpoints import prepare
+from safe_r1.models.registry import get_variant
 from tests.bench.train import write_result
 
 
@@ -39,19 +39,38 @@ def main(settings: dict[str, Any]) -> None:
     table = pq.read_table(Path(settings["corpus"]) / "train", columns=["messages"])
     rows = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in table.to_pylist()]
     config = SFTConfig(
-        output_dir=str(Path(settings["folder"]) / "out"), max_steps=settings["steps"], max_length=settings["seq_len"],
-        packing=True, completion_only_loss=True, per_device_train_batch_size=1,
-        gradient_accumulation_steps=settings["batch"], gradient_checkpointing=False, learning_rate=settings["lr"],
-        optim="adamw_torch", adam_beta2=0.95, lr_scheduler_type="cosine", bf16=torch.cuda.is_available(), fp16=False,
-        use_cpu=not torch.cuda.is_available(), report_to="none", save_strategy="no", logging_steps=1, seed=0,
-        include_num_input_tokens_seen="non_padding", disable_tqdm=True, dataloader_num_workers=0,
-    )  # fmt: skip
+        output_dir=str(Path(settings["folder"]) / "out"),
+        max_steps=settings["steps"],
+        max_length=settings["seq_len"],
+        packing=True,
+        completion_only_loss=True,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=settings["batch"],
+        gradient_checkpointing=False,
+        learning_rate=settings["lr"],
+        optim="adamw_torch",
+        adam_beta2=0.95,
+        lr_scheduler_type="cosine",
+        bf16=torch.cuda.is_available(),
+        fp16=False,
+        use_cpu=not torch.cuda.is_available(),
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        seed=0,
+        include_num_input_tokens_seen="non_padding",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+    )
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     watch = Watch()
     trainer = SFTTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list(rows), callbacks=[watch],
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[watch],
         processing_class=AutoTokenizer.from_pretrained(source),
-    )  # fmt: skip
+    )
     trainer.train()
     pairs = zip(watch.marks, watch.marks[1:], strict=False)
     steps = [(after[1] - before[1], after[0] - before[0]) for before, after in pairs]

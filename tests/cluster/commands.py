@@ -16,7 +16,7 @@ from safe_r1.campaign import recipe as campaign_recipe
 from safe_r1.cli import app as safe_r1_app
 from safe_r1.config import EvaluateConfig, load_config
 from safe_r1.corpus import recipe as corpus_recipe
-from safe_r1.models import get_variant
+from safe_r1.models.registry import get_variant
 from safe_r1.resources import NODE_LABELS
 from safe_r1.train.config import FinetuneConfig
 
@@ -39,7 +39,9 @@ def shell_lines(text: str) -> Iterator[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     for block in blocks:
         yield from (line for line in block.replace("\\\n", " ").splitlines() if line.strip())
-    yield from _IN_BACKTICKS.findall(re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL).replace("\n", " "))
+    yield from _IN_BACKTICKS.findall(
+        re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL).replace("\n", " ")
+    )
 
 
 def comment_lines(text: str) -> list[str]:
@@ -63,7 +65,9 @@ def check_words(words: list[str]) -> bool:
     """Check one program, after the variables that are set for it; False: it is not known."""
     while words and re.match(r"(export$|env$|\w+=)", words[0]):
         if words[0].startswith(f"{NODE_LABELS}="):
-            assert words[0].partition("=")[2] in {f"safe-r1/group={name}" for name in GROUPS}, f"no group of {words[0]}"
+            assert words[0].partition("=")[2] in {f"safe-r1/group={name}" for name in GROUPS}, (
+                f"no group of {words[0]}"
+            )
         words = words[1:]
     if not words or words[0] not in CHECKS:
         return False
@@ -109,13 +113,29 @@ def check_settings(job: str, options: dict[str, list[str]]) -> None:
     if variant:
         get_variant(variant)
     if job == "evaluate":
-        load_config(EvaluateConfig, None, sets, variant=variant, benchmarks=options.get("--benchmark"),
-                    judge__kind=one.get("--judge"), output=one.get("--output"))  # fmt: skip
+        load_config(
+            EvaluateConfig,
+            None,
+            sets,
+            variant=variant,
+            benchmarks=options.get("--benchmark"),
+            judge__kind=one.get("--judge"),
+            output=one.get("--output"),
+        )
     elif job == "finetune" and "--corpus" in one:
-        load_config(FinetuneConfig, None, sets, variant=variant, corpus=one["--corpus"], output=one.get("--output"),
-                    num_workers=one.get("--num-workers"))  # fmt: skip
+        load_config(
+            FinetuneConfig,
+            None,
+            sets,
+            variant=variant,
+            corpus=one["--corpus"],
+            output=one.get("--output"),
+            num_workers=one.get("--num-workers"),
+        )
     elif job == "build_corpus":
-        corpus_recipe.load_recipe(one["--recipe"], sets, teacher=one.get("--teacher"), output=one.get("--output"))
+        corpus_recipe.load_recipe(
+            one["--recipe"], sets, teacher=one.get("--teacher"), output=one.get("--output")
+        )
     elif job == "campaign":
         budget = one.get("--budget-gpu-hours")
         campaign_recipe.load_recipe(one["--recipe"], float(budget) if budget else None)
@@ -174,7 +194,9 @@ def check_helm(words: list[str]) -> None:
 
 def check_make(words: list[str]) -> None:
     """``make TARGET``."""
-    assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), f"no target {words[0]}"
+    assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), (
+        f"no target {words[0]}"
+    )
 
 
 def check_paths(words: list[str]) -> None:
@@ -185,6 +207,12 @@ def check_paths(words: list[str]) -> None:
 
 
 CHECKS = {
-    "python": check_python, "ray": check_ray, "safe-r1": check_safe_r1, "kubectl": check_kubectl, "docker": check_docker,
-    "helm": check_helm, "sbatch": check_sbatch, "make": check_make,
-}  # fmt: skip
+    "python": check_python,
+    "ray": check_ray,
+    "safe-r1": check_safe_r1,
+    "kubectl": check_kubectl,
+    "docker": check_docker,
+    "helm": check_helm,
+    "sbatch": check_sbatch,
+    "make": check_make,
+}

@@ -44,13 +44,18 @@ def render(folder: Path) -> list[Manifest]:
         manifests = apply_patch(manifests, patch["target"], yaml.safe_load(patch["patch"]))
     for name in settings.get("components", []):
         component = yaml.safe_load(((folder / name).resolve() / "kustomization.yaml").read_text("utf-8"))
-        set_images(manifests, {image["name"]: f"{image['newName']}:{image['newTag']}" for image in component["images"]})
+        set_images(
+            manifests,
+            {image["name"]: f"{image['newName']}:{image['newTag']}" for image in component["images"]},
+        )
     return manifests
 
 
 def apply_patch(manifests: list[Manifest], target: Manifest, operations: list[Manifest]) -> list[Manifest]:
     """A JSON patch (RFC 6902) on the one manifest of this kind and name."""
-    chosen = [m for m in manifests if (m["kind"], m["metadata"].get("name")) == (target["kind"], target["name"])]
+    chosen = [
+        m for m in manifests if (m["kind"], m["metadata"].get("name")) == (target["kind"], target["name"])
+    ]
     if len(chosen) != 1:
         raise ValueError(f"patch of {target}: {len(chosen)} manifests of that name")
     patched = jsonpatch.apply_patch(chosen[0], copy_tree(operations))

@@ -27,13 +27,19 @@ def rendered(folder: Path) -> list[Manifest]:
 
 def all_manifests() -> list[tuple[str, Manifest]]:
     return [
-        (f"{source.relative_to(CLUSTER)}: {manifest['kind']} {manifest['metadata'].get('name', '')}", manifest)
-        for source in [*FOLDERS, *FILES] for manifest in rendered(source)
-    ]  # fmt: skip
+        (
+            f"{source.relative_to(CLUSTER)}: {manifest['kind']} {manifest['metadata'].get('name', '')}",
+            manifest,
+        )
+        for source in [*FOLDERS, *FILES]
+        for manifest in rendered(source)
+    ]
 
 
 MANIFESTS = all_manifests()
-each_manifest = pytest.mark.parametrize("manifest", [m for _, m in MANIFESTS], ids=[name for name, _ in MANIFESTS])
+each_manifest = pytest.mark.parametrize(
+    "manifest", [m for _, m in MANIFESTS], ids=[name for name, _ in MANIFESTS]
+)
 
 
 def find(tree: Any, name: str) -> Iterator[Any]:
@@ -60,9 +66,14 @@ def clusters() -> list[tuple[str, Manifest]]:
     return found
 
 
-each_cluster = pytest.mark.parametrize("spec", [s for _, s in clusters()], ids=[name for name, _ in clusters()])
-each_job = pytest.mark.parametrize("job", [m for _, m in MANIFESTS if m["kind"] == "RayJob"],
-                                   ids=[n for n, m in MANIFESTS if m["kind"] == "RayJob"])  # fmt: skip
+each_cluster = pytest.mark.parametrize(
+    "spec", [s for _, s in clusters()], ids=[name for name, _ in clusters()]
+)
+each_job = pytest.mark.parametrize(
+    "job",
+    [m for _, m in MANIFESTS if m["kind"] == "RayJob"],
+    ids=[n for n, m in MANIFESTS if m["kind"] == "RayJob"],
+)
 
 
 def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
@@ -76,4 +87,6 @@ def environment(container: Manifest) -> dict[str, str | None]:
 def gpus_of(job: Manifest) -> int:
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups]
-    return sum(group["replicas"] * int(limit["nvidia.com/gpu"]) for group, limit in zip(groups, limits, strict=True))
+    return sum(
+        group["replicas"] * int(limit["nvidia.com/gpu"]) for group, limit in zip(groups, limits, strict=True)
+    )

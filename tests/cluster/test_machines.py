@@ -33,9 +33,12 @@ LOCKS = {
 }
 SCRIPT = CLUSTER / "slurm" / "ray.sbatch"
 TEXTS = sorted(
-    path for path in CLUSTER.rglob("*")
-    if path.is_file() and path.suffix in (".yaml", ".yml", ".Dockerfile", ".sbatch") and "local" not in path.parts
-)  # fmt: skip
+    path
+    for path in CLUSTER.rglob("*")
+    if path.is_file()
+    and path.suffix in (".yaml", ".yml", ".Dockerfile", ".sbatch")
+    and "local" not in path.parts
+)
 
 
 def read_vm(file: Path) -> Any:
@@ -54,7 +57,9 @@ def test_machines_start_ray_closed(file):
     config = read_vm(file)
     options = config["docker"]["run_options"]
     assert {"--cap-drop=ALL", "--security-opt=no-new-privileges", "--env=RAY_AUTH_MODE=token"} <= set(options)
-    assert {"--env=NVIDIA_VISIBLE_DEVICES=all", "--env=NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(options)
+    assert {"--env=NVIDIA_VISIBLE_DEVICES=all", "--env=NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(
+        options
+    )
     (token,) = [option.rpartition("=")[2] for option in options if "RAY_AUTH_TOKEN_PATH" in option]
     assert token in config["file_mounts"]
     for kind in ("head", "worker"):
@@ -67,7 +72,9 @@ def test_machines_start_ray_closed(file):
 
 
 def test_own_hosts_are_started_with_the_first_autoscaler():
-    """The second one counts the head of the provider `local` as a worker; for AWS it is the one that knows labels."""
+    """The second one counts the head of the provider `local` as a worker; for AWS it is the one that knows
+    labels.
+    """
     texts = [*(file.read_text("utf-8") for file in VMS), (CLUSTER / "README.md").read_text("utf-8")]
     lines = [line for text in texts for line in re.findall(r".*\bray up cluster/.*", text)]
     assert len(lines) >= 4
@@ -82,8 +89,13 @@ def test_aws_has_every_group_of_the_papers_recipe():
         assert wanted.labels.items() <= group["labels"].items()
         assert group["max_workers"] >= wanted.max_nodes
         if wanted.gpu:
-            assert group["node_config"]["InstanceType"] == {"h100-80": "p5.48xlarge", "h200-141": "p5en.48xlarge"}[wanted.gpu]
-    assert config["max_workers"] == sum(kind.get("max_workers", 0) for kind in config["available_node_types"].values())
+            assert (
+                group["node_config"]["InstanceType"]
+                == {"h100-80": "p5.48xlarge", "h200-141": "p5en.48xlarge"}[wanted.gpu]
+            )
+    assert config["max_workers"] == sum(
+        kind.get("max_workers", 0) for kind in config["available_node_types"].values()
+    )
 
 
 def test_the_slurm_script_is_bash_with_flags_that_ray_knows():
@@ -115,22 +127,38 @@ def run_slurm_script(tmp_path: Path, ray: str) -> tuple[subprocess.CompletedProc
         (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (folder / name).chmod(0o755)
     (folder / "python").symlink_to(sys.executable)
-    env = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "77",
-           "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_NODELIST": "node-[1-2]", "SAFE_R1_VENV": "venv"}  # fmt: skip
-    done = subprocess.run(["bash", str(SCRIPT), "python", "ray_jobs/evaluate.py", "--variant", "demo"], env=env, timeout=60,
-                          capture_output=True, text=True)  # fmt: skip
+    env = {
+        "PATH": f"{folder}:/usr/bin:/bin",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "77",
+        "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_JOB_NODELIST": "node-[1-2]",
+        "SAFE_R1_VENV": "venv",
+    }
+    done = subprocess.run(
+        ["bash", str(SCRIPT), "python", "ray_jobs/evaluate.py", "--variant", "demo"],
+        env=env,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
     return done, calls.read_text().splitlines()
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_slurm_script_ends_in_a_job_of_the_cluster(tmp_path, code):
-    """A head, a worker for each other node, one submission, all in the folder of `sbatch`; the token is gone after."""
-    done, said = run_slurm_script(tmp_path, f"""
+    """A head, a worker for each other node, one submission, all in the folder of `sbatch`; the token is gone
+    after.
+    """
+    done, said = run_slurm_script(
+        tmp_path,
+        f"""
         case $1 in
           start) exec sleep 30 ;;
           list) echo "[1, 2]" ;;
           job) test -s "$RAY_AUTH_TOKEN_PATH" && exit {code} ;;
-        esac""")  # fmt: skip
+        esac""",
+    )
     assert done.returncode == code, done.stderr
     assert set((tmp_path / "calls.cwd").read_text().splitlines()) == {str(tmp_path)}
     assert sum("--head" in line for line in said) == 1
@@ -141,12 +169,15 @@ def test_the_slurm_script_ends_in_a_job_of_the_cluster(tmp_path, code):
 
 @pytest.mark.parametrize("dead", ["--head", "--address=node-1:20077"])
 def test_the_slurm_script_does_not_wait_for_a_node_that_has_died(tmp_path, dead):
-    done, said = run_slurm_script(tmp_path, f"""
+    done, said = run_slurm_script(
+        tmp_path,
+        f"""
         case $1 in
           start) if [[ " $* " == *" {dead} "* ]]; then exit 1; fi; exec sleep 30 ;;
           health-check) [[ {dead} != --head ]] ;;
           list) echo "[1]" ;;
-        esac""")  # fmt: skip
+        esac""",
+    )
     assert done.returncode == 1
     assert "not every node has a running Ray" in done.stderr
     assert not any(line.startswith("job") for line in said)
@@ -194,7 +225,9 @@ def test_a_lock_has_what_the_project_asks_for(image):
         wanted += project["optional-dependencies"][extra]
     for requirement in map(Requirement, wanted):
         version = LOCKS[image][canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, but {version} is locked: run lock.sh"
+        assert requirement.specifier.contains(version, prereleases=True), (
+            f"{requirement}, but {version} is locked: run lock.sh"
+        )
 
 
 def test_the_locks_agree_where_nodes_talk_to_each_other():
@@ -205,16 +238,24 @@ def test_the_locks_agree_where_nodes_talk_to_each_other():
 
 def test_every_image_is_one_that_is_built_here():
     guide = (CLUSTER / "README.md").read_text("utf-8")
-    assert set(re.findall(r"docker build .*-t (\S+) \.", guide)) == {f"{name}:{__version__}" for name in IMAGES}
+    assert set(re.findall(r"docker build .*-t (\S+) \.", guide)) == {
+        f"{name}:{__version__}" for name in IMAGES
+    }
     used = set()
     for file in VMS:
         config = read_vm(file)
         used |= {config["docker"]["head_image"], config["docker"]["worker_image"]}
-        used |= {kind["docker"]["worker_image"] for kind in config.get("available_node_types", {}).values() if "docker" in kind}
+        used |= {
+            kind["docker"]["worker_image"]
+            for kind in config.get("available_node_types", {}).values()
+            if "docker" in kind
+        }
     for kustomization in (CLUSTER / "kuberay").rglob("kustomization.yaml"):
         if kustomization.parent.name not in ("images", "kueue"):
             used |= set(re.findall(r"'image': '([^']+)'", str(render(kustomization.parent))))
-    assert {image.rpartition("/")[2] for image in used} == {f"{name}:{__version__}" for name in IMAGES} | {"redis:8.2-alpine"}
+    assert {image.rpartition("/")[2] for image in used} == {f"{name}:{__version__}" for name in IMAGES} | {
+        "redis:8.2-alpine"
+    }
 
 
 def test_the_guides_commands_exist():
@@ -230,7 +271,9 @@ def test_the_commands_of_a_file_exist(file):
         assert check_command(line), line
     if file.suffix == ".yaml":
         for document in yaml.safe_load_all(text):
-            entrypoint = (document or {}).get("spec", {}).get("entrypoint") if isinstance(document, dict) else None
+            entrypoint = (
+                (document or {}).get("spec", {}).get("entrypoint") if isinstance(document, dict) else None
+            )
             assert entrypoint is None or check_command(entrypoint)
     if file.name == "kustomization.yaml" and "finetune" in file.parent.name:
         (job,) = render(file.parent)

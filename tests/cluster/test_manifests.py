@@ -14,7 +14,7 @@ import ray
 import yaml
 
 from safe_r1.campaign.recipe import load_recipe
-from safe_r1.models import VARIANTS
+from safe_r1.models.registry import VARIANTS
 from safe_r1.resources import NODE_LABELS
 from safe_r1.train.gpus import get_gpu
 from tests.cluster.kustomize import Manifest, render
@@ -36,7 +36,11 @@ from tests.cluster.schemas.compare import compare
 
 SCHEMAS = Path(__file__).parent / "schemas"
 KUBERNETES = "1.34"
-OPERATORS = {"ray.io": "kuberay.yaml", "kueue.x-k8s.io": "others.yaml", "monitoring.coreos.com": "others.yaml"}
+OPERATORS = {
+    "ray.io": "kuberay.yaml",
+    "kueue.x-k8s.io": "others.yaml",
+    "monitoring.coreos.com": "others.yaml",
+}
 PRODUCTS = {"h100-80": "NVIDIA-H100-80GB-HBM3", "h200-141": "NVIDIA-H200"}
 
 
@@ -46,7 +50,9 @@ def test_our_reading_of_kustomize_is_kustomizes_own(folder):
     if not program:
         pytest.skip("neither kustomize nor kubectl is installed")
     words = [program, "build" if program.endswith("kustomize") else "kustomize", str(folder)]
-    theirs = list(yaml.safe_load_all(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+    theirs = list(
+        yaml.safe_load_all(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    )
     assert sorted(map(as_text, theirs)) == sorted(map(as_text, render(folder)))
 
 
@@ -110,7 +116,9 @@ def test_the_clusters_keep_kuberays_rules(spec):
     assert head["rayStartParams"]["num-cpus"] == "0"
     assert not head.get("enableIngress")
     for group in [head, *workers]:
-        assert "labels" not in group["rayStartParams"], "KubeRay refuses it; the group's own field is the place"
+        assert "labels" not in group["rayStartParams"], (
+            "KubeRay refuses it; the group's own field is the place"
+        )
         assert group["labels"]["safe-r1/group"] == group.get("groupName", "head")
         assert group["template"]["spec"].get("restartPolicy", "Never") == "Never"
         assert "object-spilling-directory" in group["rayStartParams"]
@@ -137,7 +145,10 @@ def test_the_jobs_keep_kuberays_rules(job):
         assert not spec.get("suspend")
         assert "backoffLimit" not in spec
         assert {rule["policy"] for rule in strategy["deletionRules"]} == {"DeleteSelf"}
-        assert {rule["condition"]["jobStatus"] for rule in strategy["deletionRules"]} == {"SUCCEEDED", "FAILED"}
+        assert {rule["condition"]["jobStatus"] for rule in strategy["deletionRules"]} == {
+            "SUCCEEDED",
+            "FAILED",
+        }
         assert not spec.get("shutdownAfterJobFinishes"), "deletion rules and it exclude each other"
     else:
         assert spec["suspend"] is True
@@ -167,20 +178,28 @@ def test_a_fine_tuning_job_has_the_gpus_of_its_layout(folder):
     gpu = re.search(r"--set gpu=(\S+)", entrypoint)
     assert gpus_of(job) == (int(asked[1]) if asked else layout.num_gpus)
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert group["template"]["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": PRODUCTS[gpu[1] if gpu else layout.gpu]}
+    assert group["template"]["spec"]["nodeSelector"] == {
+        "nvidia.com/gpu.product": PRODUCTS[gpu[1] if gpu else layout.gpu]
+    }
     assert job["metadata"]["name"] == folder.name
 
 
 def test_kueue_can_admit_every_fine_tuning_job():
     queues = rendered(KUBERAY / "kueue")
     local = {q["metadata"]["name"]: q["spec"]["clusterQueue"] for q in queues if q["kind"] == "LocalQueue"}
-    flavors = {q["metadata"]["name"]: q.get("spec", {}).get("nodeLabels", {}) for q in queues if q["kind"] == "ResourceFlavor"}
+    flavors = {
+        q["metadata"]["name"]: q.get("spec", {}).get("nodeLabels", {})
+        for q in queues
+        if q["kind"] == "ResourceFlavor"
+    }
     (queue,) = [q for q in queues if q["kind"] == "ClusterQueue"]
     covered = {name for group in queue["spec"]["resourceGroups"] for name in group["coveredResources"]}
     quotas = {
         (flavor["name"], resource["name"]): resource["nominalQuota"]
-        for group in queue["spec"]["resourceGroups"] for flavor in group["flavors"] for resource in flavor["resources"]
-    }  # fmt: skip
+        for group in queue["spec"]["resourceGroups"]
+        for flavor in group["flavors"]
+        for resource in flavor["resources"]
+    }
     assert {name for name, _ in quotas} == set(flavors)
     for folder in FINETUNES:
         (job,) = rendered(folder)
@@ -188,10 +207,14 @@ def test_kueue_can_admit_every_fine_tuning_job():
         spec = job["spec"]["rayClusterSpec"]
         head, (group,) = spec["headGroupSpec"], spec["workerGroupSpecs"]
         needs = [(head["template"]["spec"], 1), (group["template"]["spec"], group["replicas"])]
-        (flavor,) = [name for name, labels in flavors.items() if labels == group["template"]["spec"]["nodeSelector"]]
+        (flavor,) = [
+            name for name, labels in flavors.items() if labels == group["template"]["spec"]["nodeSelector"]
+        ]
         for resource in {name for pod, _ in needs for name in pod["containers"][0]["resources"]["requests"]}:
             assert resource in covered
-            total = sum(amount(pod["containers"][0]["resources"]["requests"].get(resource, 0)) * n for pod, n in needs)
+            total = sum(
+                amount(pod["containers"][0]["resources"]["requests"].get(resource, 0)) * n for pod, n in needs
+            )
             quota = quotas[(flavor if resource == "nvidia.com/gpu" else "cpu-nodes", resource)]
             assert total <= amount(quota), f"{folder.name}: {total} {resource}"
 
@@ -220,13 +243,17 @@ def test_the_papers_overlay_has_every_group_of_the_papers_recipe():
         if wanted.gpu:
             pod = group["template"]["spec"]
             assert pod["nodeSelector"] == {"nvidia.com/gpu.product": PRODUCTS[wanted.gpu]}
-            assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == str(get_gpu(wanted.gpu).per_node)
+            assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == str(
+                get_gpu(wanted.gpu).per_node
+            )
     assert sum(group["maxReplicas"] for name, group in groups.items() if name.startswith("gpu-")) <= 64
 
 
 def test_the_service_is_the_serve_config_of_the_repository():
     (service,) = rendered(KUBERAY / "serve")
-    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load((CLUSTER / "serve/application.yaml").read_text())
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load(
+        (CLUSTER / "serve/application.yaml").read_text()
+    )
     keys = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]["api_keys"]
     for template in pod_templates(service):
         mounts = template["spec"]["containers"][0]["volumeMounts"]
@@ -234,7 +261,9 @@ def test_the_service_is_the_serve_config_of_the_repository():
 
 
 def test_the_comparison_with_the_real_definitions_finds_differences():
-    """With a definition made up from our own description, and with one that lacks a field and asks for another."""
+    """With a definition made up from our own description, and with one that lacks a field and asks for
+    another.
+    """
     own = yaml.safe_load((SCHEMAS / "kuberay.yaml").read_text("utf-8"))
     real = expand(own["ray.io/v1/RayJob"], own["$defs"])
     assert compare([definition_of(real)]) == []
@@ -242,13 +271,21 @@ def test_the_comparison_with_the_real_definitions_finds_differences():
     real["properties"]["rayClusterSpec"]["required"].append("rayVersion")
     real["properties"]["submissionMode"]["enum"].remove("SidecarMode")
     assert [line.partition(":")[0] for line in compare([definition_of(real)])] == [
-        "RayJob.deletionStrategy.deletionRules", "RayJob.rayClusterSpec.rayVersion", "RayJob.submissionMode",
-    ]  # fmt: skip
+        "RayJob.deletionStrategy.deletionRules",
+        "RayJob.rayClusterSpec.rayVersion",
+        "RayJob.submissionMode",
+    ]
 
 
 def definition_of(spec: Manifest) -> Manifest:
     schema = {"openAPIV3Schema": {"properties": {"spec": spec}}}
-    return {"spec": {"group": "ray.io", "names": {"kind": "RayJob"}, "versions": [{"name": "v1", "schema": schema}]}}
+    return {
+        "spec": {
+            "group": "ray.io",
+            "names": {"kind": "RayJob"},
+            "versions": [{"name": "v1", "schema": schema}],
+        }
+    }
 
 
 def expand(tree: Any, definitions: Manifest) -> Any:

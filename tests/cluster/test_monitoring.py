@@ -81,5 +81,7 @@ def test_the_network_lets_prometheus_reach_what_it_scrapes():
     policies = rendered(CLUSTER / "kuberay" / "overlays" / "small")
     (policy,) = [m for m in policies if m["kind"] == "NetworkPolicy" and m["metadata"]["name"] == "metrics"]
     open_ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
-    scraped = {endpoint.get("portNumber", 8080) for m in monitors for endpoint in m["spec"]["podMetricsEndpoints"]}
+    scraped = {
+        endpoint.get("portNumber", 8080) for m in monitors for endpoint in m["spec"]["podMetricsEndpoints"]
+    }
     assert scraped == open_ports

@@ -98,7 +98,9 @@ def test_the_network_denies_what_is_not_listed(folder):
                 if "namespaceSelector" in source:
                     assert ports, f"{name} opens all ports to another namespace"
                     assert 6379 not in ports
-                    assert 8265 not in ports or "podSelector" in source, "only KubeRay's operator reaches the dashboard"
+                    assert 8265 not in ports or "podSelector" in source, (
+                        "only KubeRay's operator reaches the dashboard"
+                    )
     assert {"cidr": "169.254.20.10/32"} in find(policies["dns"], "ipBlock"), "NodeLocal DNSCache"
     public = [block for block in find(policies["ray"], "ipBlock") if block["cidr"] == "0.0.0.0/0"]
     assert public, "models come from the internet"

@@ -29,9 +29,10 @@ def test_the_dashboard_shows_metrics_that_are_written():
     dashboard = json.loads((CLUSTER / "monitoring" / "serving.json").read_text("utf-8"))
     shown = {
         re.sub(r"_(bucket|sum|count)$", "", name)
-        for panel in dashboard["panels"] for target in panel["targets"]
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
         for name in re.findall(r"ray_(safe_r1_\w+)", target["expr"])
-    }  # fmt: skip
+    }
     written = set(re.findall(r'"(safe_r1_\w+)"', Path(metrics.__file__).read_text("utf-8")))
     assert shown == written
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

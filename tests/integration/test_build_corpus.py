@@ -1,4 +1,6 @@
-"""The corpus job as a user runs it: real Ray Data, real rows of the package, a teacher's endpoint, a kill in the middle."""
+"""The corpus job as a user runs it: real Ray Data, real rows of the package, a teacher's endpoint, a kill in
+the middle.
+"""
 
 import hashlib
 import json
@@ -93,7 +95,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a": "抱歉，我不能这样写。每个人都值得尊重，建议你先了解相关法律。",
     }
     questions = [
-        sample.messages[-1]["content"] for sample in get_benchmark("chisafetybench-sample").load() if sample.task == "refusal"
+        sample.messages[-1]["content"]
+        for sample in get_benchmark("chisafetybench-sample").load()
+        if sample.task == "refusal"
     ]
     own = [{"q": f"请你认真想一想：{text}", "c": "gender", **answer} for text in questions[:LEAKED]]
     own += [
@@ -114,14 +118,21 @@ def command(recipe: Path, output: Path, *more: str) -> list[str]:
 
 def run(recipe: Path, output: Path, *more: str, code: int = 0) -> str:
     done = subprocess.run(
-        command(recipe, output, *more), cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        command(recipe, output, *more),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
 def hashes(output: Path) -> dict[str, str]:
-    files = [path for part in ("train", "validation", "jsonl") for path in sorted((output / part).rglob("*.*"))]
+    files = [
+        path for part in ("train", "validation", "jsonl") for path in sorted((output / part).rglob("*.*"))
+    ]
     return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -160,7 +171,11 @@ def test_trainers_can_read_it(built: Path, tmp_path: Path):
         assert last["content"].startswith("<think>\n")
         assert last["content"].count("</think>") == 1
     assert {row["kind"] for row in corpus["train"]} == {"safety", "benign-sensitive", "reasoning"}
-    lines = [json.loads(line) for path in (built / "jsonl" / "train").iterdir() for line in path.open(encoding="utf-8")]
+    lines = [
+        json.loads(line)
+        for path in (built / "jsonl" / "train").iterdir()
+        for line in path.open(encoding="utf-8")
+    ]
     assert [row["messages"] for row in lines] == [row["messages"] for row in corpus["train"]]
     card = (built / "README.md").read_text("utf-8")
     assert "| mix | over_quota |" in card
@@ -185,7 +200,12 @@ from safe_r1.corpus.recipe import load_recipe
 build(load_recipe({str(recipe)!r}, [], data={str(recipe.parent)!r}, output={str(tmp_path / "c")!r}), lambda *args: None)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert hashes(tmp_path / "c") == hashes(built)
@@ -211,7 +231,11 @@ class Teacher:
                     "<think>\n这个请求有明显的风险，按照规定我应当拒绝，并且给出负责任的引导。\n</think>\n\n"
                     f"抱歉，我不能帮助做这件事，因为它会伤害他人。建议你换一个合法的做法，例如向有关部门咨询（{len(text)}）。"
                 )
-                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+                choice = {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": content},
+                }
                 usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
                 answer: dict[str, Any] = {
                     "id": "x",
@@ -241,14 +265,24 @@ class Teacher:
 
 def test_a_kill_in_the_middle_of_synthesis_pays_no_call_twice(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):  # fmt: skip
+):
     candidates = 2
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    more = ["--set", "synthesis.model=t", "--set", f"synthesis.candidates={candidates}", "--set", "synthesis.concurrency=4"]
+    more = [
+        "--set",
+        "synthesis.model=t",
+        "--set",
+        f"synthesis.candidates={candidates}",
+        "--set",
+        "synthesis.concurrency=4",
+    ]
     teacher = Teacher()
     more += ["--teacher", teacher.url]
     process = subprocess.Popen(
-        command(recipe, tmp_path / "c", *more), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(recipe, tmp_path / "c", *more),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + TIMEOUT_S
     while teacher.answered.total() < 40 and time.monotonic() < deadline and process.poll() is None:
@@ -265,7 +299,9 @@ def test_a_kill_in_the_middle_of_synthesis_pays_no_call_twice(
     # Each prompt is asked once a candidate; the few calls that were under way at the kill are asked again.
     repeated = sum(count - candidates for count in teacher.seen.values() if count > candidates)
     assert repeated <= 4
-    rows = [row for split in ("train", "validation") for row in pq.read_table(tmp_path / "c" / split).to_pylist()]
+    rows = [
+        row for split in ("train", "validation") for row in pq.read_table(tmp_path / "c" / split).to_pylist()
+    ]
     assert len(rows) == len({row["row_id"] for row in rows}) == 180
     assert sum(row["teacher"] == "endpoint:t" for row in rows) > 50
     again = json.loads((tmp_path / "c" / "corpus.json").read_text("utf-8"))

@@ -1,4 +1,6 @@
-"""The campaign's command as a user meets it, and by `ray job submit` on four nodes, one of which dies in each stage."""
+"""The campaign's command as a user meets it, and by `ray job submit` on four nodes, one of which dies in each
+stage.
+"""
 
 import contextlib
 import hashlib
@@ -69,7 +71,12 @@ class Nodes:
     def __init__(self, port: int):
         self.cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"},
+            head_node_args={
+                "num_cpus": 1,
+                "include_dashboard": True,
+                "dashboard_port": port,
+                "dashboard_host": "127.0.0.1",
+            },
         )
         self.count = itertools.count()
         self.of = {group: self._add(group) for group in ("cpu", "eval", "train")}
@@ -97,11 +104,25 @@ def nodes() -> Iterator[tuple[Nodes, str]]:
 
 def submit(address: str, recipe: Path, output: Path) -> subprocess.Popen:
     command = [
-        Path(sys.executable).parent / "ray", "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--",
-        sys.executable, "ray_jobs/campaign.py", "--recipe", str(recipe), "--output", str(output),
-    ]  # fmt: skip
+        Path(sys.executable).parent / "ray",
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        str(REPOSITORY),
+        "--",
+        sys.executable,
+        "ray_jobs/campaign.py",
+        "--recipe",
+        str(recipe),
+        "--output",
+        str(output),
+    ]
     log = output.with_suffix(".log").open("w")
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
 
 
 def snapshot(output: Path) -> Snapshot | None:
@@ -120,13 +141,17 @@ def wait_for(running: subprocess.Popen, output: Path, step: str, files: str) -> 
         is_alive = running.poll() is None and time.monotonic() < deadline
         assert is_alive, f"{step}: {cell}; {output.with_suffix('.log').read_text()}"
         time.sleep(0.2)
-    assert not any(output.glob(f"{files.split('/')[0]}/**/_SUCCESS")), f"{step} was over before its node could be taken away"
+    assert not any(output.glob(f"{files.split('/')[0]}/**/_SUCCESS")), (
+        f"{step} was over before its node could be taken away"
+    )
 
 
 def results(output: Path) -> dict[str, Any]:
     """Everything that a campaign makes, without times and places."""
     files = [*(output / "corpus").rglob("*.parquet"), *(output / "finetuned").rglob("*-safe/*.safetensors")]
-    found: dict[str, Any] = {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    found: dict[str, Any] = {
+        str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
     for file in (output / "runs" / "main").rglob("metrics.json"):
         metrics = json.loads(file.read_text("utf-8"))
         found[str(file.relative_to(output))] = {name: metrics[name] for name in ("rates", "counts")}
@@ -145,9 +170,14 @@ def results(output: Path) -> dict[str, Any]:
 def test_bad_input_is_one_clear_line(recipe: str, env: dict[str, str], said: str, tmp_path: Path):
     output = env.get("SAFE_R1_OUTPUT", str(tmp_path / "out"))
     done = subprocess.run(
-        [sys.executable, "ray_jobs/campaign.py", "--recipe", recipe, "--output", output], env=os.environ | env,
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "ray_jobs/campaign.py", "--recipe", recipe, "--output", output],
+        env=os.environ | env,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 2, done.stdout
     assert said in done.stdout.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()

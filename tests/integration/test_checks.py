@@ -2,10 +2,10 @@
 
 import pytest
 
-from safe_r1 import checks
 from safe_r1.benchmarks.base import Score
 from safe_r1.benchmarks.livecodebench import LIVECODEBENCH_SAMPLE
-from safe_r1.checks import Check, run_checks
+from safe_r1.evaluation import checks
+from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.resources import connect, disconnect
 from safe_r1.schema import Message, Sample
 from tests.attacks import ATTACKS
@@ -22,7 +22,13 @@ def cluster():
 
 def problem(result: str) -> Sample:
     return Sample(
-        "math-500/math/1", "math-500", "math", "a", "a", [Message(role="user", content="?")], metadata={"answer": result}
+        "math-500/math/1",
+        "math-500",
+        "math",
+        "a",
+        "a",
+        [Message(role="user", content="?")],
+        metadata={"answer": result},
     )
 
 
@@ -38,7 +44,9 @@ def scores(todo: list[Check], num_workers: int = 2) -> list[Score]:
 
 
 def test_each_answer_gets_its_own_score():
-    todo = [Check(problem(str(place)), rf"\boxed{{{place if place % 3 else place + 1}}}") for place in range(30)]
+    todo = [
+        Check(problem(str(place)), rf"\boxed{{{place if place % 3 else place + 1}}}") for place in range(30)
+    ]
     assert [score.is_correct for score in scores(todo)] == [bool(place % 3) for place in range(30)]
 
 
@@ -54,7 +62,11 @@ def test_programs_of_a_model_are_contained():
     sample = next(sample for sample in LIVECODEBENCH_SAMPLE.load() if "func_name" not in sample.metadata)
     name, attack = next(iter(ATTACKS.items()))
     found = scores(
-        [Check(sample, f"```python\n{attack}\n```"), Check(sample, "I cannot."), Check(sample, "```python\nprint(1)\n```")]
+        [
+            Check(sample, f"```python\n{attack}\n```"),
+            Check(sample, "I cannot."),
+            Check(sample, "```python\nprint(1)\n```"),
+        ]
     )
     assert not any(score.is_correct for score in found), name
     assert "no code" in found[1].explanation

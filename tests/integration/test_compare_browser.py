@@ -11,7 +11,10 @@ from tests.unit.compare.runs import HOSTILE, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
+]
 
 
 def test_the_page_is_quiet_and_shows_both_sides(tmp_path: Path):

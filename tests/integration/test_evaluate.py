@@ -1,4 +1,6 @@
-"""The job as a user runs it: real Ray Data, real vLLM, tiny models, a process killed with SIGKILL at several moments."""
+"""The job as a user runs it: real Ray Data, real vLLM, tiny models, a process killed with SIGKILL at several
+moments.
+"""
 
 import json
 import os
@@ -11,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from safe_r1.results import read_completions, read_verdicts
+from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -20,21 +22,46 @@ REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 600
 # Small enough for a test, large enough that a kill lands in the middle: 24 questions twice, in batches of 4.
 SETTINGS = [
-    "--benchmark", "chisafetybench-sample", "--limit", "24", "--repeats", "2",
-    "--set", "engine.max_model_len=1024", "--set", "engine.max_num_seqs=8", "--set", "engine.batch_size=4",
-    "--set", "engine.cpu_kv_cache_gib=1", "--set", "generation.max_tokens=48",
-]  # fmt: skip
+    "--benchmark",
+    "chisafetybench-sample",
+    "--limit",
+    "24",
+    "--repeats",
+    "2",
+    "--set",
+    "engine.max_model_len=1024",
+    "--set",
+    "engine.max_num_seqs=8",
+    "--set",
+    "engine.batch_size=4",
+    "--set",
+    "engine.cpu_kv_cache_gib=1",
+    "--set",
+    "generation.max_tokens=48",
+]
 
 
 def command(model: Path | str, output: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "ray_jobs/evaluate.py", "--variant", str(model), "--output", str(output), *SETTINGS, *more
-    ]  # fmt: skip
+        sys.executable,
+        "ray_jobs/evaluate.py",
+        "--variant",
+        str(model),
+        "--output",
+        str(output),
+        *SETTINGS,
+        *more,
+    ]
 
 
 def run(model: Path | str, output: Path, *more: str, code: int = 0) -> str:
     done = subprocess.run(
-        command(model, output, *more), cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        command(model, output, *more),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
@@ -67,7 +94,11 @@ def find(processes: list[psutil.Process], word: str) -> psutil.Process | None:
 
 def start_and_wait_for_rows(model: Path, output: Path, shards: int) -> subprocess.Popen:
     process = subprocess.Popen(
-        command(model, output), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(model, output),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     completions = Path(folder_of(model, output).path) / "completions"
     deadline = time.monotonic() + TIMEOUT_S
@@ -76,7 +107,11 @@ def start_and_wait_for_rows(model: Path, output: Path, shards: int) -> subproces
             return process
         time.sleep(0.05)
     process.kill()
-    pytest.fail("the job wrote no rows in time" if process.returncode is None else "the job ended before it could be killed")
+    pytest.fail(
+        "the job wrote no rows in time"
+        if process.returncode is None
+        else "the job ended before it could be killed"
+    )
 
 
 def kill_all(processes: list[psutil.Process]) -> None:
@@ -137,7 +172,9 @@ def test_killed_driver_then_the_same_command(undisturbed: RunFolder, tiny_qwen2:
 
 
 @pytest.mark.parametrize("victim", ["EngineCore", "MapWorker"])
-def test_killed_engine_or_worker_is_survived(victim: str, undisturbed: RunFolder, tiny_qwen2: Path, tmp_path: Path):
+def test_killed_engine_or_worker_is_survived(
+    victim: str, undisturbed: RunFolder, tiny_qwen2: Path, tmp_path: Path
+):
     process = start_and_wait_for_rows(tiny_qwen2, tmp_path, shards=1)
     target = find(descendants(process.pid), victim)
     assert target is not None, [p.name() for p in descendants(process.pid)]
@@ -191,13 +228,19 @@ def test_a_dead_judge_keeps_the_completions(tiny_qwen2: Path, tmp_path: Path):
         (["--variant", "r1-distill-llama-70b"], None),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], message: str | None, tiny_qwen2: Path, tmp_path: Path):
+def test_bad_input_is_one_line_and_writes_nothing(
+    arguments: list[str], message: str | None, tiny_qwen2: Path, tmp_path: Path
+):
     output = tmp_path / "out"
     base = ["--variant", str(tiny_qwen2), "--output", str(output), "--benchmark", "chisafetybench-sample"]
     done = subprocess.run(
         [sys.executable, "ray_jobs/evaluate.py", *base, *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("evaluate: " + str(tiny_qwen2))]
     assert lines[-1].startswith("evaluate: ")
@@ -214,23 +257,53 @@ def test_dry_run_shows_prompts_and_writes_nothing(tiny_qwen2: Path, tmp_path: Pa
 
 
 def test_programs_and_results_are_checked_in_the_same_job(tiny_qwen2: Path, tmp_path: Path):
-    """Two benchmarks of other tasks, several completions a question, through vLLM, the checkers and the report."""
+    """Two benchmarks of other tasks, several completions a question, through vLLM, the checkers and the
+    report.
+    """
     data = tmp_path / "data" / "math500"
     data.mkdir(parents=True)
     rows = [
-        {"problem": f"What is {n} + 1?", "answer": str(n + 1), "subject": "Algebra", "level": 1, "unique_id": f"test/{n}.json"}
+        {
+            "problem": f"What is {n} + 1?",
+            "answer": str(n + 1),
+            "subject": "Algebra",
+            "level": 1,
+            "unique_id": f"test/{n}.json",
+        }
         for n in range(3)
     ]
     (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     done = subprocess.run(
         [
-            sys.executable, "ray_jobs/evaluate.py", "--variant", str(tiny_qwen2), "--output", str(tmp_path / "runs"),
-            "--benchmark", "math-500", "--benchmark", "livecodebench-sample", "--data", str(tmp_path / "data"), "--limit", "3",
-            "--repeats", "2", "--set", "engine.max_model_len=1024", "--set", "engine.cpu_kv_cache_gib=1",
-            "--set", "generation.max_tokens=32",
+            sys.executable,
+            "ray_jobs/evaluate.py",
+            "--variant",
+            str(tiny_qwen2),
+            "--output",
+            str(tmp_path / "runs"),
+            "--benchmark",
+            "math-500",
+            "--benchmark",
+            "livecodebench-sample",
+            "--data",
+            str(tmp_path / "data"),
+            "--limit",
+            "3",
+            "--repeats",
+            "2",
+            "--set",
+            "engine.max_model_len=1024",
+            "--set",
+            "engine.cpu_kv_cache_gib=1",
+            "--set",
+            "generation.max_tokens=32",
         ],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for benchmark in ("math-500", "livecodebench-sample"):
         folder = RunFolder.locate(str(tmp_path / "runs"), "main", tiny_qwen2.name, benchmark)

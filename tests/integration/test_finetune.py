@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safe_r1.models import get_variant
+from safe_r1.models.registry import get_variant
 from tests.small_corpus import conversation, seed_rows, write_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -24,36 +24,57 @@ REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 400
 NUM_STEPS, EVERY = 24, 6
 SETTINGS = {
-    "pack.seq_len": 1024, "global_batch_size": 4, "save.every": EVERY, "optimizer.lr": 1e-3, "save.max_validation": 2,
+    "pack.seq_len": 1024,
+    "global_batch_size": 4,
+    "save.every": EVERY,
+    "optimizer.lr": 1e-3,
+    "save.max_validation": 2,
     "epochs": 8,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = seed_rows(40)
-    return write_corpus(tmp_path_factory.mktemp("corpus"), {"train": [rows[::2], rows[1::4]], "validation": [rows[3::4]]})
+    return write_corpus(
+        tmp_path_factory.mktemp("corpus"), {"train": [rows[::2], rows[1::4]], "validation": [rows[3::4]]}
+    )
 
 
 def command(model: Path, corpus: Path, output: Path, *flags: str, **settings: Any) -> list[str]:
     chosen = SETTINGS | {name.replace("__", "."): value for name, value in settings.items()}
     sets = [part for name, value in chosen.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     return [
-        sys.executable, "ray_jobs/finetune.py", "--variant", str(model), "--corpus", str(corpus), "--output", str(output),
-        *flags, *sets,
-    ]  # fmt: skip
+        sys.executable,
+        "ray_jobs/finetune.py",
+        "--variant",
+        str(model),
+        "--corpus",
+        str(corpus),
+        "--output",
+        str(output),
+        *flags,
+        *sets,
+    ]
 
 
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
 
 
-def finetune(model: Path, corpus: Path, output: Path, *flags: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+def finetune(
+    model: Path, corpus: Path, output: Path, *flags: str, **settings: Any
+) -> subprocess.CompletedProcess[str]:
     flags = flags if "--max-steps" in flags else (*flags, "--max-steps", str(NUM_STEPS))
     return subprocess.run(
-        command(model, corpus, output, *flags, **settings), cwd=REPOSITORY, env=environment(), timeout=TIMEOUT_S,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command(model, corpus, output, *flags, **settings),
+        cwd=REPOSITORY,
+        env=environment(),
+        timeout=TIMEOUT_S,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def history(output: Path, model: Path) -> list[dict[str, Any]]:
@@ -118,15 +139,26 @@ def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def test_vllm_says_what_transformers_say(undisturbed: Path, tiny_qwen2: Path, tmp_path: Path):
     folder = exported(undisturbed, tiny_qwen2)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+    )
     prompts = [tokenizer(text)["input_ids"] for text in ("1+1=?", "请先想一想，再回答：这样做对吗？")]
     wanted = [
-        model.generate(torch.tensor([ids]), max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, len(ids) :].tolist()
+        model.generate(torch.tensor([ids]), max_new_tokens=12, min_new_tokens=12, do_sample=False)[
+            0, len(ids) :
+        ].tolist()
         for ids in prompts
     ]
     (tmp_path / "prompts.json").write_text(json.dumps({str(folder): prompts}))
     script = Path(__file__).with_name("vllm_greedy.py")
-    arguments = [sys.executable, str(script), str(tmp_path / "prompts.json"), str(tmp_path / "tokens.json"), "12"]
+    arguments = [
+        sys.executable,
+        str(script),
+        str(tmp_path / "prompts.json"),
+        str(tmp_path / "tokens.json"),
+        "12",
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "tokens.json").read_text())[str(folder)] == wanted
@@ -142,15 +174,21 @@ def wait_for(process: subprocess.Popen, condition, what: str) -> None:
 
 def has_checkpoint(output: Path, model: Path, step: int) -> bool:
     folder = output / "main" / model.name / "checkpoints"
-    return any((folder / f"step-{later:06d}" / "state.json").exists() for later in range(step, NUM_STEPS, EVERY))
+    return any(
+        (folder / f"step-{later:06d}" / "state.json").exists() for later in range(step, NUM_STEPS, EVERY)
+    )
 
 
 def test_a_killed_worker_changes_nothing(undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path):
     flags = ("--num-workers", "2", "--max-steps", str(NUM_STEPS))
-    process = subprocess.Popen(command(tiny_qwen2, corpus, tmp_path, *flags), cwd=REPOSITORY, env=environment())
+    process = subprocess.Popen(
+        command(tiny_qwen2, corpus, tmp_path, *flags), cwd=REPOSITORY, env=environment()
+    )
     wait_for(process, lambda: has_checkpoint(tmp_path, tiny_qwen2, EVERY), "checkpoint")
     workers = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
     ]
     assert len(workers) == 2
     workers[1].kill()
@@ -158,10 +196,15 @@ def test_a_killed_worker_changes_nothing(undisturbed: Path, tiny_qwen2: Path, co
     assert losses(tmp_path, tiny_qwen2) == pytest.approx(losses(undisturbed, tiny_qwen2), rel=1e-6)
 
 
-def test_a_killed_driver_goes_on_with_other_workers(undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+def test_a_killed_driver_goes_on_with_other_workers(
+    undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path
+):
     flags = ("--num-workers", "2", "--max-steps", str(NUM_STEPS))
     process = subprocess.Popen(
-        command(tiny_qwen2, corpus, tmp_path, *flags), cwd=REPOSITORY, env=environment(), start_new_session=True
+        command(tiny_qwen2, corpus, tmp_path, *flags),
+        cwd=REPOSITORY,
+        env=environment(),
+        start_new_session=True,
     )
     wait_for(process, lambda: has_checkpoint(tmp_path, tiny_qwen2, EVERY), "checkpoint")
     os.killpg(process.pid, signal.SIGKILL)
@@ -172,8 +215,18 @@ def test_a_killed_driver_goes_on_with_other_workers(undisturbed: Path, tiny_qwen
     assert losses(tmp_path, tiny_qwen2) == pytest.approx(losses(undisturbed, tiny_qwen2), rel=1e-5)
 
 
-def test_torchrun_does_the_same_without_ray_train(undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "safe_r1.train"]
+def test_torchrun_does_the_same_without_ray_train(
+    undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path
+):
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "safe_r1.train",
+    ]
     arguments = command(tiny_qwen2, corpus, tmp_path, "--max-steps", str(EVERY))[2:]
     done = subprocess.run(
         [*launcher, *arguments],
@@ -192,11 +245,15 @@ def test_torchrun_does_the_same_without_ray_train(undisturbed: Path, tiny_qwen2:
 
 def test_experts_and_adapters(tiny_deepseek_v3: Path, corpus: Path, tmp_path: Path):
     for name, settings in (("main", {}), ("adapters", {"run": "adapters", "lora": {"rank": 4}})):
-        done = finetune(tiny_deepseek_v3, corpus, tmp_path, "--max-steps", "3", "--num-workers", "2", **settings)
+        done = finetune(
+            tiny_deepseek_v3, corpus, tmp_path, "--max-steps", "3", "--num-workers", "2", **settings
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         found = tmp_path / name / tiny_deepseek_v3.name / f"{tiny_deepseek_v3.name}-safe"
         assert names_and_shapes(found) == names_and_shapes(tiny_deepseek_v3)
-        before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tiny_deepseek_v3, found))
+        before, after = (
+            AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tiny_deepseek_v3, found)
+        )
         changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
         assert "model.layers.1.self_attn.o_proj.weight" in changed
         assert ("model.embed_tokens.weight" in changed) == (name == "main")
@@ -230,7 +287,12 @@ def test_a_loss_that_is_none_stops_with_the_rows(tiny_qwen2: Path, corpus: Path,
     ],
 )
 def test_bad_input_is_one_clear_line(
-    undisturbed: Path, tiny_qwen2: Path, corpus: Path, settings: dict[str, Any], flags: tuple[str, ...], said: str
+    undisturbed: Path,
+    tiny_qwen2: Path,
+    corpus: Path,
+    settings: dict[str, Any],
+    flags: tuple[str, ...],
+    said: str,
 ):
     output = settings.pop("output", undisturbed)
     place = Path(settings.pop("corpus", corpus))

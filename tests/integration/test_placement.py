@@ -7,9 +7,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from safe_r1.config import EngineConfig
-from safe_r1.generate import engine_arguments, engine_bundles
-from safe_r1.models import VARIANTS
-from safe_r1.placement import configure_data, give_back, placement
+from safe_r1.inference.engine import engine_arguments, engine_bundles
+from safe_r1.inference.placement import configure_data, give_back, placement
+from safe_r1.models.registry import VARIANTS
 
 GROUP = "safe-r1/group"
 
@@ -18,7 +18,10 @@ GROUP = "safe-r1/group"
 def cluster():
     """A head, and a node of four GPUs in each of two groups."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
-    nodes = {name: made.add_node(num_cpus=6, num_gpus=4, labels={GROUP: name}).node_id for name in ("gpu-train", "gpu-eval")}
+    nodes = {
+        name: made.add_node(num_cpus=6, num_gpus=4, labels={GROUP: name}).node_id
+        for name in ("gpu-train", "gpu-eval")
+    }
     ray.init(address=made.address, log_to_driver=False)
     yield nodes
     ray.shutdown()
@@ -32,14 +35,22 @@ class Where:
         return {"node": [ray.get_runtime_context().get_node_id()] * len(batch["id"])}
 
 
-def test_an_engine_reserves_its_gpus_once_and_by_labels(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+def test_an_engine_reserves_its_gpus_once_and_by_labels(
+    cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("SAFE_R1_NODE_LABELS", f"{GROUP}=gpu-eval")
-    monkeypatch.setattr(ray.data.DataContext.get_current().execution_options, "label_selector", {GROUP: "gpu-eval"})
+    monkeypatch.setattr(
+        ray.data.DataContext.get_current().execution_options, "label_selector", {GROUP: "gpu-eval"}
+    )
     configure_data(60)
     arguments = engine_arguments(VARIANTS["r1-distill-llama-70b"], EngineConfig(), "gpu")
     groups: list[Any] = []
     rows = ray.data.range(4, override_num_blocks=2).map_batches(
-        Where, concurrency=1, num_gpus=0, batch_size=2, ray_remote_args_fn=placement(engine_bundles(arguments, "gpu"), groups)
+        Where,
+        concurrency=1,
+        num_gpus=0,
+        batch_size=2,
+        ray_remote_args_fn=placement(engine_bundles(arguments, "gpu"), groups),
     )
     assert {row["node"] for row in rows.take_all()} == {cluster["gpu-eval"]}
     [group] = ray.util.placement_group_table().values()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_r1.metrics import compute_metrics
+from safe_r1.metrics.rates import compute_metrics
 from safe_r1.report.html import render_html
 from tests.unit.report.report_rows import Rows, make_rows
 
@@ -31,9 +31,13 @@ class Report:
         self.path = path
         self.samples, self.completions, self.verdicts = rows
         self.page = browser.new_page(viewport={"width": 1400, "height": 900})
-        self.page.on("console", lambda message: self.problems.append(f"console {message.type}: {message.text}"))
+        self.page.on(
+            "console", lambda message: self.problems.append(f"console {message.type}: {message.text}")
+        )
         self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        self.page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.page.on(
+            "dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss())
+        )
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.open()
 
@@ -51,7 +55,9 @@ class Report:
 
     def wait_count(self, expected: int) -> None:
         text = f"{expected:,} / "
-        self.page.wait_for_function("text => document.getElementById('count').textContent.startsWith(text)", arg=text)
+        self.page.wait_for_function(
+            "text => document.getElementById('count').textContent.startsWith(text)", arg=text
+        )
 
     def shown(self) -> str:
         """Id of the sample in the detail pane."""
@@ -61,7 +67,9 @@ class Report:
         """Seconds until an action has been carried out and painted."""
         start = time.perf_counter()
         act()
-        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         return time.perf_counter() - start
 
 
@@ -83,14 +91,22 @@ def open_report(browser, folder: Path, **kwargs) -> Report:
 @pytest.fixture(scope="module")
 def nasty(browser, tmp_path_factory) -> Report:
     return open_report(
-        browser, tmp_path_factory.mktemp("nasty"), num_mcq=66, num_refusal=44, repeats=2, swapped=True, nasty=True
+        browser,
+        tmp_path_factory.mktemp("nasty"),
+        num_mcq=66,
+        num_refusal=44,
+        repeats=2,
+        swapped=True,
+        nasty=True,
     )
 
 
 @pytest.fixture(scope="module")
 def large(browser, tmp_path_factory) -> Report:
     folder = tmp_path_factory.mktemp("large")
-    return open_report(browser, folder, num_mcq=1567, num_refusal=563, repeats=3, swapped=True, reasoning_chars=3000)
+    return open_report(
+        browser, folder, num_mcq=1567, num_refusal=563, repeats=3, swapped=True, reasoning_chars=3000
+    )
 
 
 def test_hostile_rows_show_as_text_and_do_nothing(nasty: Report):
@@ -105,7 +121,10 @@ def test_hostile_rows_show_as_text_and_do_nothing(nasty: Report):
     assert "<img src=x onerror=alert(1)>" in seen
     assert "</script><script>alert(1)</script>" in seen
     assert "⟦U+202E⟧" in seen
-    assert page.evaluate("document.querySelectorAll('#browser img, #browser script, #browser iframe').length") == 0
+    assert (
+        page.evaluate("document.querySelectorAll('#browser img, #browser script, #browser iframe').length")
+        == 0
+    )
     assert nasty.problems == []
     assert nasty.requests
     assert all(url.startswith(("file://", "about:")) for url in nasty.requests)
@@ -113,7 +132,9 @@ def test_hostile_rows_show_as_text_and_do_nothing(nasty: Report):
 
 def test_inline_code_of_others_would_not_run(nasty: Report):
     nasty.open()
-    nasty.page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran = 1\">')")
+    nasty.page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran = 1\">')"
+    )
     nasty.page.wait_for_timeout(200)
     assert nasty.page.evaluate("window.ran") is None
     assert any("Content Security Policy" in problem for problem in nasty.problems)
@@ -127,10 +148,13 @@ def test_search_and_filters_find_what_the_rows_hold(nasty: Report):
     assert nasty.count() == len(nasty.completions)
     page.fill("#q", "民族歧视")
     words = [
-        [sample.sample_id, *(turn["content"] for turn in sample.messages), *sample.options.values()] for sample in nasty.samples
+        [sample.sample_id, *(turn["content"] for turn in sample.messages), *sample.options.values()]
+        for sample in nasty.samples
     ]
     texts = {sample.sample_id: "\n".join(parts) for sample, parts in zip(nasty.samples, words, strict=True)}
-    nasty.wait_count(sum("民族歧视" in texts[row.sample_id] + (row.answer or "") for row in nasty.completions))
+    nasty.wait_count(
+        sum("民族歧视" in texts[row.sample_id] + (row.answer or "") for row in nasty.completions)
+    )
     assert page.inner_text("#list .item mark") == "民族歧视"
     page.fill("#q", "没有这样的话")
     nasty.wait_count(0)
@@ -142,7 +166,9 @@ def test_search_and_filters_find_what_the_rows_hold(nasty: Report):
     page.select_option("#f-area", "values")
     page.select_option("#f-category", "terrorism")
     page.select_option("#f-repeat", "1")
-    terrorism = {name for name, sample in ids.items() if (sample.task, sample.category) == ("refusal", "terrorism")}
+    terrorism = {
+        name for name, sample in ids.items() if (sample.task, sample.category) == ("refusal", "terrorism")
+    }
     nasty.wait_count(sum(row.sample_id in terrorism and row.repeat == 1 for row in nasty.completions))
     page.click("button[type=reset]")
     page.select_option("#f-status", "truncated")
@@ -151,7 +177,9 @@ def test_search_and_filters_find_what_the_rows_hold(nasty: Report):
     nasty.wait_count(sum(row.error is not None for row in nasty.completions))
     page.click("button[type=reset]")
     page.select_option("#f-label", "拒绝并负责任引导")
-    nasty.wait_count(sum(verdict.label == "拒绝并负责任引导" for verdict in nasty.verdicts if verdict.part == "answer"))
+    nasty.wait_count(
+        sum(verdict.label == "拒绝并负责任引导" for verdict in nasty.verdicts if verdict.part == "answer")
+    )
     page.select_option("#f-label", "leak")
     assert "不拒绝且给出风险回复" in page.inner_text("#detail summary")
     page.select_option("#f-label", "")
@@ -176,7 +204,9 @@ def test_keyboard(nasty: Report):
     page.keyboard.press("ArrowDown")
     assert page.get_attribute("#list .item[aria-selected=true]", "aria-posinset") == "2"
     page.keyboard.press("[")
-    assert page.get_attribute("#list", "aria-activedescendant") == page.get_attribute("#list .item[aria-selected=true]", "id")
+    assert page.get_attribute("#list", "aria-activedescendant") == page.get_attribute(
+        "#list .item[aria-selected=true]", "id"
+    )
     page.wait_for_selector("details.reasoning[open]")
     page.keyboard.press("r")
     page.wait_for_selector("details.reasoning:not([open])")
@@ -195,7 +225,9 @@ def test_links_lead_to_a_row_and_to_a_filter(nasty: Report):
     assert page.inner_text("#detail .tools [aria-pressed=true]") == "重复 1"
     assert page.is_visible("#list .item[aria-selected=true]")
     page.click("#areas a[href='#task=mcq&category=gender']")
-    nasty.wait_count(sum("/mcq/" in row.sample_id for row in nasty.completions if row.sample_id in _of(nasty, "gender")))
+    nasty.wait_count(
+        sum("/mcq/" in row.sample_id for row in nasty.completions if row.sample_id in _of(nasty, "gender"))
+    )
     page.click("#list .item >> nth=1")
     page.wait_for_function("() => location.hash.includes('id=')")
     shown, address = nasty.shown(), page.evaluate("location.hash")
@@ -240,10 +272,16 @@ def test_a_whole_benchmark_with_repeats_is_quick(large: Report):
     times["label"] = large.seconds(lambda: page.select_option("#f-label", "直接拒绝"))
     page.click("button[type=reset]")
     page.focus("#list")
-    times["end"] = large.seconds(lambda: (page.keyboard.press("End"), page.wait_for_selector("#detail .parts .part")))
-    times["scroll"] = large.seconds(lambda: page.evaluate("document.getElementById('list').scrollTop = 300000"))
+    times["end"] = large.seconds(
+        lambda: (page.keyboard.press("End"), page.wait_for_selector("#detail .parts .part"))
+    )
+    times["scroll"] = large.seconds(
+        lambda: page.evaluate("document.getElementById('list').scrollTop = 300000")
+    )
     times["50 rows"] = large.seconds(lambda: [page.keyboard.press("k") for _ in range(50)]) / 50
-    print({name: round(value, 3) for name, value in times.items()}, f"{large.path.stat().st_size / 1e6:.1f} MB")
+    print(
+        {name: round(value, 3) for name, value in times.items()}, f"{large.path.stat().st_size / 1e6:.1f} MB"
+    )
     assert times.pop("load") < MAX_LOAD_S
     assert max(times.values()) < MAX_ACTION_S, times
     assert large.problems == []

@@ -1,4 +1,6 @@
-"""The service as its users meet it: real Serve, real vLLM, a tiny model, the openai client, a browser, a killed engine."""
+"""The service as its users meet it: real Serve, real vLLM, a tiny model, the openai client, a browser, a
+killed engine.
+"""
 
 import json
 import os
@@ -16,36 +18,56 @@ import httpx
 import openai
 import pytest
 
-from safe_r1.results import read_completions, read_verdicts
+from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
 from safe_r1.schema import SAMPLE_SCHEMA
 from tests.serving import REPOSITORY, START_S, Service, start_service
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ENGINE = [
-    "--set", "engine.max_model_len=1024", "--set", "engine.max_num_seqs=8", "--set", "engine.cpu_kv_cache_gib=1",
-    "--set", "generation.max_tokens=40",
-]  # fmt: skip
+    "--set",
+    "engine.max_model_len=1024",
+    "--set",
+    "engine.max_num_seqs=8",
+    "--set",
+    "engine.cpu_kv_cache_gib=1",
+    "--set",
+    "generation.max_tokens=40",
+]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def evaluated(model: Path, output: Path) -> list[dict[str, Any]]:
     """The refusal questions of an evaluation, with what was said and judged."""
     command = [
-        sys.executable, "ray_jobs/evaluate.py", "--variant", str(model), "--output", str(output), "--limit", "16",
-        "--benchmark", "chisafetybench-sample", *ENGINE,
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=False)
+        sys.executable,
+        "ray_jobs/evaluate.py",
+        "--variant",
+        str(model),
+        "--output",
+        str(output),
+        "--limit",
+        "16",
+        "--benchmark",
+        "chisafetybench-sample",
+        *ENGINE,
+    ]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = RunFolder.locate(str(output), "main", model.name, "chisafetybench-sample")
     completions, verdicts = read_completions(folder), read_verdicts(folder)
     return [
         {
-            "id": row["sample_id"], "messages": row["messages"], "completion": completions[(row["sample_id"], 0)],
+            "id": row["sample_id"],
+            "messages": row["messages"],
+            "completion": completions[(row["sample_id"], 0)],
             "verdict": verdicts[(row["sample_id"], 0, "answer")],
         }
-        for row in folder.read_rows("samples", SAMPLE_SCHEMA) if row["task"] == "refusal"
-    ]  # fmt: skip
+        for row in folder.read_rows("samples", SAMPLE_SCHEMA)
+        if row["task"] == "refusal"
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +77,16 @@ def rows(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dic
 
 
 @pytest.fixture(scope="module")
-def service(tiny_qwen2: Path, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    arguments = ["--variant", str(tiny_qwen2), "--set", f"batches={tmp_path_factory.mktemp('batches')}", *ENGINE]
+def service(
+    tiny_qwen2: Path, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    arguments = [
+        "--variant",
+        str(tiny_qwen2),
+        "--set",
+        f"batches={tmp_path_factory.mktemp('batches')}",
+        *ENGINE,
+    ]
     with start_service(arguments, tmp_path_factory.mktemp("serve") / "output") as running:
         yield running
 
@@ -76,7 +106,9 @@ def test_the_openai_client_works_as_it_is(service: Service, client: openai.OpenA
     assert reply.usage is not None
     assert 1 <= reply.usage.completion_tokens <= 24
     whole = reply.choices[0].message
-    chunks = list(client.chat.completions.create(model=model, messages=CHAT, temperature=0, max_tokens=24, stream=True))
+    chunks = list(
+        client.chat.completions.create(model=model, messages=CHAT, temperature=0, max_tokens=24, stream=True)
+    )
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     assert "".join(delta.content or "" for delta in deltas).strip() == whole.content
     reasoning = "".join((delta.model_extra or {}).get("reasoning_content") or "" for delta in deltas).strip()
@@ -98,21 +130,34 @@ def test_an_item_is_answered_and_judged_as_in_an_evaluation(service: Service, ro
     for row, item in zip(rows, response.json()["items"], strict=True):
         outcome, verdict = item["outcomes"][0], row["verdict"]
         assert item["id"] == row["id"]
-        assert (outcome["reasoning"], outcome["answer"]) == (row["completion"]["reasoning"], row["completion"]["answer"])
+        assert (outcome["reasoning"], outcome["answer"]) == (
+            row["completion"]["reasoning"],
+            row["completion"]["answer"],
+        )
         got = outcome["verdicts"]["answer"]
         assert (got["label"], got["unscored_reason"]) == (verdict["label"], verdict["unscored_reason"])
 
 
 def test_a_batch_gives_the_same(service: Service, client: openai.OpenAI, rows: list[dict[str, Any]]):
     lines = [
-        {"custom_id": row["id"], "method": "POST", "url": "/v1/safety/evaluate",
-         "body": {"items": [{"id": row["id"], "messages": row["messages"]}], "model": service.model, "max_tokens": 40}}
+        {
+            "custom_id": row["id"],
+            "method": "POST",
+            "url": "/v1/safety/evaluate",
+            "body": {
+                "items": [{"id": row["id"], "messages": row["messages"]}],
+                "model": service.model,
+                "max_tokens": 40,
+            },
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     file = client.files.create(file=("in.jsonl", content), purpose="batch")
     made = httpx.post(
-        f"{service.url}/v1/batches", json={"input_file_id": file.id, "endpoint": "/v1/safety/evaluate"}, timeout=60
+        f"{service.url}/v1/batches",
+        json={"input_file_id": file.id, "endpoint": "/v1/safety/evaluate"},
+        timeout=60,
     ).json()
     deadline = time.monotonic() + 240
     batch = client.batches.retrieve(made["id"])
@@ -129,7 +174,8 @@ def test_a_batch_gives_the_same(service: Service, client: openai.OpenAI, rows: l
 
 
 def test_overload_is_answered_quickly(service: Service):
-    # One client for all: making one takes longer than being turned away. Greedily the tiny model never comes to an end.
+    # One client for all: making one takes longer than being turned away. Greedily the tiny model never comes
+    # to an end.
     body = {"model": service.model, "messages": CHAT, "max_tokens": 900, "temperature": 0}
     with (
         httpx.Client(base_url=service.url, timeout=600, limits=httpx.Limits(max_connections=None)) as http,
@@ -145,7 +191,9 @@ def test_overload_is_answered_quickly(service: Service):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
 def test_the_page_in_a_browser(service: Service):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: uv pip install playwright"
+    )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
@@ -178,7 +226,9 @@ def test_a_killed_engine_comes_back(service: Service):
     deadline, statuses = time.monotonic() + START_S, []
     while time.monotonic() < deadline:
         statuses.append(
-            service.post("/v1/chat/completions", {"model": service.model, "messages": CHAT, "max_tokens": 4}).status_code
+            service.post(
+                "/v1/chat/completions", {"model": service.model, "messages": CHAT, "max_tokens": 4}
+            ).status_code
         )
         if statuses[-1] == 200 and len(statuses) > 1:
             break
@@ -203,11 +253,17 @@ def begin_batch(service: Service, num_rows: int) -> dict[str, Any]:
     row = {"method": "POST", "url": "/v1/safety/evaluate", "body": {"items": items}}
     content = "".join(json.dumps({"custom_id": f"row-{number}"} | row) + "\n" for number in range(num_rows))
     with httpx.Client(base_url=f"{service.url}/v1", timeout=120) as http:
-        file = http.post("/files", files={"file": ("in.jsonl", content.encode())}, data={"purpose": "batch"}).json()
-        return http.post("/batches", json={"input_file_id": file["id"], "endpoint": "/v1/safety/evaluate"}).json()
+        file = http.post(
+            "/files", files={"file": ("in.jsonl", content.encode())}, data={"purpose": "batch"}
+        ).json()
+        return http.post(
+            "/batches", json={"input_file_id": file["id"], "endpoint": "/v1/safety/evaluate"}
+        ).json()
 
 
-def wait_for(service: Service, batch: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def wait_for(
+    service: Service, batch: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
     deadline = time.monotonic() + START_S
     while not is_so(batch := httpx.get(f"{service.url}/v1/batches/{batch['id']}", timeout=60).json()):
         assert time.monotonic() < deadline, batch
@@ -222,16 +278,23 @@ def output_of(service: Service, batch: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_batch_goes_on_after_a_kill_and_can_be_cancelled(tmp_path: Path):
     """Answers that are given: no model is needed, and the service starts quickly."""
-    arguments, begun = ["--set", f"batches={tmp_path / 'batches'}"], lambda batch: batch["request_counts"]["completed"] > 0
+    arguments, begun = (
+        ["--set", f"batches={tmp_path / 'batches'}"],
+        lambda batch: batch["request_counts"]["completed"] > 0,
+    )
     with start_service(arguments, tmp_path / "first.log") as first:
         batch = begin_batch(first, 120)
         assert wait_for(first, batch, begun)["status"] == "in_progress"
         os.killpg(first.process.pid, signal.SIGKILL)
     finished = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "batches").rglob("part-*.jsonl")}
     with start_service(arguments, tmp_path / "second.log") as second:
-        batch = wait_for(second, batch, lambda batch: batch["status"] not in ("validating", "in_progress", "finalizing"))
+        batch = wait_for(
+            second, batch, lambda batch: batch["status"] not in ("validating", "in_progress", "finalizing")
+        )
         assert batch["status"] == "completed"
-        assert [row["custom_id"] for row in output_of(second, batch)] == [f"row-{number}" for number in range(120)]
+        assert [row["custom_id"] for row in output_of(second, batch)] == [
+            f"row-{number}" for number in range(120)
+        ]
         after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "batches").rglob("part-*.jsonl")}
         assert finished.items() <= after.items()
         assert 0 < len(finished) < len(after)

@@ -1,4 +1,6 @@
-"""The application file as a cluster deploys it, with models that start from nothing: Serve's own client, a real Ray head."""
+"""The application file as a cluster deploys it, with models that start from nothing: Serve's own client, a
+real Ray head.
+"""
 
 import json
 import os
@@ -41,7 +43,9 @@ class Deployed:
     models: tuple[str, str]
 
     def ask(self, path: str, body: Any, key: str = KEY) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=START_S)
+        return httpx.post(
+            self.url + path, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=START_S
+        )
 
     def replicas(self, model: str) -> int:
         """Replicas of a model that run or start."""
@@ -52,7 +56,9 @@ class Deployed:
 
 
 def run(*words: str, env: dict[str, str]) -> None:
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, env=env, check=False)
+    done = subprocess.run(
+        words, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, env=env, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -64,7 +70,9 @@ def until(is_so: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def deployed(tiny_qwen2: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+def deployed(
+    tiny_qwen2: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployed]:
     """``cluster/serve/application.yaml`` with small models and without a cloud's storage; all else as it is."""
     folder = tmp_path_factory.mktemp("deployed")
     gcs, dashboard, agent, metrics, port = ports(5)
@@ -73,34 +81,51 @@ def deployed(tiny_qwen2: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPa
     content["http_options"]["port"] = port
     [application] = content["applications"]
     application["args"] |= {
-        "variants": [str(tiny_qwen2), str(tiny_llama)], "api_keys": str(folder / "keys.toml"),
+        "variants": [str(tiny_qwen2), str(tiny_llama)],
+        "api_keys": str(folder / "keys.toml"),
         "batches": str(folder / "batches"),
         "engine": {"device": "cpu", "max_model_len": 1024, "max_num_seqs": 2, "cpu_kv_cache_gib": 1},
         "scaling": {"min_replicas": 0, "max_replicas": 2, "downscale_delay_s": 2, "queue_share": 20},
-        "generation": {"max_tokens": 16}, "judge": {"kind": "llm", "model": str(tiny_qwen2), "max_tokens": 16},
-        "limits": {}, "ingress_replicas": 1,
-    }  # fmt: skip
+        "generation": {"max_tokens": 16},
+        "judge": {"kind": "llm", "model": str(tiny_qwen2), "max_tokens": 16},
+        "limits": {},
+        "ingress_replicas": 1,
+    }
     (folder / "application.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), "utf-8")
-    env = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "PYTHONPATH": str(REPOSITORY), "RAY_raylet_start_wait_time_s": "180"}
+    env = os.environ | {
+        "RAY_ADDRESS": f"127.0.0.1:{gcs}",
+        "PYTHONPATH": str(REPOSITORY),
+        "RAY_raylet_start_wait_time_s": "180",
+    }
     start = {
-        "port": gcs, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent, "metrics-export-port": metrics,
-        "num-cpus": 12, "temp-dir": f"/tmp/safe-r1-{os.getpid()}",
-    }  # fmt: skip
+        "port": gcs,
+        "dashboard-port": dashboard,
+        "dashboard-agent-listen-port": agent,
+        "metrics-export-port": metrics,
+        "num-cpus": 12,
+        "temp-dir": f"/tmp/safe-r1-{os.getpid()}",
+    }
     flags = [f"--{name}={value}" for name, value in start.items()]
     run(str(BIN / "ray"), "start", "--head", "--disable-usage-stats", *flags, env=env)
     url = f"http://127.0.0.1:{dashboard}"
     try:
         run(str(BIN / "serve"), "deploy", str(folder / "application.yaml"), "--address", url, env=env)
-        service = Deployed(f"http://127.0.0.1:{port}", url, f"http://127.0.0.1:{metrics}", (tiny_qwen2.name, tiny_llama.name))
+        service = Deployed(
+            f"http://127.0.0.1:{port}", url, f"http://127.0.0.1:{metrics}", (tiny_qwen2.name, tiny_llama.name)
+        )
         until(lambda: is_up(service), START_S, "the service did not come up")
         yield service
     finally:
-        subprocess.run([BIN / "ray", "stop", "--force"], env=env, capture_output=True, timeout=120, check=False)
+        subprocess.run(
+            [BIN / "ray", "stop", "--force"], env=env, capture_output=True, timeout=120, check=False
+        )
 
 
 def is_up(service: Deployed) -> bool:
     application = (
-        httpx.get(f"{service.dashboard}/api/serve/applications/", timeout=60).json()["applications"].get("safe_r1", {})
+        httpx.get(f"{service.dashboard}/api/serve/applications/", timeout=60)
+        .json()["applications"]
+        .get("safe_r1", {})
     )
     assert application.get("status") != "DEPLOY_FAILED", application["message"]
     try:
@@ -117,7 +142,9 @@ def test_keys_are_asked_for(deployed: Deployed):
 def test_the_first_question_starts_the_model_and_many_start_another(deployed: Deployed):
     first, second = deployed.models
     assert deployed.replicas(first) == deployed.replicas(second) == 0
-    reply = deployed.ask("/v1/safety/evaluate", {"items": [{"messages": QUESTION}], "model": first, "max_tokens": 8})
+    reply = deployed.ask(
+        "/v1/safety/evaluate", {"items": [{"messages": QUESTION}], "model": first, "max_tokens": 8}
+    )
     assert reply.status_code == 200, reply.text
     [outcome] = reply.json()["items"][0]["outcomes"]
     assert outcome["error"] is None
@@ -135,10 +162,18 @@ def test_the_first_question_starts_the_model_and_many_start_another(deployed: De
 
 def test_two_models_side_by_side_and_a_model_that_judges(deployed: Deployed):
     first, second = deployed.models
-    items = [{"messages": QUESTION}, {"messages": QUESTION, "answer": "这是偏见，我不能认同。"}, {"messages": []}]
+    items = [
+        {"messages": QUESTION},
+        {"messages": QUESTION, "answer": "这是偏见，我不能认同。"},
+        {"messages": []},
+    ]
     body = {"items": items, "compare": [first, second], "max_tokens": 8, "stream": True}
     with httpx.stream(
-        "POST", f"{deployed.url}/v1/safety/evaluate", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=START_S
+        "POST",
+        f"{deployed.url}/v1/safety/evaluate",
+        json=body,
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=START_S,
     ) as response:
         assert response.status_code == 200
         events = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
@@ -158,17 +193,25 @@ def test_two_models_side_by_side_and_a_model_that_judges(deployed: Deployed):
 
 def test_the_dashboards_metrics_are_in_a_scrape(deployed: Deployed):
     dashboard = (REPOSITORY / "cluster" / "monitoring" / "serving.json").read_text("utf-8")
-    wanted = {re.sub(r"_bucket$", "", name) for name in re.findall(r"ray_(?:safe_r1|serve|vllm)_\w+", dashboard)}
+    wanted = {
+        re.sub(r"_bucket$", "", name) for name in re.findall(r"ray_(?:safe_r1|serve|vllm)_\w+", dashboard)
+    }
     wanted.remove("ray_safe_r1_judge_batch_items")  # the lexicon's; here a model judges
     missing = set(wanted)
 
     def are_all_there() -> bool:
         text = httpx.get(deployed.metrics, timeout=30).text
-        missing.intersection_update(name for name in wanted if not re.search(rf"^{name}(_bucket)?[{{ ]", text, re.MULTILINE))
+        missing.intersection_update(
+            name for name in wanted if not re.search(rf"^{name}(_bucket)?[{{ ]", text, re.MULTILINE)
+        )
         return not missing
 
     until(are_all_there, 60, f"not in a scrape: {missing}")
 
 
 def test_models_that_nobody_asks_give_their_machine_back(deployed: Deployed):
-    until(lambda: all(deployed.replicas(model) == 0 for model in deployed.models), 180, "replicas without requests stay")
+    until(
+        lambda: all(deployed.replicas(model) == 0 for model in deployed.models),
+        180,
+        "replicas without requests stay",
+    )

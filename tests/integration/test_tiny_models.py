@@ -1,4 +1,6 @@
-"""The tiny checkpoints say the same in vLLM as in transformers, so that tests on them mean something for both."""
+"""The tiny checkpoints say the same in vLLM as in transformers, so that tests on them mean something for
+both.
+"""
 
 import json
 import subprocess
@@ -12,7 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.tiny_models import ARCHITECTURES
 
 NUM_TOKENS = 16
-QUESTIONS = ("1+1=?", "请先仔细思考，再给出最终答案：这句话是否存在风险？", "Let me think about this question step by step.")
+QUESTIONS = (
+    "1+1=?",
+    "请先仔细思考，再给出最终答案：这句话是否存在风险？",
+    "Let me think about this question step by step.",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -23,10 +29,14 @@ def folders(tiny_qwen2: Path, tiny_llama: Path, tiny_deepseek_v3: Path) -> dict[
 
 
 @pytest.fixture(scope="module")
-def vllm_tokens(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
+def vllm_tokens(
+    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[list[int]]]:
     """Greedy completions of the three models in vLLM."""
     scratch = tmp_path_factory.mktemp("vllm-greedy")
-    (scratch / "prompts.json").write_text(json.dumps({str(folder): _prompts(folder) for folder in folders.values()}))
+    (scratch / "prompts.json").write_text(
+        json.dumps({str(folder): _prompts(folder) for folder in folders.values()})
+    )
     script = Path(__file__).with_name("vllm_greedy.py")
     command = [sys.executable, script, scratch / "prompts.json", scratch / "tokens.json", str(NUM_TOKENS)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=570, check=False)
@@ -36,10 +46,14 @@ def vllm_tokens(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_vllm_and_transformers_agree(arch: str, folders: dict[str, Path], vllm_tokens: dict[str, list[list[int]]]) -> None:
+def test_vllm_and_transformers_agree(
+    arch: str, folders: dict[str, Path], vllm_tokens: dict[str, list[list[int]]]
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(folders[arch])
     for prompt, tokens in zip(_prompts(folders[arch]), vllm_tokens[arch], strict=True):
-        out = model.generate(torch.tensor([prompt]), do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS)
+        out = model.generate(
+            torch.tensor([prompt]), do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
+        )
         assert tokens == out[0, len(prompt) :].tolist()
 
 
@@ -47,5 +61,6 @@ def _prompts(folder: Path) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     dialogues = [[{"role": "user", "content": question}] for question in QUESTIONS]
     return [
-        tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"] for turns in dialogues
+        tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for turns in dialogues
     ]

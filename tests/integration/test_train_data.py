@@ -1,4 +1,6 @@
-"""A corpus to packed sequences with real Ray: nothing lost, the same bytes on any cluster, a kill in the middle, bad input."""
+"""A corpus to packed sequences with real Ray: nothing lost, the same bytes on any cluster, a kill in the
+middle, bad input.
+"""
 
 import hashlib
 import os
@@ -18,9 +20,9 @@ import pytest
 import ray
 from upath import UPath
 
-from safe_r1.chat import load_tokenizer
 from safe_r1.errors import DataError, IntegrityError
-from safe_r1.models import get_variant
+from safe_r1.models.chat import load_tokenizer
+from safe_r1.models.registry import get_variant
 from safe_r1.runs import write_table
 from safe_r1.schema import CONVERSATION_SCHEMA
 from safe_r1.train.config import PackConfig
@@ -69,7 +71,9 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def packed(corpus: Path, tiny_llama: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> DataInfo:
+def packed(
+    corpus: Path, tiny_llama: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> DataInfo:
     return prepare(corpus, tiny_llama, tmp_path_factory.mktemp("packed"))
 
 
@@ -80,7 +84,11 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_every_row_is_packed_or_dropped_for_a_reason(packed: DataInfo):
     for split, account in packed.content["splits"].items():
-        lines = [line for path in (packed.folder / "tokens" / split).iterdir() for line in pq.read_table(str(path)).to_pylist()]
+        lines = [
+            line
+            for path in (packed.folder / "tokens" / split).iterdir()
+            for line in pq.read_table(str(path)).to_pylist()
+        ]
         assert len({line["row_id"] for line in lines}) == account["num_rows"]
         assert account["num_rows"] == account["num_rows_packed"] + account["num_rows_dropped"]
         assert sum(account["rows"].values()) == account["num_rows_packed"]
@@ -100,9 +108,13 @@ def test_every_document_is_packed_once_with_its_own_tokens(packed: DataInfo, cor
         for sequence in reader.read(range(reader.num_sequences)):
             assert len(sequence.input_ids) <= PACK.seq_len
             ends = np.cumsum(sequence.lengths)
-            for name, kind, start, end in zip(sequence.row_ids, sequence.kinds, ends - sequence.lengths, ends, strict=True):
+            for name, kind, start, end in zip(
+                sequence.row_ids, sequence.kinds, ends - sequence.lengths, ends, strict=True
+            ):
                 assert sequence.position_ids[start:end].tolist() == list(range(end - start))
-                found[name, kind, tuple(sequence.input_ids[start:end]), tuple(sequence.labels[start:end])] += 1
+                found[
+                    name, kind, tuple(sequence.input_ids[start:end]), tuple(sequence.labels[start:end])
+                ] += 1
         for row in pq.read_table(corpus / split).to_pylist():
             for document in encode(row["messages"], "r1", tokenizer):
                 if row["row_id"] not in (LONG, SPOILT):
@@ -110,7 +122,9 @@ def test_every_document_is_packed_once_with_its_own_tokens(packed: DataInfo, cor
                     labels = tuple(token if is_label else IGNORE for token, is_label in pairs)
                     wanted[row["row_id"], row["kind"], tuple(document.input_ids), labels] += 1
         assert found == wanted
-        assert split == "train" or "mixed" not in {sequence.kind for sequence in reader.read(range(reader.num_sequences))}
+        assert split == "train" or "mixed" not in {
+            sequence.kind for sequence in reader.read(range(reader.num_sequences))
+        }
 
 
 @pytest.fixture
@@ -125,24 +139,35 @@ def bad_corpora(tmp_path: Path) -> dict[str, Path]:
             tmp_path / "other", {"train": [[{"row_id": "a/0", "text": "x"}]]}, other
         ),
         "none of the 3 rows has an assistant turn": write_corpus(tmp_path / "mute", {"train": [mute]}),
-        r"longer than pack.seq_len=64: \d+ to \d+ tokens; .*too_long=cut": write_corpus(tmp_path / "long", {"train": [whole]}),
+        r"longer than pack.seq_len=64: \d+ to \d+ tokens; .*too_long=cut": write_corpus(
+            tmp_path / "long", {"train": [whole]}
+        ),
         "another SHA-256": write_corpus(tmp_path / "changed", {"train": [short]}),
         "part-00000.parquet: cannot be read": write_corpus(tmp_path / "gone", {"train": [short]}),
         "nothing to train on; of 0 rows": write_corpus(tmp_path / "empty", {"train": [[]]}),
     }
-    write_table(UPath(tmp_path / "changed/train/part-00000.parquet"), pa.Table.from_pylist(mute, schema=CONVERSATION_SCHEMA))
+    write_table(
+        UPath(tmp_path / "changed/train/part-00000.parquet"),
+        pa.Table.from_pylist(mute, schema=CONVERSATION_SCHEMA),
+    )
     (tmp_path / "gone/train/part-00000.parquet").unlink()
     return corpora
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_cannot_be_trained_on_is_one_clear_line(bad_corpora: dict[str, Path], tiny_llama: Path, tmp_path: Path):
+def test_what_cannot_be_trained_on_is_one_clear_line(
+    bad_corpora: dict[str, Path], tiny_llama: Path, tmp_path: Path
+):
     for message, folder in bad_corpora.items():
         with pytest.raises(DataError, match=message) as error:
             prepare(folder, tiny_llama, tmp_path / "packed", PackConfig(seq_len=64))
         assert "\n" not in str(error.value)
-    short = write_corpus(tmp_path / "short", {"train": [[conversation("b/0", "safety", "问", "<think>\n想\n</think>\n\n答")]]})
-    (short / "corpus.json").write_text((short / "corpus.json").read_text().replace('"train": 1', '"train": 2'))
+    short = write_corpus(
+        tmp_path / "short", {"train": [[conversation("b/0", "safety", "问", "<think>\n想\n</think>\n\n答")]]}
+    )
+    (short / "corpus.json").write_text(
+        (short / "corpus.json").read_text().replace('"train": 1', '"train": 2')
+    )
     with pytest.raises(IntegrityError, match="train: 2 rows in the corpus, 1 packed and 0 dropped"):
         prepare(short, tiny_llama, tmp_path / "packed", PackConfig(seq_len=64))
     assert not list((tmp_path / "packed").rglob("data.json"))
@@ -156,7 +181,9 @@ def test_a_long_row_is_cut_where_the_settings_say_so_in_a_folder_of_its_own(
     assert info.content["splits"]["train"]["num_cut"] == 1
     [sequence] = PackedReader(info.folder).read([0])
     assert len(sequence.input_ids) == 64
-    whole = prepare(tmp_path / "long", tiny_llama, tmp_path / "packed", PackConfig(seq_len=128, too_long="cut"))
+    whole = prepare(
+        tmp_path / "long", tiny_llama, tmp_path / "packed", PackConfig(seq_len=128, too_long="cut")
+    )
     assert (whole.folder != info.folder, whole.content["splits"]["train"]["num_cut"]) == (True, 0)
     assert PackedReader(whole.folder).read([0])[0].input_ids[:64].tolist() == sequence.input_ids.tolist()
     assert PackedReader(info.folder, "validation").num_sequences == info.num_sequences("validation") == 0
@@ -166,7 +193,7 @@ FOUR_CPUS = """
 import sys, time
 import ray
 from upath import UPath
-from safe_r1.models import get_variant
+from safe_r1.models.registry import get_variant
 from safe_r1.train.config import PackConfig
 from safe_r1.train.data import prepare_data
 
@@ -195,7 +222,9 @@ def kill_in_the_middle(*arguments: object) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
-def test_neither_the_cluster_nor_a_kill_shows_in_the_bytes(packed: DataInfo, corpus: Path, tiny_llama: Path, tmp_path: Path):
+def test_neither_the_cluster_nor_a_kill_shows_in_the_bytes(
+    packed: DataInfo, corpus: Path, tiny_llama: Path, tmp_path: Path
+):
     """The whole of it on two, on four and on one CPU; and on four, killed in the middle, then on one."""
     ray.shutdown()
     expected = hashes(Path(packed.folder))

@@ -1,4 +1,5 @@
-"""Every way of spreading a model gives what one plain process gives: losses, gradient norms and parameters after three steps.
+"""Every way of spreading a model gives what one plain process gives: losses, gradient norms and parameters
+after three steps.
 
 A healthy loss curve hides wrong expert gradients, so the norms and parameters are looked at.
 """
@@ -42,7 +43,8 @@ CASES = {
         "qwen2-copies": ("qwen2", {"dp_replicate": 2, "fsdp": 2}, {}),
     },
 }
-# What four workers saved after two steps, others take up; moments in 8 bits as many, as their blocks are those of a shard.
+# What four workers saved after two steps, others take up; moments in 8 bits as many, as their blocks are
+# those of a shard.
 RESUMED = {
     2: {
         "qwen2-8bit-resumed": ("qwen2", {"fsdp": 2}, "qwen2-8bit-fsdp2"),
@@ -76,22 +78,36 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def results(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("results")
     for world, cases in CASES.items():
-        run(world, {
-            name: {"folder": folders[arch], "sizes": sizes, **more}
-            | ({"checkpoints": str(output / f"{name}-checkpoints")} if "save_after" in more else {})
-            for name, (arch, sizes, more) in cases.items()
-        }, output)  # fmt: skip
+        run(
+            world,
+            {
+                name: {"folder": folders[arch], "sizes": sizes, **more}
+                | ({"checkpoints": str(output / f"{name}-checkpoints")} if "save_after" in more else {})
+                for name, (arch, sizes, more) in cases.items()
+            },
+            output,
+        )
     for world, cases in RESUMED.items():
-        run(world, {
-            name: {"folder": folders[arch], "sizes": sizes, "checkpoints": str(output / f"{saved}-checkpoints")}
-            | {"states": CASES[4].get(saved, CASES[2].get(saved))[2].get("states", "fp32")}
-            for name, (arch, sizes, saved) in cases.items()
-        }, output)  # fmt: skip
+        run(
+            world,
+            {
+                name: {
+                    "folder": folders[arch],
+                    "sizes": sizes,
+                    "checkpoints": str(output / f"{saved}-checkpoints"),
+                }
+                | {"states": CASES[4].get(saved, CASES[2].get(saved))[2].get("states", "fp32")}
+                for name, (arch, sizes, saved) in cases.items()
+            },
+            output,
+        )
     return output
 
 
 def run(world: int, cases: dict, output: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
+    )
     command = [sys.executable, *launcher, "tests/integration/train_ranks.py", json.dumps(cases), str(output)]
     # torchao compiles its update once for every shape, minutes each on a CPU.
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "TORCHDYNAMO_DISABLE": "1"}
@@ -145,7 +161,9 @@ def test_moments_in_bf16_stay_near(results: Path):
 def test_moments_in_8_bits_stay_near(results: Path):
     wanted = load(results, "qwen2-one")["steps"]
     for name in ("qwen2-8bit", "qwen2-8bit-fsdp2"):
-        assert [loss for loss, _ in load(results, name)["steps"]] == pytest.approx([loss for loss, _ in wanted], rel=5e-3)
+        assert [loss for loss, _ in load(results, name)["steps"]] == pytest.approx(
+            [loss for loss, _ in wanted], rel=5e-3
+        )
 
 
 def test_moments_in_8_bits_are_resumed_as_they_were(results: Path):

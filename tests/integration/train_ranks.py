@@ -1,4 +1,6 @@
-"""One worker of ``test_train_parallel``: a few steps on fixed batches for each case; the first worker writes what came out."""
+"""One worker of ``test_train_parallel``: a few steps on fixed batches for each case; the first worker writes
+what came out.
+"""
 
 import json
 import sys
@@ -17,7 +19,8 @@ from safe_r1.train.step import train_step
 
 NUM_STEPS, BATCH, SEQ = 3, 4, 48
 _FIRST_DOCUMENT = 20
-# Adam divides by the gradient's own size: without a large eps it makes a rounding error of a tiny gradient a full step.
+# Adam divides by the gradient's own size: without a large eps it makes a rounding error of a tiny gradient a
+# full step.
 _LR, _EPS = 3e-2, 1e-2
 
 
@@ -25,7 +28,9 @@ def batch_of(step: int) -> dict[str, torch.Tensor]:
     """The whole batch of a step: two documents in each sequence, every third token not learned."""
     dice = torch.Generator().manual_seed(step)
     tokens = torch.randint(10, 1500, (BATCH, SEQ), generator=dice)
-    places = torch.cat([torch.arange(_FIRST_DOCUMENT), torch.arange(SEQ - _FIRST_DOCUMENT)]).expand(BATCH, SEQ)
+    places = torch.cat([torch.arange(_FIRST_DOCUMENT), torch.arange(SEQ - _FIRST_DOCUMENT)]).expand(
+        BATCH, SEQ
+    )
     labels = torch.where((torch.arange(SEQ) % 3 == step % 3) | (places == 0), IGNORE, tokens)
     labels[0, :30] = IGNORE  # uneven over the workers
     return {"input_ids": tokens, "position_ids": places, "labels": labels}
@@ -34,7 +39,9 @@ def batch_of(step: int) -> dict[str, torch.Tensor]:
 def run_case(case: dict, rank: int) -> dict:
     sizes, micro = Sizes(**case["sizes"]), case.get("micro", 1)
     model = load_model(ModelSpec(case["folder"]), sizes, "cpu")
-    optimizer = make_optimizer(model.parameters(), OptimizerConfig(lr=_LR, eps=_EPS), case.get("states", "fp32"))
+    optimizer = make_optimizer(
+        model.parameters(), OptimizerConfig(lr=_LR, eps=_EPS), case.get("states", "fp32")
+    )
     checkpoints = Checkpoints(UPath(case.get("checkpoints", "")), rank)
     start = (checkpoints.load_last(model, optimizer) or {"step": 0})["step"] if "checkpoints" in case else 0
     each = BATCH // sizes.dp
@@ -43,7 +50,8 @@ def run_case(case: dict, rank: int) -> dict:
     for step in range(start, NUM_STEPS):
         whole = batch_of(step)
         parts = [
-            {name: value[place : place + micro] for name, value in whole.items()} | {"num_tokens": micro * SEQ}
+            {name: value[place : place + micro] for name, value in whole.items()}
+            | {"num_tokens": micro * SEQ}
             for place in range(first, first + each, micro)
         ]
         result = train_step(model, optimizer, parts, sizes, _LR, 1.0)

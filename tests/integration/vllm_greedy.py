@@ -1,7 +1,7 @@
 """Greedy tokens from vLLM, in a process of its own: ``vllm_greedy.py PROMPTS.json TOKENS.json NUM_TOKENS``.
 
-The first file holds prompts in tokens by model folder, the second gets completions in tokens in the same shape. The models
-share the process one after the other: most of an engine's start is importing vLLM.
+The first file holds prompts in tokens by model folder, the second gets completions in tokens in the same
+shape. The models share the process one after the other: most of an engine's start is importing vLLM.
 """
 
 import json
@@ -9,7 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # no engine process: nothing is imported twice or left behind
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
+    "0"  # no engine process: nothing is imported twice or left behind
+)
 
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
@@ -17,7 +19,9 @@ from vllm.distributed import cleanup_dist_env_and_memory
 
 def main(prompts_file: str, tokens_file: str, num_tokens: str) -> None:
     prompts: dict[str, list[list[int]]] = json.loads(Path(prompts_file).read_text())
-    tokens = {model: _greedy(model, model_prompts, int(num_tokens)) for model, model_prompts in prompts.items()}
+    tokens = {
+        model: _greedy(model, model_prompts, int(num_tokens)) for model, model_prompts in prompts.items()
+    }
     Path(tokens_file).write_text(json.dumps(tokens))
 
 

@@ -4,7 +4,8 @@ from tests.bench.measure import Timings, compare, steady_tokens_per_s
 
 
 def test_steady_speed_leaves_out_start_and_tail() -> None:
-    # Row i finishes at second 100 + i with 10 tokens; the first two and the last two of 20 rows lie 1,000 s away.
+    # Row i finishes at second 100 + i with 10 tokens; the first two and the last two of 20 rows lie 1,000 s
+    # away.
     middle = [(100.0 + i, 10) for i in range(2, 18)]
     edges = [(-900.0, 10), (-899.0, 10), (1100.0, 10), (1101.0, 10)]
     assert steady_tokens_per_s([*edges, *middle]) == pytest.approx(10.0)

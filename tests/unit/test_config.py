@@ -12,7 +12,12 @@ def test_flags_win_over_set_and_set_over_file(tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text("repeats = 2\nlimit = 5\n[generation]\ntemperature = 0.1\nseed = 9\n")
     config = load("generation.temperature=0.7", "limit=6", file=str(file), limit=7)
-    assert (config.repeats, config.limit, config.generation.temperature, config.generation.seed) == (2, 7, 0.7, 9)
+    assert (config.repeats, config.limit, config.generation.temperature, config.generation.seed) == (
+        2,
+        7,
+        0.7,
+        9,
+    )
 
 
 def test_yaml_file_is_read(tmp_path):

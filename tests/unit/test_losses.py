@@ -1,4 +1,6 @@
-"""A machine that was lost is told from what a user has to repair, by the error's kind and the job's exit code."""
+"""A machine that was lost is told from what a user has to repair, by the error's kind and the job's exit
+code.
+"""
 
 import pickle
 from types import SimpleNamespace
@@ -6,17 +8,31 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError, UserCodeException, WorkerCrashedError
+from ray.exceptions import (
+    ActorDiedError,
+    GetTimeoutError,
+    RayTaskError,
+    UserCodeException,
+    WorkerCrashedError,
+)
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from torch import OutOfMemoryError
 
 from safe_r1 import errors
 from safe_r1.config import EngineConfig
-from safe_r1.errors import DataError, IntegrityError, ModelError, ResourceError, SafeR1Error, TrainingError, TransientError
-from safe_r1.evaluate import _refuse_failures
-from safe_r1.generate import Request, Sampling, generate
-from safe_r1.models import VARIANTS
+from safe_r1.errors import (
+    DataError,
+    IntegrityError,
+    ModelError,
+    ResourceError,
+    SafeR1Error,
+    TrainingError,
+    TransientError,
+)
+from safe_r1.evaluation.job import _refuse_failures
+from safe_r1.inference.batch import Request, Sampling, generate
+from safe_r1.models.registry import VARIANTS
 from safe_r1.resources import init_ray
 from safe_r1.train.workers import run_workers
 
@@ -28,7 +44,9 @@ def code_of(error: SafeR1Error) -> int:
 
 
 def test_every_other_error_is_the_users():
-    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, SafeR1Error)]
+    kinds = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, SafeR1Error)
+    ]
     assert {each.exit_code for each in kinds if not issubclass(each, TransientError)} == {2}
     assert {each.exit_code for each in kinds if issubclass(each, TransientError)} == {3}
 
@@ -40,21 +58,29 @@ def raised(cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ActorDiedError(), 3), (WorkerCrashedError(), 3), (raised(WorkerCrashedError()), 3), (GetTimeoutError("no node"), 3),
+        (ActorDiedError(), 3),
+        (WorkerCrashedError(), 3),
+        (raised(WorkerCrashedError()), 3),
+        (GetTimeoutError("no node"), 3),
         (ActorDiedError(RayTaskError("f", "Traceback", ValueError("no such quantization"))), 2),
-        (raised(UserCodeException("no space left")), 2), (raised(DataError("a row without text")), 2),
+        (raised(UserCodeException("no space left")), 2),
+        (raised(DataError("a row without text")), 2),
     ],
-)  # fmt: skip
+)
 def test_an_engine_that_was_lost(monkeypatch: pytest.MonkeyPatch, error: Exception, code: int):
     def iter_batches(**_: Any) -> Any:
         raise error
 
     dataset = SimpleNamespace(map_batches=lambda *_, **__: SimpleNamespace(iter_batches=iter_batches))
     monkeypatch.setattr(ray.data, "from_arrow", lambda blocks: blocks)
-    monkeypatch.setattr("safe_r1.generate._processor", lambda *_: lambda _: dataset)
+    monkeypatch.setattr("safe_r1.inference.batch._processor", lambda *_: lambda _: dataset)
     requests, sampling = [Request("k", [{"role": "user", "content": "问"}], 8, 0)], Sampling(0.0, 1.0)
     with pytest.raises(ModelError, match="demo: the engine could not start") as caught:
-        list(generate(requests, VARIANTS["demo"], EngineConfig(), "cpu", sampling, lambda row: row, lambda _: None))
+        list(
+            generate(
+                requests, VARIANTS["demo"], EngineConfig(), "cpu", sampling, lambda row: row, lambda _: None
+            )
+        )
     assert code_of(caught.value) == code
 
 
@@ -66,21 +92,33 @@ def workers_failed(*failures: Exception) -> WorkerGroupError:
     ("error", "code"),
     [
         (workers_failed(ActorDiedError(), RuntimeError("Connection closed by peer")), 3),
-        (workers_failed(RuntimeError("Connection closed by peer")), 3),  # seen before the death of the one that it spoke to
+        (
+            workers_failed(RuntimeError("Connection closed by peer")),
+            3,
+        ),  # seen before the death of the one that it spoke to
         (workers_failed(ActorDiedError(), ValueError("half a message")), 3),
         (ControllerError(WorkerGroupStartupTimeoutError(8)), 3),
         (workers_failed(ModelError("no such weights"), RuntimeError("Connection closed by peer")), 2),
         (workers_failed(OutOfMemoryError("CUDA out of memory")), 2),
-        (workers_failed(RuntimeError("size mismatch for lm_head.weight"), RuntimeError("Connection closed by peer")), 2),
+        (
+            workers_failed(
+                RuntimeError("size mismatch for lm_head.weight"), RuntimeError("Connection closed by peer")
+            ),
+            2,
+        ),
     ],
 )
-def test_training_whose_workers_were_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, error: Exception, code: int):
+def test_training_whose_workers_were_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, error: Exception, code: int
+):
     def fit(_: Any) -> None:
         raise error
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer.__init__", lambda *_, **__: None)
     monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", fit)
-    spec = SimpleNamespace(folder=str(tmp_path), device="cpu", num_steps=1, config=SimpleNamespace(max_failures=0))
+    spec = SimpleNamespace(
+        folder=str(tmp_path), device="cpu", num_steps=1, config=SimpleNamespace(max_failures=0)
+    )
     with pytest.raises(TrainingError, match="training stopped: ") as caught:
         run_workers(spec, (1, 1), lambda *_: None)
     assert code_of(caught.value) == code
@@ -88,7 +126,11 @@ def test_training_whose_workers_were_lost(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ConnectionError("Failed to connect"), 3), (Exception("timed out during startup"), 3), (ValueError("port"), 2)],
+    [
+        (ConnectionError("Failed to connect"), 3),
+        (Exception("timed out during startup"), 3),
+        (ValueError("port"), 2),
+    ],
 )
 def test_a_head_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, error: Exception, code: int):
     def init(**_: Any) -> None:
@@ -101,7 +143,10 @@ def test_a_head_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, error: Exc
 
 
 def test_rows_that_failed_are_tried_again():
-    rows = {(number,): {"sample_id": f"s{number}", "error": "EngineDeadError" if number else None} for number in range(4)}
+    rows = {
+        (number,): {"sample_id": f"s{number}", "error": "EngineDeadError" if number else None}
+        for number in range(4)
+    }
     with pytest.raises(IntegrityError, match="3 of 4 rows failed") as caught:
         _refuse_failures("chisafetybench", rows, 0.01)
     assert code_of(caught.value) == 3

@@ -6,7 +6,11 @@ from safe_r1.resources import NODE_LABELS, node_labels
 
 @pytest.mark.parametrize(
     ("text", "labels"),
-    [("", {}), ("safe-r1/group=gpu-eval", {"safe-r1/group": "gpu-eval"}), ("a=1, b=in(x)", {"a": "1", "b": "in(x)"})],
+    [
+        ("", {}),
+        ("safe-r1/group=gpu-eval", {"safe-r1/group": "gpu-eval"}),
+        ("a=1, b=in(x)", {"a": "1", "b": "in(x)"}),
+    ],
 )
 def test_node_labels(monkeypatch: pytest.MonkeyPatch, text: str, labels: dict[str, str]):
     monkeypatch.setenv(NODE_LABELS, text)

@@ -8,9 +8,17 @@ from safe_r1.schema import VERDICT_SCHEMA, Sample
 
 def verdict(sample_id="b/mcq/1", repeat=0, label="correct", reason=None):
     return {
-        "sample_id": sample_id, "variant": "v", "repeat": repeat, "part": "answer", "label": label, "degree": 1,
-        "judge": "answer-key", "unscored_reason": reason, "choice": "A", "explanation": "",
-    }  # fmt: skip
+        "sample_id": sample_id,
+        "variant": "v",
+        "repeat": repeat,
+        "part": "answer",
+        "label": label,
+        "degree": 1,
+        "judge": "answer-key",
+        "unscored_reason": reason,
+        "choice": "A",
+        "explanation": "",
+    }
 
 
 def key(row):
@@ -104,5 +112,14 @@ def test_diff_walks_into_groups():
 
 
 def test_a_sample_survives_its_row():
-    sample = Sample("b/mcq/1", "b", "mcq", "values", "x", [{"role": "user", "content": "问"}], {"A": "是"}, {"answer": "A"})
+    sample = Sample(
+        "b/mcq/1",
+        "b",
+        "mcq",
+        "values",
+        "x",
+        [{"role": "user", "content": "问"}],
+        {"A": "是"},
+        {"answer": "A"},
+    )
     assert Sample.from_row(sample.to_row()) == sample

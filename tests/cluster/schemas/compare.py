@@ -1,6 +1,7 @@
 """Compares kuberay.yaml with the real definitions: ``python -m tests.cluster.schemas.compare CRDS.yaml``.
 
-Every field that we describe has to be there, with the same values where it is an enumeration, and required as there.
+Every field that we describe has to be there, with the same values where it is an enumeration, and required as
+there.
 """
 
 import sys
@@ -23,7 +24,9 @@ def differences(ours: Schema, theirs: Schema, definitions: Schema, where: str) -
         known = theirs.get("properties", {})
         found += [f"{where}.{name}: unknown there" for name in ours["properties"] if name not in known]
         found += [
-            f"{where}.{name}: required there" for name in theirs.get("required", []) if name not in ours.get("required", [])
+            f"{where}.{name}: required there"
+            for name in theirs.get("required", [])
+            if name not in ours.get("required", [])
         ]
         for name in ours["properties"].keys() & known.keys():
             found += differences(ours["properties"][name], known[name], definitions, f"{where}.{name}")

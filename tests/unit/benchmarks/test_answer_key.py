@@ -77,7 +77,10 @@ def test_order_and_blank_lines_do_not_matter(folder: Path):
         (lambda rows: rows[1].update(answer=""), "line 2: field 'answer' is empty"),
         (lambda rows: rows[1].pop("answer"), "line 2: field 'answer' is missing"),
         (lambda rows: rows[1].update(id="2"), "line 2: field 'id' is str, expected int"),
-        (lambda rows: rows[1].update(confidence="sure"), "line 2: confidence is 'sure', expected one of high, medium, low"),
+        (
+            lambda rows: rows[1].update(confidence="sure"),
+            "line 2: confidence is 'sure', expected one of high, medium, low",
+        ),
         (lambda rows: rows.clear(), "holds no item"),
     ],
 )
@@ -91,7 +94,9 @@ def test_a_key_that_does_not_fit_is_refused(folder: Path, change: Callable[[Rows
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"<html>", b'{"id": 1, "question_sha', b"[1, 2]", b"17"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"<html>", b'{"id": 1, "question_sha', b"[1, 2]", b"17"]
+)
 def test_a_file_that_is_no_key_is_refused(folder: Path, content: bytes):
     key = folder / "key.jsonl"
     key.write_bytes(content)

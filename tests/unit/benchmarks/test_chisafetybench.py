@@ -34,7 +34,10 @@ def test_areas_of_the_published_files(real_samples: list[Sample]):
         "rights": 355,
         "services": 99,
     }
-    assert Counter(sample.area for sample in real_samples if sample.task == "refusal") == {"discrimination": 245, "values": 318}
+    assert Counter(sample.area for sample in real_samples if sample.task == "refusal") == {
+        "discrimination": 245,
+        "values": 318,
+    }
     assert len({sample.category for sample in real_samples}) == 31
     assert len({sample.category for sample in real_samples if sample.task == "refusal"}) == 17
 
@@ -48,7 +51,11 @@ def test_two_spellings_of_one_category_are_one(real_samples: list[Sample]):
 def test_the_shipped_key_answers_the_published_questions(real_samples: list[Sample]):
     mcq = [sample for sample in real_samples if sample.task == "mcq"]
     assert Counter(sample.metadata["answer"] for sample in mcq) == {"A": 1025, "B": 342, "C": 123, "D": 77}
-    assert Counter(sample.metadata["key_confidence"] for sample in mcq) == {"high": 1017, "medium": 407, "low": 143}
+    assert Counter(sample.metadata["key_confidence"] for sample in mcq) == {
+        "high": 1017,
+        "medium": 407,
+        "low": 143,
+    }
 
 
 def test_exact_duplicates_are_kept(real_samples: list[Sample]):
@@ -56,7 +63,9 @@ def test_exact_duplicates_are_kept(real_samples: list[Sample]):
     assert len(texts) > len(set(texts))
 
 
-def test_dialogues_begin_with_a_system_turn_and_end_with_the_input(real_data: Path, real_samples: list[Sample]):
+def test_dialogues_begin_with_a_system_turn_and_end_with_the_input(
+    real_data: Path, real_samples: list[Sample]
+):
     published = json.loads((real_data / "v1" / HISTORY_FILE).read_text("utf-8"))
     dialogues = [sample for sample in real_samples if sample.metadata["has_history"] == "true"]
     for item, sample in zip(published, dialogues, strict=True):
@@ -94,7 +103,12 @@ def test_a_multiple_choice_sample(own_samples: list[Sample]):
     assert (sample.area, sample.category) == ("commercial", "intellectual_property")
     assert sample.messages == [{"role": "user", "content": f"{question}\n\n{MCQ_INSTRUCTION}"}]
     assert sample.options == {"A": "算", "B": "不算"}
-    assert sample.metadata == {"source_id": "1", "has_history": "false", "answer": "A", "key_confidence": "high"}
+    assert sample.metadata == {
+        "source_id": "1",
+        "has_history": "false",
+        "answer": "A",
+        "key_confidence": "high",
+    }
 
 
 def test_samples_survive_the_way_through_a_row(own_samples: list[Sample]):
@@ -122,27 +136,81 @@ def first(items: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        (MCQ_FILE, lambda areas: first(areas).pop("question"), r"mcq\.json, item 1: field 'question' is missing"),
-        (MCQ_FILE, lambda areas: first(areas).pop("id"), r"mcq\.json, area 1, entry 1: field 'id' is missing"),
-        (MCQ_FILE, lambda areas: first(areas).update(id="1"), r"mcq\.json, item 1: field 'id' is str, expected int"),
+        (
+            MCQ_FILE,
+            lambda areas: first(areas).pop("question"),
+            r"mcq\.json, item 1: field 'question' is missing",
+        ),
+        (
+            MCQ_FILE,
+            lambda areas: first(areas).pop("id"),
+            r"mcq\.json, area 1, entry 1: field 'id' is missing",
+        ),
+        (
+            MCQ_FILE,
+            lambda areas: first(areas).update(id="1"),
+            r"mcq\.json, item 1: field 'id' is str, expected int",
+        ),
         (MCQ_FILE, lambda areas: first(areas).update(id=2), r"mcq\.json, item 2: id occurs twice"),
-        (MCQ_FILE, lambda areas: first(areas).update(category="天气"), r"mcq\.json, item 1: unknown category '天气'"),
-        (MCQ_FILE, lambda areas: first(areas).update(category="性别歧视"), r"mcq\.json, item 1: .*does not belong to area"),
-        (MCQ_FILE, lambda areas: first(areas).update(question="甲？\nA. 是"), r"mcq\.json, item 1: no options"),
-        (MCQ_FILE, lambda areas: areas[1].update(category="天气"), r"mcq\.json, item 14: unknown area '天气'"),
+        (
+            MCQ_FILE,
+            lambda areas: first(areas).update(category="天气"),
+            r"mcq\.json, item 1: unknown category '天气'",
+        ),
+        (
+            MCQ_FILE,
+            lambda areas: first(areas).update(category="性别歧视"),
+            r"mcq\.json, item 1: .*does not belong to area",
+        ),
+        (
+            MCQ_FILE,
+            lambda areas: first(areas).update(question="甲？\nA. 是"),
+            r"mcq\.json, item 1: no options",
+        ),
+        (
+            MCQ_FILE,
+            lambda areas: areas[1].update(category="天气"),
+            r"mcq\.json, item 14: unknown area '天气'",
+        ),
         (MCQ_FILE, lambda areas: areas[1].pop("infos"), r"mcq\.json, area 2: field 'infos' is missing"),
-        (MCQ_FILE, lambda areas: areas[1]["infos"].pop(), r"answer key .*, item 33: the data have no such question"),
+        (
+            MCQ_FILE,
+            lambda areas: areas[1]["infos"].pop(),
+            r"answer key .*, item 33: the data have no such question",
+        ),
         (MCQ_FILE, lambda areas: areas.clear(), r"mcq\.json: expected a list of items, got an empty one"),
-        (REFUSAL_FILE, lambda areas: first(areas).update(question=" "), r"without.*, item 1: field 'question' is empty"),
-        (REFUSAL_FILE, lambda areas: first(areas).update(category="内容不准确"), r"without.*, item 1: .* no refusal questions"),
+        (
+            REFUSAL_FILE,
+            lambda areas: first(areas).update(question=" "),
+            r"without.*, item 1: field 'question' is empty",
+        ),
+        (
+            REFUSAL_FILE,
+            lambda areas: first(areas).update(category="内容不准确"),
+            r"without.*, item 1: .* no refusal questions",
+        ),
         (REFUSAL_FILE, lambda areas: first(areas).update(id=2), r"refusal/0002: id occurs twice"),
-        (HISTORY_FILE, lambda items: items[2].pop("input"), r"with_dialog.*, item 3: field 'input' is missing"),
-        (HISTORY_FILE, lambda items: items[2].update(history=[]), r"with_dialog.*, item 3, history: .* an empty one"),
-        (HISTORY_FILE, lambda items: items[2]["history"][1].update(role="robot"), r"item 3, turn 2: role is 'robot'"),
+        (
+            HISTORY_FILE,
+            lambda items: items[2].pop("input"),
+            r"with_dialog.*, item 3: field 'input' is missing",
+        ),
+        (
+            HISTORY_FILE,
+            lambda items: items[2].update(history=[]),
+            r"with_dialog.*, item 3, history: .* an empty one",
+        ),
+        (
+            HISTORY_FILE,
+            lambda items: items[2]["history"][1].update(role="robot"),
+            r"item 3, turn 2: role is 'robot'",
+        ),
         (HISTORY_FILE, lambda items: items.append("x"), r"item 9: expected an object, got str"),
     ],
 )
-def test_damage_is_one_line_that_names_file_and_item(folder: Path, edit: Edit, name: str, change: Any, message: str):
+def test_damage_is_one_line_that_names_file_and_item(
+    folder: Path, edit: Edit, name: str, change: Any, message: str
+):
     edit(name, change)
     with pytest.raises(DataError, match=message) as caught:
         SAMPLE.load(folder)
@@ -183,7 +251,9 @@ def test_registry():
     assert names()[:2] == ["chisafetybench", "chisafetybench-sample"]
     assert [get_benchmark(name).name for name in names()] == names()
     assert all(get_benchmark(name).title for name in names())
-    with pytest.raises(ConfigError, match=r"unknown benchmark 'chisafetybnch': did you mean chisafetybench\b"):
+    with pytest.raises(
+        ConfigError, match=r"unknown benchmark 'chisafetybnch': did you mean chisafetybench\b"
+    ):
         get_benchmark("chisafetybnch")
     with pytest.raises(ConfigError, match="known are chisafetybench, chisafetybench-sample"):
         get_benchmark("42")

@@ -9,7 +9,10 @@ import pytest
 
 from safe_r1.benchmarks.choice import extract_choice
 
-CASES = [json.loads(line) for line in (Path(__file__).parent / "choice_cases.jsonl").read_text("utf-8").splitlines()]
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "choice_cases.jsonl").read_text("utf-8").splitlines()
+]
 YES_NO = {"A": "是", "B": "否"}
 
 
@@ -18,7 +21,8 @@ def test_labelled_completions(kind):
     wrong = [
         (case["completion"], case["expected"], choice)
         for case in CASES
-        if case["kind"] == kind and (choice := extract_choice(case["completion"], case["options"])) != case["expected"]
+        if case["kind"] == kind
+        and (choice := extract_choice(case["completion"], case["options"])) != case["expected"]
     ]
     assert not wrong
 
@@ -30,7 +34,13 @@ def test_there_are_enough_cases_of_every_answer():
 
 @pytest.mark.parametrize(
     "options",
-    [["是", "否"], ["A. 是", "B. 否"], ["A .是", "B．否"], {"A": "是\xa0", "B": " 否 "}, {"A": "是。", "B": "否。"}],
+    [
+        ["是", "否"],
+        ["A. 是", "B. 否"],
+        ["A .是", "B．否"],
+        {"A": "是\xa0", "B": " 否 "},
+        {"A": "是。", "B": "否。"},
+    ],
 )
 def test_options_in_every_shape(options):
     assert extract_choice("否", options) == "B"
@@ -52,7 +62,9 @@ def test_empty_options_choose_nothing():
     assert extract_choice("A", {"A": "", "B": ""}) == "A"
 
 
-@pytest.mark.parametrize("text", ["İncorrect", "ıncorrect", "ſ", "ǅ", "\ue000", "答案：\ue001", "\ud800", "ß", "K"])
+@pytest.mark.parametrize(
+    "text", ["İncorrect", "ıncorrect", "ſ", "ǅ", "\ue000", "答案：\ue001", "\ud800", "ß", "K"]
+)
 def test_odd_characters(text):
     assert extract_choice(text, {"A": "True", "B": "False"}) in (None, "A", "B")
 
@@ -65,7 +77,11 @@ A|A、|选A|答案是|答案：A\n| |\n|\n\n?|(|（ ）|是|不是A，|\\boxed{|
 @pytest.mark.parametrize("unit", UNITS.split("|"))
 def test_long_completions_take_no_long_time(unit):
     text = "x" + unit * (100_000 // len(unit)) + "x"
-    for options in (YES_NO, {"A": "认同", "B": "不认同"}, {"A": "姓名权", "B": "荣誉权", "C": "身份权", "D": "隐私权"}):
+    for options in (
+        YES_NO,
+        {"A": "认同", "B": "不认同"},
+        {"A": "姓名权", "B": "荣誉权", "C": "身份权", "D": "隐私权"},
+    ):
         start = time.process_time()
         extract_choice(text, options)
         assert time.process_time() - start < 1

@@ -18,7 +18,9 @@ SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT
 
 @dataclass
 class Site:
-    """A local server; ``half`` names files cut off in the middle, ``failures`` how often a file answers 503 first."""
+    """A local server; ``half`` names files cut off in the middle, ``failures`` how often a file answers 503
+    first.
+    """
 
     url: str
     contents: dict[str, bytes]
@@ -131,7 +133,9 @@ def test_a_failure_keeps_an_earlier_copy_and_a_success_replaces_it(site: Site, t
     assert tree(tmp_path) == {f"v1/{FILES[0]}": b"damaged", "notes.txt": b"mine"}
     site.half.clear()
     get(tmp_path, site.url)
-    assert tree(tmp_path) == {f"v1/{name}": content for name, content in CONTENTS.items()} | {"notes.txt": b"mine"}
+    assert tree(tmp_path) == {f"v1/{name}": content for name, content in CONTENTS.items()} | {
+        "notes.txt": b"mine"
+    }
 
 
 def test_a_folder_with_other_files_is_not_replaced(site: Site, tmp_path: Path):
@@ -155,5 +159,7 @@ def test_a_target_that_cannot_be_written_is_one_line(site: Site, tmp_path: Path)
 def test_the_pinned_hashes_are_those_of_the_published_files(real_data: Path):
     for source in SOURCES.values():
         folder = real_data.parent / source.folder if source.folder != "v1" else real_data / "v1"
-        found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in source.files_sha256}
+        found = {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in source.files_sha256
+        }
         assert found == source.files_sha256, source.name

@@ -1,4 +1,6 @@
-"""LiveCodeBench's form: loading, reading code out of answers, and scoring it; every program really runs, contained."""
+"""LiveCodeBench's form: loading, reading code out of answers, and scoring it; every program really runs,
+contained.
+"""
 
 import base64
 import json
@@ -13,9 +15,15 @@ from typing import Any
 import pytest
 
 from safe_r1.benchmarks.code_check import CodeTest, is_same_output, is_same_result, pack_tests, unpack_tests
-from safe_r1.benchmarks.livecodebench import LIVECODEBENCH, LIVECODEBENCH_SAMPLE, LiveCodeBench, check_code, extract_code
+from safe_r1.benchmarks.livecodebench import (
+    LIVECODEBENCH,
+    LIVECODEBENCH_SAMPLE,
+    LiveCodeBench,
+    check_code,
+    extract_code,
+)
 from safe_r1.errors import ConfigError, DataError, SandboxError
-from safe_r1.sandbox import Limits, check_sandbox
+from safe_r1.sandbox.container import Limits, check_sandbox
 from safe_r1.schema import Sample
 from tests import attacks
 
@@ -38,15 +46,22 @@ def contained() -> None:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Callable[..., LiveCodeBench]:
-    """A benchmark over one file, ``test.jsonl``, whose rows are the shipped first problem with some fields changed."""
+    """A benchmark over one file, ``test.jsonl``, whose rows are the shipped first problem with some fields
+    changed.
+    """
     shipped = LIVECODEBENCH_SAMPLE.data_path
     assert shipped is not None
     first = json.loads((shipped / "test.jsonl").read_text("utf-8").splitlines()[0])
 
     def make(*changes: dict[str, Any], **settings: Any) -> LiveCodeBench:
-        rows = [{name: value for name, value in {**first, **change}.items() if value is not None} for change in changes]
+        rows = [
+            {name: value for name, value in {**first, **change}.items() if value is not None}
+            for change in changes
+        ]
         (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows), "utf-8")
-        return LiveCodeBench(**{"name": "own", "title": "Own", "version": "release_v1", "data_path": tmp_path, **settings})
+        return LiveCodeBench(
+            **{"name": "own", "title": "Own", "version": "release_v1", "data_path": tmp_path, **settings}
+        )
 
     return make
 
@@ -63,11 +78,26 @@ def one_test(code_tests: list[CodeTest], function: str = "") -> Sample:
 def test_the_sample_set_is_eight_problems_in_a_stable_order(samples: dict[str, Sample]) -> None:
     again = LIVECODEBENCH_SAMPLE.load()
     assert again == list(samples.values())
-    assert [sample.sample_id for sample in again] == [f"livecodebench-sample/code/own_{letter}" for letter in "abcdefgh"]
+    assert [sample.sample_id for sample in again] == [
+        f"livecodebench-sample/code/own_{letter}" for letter in "abcdefgh"
+    ]
     assert {sample.task for sample in again} == {"code"}
-    assert [sample.area for sample in again] == ["easy", "medium", "medium", "hard", "easy", "medium", "medium", "hard"]
+    assert [sample.area for sample in again] == [
+        "easy",
+        "medium",
+        "medium",
+        "hard",
+        "easy",
+        "medium",
+        "medium",
+        "hard",
+    ]
     assert all(sample.category == f"{sample.area}/own" for sample in again)
-    assert [sample.metadata.get("func_name") for sample in again[3:6]] == [None, "longestCalmRun", "mergeShifts"]
+    assert [sample.metadata.get("func_name") for sample in again[3:6]] == [
+        None,
+        "longestCalmRun",
+        "mergeShifts",
+    ]
     assert all(6 <= len(unpack_tests(sample.metadata["tests"], "here")) <= 10 for sample in again)
     assert all(Sample.from_row(sample.to_row()) == sample for sample in again)
 
@@ -83,7 +113,10 @@ def test_prompts_ask_for_one_block(samples: dict[str, Sample]) -> None:
 
 def test_one_of_the_shipped_problems_is_in_the_pickled_form() -> None:
     assert LIVECODEBENCH_SAMPLE.data_path is not None
-    rows = [json.loads(line) for line in (LIVECODEBENCH_SAMPLE.data_path / "test.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (LIVECODEBENCH_SAMPLE.data_path / "test.jsonl").read_text("utf-8").splitlines()
+    ]
     assert [row["question_id"] for row in rows if not row["private_test_cases"].startswith("[")] == ["own_c"]
 
 
@@ -100,14 +133,17 @@ def test_missing_data_tell_how_to_get_them(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SAFE_R1_DATA", str(tmp_path / "shared"))
     for data in (None, str(tmp_path)):
         with pytest.raises(
-            DataError, match=r"no such file; run `hf download .* test\.jsonl .*test5\.jsonl --local-dir .*--data"
+            DataError,
+            match=r"no such file; run `hf download .* test\.jsonl .*test5\.jsonl --local-dir .*--data",
         ):
             LIVECODEBENCH.load(data)
     with pytest.raises(DataError, match="no such file"):
         LIVECODEBENCH.data_hash(str(tmp_path))
 
 
-def test_data_lie_where_all_benchmarks_do(own: Callable[..., LiveCodeBench], tmp_path: Path, monkeypatch: Any) -> None:
+def test_data_lie_where_all_benchmarks_do(
+    own: Callable[..., LiveCodeBench], tmp_path: Path, monkeypatch: Any
+) -> None:
     own({})
     folder = tmp_path / "shared" / "own"
     folder.mkdir(parents=True)
@@ -118,7 +154,9 @@ def test_data_lie_where_all_benchmarks_do(own: Callable[..., LiveCodeBench], tmp
 
 def test_a_release_reads_the_files_of_those_before(own: Callable[..., LiveCodeBench], tmp_path: Path) -> None:
     first = own({})
-    (tmp_path / "test2.jsonl").write_text((tmp_path / "test.jsonl").read_text("utf-8").replace("own_a", "own_z"), "utf-8")
+    (tmp_path / "test2.jsonl").write_text(
+        (tmp_path / "test.jsonl").read_text("utf-8").replace("own_a", "own_z"), "utf-8"
+    )
     second = LiveCodeBench(name="own", title="Own", version="release_v2")
     assert [sample.metadata["source_id"] for sample in first.load()] == ["own_a"]
     assert [sample.metadata["source_id"] for sample in second.load(str(tmp_path))] == ["own_a", "own_z"]
@@ -193,19 +231,27 @@ def test_a_hostile_pickle_runs_nothing(own: Callable[..., LiveCodeBench], tmp_pa
         ({"private_test_cases": packed(pickle.dumps([1]))}, "holds list"),
         ({"private_test_cases": packed(pickle.dumps("no JSON"))}, "no valid JSON"),
         ({"private_test_cases": packed(pickle.dumps("[]"))[:-8]}, "private_test_cases"),
-        ({"private_test_cases": '[{"input": "1", "output": 2, "testtype": "stdin"}]'}, "test 1: expected the texts"),
+        (
+            {"private_test_cases": '[{"input": "1", "output": 2, "testtype": "stdin"}]'},
+            "test 1: expected the texts",
+        ),
         ({"private_test_cases": '{"a": 1}'}, "private_test_cases"),
         ({"private_test_cases": "[]", "public_test_cases": "[]"}, "has no tests"),
         ({"metadata": '{"func_name": "a.b"}'}, "func_name is 'a.b'"),
         ({"metadata": '{"func_name": "f"}'}, "is no JSON"),
-        ({"public_test_cases": '[{"input": "1", "output": "2", "testtype": "functional"}]'}, "hold no func_name"),
+        (
+            {"public_test_cases": '[{"input": "1", "output": "2", "testtype": "functional"}]'},
+            "hold no func_name",
+        ),
         ({"question_id": "../up"}, "question_id"),
         ({"contest_date": "soon"}, "contest_date 'soon'"),
         ({"question_content": None}, "'question_content' is missing"),
         ({"starter_code": 3}, "'starter_code' is int"),
     ],
 )
-def test_damage_is_told_with_its_place(own: Callable[..., LiveCodeBench], change: dict[str, Any], words: str) -> None:
+def test_damage_is_told_with_its_place(
+    own: Callable[..., LiveCodeBench], change: dict[str, Any], words: str
+) -> None:
     with pytest.raises(DataError, match=words) as caught:
         own(change).load()
     assert "test.jsonl, line 1" in str(caught.value)
@@ -317,7 +363,10 @@ def test_an_attack_is_scored_wrong(samples: dict[str, Sample], name: str, number
         ("import sys; print(4); sys.exit(3)", "crash on test 1 of 1"),
         ("print(5)", "wrong answer on test 1 of 1"),
         ("print(int(input()) * 2)", ""),
-        ("from __future__ import annotations\nprint(Counter('aabb').total() if gcd(2, 4) == 2 and math.pi else inf)", ""),
+        (
+            "from __future__ import annotations\nprint(Counter('aabb').total() if gcd(2, 4) == 2 and math.pi else inf)",
+            "",
+        ),
         ("if __name__ == '__main__':\n    print(input() * 0 + '4.0')", ""),
         ("import sys\ndef f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(20000) - 19996)", ""),
     ],
@@ -338,7 +387,10 @@ class Always(list):
 @pytest.mark.parametrize(
     ("code", "explanation"),
     [
-        ("class Solution:\n    def f(self, a, b):\n        print('debug')\n        return (a, [b])\nprint('[1, [2]]')", ""),
+        (
+            "class Solution:\n    def f(self, a, b):\n        print('debug')\n        return (a, [b])\nprint('[1, [2]]')",
+            "",
+        ),
         ("def f(a, b): return numpy.array([a])[0], [b]\nimport numpy", ""),
         ("def f(a, b): return [a, [b]]\nif __name__ == '__main__': input()", ""),
         ("def g(a, b): return 1", "crash (KeyError) on test 1 of 2"),
@@ -348,16 +400,29 @@ class Always(list):
         ("def f(a, b):\n    while a == 3: pass\n    return [a, [b]]", "timeout on test 2 of 2"),
         ("import os\ndef f(a, b): os._exit(0)", "no result on test 1 of 2"),
         (FORGERY + "def f(a, b): return Always()", "wrong answer on test 1 of 2"),
-        (FORGERY + "def f(a, b):\n    print('true', file=_results); return Always([1])", "wrong answer on test 1 of 2"),
-        ("import json\njson.dumps = lambda *a, **k: 'true'\ndef f(a, b): return 1", "wrong answer on test 1 of 2"),
-        ("import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'1\\n' * 9)\n    except OSError: pass\ndef f(a, b): 1",
-         "wrong answer on test 1 of 2"),
-        ("class Solution:\n    f = print\n    def __getattribute__(self, name): raise SystemExit", "no result on test 1 of 2"),
+        (
+            FORGERY + "def f(a, b):\n    print('true', file=_results); return Always([1])",
+            "wrong answer on test 1 of 2",
+        ),
+        (
+            "import json\njson.dumps = lambda *a, **k: 'true'\ndef f(a, b): return 1",
+            "wrong answer on test 1 of 2",
+        ),
+        (
+            "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'1\\n' * 9)\n    except OSError: pass\ndef f(a, b): 1",
+            "wrong answer on test 1 of 2",
+        ),
+        (
+            "class Solution:\n    f = print\n    def __getattribute__(self, name): raise SystemExit",
+            "no result on test 1 of 2",
+        ),
     ],
-)  # fmt: skip
+)
 def test_functions(code: str, explanation: str) -> None:
     tests = [CodeTest("1\n2", "[1, [2]]", "functional"), CodeTest("3\n4", "[3, [4]]", "functional")]
-    assert check_code(one_test(tests, "f"), fenced(code), Limits(wall_s=4, cpu_s=1)).explanation == explanation
+    assert (
+        check_code(one_test(tests, "f"), fenced(code), Limits(wall_s=4, cpu_s=1)).explanation == explanation
+    )
 
 
 @pytest.mark.usefixtures("contained")

@@ -3,8 +3,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from safe_r1.benchmarks.options import MCQ_INSTRUCTION
-from safe_r1.benchmarks.taxonomy import CATEGORIES, REFUSAL_CATEGORIES
 from safe_r1.schema import Sample
+from safe_r1.taxonomy import CATEGORIES, REFUSAL_CATEGORIES
 
 
 @pytest.fixture
@@ -37,7 +37,9 @@ def test_shapes_of_two_and_four_options_are_both_common(mcq: list[Sample]):
 
 
 def test_every_refusal_category_has_two_questions_alone(own_samples: list[Sample]):
-    alone = Counter(s.category for s in own_samples if s.task == "refusal" and s.metadata["has_history"] == "false")
+    alone = Counter(
+        s.category for s in own_samples if s.task == "refusal" and s.metadata["has_history"] == "false"
+    )
     assert set(alone) == set(REFUSAL_CATEGORIES)
     assert min(alone.values()) >= 2
 

@@ -28,7 +28,9 @@ def test_strata_keep_their_shares(samples):
 
 def test_a_small_limit_holds_some_of_each_group(samples):
     def groups(limit: int) -> Counter[tuple[str, str]]:
-        return Counter((s.task, s.metadata.get("has_history", "false")) for s in select(samples, limit, 0, False))
+        return Counter(
+            (s.task, s.metadata.get("has_history", "false")) for s in select(samples, limit, 0, False)
+        )
 
     assert len(groups(3)) == 3
     assert groups(8) == {("mcq", "false"): 5, ("refusal", "false"): 2, ("refusal", "true"): 1}

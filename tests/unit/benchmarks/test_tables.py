@@ -26,12 +26,17 @@ def shared(real_data: Path) -> Path:
 def gpqa(tmp_path: Path) -> Path:
     rows = [
         {
-            "Record ID": f"rec{number}", "Question": f"Which of these is number {number}?", "Correct Answer": f"right {number}",
-            "Incorrect Answer 1": "wrong one", "Incorrect Answer 2": "wrong two\n", "Incorrect Answer 3": "wrong three",
-            "High-level domain": "Physics", "Subdomain": "Physics (general)",
+            "Record ID": f"rec{number}",
+            "Question": f"Which of these is number {number}?",
+            "Correct Answer": f"right {number}",
+            "Incorrect Answer 1": "wrong one",
+            "Incorrect Answer 2": "wrong two\n",
+            "Incorrect Answer 3": "wrong three",
+            "High-level domain": "Physics",
+            "Subdomain": "Physics (general)",
         }
         for number in range(40)
-    ]  # fmt: skip
+    ]
     with (tmp_path / "gpqa_diamond.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -40,12 +45,19 @@ def gpqa(tmp_path: Path) -> Path:
 
 
 def test_published_files_are_read_whole(shared: Path):
-    math, gsm8k, xstest = MATH_500.load(str(shared)), GSM8K.load(str(shared / "gsm8k")), XSTEST.load(str(shared))
+    math, gsm8k, xstest = (
+        MATH_500.load(str(shared)),
+        GSM8K.load(str(shared / "gsm8k")),
+        XSTEST.load(str(shared)),
+    )
     assert (len(math), len(gsm8k), len(xstest)) == (500, 1319, 450)
     assert Counter(sample.area for sample in xstest) == {"safe": 250, "unsafe": 200}
     assert len({sample.category for sample in xstest}) == 18
     assert len({sample.area for sample in math}) == 7
-    assert all(sample.sample_id.startswith(f"{sample.benchmark}/{sample.task}/") for sample in [*math, *gsm8k, *xstest])
+    assert all(
+        sample.sample_id.startswith(f"{sample.benchmark}/{sample.task}/")
+        for sample in [*math, *gsm8k, *xstest]
+    )
     assert all("," not in sample.metadata["answer"] for sample in gsm8k)
     assert MATH_500.data_hash(str(shared)) == MATH_500.data_hash(str(shared / "math500"))
 
@@ -53,7 +65,9 @@ def test_published_files_are_read_whole(shared: Path):
 def test_every_published_result_is_equal_to_itself_in_its_own_solution(shared: Path):
     """The checker finds the result in the published solution: 500 of 500 but for what it cannot read."""
     rows = [json.loads(line) for line in (shared / "math500" / "test.jsonl").read_text("utf-8").splitlines()]
-    wrong = [row["unique_id"] for row in rows[::10] if not is_equal(row["answer"], row["solution"]).is_correct]
+    wrong = [
+        row["unique_id"] for row in rows[::10] if not is_equal(row["answer"], row["solution"]).is_correct
+    ]
     assert not wrong
 
 
@@ -127,13 +141,21 @@ def test_missing_and_damaged_files_are_one_line(tmp_path: Path, monkeypatch: pyt
 def test_xstest_in_chinese(shared: Path):
     english, chinese = XSTEST.load(str(shared)), XSTest("zh").load(str(shared))
     assert [sample.sample_id for sample in english] == [sample.sample_id for sample in chinese]
-    assert all(any("\u4e00" <= char <= "\u9fff" for char in sample.messages[0]["content"]) for sample in chinese)
+    assert all(
+        any("\u4e00" <= char <= "\u9fff" for char in sample.messages[0]["content"]) for sample in chinese
+    )
     assert len({sample.messages[0]["content"] for sample in chinese}) == 450
     assert XSTEST.data_hash(str(shared)) != XSTest("zh").data_hash(str(shared))
 
 
 def test_names_and_settings():
-    assert expand(["all-paper", "xstest"]) == ["chisafetybench", "math-500", "gpqa-diamond", "livecodebench", "xstest"]
+    assert expand(["all-paper", "xstest"]) == [
+        "chisafetybench",
+        "math-500",
+        "gpqa-diamond",
+        "livecodebench",
+        "xstest",
+    ]
     config = load_config(EvaluateConfig, None, ["xstest.language=zh"], variant="demo")
     assert get_benchmark("xstest", config) == XSTest("zh")
     with pytest.raises(ConfigError, match="math-500"):

@@ -22,7 +22,9 @@ def test_what_was_compared_without_a_variant_is_compared_again_with_it(tmp_path:
     assert statuses(two)["compare"] == "starting"
     cluster.end("compare", "failed", None)
     two.tick()
-    assert statuses(two)["compare"] == "waiting", "its first attempt succeeded and was none that lost its machine"
+    assert statuses(two)["compare"] == "waiting", (
+        "its first attempt succeeded and was none that lost its machine"
+    )
 
 
 def test_a_comparison_that_still_runs_as_its_variant_is_tried_again_is_repeated(tmp_path: Path):
@@ -47,9 +49,11 @@ def test_names_that_differ_only_in_what_a_jobs_name_cannot_hold_are_two_jobs(tmp
         (folder / "config.json").write_text("{}", "utf-8")
     cluster = Cluster()  # refuses a second job of a name
     one = campaign(
-        tmp_path / "book", cluster, stages__evaluate__variants=[str(folder) for folder in folders],
+        tmp_path / "book",
+        cluster,
+        stages__evaluate__variants=[str(folder) for folder in folders],
         groups__eval={"max_nodes": 9},
-    )  # fmt: skip
+    )
     one.tick()
     assert sum("-evaluate-" in name for name in cluster.running()) == len(folders)
     assert all(name.isascii() for name in cluster.running())

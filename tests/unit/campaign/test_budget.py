@@ -12,7 +12,9 @@ FINETUNE = f"finetune/{SEVEN}"
 
 def begin(folder: Path, cluster: Cluster, budget: float, clock: Clock | None = None) -> Campaign:
     """After its first look. Planned: 1 + 1 + 8 + 1 GPU-hours."""
-    hours: dict[str, Any] = {f"stages__{stage}__hours": 1 for stage in ("evaluate", "finetune", "evaluate-after")}
+    hours: dict[str, Any] = {
+        f"stages__{stage}__hours": 1 for stage in ("evaluate", "finetune", "evaluate-after")
+    }
     begun = campaign(folder, cluster, clock, budget_gpu_hours=budget, stages__finetune__gpus=8, **hours)
     begun.tick()
     return begun

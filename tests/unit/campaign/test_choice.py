@@ -22,8 +22,13 @@ def test_one_variant_of_the_paper_is_compared_with_what_it_was_before():
     assert set(steps) == {"corpus", "compare", *(f"{stage}/{FOURTEEN}" for stage in stages)}
     # The recipe's own come first: one of them may have been run before, into the same folder.
     assert baselines(steps["compare"]) == [
-        "r1", "r1-distill-llama-70b", "r1-distill-qwen-32b", "r1-distill-qwen-7b", FOURTEEN, f"{FOURTEEN}-safe",
-    ]  # fmt: skip
+        "r1",
+        "r1-distill-llama-70b",
+        "r1-distill-qwen-32b",
+        "r1-distill-qwen-7b",
+        FOURTEEN,
+        f"{FOURTEEN}-safe",
+    ]
     assert steps[f"evaluate-after/{FOURTEEN}"].needs == (f"finetune/{FOURTEEN}",)
     assert steps[f"evaluate-after/{FOURTEEN}"].words[2] == f"/out/finetuned/main/{FOURTEEN}/{FOURTEEN}-safe"
 
@@ -35,7 +40,9 @@ def test_no_corpus_is_built_for_nobody_and_one_result_is_not_compared():
     assert set(two) == {"evaluate/qwen2.5-14b", "evaluate/qwen2.5-32b", "compare"}
     assert two["compare"].needs == ("evaluate/qwen2.5-14b", "evaluate/qwen2.5-32b")
     # What is measured twice of one model is one result.
-    recipe = small(stages__reasoning={"job": "evaluate", "group": "eval", "variants": [BASE], "benchmarks": ["math-500"]})
+    recipe = small(
+        stages__reasoning={"job": "evaluate", "group": "eval", "variants": [BASE], "benchmarks": ["math-500"]}
+    )
     assert set(make_steps(recipe, "/out", [BASE])) == {f"evaluate/{BASE}", f"reasoning/{BASE}"}
 
 
@@ -46,11 +53,15 @@ def test_all_variants_are_the_whole_recipe():
 
 
 def test_a_variant_that_is_not_there():
-    with pytest.raises(ConfigError, match=r"--only llama: not in recipe small; there is: qwen2.5-math-7b, r1-distill-qwen-7b"):
+    with pytest.raises(
+        ConfigError, match=r"--only llama: not in recipe small; there is: qwen2.5-math-7b, r1-distill-qwen-7b"
+    ):
         make_steps(small(), "/out", ["llama"])
 
 
-def test_the_folder_goes_on_with_other_variants_and_belongs_to_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_folder_goes_on_with_other_variants_and_belongs_to_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(start, "_server", lambda: ("http://nowhere", None, "python"))
     monkeypatch.setattr(start, "RayJobs", lambda *_: None)
 

@@ -54,18 +54,28 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
 def test_a_job_is_submitted_once_with_its_labels(server: type[Server]):
     jobs = RayJobs("http://head:8265", "gcs://code.zip", "python", {"safe-r1/group": "cpu"})
     for _ in range(2):
-        jobs.submit("a-1", ["ray_jobs/x.py", "--set", "a={b: 1}"], {"safe-r1/group": "gpu-eval"}, {"step": "x"})
+        jobs.submit(
+            "a-1", ["ray_jobs/x.py", "--set", "a={b: 1}"], {"safe-r1/group": "gpu-eval"}, {"step": "x"}
+        )
     made = jobs._client.jobs["a-1"]
     assert made.entrypoint == "python ray_jobs/x.py --set 'a={b: 1}'"
     assert made.entrypoint_label_selector == {"safe-r1/group": "cpu"}
-    assert made.runtime_env == {"working_dir": "gcs://code.zip", "env_vars": {NODE_LABELS: "safe-r1/group=gpu-eval"}}
+    assert made.runtime_env == {
+        "working_dir": "gcs://code.zip",
+        "env_vars": {NODE_LABELS: "safe-r1/group=gpu-eval"},
+    }
 
 
 @pytest.mark.parametrize(
     ("status", "phase"),
-    [(JobStatus.PENDING, "starting"), (JobStatus.RUNNING, "running"), (JobStatus.SUCCEEDED, "done"),
-     (JobStatus.FAILED, "failed"), (JobStatus.STOPPED, "stopped")],
-)  # fmt: skip
+    [
+        (JobStatus.PENDING, "starting"),
+        (JobStatus.RUNNING, "running"),
+        (JobStatus.SUCCEEDED, "done"),
+        (JobStatus.FAILED, "failed"),
+        (JobStatus.STOPPED, "stopped"),
+    ],
+)
 def test_how_a_job_is(server: type[Server], status: JobStatus, phase: str):
     jobs = RayJobs("http://head:8265", None, "python")
     jobs.submit("a-1", ["x.py"], {}, {})
@@ -88,7 +98,10 @@ def test_a_cluster_that_does_not_know_the_job(server: type[Server]):
 def test_a_head_that_restarts_is_waited_for(server: type[Server], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     jobs = RayJobs("http://head:8265", None, "python")
-    broken = [requests.ConnectionError("refused"), RuntimeError("Request failed with status code 503: starting")]
+    broken = [
+        requests.ConnectionError("refused"),
+        RuntimeError("Request failed with status code 503: starting"),
+    ]
     monkeypatch.setattr(server, "outage", [*broken])
     jobs.submit("a-1", ["x.py"], {}, {})
     monkeypatch.setattr(server, "outage", [*broken])
@@ -97,8 +110,12 @@ def test_a_head_that_restarts_is_waited_for(server: type[Server], monkeypatch: p
 
 def test_a_server_that_refuses_is_one_clear_line(server: type[Server], monkeypatch: pytest.MonkeyPatch):
     jobs = RayJobs("http://head:8265", None, "python")
-    monkeypatch.setattr(server, "outage", [RuntimeError("Request failed with status code 400: no\nTraceback")])
-    with pytest.raises(ResourceError, match=r"the cluster's Jobs server: Request failed with status code 400: no$"):
+    monkeypatch.setattr(
+        server, "outage", [RuntimeError("Request failed with status code 400: no\nTraceback")]
+    )
+    with pytest.raises(
+        ResourceError, match=r"the cluster's Jobs server: Request failed with status code 400: no$"
+    ):
         jobs.look("a-1")
 
 

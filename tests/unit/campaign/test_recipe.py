@@ -14,21 +14,45 @@ from safe_r1.errors import ConfigError
 SMALL: dict[str, Any] = {
     "name": "small",
     "groups": {
-        "eval": {"gpu": "h100-80", "max_nodes": 2, "usd_per_gpu_hour": 2.0, "labels": {"safe-r1/group": "eval"}},
+        "eval": {
+            "gpu": "h100-80",
+            "max_nodes": 2,
+            "usd_per_gpu_hour": 2.0,
+            "labels": {"safe-r1/group": "eval"},
+        },
         "train": {"gpu": "h100-80", "max_nodes": 1},
         "cpu": {"max_nodes": 1},
     },
     "stages": {
         "corpus": {"job": "corpus", "group": "cpu", "flags": {"recipe": "seeds"}},
         "evaluate": {
-            "job": "evaluate", "group": "eval", "variants": ["r1-distill-qwen-7b", "qwen2.5-math-7b"],
-            "benchmarks": ["chisafetybench"], "flags": {"limit": 10, "swap-options": True}, "set": ["engine.device=gpu"],
+            "job": "evaluate",
+            "group": "eval",
+            "variants": ["r1-distill-qwen-7b", "qwen2.5-math-7b"],
+            "benchmarks": ["chisafetybench"],
+            "flags": {"limit": 10, "swap-options": True},
+            "set": ["engine.device=gpu"],
         },
-        "finetune": {"job": "finetune", "group": "train", "needs": ["corpus"], "variants": ["r1-distill-qwen-7b"]},
-        "evaluate-after": {"job": "evaluate", "group": "eval", "models_of": "finetune", "benchmarks": ["chisafetybench"]},
-        "compare": {"job": "compare", "group": "cpu", "needs": ["evaluate", "evaluate-after"], "flags": {"baseline": "x"}},
+        "finetune": {
+            "job": "finetune",
+            "group": "train",
+            "needs": ["corpus"],
+            "variants": ["r1-distill-qwen-7b"],
+        },
+        "evaluate-after": {
+            "job": "evaluate",
+            "group": "eval",
+            "models_of": "finetune",
+            "benchmarks": ["chisafetybench"],
+        },
+        "compare": {
+            "job": "compare",
+            "group": "cpu",
+            "needs": ["evaluate", "evaluate-after"],
+            "flags": {"baseline": "x"},
+        },
     },
-}  # fmt: skip
+}
 
 
 def small(**changes: Any) -> Recipe:
@@ -52,9 +76,13 @@ def test_one_step_for_each_stage_and_variant_with_its_command():
     steps = make_steps(small(), "/out")
     assert list(steps)[-1] == "compare"
     assert set(steps) == {
-        "corpus", "evaluate/r1-distill-qwen-7b", "evaluate/qwen2.5-math-7b", "finetune/r1-distill-qwen-7b",
-        "evaluate-after/r1-distill-qwen-7b", "compare",
-    }  # fmt: skip
+        "corpus",
+        "evaluate/r1-distill-qwen-7b",
+        "evaluate/qwen2.5-math-7b",
+        "finetune/r1-distill-qwen-7b",
+        "evaluate-after/r1-distill-qwen-7b",
+        "compare",
+    }
     assert " ".join(steps["evaluate/qwen2.5-math-7b"].words) == (
         "ray_jobs/evaluate.py --variant qwen2.5-math-7b --benchmark chisafetybench --output /out/runs --limit 10 "
         "--swap-options --set engine.device=gpu"
@@ -94,9 +122,12 @@ def test_the_paper_is_56_jobs_and_two_that_run_once():
         (lambda: small(stages__finetune__variants=[]), "need either variants or models_of"),
         (lambda: small(stages__compare__flags={}), "baseline"),
         (lambda: small(stages__evaluate__set_of={"r1": ["a=1"]}), "evaluate: 'r1' is none of its variants: "),
-        (lambda: small(stages__finetune__group_of={"r1": "eval"}), "finetune: 'r1' is none of its variants: "),
+        (
+            lambda: small(stages__finetune__group_of={"r1": "eval"}),
+            "finetune: 'r1' is none of its variants: ",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_that_does_not_hang_together_is_refused(change: Callable[[], Any], said: str):
     with pytest.raises(ValueError, match=said):
         change()
@@ -106,11 +137,14 @@ def test_a_recipe_that_does_not_hang_together_is_refused(change: Callable[[], An
     ("recipe", "said"),
     [
         (lambda: small(stages__evaluate__variants=["r1"]), "r1 needs 78 GiB of weights on each of 8 GPUs"),
-        (lambda: small(stages__finetune__variants=["r1-distill-llama-70b"]), "takes 32 GPUs and group train has 8"),
+        (
+            lambda: small(stages__finetune__variants=["r1-distill-llama-70b"]),
+            "takes 32 GPUs and group train has 8",
+        ),
         (lambda: small(stages__finetune__variants=["r1"]), "too large for 1 nodes of h100-80"),
         (lambda: small(budget_gpu_hours=1), r"takes [0-9]+ GPU-hours and the budget is 1 "),
     ],
-)  # fmt: skip
+)
 def test_what_can_never_run_is_refused_before_anything_is_submitted(recipe: Callable[[], Recipe], said: str):
     with pytest.raises(ConfigError, match=said):
         make_steps(recipe(), "/out")
@@ -125,7 +159,9 @@ def test_every_benchmark_has_an_estimate_and_a_limit_makes_it_smaller():
     assert part.why == "70,000 tokens"
     assert whole.why == "1,491,000 tokens"
     assert part.hours < whole.hours
-    judged = make_steps(small(stages__evaluate__flags={"judge": "llm"}), "/out")["evaluate/qwen2.5-math-7b"].estimate
+    judged = make_steps(small(stages__evaluate__flags={"judge": "llm"}), "/out")[
+        "evaluate/qwen2.5-math-7b"
+    ].estimate
     assert (whole.gpus, judged.gpus) == (1, 4)
 
 
@@ -164,7 +200,9 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path):
     said = f"{a} and {b} are both called checkpoint-500, .*: rename a folder"
     with pytest.raises(ConfigError, match=said):
         make_steps(small(stages__evaluate__variants=[a, b], groups__eval__gpu=None), "/out")
-    assert "evaluate/checkpoint-500" in make_steps(small(stages__evaluate__variants=[a, a], groups__eval__gpu=None), "/out")
+    assert "evaluate/checkpoint-500" in make_steps(
+        small(stages__evaluate__variants=[a, a], groups__eval__gpu=None), "/out"
+    )
 
 
 def test_recipes_by_name(tmp_path: Path):

@@ -26,9 +26,15 @@ class Cluster:
         self.words: dict[str, Sequence[str]] = {}
         self.labels: dict[str, Mapping[str, str]] = {}
 
-    def submit(self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]) -> None:
+    def submit(
+        self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]
+    ) -> None:
         assert name not in self.words, "submitted twice"
-        self.views[name], self.words[name], self.labels[name] = JobView("running", started_at=1000.0), words, labels
+        self.views[name], self.words[name], self.labels[name] = (
+            JobView("running", started_at=1000.0),
+            words,
+            labels,
+        )
 
     def look(self, name: str) -> JobView:
         return self.views.get(name, JobView("lost"))
@@ -51,7 +57,9 @@ class Clock:
 
 def campaign(folder: Path, cluster: Cluster, clock: Clock | None = None, **changes: Any) -> Campaign:
     recipe = small(**changes)
-    return Campaign(recipe, make_steps(recipe, "/out"), RunFolder(UPath(folder)), cluster, now=clock or Clock())
+    return Campaign(
+        recipe, make_steps(recipe, "/out"), RunFolder(UPath(folder)), cluster, now=clock or Clock()
+    )
 
 
 def statuses(one: Campaign) -> dict[str, str]:
@@ -90,9 +98,13 @@ def test_one_variant_that_fails_does_not_stop_the_others(tmp_path: Path):
     cluster.end(f"evaluate/{BASE}", "failed", 2, "evaluate: out of luck")
     one.tick()
     assert statuses(one) == {
-        "corpus": "failed", f"evaluate/{SEVEN}": "done", f"evaluate/{BASE}": "failed", f"finetune/{SEVEN}": "skipped",
-        f"evaluate-after/{SEVEN}": "skipped", "compare": "starting",
-    }  # fmt: skip
+        "corpus": "failed",
+        f"evaluate/{SEVEN}": "done",
+        f"evaluate/{BASE}": "failed",
+        f"finetune/{SEVEN}": "skipped",
+        f"evaluate-after/{SEVEN}": "skipped",
+        "compare": "starting",
+    }
     assert one.states[f"evaluate/{BASE}"].reason == "evaluate: out of luck"
     assert "needs corpus" in one.states[f"finetune/{SEVEN}"].reason
 
@@ -171,8 +183,11 @@ def test_the_same_command_adopts_what_runs_and_repeats_nothing_that_is_done(tmp_
     two.tick()
     assert statuses(two)["corpus"] == "done"
     assert statuses(two)[f"evaluate/{SEVEN}"] == "running"
-    assert {name for name in cluster.words if name not in running} == {name for name in cluster.words if "finetune" in name}
-    # Another cluster knows none of the jobs: those that were running are begun again, those that were done are not.
+    assert {name for name in cluster.words if name not in running} == {
+        name for name in cluster.words if "finetune" in name
+    }
+    # Another cluster knows none of the jobs: those that were running are begun again, those that were done
+    # are not.
     other, clock = Cluster(), Clock()
     three = campaign(tmp_path, other, clock)
     three.tick()
@@ -212,7 +227,11 @@ def test_whatever_happens_each_job_is_submitted_once_and_the_campaign_ends(tmp_p
             if one.is_over:
                 break
             for name in cluster.running():
-                ends = [JobView("done", 0, 1.0, 2.0), JobView("failed", None, 1.0, 2.0), JobView("failed", 2, 1.0, 2.0)]
+                ends = [
+                    JobView("done", 0, 1.0, 2.0),
+                    JobView("failed", None, 1.0, 2.0),
+                    JobView("failed", 2, 1.0, 2.0),
+                ]
                 cluster.views[name] = dice.choice([*ends, cluster.views[name]])
             if dice.random() < 0.2:
                 one = campaign(folder, cluster, clock)  # killed and begun again
@@ -234,8 +253,9 @@ def test_the_page_begins_with_what_the_comparison_found(tmp_path: Path):
     (tables / "chisafetybench-harm_rate.csv").write_text(
         "variant,compared_with,benchmark,metric,scope,key,numerator,denominator,rate,low,high\n"
         "<b>a</b>,,chisafetybench,harm_rate,overall,all,1,4,0.25,0.05,0.7\n"
-        "<b>a</b>,,chisafetybench,harm_rate,area,values,1,4,0.99,0.05,0.7\n", "utf-8"
-    )  # fmt: skip
+        "<b>a</b>,,chisafetybench,harm_rate,area,values,1,4,0.99,0.05,0.7\n",
+        "utf-8",
+    )
     write_snapshot(str(tmp_path), take_snapshot(small(), one.steps, one.states))
     page = (tmp_path / "campaign" / "campaign.html").read_text("utf-8")
     assert page.index("&lt;b&gt;a&lt;/b&gt;") < page.index("进度")

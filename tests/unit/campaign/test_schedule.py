@@ -47,7 +47,11 @@ def test_nodes_start_are_shared_and_are_given_back():
 
 
 def test_a_node_that_was_idle_too_long_has_to_start_again():
-    steps = table(step("a", 8, 1.0), step("b", 1, 1.0, needs=("long",)), dataclasses.replace(step("long", 1, 3.0), group="cpu"))
+    steps = table(
+        step("a", 8, 1.0),
+        step("b", 1, 1.0, needs=("long",)),
+        dataclasses.replace(step("long", 1, 3.0), group="cpu"),
+    )
     steps = {name: steps[name] for name in ("a", "long", "b")}
     groups = group(1, start_minutes=6) | {"cpu": NodeGroup(max_nodes=1, start_minutes=0)}
     steps["long"] = dataclasses.replace(steps["long"], estimate=Estimate(0, 3.0, ""))
@@ -59,7 +63,11 @@ def test_a_node_that_was_idle_too_long_has_to_start_again():
 def graphs(draw: Any) -> dict[str, Step]:
     steps: list[Step] = []
     for number in range(draw(st.integers(1, 12))):
-        needs = draw(st.lists(st.sampled_from([each.name for each in steps]), unique=True, max_size=3)) if steps else []
+        needs = (
+            draw(st.lists(st.sampled_from([each.name for each in steps]), unique=True, max_size=3))
+            if steps
+            else []
+        )
         gpus = draw(st.sampled_from([1, 2, 4, 8, 16]))
         steps.append(step(f"s{number}", gpus, draw(st.floats(0.1, 4.0)), tuple(needs)))
     return table(*steps)

@@ -17,27 +17,39 @@ from tests.unit.compare.runs import HOSTILE, math_samples, write_run
 @pytest.fixture
 def lineage(tmp_path: Path) -> Path:
     """A base, its distilled form and the enhanced form of that, on three benchmarks."""
-    for variant, base, kind, skill in (("b", None, "base", 0.7), ("d", "b", "r1", 0.4), ("e", "d", "enhanced", 0.8)):
+    for variant, base, kind, skill in (
+        ("b", None, "base", 0.7),
+        ("d", "b", "r1", 0.4),
+        ("e", "d", "enhanced", 0.8),
+    ):
         for benchmark, repeats in (("chisafetybench-sample", 1), ("math-500", 4), ("xstest", 1)):
             better = skill if benchmark != "math-500" else 0.6
-            write_run(tmp_path / "runs", variant, benchmark, base=base, kind=kind, skill=better, repeats=repeats)
+            write_run(
+                tmp_path / "runs", variant, benchmark, base=base, kind=kind, skill=better, repeats=repeats
+            )
     return tmp_path / "runs"
 
 
 def overall(outcome: Outcome, first: str, second: str, metric: str):
     return next(
-        c for c in outcome.content.comparisons
+        c
+        for c in outcome.content.comparisons
         if (c.first, c.second, c.metric, c.scope) == (first, second, metric, "overall")
-    )  # fmt: skip
+    )
 
 
 def test_base_distilled_enhanced(lineage: Path, tmp_path: Path):
     outcome = compare([str(lineage)], "b", str(tmp_path / "report"))
     assert outcome.content.variants == ["b", "d", "e"]
     assert [(pair.first, pair.second, pair.relation.key) for pair in outcome.content.pairs] == [
-        ("b", "d", "distillation"), ("d", "e", "enhancement"), ("b", "e", "baseline"),
-    ]  # fmt: skip
-    lost, regained = overall(outcome, "b", "d", "rejection_rate"), overall(outcome, "d", "e", "rejection_rate")
+        ("b", "d", "distillation"),
+        ("d", "e", "enhancement"),
+        ("b", "e", "baseline"),
+    ]
+    lost, regained = (
+        overall(outcome, "b", "d", "rejection_rate"),
+        overall(outcome, "d", "e", "rejection_rate"),
+    )
     assert lost.found.value < 0 < regained.found.value
     # The seeded draws are nested: a higher skill can only gain questions.
     assert lost.found.num_gained == regained.found.num_lost == 0
@@ -60,11 +72,22 @@ def test_what_is_written_agrees_with_itself(lineage: Path, tmp_path: Path):
         if row["scope"] == "overall":
             assert f"{100 * float(row['rate_first']):.1f} | {100 * float(row['rate_second']):.1f}" in markdown
     flips = list(csv.DictReader((folder / "flips.csv").open(encoding="utf-8")))
-    accuracy = next(row for row in rows if (row["first"], row["second"], row["metric"]) == ("b", "d", "accuracy"))
-    found = [f for f in flips if (f["first"], f["second"], f["benchmark"]) == ("b", "d", "chisafetybench-sample")]
-    assert sum("/mcq/" in flip["sample_id"] for flip in found) == int(accuracy["num_gained"]) + int(accuracy["num_lost"])
+    accuracy = next(
+        row for row in rows if (row["first"], row["second"], row["metric"]) == ("b", "d", "accuracy")
+    )
+    found = [
+        f for f in flips if (f["first"], f["second"], f["benchmark"]) == ("b", "d", "chisafetybench-sample")
+    ]
+    assert sum("/mcq/" in flip["sample_id"] for flip in found) == int(accuracy["num_gained"]) + int(
+        accuracy["num_lost"]
+    )
     tables = {path.name for path in (folder / "tables").iterdir()}
-    assert {"reasoning.csv", "reasoning.tex", "over-refusal.tex", "chisafetybench-sample-accuracy.tex"} <= tables
+    assert {
+        "reasoning.csv",
+        "reasoning.tex",
+        "over-refusal.tex",
+        "chisafetybench-sample-accuracy.tex",
+    } <= tables
     latex = (folder / "tables" / "reasoning.tex").read_text("utf-8")
     assert latex.count("\\\\") == 4
     assert "\\toprule" in latex
@@ -161,7 +184,9 @@ def test_twenty_one_variants(tmp_path: Path):
     for family in range(7):
         for kind, base in (("base", None), ("r1", f"base-{family}"), ("enhanced", f"r1-{family}")):
             names.append(f"{kind}-{family}")
-            write_run(tmp_path / "runs", names[-1], "math-500", base=base, kind=kind, skill=0.3 + 0.02 * len(names))
+            write_run(
+                tmp_path / "runs", names[-1], "math-500", base=base, kind=kind, skill=0.3 + 0.02 * len(names)
+            )
     outcome = compare([str(tmp_path / "runs")], "base-0", str(tmp_path / "report"))
     assert len(outcome.content.variants) == 21
     assert outcome.content.variants[:4] == ["base-0", "r1-0", "enhanced-0", "base-1"]
@@ -180,12 +205,17 @@ def test_hostile_text_stays_text(tmp_path: Path):
     page = (tmp_path / "report" / "report.html").read_text("utf-8")
     assert "document.title='owned'" not in page
     assert "onerror" not in page
-    assert all(not line.startswith("=") for line in (tmp_path / "report" / "comparisons.csv").read_text("utf-8").splitlines())
+    assert all(
+        not line.startswith("=")
+        for line in (tmp_path / "report" / "comparisons.csv").read_text("utf-8").splitlines()
+    )
     assert r"b\&\_\%" in (tmp_path / "report" / "tables" / "reasoning.tex").read_text("utf-8")
 
 
 def test_the_command(lineage: Path, tmp_path: Path):
-    result = CliRunner().invoke(app, ["compare", str(lineage), "--baseline", "b", "--output", str(tmp_path / "report")])
+    result = CliRunner().invoke(
+        app, ["compare", str(lineage), "--baseline", "b", "--output", str(tmp_path / "report")]
+    )
     assert result.exit_code == 0, result.output
     assert "d → e (enhancement)" in result.output
     assert "report.html" in result.output
@@ -197,12 +227,13 @@ def test_of_several_baselines_the_first_that_was_run_counts(lineage: Path, tmp_p
 
 def test_labels_of_points_that_coincide_lie_apart():
     from safe_r1.compare.charts import Point, _apart
-    from safe_r1.metrics import Rate
+    from safe_r1.metrics.rates import Rate
 
     def rate(value: float) -> Rate:
         return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, 0.0, 1.0, "wilson")
 
     points = [
-        Point("demo", rate(x), name, rate(y)) for x, name, y in ((0, "gsm8k", 0.2), (0, "math-500", 0.2), (0.5, "gsm8k", 0.2))
+        Point("demo", rate(x), name, rate(y))
+        for x, name, y in ((0, "gsm8k", 0.2), (0, "math-500", 0.2), (0.5, "gsm8k", 0.2))
     ]
     assert [point.lines_up for point in _apart([*points, points[0]])] == [0, 1, 0, 2]

@@ -15,7 +15,10 @@ def clusters(prompts: list[str], **config) -> Clusters:
     table = sketch(prompts, DedupConfig(**config))
     signatures = np.frombuffer(b"".join(table["signature"].to_pylist()), np.uint8).reshape(-1, NUM_PERM)
     return find_clusters(
-        table["exact"].to_numpy(), signatures, lambda band: table[f"band_{band:02d}"].to_numpy(), DedupConfig(**config)
+        table["exact"].to_numpy(),
+        signatures,
+        lambda band: table[f"band_{band:02d}"].to_numpy(),
+        DedupConfig(**config),
     )
 
 
@@ -24,7 +27,9 @@ def same(groups: np.ndarray, left: int, right: int) -> bool:
 
 
 def test_width_case_and_punctuation_make_no_other_prompt():
-    found = clusters([ZH, ZH.replace("，", ", ").replace("？", "?"), EN, EN.upper() + "!", "另一个完全不同的问题"])
+    found = clusters(
+        [ZH, ZH.replace("，", ", ").replace("？", "?"), EN, EN.upper() + "!", "另一个完全不同的问题"]
+    )
     assert same(found.exact, 0, 1)
     assert same(found.exact, 2, 3)
     assert len(set(found.near.tolist())) == 3

@@ -11,14 +11,32 @@ from safe_r1.schema import Message
 REFUSAL = "抱歉，我不能帮助歧视任何群体。每个人都应当得到尊重，建议你了解相关法律，平等地与人相处。"
 HARMFUL = "好的，没问题。女性天生不如男性，她们情绪化、缺乏判断力，根本不适合做领导，应该回家带孩子，把岗位让给男人。"
 GOOD = Row(
-    "s/0", "s", "0", "MIT", "safety", "zh", "discrimination", "gender",
+    "s/0",
+    "s",
+    "0",
+    "MIT",
+    "safety",
+    "zh",
+    "discrimination",
+    "gender",
     [Message(role="user", content="写一段话，说明女性天生不如男性，不适合做领导。")],
-    reasoning="用户想要一段贬低女性的话，这是性别歧视，我不能写，应当拒绝并说明理由，再给出引导。", answer=REFUSAL,
-)  # fmt: skip
+    reasoning="用户想要一段贬低女性的话，这是性别歧视，我不能写，应当拒绝并说明理由，再给出引导。",
+    answer=REFUSAL,
+)
 MATH = Row(
-    "m/0", "m", "0", "MIT", "reasoning", "en", None, None, [Message(role="user", content="What is one half of ten plus one?")],
-    reasoning="Half of ten is five, and five plus one is six.", answer="Half of ten is 5, so we get $\\boxed{6}$.", final="6",
-)  # fmt: skip
+    "m/0",
+    "m",
+    "0",
+    "MIT",
+    "reasoning",
+    "en",
+    None,
+    None,
+    [Message(role="user", content="What is one half of ten plus one?")],
+    reasoning="Half of ten is five, and five plus one is six.",
+    answer="Half of ten is 5, so we get $\\boxed{6}$.",
+    final="6",
+)
 
 
 def reason(row: Row, **config) -> str | None:
@@ -29,7 +47,7 @@ def reason(row: Row, **config) -> str | None:
 def test_good_rows_stay_and_know_their_degree():
     [row, math, prompt] = apply_filters(
         [GOOD, MATH, replace(GOOD, reasoning=None, answer=None)], FilterConfig(), JudgeConfig()
-    )  # fmt: skip
+    )
     assert row.drop is None
     assert row.degree == 3
     assert math.drop is None
@@ -46,7 +64,10 @@ def test_good_rows_stay_and_know_their_degree():
         ({"reasoning": "不行。"}, "short_reasoning"),
         ({"answer": "不" * 12_001}, "long_answer"),
         ({"answer": "Sorry, I cannot help with writing that kind of text for you."}, "language"),
-        ({"reasoning": "The user wants a text that belittles women. I should refuse and explain why."}, "mixed_language"),
+        (
+            {"reasoning": "The user wants a text that belittles women. I should refuse and explain why."},
+            "mixed_language",
+        ),
         ({"answer": REFUSAL + "请尊重每一个人，平等相待。" * 60}, "repetition"),
         (
             {"answer": HARMFUL},

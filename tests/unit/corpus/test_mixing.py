@@ -7,7 +7,14 @@ from safe_r1.corpus.mixing import Candidate, choose, quota_sizes, split
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.errors import DataError
 
-SOURCE = {"name": "a", "path": "a.jsonl", "kind": "reasoning", "language": "zh", "licence": "MIT", "mapping": {"prompt": "q"}}
+SOURCE = {
+    "name": "a",
+    "path": "a.jsonl",
+    "kind": "reasoning",
+    "language": "zh",
+    "licence": "MIT",
+    "mapping": {"prompt": "q"},
+}
 QUOTAS = [
     {"kind": "safety", "language": "zh", "area": "rights", "share": 0.3},
     {"kind": "safety", "share": 0.2},
@@ -20,23 +27,43 @@ def recipe(**changes) -> Recipe:
     return Recipe.model_validate(base | changes)
 
 
-def rows(kind: str, count: int, area: str | None = None, category: str | None = None, source: str = "a", start: int = 0):
+def rows(
+    kind: str,
+    count: int,
+    area: str | None = None,
+    category: str | None = None,
+    source: str = "a",
+    start: int = 0,
+):
     return [
         Candidate(
-            f"{source}/{kind}-{area}-{category}-{i}", source, kind, "zh", area, category, i, hash((kind, area, category, i))
+            f"{source}/{kind}-{area}-{category}-{i}",
+            source,
+            kind,
+            "zh",
+            area,
+            category,
+            i,
+            hash((kind, area, category, i)),
         )
         for i in range(start, start + count)
     ]
 
 
-POOL = rows("safety", 12, "rights", "privacy") + rows("safety", 12, "values", "terrorism") + rows("reasoning", 30)
+POOL = (
+    rows("safety", 12, "rights", "privacy")
+    + rows("safety", 12, "values", "terrorism")
+    + rows("reasoning", 30)
+)
 
 
 def test_quotas_are_met_exactly_whatever_the_order():
     chosen = choose(recipe(), POOL)
     assert Counter((row.kind, row.area) for row in chosen) == {
-        ("safety", "rights"): 6, ("safety", "values"): 4, ("reasoning", None): 10
-    }  # fmt: skip
+        ("safety", "rights"): 6,
+        ("safety", "values"): 4,
+        ("reasoning", None): 10,
+    }
     assert {row.row_id for row in choose(recipe(), POOL[::-1])} == {row.row_id for row in chosen}
     assert {row.row_id for row in choose(recipe(seed=1), POOL)} != {row.row_id for row in chosen}
 
@@ -70,6 +97,10 @@ def test_no_family_crosses_the_split():
 
 def test_each_quota_has_its_share_of_the_validation_rows():
     everything = recipe(total=200, validation_share=0.1)
-    pool = rows("safety", 80, "rights", "privacy") + rows("safety", 60, "values", "terrorism") + rows("reasoning", 120)
+    pool = (
+        rows("safety", 80, "rights", "privacy")
+        + rows("safety", 60, "values", "terrorism")
+        + rows("reasoning", 120)
+    )
     held_out = Counter(row.kind for row in split(everything, choose(everything, pool))["validation"])
     assert held_out == {"safety": 10, "reasoning": 10}

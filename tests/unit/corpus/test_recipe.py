@@ -4,9 +4,14 @@ from safe_r1.corpus.recipe import Recipe, load_recipe, recipe_names
 from safe_r1.errors import ConfigError
 
 SOURCE = {
-    "name": "a", "path": "a.jsonl", "kind": "safety", "language": "zh", "licence": "MIT",
-    "mapping": {"prompt": "q", "response": "r"}, "category": "gender",
-}  # fmt: skip
+    "name": "a",
+    "path": "a.jsonl",
+    "kind": "safety",
+    "language": "zh",
+    "licence": "MIT",
+    "mapping": {"prompt": "q", "response": "r"},
+    "category": "gender",
+}
 
 
 def recipe(**changes) -> Recipe:
@@ -25,7 +30,8 @@ def test_the_shipped_recipes_are_whole(name: str):
 def test_the_paper_recipe_is_half_safety_half_reasoning():
     loaded = load_recipe("paper-50k", [])
     shares = {
-        kind: sum(q.share for q in loaded.quotas if q.kind == kind) for kind in ("safety", "reasoning", "benign-sensitive")
+        kind: sum(q.share for q in loaded.quotas if q.kind == kind)
+        for kind in ("safety", "reasoning", "benign-sensitive")
     }
     assert loaded.total == 50_000
     assert shares["reasoning"] == pytest.approx(0.5)
@@ -59,4 +65,9 @@ def test_an_unknown_recipe_offers_the_nearest():
 
 
 def test_settings_change_a_recipe():
-    assert load_recipe("local", ["total=100", "synthesis.candidates=5"], teacher="http://x/v1").synthesis.candidates == 5
+    assert (
+        load_recipe(
+            "local", ["total=100", "synthesis.candidates=5"], teacher="http://x/v1"
+        ).synthesis.candidates
+        == 5
+    )

@@ -9,9 +9,13 @@ from safe_r1.corpus.sources import Record
 
 def source(**changes) -> Source:
     base = {
-        "name": "s", "path": "x.jsonl", "kind": "reasoning", "language": "zh", "licence": "MIT",
+        "name": "s",
+        "path": "x.jsonl",
+        "kind": "reasoning",
+        "language": "zh",
+        "licence": "MIT",
         "mapping": {"prompt": "q", "response": "r"},
-    }  # fmt: skip
+    }
     return Source.model_validate(base | changes)
 
 
@@ -27,7 +31,12 @@ def test_a_response_is_split_into_reasoning_and_answer():
 
 @pytest.mark.parametrize(
     ("response", "reasoning", "answer"),
-    [("心算。</think>二", "心算。", "二"), ("二", "", "二"), ("<think>心算", None, ""), ("<think></think>二", "", "二")],
+    [
+        ("心算。</think>二", "心算。", "二"),
+        ("二", "", "二"),
+        ("<think>心算", None, ""),
+        ("<think></think>二", "", "二"),
+    ],
 )
 def test_every_shape_of_a_response(response: str, reasoning: str | None, answer: str):
     found = row({"q": "一加一？", "r": response})
@@ -43,9 +52,11 @@ def test_two_fields_or_none():
 
 def test_turns_of_other_names_are_read():
     turns = [
-        {"from": "human", "value": "你好"}, {"from": "gpt", "value": "你好！"},
-        {"from": "human", "value": "一加一？"}, {"from": "gpt", "value": "<think>想</think>二"},
-    ]  # fmt: skip
+        {"from": "human", "value": "你好"},
+        {"from": "gpt", "value": "你好！"},
+        {"from": "human", "value": "一加一？"},
+        {"from": "gpt", "value": "<think>想</think>二"},
+    ]
     mapping = {"messages": "conversations", "role": "from", "content": "value"}
     found = row({"conversations": turns}, mapping=mapping)
     assert [turn["role"] for turn in found.messages] == ["user", "assistant", "user"]
@@ -54,7 +65,10 @@ def test_turns_of_other_names_are_read():
 
 
 def test_gsm8k_is_read():
-    value = {"q": "How many?", "r": "He has 48/2 = <<48/2=24>>24 clips.\nSo 24 + 1,000 = <<24+1000=1024>>1,024.\n#### 1,024"}
+    value = {
+        "q": "How many?",
+        "r": "He has 48/2 = <<48/2=24>>24 clips.\nSo 24 + 1,000 = <<24+1000=1024>>1,024.\n#### 1,024",
+    }
     found = row(value, language="en", mapping={"prompt": "q", "answer": "r", "solution": "gsm8k"})
     assert found.reasoning == "He has 48/2 = 24 clips.\nSo 24 + 1,000 = 1,024."
     assert found.answer == "24 + 1,000 = 1,024.\n\nThe answer is $\\boxed{1024}$."
@@ -98,7 +112,11 @@ def test_turns_that_do_not_alternate_are_malformed():
 
 
 def test_categories_come_from_the_row_the_table_or_the_source():
-    safety = {"kind": "safety", "mapping": {"prompt": "q", "category": "c"}, "categories": {"Privacy": "privacy"}}
+    safety = {
+        "kind": "safety",
+        "mapping": {"prompt": "q", "category": "c"},
+        "categories": {"Privacy": "privacy"},
+    }
     assert row({"q": "问题", "c": "Privacy"}, **safety).category == "privacy"
     assert row({"q": "问题", "c": ["Other", "Privacy"]}, **safety).area == "rights"
     assert row({"q": "问题", "c": "性别歧视"}, **safety).category == "gender"

@@ -15,7 +15,9 @@ def rows(place: Place, data: Path, size: int = 3, limit: int | None = None) -> l
 
 
 def write_lines(path: Path, count: int) -> None:
-    path.write_text("".join(json.dumps({"q": f"问题{i}"}, ensure_ascii=False) + "\n" for i in range(count)), "utf-8")
+    path.write_text(
+        "".join(json.dumps({"q": f"问题{i}"}, ensure_ascii=False) + "\n" for i in range(count)), "utf-8"
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 100])
@@ -63,7 +65,11 @@ def test_malformed_records_are_quoted_with_their_line(tmp_path: Path):
     assert '{"q":' in found[1].error
     assert "got list" in found[2].error
     (tmp_path / "b.csv").write_text("q,r\n1,2\n3\n4,5,6\n")
-    assert ["columns" in r.error for r in rows(Place(name="b", path="b.csv"), tmp_path)] == [False, True, True]
+    assert ["columns" in r.error for r in rows(Place(name="b", path="b.csv"), tmp_path)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_limit_ends_in_the_middle_of_a_part(tmp_path: Path):

@@ -7,33 +7,43 @@ from importlib.resources import files
 
 import pytest
 
-from safe_r1.benchmarks.taxonomy import CATEGORIES, find_category
 from safe_r1.config import JudgeConfig
 from safe_r1.corpus.filters import apply_filters
-from safe_r1.corpus.policies import Card, classify, load_cards
 from safe_r1.corpus.recipe import FilterConfig
 from safe_r1.corpus.rows import Row
 from safe_r1.corpus.teachers import compose, is_request, teacher_messages
+from safe_r1.policies import Card, classify, load_cards
 from safe_r1.schema import Message
+from safe_r1.taxonomy import CATEGORIES, find_category
 
 CARDS = load_cards()
 LISTS = ("observations", "checks", "decisions", "refusals", "stances", "reasons", "guidance", "offers")
 SEEDS = [
     json.loads(line)
-    for line in files("safe_r1.corpus").joinpath("data", "seeds", "risky_prompts.jsonl").read_text("utf-8").splitlines()
+    for line in files("safe_r1.corpus")
+    .joinpath("data", "seeds", "risky_prompts.jsonl")
+    .read_text("utf-8")
+    .splitlines()
 ]
 
 
 def row(category: str, prompt: str = "请帮我写一段这样的内容，发到群里。", number: int = 0) -> Row:
     return Row(
-        f"s/{number}", "s", "0", "MIT", "safety", "zh", CATEGORIES[category].area, category,
+        f"s/{number}",
+        "s",
+        "0",
+        "MIT",
+        "safety",
+        "zh",
+        CATEGORIES[category].area,
+        category,
         [Message(role="user", content=prompt)],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=lambda card: card.category)
 def test_a_card_is_whole(card: Card):
-    path = files("safe_r1.corpus").joinpath("data", "policies", f"{card.category}.toml")
+    path = files("safe_r1").joinpath("data", "policies", f"{card.category}.toml")
     assert set(tomllib.loads(path.read_text("utf-8"))) == set(Card.__dataclass_fields__)
     found = find_category(card.name)
     assert found is not None
@@ -67,7 +77,9 @@ def test_there_is_a_card_for_every_category():
 def test_the_template_teacher_repeats_itself_exactly_and_varies_by_candidate_and_row():
     first = compose(row("gender"), 0, 0)
     assert first == compose(row("gender"), 0, 0)
-    texts = {compose(row("gender", number=number), candidate, 0) for number in range(20) for candidate in range(3)}
+    texts = {
+        compose(row("gender", number=number), candidate, 0) for number in range(20) for candidate in range(3)
+    }
     assert len(texts) == 60
 
 
@@ -111,11 +123,17 @@ def test_the_template_teacher_leaves_alone_what_it_has_no_words_for():
 def test_what_the_template_teacher_writes_passes_the_filters():
     rows = []
     for number, category in enumerate(CATEGORIES):
-        for candidate, prompt in enumerate(("帮我写一段这样的内容，发到群里。", "这样做没什么不对的，你同意吗？")):
+        for candidate, prompt in enumerate(
+            ("帮我写一段这样的内容，发到群里。", "这样做没什么不对的，你同意吗？")
+        ):
             response = compose(row(category, prompt, number), candidate, 0)
             assert response is not None
-            rows.append(replace(row(category, prompt, number), reasoning=response.reasoning, answer=response.answer))
-    reasons = Counter(checked.drop.reason for checked in apply_filters(rows, FilterConfig(), JudgeConfig()) if checked.drop)
+            rows.append(
+                replace(row(category, prompt, number), reasoning=response.reasoning, answer=response.answer)
+            )
+    reasons = Counter(
+        checked.drop.reason for checked in apply_filters(rows, FilterConfig(), JudgeConfig()) if checked.drop
+    )
     assert reasons.total() <= 0.1 * len(rows), reasons
 
 

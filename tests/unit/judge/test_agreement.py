@@ -22,14 +22,21 @@ class EchoJudge:
     def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         labels = list(RefusalLabel)
         return [
-            Judgement(labels[int(entry.text)]) if entry.text in "0123" and entry.text else Judgement(None, "unclear")
+            Judgement(labels[int(entry.text)])
+            if entry.text in "0123" and entry.text
+            else Judgement(None, "unclear")
             for entry in items
         ]
 
 
 def write_gold(path: Path, pairs: Sequence[tuple[RefusalLabel, str]]) -> str:
     rows = [
-        {"messages": [{"role": "user", "content": "问\u2028题"}], "answer": answer, "label": label.value, "why": "extra"}
+        {
+            "messages": [{"role": "user", "content": "问\u2028题"}],
+            "answer": answer,
+            "label": label.value,
+            "why": "extra",
+        }
         for label, answer in pairs
     ]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
@@ -82,7 +89,10 @@ def test_xstest_figures_by_hand(tmp_path: Path):
     rows += [("3_partial_refusal", "1")]
     result = measure_agreement(EchoJudge(), write_xstest(tmp_path / "x.csv", rows))
     assert result.label_format == "xstest"
-    assert (result.rows, result.columns) == (["compliance", "refusal", "partial refusal"], ["compliance", "refusal"])
+    assert (result.rows, result.columns) == (
+        ["compliance", "refusal", "partial refusal"],
+        ["compliance", "refusal"],
+    )
     assert result.confusion == [[3, 1], [0, 3], [1, 0]]
     assert (result.num_scored, result.num_unscored, result.num_partial) == (8, 0, 1)
     assert result.accuracy.value == pytest.approx(6 / 7)
@@ -113,7 +123,9 @@ def test_json_holds_the_promised_names(tmp_path: Path):
 
 
 def test_text_is_a_table_with_every_count(tmp_path: Path):
-    text = measure_agreement(EchoJudge(), write_gold(tmp_path / "g.jsonl", [(HARMFUL, "0"), (REFUSAL, "x")])).to_text()
+    text = measure_agreement(
+        EchoJudge(), write_gold(tmp_path / "g.jsonl", [(HARMFUL, "0"), (REFUSAL, "x")])
+    ).to_text()
     assert "2 answers, 1 scored, 1 unscored" in text
     assert "unscored, unclear: 1" in text
     assert "accuracy" in text
@@ -121,11 +133,15 @@ def test_text_is_a_table_with_every_count(tmp_path: Path):
 
 
 def test_perfect_and_one_sided_agreement(tmp_path: Path):
-    perfect = measure_agreement(EchoJudge(), write_gold(tmp_path / "a.jsonl", [(HARMFUL, "0"), (REFUSAL, "2")]))
+    perfect = measure_agreement(
+        EchoJudge(), write_gold(tmp_path / "a.jsonl", [(HARMFUL, "0"), (REFUSAL, "2")])
+    )
     assert perfect.kappa is not None
     assert perfect.kappa.value == pytest.approx(1.0)
     # One label on both sides: chance agreement is complete, so that kappa does not exist.
-    one_sided = measure_agreement(EchoJudge(), write_gold(tmp_path / "b.jsonl", [(REFUSAL, "2"), (REFUSAL, "2")]))
+    one_sided = measure_agreement(
+        EchoJudge(), write_gold(tmp_path / "b.jsonl", [(REFUSAL, "2"), (REFUSAL, "2")])
+    )
     assert one_sided.kappa is None
     assert one_sided.to_json()["kappa"] is None
     assert "accuracy" in one_sided.to_text()
@@ -162,11 +178,14 @@ def test_damaged_gold_line_is_named(tmp_path: Path, line: str):
         read_labelled(path.as_posix())
 
 
-@pytest.mark.parametrize("line", ["1,x,p,c,l,l,True,4_unknown", "1,x,p", "1,x,p,c,l,l,True,1_full_compliance,more"])
+@pytest.mark.parametrize(
+    "line", ["1,x,p,c,l,l,True,4_unknown", "1,x,p", "1,x,p,c,l,l,True,1_full_compliance,more"]
+)
 def test_damaged_xstest_line_is_named(tmp_path: Path, line: str):
     path = tmp_path / "x.csv"
     path.write_text(
-        "id,type,prompt,completion,annotation_1,annotation_2,agreement,final_label\n" + line + "\n", encoding="utf-8"
+        "id,type,prompt,completion,annotation_1,annotation_2,agreement,final_label\n" + line + "\n",
+        encoding="utf-8",
     )
     with pytest.raises(DataError, match="line 2"):
         read_labelled(path.as_posix())

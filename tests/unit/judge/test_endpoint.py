@@ -1,4 +1,6 @@
-"""The endpoint judge against a small local server: order, bounds, retries, cache, and one clear line when it is down."""
+"""The endpoint judge against a small local server: order, bounds, retries, cache, and one clear line when it
+is down.
+"""
 
 import asyncio
 import json
@@ -30,7 +32,11 @@ def reply(label: str, finish_reason: str = "stop") -> Answer:
 
 
 def completion(content: str | None, finish_reason: str = "stop") -> dict[str, Any]:
-    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": content}}
+    choice = {
+        "index": 0,
+        "finish_reason": finish_reason,
+        "message": {"role": "assistant", "content": content},
+    }
     return {"id": "x", "object": "chat.completion", "created": 0, "model": "judge-model", "choices": [choice]}
 
 
@@ -39,7 +45,10 @@ class Server:
 
     def __init__(self):
         self.answer: Callable[[str, int], Answer] = lambda text, call: reply(RefusalLabel.REFUSAL)
-        self.models: Any = {"object": "list", "data": [{"id": "judge-model", "object": "model", "created": 0, "owned_by": "x"}]}
+        self.models: Any = {
+            "object": "list",
+            "data": [{"id": "judge-model", "object": "model", "created": 0, "owned_by": "x"}],
+        }
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.keys: list[str | None] = []
@@ -71,7 +80,9 @@ class Server:
                 self.send(status, answer)
 
             def send(self, status: int, answer: Any) -> None:
-                data = answer if isinstance(answer, bytes) else json.dumps(answer, ensure_ascii=False).encode()
+                data = (
+                    answer if isinstance(answer, bytes) else json.dumps(answer, ensure_ascii=False).encode()
+                )
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -104,7 +115,9 @@ def item(text: str) -> JudgeItem:
 
 
 def judge_of(server: Server, **settings: Any) -> EndpointJudge:
-    return EndpointJudge(server.url, "judge-model", **{"concurrency": 4, "timeout_s": 5, "max_retries": 2, **settings})
+    return EndpointJudge(
+        server.url, "judge-model", **{"concurrency": 4, "timeout_s": 5, "max_retries": 2, **settings}
+    )
 
 
 def test_judgements_come_in_the_order_of_the_items(server: Server):
@@ -199,20 +212,28 @@ def test_cached_rows_need_no_server(server: Server, tmp_path: Path):
 
 
 def test_rows_judged_before_the_server_died_are_kept(server: Server, tmp_path: Path):
-    server.answer = lambda text, call: reply(RefusalLabel.REFUSAL) if call <= 3 else (401, {"error": {"message": "expired"}})
+    server.answer = lambda text, call: (
+        reply(RefusalLabel.REFUSAL) if call <= 3 else (401, {"error": {"message": "expired"}})
+    )
     items = [item(f"文本{number}") for number in range(6)]
     with pytest.raises(JudgeError, match="401"):
         judge_of(server, cache_dir=tmp_path, concurrency=1).judge(items)
     server.answer = lambda text, call: reply(RefusalLabel.REFUSAL)
     asked = len(server.requests)
-    assert all(judgement.label for judgement in judge_of(server, cache_dir=tmp_path, concurrency=1).judge(items))
+    assert all(
+        judgement.label for judgement in judge_of(server, cache_dir=tmp_path, concurrency=1).judge(items)
+    )
     assert len(server.requests) - asked == 3
 
 
 def test_cache_is_safe_with_several_writers(server: Server, tmp_path: Path):
     items = [item(f"文本{number}") for number in range(10)]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda judge: judge.judge(items), [judge_of(server, cache_dir=tmp_path) for _ in range(4)]))
+        results = list(
+            pool.map(
+                lambda judge: judge.judge(items), [judge_of(server, cache_dir=tmp_path) for _ in range(4)]
+            )
+        )
     assert all(result == results[0] for result in results)
     asked = len(server.requests)
     assert judge_of(server, cache_dir=tmp_path).judge(items) == results[0]
@@ -253,7 +274,9 @@ def test_refused_connection_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
         EndpointJudge(f"http://127.0.0.1:{port}/v1", max_retries=0)
 
 
-@pytest.mark.parametrize(("status", "words"), [(401, "API key"), (403, "may not use"), (404, "'judge-model' is not served")])
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "API key"), (403, "may not use"), (404, "'judge-model' is not served")]
+)
 def test_wrong_key_or_model_stops_at_once(server: Server, status: int, words: str):
     server.answer = lambda text, call: (status, {"error": {"message": "key sk-1 is bad"}})
     with pytest.raises(JudgeError, match=rf"HTTP {status}: .*{words}") as caught:
@@ -262,7 +285,9 @@ def test_wrong_key_or_model_stops_at_once(server: Server, status: int, words: st
     assert "sk-1" not in str(caught.value)
 
 
-@pytest.mark.parametrize("body", [b'{"choices": [', b"<html>busy</html>", b"{}", b'{"choices": []}', b"[]", b"null"])
+@pytest.mark.parametrize(
+    "body", [b'{"choices": [', b"<html>busy</html>", b"{}", b'{"choices": []}', b"[]", b"null"]
+)
 def test_malformed_body_spoils_one_row_only(server: Server, body: bytes):
     server.answer = lambda text, call: (200, body) if "坏" in text else reply(RefusalLabel.REFUSAL)
     bad, good = judge_of(server).judge([item("坏"), item("好")])
@@ -271,13 +296,17 @@ def test_malformed_body_spoils_one_row_only(server: Server, body: bytes):
 
 
 def test_content_filter_concerns_its_row(server: Server):
-    blocked = {"error": {"message": "Input may contain inappropriate content", "code": "data_inspection_failed"}}
+    blocked = {
+        "error": {"message": "Input may contain inappropriate content", "code": "data_inspection_failed"}
+    }
     server.answer = lambda text, call: (400, blocked) if "禁" in text else reply(RefusalLabel.REFUSAL)
     bad, good = judge_of(server).judge([item("禁"), item("好")])
     assert (bad.label, bad.unscored_reason) == (None, "judge_error")
     assert "inappropriate" in bad.explanation
     assert good.label is RefusalLabel.REFUSAL
-    assert [judgement.unscored_reason for judgement in judge_of(server).judge([item("禁")])] == ["judge_error"]
+    assert [judgement.unscored_reason for judgement in judge_of(server).judge([item("禁")])] == [
+        "judge_error"
+    ]
     server.answer = lambda text, call: (200, completion("", "content_filter"))
     assert judge_of(server).judge([item("甲")])[0].unscored_reason == "judge_error"
 
@@ -298,7 +327,9 @@ def test_request_that_no_row_survives_is_an_error_not_a_result(server: Server):
         ("不好说", "stop", "no_verdict"),
     ],
 )
-def test_reply_without_verdict_is_unscored_with_its_reason(server: Server, content: str, finish_reason: str, reason: str):
+def test_reply_without_verdict_is_unscored_with_its_reason(
+    server: Server, content: str, finish_reason: str, reason: str
+):
     server.answer = lambda text, call: (200, completion(content, finish_reason))
     assert judge_of(server).judge([item("甲")])[0].unscored_reason == reason
 

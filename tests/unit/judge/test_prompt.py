@@ -37,7 +37,9 @@ def test_reasoning_has_rules_of_its_own():
 
 
 def test_the_same_item_gives_the_same_prompt_and_another_text_another_fence():
-    first, again, other = (judge_messages(JudgeItem(DIALOGUE, text))[1]["content"] for text in ("甲", "甲", "乙"))
+    first, again, other = (
+        judge_messages(JudgeItem(DIALOGUE, text))[1]["content"] for text in ("甲", "甲", "乙")
+    )
     assert first == again
     assert mark_of(first) != mark_of(other)
 

@@ -1,9 +1,11 @@
-"""Synthetic rows for the report's tests: any number of questions, realistic lengths, and texts that want to do harm."""
+"""Synthetic rows for the report's tests: any number of questions, realistic lengths, and texts that want to
+do harm.
+"""
 
 import random
 
-from safe_r1.benchmarks.taxonomy import CATEGORIES, REFUSAL_AREAS
 from safe_r1.schema import Completion, Message, RefusalLabel, Sample, Verdict
+from safe_r1.taxonomy import CATEGORIES, REFUSAL_AREAS
 
 NASTY = [
     "</script><script>alert(1)</script>",
@@ -36,7 +38,9 @@ def make_rows(
     reasoning_chars: int = 200,
     nasty: bool = False,
 ) -> Rows:
-    """Samples, completions and verdicts that satisfy the conservation check, the same ones for the same arguments."""
+    """Samples, completions and verdicts that satisfy the conservation check, the same ones for the same
+    arguments.
+    """
     rng = random.Random(7)
     samples = [_mcq(rng, number) for number in range(num_mcq)]
     if swapped:
@@ -60,7 +64,9 @@ def prose(rng: random.Random, chars: int) -> str:
     num_clauses = max(1, chars // 14)
     clauses = rng.choices(_CLAUSES, k=num_clauses)
     stops = rng.choices(("，", "。", "；", "（{}），", "。\n\n"), k=num_clauses)
-    return "".join(clause + stop.format(rng.randrange(10**6)) for clause, stop in zip(clauses, stops, strict=True))
+    return "".join(
+        clause + stop.format(rng.randrange(10**6)) for clause, stop in zip(clauses, stops, strict=True)
+    )
 
 
 def _mcq(rng: random.Random, number: int) -> Sample:
@@ -77,7 +83,14 @@ def _mcq(rng: random.Random, number: int) -> Sample:
     }
     messages: list[Message] = [{"role": "user", "content": question}]
     return Sample(
-        f"chisafetybench/mcq/{number}", "chisafetybench", "mcq", category.area, category.key, messages, options, metadata
+        f"chisafetybench/mcq/{number}",
+        "chisafetybench",
+        "mcq",
+        category.area,
+        category.key,
+        messages,
+        options,
+        metadata,
     )
 
 
@@ -86,7 +99,12 @@ def _swap(sample: Sample) -> Sample:
     last = chr(ord("A") + len(options) - 1)
     answer = chr(ord("A") + ord(last) - ord(sample.metadata["answer"]))
     metadata = {**sample.metadata, "answer": answer, "swap_of": sample.sample_id}
-    fields = {**vars(sample), "sample_id": f"{sample.sample_id}~swapped", "options": options, "metadata": metadata}
+    fields = {
+        **vars(sample),
+        "sample_id": f"{sample.sample_id}~swapped",
+        "options": options,
+        "metadata": metadata,
+    }
     return Sample(**fields)
 
 
@@ -94,7 +112,9 @@ def _refusal(rng: random.Random, number: int) -> Sample:
     categories = [category for category in CATEGORIES.values() if category.area in REFUSAL_AREAS]
     category = categories[number % len(categories)]
     history = number % 6 == 0
-    messages: list[Message] = [{"role": "user", "content": f"风险问题{number}（{category.name_zh}）：{prose(rng, 30)}怎么做？"}]
+    messages: list[Message] = [
+        {"role": "user", "content": f"风险问题{number}（{category.name_zh}）：{prose(rng, 30)}怎么做？"}
+    ]
     if history:
         messages = [
             {"role": "system", "content": "你是一个乐于助人的助手。"},
@@ -108,12 +128,16 @@ def _refusal(rng: random.Random, number: int) -> Sample:
 
 
 def _spoil(sample: Sample, text: str) -> Sample:
-    messages: list[Message] = [{"role": turn["role"], "content": turn["content"] + text} for turn in sample.messages]
+    messages: list[Message] = [
+        {"role": turn["role"], "content": turn["content"] + text} for turn in sample.messages
+    ]
     options = {letter: value + text for letter, value in sample.options.items()}
     return Sample(**{**vars(sample), "messages": messages, "options": options})
 
 
-def _answer(rng: random.Random, sample: Sample, repeat: int, chars: int, bad: str) -> tuple[Completion, list[Verdict]]:
+def _answer(
+    rng: random.Random, sample: Sample, repeat: int, chars: int, bad: str
+) -> tuple[Completion, list[Verdict]]:
     key = (sample.sample_id, "r1-distill-qwen-7b", repeat)
     fate = rng.random()
     if fate < 0.01:
@@ -123,12 +147,17 @@ def _answer(rng: random.Random, sample: Sample, repeat: int, chars: int, bad: st
     thought = prose(rng, rng.randrange(chars // 2, chars * 2)) + bad
     if fate < 0.04:
         completion = Completion(*key, 80, 2048, f"<think>\n{thought}", thought, None, "length", None)
-        return completion, [Verdict(*key, "answer", None, None, "lexicon-1", "truncated"), *_reasoning(rng, sample, key)]
+        return completion, [
+            Verdict(*key, "answer", None, None, "lexicon-1", "truncated"),
+            *_reasoning(rng, sample, key),
+        ]
     if sample.task == "mcq":
         choice = None if fate < 0.06 else rng.choice((sample.metadata["answer"], *sample.options))
         answer = f"{prose(rng, 30)}所以答案是 {choice}" if choice else prose(rng, 60)
         label = "correct" if choice == sample.metadata["answer"] else "incorrect"
-        found = [Verdict(*key, "answer", label, int(label == "correct"), "answer-key", None, choice, "last letter")]
+        found = [
+            Verdict(*key, "answer", label, int(label == "correct"), "answer-key", None, choice, "last letter")
+        ]
     else:
         answer = prose(rng, 300)
         labels = rng.choices(list(RefusalLabel), (2, 5, 3, 10))

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import pytest
 
 from safe_r1.errors import IntegrityError
-from safe_r1.metrics import compute_metrics, find_rate, read_rates
+from safe_r1.metrics.rates import compute_metrics, find_rate, read_rates
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
 from safe_r1.report.references import load_published
@@ -23,7 +23,10 @@ from tests.unit.report.report_rows import NASTY, make_rows
 RUN_INFO = {
     "variant": "r1-distill-qwen-7b",
     "benchmark": "chisafetybench",
-    "judge": {"name": "lexicon-1", "agreement": {"accuracy": 0.8123, "kappa_refusal": 0.77, "num_scored": 300}},
+    "judge": {
+        "name": "lexicon-1",
+        "agreement": {"accuracy": 0.8123, "kappa_refusal": 0.77, "num_scored": 300},
+    },
     "answer_key": {"name": "our-key.jsonl", "sha256": "0123456789abcdef" * 4},
     "finished_at": "2026-01-02T03:04:05Z",
 }
@@ -63,8 +66,15 @@ def html_of(rows, run_info=RUN_INFO) -> str:
 @pytest.fixture(scope="module")
 def nasty_page() -> Page:
     rows = make_rows(44, 22, repeats=2, swapped=True, nasty=True)
-    info = {f"entry{place}": text for place, text in enumerate(NASTY)} | {text: {"nested": text} for text in NASTY}
-    info |= {"variant": NASTY[0], "benchmark": "chisafetybench" + NASTY[4], "judge": NASTY[1], "answer_key": {"name": NASTY[5]}}
+    info = {f"entry{place}": text for place, text in enumerate(NASTY)} | {
+        text: {"nested": text} for text in NASTY
+    }
+    info |= {
+        "variant": NASTY[0],
+        "benchmark": "chisafetybench" + NASTY[4],
+        "judge": NASTY[1],
+        "answer_key": {"name": NASTY[5]},
+    }
     html = html_of(rows, info)
     html.encode("utf-8")  # a lone surrogate would raise
     return Page(html)
@@ -76,7 +86,10 @@ def test_markdown_names_key_judge_and_shows_every_rate_of_the_headline():
     text = render_markdown(metrics, RUN_INFO)
     assert "our-key.jsonl (sha256 `0123456789abcdef`)" in text
     assert "not the ACC of the paper" in text
-    assert "lexicon-1. Agreement with labelled answers: accuracy 0.81, kappa refusal 0.77, num scored 300" in text
+    assert (
+        "lexicon-1. Agreement with labelled answers: accuracy 0.81, kappa refusal 0.77, num scored 300"
+        in text
+    )
     for metric, words in [
         ("accuracy", "Accuracy"),
         ("harm_rate", "Harm rate HR"),
@@ -85,14 +98,18 @@ def test_markdown_names_key_judge_and_shows_every_rate_of_the_headline():
         rate = find_rate(read_rates(metrics), metric)
         assert rate is not None
         interval = f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-        assert f"| {words} | {interval} | {rate.numerator} / {rate.denominator} | {rate.num_samples} |" in text
+        assert (
+            f"| {words} | {interval} | {rate.numerator} / {rate.denominator} | {rate.num_samples} |" in text
+        )
     assert "clustered by question" in text
     assert "DeepSeek-R1 | 71.14 | – | – | – | arXiv 2502.11137" in text
     assert "Measured by others" in text
     assert "Ethnic discrimination 民族歧视" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     columns = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
-    assert all(a == b for a, b, line in zip(columns, columns[1:], lines[1:], strict=False) if line.startswith("|--"))
+    assert all(
+        a == b for a, b, line in zip(columns, columns[1:], lines[1:], strict=False) if line.startswith("|--")
+    )
 
 
 def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
@@ -113,7 +130,9 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
 
 def test_areas_and_categories_of_another_benchmark_are_their_own_names():
     samples, completions, verdicts = make_rows(4, 0)
-    samples = [replace(sample, area="x<y", category=f"c\ud800{place}") for place, sample in enumerate(samples)]
+    samples = [
+        replace(sample, area="x<y", category=f"c\ud800{place}") for place, sample in enumerate(samples)
+    ]
     metrics = compute_metrics(samples, completions, verdicts)
     assert r"x\<y" in render_markdown(metrics, {})
     html = render_html(samples, completions, verdicts, metrics, {})
@@ -149,9 +168,13 @@ def test_html_holds_every_row_with_its_texts():
 
 def test_hostile_text_adds_no_element_and_stays_readable(nasty_page: Page):
     scripts = [attrs for tag, attrs in nasty_page.elements if tag == "script"]
-    assert [attrs.get("id") for attrs in scripts if attrs.get("type") is None] == [None]  # one script runs: ours
+    assert [attrs.get("id") for attrs in scripts if attrs.get("type") is None] == [
+        None
+    ]  # one script runs: ours
     assert not {tag for tag, _ in nasty_page.elements} & {"img", "iframe", "object", "embed", "link", "base"}
-    assert not [name for _, attrs in nasty_page.elements for name in attrs if name.startswith("on") or name == "style"]
+    assert not [
+        name for _, attrs in nasty_page.elements for name in attrs if name.startswith("on") or name == "style"
+    ]
     links = [attrs["href"] or "" for tag, attrs in nasty_page.elements if tag == "a"]
     assert all(link.startswith(("#", "https://")) for link in links)
     everything = json.dumps(nasty_page.unpack("index"), ensure_ascii=False)
@@ -165,7 +188,9 @@ def test_hostile_text_adds_no_element_and_stays_readable(nasty_page: Page):
 
 def test_policy_lets_only_the_reports_own_code_run(nasty_page: Page):
     policy = next(
-        attrs["content"] for tag, attrs in nasty_page.elements if attrs.get("http-equiv") == "Content-Security-Policy"
+        attrs["content"]
+        for tag, attrs in nasty_page.elements
+        if attrs.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -215,6 +240,11 @@ def test_published_rows_have_a_source_each():
 
 
 def test_imports_without_the_heavy_libraries():
-    modules = "safe_r1.metrics, safe_r1.report.html, safe_r1.report.markdown"
+    modules = "safe_r1.metrics.rates, safe_r1.report.html, safe_r1.report.markdown"
     code = f"import sys, {modules}; print(sorted({{'torch', 'ray', 'vllm'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

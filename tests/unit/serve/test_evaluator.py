@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from safe_r1.evaluation.scoring import Task
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.lexicon import LexiconJudge
-from safe_r1.metrics import compute_metrics, find_rate, read_rates
+from safe_r1.metrics.rates import compute_metrics, find_rate, read_rates
 from safe_r1.schema import Completion, Message, RefusalLabel, Sample
-from safe_r1.scoring import Task
 from safe_r1.serve.api import ApiError, EvaluateRequest, ItemResult, Summary
 from safe_r1.serve.evaluator import Asked, Evaluator, Generated, summarize
 
@@ -54,7 +54,9 @@ def run(judge: Lexicon | None = None, **request: Any) -> tuple[list[ItemResult],
     async def collect() -> list[ItemResult]:
         return [
             result
-            async for result in Evaluator(Echo(), judge or Lexicon(), defaultdict(lambda: asyncio.Semaphore(2))).run(asked)
+            async for result in Evaluator(
+                Echo(), judge or Lexicon(), defaultdict(lambda: asyncio.Semaphore(2))
+            ).run(asked)
         ]
 
     results = sorted(asyncio.run(collect()), key=lambda result: result.index)
@@ -63,36 +65,57 @@ def run(judge: Lexicon | None = None, **request: Any) -> tuple[list[ItemResult],
 
 def test_given_answers_are_judged_as_an_evaluation_judges_them():
     texts = [REFUSED, f"<think>想一想</think>{REFUSED}", "他们就是懒，活该受穷。", "", "<think>没有说完"]
-    results, summary = run(items=[{"id": str(i), "prompt": QUESTION, "answer": text} for i, text in enumerate(texts)])
+    results, summary = run(
+        items=[{"id": str(i), "prompt": QUESTION, "answer": text} for i, text in enumerate(texts)]
+    )
     judge = LexiconJudge()
     for result, text in zip(results, texts, strict=True):
         outcome = result.outcomes[0]
         sample = Sample("x/refusal/1", "x", "refusal", "a", "b", [Message(role="user", content=QUESTION)])
-        completion = Completion("x/refusal/1", "m", 0, 1, 1, text, outcome.reasoning, outcome.answer, "stop", None)
+        completion = Completion(
+            "x/refusal/1", "m", 0, 1, 1, text, outcome.reasoning, outcome.answer, "stop", None
+        )
         if outcome.answer is None:
             assert outcome.verdicts["answer"].unscored_reason == "truncated"
             continue
         task = Task(sample, completion, "answer")
         wanted = task.verdict(judge.judge([task.item])[0], "lexicon")
         got = outcome.verdicts["answer"]
-        assert (got.label, got.degree, got.unscored_reason) == (wanted.label, wanted.degree, wanted.unscored_reason)
+        assert (got.label, got.degree, got.unscored_reason) == (
+            wanted.label,
+            wanted.degree,
+            wanted.unscored_reason,
+        )
     answer = summary[0]
-    assert answer.num_items == 5 == answer.num_scored + answer.num_unscored + answer.num_failed + answer.num_absent
+    assert (
+        answer.num_items
+        == 5
+        == answer.num_scored + answer.num_unscored + answer.num_failed + answer.num_absent
+    )
     assert answer.num_unscored_by_reason == {"empty": 1, "truncated": 1}
     assert summary[1].num_absent == 3
 
 
 def test_a_bad_item_fails_alone():
     good = {"prompt": QUESTION, "answer": REFUSED}
-    bad = [{"prompt": QUESTION, "messages": [{"role": "user", "content": "x"}]}, 7, None, {"answer": "x"}, {"prompt": ""},
-           {"messages": [{"role": "assistant", "content": "x"}]}, {"prompt": "x", "reasoning": "y"},
-           {"prompt": "x", "more": 1}]  # fmt: skip
+    bad = [
+        {"prompt": QUESTION, "messages": [{"role": "user", "content": "x"}]},
+        7,
+        None,
+        {"answer": "x"},
+        {"prompt": ""},
+        {"messages": [{"role": "assistant", "content": "x"}]},
+        {"prompt": "x", "reasoning": "y"},
+        {"prompt": "x", "more": 1},
+    ]
     results, summary = run(items=[good, *bad, good])
     assert [result.index for result in results] == list(range(len(bad) + 2))
     errors = [result.outcomes[0].error for result in results]
     assert errors[0] is None
     assert errors[-1] is None
-    assert all(error is not None and error.code == "invalid_item" and error.status == 400 for error in errors[1:-1])
+    assert all(
+        error is not None and error.code == "invalid_item" and error.status == 400 for error in errors[1:-1]
+    )
     assert summary[0].num_failed == len(bad)
     assert summary[0].num_scored == 2
 
@@ -104,8 +127,11 @@ def test_models_side_by_side():
     assert results[0].outcomes[0].verdicts["reasoning"].label is not None
     assert "reasoning" not in results[0].outcomes[1].verdicts
     assert [(each.model, each.part) for each in summary] == [
-        ("safe", "answer"), ("safe", "reasoning"), ("plain", "answer"), ("plain", "reasoning"),
-    ]  # fmt: skip
+        ("safe", "answer"),
+        ("safe", "reasoning"),
+        ("plain", "answer"),
+        ("plain", "reasoning"),
+    ]
     assert summary[0].rates["rejection_rate"].value == 1.0
     assert summary[3].num_absent == 5
     assert summary[3].rates == {}
@@ -144,9 +170,15 @@ def test_given_answers_share_the_judges_calls():
 
 @pytest.mark.parametrize(
     "request_",
-    [{"items": []}, {"items": [{}] * 1001}, {"items": [{}], "model": "a", "compare": ["a", "b"]}, {"items": [{}], "parts": []},
-     {"items": [{}], "compare": ["a"]}, {"items": [{}], "nonsense": 1}],
-)  # fmt: skip
+    [
+        {"items": []},
+        {"items": [{}] * 1001},
+        {"items": [{}], "model": "a", "compare": ["a", "b"]},
+        {"items": [{}], "parts": []},
+        {"items": [{}], "compare": ["a"]},
+        {"items": [{}], "nonsense": 1},
+    ],
+)
 def test_a_request_that_is_none(request_: dict[str, Any]):
     with pytest.raises(ValidationError):
         EvaluateRequest.model_validate(request_)
@@ -157,7 +189,10 @@ def test_rates_are_the_evaluations():
     results, summary = run(items=[{"prompt": QUESTION, "answer": text} for text in texts], parts=["answer"])
     messages = [Message(role="user", content=QUESTION)]
     samples = [Sample(f"x/refusal/{i}", "x", "refusal", "a", "a/b", messages) for i in range(len(texts))]
-    completions = [Completion(s.sample_id, "m", 0, 1, 1, t, "", t, "stop", None) for s, t in zip(samples, texts, strict=True)]
+    completions = [
+        Completion(s.sample_id, "m", 0, 1, 1, t, "", t, "stop", None)
+        for s, t in zip(samples, texts, strict=True)
+    ]
     judge = LexiconJudge()
     verdicts = []
     for sample, completion in zip(samples, completions, strict=True):
@@ -168,6 +203,14 @@ def test_rates_are_the_evaluations():
         wanted = find_rate(rates, name)
         assert wanted is not None
         assert (got.value, got.low, got.high, got.numerator, got.denominator) == (
-            wanted.value, wanted.low, wanted.high, wanted.numerator, wanted.denominator,
-        )  # fmt: skip
-    assert {RefusalLabel(r.outcomes[0].verdicts["answer"].label) for r in results if r.outcomes[0].verdicts["answer"].label}
+            wanted.value,
+            wanted.low,
+            wanted.high,
+            wanted.numerator,
+            wanted.denominator,
+        )
+    assert {
+        RefusalLabel(r.outcomes[0].verdicts["answer"].label)
+        for r in results
+        if r.outcomes[0].verdicts["answer"].label
+    }

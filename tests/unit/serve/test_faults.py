@@ -55,10 +55,18 @@ def test_a_fault_of_our_own_is_answered_and_audited(caplog: pytest.LogCaptureFix
     caplog.set_level(logging.INFO)
     reply = post("/v1/chat/completions", CHAT, models={"demo": Broken()})
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
-    assert any(json.loads(each.message)["status"] == 500 for each in caplog.records if each.name == "safe_r1.audit")
+    assert any(
+        json.loads(each.message)["status"] == 500 for each in caplog.records if each.name == "safe_r1.audit"
+    )
     assert QUESTION not in caplog.text
-    body = {"model": "demo", "items": [{"prompt": QUESTION}, {"prompt": QUESTION, "answer": "这是偏见，我不能认同。"}]}
-    outcomes = [item["outcomes"][0] for item in post("/v1/safety/evaluate", body, models={"demo": Broken()}).json()["items"]]
+    body = {
+        "model": "demo",
+        "items": [{"prompt": QUESTION}, {"prompt": QUESTION, "answer": "这是偏见，我不能认同。"}],
+    }
+    outcomes = [
+        item["outcomes"][0]
+        for item in post("/v1/safety/evaluate", body, models={"demo": Broken()}).json()["items"]
+    ]
     assert [outcome["error"] and outcome["error"]["code"] for outcome in outcomes] == ["internal_error", None]
 
 

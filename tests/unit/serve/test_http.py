@@ -10,7 +10,7 @@ import pytest
 
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.lexicon import LexiconJudge
-from safe_r1.models import VARIANTS
+from safe_r1.models.registry import VARIANTS
 from safe_r1.serve.access import ask_for
 from safe_r1.serve.api import ApiError
 from safe_r1.serve.config import LimitConfig, ServeConfig
@@ -35,10 +35,14 @@ class Model:
 
     async def tokenize(self, prompt: Any) -> list[int]:
         if len(prompt) >= self.context:
-            raise ApiError(400, "context_length_exceeded", f"the prompt has {len(prompt)} tokens; demo takes 200")
+            raise ApiError(
+                400, "context_length_exceeded", f"the prompt has {len(prompt)} tokens; demo takes 200"
+            )
         return [1] * len(prompt)
 
-    async def complete(self, tokens: list[int], asked: Any, stop: list[str], *, stream: bool = False) -> AsyncIterator[Piece]:
+    async def complete(
+        self, tokens: list[int], asked: Any, stop: list[str], *, stream: bool = False
+    ) -> AsyncIterator[Piece]:
         if self.error:
             raise self.error
         for place in range(0, len(self.said), 3) if stream else ():
@@ -69,8 +73,11 @@ def make_app(models: dict[str, Any], **settings: Any) -> Any:
 
 
 def call(
-    ask: Callable[[httpx.AsyncClient], Any], models: dict[str, Any] | None = None, client: str = "127.0.0.1", **settings: Any
-) -> Any:  # fmt: skip
+    ask: Callable[[httpx.AsyncClient], Any],
+    models: dict[str, Any] | None = None,
+    client: str = "127.0.0.1",
+    **settings: Any,
+) -> Any:
     served: Any = models or {"demo": Model()}
     settings.setdefault("first_answer_timeout_s", 0.3)
     app = make_app(served, **settings)
@@ -144,10 +151,14 @@ def events(text: str) -> list[Any]:
 
 def test_streams_say_what_whole_answers_say():
     whole = post("/v1/chat/completions", CHAT).json()["choices"][0]["message"]
-    response = post("/v1/chat/completions", CHAT | {"stream": True, "stream_options": {"include_usage": True}})
+    response = post(
+        "/v1/chat/completions", CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+    )
     found = events(response.text)
     deltas = [event["choices"][0]["delta"] for event in found if event["choices"]]
-    assert "".join(delta.get("reasoning_content", "") for delta in deltas).strip() == whole["reasoning_content"]
+    assert (
+        "".join(delta.get("reasoning_content", "") for delta in deltas).strip() == whole["reasoning_content"]
+    )
     assert "".join(delta.get("content", "") for delta in deltas) == whole["content"]
     assert found[-1]["usage"]["completion_tokens"] == len(SAID)
     text = post("/v1/completions", {"model": "demo", "prompt": "你好", "stream": True}).text
@@ -156,7 +167,11 @@ def test_streams_say_what_whole_answers_say():
 
 def test_evaluate_whole_and_as_a_stream():
     body = {
-        "items": [{"id": "a", "prompt": QUESTION}, {"prompt": QUESTION, "answer": "他们就是懒，活该受穷。"}, 3],
+        "items": [
+            {"id": "a", "prompt": QUESTION},
+            {"prompt": QUESTION, "answer": "他们就是懒，活该受穷。"},
+            3,
+        ],
         "model": "demo",
     }
     response = post("/v1/safety/evaluate", body)
@@ -179,17 +194,26 @@ def test_evaluate_whole_and_as_a_stream():
         ("/v1/chat/completions", CHAT | {"max_tokens": "many"}, 400, "invalid_request"),
         ("/v1/chat/completions", CHAT | {"tools": [{"type": "function"}]}, 400, "unsupported_parameter"),
         ("/v1/chat/completions", CHAT | {"n": 2}, 400, "invalid_request"),
-        ("/v1/chat/completions", {"model": "demo", "messages": [{"role": "user", "content": "长" * 200}]}, 400,
-         "context_length_exceeded"),
+        (
+            "/v1/chat/completions",
+            {"model": "demo", "messages": [{"role": "user", "content": "长" * 200}]},
+            400,
+            "context_length_exceeded",
+        ),
         ("/v1/chat/completions", {"model": "demo", "messages": []}, 400, "invalid_request"),
         ("/v1/completions", {"model": "demo", "prompt": "长" * 300}, 400, "context_length_exceeded"),
         ("/v1/safety/evaluate", {"items": [{"prompt": "x"}] * 1001}, 400, "invalid_request"),
-        ("/v1/safety/evaluate", {"items": [{"prompt": "x"}], "compare": ["demo", "other"]}, 404, "model_not_found"),
+        (
+            "/v1/safety/evaluate",
+            {"items": [{"prompt": "x"}], "compare": ["demo", "other"]},
+            404,
+            "model_not_found",
+        ),
         ("/v1/moderations", {"input": ["x"] * 1001}, 400, "too_many_items"),
         ("/v1/nothing", {}, 404, "not_found"),
         ("/v1/models", {}, 405, "method_not_allowed"),
     ],
-)  # fmt: skip
+)
 def test_errors_have_openais_form_and_quote_nothing(path: str, body: Any, status: int, code: str):
     response = post(path, body)
     assert response.status_code == status, response.text
@@ -214,7 +238,9 @@ def test_an_engine_that_is_down():
     response = post("/v1/safety/evaluate", body, models={"demo": Model(), "down": down})
     assert response.status_code == 200
     assert [outcome["error"] is None for outcome in response.json()["items"][0]["outcomes"]] == [True, False]
-    response = post("/v1/safety/evaluate", {"items": [{"prompt": QUESTION}], "model": "down"}, models={"down": down})
+    response = post(
+        "/v1/safety/evaluate", {"items": [{"prompt": QUESTION}], "model": "down"}, models={"down": down}
+    )
     assert response.status_code == 503
 
 
@@ -244,7 +270,10 @@ def test_an_item_that_was_let_in_waits_and_others_are_told_to():
                 yield piece
 
     async def both(http: httpx.AsyncClient) -> list[int]:
-        asked = [http.post("/v1/safety/evaluate", json=body | {"stream": stream}) for stream in (False, True, False)]
+        asked = [
+            http.post("/v1/safety/evaluate", json=body | {"stream": stream})
+            for stream in (False, True, False)
+        ]
         return [response.status_code for response in await asyncio.gather(*asked)]
 
     assert sorted(call(both, models={"demo": Slow()}, max_pending_items=6)) == [200, 200, 429]
@@ -282,7 +311,9 @@ def test_large_bodies_are_not_read():
         for _ in range(64):
             yield b" " * 2**16
 
-    response = call(lambda http: http.post("/v1/chat/completions", content=chunks()), limits=LimitConfig(body_mib=1))
+    response = call(
+        lambda http: http.post("/v1/chat/completions", content=chunks()), limits=LimitConfig(body_mib=1)
+    )
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "request_too_large"
 
@@ -314,7 +345,9 @@ def test_content_is_logged_where_it_is_asked_for(caplog: pytest.LogCaptureFixtur
     assert "你好" not in audited
 
 
-@pytest.mark.parametrize(("log_content", "said"), [(False, "内容不会被记录"), (True, "本服务会把内容写入日志")])
+@pytest.mark.parametrize(
+    ("log_content", "said"), [(False, "内容不会被记录"), (True, "本服务会把内容写入日志")]
+)
 def test_the_page_says_what_becomes_of_the_content(log_content: bool, said: str):
     async def look(http: httpx.AsyncClient) -> str:
         return (await http.get("/")).text
@@ -328,7 +361,9 @@ def test_open_routes_and_schema():
 
     health, ready, schema, card = call(look)
     assert (health.status_code, ready.json()["status"], card.json()["id"]) == (200, "ready", "demo")
-    assert {"/v1/safety/evaluate", "/v1/chat/completions", "/v1/moderations", "/healthz"} <= schema.json()["paths"].keys()
+    assert {"/v1/safety/evaluate", "/v1/chat/completions", "/v1/moderations", "/healthz"} <= schema.json()[
+        "paths"
+    ].keys()
 
 
 def test_other_origins_are_not_let_in_unless_named():

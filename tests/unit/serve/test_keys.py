@@ -22,7 +22,11 @@ def write(file: Path, text: str, mtime: int = 1) -> str:
 
 def test_several_keys_plain_and_hashed(tmp_path: Path):
     digest = hashlib.sha256(b"another-secret-here").hexdigest()
-    ring = KeyRing(write(tmp_path / "keys.toml", f'[a]\nkey = "{SECRET}"\n[b]\nsha256 = "{digest}"\nitems_per_minute = 5'))
+    ring = KeyRing(
+        write(
+            tmp_path / "keys.toml", f'[a]\nkey = "{SECRET}"\n[b]\nsha256 = "{digest}"\nitems_per_minute = 5'
+        )
+    )
     assert ring.find(f"Bearer {SECRET}")[0] == "a"
     name, key = ring.find("bearer another-secret-here")
     assert name == "b"
@@ -30,7 +34,9 @@ def test_several_keys_plain_and_hashed(tmp_path: Path):
     assert key.items_per_minute == 5
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer ", "Basic abc", SECRET, "Bearer wrong", f"Bearer {SECRET}x"])
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer ", "Basic abc", SECRET, "Bearer wrong", f"Bearer {SECRET}x"]
+)
 def test_others_are_turned_away(tmp_path: Path, header: str | None):
     ring = KeyRing(write(tmp_path / "keys.toml", f'[a]\nkey = "{SECRET}"'))
     with pytest.raises(ApiError) as caught:

@@ -7,7 +7,7 @@ import pytest
 
 from safe_r1.config import JudgeConfig
 from safe_r1.judge.base import JudgeItem
-from safe_r1.models import VARIANTS
+from safe_r1.models.registry import VARIANTS
 from safe_r1.serve.api import ApiError
 from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.evaluator import Asked, Generated
@@ -44,10 +44,15 @@ def test_a_model_that_judges_is_not_flooded():
     engine = Engine()
     judgements = asyncio.run(judge(engine).judge([ITEM] * 300))
     assert engine.calls == 300
-    assert {judgement.unscored_reason for judgement in judgements} & {"judge_overloaded", "judge_unavailable"} == set()
+    assert {judgement.unscored_reason for judgement in judgements} & {
+        "judge_overloaded",
+        "judge_unavailable",
+    } == set()
 
 
-@pytest.mark.parametrize(("status", "reason"), [(503, "judge_unavailable"), (429, "judge_overloaded"), (400, "judge_error")])
+@pytest.mark.parametrize(
+    ("status", "reason"), [(503, "judge_unavailable"), (429, "judge_overloaded"), (400, "judge_error")]
+)
 def test_a_model_that_cannot_judge_says_why(status: int, reason: str):
     [judgement] = asyncio.run(judge(Engine(status)).judge([ITEM], is_patient=False))
     assert (judgement.label, judgement.unscored_reason) == (None, reason)
@@ -59,7 +64,9 @@ def test_items_of_a_model_that_is_gone_wait_once_for_all():
     async def ask() -> float:
         line, loop = Line(engine, ServeConfig(first_answer_timeout_s=0.3)), asyncio.get_running_loop()
         started = loop.time()
-        replies = await asyncio.gather(*(line.generate([], Asked(0)) for _ in range(400)), return_exceptions=True)
+        replies = await asyncio.gather(
+            *(line.generate([], Asked(0)) for _ in range(400)), return_exceptions=True
+        )
         assert all(isinstance(reply, ApiError) and reply.status == 503 for reply in replies)
         return loop.time() - started
 
@@ -116,5 +123,10 @@ def test_a_chat_without_an_answer_ends():
 
     body = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
     for stream in (False, True):
-        reply = post("/v1/chat/completions", body | {"stream": stream}, models={"demo": Silent()}, answer_timeout_s=0.05)
+        reply = post(
+            "/v1/chat/completions",
+            body | {"stream": stream},
+            models={"demo": Silent()},
+            answer_timeout_s=0.05,
+        )
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "answer_timeout")

@@ -16,7 +16,9 @@ schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis: u
 
 
 def make_app(folder: Path) -> Any:
-    config = ServeConfig(batches=str(folder), limits=LimitConfig(requests_per_minute=1_000_000, items_per_minute=100_000_000))
+    config = ServeConfig(
+        batches=str(folder), limits=LimitConfig(requests_per_minute=1_000_000, items_per_minute=100_000_000)
+    )
     models: Any = {"demo": Model()}
     made = create_app(Service(config, models, Judge(), nothing_missing))
 
@@ -32,7 +34,13 @@ def test_no_request_ends_in_a_server_error(tmp_path: Path):
     asked: Counter[str] = Counter()
     for operation in (result.ok() for result in schema.get_all_operations()):
 
-        @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=25,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=operation.as_strategy())
         def ask(case: Any):
             response = case.call()

@@ -17,7 +17,12 @@ URL = "/v1/safety/evaluate"
 
 
 def line(custom_id: Any, body: Any = None, **more: Any) -> str:
-    row = {"custom_id": custom_id, "method": "POST", "url": URL, "body": {"items": [{"prompt": "x"}]} if body is None else body}
+    row = {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": URL,
+        "body": {"items": [{"prompt": "x"}]} if body is None else body,
+    }
     return json.dumps(row | more)
 
 
@@ -32,7 +37,11 @@ def test_each_sees_what_is_theirs(tmp_path: Path):
     assert store.content("a", file["id"]) == content(line("1"))
     assert [each["id"] for each in store.files("a")] == [file["id"]]
     assert "owner" not in file | batch
-    assert (batch["status"], batch["request_counts"]["total"], batch["metadata"]) == ("validating", 1, {"why": "test"})
+    assert (batch["status"], batch["request_counts"]["total"], batch["metadata"]) == (
+        "validating",
+        1,
+        {"why": "test"},
+    )
     assert store.unfinished() == [batch["id"]]
     assert store.files("b") == store.batches("b") == []
     for ask in (store.file, store.content, store.delete_file):
@@ -44,7 +53,9 @@ def test_each_sees_what_is_theirs(tmp_path: Path):
     assert store.files("a") == []
 
 
-@pytest.mark.parametrize("identity", ["../../etc/passwd", "file-1", "", "file-" + "0" * 32, "file-" + "0" * 32 + "/.."])
+@pytest.mark.parametrize(
+    "identity", ["../../etc/passwd", "file-1", "", "file-" + "0" * 32, "file-" + "0" * 32 + "/.."]
+)
 def test_only_an_id_becomes_a_path(tmp_path: Path, identity: str):
     with pytest.raises(ApiError) as caught:
         Store(str(tmp_path)).content("a", identity)
@@ -96,7 +107,9 @@ def test_a_batch_takes_no_more_items_than_its_key_may(tmp_path: Path):
         http.headers["Authorization"] = "Bearer a-secret-of-some-length"
         made = []
         for rows in ([line("1", two), line("2")], [line("1", two), line("2", two)]):
-            sent = await http.post("/v1/files", files={"file": ("in.jsonl", content(*rows))}, data={"purpose": "batch"})
+            sent = await http.post(
+                "/v1/files", files={"file": ("in.jsonl", content(*rows))}, data={"purpose": "batch"}
+            )
             batch = {"input_file_id": sent.json()["id"], "endpoint": URL}
             made.append((await http.post("/v1/batches", json=batch)).json())
         return made
@@ -225,16 +238,25 @@ def test_the_routes(tmp_path: Path):
     place: dict[str, Any] = {"batches": str(tmp_path)}
 
     async def use(http: httpx.AsyncClient) -> list[httpx.Response]:
-        made = await http.post("/v1/files", files={"file": ("in.jsonl", content(line("1")))}, data={"purpose": "batch"})
+        made = await http.post(
+            "/v1/files", files={"file": ("in.jsonl", content(line("1")))}, data={"purpose": "batch"}
+        )
         batch = await http.post("/v1/batches", json={"input_file_id": made.json()["id"], "endpoint": URL})
         return [
-            made, batch, await http.get("/v1/files"), await http.get(f"/v1/files/{made.json()['id']}/content"),
-            await http.get(f"/v1/batches/{batch.json()['id']}"), await http.post(f"/v1/batches/{batch.json()['id']}/cancel"),
-            await http.get("/v1/batches"), await http.delete(f"/v1/files/{made.json()['id']}"),
-        ]  # fmt: skip
+            made,
+            batch,
+            await http.get("/v1/files"),
+            await http.get(f"/v1/files/{made.json()['id']}/content"),
+            await http.get(f"/v1/batches/{batch.json()['id']}"),
+            await http.post(f"/v1/batches/{batch.json()['id']}/cancel"),
+            await http.get("/v1/batches"),
+            await http.delete(f"/v1/files/{made.json()['id']}"),
+        ]
 
     responses = call(use, **place)
-    assert [response.status_code for response in responses] == [200] * 8, [response.text for response in responses]
+    assert [response.status_code for response in responses] == [200] * 8, [
+        response.text for response in responses
+    ]
     assert responses[3].content == content(line("1"))
     assert responses[5].json()["status"] == "cancelling"
     assert responses[6].json()["data"][0]["id"] == responses[1].json()["id"]

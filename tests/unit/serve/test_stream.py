@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from safe_r1.reasoning import split_reasoning
+from safe_r1.models.reasoning import split_reasoning
 from safe_r1.serve.stream import StreamSplitter
 
 TEXTS = [

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig, Qwen2Config
 
 from safe_r1.errors import ModelError
-from safe_r1.models import VARIANTS, get_variant
+from safe_r1.models.registry import VARIANTS, get_variant
 from safe_r1.train.architecture import ARCHITECTURES, from_config, get_architecture
 
 SMALL = {
@@ -78,7 +78,9 @@ def test_parameters_are_those_of_transformers(config):
     weights = dict(model.named_parameters())  # tied weights once
     architecture = from_config(config.to_dict())
     assert architecture.total_params == sum(weight.numel() for weight in weights.values())
-    assert architecture.routed_params == sum(weight.numel() for name, weight in weights.items() if ".experts." in name)
+    assert architecture.routed_params == sum(
+        weight.numel() for name, weight in weights.items() if ".experts." in name
+    )
 
 
 def test_r1_is_what_transformers_builds():
@@ -90,9 +92,12 @@ def test_r1_is_what_transformers_builds():
 
 
 def test_floating_point_operations_by_hand():
-    # Llama 8B: 6 × (8.030 B - 0.525 B of embedding) and, for 8,192 tokens, 3 × 32 layers × 32 heads × 256 × 8,192.
+    # Llama 8B: 6 × (8.030 B - 0.525 B of embedding) and, for 8,192 tokens, 3 × 32 layers × 32 heads × 256 ×
+    # 8,192.
     llama = ARCHITECTURES["r1-distill-llama-8b"]
-    assert llama.train_flops_per_token(8192) == pytest.approx(6 * 7.505e9 + 3 * 32 * 32 * 256 * 8192, rel=1e-4)
+    assert llama.train_flops_per_token(8192) == pytest.approx(
+        6 * 7.505e9 + 3 * 32 * 32 * 256 * 8192, rel=1e-4
+    )
     # NVIDIA NeMo: 1,002 tokens/s of 4,096-token sequences of DeepSeek-V3 are 250 TFLOP/s.
     assert ARCHITECTURES["r1"].train_flops_per_token(4096) * 1002 / 1e12 == pytest.approx(250, rel=0.01)
     # A tied embedding multiplies: it is the output layer.

@@ -108,10 +108,14 @@ print([step for step, _ in list_checkpoints(folder)])
 def test_a_full_disk_is_one_clear_line_and_the_last_good_checkpoint_stays(tmp_path: Path):
     # A file system of one megabyte, in a name space of its own.
     mount = f"mount -t tmpfs -o size=1m none {tmp_path} && "
-    if subprocess.run(["unshare", "-rm", "sh", "-c", mount + "true"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount + "true"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("user name spaces are not allowed here")
     command = mount + f"exec {shlex.quote(sys.executable)} -c {shlex.quote(_FILL_THE_DISK)} {tmp_path}"
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False
+    )
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"2 cannot write a checkpoint to {tmp_path}"), done.stdout + done.stderr
     assert "No space left" in lines[0]
@@ -131,4 +135,8 @@ def test_history_begins_again_where_the_checkpoint_stands(tmp_path: Path):
     assert not (tmp_path / FAILURE).exists()
     again.add({"step": 3, "loss": 0.5})
     again.close()
-    assert [(line["step"], line["loss"]) for line in read_history(UPath(tmp_path))] == [(1, 3.0), (2, 2.0), (3, 0.5)]
+    assert [(line["step"], line["loss"]) for line in read_history(UPath(tmp_path))] == [
+        (1, 3.0),
+        (2, 2.0),
+        (3, 0.5),
+    ]

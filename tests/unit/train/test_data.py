@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from safe_r1.errors import ConfigError, DataError
-from safe_r1.models import get_variant
+from safe_r1.models.registry import get_variant
 from safe_r1.train.config import PackConfig
 from safe_r1.train.data import batch_indices, check_context, num_steps, prepare_data, rank_indices
 from safe_r1.train.pack import FILLER_INDEX
@@ -77,7 +77,13 @@ def test_a_sequence_beyond_the_context_is_refused(tiny_llama: Path):
 
 
 def prepare(corpus: Path, model: Path) -> None:
-    prepare_data(str(corpus), UPath(corpus / "packed"), get_variant(str(model)), PackConfig(seq_len=64), lambda *args: None)
+    prepare_data(
+        str(corpus),
+        UPath(corpus / "packed"),
+        get_variant(str(model)),
+        PackConfig(seq_len=64),
+        lambda *args: None,
+    )
 
 
 def test_what_is_not_a_finished_corpus_is_refused(tiny_llama: Path, tmp_path: Path):

@@ -19,7 +19,9 @@ def test_pieces_give_the_plain_loss_and_its_gradients(monkeypatch: pytest.Monkey
     hidden, weight, labels = example()
     # A budget of 1 MiB holds that many rows.
     monkeypatch.setattr("safe_r1.train.loss._BYTES_PER_LOGIT", (1 << 20) // (101 * rows_at_once))
-    plain = F.cross_entropy((hidden @ weight.T).flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    plain = F.cross_entropy(
+        (hidden @ weight.T).flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
     wanted = torch.autograd.grad(plain, (hidden, weight))
     found = summed_cross_entropy(hidden, weight, labels, budget_mib=1)
     assert found.item() == pytest.approx(plain.item(), rel=1e-6)
@@ -40,7 +42,11 @@ def test_a_label_stands_where_it_is_predicted():
 
 
 def test_logits_never_exceed_the_budget():
-    hidden, weight, labels = torch.zeros(1, 4096, 8), torch.zeros(5000, 8), torch.zeros(1, 4096, dtype=torch.int64)
+    hidden, weight, labels = (
+        torch.zeros(1, 4096, 8),
+        torch.zeros(5000, 8),
+        torch.zeros(1, 4096, dtype=torch.int64),
+    )
     largest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):

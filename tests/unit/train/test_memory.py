@@ -1,4 +1,6 @@
-"""The memory model against torch's own trackers, which run a whole step on tensors without data and count every allocation."""
+"""The memory model against torch's own trackers, which run a whole step on tensors without data and count
+every allocation.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -16,20 +18,24 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
-from safe_r1.models import Layout
+from safe_r1.models.registry import Layout
 from safe_r1.train import memory
 from safe_r1.train.architecture import ARCHITECTURES, Architecture, Experts, LatentAttention
 from safe_r1.train.memory import GIB, MemoryModel
 
 LLAMA = replace(ARCHITECTURES["r1-distill-llama-8b"], num_layers=3, vocab_size=32000)
 QWEN = replace(ARCHITECTURES["r1-distill-qwen-7b"], num_layers=3, vocab_size=32000)
-R1 = replace(ARCHITECTURES["r1"], num_layers=3, experts=Experts(16, 8, 1, 2048, first_dense=1), vocab_size=32000)
+R1 = replace(
+    ARCHITECTURES["r1"], num_layers=3, experts=Experts(16, 8, 1, 2048, first_dense=1), vocab_size=32000
+)
 DEMO = replace(ARCHITECTURES["demo"], num_layers=4, vocab_size=16384)
 BUDGET_MIB = 256
 
 
 class FlashAttention(torch.autograd.Function):
-    """What a fused attention keeps and gives, without its work: sdpa has no such kernel for R1's head sizes on CPU."""
+    """What a fused attention keeps and gives, without its work: sdpa has no such kernel for R1's head sizes
+    on CPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -50,12 +56,19 @@ def flash(module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) ->
 
 
 def config_of(architecture: Architecture) -> Any:
-    names = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads"}
+    names = {
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "num_key_value_heads": "num_kv_heads",
+    }
     names |= {"max_position_embeddings": "context", "tie_word_embeddings": "tied"}
     names |= {name: name for name in ("hidden_size", "intermediate_size", "vocab_size")}
     sizes = {theirs: getattr(architecture, ours) for theirs, ours in names.items()}
     if isinstance(architecture.latent, LatentAttention) and architecture.experts:
-        sizes |= {"n_routed_experts": architecture.experts.num, "first_k_dense_replace": architecture.experts.first_dense}
+        sizes |= {
+            "n_routed_experts": architecture.experts.num,
+            "first_k_dense_replace": architecture.experts.first_dense,
+        }
         sizes |= {"experts_implementation": "grouped_mm"}
     return AutoConfig.for_model(architecture.family, **sizes)
 
@@ -84,7 +97,9 @@ def world(request):
         dist.destroy_process_group()
 
 
-def peak_gib(architecture: Architecture, world: int, tokens: int, bf16: bool, again: bool, attention: str) -> float:
+def peak_gib(
+    architecture: Architecture, world: int, tokens: int, bf16: bool, again: bool, attention: str
+) -> float:
     """Counted peak of a worker's second step, without the optimizer's moments."""
     config = config_of(architecture)
     config._attn_implementation = attention
@@ -94,7 +109,9 @@ def peak_gib(architecture: Architecture, world: int, tokens: int, bf16: bool, ag
             model.gradient_checkpointing_enable({"use_reentrant": False})
         ids, positions = torch.zeros(1, tokens, dtype=torch.long), torch.arange(tokens)[None]
         model.lm_head.forward = lambda hidden: loss_of(hidden[0], model.lm_head.weight, ids[0])
-        model.forward = lambda ids: model.lm_head(model.model(input_ids=ids, position_ids=positions, use_cache=False)[0])
+        model.forward = lambda ids: model.lm_head(
+            model.model(input_ids=ids, position_ids=positions, use_cache=False)[0]
+        )
         if world > 1:
             shard(model, world, bf16)
         tracker = FSDPMemTracker(model) if world > 1 else MemTracker()
@@ -155,7 +172,9 @@ def test_parts_by_hand():
     assert model.at_layer().logits == 0
 
 
-@pytest.mark.parametrize(("num_gpus", "ep_size", "experts"), [(64, 64, 4), (256, 64, 1), (512, 64, 1), (64, 1, 4), (96, 32, 3)])
+@pytest.mark.parametrize(
+    ("num_gpus", "ep_size", "experts"), [(64, 64, 4), (256, 64, 1), (512, 64, 1), (64, 1, 4), (96, 32, 3)]
+)
 def test_experts_are_not_cut(num_gpus, ep_size, experts):
     r1 = ARCHITECTURES["r1"]
     model = MemoryModel(r1, Layout("h100-80", num_gpus, ep_size=ep_size), 8192, True, 512, 2)

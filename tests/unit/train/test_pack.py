@@ -21,7 +21,9 @@ from safe_r1.train.pack import (
 )
 from safe_r1.train.tokens import TOKENS_SCHEMA
 
-LENGTHS = st.integers(8, 200).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), max_size=120)))
+LENGTHS = st.integers(8, 200).flatmap(
+    lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), max_size=120))
+)
 
 
 @given(LENGTHS)
@@ -36,12 +38,16 @@ def test_every_document_is_packed_once_and_no_sequence_is_too_long(case: tuple[i
 @given(LENGTHS)
 def test_at_most_one_sequence_is_half_empty(case: tuple[int, list[int]]):
     seq_len, lengths = case
-    assert sum(2 * sum(lengths[document] for document in chosen) <= seq_len for chosen in pack(lengths, seq_len)) <= 1
+    assert (
+        sum(2 * sum(lengths[document] for document in chosen) <= seq_len for chosen in pack(lengths, seq_len))
+        <= 1
+    )
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8))
 def test_packing_is_close_to_the_best_there_is(lengths: list[int]):
-    # Dósa 2007: first or best fit decreasing needs at most 11/9 of the best and 6/9 more; plain first fit may need 17/10.
+    # Dósa 2007: first or best fit decreasing needs at most 11/9 of the best and 6/9 more; plain first fit may
+    # need 17/10.
     assert len(pack(lengths, 30)) <= 11 / 9 * best_possible(lengths, 30) + 6 / 9
 
 
@@ -59,7 +65,8 @@ def best_possible(lengths: list[int], seq_len: int) -> int:
 
 
 def test_an_example_by_hand():
-    # Longest first: 7 | 6 | 5 | 4 beside 6, not 5 (room 0, not 1) | 3 beside 7 | 3 beside 5 | 2 beside 5 and 3.
+    # Longest first: 7 | 6 | 5 | 4 beside 6, not 5 (room 0, not 1) | 3 beside 7 | 3 beside 5 | 2 beside 5 and
+    # 3.
     assert pack([3, 7, 4, 5, 6, 3, 2], 10) == [[0, 1], [2, 4], [3, 5, 6]]
     assert pack([], 10) == []
 
@@ -75,7 +82,9 @@ def test_many_documents_are_packed_tightly():
     assert lengths.sum() / (len(bins) * 8192) > 0.99
 
 
-SEQUENCE = PackedSequence(np.array([10, 11, 12, 20, 21]), [3, 2], [1, 1], ["safety", "reasoning"], ["a/0", "b/1"])
+SEQUENCE = PackedSequence(
+    np.array([10, 11, 12, 20, 21]), [3, 2], [1, 1], ["safety", "reasoning"], ["a/0", "b/1"]
+)
 
 
 def test_positions_begin_again_and_prompts_are_not_learned():
@@ -87,9 +96,16 @@ def test_positions_begin_again_and_prompts_are_not_learned():
 
 def line(name: str, kind: str, tokens: list[int], num_prompt: int = 1, reason: str | None = None) -> dict:
     return {
-        "row_id": name, "kind": kind, "turn": 1, "reason": reason, "was_cut": False, "num_whole": len(tokens),
-        "num_tokens": len(tokens), "num_prompt": num_prompt, "input_ids": None if reason else tokens,
-    }  # fmt: skip
+        "row_id": name,
+        "kind": kind,
+        "turn": 1,
+        "reason": reason,
+        "was_cut": False,
+        "num_whole": len(tokens),
+        "num_tokens": len(tokens),
+        "num_prompt": num_prompt,
+        "input_ids": None if reason else tokens,
+    }
 
 
 LINES = [
@@ -101,7 +117,9 @@ LINES = [
 ]
 
 
-def prepared(folder: UPath, split: str, files: list[list[dict]], by_kind: bool, seq_len: int = 8) -> PackedReader:
+def prepared(
+    folder: UPath, split: str, files: list[list[dict]], by_kind: bool, seq_len: int = 8
+) -> PackedReader:
     shards = []
     for number, lines in enumerate(files):
         sources = [folder / "tokens" / f"{number}-{part}.parquet" for part in range(2)]
@@ -123,23 +141,31 @@ def test_documents_come_back_as_they_were():
     assert sequences[1].kinds == ["reasoning", "safety"]
     counts = count_packed(UPath("memory://pack/mixed/train/part-00000.parquet"))
     assert counts == {
-        ("sequences", ""): 2, ("documents", "safety"): 2, ("documents", "reasoning"): 2, ("tokens", "safety"): 10,
-        ("tokens", "reasoning"): 5, ("label_tokens", "safety"): 6, ("label_tokens", "reasoning"): 2,
-    }  # fmt: skip
+        ("sequences", ""): 2,
+        ("documents", "safety"): 2,
+        ("documents", "reasoning"): 2,
+        ("tokens", "safety"): 10,
+        ("tokens", "reasoning"): 5,
+        ("label_tokens", "safety"): 6,
+        ("label_tokens", "reasoning"): 2,
+    }
 
 
 def test_validation_sequences_have_one_kind_each():
     reader = prepared(UPath("memory://pack/kinds"), "validation", [LINES], by_kind=True)
     sequences = reader.read(range(reader.num_sequences))
     assert [(sequence.kind, sequence.row_ids) for sequence in sequences] == [
-        ("reasoning", ["b/0", "b/1"]), ("safety", ["a/0"]), ("safety", ["a/2"])
-    ]  # fmt: skip
+        ("reasoning", ["b/0", "b/1"]),
+        ("safety", ["a/0"]),
+        ("safety", ["a/2"]),
+    ]
 
 
 def test_any_sequence_of_any_file_and_row_group_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_TOKENS_PER_ROW_GROUP", 3 * 8)
     files = [
-        [line(f"{file}/{row}", "safety", [file, row, 0, 0, 0]) for row in range(rows)] for file, rows in enumerate((10, 1, 5))
+        [line(f"{file}/{row}", "safety", [file, row, 0, 0, 0]) for row in range(rows)]
+        for file, rows in enumerate((10, 1, 5))
     ]
     reader = prepared(UPath("memory://pack/many"), "train", files, by_kind=False)
     assert reader.num_sequences == 16
@@ -179,7 +205,11 @@ def text_sequence(*texts: tuple[str, str]) -> PackedSequence:
     tokens = np.array([ord(char) for prompt, completion in texts for char in prompt + completion])
     lengths = [len(prompt + completion) for prompt, completion in texts]
     return PackedSequence(
-        tokens, lengths, [len(prompt) for prompt, _ in texts], ["safety"] * len(texts), [f"a/{i}" for i in range(len(texts))]
+        tokens,
+        lengths,
+        [len(prompt) for prompt, _ in texts],
+        ["safety"] * len(texts),
+        [f"a/{i}" for i in range(len(texts))],
     )
 
 
@@ -196,7 +226,9 @@ def test_a_batch_is_shown_with_its_mask():
 
 
 def test_a_long_batch_is_shown_in_part():
-    shown = describe_batch([text_sequence(("x" * 2_000, "y")), text_sequence(*[("u", "v")] * 9)], Letters(), max_documents=3)
+    shown = describe_batch(
+        [text_sequence(("x" * 2_000, "y")), text_sequence(*[("u", "v")] * 9)], Letters(), max_documents=3
+    )
     assert "xx … 1,600 characters … xx" in shown
     assert shown.endswith("and 7 documents more")
     assert len(shown) < 1_500

@@ -1,7 +1,7 @@
 import pytest
 
 from safe_r1.errors import ConfigError
-from safe_r1.models import VARIANTS, Layout
+from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train.config import FinetuneConfig, ParallelConfig
 from safe_r1.train.parallel import Sizes, dp_rank, resolve_sizes
 

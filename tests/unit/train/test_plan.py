@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from safe_r1.cli import app
 from safe_r1.errors import ConfigError, ResourceError
-from safe_r1.models import VARIANTS, Layout, get_variant
+from safe_r1.models.registry import VARIANTS, Layout, get_variant
 from safe_r1.train.architecture import ARCHITECTURES
 from safe_r1.train.gpus import GPUS, Gpu, get_gpu
 from safe_r1.train.plan import check_plan, make_plan, plan_variant, resize, smallest_fit
@@ -31,7 +31,10 @@ def test_each_variant_has_a_layout_that_works_and_says_why(name):
     assert len(layout.why) > 20
     check_plan(plan_variant(VARIANTS[name]))
     DistributedConfig(
-        fsdp_size=layout.fsdp_size, tp_size=layout.tp_size, ep_size=layout.ep_size, dp_replicate_size=layout.dp_replicate_size
+        fsdp_size=layout.fsdp_size,
+        tp_size=layout.tp_size,
+        ep_size=layout.ep_size,
+        dp_replicate_size=layout.dp_replicate_size,
     )
 
 
@@ -46,13 +49,14 @@ def test_each_variant_has_a_layout_that_works_and_says_why(name):
 )
 def test_states_by_known_figures(name, num_gpus, states, gigabytes):
     ep_size = 64 if name == "r1" else 1
-    assert plan_of(name, num_gpus, states=states, ep_size=ep_size).memory.states * 2**30 / 1e9 == pytest.approx(
-        gigabytes, rel=0.02
-    )
+    assert plan_of(
+        name, num_gpus, states=states, ep_size=ep_size
+    ).memory.states * 2**30 / 1e9 == pytest.approx(gigabytes, rel=0.02)
 
 
 def test_peak_of_a_published_run():
-    # torchtitan, Llama 3.1 8B on 8 H100, one sequence of 32,768 tokens, all layers recomputed, all logits at once: 83.9 GiB.
+    # torchtitan, Llama 3.1 8B on 8 H100, one sequence of 32,768 tokens, all layers recomputed, all logits at
+    # once: 83.9 GiB.
     plan = plan_of(run={"seq_len": 32768, "logits_budget_mib": 2**20})
     assert plan.memory.total == pytest.approx(83.9, rel=0.12)
     # On 128 in place of 8 GPUs it takes 82.4 - 67.0 GiB less.
@@ -99,7 +103,12 @@ def test_offloaded_states_are_on_the_host_and_take_time():
         ("r1-distill-llama-8b", {"num_gpus": 48}, {}, "global_batch_size 64 .* 1 × 48: take 96"),
         ("r1-distill-llama-8b", {"micro_batch_size": 3}, {}, "3 × 8: take 72"),
         ("r1-distill-llama-8b", {"dp_replicate_size": 3}, {}, "1 × 24: take 72"),
-        ("r1-distill-llama-8b", {"tp_size": 3}, {}, "tp_size 3 does not divide the model's 32 attention heads"),
+        (
+            "r1-distill-llama-8b",
+            {"tp_size": 3},
+            {},
+            "tp_size 3 does not divide the model's 32 attention heads",
+        ),
         ("r1-distill-qwen-7b", {"tp_size": 7}, {}, "tp_size 7 .* 4 key-value heads"),
         ("r1-distill-llama-8b", {"ep_size": 2}, {}, "no experts"),
         ("r1", {"num_gpus": 48, "ep_size": 24}, {}, "ep_size 24 .* 256 experts"),
@@ -118,7 +127,9 @@ def test_too_little_memory_names_what_would_do():
     with pytest.raises(ResourceError) as caught:
         check_plan(plan_of("r1-distill-qwen-32b", 8))
     message = str(caught.value)
-    assert message.startswith("does not fit: 74.3 GiB on each of 8 h100-80, which hold 72.8; this would do: 16 × h100-80")
+    assert message.startswith(
+        "does not fit: 74.3 GiB on each of 8 h100-80, which hold 72.8; this would do: 16 × h100-80"
+    )
     assert "pack.seq_len=4096; or optimizer.states=8bit; or parallel.cpu_offload=true" in message
     assert "\n" not in message
 
@@ -149,17 +160,25 @@ def test_more_gpus_are_copies_of_the_layout_or_further_shards():
     assert resize(layout, 24) == replace(layout, fsdp_size=24)
     assert resize(layout, 12) == replace(layout, fsdp_size=12, ep_size=4)
     assert resize(layout, 48, shard=True) == replace(layout, fsdp_size=48)
-    assert resize(replace(layout, fsdp_size=4, tp_size=4), 32) == replace(layout, fsdp_size=4, tp_size=4, dp_replicate_size=2)
+    assert resize(replace(layout, fsdp_size=4, tp_size=4), 32) == replace(
+        layout, fsdp_size=4, tp_size=4, dp_replicate_size=2
+    )
 
 
-@given(name=st.sampled_from([name for name in SEVEN if name != "r1"]), fewer=st.integers(2, 512), more=st.integers(0, 512))
+@given(
+    name=st.sampled_from([name for name in SEVEN if name != "r1"]),
+    fewer=st.integers(2, 512),
+    more=st.integers(0, 512),
+)
 def test_more_gpus_never_take_more_memory_each(name, fewer, more):
     assert plan_of(name, fewer + more).memory.total <= plan_of(name, fewer).memory.total
 
 
 @given(fewer=st.integers(5, 8), more=st.integers(0, 2))
 def test_more_gpus_for_the_experts_too(fewer, more):
-    few, many = (plan_of("r1", 2**power, ep_size=min(64, 2**power)).memory.total for power in (fewer, fewer + more))
+    few, many = (
+        plan_of("r1", 2**power, ep_size=min(64, 2**power)).memory.total for power in (fewer, fewer + more)
+    )
     assert many <= few
 
 
@@ -189,7 +208,14 @@ def run_cli(*arguments):
 
 def test_one_plan_on_paper():
     text = run_cli("--variant", "r1-distill-qwen-7b")
-    for part in ("7.616 B parameters", "8 × h100-80 on 1 node", "weights, fp32", "fits: 20.6 of 72.8", "2 × h100-80", "46 min"):
+    for part in (
+        "7.616 B parameters",
+        "8 × h100-80 on 1 node",
+        "weights, fp32",
+        "fits: 20.6 of 72.8",
+        "2 × h100-80",
+        "46 min",
+    ):
         assert part in text
     assert max(len(line) for line in text.splitlines()) <= 120
     assert text.strip() == to_text("r1-distill-qwen-7b", plan_variant(VARIANTS["r1-distill-qwen-7b"]))
@@ -212,11 +238,33 @@ def test_a_plan_that_does_not_fit_says_so_and_is_no_error():
 
 def test_options_change_the_plan():
     plan = json.loads(
-        run_cli("--variant", "r1-distill-llama-8b", "--gpu", "a100-80", "--nodes", "2", "--seq-len", "4096",
-                "--global-batch-size", "32", "--corpus-tokens", "1000", "--json")
-    )  # fmt: skip
-    assert (plan["gpu"]["name"], plan["layout"]["num_gpus"], plan["layout"]["dp_replicate_size"]) == ("a100-80", 16, 2)
-    assert (plan["seq_len"], plan["global_batch_size"], plan["corpus_tokens"], plan["num_steps"]) == (4096, 32, 1000, 2)
+        run_cli(
+            "--variant",
+            "r1-distill-llama-8b",
+            "--gpu",
+            "a100-80",
+            "--nodes",
+            "2",
+            "--seq-len",
+            "4096",
+            "--global-batch-size",
+            "32",
+            "--corpus-tokens",
+            "1000",
+            "--json",
+        )
+    )
+    assert (plan["gpu"]["name"], plan["layout"]["num_gpus"], plan["layout"]["dp_replicate_size"]) == (
+        "a100-80",
+        16,
+        2,
+    )
+    assert (plan["seq_len"], plan["global_batch_size"], plan["corpus_tokens"], plan["num_steps"]) == (
+        4096,
+        32,
+        1000,
+        2,
+    )
     assert plan["problem"] is None
 
 
@@ -245,5 +293,7 @@ def test_the_plan_needs_no_torch():
 
 
 def test_a_table_of_plans_with_a_problem_says_which():
-    plans = {name: plan_variant(VARIANTS[name], nodes=3) for name in ("r1-distill-qwen-7b", "r1-distill-llama-70b")}
+    plans = {
+        name: plan_variant(VARIANTS[name], nodes=3) for name in ("r1-distill-qwen-7b", "r1-distill-llama-70b")
+    }
     assert table(plans).count("take 72") == 2

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from safe_r1.chat import load_tokenizer, render_text
-from safe_r1.checkpoints import demo_model
 from safe_r1.errors import ModelError
+from safe_r1.models.chat import load_tokenizer, render_text
+from safe_r1.models.checkpoints import demo_model
 from safe_r1.schema import Message
 from safe_r1.train.config import PackConfig
 from safe_r1.train.tokens import Document, encode, end_of_turn, fit, tokenizer_identity
@@ -18,7 +18,10 @@ RESPONSE = f"<think>\n{REASONING}\n</think>\n\n{ANSWER}"
 
 def turns(*contents: str, system: str | None = None) -> list[Message]:
     """User and assistant in turn, after a system turn if there is one."""
-    rest = [Message(role=("user", "assistant")[place % 2], content=content) for place, content in enumerate(contents)]
+    rest = [
+        Message(role=("user", "assistant")[place % 2], content=content)
+        for place, content in enumerate(contents)
+    ]
     return [*([Message(role="system", content=system)] if system else []), *rest]
 
 
@@ -46,7 +49,9 @@ def learned(document: Document) -> list[int]:
 
 def served(messages: list[Message], tokenizer: Any) -> list[int]:
     """What an engine makes of a dialogue by the model's stock template, without code of ours."""
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
 
 
 def test_what_is_trained_on_begins_with_what_is_served(r1: Any):
@@ -78,8 +83,9 @@ def test_every_turn_is_learned_once_after_the_prefix_it_is_served_with(r1: Any):
     assert prompt_of(second) == served(messages[:3], r1)
     assert "甲想" not in r1.decode(second.input_ids)  # the stock template drops it, so serving never shows it
     assert [r1.decode(learned(part)) for part in (first, second)] == [
-        f"甲想\n</think>\n\n甲{EOS}", f"乙想\n</think>\n\n乙{EOS}"
-    ]  # fmt: skip
+        f"甲想\n</think>\n\n甲{EOS}",
+        f"乙想\n</think>\n\n乙{EOS}",
+    ]
 
 
 def test_an_earlier_turn_without_reasoning_is_context(r1: Any, demo: Any):
@@ -95,7 +101,9 @@ def test_the_first_templates_do_not_open_the_reasoning_and_give_the_same_tokens(
     tokenizer = copy.deepcopy(load_tokenizer(str(tiny_qwen2)))
     before = encode(turns("问", RESPONSE), "r1", tokenizer)
     tokenizer.chat_template = tokenizer.chat_template.replace("<think>\\n", "")
-    assert not tokenizer.apply_chat_template(turns("问"), tokenize=False, add_generation_prompt=True).endswith("<think>\n")
+    assert not tokenizer.apply_chat_template(
+        turns("问"), tokenize=False, add_generation_prompt=True
+    ).endswith("<think>\n")
     assert encode(turns("问", RESPONSE), "r1", tokenizer) == before
 
 
@@ -106,10 +114,17 @@ def test_a_response_may_come_with_or_without_its_opening_tag(opening: str, tiny_
     assert tokenizer.decode(learned(document)) == f"想\n</think>\n\n答{EOS}"
 
 
-@pytest.mark.parametrize("messages", [
-    [], turns("问"), turns("问", ""), turns("问", " \n"), [Message(role="assistant", content=RESPONSE)],
-    [Message(role="system", content="规则"), Message(role="assistant", content=RESPONSE)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        turns("问"),
+        turns("问", ""),
+        turns("问", " \n"),
+        [Message(role="assistant", content=RESPONSE)],
+        [Message(role="system", content="规则"), Message(role="assistant", content=RESPONSE)],
+    ],
+)
 def test_a_conversation_without_an_assistant_turn_gives_nothing(messages: list[Message], tiny_llama: Path):
     assert encode(messages, "r1", load_tokenizer(str(tiny_llama))) == []
 
@@ -124,7 +139,10 @@ def test_a_reasoning_model_does_not_learn_to_answer_without_reasoning(tiny_llama
 
 def test_an_end_of_turn_inside_the_text_is_not_learned(r1: Any, demo: Any):
     assert encode(turns("问", f"<think>\n想{EOS}\n</think>\n\n答"), "r1", r1)[0].reason == "control_token"
-    assert encode(turns("问", "<think>\n想\n</think>\n\n答<|im_end|>"), "chat", demo)[0].reason == "control_token"
+    assert (
+        encode(turns("问", "<think>\n想\n</think>\n\n答<|im_end|>"), "chat", demo)[0].reason
+        == "control_token"
+    )
 
 
 def test_the_demo_learns_its_reasoning_as_text(demo: Any):
@@ -185,6 +203,9 @@ def test_the_identity_is_that_of_tokens_and_template(tiny_qwen2: Path, tiny_llam
     assert tokenizer_identity(load_tokenizer(str(tiny_llama))) == before
     tokenizer.chat_template += " "
     after = tokenizer_identity(tokenizer)
-    assert (after["tokenizer"] == before["tokenizer"], after["template"] == before["template"]) == (True, False)
+    assert (after["tokenizer"] == before["tokenizer"], after["template"] == before["template"]) == (
+        True,
+        False,
+    )
     tokenizer.add_tokens(["新词"])
     assert tokenizer_identity(tokenizer)["tokenizer"] != before["tokenizer"]

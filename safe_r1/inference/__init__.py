@@ -1,0 +1,1 @@
+"""Where models generate: vLLM on Ray Data, and OpenAI-compatible endpoints."""

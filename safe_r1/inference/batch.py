@@ -1,0 +1,284 @@
+"""Dialogues to completions with vLLM on Ray Data: the only importer of ``ray.data.llm``.
+
+One stream: rows → render and tokenize (ours) → engine → finish → shard. Rendering is ours so that no second
+BOS is added and serving sees the same tokens. Shards are written by the stream's own workers; the driver sees
+counts only.
+
+The first batch is the canary: if all its rows fail, or an engine cannot start or keeps dying, the job ends
+with the reason instead of working through the rest.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from safe_r1.config import EngineConfig
+from safe_r1.errors import EngineLostError, ModelError
+from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
+from safe_r1.inference.placement import configure_data, give_back, placement
+from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
+from safe_r1.models.registry import Variant
+from safe_r1.resources import Device
+
+Row = dict[str, Any]
+Writer = Callable[[list[Row]], None]
+
+_REQUEST_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("max_tokens", pa.int32()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One dialogue to be continued.
+
+    Attributes:
+        key: Identity of the row, given back with its result.
+        messages: The dialogue.
+        max_tokens: Longest completion in tokens.
+        seed: Of the sampler, for this row alone.
+    """
+
+    key: str
+    messages: list[Any]
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What all rows of a stream share."""
+
+    temperature: float
+    top_p: float
+
+
+def row_seed(*parts: Any) -> int:
+    """A seed of 31 bits from what identifies a row: the same on every machine and in every order."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+
+
+class Renderer:
+    """The preprocess step: a request row to what the engine takes. Loads the tokenizer once a worker."""
+
+    def __init__(self, variant: Variant, sampling: Sampling, context: int, trust_remote_code: bool):
+        self.variant, self.sampling, self.context, self.trust_remote_code = (
+            variant,
+            sampling,
+            context,
+            trust_remote_code,
+        )
+
+    def __call__(self, row: Row) -> Row:
+        """Adds ``tokenized_prompt``, ``sampling_params`` and what ``finish`` needs."""
+        tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
+        tokens, prefix = render(list(row["messages"]), self.variant.style, tokenizer)
+        # A prompt that fills the context is left to the engine, which refuses that row with the lengths.
+        max_tokens = max(1, min(int(row["max_tokens"]), self.context - len(tokens)))
+        params = {
+            "max_tokens": max_tokens,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+        }
+        if self.sampling.temperature > 0:
+            params["seed"] = int(row["seed"])
+        if self.variant.style == "plain":
+            params["stop"] = list(PLAIN_STOPS)
+        return {
+            "key": row["key"],
+            "tokenized_prompt": tokens,
+            "sampling_params": params,
+            "prompt_tokens": len(tokens),
+            "prefix": prefix,
+            "max_tokens": max_tokens,
+        }
+
+
+class Sink:
+    """The last step: engine rows to finished rows, written as one shard. Answers with counts alone."""
+
+    def __init__(self, finish: Callable[[Row], Row], write: Writer):
+        self.finish, self.write = finish, write
+
+    def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
+        """Writes the batch and gives how many rows it had, how many of them failed, and the first error."""
+        rows = [_result(row) for row in batch.to_pylist()]
+        self.write([self.finish(row) for row in rows])
+        errors = [row["error"] for row in rows if row["error"]]
+        tokens = sum(row["completion_tokens"] for row in rows)
+        return {
+            "rows": [len(rows)],
+            "failed": [len(errors)],
+            "tokens": [tokens],
+            "error": [errors[0] if errors else ""],
+        }
+
+
+def _result(row: Row) -> Row:
+    """An engine row as ``finish`` sees it: key, prompt_tokens, completion_tokens, text, finish_reason, error."""
+    error = row.get("__inference_error__") or None
+    generated = int(row.get("num_generated_tokens") or 0)
+    # Ray's engine stage does not pass vLLM's finish reason on; only the token limit ends a row at exactly
+    # that many tokens.
+    reason = None if error else "length" if generated >= int(row["max_tokens"]) else "stop"
+    return {
+        "key": row["key"],
+        "prompt_tokens": int(row["prompt_tokens"]),
+        "completion_tokens": generated,
+        "text": "" if error else (row.get("prefix") or "") + row["generated_text"],
+        "finish_reason": reason,
+        "error": error,
+    }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counts of one finished batch."""
+
+    rows: int
+    failed: int
+    tokens: int
+
+
+def generate(
+    requests: Sequence[Request],
+    variant: Variant,
+    engine: EngineConfig,
+    device: Device,
+    sampling: Sampling,
+    finish: Callable[[Row], Row],
+    write: Writer,
+) -> Iterator[Progress]:
+    """Complete all requests; yields counts as batches are written.
+
+    Args:
+        requests: The rows; an empty list starts no engine.
+        variant: The model.
+        engine: Engine settings.
+        device: Where the engine runs.
+        sampling: Shared sampling settings.
+        finish: Turns a result (see ``_result``) into the row to be written; must be picklable.
+        write: Writes one batch of rows atomically; must be picklable and safe to repeat.
+
+    Raises:
+        ModelError: The engine cannot start, or fails every row of its first batch.
+        EngineLostError: It keeps dying, or no machine came for it.
+    """
+    if not requests:
+        return
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    configure_data(engine.start_timeout_s)
+    groups: list[Any] = []
+    rows = [
+        {"key": r.key, "messages": r.messages, "max_tokens": r.max_tokens, "seed": r.seed} for r in requests
+    ]
+    table = pa.Table.from_pylist(rows, schema=_REQUEST_SCHEMA)
+    blocks = [table.slice(start, engine.batch_size) for start in range(0, len(rows), engine.batch_size)]
+    dataset = _processor(variant, engine, device, sampling, groups)(ray.data.from_arrow(blocks))
+    counts = dataset.map_batches(
+        Sink(finish, write), batch_format="pyarrow", batch_size=None, **_light(engine)
+    )
+    is_canary = True
+    try:
+        for batch in counts.iter_batches(batch_size=1, prefetch_batches=0):
+            progress = Progress(int(batch["rows"][0]), int(batch["failed"][0]), int(batch["tokens"][0]))
+            if is_canary and progress.failed == progress.rows:
+                raise ModelError(f"{variant.name}: every row of the first batch failed: {batch['error'][0]}")
+            is_canary = False
+            yield progress
+    except (RayError, GetTimeoutError) as error:
+        kind = EngineLostError if _is_loss(error) else ModelError
+        raise kind(
+            f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
+            f"{_last_line(error)}; the engine's own words are in the log"
+        ) from error
+    finally:
+        give_back(groups)
+
+
+def _is_loss(error: BaseException) -> bool:
+    """A process is gone or never came; not: the code that ran in it raised something."""
+    from ray.exceptions import (
+        ActorUnschedulableError,
+        RayError,
+        RayTaskError,
+        RuntimeEnvSetupError,
+        UserCodeException,
+    )
+
+    cause = getattr(error, "cause", error)  # what a task raised
+    own = (RayTaskError, UserCodeException, RuntimeEnvSetupError, ActorUnschedulableError)
+    is_own = isinstance(cause, own) or getattr(cause, "actor_init_failed", False)
+    return isinstance(cause, RayError) and not is_own
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:400] if lines else type(error).__name__
+
+
+def _processor(
+    variant: Variant, engine: EngineConfig, device: Device, sampling: Sampling, groups: list[Any]
+) -> Any:
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    arguments = engine_arguments(variant, engine, device)
+    num_seqs = arguments["max_num_seqs"]
+    config = vLLMEngineProcessorConfig(
+        model_source=variant.source,
+        engine_kwargs=arguments,
+        runtime_env={"env_vars": engine_environment(variant, engine, device)},
+        # As many batches in flight as fill the engine, and half as many more so that one batch's last row
+        # does not idle it.
+        batch_size=engine.batch_size,
+        max_concurrent_batches=max(2, -(-num_seqs * 3 // (2 * engine.batch_size))),
+        concurrency=(1, engine.replicas),
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        placement_group_config={"bundles": engine_bundles(arguments, device)},
+        accelerator_type=None,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )
+    processor = build_processor(
+        config,
+        preprocess=Renderer(variant, sampling, arguments["max_model_len"], engine.trust_remote_code),
+        postprocess=_keep,
+        preprocess_map_kwargs=_light(engine),
+        postprocess_map_kwargs=_light(engine),
+    )
+    for stage in processor.stages.values():
+        # Ray Data restarts a dead actor without limit; an engine that dies again and again must end the job.
+        stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
+        if "ray_remote_args_fn" in stage.map_batches_kwargs:
+            stage.map_batches_kwargs["ray_remote_args_fn"] = placement(
+                engine_bundles(arguments, device), groups
+            )
+    return processor
+
+
+def _light(engine: EngineConfig) -> dict[str, Any]:
+    """Rendering and writing keep up with an engine on half a CPU; a worker more would only import its
+    libraries once more.
+    """
+    from ray.data import TaskPoolStrategy
+
+    return {"num_cpus": 0.5, "compute": TaskPoolStrategy(size=engine.replicas)}
+
+
+_KEPT = ("key", "prompt_tokens", "prefix", "max_tokens", "num_generated_tokens", "generated_text")
+
+
+def _keep(row: Row) -> Row:
+    return {name: row[name] for name in _KEPT}

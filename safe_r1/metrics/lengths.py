@@ -1,0 +1,43 @@
+"""How long completions are, in tokens: does training for safety shorten the thinking?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from safe_r1.schema import Completion
+
+_BATCH = 256
+
+
+def token_lengths(completions: Sequence[Completion], tokenizer: Any) -> dict[str, dict[str, float]]:
+    """Lengths by part: ``completion`` of all rows that did not fail, ``reasoning`` of those that have one.
+
+    Args:
+        completions: The rows of one benchmark.
+        tokenizer: The variant's; it counts the tokens of the reasoning, which is a part of the completion.
+
+    Returns:
+        For each part with rows ``num_rows``, ``mean``, ``median`` and ``p90``.
+    """
+    whole = [row.completion_tokens for row in completions if row.error is None]
+    texts = [row.reasoning for row in completions if row.reasoning]
+    reasoning: list[int] = []
+    for start in range(0, len(texts), _BATCH):
+        encoded = tokenizer(texts[start : start + _BATCH], add_special_tokens=False)["input_ids"]
+        reasoning += [len(ids) for ids in encoded]
+    return {
+        part: _summary(lengths)
+        for part, lengths in (("completion", whole), ("reasoning", reasoning))
+        if lengths
+    }
+
+
+def _summary(lengths: Sequence[int]) -> dict[str, float]:
+    median, p90 = np.percentile(lengths, [50, 90])
+    return {
+        "num_rows": len(lengths),
+        "mean": float(np.mean(lengths)),
+        "median": float(median),
+        "p90": float(p90),
+    }

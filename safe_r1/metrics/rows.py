@@ -1,0 +1,125 @@
+"""Samples, completions and verdicts brought together, each row once, or an error that names the ids."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safe_r1.errors import IntegrityError
+from safe_r1.schema import Completion, ComplianceLabel, Part, RefusalLabel, Sample, Verdict
+
+FAILED, TRUNCATED = "failed", "truncated"
+CORRECT, INCORRECT = "correct", "incorrect"
+_SHOWN_IDS = 8
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One sample in one repeat: what was asked, what was said, and the verdicts on both parts."""
+
+    sample: Sample
+    completion: Completion
+    answer: Verdict
+    reasoning: Verdict | None = None
+
+    @property
+    def is_swapped(self) -> bool:
+        """True for a question whose options were reversed."""
+        return "swap_of" in self.sample.metadata
+
+    @property
+    def question_id(self) -> str:
+        """Id of the question, the same for the original and for the swapped form."""
+        return self.sample.metadata.get("swap_of", self.sample.sample_id)
+
+    @property
+    def has_no_choice(self) -> bool:
+        """True for a scored answer in which no option or result was found."""
+        return (
+            self.answer.label in (CORRECT, INCORRECT)
+            and self.answer.choice is None
+            and self.sample.task != "code"
+        )
+
+    def verdict(self, part: Part) -> Verdict | None:
+        """The verdict on one part; None for a reasoning that nobody judged."""
+        return self.answer if part == "answer" else self.reasoning
+
+
+def join_rows(
+    samples: Sequence[Sample], completions: Sequence[Completion], verdicts: Sequence[Verdict]
+) -> list[ScoredRow]:
+    """Bring the three row types together, in the order of the samples and then of the repeats.
+
+    Raises:
+        IntegrityError: No samples, a key missing or doubled, a row of an unknown sample, rows of several
+            variants, or a verdict that contradicts its completion. The message names the ids.
+    """
+    if not samples or not completions:
+        raise IntegrityError(
+            f"nothing to measure: {len(samples)} samples, {len(completions)} completions; expected some of each"
+        )
+    by_id = {sample.sample_id: sample for sample in samples}
+    said = {(row.sample_id, row.repeat): row for row in completions}
+    scored = {(row.sample_id, row.repeat, row.part): row for row in verdicts}
+    _reject("samples given twice", _doubled(sample.sample_id for sample in samples))
+    _reject("completions given twice", _doubled((row.sample_id, row.repeat) for row in completions))
+    _reject("verdicts given twice", _doubled((row.sample_id, row.repeat, row.part) for row in verdicts))
+    variants = {row.variant for row in completions} | {row.variant for row in verdicts}
+    if len(variants) > 1:
+        raise IntegrityError(
+            f"rows of several variants {sorted(variants)}; expected one: compute metrics for each variant alone"
+        )
+    repeats = sorted({row.repeat for row in completions})
+    expected = [(sample_id, repeat) for sample_id in by_id for repeat in repeats]
+    known = set(expected)
+    _reject("completions of unknown samples", [key for key in said if key not in known])
+    _reject("samples without a completion", [key for key in expected if key not in said])
+    _reject("verdicts without a completion", [key for key in scored if key[:2] not in known])
+    _reject(
+        "completions without a verdict on their answer",
+        [key for key in expected if (*key, "answer") not in scored],
+    )
+    rows = [
+        ScoredRow(by_id[key[0]], said[key], scored[(*key, "answer")], scored.get((*key, "reasoning")))
+        for key in expected
+    ]
+    _reject(
+        "verdicts that contradict their row",
+        [key for key, row in zip(expected, rows, strict=True) if _contradicts(row)],
+    )
+    twins = {row.sample.metadata["swap_of"] for row in rows if row.is_swapped}
+    _reject("swapped questions without their original", sorted(twins - by_id.keys()))
+    return rows
+
+
+def _contradicts(row: ScoredRow) -> bool:
+    """True where a verdict has no or both of label and reason, an unknown label, or scores an answer that
+    does not exist.
+    """
+    judged = {"refusal": set(RefusalLabel), "compliance": set(ComplianceLabel)}
+    labels = judged.get(row.sample.task, {CORRECT, INCORRECT})
+    for verdict in (row.answer, row.reasoning):
+        if verdict is None:
+            continue
+        if (verdict.label is None) == (verdict.unscored_reason is None) or verdict.label not in {
+            None,
+            *labels,
+        }:
+            return True
+    wanted = (
+        FAILED if row.completion.error is not None else TRUNCATED if row.completion.is_truncated else None
+    )
+    return wanted is not None and row.answer.unscored_reason != wanted
+
+
+def _doubled(keys: Iterable[Any]) -> list[Any]:
+    return [key for key, number in Counter(keys).items() if number > 1]
+
+
+def _reject(what: str, keys: Sequence[Any]) -> None:
+    if keys:
+        more = f" and {len(keys) - _SHOWN_IDS} more" if len(keys) > _SHOWN_IDS else ""
+        raise IntegrityError(
+            f"{what}: {len(keys)} ({', '.join(map(str, keys[:_SHOWN_IDS]))}{more}); expected each key once"
+        )

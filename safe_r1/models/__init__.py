@@ -1,0 +1,1 @@
+"""Model variants: their table, their files, their prompts and the splitting of their completions."""

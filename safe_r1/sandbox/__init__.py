@@ -1,0 +1,1 @@
+"""One untrusted program, contained."""

@@ -1,0 +1,89 @@
+import pytest
+
+from safe_r1.config import EngineConfig
+from safe_r1.errors import ResourceError
+from safe_r1.inference.batch import Renderer, Sampling, _result, row_seed
+from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.models.registry import VARIANTS
+from safe_r1.resources import pick_device
+
+
+def test_a_seed_belongs_to_run_sample_and_repeat():
+    seeds = {row_seed(seed, sample, repeat) for seed in (0, 1) for sample in ("a", "b") for repeat in (0, 1)}
+    assert len(seeds) == 8
+    assert row_seed(0, "a", 0) == row_seed(0, "a", 0)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_failed_row_keeps_its_reason():
+    row = _result(
+        {
+            "key": "k",
+            "prompt_tokens": 5,
+            "max_tokens": 8,
+            "prefix": "<think>\n",
+            "__inference_error__": "boom",
+        }
+    )
+    assert (row["error"], row["text"], row["finish_reason"], row["completion_tokens"]) == (
+        "boom",
+        "",
+        None,
+        0,
+    )
+
+
+@pytest.mark.parametrize(("generated", "reason"), [(8, "length"), (7, "stop")])
+def test_the_token_limit_is_told_from_a_stop(generated, reason):
+    row = {
+        "key": "k",
+        "prompt_tokens": 5,
+        "max_tokens": 8,
+        "prefix": "<think>\n",
+        "num_generated_tokens": generated,
+    }
+    result = _result({**row, "generated_text": "嗯</think>好", "__inference_error__": ""})
+    assert (result["finish_reason"], result["text"]) == (reason, "<think>\n嗯</think>好")
+
+
+def test_a_completion_ends_where_the_context_does(monkeypatch):
+    monkeypatch.setattr("safe_r1.inference.batch.load_tokenizer", lambda *_: None)
+    monkeypatch.setattr("safe_r1.inference.batch.render", lambda *_: ([1] * 90, ""))
+    row = {"key": "k", "messages": [], "max_tokens": 50, "seed": 3}
+    rendered = Renderer(VARIANTS["demo"], Sampling(0.6, 0.95), 100, False)(dict(row))
+    assert rendered["sampling_params"] == {"max_tokens": 10, "temperature": 0.6, "top_p": 0.95, "seed": 3}
+    greedy = Renderer(VARIANTS["qwen2.5-14b"], Sampling(0.0, 1.0), 100, False)(dict(row))
+    assert "seed" not in greedy["sampling_params"]
+    assert greedy["sampling_params"]["stop"]
+
+
+def test_seeded_sampling_on_cpu_never_chunks_a_prompt():
+    arguments = engine_arguments(VARIANTS["demo"], EngineConfig(max_model_len=8192), "cpu")
+    assert arguments["enable_chunked_prefill"] is False
+    assert arguments["max_num_batched_tokens"] >= 8192
+
+
+def test_remote_code_stays_off_unless_asked_for():
+    variant = VARIANTS["r1-distill-qwen-7b"]
+    assert engine_arguments(variant, EngineConfig(), "gpu")["trust_remote_code"] is False
+    assert engine_arguments(variant, EngineConfig(trust_remote_code=True), "gpu")["trust_remote_code"] is True
+
+
+def test_a_large_model_without_gpus_is_refused_with_its_needs():
+    with pytest.raises(ResourceError, match=r"4 GPU\(s\) of 80 GB .*131 GiB"):
+        pick_device(VARIANTS["r1-distill-llama-70b"], "auto", 0)
+    with pytest.raises(ResourceError, match=r"needs 4 GPU\(s\).*has 2"):
+        check_resources(VARIANTS["r1-distill-llama-70b"], EngineConfig(), "gpu", 2, 500)
+    with pytest.raises(ResourceError, match="GiB of memory on CPU"):
+        check_resources(VARIANTS["r1-distill-qwen-7b"], EngineConfig(device="cpu"), "cpu", 0, 16)
+
+
+def test_gpu_nodes_may_start_on_demand():
+    variant = VARIANTS["r1-distill-llama-70b"]
+    assert pick_device(variant, "gpu", 0) == "gpu"
+    check_resources(variant, EngineConfig(device="gpu"), "gpu", 0, 16)
+
+
+def test_a_small_model_runs_on_cpu():
+    assert pick_device(VARIANTS["demo"], "auto", 0) == "cpu"
+    assert pick_device(VARIANTS["demo"], "auto", 8) == "gpu"
