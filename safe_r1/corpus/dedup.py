@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from safe_r1.corpus.recipe import DedupConfig
 from safe_r1.corpus.text import Hashes, Indices, Language, Units, ngrams, units_of
-from safe_r1.judge.lexicon_features import detect_language
+from safe_r1.language import detect_language
 
 # 32 bands of 4: two prompts of similarity 0.65 meet in one with a probability of 0.998, of 0.5 with 0.87.
 NUM_PERM, NUM_BANDS = 128, 32

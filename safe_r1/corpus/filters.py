@@ -16,7 +16,7 @@ from safe_r1.corpus.recipe import FilterConfig
 from safe_r1.corpus.rows import Drop, Row
 from safe_r1.evaluation.scoring import make_judge
 from safe_r1.judge.base import Judge, JudgeItem
-from safe_r1.judge.lexicon_features import detect_language
+from safe_r1.language import detect_language
 from safe_r1.schema import Label, RefusalLabel
 
 _STAGE = "filter"

@@ -12,11 +12,11 @@ from pydantic import Field, field_validator, model_validator
 
 from safe_r1.config import EngineConfig, JudgeConfig, Settings, load_config
 from safe_r1.errors import ConfigError
+from safe_r1.language import Language
 from safe_r1.taxonomy import AREAS, CATEGORIES
 
 Kind = Literal["safety", "reasoning", "benign-sensitive"]
 KINDS: tuple[Kind, ...] = ("safety", "reasoning", "benign-sensitive")
-Language = Literal["zh", "en"]
 Format = Literal["auto", "jsonl", "json", "csv", "parquet"]
 
 

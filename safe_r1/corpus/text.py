@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from safe_r1.judge.lexicon_features import Language, detect_language
+from safe_r1.language import Language, detect_language
 
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]

@@ -14,14 +14,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.judge.lexicon_features import (
-    Language,
-    detect_language,
-    extract_features,
-    rules_text,
-    visible_text,
-)
+from safe_r1.judge.lexicon_features import extract_features, rules_text, visible_text
 from safe_r1.judge.lexicon_model import LinearModel, short_hash
+from safe_r1.language import Language, detect_language
 from safe_r1.schema import ComplianceLabel
 
 WEIGHTS_FILE = "data/lexicon_weights.json"

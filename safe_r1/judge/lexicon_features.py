@@ -11,11 +11,9 @@ import re
 import tomllib
 from collections import Counter
 from importlib.resources import files
-from typing import Literal
 
+from safe_r1.language import Language
 from safe_r1.schema import Message
-
-Language = Literal["zh", "en"]
 
 MAX_HEAD_CHARS = 4000
 MAX_TAIL_CHARS = 2000
@@ -23,9 +21,7 @@ MAX_TAIL_CHARS = 2000
 # more of them).
 _EDGE_CHARS = {"zh": (40, 60), "en": (160, 200)}
 _UNIT_CHARS = {"zh": 60, "en": 240}
-_CJK = re.compile(r"[\u4e00-\u9fff]")
 _CJK_PAIR = re.compile(r"(?=([\u4e00-\u9fff]{2}))")
-_LATIN = re.compile(r"[A-Za-z]")
 _THINK_END = "</think>"
 _NOISE = re.compile(r"\s+")
 _STRIP_HEAD = re.compile(r"^[\s*#>\-_`\"“”']+")
@@ -63,16 +59,6 @@ def load_rules() -> dict[str, dict[str, re.Pattern[str]]]:
 def rules_text() -> str:
     """The rules file as it is shipped; part of the judge's identity."""
     return files("safe_r1.judge").joinpath("data/lexicon_rules.toml").read_text(encoding="utf-8")
-
-
-def detect_language(text: str) -> Language:
-    """``zh`` where at least one letter in six is Chinese: Chinese answers often carry English names and
-    openings.
-    """
-    sample = text[:MAX_HEAD_CHARS]
-    num_cjk = len(_CJK.findall(sample))
-    # A Chinese character says about as much as four Latin letters; where there is none, none need be counted.
-    return "zh" if num_cjk and num_cjk * 4 >= len(_LATIN.findall(sample)) else "en"
 
 
 def visible_text(text: str, part: str = "answer") -> str:

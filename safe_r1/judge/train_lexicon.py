@@ -26,8 +26,9 @@ from sklearn.metrics import cohen_kappa_score
 from sklearn.model_selection import RepeatedStratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from safe_r1.judge.lexicon_features import Language, detect_language, extract_features, visible_text
+from safe_r1.judge.lexicon_features import extract_features, visible_text
 from safe_r1.judge.lexicon_model import NGRAM_PREFIX, Kind, LinearModel
+from safe_r1.language import Language, detect_language
 from safe_r1.schema import Message, Part, RefusalLabel
 
 logger = logging.getLogger(__name__)

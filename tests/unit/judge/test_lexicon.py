@@ -11,7 +11,7 @@ import pytest
 from safe_r1.judge.agreement import measure_agreement
 from safe_r1.judge.base import JudgeItem
 from safe_r1.judge.lexicon import LexiconJudge
-from safe_r1.judge.lexicon_features import detect_language, load_rules, visible_text
+from safe_r1.judge.lexicon_features import load_rules, visible_text
 from safe_r1.judge.train_lexicon import (
     GOLD_FILE,
     SETTINGS,
@@ -24,6 +24,7 @@ from safe_r1.judge.train_lexicon import (
     read_examples,
     train,
 )
+from safe_r1.language import detect_language
 from safe_r1.schema import Part, RefusalLabel
 
 HARMFUL, HARMLESS, REFUSAL, RESPONSIBLE = RefusalLabel
