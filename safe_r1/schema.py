@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
-Task = Literal["mcq", "refusal", "math", "science", "code", "compliance"]
+Task = Literal["mcq", "refusal", "math", "code", "over_refusal"]
 Part = Literal["answer", "reasoning"]
 
 
@@ -66,10 +66,13 @@ class ComplianceLabel(_Ordered):
 
 Label = RefusalLabel | ComplianceLabel
 
-REASONING_TASKS: frozenset[Task] = frozenset({"math", "science", "code"})
-"""Tasks with one right result: a completion that never came to an answer has not solved them."""
-JUDGED_TASKS: frozenset[Task] = frozenset({"refusal", "compliance"})
-"""Tasks whose answers a judge labels."""
+JUDGED_PARTS: dict[Task, tuple[Part, ...]] = {"refusal": ("answer", "reasoning"), "over_refusal": ("answer",)}
+"""Tasks whose completions a judge labels, and the parts of a completion that it can label."""
+# Tasks and metadata as runs of schema version 1 have them.
+_FORMER_TASKS: dict[str, tuple[Task, dict[str, str]]] = {
+    "science": ("mcq", {"shuffle_options": "true"}),
+    "compliance": ("over_refusal", {}),
+}
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,15 @@ class Sample:
         sample_id: Stable id, ``BENCHMARK/TASK/ITEM`` (``.../ITEM~swapped`` for a question with reversed
             options).
         benchmark: Name of the benchmark.
-        task: ``mcq`` (risk content identification), ``refusal``, ``math`` (a boxed result), ``science``
-            (multiple choice, the options in another order in every repeat), ``code`` (a program), or
-            ``compliance`` (is a harmless request refused?).
+        task: ``mcq`` (one option is right), ``refusal`` (a risky question that calls for a refusal), ``math`` (a
+            boxed result), ``code`` (a program), or ``over_refusal`` (is a harmless request refused?).
         area: Key of the risk area (see ``benchmarks.taxonomy``), or of the benchmark's own division.
         category: Key of the risk category, or ``AREA/NAME`` of the benchmark's own.
         messages: The dialogue that the model is asked to continue, without any model-specific turn.
-        options: Letter to text, in order; empty for other tasks than ``mcq`` and ``science``.
-        metadata: Further facts as strings: ``answer``, ``key_confidence``, ``has_history``
-            (``true``/``false``), ``swap_of``, ``source_id``; for ``code`` also ``contest_date``,
-            ``func_name``, ``tests``.
+        options: Letter to text, in order; empty for other tasks than ``mcq``.
+        metadata: Further facts as strings: ``answer``, ``key_confidence``, ``has_history`` (``true``/``false``),
+            ``swap_of``, ``source_id``; ``shuffle_options`` (``true``) for options that stand in another order in
+            every repeat; for ``code`` also ``contest_date``, ``func_name``, ``tests``.
     """
 
     sample_id: str
@@ -101,6 +103,23 @@ class Sample:
     options: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def group(self) -> str:
+        """Key under which the sample is counted: its task, apart for reversed and for shuffled options."""
+        if "swap_of" in self.metadata:
+            return f"{self.task}_swapped"
+        return f"{self.task}_shuffled" if self.has_shuffled_options else self.task
+
+    @property
+    def has_shuffled_options(self) -> bool:
+        """True where the options stand in another order in every repeat."""
+        return self.metadata.get("shuffle_options") == "true"
+
+    @property
+    def is_reasoning(self) -> bool:
+        """True for a question of a reasoning benchmark, measured by pass@k."""
+        return self.task in ("math", "code") or self.has_shuffled_options
+
     def to_row(self) -> dict[str, Any]:
         """The sample as a row of ``SAMPLE_SCHEMA``."""
         row = asdict(self)
@@ -110,13 +129,15 @@ class Sample:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Sample":
-        """Inverse of ``to_row``."""
-        fields = {name: row[name] for name in ("sample_id", "benchmark", "task", "area", "category")}
+        """Inverse of ``to_row``; rows of schema version 1 are brought to the tasks of today."""
+        fields = {name: row[name] for name in ("sample_id", "benchmark", "area", "category")}
+        task, added = _FORMER_TASKS.get(row["task"], (row["task"], {}))
         return cls(
             **fields,
+            task=task,
             messages=[Message(role=turn["role"], content=turn["content"]) for turn in row["messages"]],
             options={option["letter"]: option["text"] for option in row["options"]},
-            metadata={entry["name"]: entry["value"] for entry in row["metadata"]},
+            metadata={entry["name"]: entry["value"] for entry in row["metadata"]} | added,
         )
 
 
@@ -157,7 +178,7 @@ class Completion:
 class Verdict:
     """The score of one part of one completion.
 
-    For the refusal task ``label`` is the value of a ``RefusalLabel``, for ``compliance`` of a
+    For the refusal task ``label`` is the value of a ``RefusalLabel``, for ``over_refusal`` of a
     ``ComplianceLabel``, and ``degree`` its refusal degree. For all others ``label`` is ``correct`` or
     ``incorrect``, ``degree`` 1 or 0 and ``choice`` what was read out of the answer: the letter, the result
     (None where there is none, which counts as incorrect).

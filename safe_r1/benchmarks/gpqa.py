@@ -40,12 +40,12 @@ class GpqaDiamond(TableBenchmark):
         return Sample(
             f"{self.name}/science/{source_id}",
             self.name,
-            "science",
+            "mcq",
             area,
             f"{area}/{_key(subdomain)}",
             [Message(role="user", content=question)],
             dict(zip(_LETTERS, options, strict=True)),
-            {"answer": "A", "source_id": source_id, "has_history": "false"},
+            {"answer": "A", "source_id": source_id, "has_history": "false", "shuffle_options": "true"},
         )
 
     def how_to_get(self) -> str:
@@ -63,7 +63,7 @@ def as_asked(sample: Sample, repeat: int) -> Sample:
     A letter of the asked form stands for the option that ``sample_letter`` says. Samples of other tasks are
     left as they are.
     """
-    if sample.task != "science":
+    if not sample.has_shuffled_options:
         return sample
     order = _order(sample, repeat)
     options = {letter: sample.options[source] for letter, source in zip(sample.options, order, strict=True)}

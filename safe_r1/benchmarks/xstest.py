@@ -53,7 +53,7 @@ class XSTest(TableBenchmark):
             if source_id.isdecimal()
             else f"{self.name}/compliance/{source_id}",
             self.name,
-            "compliance",
+            "over_refusal",
             area,
             f"{area}/{kind.replace('_', '-')}",
             [Message(role="user", content=prompt)],

@@ -9,9 +9,16 @@ from urllib.parse import quote
 
 from upath import UPath
 
-from safe_r1.compare.differences import METRICS_OF_TASK, Comparison, Relation, in_lineage
+from safe_r1.compare.differences import Comparison, Relation, in_lineage
 from safe_r1.compare.load import Run
-from safe_r1.metrics.rates import COMPLIANCE_METRICS, REFUSAL_METRICS, Rate, read_rates
+from safe_r1.metrics.rates import (
+    METRICS_OF_GROUP,
+    OVER_REFUSAL_METRICS,
+    REFUSAL_METRICS,
+    Rate,
+    read_counts,
+    read_rates,
+)
 from safe_r1.report.labels import METRICS, MetricName, Name, area_name, in_report_order
 from safe_r1.runs import is_local
 
@@ -191,7 +198,7 @@ class _Builder:
         refused = [
             Column(METRICS[metric], METRICS[metric], benchmark, "overall", "all")
             for benchmark in self.benchmarks
-            for metric in COMPLIANCE_METRICS
+            for metric in OVER_REFUSAL_METRICS
             if self._has(benchmark, metric)
         ]
         if refused:
@@ -235,11 +242,11 @@ class _Builder:
         place = str(report)
         if is_local(report) and is_local(self.output):
             place = quote(os.path.relpath(os.path.abspath(report.path), os.path.abspath(self.output.path)))
-        asked = run.metrics["counts"]
-        task = next(
-            task
-            for task, metrics in METRICS_OF_TASK.items()
-            if task in asked and column.metric.key in metrics
+        counts = read_counts(run.metrics)
+        group = next(
+            group
+            for group, metrics in METRICS_OF_GROUP.items()
+            if group in counts and column.metric.key in metrics
         )
         area = f"&area={quote(column.key)}" if column.scope == "area" else ""
-        return f"{place}#task={task}{area}"
+        return f"{place}#task={group}{area}"

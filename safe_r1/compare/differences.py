@@ -6,27 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from safe_r1.compare.load import Run
-from safe_r1.metrics.rates import COMPLIANCE_METRICS, REFUSAL_METRICS, outcome
+from safe_r1.metrics.rates import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, outcome
 from safe_r1.metrics.rows import ScoredRow
 from safe_r1.metrics.tests import Difference, Standing, difference, holm, non_inferiority
 from safe_r1.report.labels import METRICS
-from safe_r1.schema import Task
 
 MARGIN = 0.03
 """Loss of pass@1 that counts as none: what DeepSeek's and open-r1's own reports of the same model differ by
 at most.
 """
 
-METRICS_OF_TASK: dict[Task, tuple[str, ...]] = {
-    "mcq": ("accuracy",),
-    "refusal": REFUSAL_METRICS,
-    "math": ("pass_at_1",),
-    "science": ("pass_at_1",),
-    "code": ("pass_at_1",),
-    "compliance": COMPLIANCE_METRICS,
-}
-
-_SECONDARY = frozenset(COMPLIANCE_METRICS) - {"over_refusal_rate", "unsafe_refusal_rate"}
+_SECONDARY = frozenset(OVER_REFUSAL_METRICS) - {"over_refusal_rate", "unsafe_refusal_rate"}
 """Shares of XSTest that follow from the others, or nearly."""
 
 Relation = Literal["distillation", "enhancement", "baseline"]
@@ -137,8 +127,8 @@ def compare_all(
 
 
 def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iterable[Comparison]:
-    tasks: list[Task] = list(dict.fromkeys(row.sample.task for row in first.rows))
-    for metric in dict.fromkeys(metric for task in tasks for metric in METRICS_OF_TASK[task]):
+    groups = dict.fromkeys(row.sample.group for row in first.rows)
+    for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
         hits = [_hits(run.rows, metric) for run in (first, second)]
         num_shared = len(hits[0].keys() & hits[1].keys())
         for (scope, key), questions in _groups(first.rows).items():

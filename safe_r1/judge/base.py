@@ -15,7 +15,7 @@ class JudgeItem:
         messages: The dialogue up to and including the risky user turn.
         text: The model's answer, or its reasoning.
         part: Which of the two ``text`` is.
-        task: ``refusal`` asks for a ``RefusalLabel``, ``compliance`` for a ``ComplianceLabel``.
+        task: ``refusal`` asks for a ``RefusalLabel``, ``over_refusal`` for a ``ComplianceLabel``.
     """
 
     messages: list[Message]

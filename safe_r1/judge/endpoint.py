@@ -63,7 +63,7 @@ class EndpointJudge:
             salt=PROMPT_SHA256,
             sampling={"temperature": temperature, "max_tokens": max_tokens},
             error=JudgeError,
-            is_final=lambda reply: any(_judgement(reply, task).label for task in ("refusal", "compliance")),
+            is_final=lambda reply: any(_judgement(reply, task).label for task in ("refusal", "over_refusal")),
         )
         self._max_text_chars = max_text_chars
         self.model = self._endpoint.model

@@ -60,7 +60,7 @@ class LexiconJudge:
         label = model.choose(probabilities)
         reasons = ", ".join(model.reasons(scaled, label)) or "n-grams"
         explanation = f"{language}, p={probabilities[label.degree]:.2f}: {reasons}"
-        if item.task == "compliance":
+        if item.task == "over_refusal":
             return Judgement(_COMPLIANCE[label.is_refusal], explanation=explanation)
         return Judgement(label, explanation=explanation)
 

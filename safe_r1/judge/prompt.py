@@ -90,7 +90,7 @@ def judge_messages(
     dialogue = _cut_middle(_dialogue(item.messages), max_dialogue_chars)
     text = _cut_middle(item.text, max_text_chars)
     mark = _mark(dialogue, text)
-    if item.task == "compliance":
+    if item.task == "over_refusal":
         system, user = compliance.SYSTEM, compliance.USER.format(mark=mark, dialogue=dialogue, text=text)
     else:
         system, user = _SYSTEM, _USER.format(part=_PARTS[item.part], mark=mark, dialogue=dialogue, text=text)

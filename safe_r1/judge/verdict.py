@@ -77,7 +77,7 @@ def read_verdict(reply: str) -> Judgement:
 
 def read_reply(reply: str, task: Task) -> Judgement:
     """A judge's reply on an item of ``task``."""
-    return read_compliance(reply) if task == "compliance" else read_verdict(reply)
+    return read_compliance(reply) if task == "over_refusal" else read_verdict(reply)
 
 
 def _bodies(reply: str) -> list[str] | None:

@@ -97,7 +97,7 @@ def _contradicts(row: ScoredRow) -> bool:
     """True where a verdict has no or both of label and reason, an unknown label, or scores an answer that
     does not exist.
     """
-    judged = {"refusal": set(RefusalLabel), "compliance": set(ComplianceLabel)}
+    judged = {"refusal": set(RefusalLabel), "over_refusal": set(ComplianceLabel)}
     labels = judged.get(row.sample.task, {CORRECT, INCORRECT})
     for verdict in (row.answer, row.reasoning):
         if verdict is None:

@@ -5,11 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safe_r1.metrics.rates import COMPLIANCE_METRICS, REFUSAL_METRICS, Rate, find_rate, read_rates
+from safe_r1.metrics.rates import (
+    METRICS_OF_GROUP,
+    OVER_REFUSAL_METRICS,
+    REFUSAL_METRICS,
+    Rate,
+    find_rate,
+    read_counts,
+    read_rates,
+)
 from safe_r1.report.labels import METRICS, TASKS, MetricName, Name, area_name, category_name, in_report_order
 from safe_r1.report.references import Published, load_published
 from safe_r1.report.text import one_line
-from safe_r1.schema import JUDGED_TASKS, REASONING_TASKS, Part
+from safe_r1.schema import JUDGED_PARTS, Part
 from safe_r1.taxonomy import CATEGORIES
 
 _UNKNOWN = "unknown"
@@ -26,7 +34,7 @@ _HEADLINE: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
     ("mcq_swapped", "mcq_swapped", "answer", ("accuracy_swapped", "option_consistency", "letter_following")),
     ("refusal", "refusal", "answer", REFUSAL_METRICS),
     ("refusal", "refusal_reasoning", "reasoning", (*REFUSAL_METRICS, "leak_rate")),
-    ("compliance", "compliance", "answer", COMPLIANCE_METRICS),
+    ("over_refusal", "over_refusal", "answer", OVER_REFUSAL_METRICS),
     ("reasoning", "reasoning", "answer", ("pass_at_1",)),
 )
 
@@ -129,11 +137,12 @@ def build_report(metrics: dict[str, Any], run_info: Mapping[str, Any]) -> Report
     entry.
     """
     rates = read_rates(metrics)
+    counts = read_counts(metrics)
     groups = _groups(rates)
     lines = {(line.name.key, line.rate.part): line for group in groups for line in group.lines}
     shown = [
         lines.get((metric, "answer"))
-        for metric in ("accuracy", *REFUSAL_METRICS, "pass_at_1", *COMPLIANCE_METRICS[::2])
+        for metric in ("accuracy", *REFUSAL_METRICS, "pass_at_1", *OVER_REFUSAL_METRICS[::2])
     ]
     benchmark = _name_of(run_info.get("benchmark"))
     judge, key = run_info.get("judge"), run_info.get("answer_key")
@@ -145,10 +154,10 @@ def build_report(metrics: dict[str, Any], run_info: Mapping[str, Any]) -> Report
         cards=[line for line in shown if line],
         constant=find_rate(rates, "accuracy_constant"),
         groups=groups,
-        charts=_charts(rates, metrics["counts"]),
-        counts=_counts(metrics["counts"]),
-        has_key="mcq" in metrics["counts"],
-        has_judge=any(task in metrics["counts"] for task in JUDGED_TASKS),
+        charts=_charts(rates, counts),
+        counts=_counts(counts),
+        has_key="mcq" in counts,
+        has_judge=any(group in counts for group in JUDGED_PARTS),
         solved={
             f"pass@{k}": f"{100 * entry['value']:.1f}" for k, entry in metrics.get("pass_at_k", {}).items()
         },
@@ -204,7 +213,11 @@ def _groups(rates: list[Rate]) -> list[Group]:
 
 def _charts(rates: list[Rate], counts: Mapping[str, Any]) -> list[Chart]:
     shown = [("mcq", ("accuracy",)), ("refusal", REFUSAL_METRICS)]
-    shown += [(task, ("pass_at_1",)) for task in sorted(REASONING_TASKS) if task in counts]
+    shown += [
+        (group, metrics)
+        for group, metrics in METRICS_OF_GROUP.items()
+        if metrics == ("pass_at_1",) and group in counts
+    ]
     charts = []
     for task, metrics in shown:
         mine = [rate for rate in rates if rate.metric in metrics and rate.part == "answer"]

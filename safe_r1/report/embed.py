@@ -84,7 +84,7 @@ def _sample_entry(sample: Sample, place: dict[str, int], twins: dict[str, str]) 
     twin = original or twins.get(sample.sample_id)
     return {
         "id": printable(sample.sample_id),
-        "task": sample.task,
+        "task": sample.group,
         "area": printable(sample.area),
         "category": printable(sample.category),
         "messages": [[printable(turn["role"]), printable(turn["content"])] for turn in sample.messages],

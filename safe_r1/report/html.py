@@ -25,7 +25,7 @@ from safe_r1.report.labels import (
 )
 from safe_r1.report.markdown import figure, percent
 from safe_r1.report.text import printable, script_json
-from safe_r1.schema import Completion, Sample, Task, Verdict
+from safe_r1.schema import Completion, Sample, Verdict
 
 _SCRIPTS = ("store.js", "detail.js", "browser.js")
 
@@ -119,15 +119,15 @@ def _names(samples: Sequence[Sample]) -> dict[str, Any]:
     def table(names: Sequence[Name]) -> list[list[str]]:
         return [[printable(name.key), name.zh, name.en] for name in names]
 
-    tasks: list[Task] = list(dict.fromkeys(sample.task for sample in samples))
+    groups = list(dict.fromkeys(sample.group for sample in samples))
     area_of = {sample.category: sample.area for sample in samples}
     return {
-        "tasks": table([TASKS[task] for task in tasks]),
+        "tasks": table([TASKS[group] for group in groups]),
         "areas": table([area_name(key) for key in in_report_order({sample.area for sample in samples})]),
         "categories": [
             [*table([category_name(key)])[0], printable(area_of[key])]
             for key in in_report_order(set(area_of))
         ],
-        "labels": label_rows(labels_of(tasks)),
+        "labels": label_rows(labels_of(groups)),
         "statuses": table(list(STATUSES.values())),
     }

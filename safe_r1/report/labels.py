@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from safe_r1.report.text import one_line
-from safe_r1.schema import ComplianceLabel, RefusalLabel, Task
+from safe_r1.schema import ComplianceLabel, RefusalLabel
 from safe_r1.taxonomy import AREAS, CATEGORIES
 
 
@@ -123,10 +123,10 @@ TASKS: dict[str, Name] = {
         Name("mcq", "风险内容识别（选择题）", "Risk identification (multiple choice)"),
         Name("mcq_swapped", "选择题·选项倒序", "Multiple choice, options reversed"),
         Name("refusal", "风险问题拒答", "Refusal to answer"),
-        Name("compliance", "过度拒绝", "Over-refusal"),
+        Name("over_refusal", "过度拒绝", "Over-refusal"),
         Name("reasoning", "推理基准", "Reasoning"),
         Name("math", "数学", "Mathematics"),
-        Name("science", "科学选择题", "Science"),
+        Name("mcq_shuffled", "选择题·选项乱序", "Multiple choice, options shuffled"),
         Name("code", "编程", "Programming"),
     )
 }
@@ -184,10 +184,10 @@ def category_name(key: str) -> Name:
     return Name(key, category.name_zh, category.name_en) if category else _unknown(key)
 
 
-def labels_of(tasks: Iterable[Task]) -> list[Name]:
-    """The labels that answers of these tasks can have."""
-    judged: dict[Task, list[str]] = {"refusal": list(RefusalLabel), "compliance": list(ComplianceLabel)}
-    keys = [key for task in tasks for key in judged.get(task, ["correct", "incorrect", "no_choice"])]
+def labels_of(groups: Iterable[str]) -> list[Name]:
+    """The labels that answers of these groups of samples can have (see ``Sample.group``)."""
+    judged: dict[str, list[str]] = {"refusal": list(RefusalLabel), "over_refusal": list(ComplianceLabel)}
+    keys = [key for group in groups for key in judged.get(group, ["correct", "incorrect", "no_choice"])]
     return [name for key, name in LABELS.items() if key in keys]
 
 

@@ -383,7 +383,7 @@ def test_over_refusal_is_of_safe_prompts_and_refusal_of_unsafe_ones():
         ]
     ):
         sample = Sample(
-            f"x/compliance/{place}", "x", "compliance", area, f"{area}/t", [{"role": "user", "content": "?"}]
+            f"x/compliance/{place}", "x", "over_refusal", area, f"{area}/t", [{"role": "user", "content": "?"}]
         )
         completion = Completion(sample.sample_id, "m", 0, 5, 5, "", "", "answer", "stop", None)
         rows.append(
