@@ -39,7 +39,6 @@ def main(
         from safe_r1.corpus.build import build
 
         console.show(f"build_corpus: {settings.name} → {settings.output}; log: {console.log}")
-        console.lost = "dropped"
         _summarize(console, build(settings, console.progress))
 
 

@@ -14,10 +14,9 @@ from tqdm import tqdm
 
 from safe_r1.errors import SafeR1Error
 from safe_r1.models.checkpoints import cache_folder
+from safe_r1.progress import Progress
 
 _LINE_EVERY_S = 30.0
-# What is counted, where it is not rows.
-_UNITS = {"training": "step", "exporting": "file"}
 
 
 class Console:
@@ -26,11 +25,11 @@ class Console:
     Attributes:
         log: The log file.
         out: The terminal.
-        lost: What is said of rows that came to nothing.
     """
 
     def __init__(self, out: TextIO, log: Path):
-        self.out, self.log, self.lost = out, log, "without a result"
+        self.out = out
+        self.log = log
         self._bar: tqdm | None = None
         self._stage = ""
         self._line_due = 0.0
@@ -40,22 +39,29 @@ class Console:
         self._close_bar()
         print(text, file=self.out, flush=True)
 
-    def progress(self, stage: str, done: int, total: int, failed: int, tokens: int) -> None:
-        """A bar on a terminal, a line now and then elsewhere."""
-        notes = [f"{tokens:,} tokens" if tokens else "", f"{failed:,} {self.lost}" if failed else ""]
-        note, unit = ", ".join(filter(None, notes)), _UNITS.get(stage, "row")
+    def progress(self, progress: Progress) -> None:
+        """Show progress: a bar on a terminal, elsewhere a line every 30 seconds and at each stage's ends."""
+        is_new_stage = progress.stage != self._stage
+        self._stage = progress.stage
         if self.out.isatty():
-            if stage != self._stage or self._bar is None:
-                self._close_bar()
-                self._bar = tqdm(
-                    total=total, initial=done, desc=stage, unit=unit, file=self.out, dynamic_ncols=True
-                )
-            self._bar.update(done - self._bar.n)
-            self._bar.set_postfix_str(note)
-        elif stage != self._stage or done == total or time.monotonic() > self._line_due:
-            print(f"{stage}: {done}/{total} {unit}s{', ' + note if note else ''}", file=self.out, flush=True)
+            self._update_bar(progress, is_new_stage)
+        elif is_new_stage or progress.done == progress.total or time.monotonic() > self._line_due:
+            print(progress.format(), file=self.out, flush=True)
             self._line_due = time.monotonic() + _LINE_EVERY_S
-        self._stage = stage
+
+    def _update_bar(self, progress: Progress, is_new_stage: bool) -> None:
+        if is_new_stage or self._bar is None:
+            self._close_bar()
+            self._bar = tqdm(
+                total=progress.total,
+                initial=progress.done,
+                desc=progress.stage,
+                unit=progress.unit,
+                file=self.out,
+                dynamic_ncols=True,
+            )
+        self._bar.update(progress.done - self._bar.n)
+        self._bar.set_postfix_str(progress.notes)
 
     def _close_bar(self) -> None:
         if self._bar is not None:

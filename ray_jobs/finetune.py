@@ -53,7 +53,6 @@ def main(
         console.show(
             f"finetune: {settings.variant} on {settings.corpus} → {settings.output}; log: {console.log}"
         )
-        console.lost = "dropped"
         _summarize(console, finetune(settings, console.progress, console.log))
 
 

@@ -1,7 +1,6 @@
 """The cluster's Jobs server: the only importer of ``ray.job_submission``."""
 
 import logging
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from typing import Any, Literal, Protocol
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
 
 from safe_r1.errors import ClusterLostError, ResourceError
+from safe_r1.progress import Progress
 from safe_r1.resources import NODE_LABELS
 
 logger = logging.getLogger(__name__)
 
 Phase = Literal["starting", "running", "done", "failed", "stopped", "lost"]
 
-_PROGRESS = re.compile(r"^[a-z ]+: \d+/\d+ \w+.*$", re.MULTILINE)
 _TAIL_CHARS = 20_000
 # What the job's own last line is worth where it explains why the job ended.
 _SAID_CHARS = 400
@@ -33,7 +32,7 @@ class JobView:
             know it.
         exit_code: Of its driver; None where it never ended by itself, for example with its node.
         started_at, ended_at: Unix seconds.
-        progress: The newest line of progress that it printed.
+        progress: The newest that it printed; None where it has printed none.
         said: Its last words.
     """
 
@@ -41,7 +40,7 @@ class JobView:
     exit_code: int | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    progress: str = ""
+    progress: Progress | None = None
     said: str = ""
 
 
@@ -114,13 +113,13 @@ class RayJobs:
         said = (
             "" if info.status == "SUCCEEDED" else (lines[-1] if lines else info.message or "")[:_SAID_CHARS]
         )
-        progress = _PROGRESS.findall(logs)
+        parsed = (Progress.parse(line) for line in reversed(lines))
         return JobView(
             _PHASES[str(info.status)],
             info.driver_exit_code,
             _seconds(info.start_time),
             _seconds(info.end_time),
-            progress[-1] if progress else "",
+            next((progress for progress in parsed if progress), None),
             said,
         )
 

@@ -87,7 +87,7 @@ class Campaign:
             }
         )
         attempts = [*state.attempts[:-1], attempt]
-        progress = view.progress or state.progress
+        progress = view.progress.format() if view.progress else state.progress
         if view.phase in ("starting", "running"):
             self._set(name, status=view.phase, attempts=attempts, progress=progress)
         elif view.phase == "done":

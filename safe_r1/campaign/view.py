@@ -1,6 +1,5 @@
 """How far a campaign is: a snapshot in its folder, a table for the terminal, a page for a browser."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from safe_r1.campaign.recipe import Recipe
 from safe_r1.campaign.results import read_results
 from safe_r1.campaign.state import ENDED, SNAPSHOT, Status, StepState
 from safe_r1.errors import StorageError
+from safe_r1.progress import Progress
 from safe_r1.runs import RunFolder
 
 PAGE = "campaign.html"
@@ -58,9 +58,9 @@ class Cell(BaseModel):
     @property
     def text(self) -> str:
         """A few words for a table."""
-        found = re.match(r"([a-z ]+): (\d+)/(\d+) ", self.progress)
-        if self.status == "running" and found:
-            return f"{found[1]} {100 * int(found[2]) // max(1, int(found[3]))} %"
+        progress = Progress.parse(self.progress)
+        if self.status == "running" and progress:
+            return f"{progress.stage} {progress.percent} %"
         return {"starting": "starting nodes"}.get(self.status, self.status)
 
 

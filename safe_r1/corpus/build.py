@@ -34,7 +34,7 @@ from safe_r1.corpus.rows import Drop, Row
 from safe_r1.corpus.sources import Part
 from safe_r1.corpus.synthesis import best_candidates, costs, synthesize
 from safe_r1.errors import DataError, IntegrityError
-from safe_r1.progress import Watch
+from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import MIN_LOGICAL_CPUS, connect
 from safe_r1.runs import RunFolder, read_table, write_table
@@ -61,7 +61,7 @@ class _State:
     drops: dict[str, Drop] = field(default_factory=dict)
 
 
-def build(recipe: Recipe, watch: Watch) -> Outcome:
+def build(recipe: Recipe, on_progress: ProgressCallback) -> Outcome:
     """Build the corpus to its published end, doing only what is missing.
 
     Raises:
@@ -79,14 +79,14 @@ def build(recipe: Recipe, watch: Watch) -> Outcome:
     work = UPath(recipe.output) / WORK
     # An engine's stream needs more logical CPUs than reading and filtering do.
     connect(MIN_LOGICAL_CPUS if recipe.teacher == "llm" else 1)
-    _ingest(plan, work, watch)
+    _ingest(plan, work, on_progress)
     index = Index.read(work, plan.parts)
     state = _State(index, index.deduplicate(recipe))
     state.drops |= state.clusters.drops
-    chosen = _fill(recipe, RunFolder(work), state, watch)
+    chosen = _fill(recipe, RunFolder(work), state, on_progress)
     splits = split(recipe, [row for row, _ in chosen])
     selection = Selection({row.row_id: number for row, number in chosen}, splits)
-    shards = export(recipe, folder, index, selection, watch)
+    shards = export(recipe, folder, index, selection, on_progress)
     info = _account(recipe, plan, folder, state, selection)
     lengths, histogram = measure_lengths(folder, splits)
     info |= {
@@ -111,7 +111,7 @@ def _sessions(folder: RunFolder) -> list[float]:
     return (folder.read_json("corpus.json") or {}).get("sessions", [])
 
 
-def _ingest(plan: Plan, work: UPath, watch: Watch) -> None:
+def _ingest(plan: Plan, work: UPath, on_progress: ProgressCallback) -> None:
     """Read every part that has no file yet; stops when a source is malformed beyond the recipe's limit."""
     import ray
 
@@ -119,7 +119,7 @@ def _ingest(plan: Plan, work: UPath, watch: Watch) -> None:
     total = sum(part.num_records for part in plan.parts)
     todo = [part for part in plan.parts if not (work / STAGE / f"{part.name}.parquet").exists()]
     done = total - sum(part.num_records for part in todo)
-    watch("reading", done, total, 0, 0)
+    on_progress(Progress("reading", done, total))
     if todo:
         guard = ray.put(
             Decontaminator(
@@ -134,7 +134,7 @@ def _ingest(plan: Plan, work: UPath, watch: Watch) -> None:
         for batch in dataset.map(work_on).iter_batches(batch_size=1, prefetch_batches=0):
             counts = read_counts(batch)
             done, dropped = done + counts["rows"], dropped + counts["dropped"]
-            watch("reading", done, total, dropped, 0)
+            on_progress(Progress("reading", done, total, dropped))
     _refuse_malformed(recipe, work, plan.parts)
 
 
@@ -172,7 +172,9 @@ def _refuse_malformed(recipe: Recipe, work: UPath, parts: Sequence[Part]) -> Non
             )
 
 
-def _fill(recipe: Recipe, work: RunFolder, state: _State, watch: Watch) -> list[tuple[Candidate, int | None]]:
+def _fill(
+    recipe: Recipe, work: RunFolder, state: _State, on_progress: ProgressCallback
+) -> list[tuple[Candidate, int | None]]:
     """The rows of the corpus, each with the number of its candidate where a teacher answered it."""
     rows = _candidates(state)
     answered = {
@@ -193,10 +195,12 @@ def _fill(recipe: Recipe, work: RunFolder, state: _State, watch: Watch) -> list[
         asked += batch
         prompts = _load_prompts(state.index, {row.row_id for row in batch})
         total, done, failed, tokens = len(batch) * recipe.synthesis.candidates, 0, 0, 0
-        watch("synthesizing", 0, total, 0, 0)
-        for progress in synthesize(prompts, recipe, work):
-            done, failed, tokens = done + progress.rows, failed + progress.failed, tokens + progress.tokens
-            watch("synthesizing", done, total, failed, tokens)
+        on_progress(Progress("synthesizing", 0, total))
+        for batch_counts in synthesize(prompts, recipe, work):
+            done += batch_counts.rows
+            failed += batch_counts.failed
+            tokens += batch_counts.tokens
+            on_progress(Progress("synthesizing", done, total, failed, tokens))
         best, drops = best_candidates(work, [row.row_id for row in asked])
         state.drops |= drops
     usable = ready + [row for row in asked if row.row_id in best]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from safe_r1.corpus.index import Index
 from safe_r1.corpus.mixing import Candidate, draw
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.corpus.synthesis import STAGE as CANDIDATES
+from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.runs import RunFolder, read_table, write_bytes, write_table
 from safe_r1.schema import CONVERSATION_SCHEMA
 
@@ -39,7 +40,7 @@ def export(
     folder: RunFolder,
     index: Index,
     selection: Selection,
-    watch: Callable[[str, int, int, int, int], None],
+    on_progress: ProgressCallback,
 ) -> dict[str, str]:
     """Write ``train`` and ``validation`` as Parquet and, for trainers that want it, as JSONL.
 
@@ -48,7 +49,7 @@ def export(
     """
     hashes: dict[str, str] = {}
     total, done = len(selection.numbers), 0
-    watch("writing", 0, total, 0, 0)
+    on_progress(Progress("writing", 0, total))
     for split, rows in selection.splits.items():
         for number, table in enumerate(_in_order(recipe, folder, index, selection, rows)):
             name = f"{number:05d}"
@@ -60,7 +61,7 @@ def export(
             for path in (f"{split}/part-{name}.parquet", f"jsonl/{split}/part-{name}.jsonl"):
                 hashes[path] = hashlib.sha256((folder.path / path).read_bytes()).hexdigest()
             done += table.num_rows
-            watch("writing", done, total, 0, 0)
+            on_progress(Progress("writing", done, total))
     folder.write_json("jsonl/dataset_info.json", _llama_factory(recipe, selection.splits))
     return hashes
 

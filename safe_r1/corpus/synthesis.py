@@ -17,7 +17,7 @@ from safe_r1.corpus.ingest import read_counts
 from safe_r1.corpus.recipe import Recipe
 from safe_r1.corpus.rows import ROW_SCHEMA, Drop, Row
 from safe_r1.corpus.teachers import PROMPT_SHA256, Response, compose, teacher_messages
-from safe_r1.inference.batch import Progress, Request, Sampling, generate, row_seed
+from safe_r1.inference.batch import BatchCounts, Request, Sampling, generate, row_seed
 from safe_r1.inference.engine import check_resources
 from safe_r1.models.checkpoints import cache_folder, prepare
 from safe_r1.models.reasoning import split_reasoning
@@ -106,7 +106,7 @@ class Write:
         self.folder.write_shard(STAGE, rows, CANDIDATE_SCHEMA, candidate_key)
 
 
-def synthesize(prompts: Sequence[Row], recipe: Recipe, folder: RunFolder) -> Iterator[Progress]:
+def synthesize(prompts: Sequence[Row], recipe: Recipe, folder: RunFolder) -> Iterator[BatchCounts]:
     """Ask the teacher for every candidate of these prompts that the folder does not have yet."""
     done = {candidate_key(flat) for flat in _read_light(folder) if flat["error"] is None}
     keys = [(row.row_id, number) for row in prompts for number in range(recipe.synthesis.candidates)]
@@ -122,7 +122,7 @@ def synthesize(prompts: Sequence[Row], recipe: Recipe, folder: RunFolder) -> Ite
         yield from _by_endpoint(todo, by_id, recipe, folder)
 
 
-def _by_template(todo: Sequence[Key], read: Read, folder: RunFolder) -> Iterator[Progress]:
+def _by_template(todo: Sequence[Key], read: Read, folder: RunFolder) -> Iterator[BatchCounts]:
     import ray
 
     chunks = [list(todo[start : start + _CHUNK]) for start in range(0, len(todo), _CHUNK)]
@@ -130,7 +130,7 @@ def _by_template(todo: Sequence[Key], read: Read, folder: RunFolder) -> Iterator
     dataset = ray.data.from_items([{"keys": [list(map(str, key)) for key in chunk]} for chunk in chunks])
     for batch in dataset.map(work).iter_batches(batch_size=1, prefetch_batches=0):
         counts = read_counts(batch)
-        yield Progress(counts["rows"], counts["failed"], 0)
+        yield BatchCounts(counts["rows"], counts["failed"], 0)
 
 
 def _compose_chunk(item: Flat, read: Read, write: Write) -> Flat:
@@ -147,7 +147,7 @@ def _compose_chunk(item: Flat, read: Read, write: Write) -> Flat:
 
 def _by_model(
     todo: Sequence[Key], prompts: Mapping[str, Row], recipe: Recipe, folder: RunFolder
-) -> Iterator[Progress]:
+) -> Iterator[BatchCounts]:
     config = recipe.synthesis
     variant, _ = prepare(teacher_variant(recipe))
     cluster = connect()
@@ -184,7 +184,7 @@ def teacher_variant(recipe: Recipe) -> Variant:
 
 def _by_endpoint(
     todo: Sequence[Key], prompts: Mapping[str, Row], recipe: Recipe, folder: RunFolder
-) -> Iterator[Progress]:
+) -> Iterator[BatchCounts]:
     from safe_r1.inference.endpoint import ChatEndpoint
 
     config = recipe.synthesis
@@ -220,7 +220,7 @@ def _by_endpoint(
             ]
         )
         write(rows)
-        yield Progress(
+        yield BatchCounts(
             len(rows),
             sum(row["drop_stage"] is not None for row in rows),
             sum(r.completion_tokens for r in replies),

@@ -39,11 +39,11 @@ from safe_r1.evaluation.scoring import (
     make_judge,
     score_without_judge,
 )
-from safe_r1.inference.batch import Progress, Request, Sampling, generate, row_seed
+from safe_r1.inference.batch import BatchCounts, Request, Sampling, generate, row_seed
 from safe_r1.inference.engine import check_resources
 from safe_r1.metrics.lengths import token_lengths
 from safe_r1.metrics.rates import compute_metrics
-from safe_r1.progress import Watch
+from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
@@ -66,12 +66,12 @@ class Outcome:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-def evaluate(config: EvaluateConfig, watch: Watch, log: Path | None = None) -> list[Outcome]:
+def evaluate(config: EvaluateConfig, on_progress: ProgressCallback, log: Path | None = None) -> list[Outcome]:
     """Run the job to its published end, doing only what is missing.
 
     Args:
         config: The settings.
-        watch: Is told the progress.
+        on_progress: Called with the progress of each stage.
         log: This session's log, copied into the run folders at the end, however it ends.
 
     Raises:
@@ -89,20 +89,20 @@ def evaluate(config: EvaluateConfig, watch: Watch, log: Path | None = None) -> l
     finish_plan(plan, device)
     _open(plan, cluster, device)
     try:
-        return _run(plan, device, cluster, watch)
+        return _run(plan, device, cluster, on_progress)
     finally:
         for folder in plan.folders.values():
             if log:
                 folder.keep_log(log)
 
 
-def _run(plan: Plan, device: Device, cluster: Cluster, watch: Watch) -> list[Outcome]:
+def _run(plan: Plan, device: Device, cluster: Cluster, on_progress: ProgressCallback) -> list[Outcome]:
     todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
     outcomes = [Outcome(name, plan.folders[name], {}, was_complete=name not in todo) for name in plan.samples]
     if todo:
         started = time.monotonic()
-        timings = _complete(plan, todo, device, watch)
-        _judge(plan, todo, cluster, watch)
+        timings = _complete(plan, todo, device, on_progress)
+        _judge(plan, todo, cluster, on_progress)
         for outcome in outcomes:
             if not outcome.was_complete:
                 outcome.timings = timings | {"wall_s": round(time.monotonic() - started, 1)}
@@ -149,7 +149,9 @@ def _open(plan: Plan, cluster: Cluster, device: Device) -> None:
                 folder.write_shard("samples", missing[start : start + size], SAMPLE_SCHEMA, sample_key)
 
 
-def _complete(plan: Plan, todo: dict[str, list[Sample]], device: Device, watch: Watch) -> dict[str, float]:
+def _complete(
+    plan: Plan, todo: dict[str, list[Sample]], device: Device, on_progress: ProgressCallback
+) -> dict[str, float]:
     """Generate what is missing; gives the timings of this stage."""
     requests = []
     total = sum(len(samples) * plan.repeats(name) for name, samples in todo.items())
@@ -175,10 +177,12 @@ def _complete(plan: Plan, todo: dict[str, list[Sample]], device: Device, watch: 
         ReadCompletion(plan.variant.name),
         ShardWriter(plan.folders, "completions"),
     )
-    return _follow("completions", stream, total - len(requests), total, watch)
+    return _follow("completions", stream, total - len(requests), total, on_progress)
 
 
-def _follow(stage: str, stream: Iterator[Progress], done: int, total: int, watch: Watch) -> dict[str, float]:
+def _follow(
+    stage: str, stream: Iterator[BatchCounts], done: int, total: int, on_progress: ProgressCallback
+) -> dict[str, float]:
     """Drive a stream, report on it and time it.
 
     ``steady_tokens_per_s`` counts from the end of the first batch, so that the start of the engine is not in
@@ -186,13 +190,15 @@ def _follow(stage: str, stream: Iterator[Progress], done: int, total: int, watch
     """
     failed = tokens = first_tokens = 0
     begin = first = last = time.monotonic()
-    watch(stage, done, total, 0, 0)
-    for progress in stream:
+    on_progress(Progress(stage, done, total))
+    for batch_counts in stream:
         last = time.monotonic()
         if not tokens:
-            first, first_tokens = last, progress.tokens
-        done, failed, tokens = done + progress.rows, failed + progress.failed, tokens + progress.tokens
-        watch(stage, done, total, failed, tokens)
+            first, first_tokens = last, batch_counts.tokens
+        done += batch_counts.rows
+        failed += batch_counts.failed
+        tokens += batch_counts.tokens
+        on_progress(Progress(stage, done, total, failed, tokens))
     steady_s = last - first
     return {
         f"{stage}_s": round(last - begin, 2),
@@ -202,7 +208,9 @@ def _follow(stage: str, stream: Iterator[Progress], done: int, total: int, watch
     }
 
 
-def _judge(plan: Plan, todo: dict[str, list[Sample]], cluster: Cluster, watch: Watch) -> None:
+def _judge(
+    plan: Plan, todo: dict[str, list[Sample]], cluster: Cluster, on_progress: ProgressCallback
+) -> None:
     """Score what is missing: at once where that can be, then by checks in Ray's workers, then by the judge."""
     tasks: list[Task] = []
     unchecked: list[Task] = []
@@ -231,7 +239,9 @@ def _judge(plan: Plan, todo: dict[str, list[Sample]], cluster: Cluster, watch: W
         for start in range(0, len(direct), _ROWS_PER_SHARD):
             write(direct[start : start + _ROWS_PER_SHARD])
     if unchecked:
-        _follow("checks", check_tasks(unchecked, int(cluster.cpu_total), write), 0, len(unchecked), watch)
+        _follow(
+            "checks", check_tasks(unchecked, int(cluster.cpu_total), write), 0, len(unchecked), on_progress
+        )
     if not tasks:
         return
     if plan.judge_variant:
@@ -251,7 +261,7 @@ def _judge(plan: Plan, todo: dict[str, list[Sample]], cluster: Cluster, watch: W
         )
     else:
         stream = judge_tasks(make_judge(plan.config.judge), tasks, plan.judge, write)
-    _follow("verdicts", stream, 0, len(tasks), watch)
+    _follow("verdicts", stream, 0, len(tasks), on_progress)
 
 
 def _refuse_failures(name: str, completions: dict[tuple[Any, ...], Row], allowed: float) -> None:

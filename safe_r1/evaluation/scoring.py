@@ -13,7 +13,7 @@ from safe_r1.benchmarks.chisafetybench import extract_choice
 from safe_r1.benchmarks.gpqa import as_asked, sample_letter
 from safe_r1.config import JudgeConfig
 from safe_r1.evaluation.checks import Check, run_checks
-from safe_r1.inference.batch import Progress, Request, Row
+from safe_r1.inference.batch import BatchCounts, Request, Row
 from safe_r1.judge.base import Judge, JudgeItem, Judgement
 from safe_r1.judge.verdict import read_reply
 from safe_r1.models.checkpoints import cache_folder
@@ -148,7 +148,7 @@ def agreement_note(config: JudgeConfig) -> str:
 
 def judge_tasks(
     judge: Judge, tasks: Sequence[Task], name: str, write: Callable[[list[Row]], None]
-) -> Iterator[Progress]:
+) -> Iterator[BatchCounts]:
     """Judge in the driver, writing every few rows, so that an endpoint that goes down loses nothing."""
     for start in range(0, len(tasks), _CHUNK):
         chunk = tasks[start : start + _CHUNK]
@@ -156,12 +156,12 @@ def judge_tasks(
         write(
             [asdict(task.verdict(judgement, name)) for task, judgement in zip(chunk, judgements, strict=True)]
         )
-        yield Progress(len(chunk), sum(judgement.label is None for judgement in judgements), 0)
+        yield BatchCounts(len(chunk), sum(judgement.label is None for judgement in judgements), 0)
 
 
 def check_tasks(
     tasks: Sequence[Task], num_workers: int, write: Callable[[list[Row]], None]
-) -> Iterator[Progress]:
+) -> Iterator[BatchCounts]:
     """Check results and programs in Ray's workers, writing every few rows."""
     rows: list[Row] = []
 
@@ -176,7 +176,7 @@ def check_tasks(
         if len(rows) >= _CHUNK or not left:
             write(rows)
             rows.clear()
-        yield Progress(num_done, 0, 0)
+        yield BatchCounts(num_done, 0, 0)
 
 
 def judge_requests(tasks: Sequence[Task], max_tokens: int) -> list[Request]:

@@ -140,7 +140,7 @@ def _result(row: Row) -> Row:
 
 
 @dataclass(frozen=True)
-class Progress:
+class BatchCounts:
     """Counts of one finished batch."""
 
     rows: int
@@ -156,7 +156,7 @@ def generate(
     sampling: Sampling,
     finish: Callable[[Row], Row],
     write: Writer,
-) -> Iterator[Progress]:
+) -> Iterator[BatchCounts]:
     """Complete all requests; yields counts as batches are written.
 
     Args:
@@ -191,11 +191,13 @@ def generate(
     is_canary = True
     try:
         for batch in counts.iter_batches(batch_size=1, prefetch_batches=0):
-            progress = Progress(int(batch["rows"][0]), int(batch["failed"][0]), int(batch["tokens"][0]))
-            if is_canary and progress.failed == progress.rows:
+            batch_counts = BatchCounts(
+                int(batch["rows"][0]), int(batch["failed"][0]), int(batch["tokens"][0])
+            )
+            if is_canary and batch_counts.failed == batch_counts.rows:
                 raise ModelError(f"{variant.name}: every row of the first batch failed: {batch['error'][0]}")
             is_canary = False
-            yield progress
+            yield batch_counts
     except (RayError, GetTimeoutError) as error:
         kind = EngineLostError if _is_loss(error) else ModelError
         raise kind(

@@ -19,7 +19,7 @@ from safe_r1 import errors
 from safe_r1.errors import ConfigError, DataError, IntegrityError, SafeR1Error
 from safe_r1.models.chat import load_tokenizer
 from safe_r1.models.registry import Variant
-from safe_r1.progress import Watch
+from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.resources import connect
 from safe_r1.runs import SUCCESS, RunFolder, sha256
 from safe_r1.train.architecture import get_architecture
@@ -59,7 +59,7 @@ def prepare_data(
     folder: UPath,
     variant: Variant,
     pack: PackConfig,
-    watch: Watch,
+    on_progress: ProgressCallback,
     trust_remote_code: bool = False,
 ) -> DataInfo:
     """Tokenize and pack a corpus, doing only what is missing.
@@ -69,7 +69,7 @@ def prepare_data(
         folder: Where prepared data of any model and settings lie.
         variant: The model, with a source that can be loaded.
         pack: Length of the sequences, and what becomes of a longer row.
-        watch: Is told the progress.
+        on_progress: Called with the progress of each stage.
         trust_remote_code: Run code from the model's repository.
 
     Raises:
@@ -93,7 +93,7 @@ def prepare_data(
     connect(1)
     tokens, packed = _make_jobs(work.path, shards, Tokenize(corpus, variant, pack, trust_remote_code))
     for stage, jobs in (("tokenizing", tokens), ("packing", packed)):
-        _run(stage, jobs, sum(num_rows.values()), watch)
+        _run(stage, jobs, sum(num_rows.values()), on_progress)
     splits = {split: _account(packed, split, num_rows.get(split, 0), pack.seq_len) for split in SPLITS}
     if not splits["train"]["num_sequences"]:
         raise DataError(_explain_empty(corpus, splits["train"], [job.target for job in tokens], pack))
@@ -189,7 +189,7 @@ class _Do:
         return {"rows": kept + dropped, "dropped": dropped, "tokens": tokens, "kind": "", "error": ""}
 
 
-def _run(stage: str, jobs: Sequence[_Job], total: int, watch: Watch) -> None:
+def _run(stage: str, jobs: Sequence[_Job], total: int, on_progress: ProgressCallback) -> None:
     """Do all jobs, in any order.
 
     Raises:
@@ -198,7 +198,7 @@ def _run(stage: str, jobs: Sequence[_Job], total: int, watch: Watch) -> None:
     import ray
 
     done = Counter[str]()
-    watch(stage, 0, total, 0, 0)
+    on_progress(Progress(stage, 0, total))
     dataset: Any = ray.data.from_items(
         [{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs)
     )
@@ -206,7 +206,7 @@ def _run(stage: str, jobs: Sequence[_Job], total: int, watch: Watch) -> None:
         if batch["error"][0]:
             raise getattr(errors, batch["kind"][0])(batch["error"][0])
         done.update({name: int(batch[name][0]) for name in ("rows", "dropped", "tokens")})
-        watch(stage, done["rows"], total, done["dropped"], done["tokens"])
+        on_progress(Progress(stage, done["rows"], total, done["dropped"], done["tokens"]))
 
 
 def _total(counts: Counts, what: str) -> int:

@@ -17,7 +17,7 @@ from upath import UPath
 
 from safe_r1.errors import ModelError
 from safe_r1.models.registry import Variant
-from safe_r1.progress import Watch
+from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.runs import write_bytes
 from safe_r1.train.checkpoint import reader
 from safe_r1.train.config import LoraConfig
@@ -52,7 +52,7 @@ class ExportSpec:
     trust_remote_code: bool = False
 
 
-def export(spec: ExportSpec, watch: Watch) -> None:
+def export(spec: ExportSpec, on_progress: ProgressCallback) -> None:
     """Write the model folder.
 
     Raises:
@@ -70,7 +70,7 @@ def export(spec: ExportSpec, watch: Watch) -> None:
     weight_map: dict[str, str] = {}
     total = 0
     for number, names in enumerate(groups, 1):
-        watch("exporting", number - 1, len(groups), 0, 0)
+        on_progress(Progress("exporting", number - 1, len(groups)))
         file = (
             f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
         )
@@ -82,7 +82,7 @@ def export(spec: ExportSpec, watch: Watch) -> None:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_bytes(spec.output / "model.safetensors.index.json", json.dumps(index, indent=1).encode())
     _write_companions(spec, original, dtype)
-    watch("exporting", len(groups), len(groups), 0, 0)
+    on_progress(Progress("exporting", len(groups), len(groups)))
 
 
 def _original_files(variant: Variant) -> Path:

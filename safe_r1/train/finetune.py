@@ -14,7 +14,7 @@ from upath import UPath
 
 from safe_r1.errors import RunConflictError, StorageError, TrainingError
 from safe_r1.models.registry import ORIGIN_FILE
-from safe_r1.progress import Watch
+from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import Cluster, connect, disconnect
 from safe_r1.runs import RunFolder, is_local, sha256, write_bytes
@@ -39,7 +39,7 @@ class Outcome:
     was_complete: bool = False
 
 
-def finetune(config: FinetuneConfig, watch: Watch, log: Path | None = None) -> Outcome:
+def finetune(config: FinetuneConfig, on_progress: ProgressCallback, log: Path | None = None) -> Outcome:
     """Fine-tune to a finished model, doing only what is missing.
 
     Raises:
@@ -56,22 +56,22 @@ def finetune(config: FinetuneConfig, watch: Watch, log: Path | None = None) -> O
             job.folder, job.model_folder, job.folder.read_json("run.json") or {}, was_complete=True
         )
     try:
-        data = _prepare(job, watch)
+        data = _prepare(job, on_progress)
         _check_room(job)
         spec = make_spec(job, data)
-        _train(job, spec, watch)
-        return _publish(job, data, fingerprint, started, watch)
+        _train(job, spec, on_progress)
+        return _publish(job, data, fingerprint, started, on_progress)
     finally:
         if log:
             job.folder.keep_log(log)
 
 
-def _prepare(job: Job, watch: Watch) -> DataInfo:
+def _prepare(job: Job, on_progress: ProgressCallback) -> DataInfo:
     """Packed data lie beside the runs: variants of one tokenizer share them."""
     config = job.config
     folder = UPath(absolute(config.output)) / "data"
     return prepare_data(
-        absolute(config.corpus), folder, job.variant, config.pack, watch, config.trust_remote_code
+        absolute(config.corpus), folder, job.variant, config.pack, on_progress, config.trust_remote_code
     )
 
 
@@ -116,11 +116,11 @@ def _check_room(job: Job) -> None:
         )
 
 
-def _train(job: Job, spec: TrainSpec, watch: Watch) -> None:
+def _train(job: Job, spec: TrainSpec, on_progress: ProgressCallback) -> None:
     from safe_r1.train.workers import run_workers
 
     if not _is_trained(job, spec):
-        run_workers(spec, job.workers, watch)
+        run_workers(spec, job.workers, on_progress)
     _refuse_failure(job)
 
 
@@ -143,7 +143,9 @@ def _is_trained(job: Job, spec: TrainSpec) -> bool:
     return bool(found) and (found[-1][0] == spec.num_steps or read_state(found[-1][1])["stopped"])
 
 
-def _publish(job: Job, data: DataInfo, fingerprint: dict[str, Any], started: float, watch: Watch) -> Outcome:
+def _publish(
+    job: Job, data: DataInfo, fingerprint: dict[str, Any], started: float, on_progress: ProgressCallback
+) -> Outcome:
     """Export the best checkpoint, write its figures and, last, the marker."""
     from safe_r1.train.card import render_card
     from safe_r1.train.checkpoint import best_checkpoint, read_state
@@ -167,7 +169,7 @@ def _publish(job: Job, data: DataInfo, fingerprint: dict[str, Any], started: flo
     job.folder.write_json("run.json", info)
     card = render_card(job.variant, job.config, info, lines)
     lora, remote = job.config.lora, job.config.trust_remote_code
-    export(ExportSpec(best, job.variant, job.model_folder, card, lora, remote), watch)
+    export(ExportSpec(best, job.variant, job.model_folder, card, lora, remote), on_progress)
     # How the finished model is asked: as the one that it was made from, so that both can be compared.
     base = job.variant.name if job.variant.kind != "custom" else None
     write_bytes(

@@ -11,7 +11,7 @@ from typing import Any
 from upath import UPath
 
 from safe_r1.errors import TrainingError, WorkersLostError
-from safe_r1.progress import Watch
+from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.resources import node_labels
 from safe_r1.runs import remove
 from safe_r1.train.history import read_history
@@ -23,13 +23,13 @@ _START_TIMEOUT_S = 3600
 _LOOK_EVERY_S = 1.0
 
 
-def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
+def run_workers(spec: Any, workers: tuple[int, int], on_progress: ProgressCallback) -> None:
     """Train to the end; workers that are lost are replaced, and all go on from the last checkpoint.
 
     Args:
         spec: A ``loop.TrainSpec``.
         workers: Fewest and most of them; equal for a fixed number.
-        watch: Is told the steps done.
+        on_progress: Called with the number of optimizer steps done.
 
     Raises:
         TrainingError: They failed more often than ``max_failures`` allows.
@@ -62,7 +62,7 @@ def run_workers(spec: Any, workers: tuple[int, int], watch: Watch) -> None:
         ),
     )
     try:
-        with _watched(UPath(spec.folder), spec.num_steps, watch):
+        with _watched(UPath(spec.folder), spec.num_steps, on_progress):
             trainer.fit()
     except TrainingFailedError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
@@ -109,7 +109,7 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _watched(folder: UPath, num_steps: int, watch: Watch) -> Iterator[None]:
+def _watched(folder: UPath, num_steps: int, on_progress: ProgressCallback) -> Iterator[None]:
     """Tells the progress from the run's history while the body runs."""
     stop = threading.Event()
     shown = -1
@@ -120,7 +120,8 @@ def _watched(folder: UPath, num_steps: int, watch: Watch) -> Iterator[None]:
             lines = read_history(folder)
             if lines and lines[-1]["step"] != shown:
                 shown = lines[-1]["step"]
-                watch("training", shown, num_steps, 0, sum(line.get("num_tokens", 0) for line in lines))
+                tokens = sum(line.get("num_tokens", 0) for line in lines)
+                on_progress(Progress("training", shown, num_steps, tokens=tokens))
 
     def keep_looking() -> None:
         while not stop.wait(_LOOK_EVERY_S):

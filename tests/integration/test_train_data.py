@@ -197,15 +197,15 @@ from safe_r1.models.registry import get_variant
 from safe_r1.train.config import PackConfig
 from safe_r1.train.data import prepare_data
 
-def watch(stage, done, *counts):
-    if done and folder == sys.argv[-1]:
+def on_progress(progress):
+    if progress.done and folder == sys.argv[-1]:
         print("in the middle", flush=True)
         time.sleep(1000)
 
 corpus, model, seq_len, *folders = sys.argv[1:]
 ray.init(num_cpus=4, include_dashboard=False, logging_level="error")
 for folder in folders:
-    prepare_data(corpus, UPath(folder), get_variant(model), PackConfig(seq_len=int(seq_len)), watch)
+    prepare_data(corpus, UPath(folder), get_variant(model), PackConfig(seq_len=int(seq_len)), on_progress)
 """
 
 

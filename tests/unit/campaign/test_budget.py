@@ -5,6 +5,7 @@ import pytest
 
 from safe_r1.campaign.jobs import JobView
 from safe_r1.campaign.run import Campaign
+from safe_r1.progress import Progress
 from tests.unit.campaign.test_run import BASE, SEVEN, Clock, Cluster, campaign, statuses
 
 FINETUNE = f"finetune/{SEVEN}"
@@ -52,7 +53,7 @@ def test_waiting_for_nodes_costs_nothing(tmp_path: Path):
     one.tick()
     assert one._gpu_hours()[0] == 0
     for name in cluster.views:
-        cluster.views[name] = JobView("running", started_at=1000.0, progress="evaluate: 1/9 rows")
+        cluster.views[name] = JobView("running", started_at=1000.0, progress=Progress("evaluate", 1, 9))
     one.tick()
     clock.now += 3600
     assert one._gpu_hours()[0] == 2
@@ -88,7 +89,7 @@ def test_what_runs_longer_than_planned_counts_as_it_is(tmp_path: Path, hours: fl
     end(cluster, "corpus", 1)
     end(cluster, f"evaluate/{SEVEN}", 0.5)
     [name] = [name for name in cluster.running() if "evaluate" in name]
-    cluster.views[name] = JobView("running", started_at=1000.0, progress="evaluate: 1/9 rows")
+    cluster.views[name] = JobView("running", started_at=1000.0, progress=Progress("evaluate", 1, 9))
     one._look(f"evaluate/{BASE}")
     clock.now += 3600 * hours
     one.tick()

@@ -10,6 +10,7 @@ from ray.job_submission import JobStatus
 
 from safe_r1.campaign.jobs import RayJobs
 from safe_r1.errors import ResourceError
+from safe_r1.progress import Progress
 from safe_r1.resources import NODE_LABELS
 
 
@@ -81,13 +82,14 @@ def test_how_a_job_is(server: type[Server], status: JobStatus, phase: str):
     jobs.submit("a-1", ["x.py"], {}, {})
     info = jobs._client.jobs["a-1"]
     info.status, info.driver_exit_code, info.end_time = status, 2, 5000
-    assert jobs.look("a-1").progress == ""  # no log: its node is gone
+    assert jobs.look("a-1").progress is None  # no log: its node is gone
     jobs._client.logs["a-1"] = (
         "evaluate: demo on x\ncompletions: 3/48 rows\ncompletions: 16/48 rows, 4,096 tokens\nfailed: oh\n"
     )
     view = jobs.look("a-1")
     assert (view.phase, view.exit_code, view.started_at, view.ended_at) == (phase, 2, 1.0, 5.0)
-    assert view.progress == "completions: 16/48 rows, 4,096 tokens"
+    assert view.progress == Progress("completions", 16, 48, tokens=4096)
+    assert view.progress.format() == "completions: 16/48 rows, 4,096 tokens"
     assert view.said == ("" if phase == "done" else "failed: oh")
 
 
