@@ -1,22 +1,31 @@
-# `make demo` and `make test` do all their own set-up. PROFILE=cpu or PROFILE=gpu overrides what setup finds.
+# `make demo` and `make test` set up .venv themselves. PROFILE=cpu or PROFILE=gpu overrides what setup detects.
 SHELL := /usr/bin/env bash
 PYTHON := .venv/bin/python
+# pytest-xdist's workers. Two, or half of the cores: each imports torch, and a vLLM engine keeps a core of its own busy.
+TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores > 4 ? cores / 2 : 2)))
 DEMO_OUTPUT ?= runs/demo
-# A model that has learned to think needs room to come to its answer.
+# A model that has learned to think needs more tokens to reach its answer.
 DEMO_BENCHMARK := --benchmark chisafetybench-sample --limit 48 --set generation.max_tokens=256
 BENCH_OUTPUT ?= bench-results
+BENCH_CORPUS ?= bench-results/corpus
 
 .DEFAULT_GOAL := help
-BENCH_CORPUS ?= bench-results/corpus
-.PHONY: help setup demo test test-fast lint format bench bench-generation bench-corpus bench-training bench-serve bench-campaign clean
+.PHONY: help setup relock shell demo test-fast test test-all lint format bench bench-generation bench-corpus bench-training \
+    bench-serve bench-campaign bench-smoke clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Install everything into .venv (quick when nothing changed)
+setup: ## Install the locked versions into .venv (quick when nothing changed)
 	@bash cluster/local/setup.sh $(PROFILE)
 
-demo: setup ## Evaluate a small real model, build a corpus, fine-tune briefly, evaluate again, compare; in runs/demo
+relock: setup ## Update all lock files to the newest versions and list the changes; KEEP=1 changes only what no longer fits
+	@bash cluster/local/lock.sh $(if $(KEEP),--keep)
+
+shell: setup ## Open bash with safe-r1 and python of .venv on the PATH
+	@exec bash --rcfile cluster/local/bashrc -i
+
+demo: setup ## Evaluate a small real model, build a corpus, fine-tune, evaluate again and compare; output in runs/demo
 	@$(PYTHON) ray_jobs/evaluate.py --variant demo --output $(DEMO_OUTPUT) $(DEMO_BENCHMARK)
 	@$(PYTHON) ray_jobs/build_corpus.py --recipe seeds --output $(DEMO_OUTPUT)/corpus
 	@$(PYTHON) ray_jobs/finetune.py --variant demo --corpus $(DEMO_OUTPUT)/corpus --output $(DEMO_OUTPUT)/finetuned \
@@ -27,39 +36,49 @@ demo: setup ## Evaluate a small real model, build a corpus, fine-tune briefly, e
 	@.venv/bin/safe-r1 compare $(DEMO_OUTPUT)/main --baseline demo --output $(DEMO_OUTPUT)/comparison
 	@find $(DEMO_OUTPUT) -name report.html -exec printf 'Report: %s\n' {} \;
 
-test: setup ## All tests, with real Ray, vLLM and a browser
+test-fast: setup ## Fast unit tests, in parallel: under a minute
+	@$(PYTHON) -m pytest tests/unit -m "not slow and not very_long" -n $(TEST_WORKERS) --dist worksteal
+
+test: setup ## Unit and integration tests with real Ray, vLLM and a browser, without the very long ones
+	@bash cluster/local/browser.sh
+	@$(PYTHON) -m pytest tests -m "not very_long"
+
+test-all: setup ## All tests, the very long ones included
 	@bash cluster/local/browser.sh
 	@$(PYTHON) -m pytest tests
 
-test-fast: setup ## Unit tests only, under a minute
-	@$(PYTHON) -m pytest tests/unit
-
-lint: setup ## Style, formatting and types
+lint: setup ## Check style, formatting and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@if git grep -n -I -E '# *fmt: *(skip|off)' -- '*.py'; then echo "lint: no formatter exceptions" >&2; exit 1; fi
 	@.venv/bin/pyright
 
-format: setup ## Apply the formatting and the safe fixes of lint
+format: setup ## Format the code and apply ruff's safe fixes
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: bench-generation bench-corpus bench-training bench-serve bench-campaign ## All benchmarks; their JSON goes to bench-results
+bench: bench-generation bench-corpus bench-training bench-serve bench-campaign ## Run all benchmarks; results as JSON in bench-results
 
-bench-generation: setup ## Throughput against bare vLLM and lm-evaluation-harness
+bench-generation: setup ## Generation throughput against bare vLLM and lm-evaluation-harness
 	@$(PYTHON) -m tests.bench.run --output $(BENCH_OUTPUT)
 
-bench-corpus: setup ## The corpus job's rows/s and memory; near-duplicate removal against datatrove
+bench-corpus: setup ## Corpus job: rows/s and memory; near-duplicate removal against datatrove
 	@$(PYTHON) -m tests.bench.corpus --output $(BENCH_OUTPUT)
 
-bench-training: setup ## Full fine-tuning against TRL's SFTTrainer: tokens/s and memory; BENCH_CORPUS is built where it is missing
+bench-training: setup ## Full fine-tuning against TRL's SFTTrainer: tokens/s and memory; builds BENCH_CORPUS if missing
 	@[ -f $(BENCH_CORPUS)/_SUCCESS ] || $(PYTHON) ray_jobs/build_corpus.py --recipe seeds --output $(BENCH_CORPUS)
 	@$(PYTHON) -m tests.bench.train --corpus $(BENCH_CORPUS) --output $(BENCH_OUTPUT)
 
-bench-serve: setup ## The service: evaluation against bare vLLM, judging, overload with killed processes
+bench-serve: setup ## Service: evaluation against bare vLLM, judging, overload with killed processes
 	@$(PYTHON) -m tests.bench.serve --output $(BENCH_OUTPUT)
 
-bench-campaign: setup ## A campaign of 14 waiting jobs on an autoscaled cluster of 1, 2, 4, 8 nodes on this machine
+bench-campaign: setup ## Scheduling of a campaign of 14 jobs on an autoscaled cluster of 1, 2, 4, 8 nodes on this machine
 	@$(PYTHON) -m tests.bench.campaign --output $(BENCH_OUTPUT)
+
+bench-smoke: setup ## Run each benchmark at its smallest size, as a test; results in a temporary folder
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in run corpus train serve campaign; do \
+	    echo "bench-smoke: $$name" && $(PYTHON) -m tests.bench.$$name --smoke --output "$$folder" || exit 1; \
+	done
 
 clean: ## Remove caches and build leftovers; keeps .venv, runs and results
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,29 +1,76 @@
 #!/usr/bin/env bash
-# Writes locked-IMAGE.txt: every version in an image of cluster/images, from pyproject.toml and the overrides. Run it when one
-# of them has changed. A version that still fits stays; for newer ones delete the files first.
-# uv does not read pip's configuration: name a mirror in UV_DEFAULT_INDEX, a folder of wheels in UV_FIND_LINKS.
+# Writes locked-NAME.txt from pyproject.toml and the overrides: every version in an image of cluster/images, and in the
+# development environment of each profile (dev-cpu, dev-gpu). `lock.sh` renews them all (`make relock`); `lock.sh --keep` changes
+# only what no longer fits. Prints each version that changed.
+# Locks hold for Python 3.11 on x86-64 Linux.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-PATH=$PWD/.venv/bin:$PATH
+. cluster/local/uv.sh
 
-lock() { # lock IMAGE PROFILE EXTRAS REQUIREMENT...: more flags of uv in `flags`
-  local file=cluster/local/locked-$1.txt overrides=cluster/local/overrides-$2.txt extras
+case ${1:-} in
+  "" | --keep) ;;
+  *) echo "lock: unknown argument '$1': expected --keep or nothing" >&2; exit 2 ;;
+esac
+# Further indexes of this machine count only where they are named in UV_INDEX: a local mirror may hold the wheels of one system
+# alone, and another version would be locked for its sake.
+index=${UV_INDEX:-}
+configure_uv
+export UV_INDEX=$index
+# The locks are replaced together at the end, so that a failure leaves them as they are.
+new=$(mktemp -d)
+trap 'rm -rf "$new"' EXIT
+if [[ ${1:-} == --keep ]]; then cp cluster/local/locked-*.txt "$new"; fi
+
+lock() { # lock NAME PROFILE EXTRAS REQUIREMENT...: more flags of uv in `flags`
+  local file=$new/locked-$1.txt overrides=cluster/local/overrides-$2.txt extras
+  echo "lock: resolving $1 ..."
   read -r -a extras <<<"$(sed 's/[^,]*/--extra &/g; s/,/ /g' <<<"$3")"
   shift 3
-  printf '%s\n' "$@" | uv pip compile pyproject.toml - "${extras[@]}" ${flags[@]+"${flags[@]}"} --override "$overrides" \
-    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet --output-file "$file"
+  printf '%s\n' "$@" | .venv/bin/uv pip compile pyproject.toml - "${extras[@]}" ${flags[@]+"${flags[@]}"} \
+    --override "$overrides" --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet \
+    --output-file "$file"
 }
 
-# A CPU torch comes from a folder of wheels where one is named, else from the index that uv knows for it.
-flags=(--torch-backend cpu)
-if [[ -n ${UV_FIND_LINKS:-} ]]; then flags=(); fi
-lock cpu cpu cpu,corpus,train,serve,s3,gcs "limits[async-redis]" boto3
+# prefer NAME OTHER: OTHER takes the versions of NAME where it can.
+prefer() {
+  cp "$new/locked-$1.txt" "$new/locked-$2.txt"
+}
 
-# The others take the head's versions where they can: what one of them writes, the other reads.
+flags=()
+if ! has_cpu_torch; then flags=(--torch-backend cpu); fi
+lock cpu cpu cpu,corpus,train,serve,s3,gcs "limits[async-redis]" boto3
+prefer cpu dev-cpu
+lock dev-cpu cpu cpu,corpus,train,serve,demo,dev
+# A machine whose torch has no local version in its name satisfies this pin as well.
+sed -i 's/^\(torch==[0-9.]*\)+cpu$/\1/' "$new/locked-dev-cpu.txt"
+
+# GPU builds of torch come from the index alone. These images take the head's versions where they can: what one of them writes,
+# the other reads.
 unset UV_FIND_LINKS
 flags=()
-cp cluster/local/locked-cpu.txt cluster/local/locked-inference.txt
-cp cluster/local/locked-cpu.txt cluster/local/locked-training.txt
+prefer cpu inference
 lock inference gpu gpu,corpus,serve,s3,gcs "limits[async-redis]"
+prefer inference dev-gpu
+lock dev-gpu gpu gpu,corpus,serve,demo,dev
+prefer cpu training
 # torch and transformers as the extra `cpu` pins them: the head and the trainers agree.
 lock training gpu train,corpus,s3,gcs torch==2.13.0 transformers==5.23.0
+
+# changes OLD NEW: one row for each package whose version differs.
+changes() {
+  LC_ALL=C join -t= -a1 -a2 -e none -o 0,1.3,2.3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") |
+    awk -F= '$2 != $3 {printf "  %s: %s -> %s\n", $1, $2, $3}'
+}
+
+for file in "$new"/locked-*.txt; do
+  old=cluster/local/${file##*/}
+  touch "$old"
+  found=$(changes "$old" "$file")
+  if [[ -z $found ]]; then
+    echo "lock: $old is unchanged"
+  else
+    echo "lock: $old: $(wc -l <<<"$found") changed"
+    echo "$found"
+    cp "$file" "$old"
+  fi
+done

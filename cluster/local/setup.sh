@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Sets up .venv for this machine: `setup.sh [cpu|gpu]`; without an argument the profile is gpu where nvidia-smi finds a GPU.
-# The second run of an unchanged tree does nothing. Packages come from wherever pip is configured to find them.
+# The second run of an unchanged tree does nothing. Packages come from wherever pip is configured to find them, in the versions
+# of locked-dev-PROFILE.txt, so that all machines have the same (`make relock` renews it).
 # cpu: inference, training and serving in one environment. gpu: inference and serving with vLLM's own torch (training wants
 # a newer transformers than vLLM allows, so it has an image of its own).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. cluster/local/uv.sh
 
 if [[ $# -gt 0 ]]; then
   profile=$1
@@ -19,6 +21,7 @@ case $profile in
   *) echo "setup: unknown profile '$profile': expected cpu or gpu" >&2; exit 2 ;;
 esac
 overrides=cluster/local/overrides-$profile.txt
+lock=cluster/local/locked-dev-$profile.txt
 python=.venv/bin/python
 stamp=.venv/setup-stamp
 
@@ -28,7 +31,7 @@ exec 9>.cache/setup.lock
 if command -v flock >/dev/null; then flock 9; fi
 
 fingerprint() {
-  { echo "$PWD $profile"; cat pyproject.toml "$overrides" cluster/local/setup.sh; } | cksum
+  { echo "$PWD $profile"; cat pyproject.toml "$overrides" "$lock" cluster/local/{setup,uv}.sh; } | cksum
 }
 
 if [[ -f $stamp && $(cat "$stamp") == "$(fingerprint)" ]] && "$python" -c '' 2>/dev/null; then
@@ -64,49 +67,24 @@ find_python() {
   return 1
 }
 
-# pip_setting NAME: what pip is configured with, in the environment or in its files.
-pip_setting() {
-  local variable
-  variable=PIP_$(tr 'a-z-' 'A-Z_' <<<"$1")
-  if [[ -n ${!variable:-} ]]; then
-    echo "${!variable}"
-  else
-    "$python" -m pip config list 2>/dev/null | sed -n "s/^[a-z]*\.$1='\(.*\)'\$/\1/p" | sed 's/\\n/ /g' | tail -n 1
-  fi
-}
-
-# uv does not read pip's configuration: hand it over, so that mirrors and local wheel folders count.
-configure_uv() {
-  local index extra links cert
-  index=$(pip_setting index-url) extra=$(pip_setting extra-index-url) links=$(pip_setting find-links) cert=$(pip_setting cert)
-  if [[ -n $index ]]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}; fi
-  if [[ -n $extra ]]; then
-    export UV_INDEX=${UV_INDEX:-$(xargs <<<"$extra")} UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}
-  fi
-  if [[ -n $links ]]; then export UV_FIND_LINKS=${UV_FIND_LINKS:-$(xargs <<<"$links" | tr ' ' ,)}; fi
-  if [[ -n $cert ]]; then export SSL_CERT_FILE=${SSL_CERT_FILE:-$cert}; fi
-  export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180} VIRTUAL_ENV=$PWD/.venv
-}
-
-# A CPU torch comes from the configured places where they have one, else from the index that uv knows for it.
-torch_arguments() {
-  local version
-  version=$(sed -n 's/^cpu = .*"torch==\([0-9.]*\)".*/\1/p' pyproject.toml)
-  if [[ $profile == cpu ]] && ! .venv/bin/uv pip install --dry-run --no-deps "torch==$version+cpu" >>"$log" 2>&1; then
-    echo --torch-backend cpu
-  fi
-}
-
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
   base=$(find_python)
   step "making .venv with $("$base" --version)" "$base" -m venv --clear .venv
 fi
-step "installing uv" "$python" -m pip install --quiet --disable-pip-version-check "uv>=0.8"
+if [[ $(.venv/bin/uv --version 2>/dev/null) != "uv $UV_VERSION"* ]]; then
+  step "installing uv" "$python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+fi
 configure_uv
-read -r -a torch <<<"$(torch_arguments)"
+if [[ $profile == cpu ]]; then
+  backend=()
+  if ! has_cpu_torch; then backend=(--torch-backend cpu); fi
+  step "installing torch for CPUs" \
+    .venv/bin/uv pip install --no-deps ${backend[@]+"${backend[@]}"} "torch==$(cpu_torch_version)"
+fi
+# As constraints, the lock's versions hold on other Pythons and systems too; what only these need is not locked.
 # Compiled once here: an engine starts three processes that import vLLM, and some machines never write the byte code themselves.
 step "installing safe_r1 [$extras], a few minutes where nothing is cached" \
-  .venv/bin/uv pip install --compile-bytecode --override "$overrides" ${torch[@]+"${torch[@]}"} --editable ".[$extras]"
+  .venv/bin/uv pip install --compile-bytecode --override "$overrides" --constraint "$lock" --editable ".[$extras]"
 step "checking that the libraries load" "$python" -c 'import ray, torch, vllm; from transformers import LlamaConfig'
 
 fingerprint >"$stamp"

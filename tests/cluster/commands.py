@@ -28,7 +28,8 @@ JOBS = {"evaluate": evaluate, "build_corpus": build_corpus, "finetune": finetune
 _PROGRAMS = r"(?:kubectl|docker build|sbatch|ray|make|safe-r1|python) "
 _IN_BACKTICKS = re.compile(rf"`((?:\w+=\S+\s+)*{_PROGRAMS}[^`]+)`")
 _IN_COMMENT = re.compile(
-    r"^\s*#\s*(?:.*: )?((?:\w+=\S+ )?(?:kubectl (?:apply|create|delete) -[fk]|docker build|sbatch --|ray up) ?\S.*?)"
+    r"^\s*#\s*(?:.*: )?"
+    r"((?:\w+=\S+ )?(?:kubectl (?:apply|create|delete) -[fk]|docker build|sbatch --|ray up) ?\S.*?)"
     r"(?:\.\s|$)",
     re.MULTILINE,
 )

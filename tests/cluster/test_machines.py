@@ -31,6 +31,8 @@ LOCKS = {
     path.stem.removeprefix("locked-"): dict(line.split("==") for line in path.read_text("utf-8").splitlines())
     for path in sorted(LOCAL.glob("locked-*.txt"))
 }
+# Each development lock, and the image whose versions it has.
+DEVELOPMENT = {"dev-cpu": "cpu", "dev-gpu": "inference"}
 SCRIPT = CLUSTER / "slurm" / "ray.sbatch"
 TEXTS = sorted(
     path
@@ -203,11 +205,12 @@ def test_an_image_is_built_from_what_is_there(file):
 
 def test_all_images_have_the_same_python_and_a_lock():
     texts = [file.read_text("utf-8") for file in DOCKERFILES]
-    for pattern in (r"^ARG PYTHON=(3\.11\.\d+)$", r" uv==(\S+)"):
+    texts.append((LOCAL / "uv.sh").read_text("utf-8"))
+    for pattern in (r"^ARG PYTHON=(3\.11\.\d+)$", r"(?: uv==|^UV_VERSION=)(\S+)"):
         (version,) = {version for text in texts for version in re.findall(pattern, text, re.MULTILINE)}
         assert version
     used = {name for text in texts for name in re.findall(r"-r cluster/local/locked-(\w+)\.txt", text)}
-    assert used == set(LOCKS) == {name.removeprefix("safe-r1-") for name in IMAGES}
+    assert used == set(LOCKS) - DEVELOPMENT.keys() == {name.removeprefix("safe-r1-") for name in IMAGES}
 
 
 @pytest.mark.parametrize("image", LOCKS)
@@ -226,8 +229,38 @@ def test_a_lock_has_what_the_project_asks_for(image):
     for requirement in map(Requirement, wanted):
         version = LOCKS[image][canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), (
-            f"{requirement}, but {version} is locked: run lock.sh"
+            f"{requirement}, but {version} is locked: run `make relock KEEP=1`"
         )
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_names_versions_alone(name):
+    """No index, folder or file of the machine that wrote it, and no build that other machines do not have."""
+    lines = (LOCAL / f"locked-{name}.txt").read_text("utf-8").splitlines()
+    assert all(re.fullmatch(r"[a-z0-9-]+==[a-z0-9.]+(\+cpu)?", line) for line in lines)
+    # An image takes its torch from the index of CPU builds, where each has the suffix.
+    expected = ["torch==2.13.0+cpu"] if name == "cpu" else []
+    assert [line for line in lines if "+" in line] == expected
+
+
+@pytest.mark.parametrize(("name", "image"), DEVELOPMENT.items())
+def test_development_has_the_versions_of_the_images(name, image):
+    shared = LOCKS[name].keys() & LOCKS[image].keys()
+    assert len(shared) > 150
+    different = {
+        package for package in shared if LOCKS[name][package] != LOCKS[image][package].removesuffix("+cpu")
+    }
+    assert not different
+
+
+@pytest.mark.parametrize("name", DEVELOPMENT)
+def test_setup_installs_what_is_locked_for_its_profile(name):
+    profile = name.removeprefix("dev-")
+    setup = (LOCAL / "setup.sh").read_text("utf-8")
+    (extras,) = re.findall(rf"^  {profile}\) extras=(\S+) ;;$", setup, re.MULTILINE)
+    assert re.search(
+        rf"^lock {name} {profile} {extras}$", (LOCAL / "lock.sh").read_text("utf-8"), re.MULTILINE
+    )
 
 
 def test_the_locks_agree_where_nodes_talk_to_each_other():

@@ -53,7 +53,10 @@ def test_a_dashboard_shows_metrics_that_are_written(file):
 
 
 def test_the_labels_that_are_grouped_by_are_no_metrics():
-    query = 'sum by (ray_train_run_name) (rate(ray_data_output_rows{ray_a="b"}[5m])) / on() sum(autoscaler_active_nodes)'
+    query = (
+        'sum by (ray_train_run_name) (rate(ray_data_output_rows{ray_a="b"}[5m]))'
+        " / on() sum(autoscaler_active_nodes)"
+    )
     assert metrics_of(query) == {"ray_data_output_rows", "autoscaler_active_nodes"}
 
 
