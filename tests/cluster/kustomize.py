@@ -16,7 +16,7 @@ KNOWN_FIELDS = {"apiVersion", "kind", "resources", "components", "patches", "ima
 
 
 def read_manifests(file: Path) -> list[Manifest]:
-    """Read the documents of a YAML file, each with copies of its anchors, so that a patch changes one place."""
+    """Read the documents of a YAML file; aliases become copies, so that a patch changes one place alone."""
     return [copy_tree(document) for document in yaml.safe_load_all(file.read_text("utf-8")) if document]
 
 
