@@ -49,15 +49,16 @@ def fetch(
 def judge_agreement(
     labels: Annotated[str, typer.Option(help="Labelled answers: the gold set's JSONL or XSTest's CSV.")],
     judge: Annotated[
-        str, typer.Option(help="lexicon, or the URL of an OpenAI-compatible endpoint.")
+        str,
+        typer.Option(help="lexicon, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."),
     ] = "lexicon",
     model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Measure how far a judge agrees with labelled answers."""
     from safe_r1.config import JudgeConfig, load_config
-    from safe_r1.evaluation.scoring import make_judge
     from safe_r1.judge.agreement import measure_agreement
+    from safe_r1.judge.factory import make_judge
 
     if judge == "llm":
         raise ConfigError(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from safe_r1.errors import ConfigError
 
 _SHOWN_CHARS = 80
+_URL = re.compile(r"https?://\S+")
 
 Config = TypeVar("Config", bound="Settings")
 
@@ -78,7 +79,8 @@ class JudgeConfig(Settings):
     """The judge of the refusal task."""
 
     kind: str = Field(
-        default="lexicon", description="lexicon, llm, or the URL of an OpenAI-compatible endpoint"
+        default="lexicon",
+        description="lexicon, llm, URL of an OpenAI-compatible endpoint, or name of an installed judge",
     )
     model: str | None = Field(
         default=None, description="llm: variant, hub id or folder; URL: name of the model it serves"
@@ -92,10 +94,16 @@ class JudgeConfig(Settings):
 
     @field_validator("kind")
     @classmethod
-    def _known(cls, kind: str) -> str:
-        if kind in ("lexicon", "llm") or re.match(r"https?://\S+$", kind):
+    def _well_formed(cls, kind: str) -> str:
+        # Which names are known is the registry's knowledge: see ``safe_r1.judge.factory.check_kind``.
+        if _URL.fullmatch(kind) or re.fullmatch(r"[A-Za-z0-9._-]+", kind):
             return kind
-        raise ValueError(f"expected lexicon, llm or a URL, got {kind!r}")
+        raise ValueError("expected lexicon, llm or a URL, or the name of an installed judge")
+
+    @property
+    def is_endpoint(self) -> bool:
+        """True where the judge is a model behind a URL."""
+        return _URL.fullmatch(self.kind) is not None
 
 
 class XSTestConfig(Settings):

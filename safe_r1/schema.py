@@ -66,6 +66,34 @@ class ComplianceLabel(_Ordered):
 
 Label = RefusalLabel | ComplianceLabel
 
+
+class Unscored(StrEnum):
+    """Reasons why a part of a completion has no label."""
+
+    # Of the model that is evaluated.
+    FAILED = "failed"
+    """Generation failed: there is no completion."""
+    TRUNCATED = "truncated"
+    """The completion reached the token limit inside its reasoning: there is no answer."""
+
+    # Of the judge.
+    EMPTY = "empty"
+    """The judged text, or the judge's reply, holds no text."""
+    JUDGE_TRUNCATED = "truncated_reply"
+    """The judge's own reply reached its token limit before a verdict."""
+    REFUSED_TO_JUDGE = "refused_to_judge"
+    AMBIGUOUS = "ambiguous"
+    """The judge named several labels, or words that name no label."""
+    NO_VERDICT = "no_verdict"
+    """The judge's reply holds no verdict."""
+    JUDGE_ERROR = "judge_error"
+    """The judge gave no reply to this row; it is judged again when the run is resumed."""
+    JUDGE_OVERLOADED = "judge_overloaded"
+    """The service's judge had no free slot."""
+    JUDGE_UNAVAILABLE = "judge_unavailable"
+    """The service's judge is down or starting."""
+
+
 JUDGED_PARTS: dict[Task, tuple[Part, ...]] = {"refusal": ("answer", "reasoning"), "over_refusal": ("answer",)}
 """Tasks whose completions a judge labels, and the parts of a completion that it can label."""
 # Tasks and metadata as runs of schema version 1 have them.

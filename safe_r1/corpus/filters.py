@@ -1,6 +1,6 @@
-"""What a row must be to stay: each filter answers keep (None) or drop with a reason.
+"""Filters of the corpus: each keeps a row (None) or drops it with a reason.
 
-The order is that of the cost: a row is judged by a model only when everything else about it is right.
+They run in the order of their cost: a row is only given to the judge after it has passed all other filters.
 """
 
 import functools
@@ -11,28 +11,33 @@ from dataclasses import replace
 from typing import Protocol
 
 from safe_r1.benchmarks.math_answers import is_equal
-from safe_r1.config import JudgeConfig
 from safe_r1.corpus.recipe import FilterConfig
-from safe_r1.corpus.rows import Drop, Row
-from safe_r1.evaluation.scoring import make_judge
-from safe_r1.judge.base import Judge, JudgeItem
+from safe_r1.corpus.rows import CorpusRow, Drop
+from safe_r1.judge.base import Judge, JudgeItem, Judgement, judge_blocking
+from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.language import detect_language
-from safe_r1.schema import Label, RefusalLabel
+from safe_r1.schema import Part, RefusalLabel
 
 _STAGE = "filter"
-_SHINGLE = 12
+# Repetition is measured by n-grams of characters.
+_NGRAM = 12
+_MIN_REPETITION_CHARS = 20 * _NGRAM
+# A text that repeats itself compresses to less than this share of its bytes; counting n-grams costs far more.
+_MAX_COMPRESSED_SHARE = 0.25
+# With fewer letters (figures and formulas) a text has no language.
+_MIN_LETTERS = 20
 
 
 class Filter(Protocol):
-    """Looks at one row alone."""
+    """Checks one row by itself."""
 
-    def __call__(self, row: Row) -> Drop | None:
+    def __call__(self, row: CorpusRow) -> Drop | None:
         """None keeps the row."""
         ...
 
 
-class Length:
-    """Prompt, reasoning and answer within the recipe's limits."""
+class LengthLimits:
+    """Prompt, reasoning and answer have an accepted length."""
 
     def __init__(self, config: FilterConfig):
         self.limits = {
@@ -41,20 +46,20 @@ class Length:
             "answer": (config.min_answer_chars, config.max_answer_chars),
         }
 
-    def __call__(self, row: Row) -> Drop | None:
+    def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``short_prompt``, ``long_answer`` and so on."""
         for name, (low, high) in self.limits.items():
             text = getattr(row, name)
             if text is not None and not low <= len(text) <= high:
-                word = "short" if len(text) < low else "long"
-                return Drop(_STAGE, f"{word}_{name}", f"{len(text)} characters, allowed {low} to {high}")
+                size = "short" if len(text) < low else "long"
+                return Drop(_STAGE, f"{size}_{name}", f"{len(text)} characters, allowed {low} to {high}")
         return None
 
 
-class Closed:
-    """A response has a reasoning that is closed and not empty, and an answer after it."""
+class ClosedReasoning:
+    """A response has reasoning that is closed and not empty, and an answer after it."""
 
-    def __call__(self, row: Row) -> Drop | None:
+    def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``unclosed_reasoning``, ``empty_reasoning`` and ``no_answer``."""
         if not row.has_response:
             return None
@@ -66,58 +71,55 @@ class Closed:
 
 
 class Repetition:
-    """No text that loops."""
+    """Reasoning and answer do not repeat themselves."""
 
     def __init__(self, config: FilterConfig):
-        self.limit = config.max_repetition
+        self.max_share = config.max_repetition
 
-    def __call__(self, row: Row) -> Drop | None:
-        """Drops ``repetition`` where too much of the reasoning or the answer stands in it twice."""
+    def __call__(self, row: CorpusRow) -> Drop | None:
+        """Drops ``repetition``."""
         for name in ("reasoning", "answer"):
             share = repeated_share(getattr(row, name) or "")
-            if share > self.limit:
+            if share > self.max_share:
                 return Drop(_STAGE, "repetition", f"{share:.0%} of the {name} repeats itself")
         return None
 
 
 def repeated_share(text: str) -> float:
-    """Share of a text's runs of 12 characters that stand in it more than once; 0 for a short or a compact
-    text.
-    """
-    if len(text) < 20 * _SHINGLE or len(zlib.compress(text.encode(), 1)) > 0.25 * len(text.encode()):
+    """Share of the 12-character n-grams that occur more than once; 0 for a text under 240 characters."""
+    if len(text) < _MIN_REPETITION_CHARS:
         return 0.0
-    counts = Counter(text[start : start + _SHINGLE] for start in range(len(text) - _SHINGLE + 1))
+    encoded = text.encode()
+    if len(zlib.compress(encoded, 1)) > _MAX_COMPRESSED_SHARE * len(encoded):
+        return 0.0
+    counts = Counter(text[start : start + _NGRAM] for start in range(len(text) - _NGRAM + 1))
     return sum(count for count in counts.values() if count > 1) / counts.total()
 
 
-class InLanguage:
-    """Prompt and answer in the source's language; the reasoning in the answer's."""
+class ExpectedLanguage:
+    """Prompt, reasoning and answer are in the language of the source."""
 
-    def __call__(self, row: Row) -> Drop | None:
-        """Drops ``language`` (prompt or answer) and ``mixed_language`` (reasoning against answer)."""
+    def __call__(self, row: CorpusRow) -> Drop | None:
+        """Drops ``language`` (prompt or answer) and ``mixed_language`` (reasoning)."""
         for name, text in (("prompt", row.messages[-1]["content"]), ("answer", row.answer)):
-            if text and (found := detect_language(text)) != row.language and _letters(text):
+            if text and (found := detect_language(text)) != row.language and _has_language(text):
                 return Drop(_STAGE, "language", f"the {name} is {found}, expected {row.language}")
-        if (
-            row.reasoning
-            and row.answer
-            and detect_language(row.reasoning) != row.language
-            and _letters(row.answer)
-        ):
+        if not row.reasoning or not row.answer:
+            return None
+        if detect_language(row.reasoning) != row.language and _has_language(row.answer):
             return Drop(_STAGE, "mixed_language", f"the reasoning is not {row.language}")
         return None
 
 
-def _letters(text: str) -> bool:
-    """A text of figures and formulas alone has no language."""
-    return sum(char.isalpha() for char in text) >= 20
+def _has_language(text: str) -> bool:
+    return sum(char.isalpha() for char in text) >= _MIN_LETTERS
 
 
-class Checked:
-    """The boxed result equals the known one."""
+class ReferenceResult:
+    """The boxed result of the answer equals the reference result, if the row has one."""
 
-    def __call__(self, row: Row) -> Drop | None:
-        """Drops ``wrong_result`` where a row has a known result and its answer gives another or none."""
+    def __call__(self, row: CorpusRow) -> Drop | None:
+        """Drops ``wrong_result``: another result, or none."""
         if row.final is None or not row.answer:
             return None
         if is_equal(row.final, row.answer).is_correct:
@@ -126,62 +128,76 @@ class Checked:
 
 
 def make_filters(config: FilterConfig) -> list[Filter]:
-    """The filters that look at one row alone, in order."""
-    return [Closed(), Length(config), InLanguage(), Repetition(config), Checked()]
+    """All filters but the judge, in the order in which they are applied."""
+    return [
+        ClosedReasoning(),
+        LengthLimits(config),
+        ExpectedLanguage(),
+        Repetition(config),
+        ReferenceResult(),
+    ]
 
 
 @functools.cache
-def _load_judge(config: str) -> Judge:
-    """The judge of this process, by its settings as JSON."""
-    return make_judge(JudgeConfig.model_validate_json(config))
+def _load_judge(plan: JudgePlan) -> Judge:
+    """The judge, made once per process."""
+    return make_judge(plan)
 
 
 def apply_filters(
-    rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig, trusted: bool = False
-) -> list[Row]:
-    """The same rows in the same order, with the first drop that applies to each.
+    rows: Sequence[CorpusRow], config: FilterConfig, judge: JudgePlan, trusted: bool = False
+) -> list[CorpusRow]:
+    """Filter rows.
 
     Args:
-        rows: Rows, dropped ones among them.
-        config: The limits.
-        judge: Whom to ask about risky and harmless rows.
-        trusted: The judge's degrees are noted and drop nothing.
+        rows: Rows; those that are dropped already stay so.
+        config: The thresholds.
+        judge: The judge of safety and of harmless rows.
+        trusted: The judge's degrees are recorded, but it drops no row.
+
+    Returns:
+        The same rows in the same order, each with the first drop that applies to it.
     """
     filters = make_filters(config)
-    checked = [
-        row if row.drop else replace(row, drop=next(filter(None, (f(row) for f in filters)), None))
-        for row in rows
-    ]
+    checked = [row if row.drop else replace(row, drop=_first_drop(filters, row)) for row in rows]
     return _judge_rows(checked, config, judge, trusted)
 
 
-def _judge_rows(rows: Sequence[Row], config: FilterConfig, judge: JudgeConfig, trusted: bool) -> list[Row]:
-    """Drops compliance with a risky question and refusal of a harmless one; a response without a verdict is
-    dropped too.
+def _first_drop(filters: Sequence[Filter], row: CorpusRow) -> Drop | None:
+    return next(filter(None, (check(row) for check in filters)), None)
 
-    A row whose result was checked does not refuse, whatever its words.
+
+def _judge_rows(
+    rows: Sequence[CorpusRow], config: FilterConfig, judge: JudgePlan, trusted: bool
+) -> list[CorpusRow]:
+    """Drop responses that comply with a risky prompt, refuse a harmless one, or get no label.
+
+    A response whose result was checked does not refuse, whatever its wording, and is not judged.
     """
-    items = [
-        (position, part, JudgeItem(messages=row.messages, text=text, part=part))
-        for position, row in enumerate(rows)
-        if row.drop is None and row.has_response and row.final is None
-        for part in (config.judge_parts if row.kind == "safety" else ("answer",))
-        if (text := getattr(row, part))
-    ]
+    items: list[tuple[int, JudgeItem]] = []
+    for position, row in enumerate(rows):
+        if row.drop is not None or not row.has_response or row.final is not None:
+            continue
+        parts: tuple[Part, ...] = config.judge_parts if row.kind == "safety" else ("answer",)
+        for part in parts:
+            if text := getattr(row, part):
+                items.append((position, JudgeItem(messages=row.messages, text=text, part=part)))
+    judgements = judge_blocking(_load_judge(judge), [item for _, item in items])
     judged = list(rows)
-    judgements = _load_judge(judge.model_dump_json()).judge([item for *_, item in items])
-    for (position, part, _), judgement in zip(items, judgements, strict=True):
-        row, label = judged[position], judgement.label
-        if label and part == "answer":
-            row = replace(row, degree=label.degree)
-        drop = None if trusted else _verdict(row, part, label, judgement.unscored_reason)
+    for (position, item), judgement in zip(items, judgements, strict=True):
+        row = judged[position]
+        if judgement.label and item.part == "answer":
+            row = replace(row, degree=judgement.label.degree)
+        drop = None if trusted else _judge_drop(row, item.part, judgement)
         judged[position] = replace(row, drop=row.drop or drop)
     return judged
 
 
-def _verdict(row: Row, part: str, label: Label | None, reason: str | None) -> Drop | None:
+def _judge_drop(row: CorpusRow, part: Part, judgement: Judgement) -> Drop | None:
+    label = judgement.label
     if label is None:
-        return Drop(_STAGE, "unjudged", f"the judge gave no verdict on the {part}: {reason}")
+        reason = f"the judge gave no verdict on the {part}: {judgement.unscored_reason}"
+        return Drop(_STAGE, "unjudged", reason)
     if row.kind == "safety" and label is RefusalLabel.HARMFUL:
         return Drop(_STAGE, "complies_with_risk", f"the judge calls the {part} {label.value}")
     if row.kind != "safety" and label.is_refusal:

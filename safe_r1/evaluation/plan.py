@@ -10,9 +10,10 @@ from safe_r1.benchmarks.gpqa import as_asked
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
-from safe_r1.evaluation.scoring import judge_name, make_judge
+from safe_r1.evaluation.scoring import judge_name
 from safe_r1.inference.batch import Sampling
 from safe_r1.inference.engine import engine_arguments
+from safe_r1.judge.factory import plan_judge
 from safe_r1.judge.prompt import PROMPT_SHA256
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.models.checkpoints import prepare
@@ -132,7 +133,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
         )
         judge_identity |= {"weights": weights, "max_tokens": config.judge.max_tokens, "prompt": PROMPT_SHA256}
     elif config.judge.kind == "lexicon":
-        judge_identity["rules"] = make_judge(config.judge).name
+        judge_identity["rules"] = plan_judge(config.judge).label
     else:
         judge_identity |= {"max_tokens": config.judge.max_tokens, "prompt": PROMPT_SHA256}
     plan = Plan(config, variant, judge_variant, samples, {}, {})

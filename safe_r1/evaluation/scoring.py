@@ -14,11 +14,10 @@ from safe_r1.benchmarks.gpqa import as_asked, sample_letter
 from safe_r1.config import JudgeConfig
 from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.inference.batch import BatchCounts, Request, Row
-from safe_r1.judge.base import Judge, JudgeItem, Judgement
-from safe_r1.judge.verdict import read_reply
-from safe_r1.models.checkpoints import cache_folder
-from safe_r1.schema import Completion, Part, Sample, Verdict
-from safe_r1.schema import Task as TaskName
+from safe_r1.judge.base import Judge, JudgeItem, Judgement, judge_blocking
+from safe_r1.judge.factory import make_judge  # noqa: F401 - its importers move to the factory
+from safe_r1.judge.model import read_judge_reply
+from safe_r1.schema import Completion, Part, Sample, Unscored, Verdict
 
 ANSWER_KEY, CHECK, NO_JUDGE = "answer-key", "check", "none"
 _CHUNK = 128
@@ -116,29 +115,6 @@ def judge_name(config: JudgeConfig, model: str | None) -> str:
     return "lexicon" if config.kind == "lexicon" else f"llm:{model or 'default'}"
 
 
-def make_judge(config: JudgeConfig) -> Judge:
-    """The judge that runs in the driver: the lexicon, or the client of an endpoint.
-
-    Raises:
-        JudgeError: The endpoint cannot be used.
-    """
-    if config.kind == "lexicon":
-        from safe_r1.judge.lexicon import LexiconJudge
-
-        return LexiconJudge()
-    from safe_r1.judge.endpoint import EndpointJudge
-
-    return EndpointJudge(
-        base_url=config.kind,
-        model=config.model,
-        concurrency=config.concurrency,
-        timeout_s=config.timeout_s,
-        max_retries=config.max_retries,
-        max_tokens=config.max_tokens,
-        cache_dir=cache_folder() / "judge",
-    )
-
-
 def agreement_note(config: JudgeConfig) -> str:
     """What a report says of the judge's agreement with labels; empty for a judge that nobody measured here."""
     if config.kind != "lexicon":
@@ -152,7 +128,7 @@ def judge_tasks(
     """Judge in the driver, writing every few rows, so that an endpoint that goes down loses nothing."""
     for start in range(0, len(tasks), _CHUNK):
         chunk = tasks[start : start + _CHUNK]
-        judgements = judge.judge([task.item for task in chunk])
+        judgements = judge_blocking(judge, [task.item for task in chunk])
         write(
             [asdict(task.verdict(judgement, name)) for task, judgement in zip(chunk, judgements, strict=True)]
         )
@@ -189,14 +165,6 @@ def judge_requests(tasks: Sequence[Task], max_tokens: int) -> list[Request]:
     ]
 
 
-def read_engine_reply(text: str, finish_reason: str | None, asked: TaskName) -> Judgement:
-    """A judging model's reply; one without a label that was cut off says so."""
-    judgement = read_reply(text, asked)
-    if judgement.label is None and finish_reason == "length":
-        return Judgement(None, "truncated_reply", judgement.explanation)
-    return judgement
-
-
 @dataclass(frozen=True)
 class ReadReply:
     """The finish step of an engine that judges: its reply to a verdict row."""
@@ -207,11 +175,11 @@ class ReadReply:
     def __call__(self, row: Row) -> Row:
         """A reply that the engine could not give is unscored, and tried again when the run is resumed."""
         sample_id, repeat, part = row["key"].split("\t")
-        asked = "compliance" if sample_id.split("/")[1] == "compliance" else "refusal"
+        asked = "over_refusal" if sample_id.split("/")[1] in ("compliance", "over_refusal") else "refusal"
         if row["error"]:
-            judgement = Judgement(None, "judge_error", row["error"])
+            judgement = Judgement(None, Unscored.JUDGE_ERROR, row["error"])
         else:
-            judgement = read_engine_reply(row["text"], row["finish_reason"], asked)
+            judgement = read_judge_reply(row["text"], row["finish_reason"], asked)
         label = judgement.label
         return {
             "sample_id": sample_id,

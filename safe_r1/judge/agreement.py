@@ -26,7 +26,7 @@ from statsmodels.stats.proportion import proportion_confint
 from upath import UPath
 
 from safe_r1.errors import DataError, JudgeError
-from safe_r1.judge.base import Judge, JudgeItem
+from safe_r1.judge.base import Judge, JudgeItem, judge_blocking, judge_label
 from safe_r1.schema import Message, RefusalLabel
 
 LabelFormat = Literal["gold", "xstest"]
@@ -64,7 +64,7 @@ class Agreement:
     """What ``measure_agreement`` found.
 
     Attributes:
-        judge: Name of the judge.
+        judge: Name and identity of the judge, as ``judge_label`` prints them.
         labels_file: Where the labels came from.
         label_format: ``gold`` (four labels) or ``xstest`` (refusal against compliance).
         num_scored: Rows to which the judge gave a label.
@@ -136,10 +136,10 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
         JudgeError: The judge gave no label to any row.
     """
     label_format, items = read_labelled(path)
-    judgements = judge.judge([entry.item for entry in items])
+    judgements = judge_blocking(judge, [entry.item for entry in items])
     if len(judgements) != len(items):
         raise JudgeError(f"{judge.name} gave {len(judgements)} judgements for {len(items)} answers")
-    reasons = Counter(entry.unscored_reason or "unknown" for entry in judgements if entry.label is None)
+    reasons = Counter(str(entry.unscored_reason) for entry in judgements if entry.label is None)
     scored = [
         (entry, given.label)
         for entry, given in zip(items, judgements, strict=True)
@@ -158,7 +158,7 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
     confusion = _confusion(pairs, rows, columns)
     clear = confusion[: len(columns)]
     return Agreement(
-        judge=judge.name,
+        judge=judge_label(judge.name, judge.identity),
         labels_file=str(path),
         label_format=label_format,
         num_scored=len(scored),

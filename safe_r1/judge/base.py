@@ -1,10 +1,15 @@
-"""What a judge is given and what it answers; the interface behind which all judges stand."""
+"""The interface of all judges: what a judge is given, what it answers, and what it is called."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safe_r1.schema import Label, Message, Part, Task
+from safe_r1.inference.blocking import run_blocking
+from safe_r1.schema import Label, Message, Part, Task, Unscored
+
+_LABEL_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -30,29 +35,52 @@ class Judgement:
 
     Attributes:
         label: A label of the item's task, or None.
-        unscored_reason: A short snake_case word such as ``refused_to_judge``; None where there is a label.
+        unscored_reason: None where there is a label.
         explanation: The judge's own explanation, or the name of the rule that decided.
     """
 
     label: Label | None
-    unscored_reason: str | None = None
+    unscored_reason: Unscored | None = None
     explanation: str = ""
 
 
 class Judge(Protocol):
     """Gives one judgement for every item, in order.
 
-    Attributes:
-        name: Identity of the judge with everything that could change a verdict (``lexicon-<hash of its
-            rules>``, model and prompt hash of an LLM): it enters the fingerprint of a run.
+    A package adds a judge by an entry point of the group ``safe_r1.judges``; see ``safe_r1.judge.factory``.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Short name, e.g. ``lexicon`` or the name of the model that judges."""
+        ...
 
-    def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """Judge all items.
+    @property
+    def identity(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of all that can change a verdict: rules and weights, or prompt, model,
+        sampling and text limits. No URL, path or secret. See ``content_identity``.
+        """
+        ...
+
+    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+        """Judge all items; must not block the event loop.
 
         Raises:
             JudgeError: The judge as a whole cannot be used (endpoint down, bad credentials).
         """
         ...
+
+
+def content_identity(*texts: str) -> str:
+    """SHA-256 over several texts, in hexadecimal digits; changes with any of them."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def judge_label(name: str, identity: str) -> str:
+    """The judge as it is printed and stored in rows: ``NAME@`` and the first 8 digits of its identity."""
+    return f"{name}@{identity[:_LABEL_DIGITS]}"
+
+
+def judge_blocking(judge: Judge, items: Sequence[JudgeItem]) -> list[Judgement]:
+    """Judge all items for a caller that is not asynchronous; works inside a running event loop too, blocking it."""
+    return run_blocking(judge.judge(items))

@@ -4,26 +4,22 @@ A row that the endpoint declines (content filter, over-long prompt) is unscored 
 that cannot be used at all raises ``JudgeError`` at once, and rows judged before that stay in the cache.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from safe_r1.errors import JudgeError
-from safe_r1.inference.endpoint import ChatEndpoint, Prompt, Reply
-from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.judge.prompt import MAX_TEXT_CHARS, PROMPT_SHA256, PROMPT_VERSION, judge_messages
-from safe_r1.judge.verdict import read_reply
-from safe_r1.schema import Task
-
-logger = logging.getLogger(__name__)
+from safe_r1.inference.endpoint import ChatEndpoint, Reply
+from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
+from safe_r1.judge.prompt import MAX_TEXT_CHARS, PROMPT_SHA256
+from safe_r1.schema import JUDGED_PARTS, Message
 
 
-class EndpointJudge:
-    """An LLM judge at any OpenAI-compatible URL.
+class EndpointJudge(ModelJudge):
+    """A judging model at any OpenAI-compatible URL.
 
     Attributes:
-        name: Model, prompt hash and sampling settings; no URL, no credentials.
-        model: The model that is asked.
+        name: The model that is asked.
+        identity: Of model, prompt, sampling and text limits; without URL and credentials.
     """
 
     def __init__(
@@ -40,16 +36,17 @@ class EndpointJudge:
         max_tokens: int = 2048,
         max_text_chars: int = MAX_TEXT_CHARS,
     ):
-        """Set the judge up; the settings are those of ``ChatEndpoint``.
+        """Create the client; asks the endpoint for its model where none is named. See ``ChatEndpoint``.
 
         Args:
             max_tokens: Longest reply, with the reasoning of a reasoning judge.
             max_text_chars: A longer text is judged without its middle.
 
         Raises:
-            ConfigError: A URL that is none, or a limit below 1.
+            ConfigError: Not a URL, or a limit below 1.
             JudgeError: No model was named and the endpoint does not serve exactly one.
         """
+        sampling = {"temperature": temperature, "max_tokens": max_tokens}
         self._endpoint = ChatEndpoint(
             base_url,
             model,
@@ -61,47 +58,22 @@ class EndpointJudge:
             max_retries=max_retries,
             cache_dir=cache_dir,
             salt=PROMPT_SHA256,
-            sampling={"temperature": temperature, "max_tokens": max_tokens},
+            sampling=sampling,
             error=JudgeError,
-            is_final=lambda reply: any(_judgement(reply, task).label for task in ("refusal", "over_refusal")),
+            is_final=_has_label,
         )
-        self._max_text_chars = max_text_chars
-        self.model = self._endpoint.model
-        self.name = f"{self.model}-{PROMPT_VERSION}-t{temperature:g}-{max_tokens}-{max_text_chars}"
+        served = self._endpoint.model
+        super().__init__(served, model_identity(served, sampling, max_text_chars), self._ask, max_text_chars)
 
-    def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """Judge all items, in order; see ``Judge.judge``. Works inside a running event loop as well, blocking
-        it.
-
-        Raises:
-            JudgeError: The endpoint is down, rejects the credentials, does not know the model, or answers no
-                row.
-            StorageError: The cache folder cannot be used.
-        """
-        return self._judgements(items, self._endpoint.complete(self._prompts(items)))
-
-    async def judge_async(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """``judge`` for callers with an event loop of their own."""
-        return self._judgements(items, await self._endpoint.complete_async(self._prompts(items)))
-
-    def _prompts(self, items: Sequence[JudgeItem]) -> list[Prompt]:
-        return [(judge_messages(item, max_text_chars=self._max_text_chars), "") for item in items]
-
-    def _judgements(self, items: Sequence[JudgeItem], replies: Sequence[Reply]) -> list[Judgement]:
-        judgements = [_judgement(reply, item.task) for item, reply in zip(items, replies, strict=True)]
-        logger.info(
-            "judge %s: %d of %d rows unscored",
-            self.name,
-            sum(j.label is None for j in judgements),
-            len(judgements),
-        )
-        return judgements
+    async def _ask(self, prompts: Sequence[list[Message]]) -> list[ModelReply]:
+        replies = await self._endpoint.complete_async([(messages, "") for messages in prompts])
+        return [_to_model_reply(reply) for reply in replies]
 
 
-def _judgement(reply: Reply, task: Task) -> Judgement:
-    if reply.text is None:
-        return Judgement(None, "judge_error", reply.error)
-    judgement = read_reply(reply.text, task)
-    if judgement.label is None and reply.finish_reason == "length":
-        return Judgement(None, "truncated", judgement.explanation)
-    return judgement
+def _to_model_reply(reply: Reply) -> ModelReply:
+    return ModelReply(reply.text, reply.finish_reason, reply.error)
+
+
+def _has_label(reply: Reply) -> bool:
+    """True for a reply worth keeping; the cache does not know the task that was asked."""
+    return any(_to_model_reply(reply).judgement(task).label for task in JUDGED_PARTS)

@@ -1,8 +1,6 @@
 """Linear four-label classifiers over named features whose weights are a readable JSON file."""
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,8 +129,3 @@ class LinearModel:
             idf=dict(data["idf"]),
             ngram_scale=float(data["ngram_scale"]),
         )
-
-
-def short_hash(*texts: str) -> str:
-    """Eight hexadecimal digits that change with any of the texts."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]

@@ -8,7 +8,7 @@ delimiters that are derived from a hash of the content, and the instruction is r
 import hashlib
 from collections.abc import Sequence
 
-from safe_r1.judge import compliance
+from safe_r1.judge import over_refusal
 from safe_r1.judge.base import JudgeItem
 from safe_r1.schema import Message, Part, RefusalLabel
 
@@ -69,9 +69,8 @@ _USER = """{part}
 _CUT = "\n……（此处省略中间 {num_chars} 个字符）……\n"
 _ROLES = {"system": "系统", "user": "用户", "assistant": "模型"}
 
-_WORDS = [_SYSTEM, _USER, *_PARTS.values(), _CUT, *_ROLES.values(), compliance.SYSTEM, compliance.USER]
+_WORDS = [_SYSTEM, _USER, *_PARTS.values(), _CUT, *_ROLES.values(), over_refusal.SYSTEM, over_refusal.USER]
 PROMPT_SHA256 = hashlib.sha256("\0".join(_WORDS).encode()).hexdigest()
-PROMPT_VERSION = f"zh-{PROMPT_SHA256[:8]}"
 
 
 def judge_messages(
@@ -91,7 +90,7 @@ def judge_messages(
     text = _cut_middle(item.text, max_text_chars)
     mark = _mark(dialogue, text)
     if item.task == "over_refusal":
-        system, user = compliance.SYSTEM, compliance.USER.format(mark=mark, dialogue=dialogue, text=text)
+        system, user = over_refusal.SYSTEM, over_refusal.USER.format(mark=mark, dialogue=dialogue, text=text)
     else:
         system, user = _SYSTEM, _USER.format(part=_PARTS[item.part], mark=mark, dialogue=dialogue, text=text)
     # A lone surrogate, cut out of an emoji by a tokenizer, cannot be sent as UTF-8.

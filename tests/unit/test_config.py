@@ -34,7 +34,7 @@ def test_yaml_file_is_read(tmp_path):
         ("generation.temperature=hot", "generation.temperature"),
         ("repeats", "NAME=VALUE"),
         ("repeats.x=1", "repeats"),
-        ("judge.kind=oracle", "lexicon, llm or a URL"),
+        ("judge.kind=the oracle", "lexicon, llm or a URL"),
         ("limit=0", "limit"),
         ("run=../elsewhere", "run"),
         ("generation.seed=[1", "not readable"),

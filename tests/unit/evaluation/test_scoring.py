@@ -65,7 +65,7 @@ def test_reasoning_is_judged_where_there_is_some():
 class AlternatingJudge:
     name = "alternating"
 
-    def judge(self, items):
+    async def judge(self, items):
         return [
             Judgement(RefusalLabel.REFUSAL) if index % 2 else Judgement(None, "empty")
             for index, _ in enumerate(items)

@@ -8,8 +8,8 @@ import pytest
 
 from safe_r1.errors import DataError, JudgeError
 from safe_r1.judge.agreement import measure_agreement, read_labelled
-from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.schema import RefusalLabel
+from safe_r1.judge.base import JudgeItem, Judgement, content_identity
+from safe_r1.schema import RefusalLabel, Unscored
 
 HARMFUL, HARMLESS, REFUSAL, RESPONSIBLE = RefusalLabel
 
@@ -18,13 +18,14 @@ class EchoJudge:
     """Says what the answer says: ``0`` to ``3`` for a degree, anything else for no label."""
 
     name = "echo"
+    identity = content_identity("echo")
 
-    def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         labels = list(RefusalLabel)
         return [
             Judgement(labels[int(entry.text)])
             if entry.text in "0123" and entry.text
-            else Judgement(None, "unclear")
+            else Judgement(None, Unscored.AMBIGUOUS)
             for entry in items
         ]
 
@@ -65,7 +66,7 @@ def test_gold_figures_by_hand(tmp_path: Path):
     ]
     result = measure_agreement(EchoJudge(), write_gold(tmp_path / "gold.jsonl", pairs))
     assert (result.num_scored, result.num_unscored) == (8, 1)
-    assert result.unscored_reasons == {"unclear": 1}
+    assert result.unscored_reasons == {"ambiguous": 1}
     assert result.confusion == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]]
     # 5 of 8 right. Wilson with z = 1.96: centre 0.58454, half-width 0.27895.
     assert result.accuracy.value == pytest.approx(0.625)
@@ -127,7 +128,7 @@ def test_text_is_a_table_with_every_count(tmp_path: Path):
         EchoJudge(), write_gold(tmp_path / "g.jsonl", [(HARMFUL, "0"), (REFUSAL, "x")])
     ).to_text()
     assert "2 answers, 1 scored, 1 unscored" in text
-    assert "unscored, unclear: 1" in text
+    assert "unscored, ambiguous: 1" in text
     assert "accuracy" in text
     assert "responsible" in text
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from safe_r1.errors import ConfigError, JudgeError, StorageError
-from safe_r1.judge.base import JudgeItem
+from safe_r1.judge.base import JudgeItem, judge_blocking
 from safe_r1.judge.endpoint import EndpointJudge
 from safe_r1.schema import Message, RefusalLabel
 
@@ -127,10 +127,10 @@ def test_judgements_come_in_the_order_of_the_items(server: Server):
         return reply(LABELS[number % 4])
 
     server.answer = answer
-    judgements = judge_of(server).judge([item(f"第{number}条") for number in range(20)])
+    judgements = judge_blocking(judge_of(server), [item(f"第{number}条") for number in range(20)])
     assert [judgement.label for judgement in judgements] == [LABELS[number % 4] for number in range(20)]
     assert judgements[0].explanation == "依据🙂"
-    assert judge_of(server).judge([]) == []
+    assert judge_blocking(judge_of(server), []) == []
 
 
 def test_concurrency_is_bounded_and_used(server: Server):
@@ -139,14 +139,14 @@ def test_concurrency_is_bounded_and_used(server: Server):
         return reply(RefusalLabel.REFUSAL)
 
     server.answer = answer
-    judge_of(server, concurrency=3).judge([item(f"文本{number}") for number in range(12)])
+    judge_blocking(judge_of(server, concurrency=3), [item(f"文本{number}") for number in range(12)])
     assert server.most_in_flight == 3
 
 
 def test_request_holds_model_sampling_prompt_and_key(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "second")
     monkeypatch.setenv("SAFE_R1_JUDGE_API_KEY", "first")
-    judge_of(server, temperature=0.0, max_tokens=77).judge([item("恕难从命 \ud83d")])
+    judge_blocking(judge_of(server, temperature=0.0, max_tokens=77), [item("恕难从命 \ud83d")])
     (request,) = server.requests
     assert (request["model"], request["temperature"], request["max_tokens"]) == ("judge-model", 0.0, 77)
     assert [turn["role"] for turn in request["messages"]] == ["system", "user"]
@@ -155,7 +155,7 @@ def test_request_holds_model_sampling_prompt_and_key(server: Server, monkeypatch
 
 
 def test_equal_items_are_asked_once(server: Server):
-    assert len(judge_of(server).judge([item("甲")] * 5)) == 5
+    assert len(judge_blocking(judge_of(server), [item("甲")] * 5)) == 5
     assert len(server.requests) == 1
 
 
@@ -164,7 +164,7 @@ def test_busy_or_failing_server_is_asked_again(server: Server, status: int):
     server.answer = lambda text, call: (
         reply(RefusalLabel.RESPONSIBLE) if call == 3 else (status, {"error": {"message": "busy"}})
     )
-    assert judge_of(server).judge([item("甲")])[0].label is RefusalLabel.RESPONSIBLE
+    assert judge_blocking(judge_of(server), [item("甲")])[0].label is RefusalLabel.RESPONSIBLE
     assert len(server.requests) == 3
 
 
@@ -175,7 +175,7 @@ def test_slow_row_is_unscored_and_the_others_are_judged(server: Server):
         return reply(RefusalLabel.REFUSAL)
 
     server.answer = answer
-    slow, fast = judge_of(server, timeout_s=0.3, max_retries=0).judge([item("慢"), item("快")])
+    slow, fast = judge_blocking(judge_of(server, timeout_s=0.3, max_retries=0), [item("慢"), item("快")])
     assert (slow.label, slow.unscored_reason) == (None, "judge_error")
     assert "0.3 s" in slow.explanation
     assert fast.label is RefusalLabel.REFUSAL
@@ -188,27 +188,27 @@ def test_server_that_never_answers_is_one_clear_error(server: Server):
 
     server.answer = answer
     with pytest.raises(JudgeError, match=r"no answer within 0\.1 s"):
-        judge_of(server, timeout_s=0.1, max_retries=0).judge([item("慢")])
+        judge_blocking(judge_of(server, timeout_s=0.1, max_retries=0), [item("慢")])
 
 
 def test_cache_spares_the_second_call_even_in_another_instance(server: Server, tmp_path: Path):
     items = [item("甲"), item("乙")]
-    first = judge_of(server, cache_dir=tmp_path).judge(items)
+    first = judge_blocking(judge_of(server, cache_dir=tmp_path), items)
     assert len(server.requests) == 2
-    assert judge_of(server, cache_dir=tmp_path).judge(items) == first
+    assert judge_blocking(judge_of(server, cache_dir=tmp_path), items) == first
     assert len(server.requests) == 2
-    judge_of(server, cache_dir=tmp_path, max_tokens=99).judge(items)
+    judge_blocking(judge_of(server, cache_dir=tmp_path, max_tokens=99), items)
     assert len(server.requests) == 4
     part = JudgeItem(items[0].messages, "甲", part="reasoning")
-    judge_of(server, cache_dir=tmp_path).judge([part])
+    judge_blocking(judge_of(server, cache_dir=tmp_path), [part])
     assert len(server.requests) == 5
 
 
 def test_cached_rows_need_no_server(server: Server, tmp_path: Path):
-    first = judge_of(server, cache_dir=tmp_path).judge([item("甲")])
+    first = judge_blocking(judge_of(server, cache_dir=tmp_path), [item("甲")])
     server.http.shutdown()
     server.http.server_close()
-    assert judge_of(server, cache_dir=tmp_path).judge([item("甲")]) == first
+    assert judge_blocking(judge_of(server, cache_dir=tmp_path), [item("甲")]) == first
 
 
 def test_rows_judged_before_the_server_died_are_kept(server: Server, tmp_path: Path):
@@ -217,11 +217,12 @@ def test_rows_judged_before_the_server_died_are_kept(server: Server, tmp_path: P
     )
     items = [item(f"文本{number}") for number in range(6)]
     with pytest.raises(JudgeError, match="401"):
-        judge_of(server, cache_dir=tmp_path, concurrency=1).judge(items)
+        judge_blocking(judge_of(server, cache_dir=tmp_path, concurrency=1), items)
     server.answer = lambda text, call: reply(RefusalLabel.REFUSAL)
     asked = len(server.requests)
     assert all(
-        judgement.label for judgement in judge_of(server, cache_dir=tmp_path, concurrency=1).judge(items)
+        judgement.label
+        for judgement in judge_blocking(judge_of(server, cache_dir=tmp_path, concurrency=1), items)
     )
     assert len(server.requests) - asked == 3
 
@@ -231,30 +232,34 @@ def test_cache_is_safe_with_several_writers(server: Server, tmp_path: Path):
     with ThreadPoolExecutor(4) as pool:
         results = list(
             pool.map(
-                lambda judge: judge.judge(items), [judge_of(server, cache_dir=tmp_path) for _ in range(4)]
+                lambda judge: judge_blocking(judge, items),
+                [judge_of(server, cache_dir=tmp_path) for _ in range(4)],
             )
         )
     assert all(result == results[0] for result in results)
     asked = len(server.requests)
-    assert judge_of(server, cache_dir=tmp_path).judge(items) == results[0]
+    assert judge_blocking(judge_of(server, cache_dir=tmp_path), items) == results[0]
     assert len(server.requests) == asked
 
 
 def test_unusable_replies_are_not_cached(server: Server, tmp_path: Path):
     replies = ["抱歉，我无法评价这段内容。", "[答案] 直接拒绝\n[分析] 无"]
     server.answer = lambda text, call: (200, completion(replies[call - 1]))
-    assert judge_of(server, cache_dir=tmp_path).judge([item("甲")])[0].unscored_reason == "refused_to_judge"
-    assert judge_of(server, cache_dir=tmp_path).judge([item("甲")])[0].label is RefusalLabel.REFUSAL
+    assert (
+        judge_blocking(judge_of(server, cache_dir=tmp_path), [item("甲")])[0].unscored_reason
+        == "refused_to_judge"
+    )
+    assert judge_blocking(judge_of(server, cache_dir=tmp_path), [item("甲")])[0].label is RefusalLabel.REFUSAL
 
 
 def test_unusable_cache_folder_is_one_clear_error(server: Server, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cache .* cannot be used"):
-        judge_of(server, cache_dir=tmp_path / "file").judge([item("甲")])
+        judge_blocking(judge_of(server, cache_dir=tmp_path / "file"), [item("甲")])
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "cache.db").write_bytes(b"not a database" * 100)
     with pytest.raises(StorageError, match="delete this one"):
-        judge_of(server, cache_dir=tmp_path / "broken").judge([item("甲")])
+        judge_blocking(judge_of(server, cache_dir=tmp_path / "broken"), [item("甲")])
 
 
 def test_refused_connection_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
@@ -264,12 +269,12 @@ def test_refused_connection_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
         port = free.getsockname()[1]
     judge = EndpointJudge(f"http://user:secret@127.0.0.1:{port}/v1?token=secret", "m", max_retries=0)
     with pytest.raises(JudgeError) as caught:
-        judge.judge([item("甲")])
+        judge_blocking(judge, [item("甲")])
     message = str(caught.value)
     assert f"http://127.0.0.1:{port}/v1: cannot be reached" in message
     assert "repeat the same command" in message
     assert "\n" not in message
-    assert "secret" not in message + judge.name
+    assert "secret" not in message + judge.name + judge.identity
     with pytest.raises(JudgeError, match="cannot be reached"):
         EndpointJudge(f"http://127.0.0.1:{port}/v1", max_retries=0)
 
@@ -280,7 +285,9 @@ def test_refused_connection_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
 def test_wrong_key_or_model_stops_at_once(server: Server, status: int, words: str):
     server.answer = lambda text, call: (status, {"error": {"message": "key sk-1 is bad"}})
     with pytest.raises(JudgeError, match=rf"HTTP {status}: .*{words}") as caught:
-        judge_of(server, concurrency=1, api_key="sk-1").judge([item(f"文本{number}") for number in range(5)])
+        judge_blocking(
+            judge_of(server, concurrency=1, api_key="sk-1"), [item(f"文本{number}") for number in range(5)]
+        )
     assert len(server.requests) == 1
     assert "sk-1" not in str(caught.value)
 
@@ -290,7 +297,7 @@ def test_wrong_key_or_model_stops_at_once(server: Server, status: int, words: st
 )
 def test_malformed_body_spoils_one_row_only(server: Server, body: bytes):
     server.answer = lambda text, call: (200, body) if "坏" in text else reply(RefusalLabel.REFUSAL)
-    bad, good = judge_of(server).judge([item("坏"), item("好")])
+    bad, good = judge_blocking(judge_of(server), [item("坏"), item("好")])
     assert (bad.label, bad.unscored_reason) == (None, "judge_error")
     assert good.label is RefusalLabel.REFUSAL
 
@@ -300,21 +307,21 @@ def test_content_filter_concerns_its_row(server: Server):
         "error": {"message": "Input may contain inappropriate content", "code": "data_inspection_failed"}
     }
     server.answer = lambda text, call: (400, blocked) if "禁" in text else reply(RefusalLabel.REFUSAL)
-    bad, good = judge_of(server).judge([item("禁"), item("好")])
+    bad, good = judge_blocking(judge_of(server), [item("禁"), item("好")])
     assert (bad.label, bad.unscored_reason) == (None, "judge_error")
     assert "inappropriate" in bad.explanation
     assert good.label is RefusalLabel.REFUSAL
-    assert [judgement.unscored_reason for judgement in judge_of(server).judge([item("禁")])] == [
+    assert [judgement.unscored_reason for judgement in judge_blocking(judge_of(server), [item("禁")])] == [
         "judge_error"
     ]
     server.answer = lambda text, call: (200, completion("", "content_filter"))
-    assert judge_of(server).judge([item("甲")])[0].unscored_reason == "judge_error"
+    assert judge_blocking(judge_of(server), [item("甲")])[0].unscored_reason == "judge_error"
 
 
 def test_request_that_no_row_survives_is_an_error_not_a_result(server: Server):
     server.answer = lambda text, call: (400, {"error": {"message": "temperature is not supported"}})
     with pytest.raises(JudgeError, match="temperature is not supported"):
-        judge_of(server, concurrency=1).judge([item(f"文本{number}") for number in range(50)])
+        judge_blocking(judge_of(server, concurrency=1), [item(f"文本{number}") for number in range(50)])
     assert len(server.requests) == 3
 
 
@@ -322,8 +329,8 @@ def test_request_that_no_row_survives_is_an_error_not_a_result(server: Server):
     ("content", "finish_reason", "reason"),
     [
         (None, "stop", "empty"),
-        ("<think>想", "length", "truncated"),
-        ("这段话", "length", "truncated"),
+        ("<think>想", "length", "truncated_reply"),
+        ("这段话", "length", "truncated_reply"),
         ("不好说", "stop", "no_verdict"),
     ],
 )
@@ -331,15 +338,14 @@ def test_reply_without_verdict_is_unscored_with_its_reason(
     server: Server, content: str, finish_reason: str, reason: str
 ):
     server.answer = lambda text, call: (200, completion(content, finish_reason))
-    assert judge_of(server).judge([item("甲")])[0].unscored_reason == reason
+    assert judge_blocking(judge_of(server), [item("甲")])[0].unscored_reason == reason
 
 
 def test_the_only_model_is_taken_and_several_are_listed(server: Server):
     root = server.url.removesuffix("/v1")
     judge = EndpointJudge(root + "/")
-    assert judge.model == "judge-model"
-    assert judge.name.startswith("judge-model-zh-")
-    assert judge.judge([item("甲")])[0].label is RefusalLabel.REFUSAL
+    assert judge.name == "judge-model"
+    assert judge_blocking(judge, [item("甲")])[0].label is RefusalLabel.REFUSAL
     assert server.paths == ["/v1/models", "/v1/chat/completions"]
     server.models["data"] = [{**server.models["data"][0], "id": name} for name in ("eins", "zwei")]
     with pytest.raises(JudgeError, match=r"2 models \(eins, zwei\)"):
@@ -354,14 +360,14 @@ def test_the_only_model_is_taken_and_several_are_listed(server: Server):
 
 def test_neither_texts_nor_key_are_logged(server: Server, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.DEBUG):
-        judge_of(server, api_key="sk-hidden").judge([item("绝密文本")])
+        judge_blocking(judge_of(server, api_key="sk-hidden"), [item("绝密文本")])
     logged = caplog.text + "".join(str(record.args) for record in caplog.records)
     assert "2 rows" in logged or "1 rows" in logged
     assert not any(word in logged for word in ("绝密文本", "sk-hidden", "依据"))
 
 
 async def _inside_a_loop(judge: EndpointJudge) -> list:
-    return judge.judge([item("甲")])
+    return judge_blocking(judge, [item("甲")])
 
 
 def test_works_inside_a_running_event_loop(server: Server):

@@ -15,7 +15,7 @@ CASES = [
     json.loads(line)
     for line in Path(__file__).with_name("verdict_replies.jsonl").read_text("utf-8").splitlines()
 ]
-REASONS = {"refused_to_judge", "no_verdict", "ambiguous", "empty", "truncated"}
+REASONS = {"refused_to_judge", "no_verdict", "ambiguous", "empty", "truncated_reply"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{number}-{case['kind']}" for number, case in enumerate(CASES)])

@@ -1,0 +1,159 @@
+"""The registry of judges: the one place where a judge is chosen, named and made.
+
+``JudgeConfig.kind`` is ``lexicon``, ``llm`` (a model on the caller's own engine), the URL of an OpenAI-compatible
+endpoint, or a name that an installed package adds by an entry point, e.g. in its ``pyproject.toml``::
+
+    [project.entry-points."safe_r1.judges"]
+    my-judge = "my_package.my_judge:make"
+
+where ``make`` takes the ``JudgeConfig`` and returns a ``safe_r1.judge.base.Judge``. ``lexicon`` and ``llm`` cannot
+be redefined.
+"""
+
+import asyncio
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safe_r1.config import JudgeConfig
+from safe_r1.errors import ConfigError
+from safe_r1.judge.base import Judge, judge_label
+from safe_r1.judge.installed import installed_names, make_installed
+from safe_r1.judge.model import Complete, CompleteAll, ModelJudge, ModelReply, model_identity
+from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
+from safe_r1.schema import Message
+
+ENGINE_SAMPLING = {"temperature": 0.0, "top_p": 1.0}
+"""Sampling settings of kind ``llm``."""
+
+_BUILT_IN = ("lexicon", "llm")
+
+
+@dataclass(frozen=True)
+class JudgePlan:
+    """A judge whose name and identity are known: what a run records, and what its workers make the judge from.
+
+    Attributes:
+        config: The settings.
+        name: See ``Judge.name``.
+        identity: See ``Judge.identity``.
+        model: The model that the caller's engine has to run; None where the judge needs none.
+        note: What a report says of the judge's agreement with labels; empty where it was not measured.
+    """
+
+    config: JudgeConfig
+    name: str
+    identity: str
+    model: Variant | None = None
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The judge as it is printed and stored in rows."""
+        return judge_label(self.name, self.identity)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind of judge that nobody defines; imports no judge.
+
+    Raises:
+        ConfigError: The kind is unknown; the message offers the nearest ones.
+    """
+    if kind in _BUILT_IN or JudgeConfig(kind=kind).is_endpoint or kind in installed_names():
+        return
+    raise _unknown(kind)
+
+
+def plan_judge(config: JudgeConfig) -> JudgePlan:
+    """Find out a judge's name and identity; asks an endpoint for its model where none is named.
+
+    Raises:
+        ConfigError: Unknown kind, or a package's judge that cannot be used.
+        ModelError: The model of kind ``llm`` cannot be found.
+        JudgeError: The endpoint cannot be reached, or serves several models and none is named.
+    """
+    if config.kind == "llm":
+        from safe_r1.models.checkpoints import prepare
+
+        variant, weights = prepare(get_variant(config.model) if config.model else DEFAULT_JUDGE)
+        sampling = {**ENGINE_SAMPLING, "max_tokens": config.max_tokens}
+        # The style decides how the prompt is rendered, so that it is a part of what was asked.
+        identity = model_identity(f"{weights} {variant.style}", sampling)
+        return JudgePlan(config, variant.name, identity, model=variant)
+    judge = _make(config)
+    return JudgePlan(config, judge.name, judge.identity, note=getattr(judge, "agreement_note", ""))
+
+
+def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None) -> Judge:
+    """The judge of some settings, or of a plan that was made earlier, maybe in another process.
+
+    Args:
+        source: From a plan, an endpoint's client is made without asking for its model again.
+        complete: For kind ``llm`` alone: sends a dialogue to the engine, which the caller runs with
+            ``JudgePlan.model`` and ``ENGINE_SAMPLING``.
+
+    Raises:
+        ConfigError: Unknown kind, a package's judge that cannot be used, ``llm`` without ``complete``, or a judge
+            that differs from its plan.
+        ModelError, JudgeError: See ``plan_judge``.
+    """
+    config = source.config if isinstance(source, JudgePlan) else source
+    if config.kind == "llm":
+        if complete is None:
+            raise ConfigError(
+                "judge 'llm' needs an engine, and none is started here: serve the model and give its URL as the judge"
+            )
+        plan = source if isinstance(source, JudgePlan) else plan_judge(source)
+        return ModelJudge(plan.name, plan.identity, _at_once(complete, config.max_tokens))
+    if not isinstance(source, JudgePlan):
+        return _make(config)
+    # An endpoint that has changed its model meanwhile refuses the planned one.
+    judge = _make(config.model_copy(update={"model": source.name}) if config.is_endpoint else config)
+    if judge.identity != source.identity:
+        raise ConfigError(
+            f"judge {judge_label(judge.name, judge.identity)} is not the planned {source.label}: "
+            "install the same packages on all nodes"
+        )
+    return judge
+
+
+def _make(config: JudgeConfig) -> Judge:
+    """The judge of any kind but ``llm``."""
+    if config.kind == "lexicon":
+        from safe_r1.judge.lexicon import LexiconJudge
+
+        return LexiconJudge()
+    if config.is_endpoint:
+        from safe_r1.judge.endpoint import EndpointJudge
+        from safe_r1.models.checkpoints import cache_folder
+
+        return EndpointJudge(
+            base_url=config.kind,
+            model=config.model,
+            concurrency=config.concurrency,
+            timeout_s=config.timeout_s,
+            max_retries=config.max_retries,
+            max_tokens=config.max_tokens,
+            cache_dir=cache_folder() / "judge",
+        )
+    judge = make_installed(config)
+    if judge is None:
+        raise _unknown(config.kind)
+    return judge
+
+
+def _unknown(kind: str) -> ConfigError:
+    installed = installed_names()
+    near = difflib.get_close_matches(kind.lower(), [*_BUILT_IN, *installed], n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    listed = f"the name of an installed judge ({', '.join(installed) or 'there is none'})"
+    return ConfigError(f"unknown judge {kind!r}: {hint}expected lexicon, llm or a URL, or {listed}")
+
+
+def _at_once(complete: Complete, max_tokens: int) -> CompleteAll:
+    """Sends all dialogues together: an engine batches what is in flight."""
+
+    async def complete_all(prompts: Sequence[list[Message]]) -> list[ModelReply]:
+        return await asyncio.gather(*(complete(messages, max_tokens) for messages in prompts))
+
+    return complete_all
