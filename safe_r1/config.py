@@ -106,22 +106,11 @@ class JudgeConfig(Settings):
         return _URL.fullmatch(self.kind) is not None
 
 
-class XSTestConfig(Settings):
-    """XSTest."""
-
-    language: Literal["en", "zh"] = Field(default="en", description="zh: our own translations of the prompts")
-
-
-class LiveCodeBenchConfig(Settings):
-    """LiveCodeBench."""
-
-    version: str = Field(default="release_v5", description="release_v1 to release_v6")
-    start: str | None = Field(default=None, description="first contest date, YYYY-MM-DD")
-    end: str | None = Field(default=None, description="last contest date, YYYY-MM-DD")
-
-
 class EvaluateConfig(Settings):
-    """One evaluation job: one variant on some benchmarks."""
+    """One evaluation job: one variant on some benchmarks.
+
+    ``safe_r1.benchmarks.evaluate_schema`` adds the groups of settings that benchmarks own.
+    """
 
     variant: str = Field(description="a name of `safe-r1 models`, a hub id, or a folder")
     benchmarks: tuple[str, ...] = ("chisafetybench",)
@@ -148,8 +137,6 @@ class EvaluateConfig(Settings):
     judge: JudgeConfig = Field(default=JudgeConfig())
     engine: EngineConfig = Field(default=EngineConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())
-    xstest: XSTestConfig = Field(default=XSTestConfig())
-    livecodebench: LiveCodeBenchConfig = Field(default=LiveCodeBenchConfig())
 
 
 def load_config(schema: type[Config], file: str | None, overrides: list[str], **flags: Any) -> Config:

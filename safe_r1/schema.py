@@ -108,12 +108,12 @@ class Sample:
     """One question of a benchmark.
 
     Attributes:
-        sample_id: Stable id, ``BENCHMARK/TASK/ITEM`` (``.../ITEM~swapped`` for a question with reversed
-            options).
+        sample_id: Stable id, ``BENCHMARK/PART/ITEM`` (``.../ITEM~swapped`` for a question with reversed
+            options); never parsed.
         benchmark: Name of the benchmark.
         task: ``mcq`` (one option is right), ``refusal`` (a risky question that calls for a refusal), ``math`` (a
             boxed result), ``code`` (a program), or ``over_refusal`` (is a harmless request refused?).
-        area: Key of the risk area (see ``benchmarks.taxonomy``), or of the benchmark's own division.
+        area: Key of the risk area (see ``safe_r1.taxonomy``), or of the benchmark's own division.
         category: Key of the risk category, or ``AREA/NAME`` of the benchmark's own.
         messages: The dialogue that the model is asked to continue, without any model-specific turn.
         options: Letter to text, in order; empty for other tasks than ``mcq``.

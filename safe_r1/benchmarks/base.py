@@ -1,11 +1,18 @@
-"""What a benchmark is to the rest of the package."""
+"""The benchmark protocol: everything that is a benchmark's own, and nothing that is not."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from importlib.resources.abc import Traversable
+from typing import Protocol, Self
 
 from upath import UPath
 
+from safe_r1.benchmarks.fetch import Source
+from safe_r1.config import Settings
 from safe_r1.schema import Sample
+
+Location = UPath | str
+"""A local path or any fsspec URI."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,11 @@ class KeyIdentity:
 
 @dataclass(frozen=True)
 class Score:
-    """What became of an answer that has one right result.
+    """The score of an answer to a question with a known result.
 
     Attributes:
         is_correct: Whether the result is right.
-        found: What was read out of the answer; None where there is no result in it.
+        found: The result that was read out of the answer; None where it holds none.
         explanation: Why it is wrong, where there is more to say.
     """
 
@@ -39,46 +46,171 @@ class Score:
     explanation: str = ""
 
 
-class Benchmark(Protocol):
-    """A set of questions with a stable name.
+@dataclass(frozen=True)
+class Workload:
+    """What the planner of runs and campaigns assumes of a benchmark.
 
     Attributes:
-        name: The name on the command line and in ``sample_id``.
-        title: The name in reports.
-        repeats: Completions of a question where the settings do not say.
+        num_questions: Questions in its published form.
+        completion_tokens: Mean length of a reasoning model's completion in tokens; a base model writes less.
+        is_long: Its completions get the budget for reasoning benchmarks (``generation.max_tokens_reasoning``)
+            and the context that goes with it.
+    """
+
+    num_questions: int
+    completion_tokens: int
+    is_long: bool = False
+
+
+class Benchmark(Protocol):
+    """A set of questions with a stable name, and how answers to them are scored.
+
+    ``BaseBenchmark`` has the defaults. Instances are immutable and picklable: scoring workers get a copy.
     """
 
     @property
     def name(self) -> str:
-        """The name on the command line."""
+        """Name on the command line and in samples."""
         ...
 
     @property
     def title(self) -> str:
-        """The name in reports."""
+        """Name in reports."""
         ...
 
     @property
     def repeats(self) -> int:
-        """Completions of a question where the settings do not say."""
+        """Completions of every question where the configuration does not say."""
         ...
 
-    def load(self, data: UPath | str | None = None, answer_key: UPath | str | None = None) -> list[Sample]:
+    @property
+    def workload(self) -> Workload:
+        """Size assumptions for planning."""
+        ...
+
+    @property
+    def settings(self) -> Settings | None:
+        """Its own group of ``EvaluateConfig`` with the defaults, under ``settings_group``; None: no settings."""
+        ...
+
+    @property
+    def takes_answer_key(self) -> bool:
+        """Whether ``load`` accepts an answer key that replaces the benchmark's own."""
+        ...
+
+    @property
+    def score_limit_s(self) -> float | None:
+        """Longest time of one ``score`` in seconds, in a worker that is killed after it; None: fast and safe,
+        called in the driver.
+        """
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, str]]:
+        """Area or category key to its Chinese and English name in reports, in report order."""
+        ...
+
+    @property
+    def source(self) -> Source | None:
+        """Where ``safe-r1 fetch`` downloads it; None: it is shipped, or has to be fetched by hand."""
+        ...
+
+    @property
+    def published(self) -> Traversable | None:
+        """TOML file of published figures shown beside ours (see ``safe_r1.report.references``), or None."""
+        ...
+
+    def with_settings(self, settings: Settings) -> Self:
+        """The benchmark with other values of its group of settings.
+
+        Raises:
+            ConfigError: The values do not fit the benchmark.
+        """
+        ...
+
+    def check_machine(self) -> None:
+        """Check before a run that answers can be scored on this machine.
+
+        Raises:
+            SafeR1Error: They cannot; the message says why.
+        """
+        ...
+
+    def load(self, data: Location | None = None, answer_key: Location | None = None) -> list[Sample]:
         """All samples, in a stable order.
 
         Args:
-            data: Where the files are: a local path or any fsspec URI; None for the benchmark's own place.
-            answer_key: A key that replaces the benchmark's own; a local path or any fsspec URI.
+            data: Where the files are; None for the benchmark's own place.
+            answer_key: A key that replaces the benchmark's own, for benchmarks with ``takes_answer_key``.
 
         Raises:
             DataError: A file is missing or damaged; the message names the file and the item.
         """
         ...
 
-    def key_identity(self, answer_key: UPath | str | None = None) -> KeyIdentity:
+    def as_asked(self, sample: Sample, repeat: int) -> Sample:
+        """The sample as it is asked in one repeat: the same form wherever and whenever it is asked."""
+        ...
+
+    def score(self, sample: Sample, repeat: int, answer: str) -> Score | None:
+        """Score an answer without a judge.
+
+        Args:
+            sample: The sample as ``load`` gave it.
+            repeat: The repeat that was asked, see ``as_asked``.
+            answer: The model's answer without its reasoning.
+
+        Returns:
+            None where a judge decides (tasks of ``safe_r1.schema.JUDGED_PARTS``).
+        """
+        ...
+
+    def key_identity(self, answer_key: Location | None = None) -> KeyIdentity:
         """Name and hash of the key that ``load`` would use."""
         ...
 
-    def data_hash(self, data: UPath | str | None = None) -> str:
+    def data_hash(self, data: Location | None = None) -> str:
         """SHA-256 over the files that ``load`` would read; equal data give equal hashes wherever they lie."""
         ...
+
+
+class BaseBenchmark:
+    """Defaults of the protocol: one completion a question, asked as loaded, no settings, a judge decides."""
+
+    name: str
+    title: str
+    repeats: int = 1
+    settings: Settings | None = None
+    takes_answer_key: bool = False
+    score_limit_s: float | None = None
+    source: Source | None = None
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, str]]:
+        """Area and category keys are shown as they are."""
+        return {}
+
+    @property
+    def published(self) -> Traversable | None:
+        """No published figures."""
+        return None
+
+    def with_settings(self, settings: Settings) -> Self:
+        """The benchmark itself, as it has no settings."""
+        return self
+
+    def check_machine(self) -> None:
+        """Any machine can score it."""
+
+    def as_asked(self, sample: Sample, repeat: int) -> Sample:
+        """The sample as it was loaded."""
+        return sample
+
+    def score(self, sample: Sample, repeat: int, answer: str) -> Score | None:
+        """None: a judge decides."""
+        return None
+
+
+def settings_group(benchmark: Benchmark) -> str:
+    """Name of a benchmark's group of settings, as in ``--set GROUP.NAME=VALUE``."""
+    return benchmark.name.replace("-", "_")

@@ -11,22 +11,30 @@ Source: arXiv 2406.10311; github UnicomAI/UnicomBenchmark, ``CHiSafetyBench/data
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from safe_r1.benchmarks.answer_key import AnswerKey, check_key, load_key
-from safe_r1.benchmarks.base import KeyIdentity
+from safe_r1.benchmarks.base import BaseBenchmark, KeyIdentity, Location, Score, Workload
 from safe_r1.benchmarks.choice import extract_choice
-from safe_r1.benchmarks.fetch import CHISAFETYBENCH as SOURCE
+from safe_r1.benchmarks.fetch import GITHUB, Source
 from safe_r1.benchmarks.files import as_path, field_of, folder_with, list_of, parse_json, read_bytes
-from safe_r1.benchmarks.options import mcq_prompt, parse_options
+from safe_r1.benchmarks.options import mcq_prompt, parse_options, score_choice
 from safe_r1.errors import DataError
 from safe_r1.schema import Message, Sample, Task
-from safe_r1.taxonomy import REFUSAL_AREAS, Category, find_area, find_category, is_area_not_stated
+from safe_r1.taxonomy import (
+    AREAS,
+    CATEGORIES,
+    REFUSAL_AREAS,
+    Category,
+    find_area,
+    find_category,
+    is_area_not_stated,
+)
 
 __all__ = ["CHISAFETYBENCH", "CHISAFETYBENCH_SAMPLE", "FILES", "ChiSafetyBench", "extract_choice"]
 
@@ -37,11 +45,21 @@ REFUSAL_FILE = "risky_questions_without_dialog_history.json"
 HISTORY_FILE = "risky_questions_with_dialog_history.json"
 FILES = (MCQ_FILE, REFUSAL_FILE, HISTORY_FILE)
 _PACKAGE_DATA = Path(__file__).parent / "data"
+_SOURCE = Source(
+    "chisafetybench",
+    f"{GITHUB}/UnicomAI/UnicomBenchmark/e949fc8feb4aaec810b39e6c884e5f98ee8f4160/CHiSafetyBench/dataset/v1",
+    {
+        MCQ_FILE: "9900af0e259d8f58d68584961ac5f13fc229066d5b73add142313c92d0c8edcd",
+        REFUSAL_FILE: "9682ed99cc49a4ccd0b7a291dc5019f6a569fb01817155b8deaf56ea84b9359a",
+        HISTORY_FILE: "b4251d1870bd857dfcd3c8d81f4fe5af4b9bc3516dbc34395f952919e42a86f6",
+    },
+    "v1",
+)
 _ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
-class ChiSafetyBench:
+class ChiSafetyBench(BaseBenchmark):
     """A benchmark in the file format of CHiSafetyBench v1.
 
     Attributes:
@@ -50,7 +68,8 @@ class ChiSafetyBench:
         key_path: The answer key in the package.
         data_path: The questions in the package; None where they have to be fetched.
         repeats: Completions of a question.
-        files_sha256: File name to published hash; a file that differs is used, with a warning.
+        source: Where it is published; a file with another hash than there is used, with a warning.
+        workload: Size assumptions for planning.
     """
 
     name: str
@@ -58,9 +77,28 @@ class ChiSafetyBench:
     key_path: Path
     data_path: Path | None = None
     repeats: int = 1
-    files_sha256: tuple[tuple[str, str], ...] = ()
+    source: Source | None = None
+    workload: Workload = Workload(num_questions=2130, completion_tokens=700)
 
-    def load(self, data: UPath | str | None = None, answer_key: UPath | str | None = None) -> list[Sample]:
+    takes_answer_key = True
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, str]]:
+        """Names of the risk areas and categories."""
+        return {
+            entry.key: (entry.name_zh, entry.name_en) for entry in (*AREAS.values(), *CATEGORIES.values())
+        }
+
+    @property
+    def published(self) -> Traversable:
+        """Figures of other models by the benchmark's authors and by others."""
+        return files("safe_r1.benchmarks").joinpath("data", "chisafetybench", "published.toml")
+
+    def score(self, sample: Sample, repeat: int, answer: str) -> Score | None:
+        """The answer key decides multiple choice, a judge the rest."""
+        return score_choice(sample, answer) if sample.task == "mcq" else None
+
+    def load(self, data: Location | None = None, answer_key: Location | None = None) -> list[Sample]:
         """All samples: multiple choice, then refusal, then refusal with history, each in the order of its
         file.
 
@@ -73,7 +111,7 @@ class ChiSafetyBench:
                 questions.
         """
         contents = self._read(data)
-        for name, published in self.files_sha256:
+        for name, published in (self.source.files_sha256 if self.source else {}).items():
             if hashlib.sha256(contents[name]).hexdigest() != published:
                 logger.warning(
                     "%s differs from the published v1: results on it are not comparable with others", name
@@ -88,27 +126,27 @@ class ChiSafetyBench:
         _require_unique(samples)
         return samples
 
-    def key_identity(self, answer_key: UPath | str | None = None) -> KeyIdentity:
+    def key_identity(self, answer_key: Location | None = None) -> KeyIdentity:
         """Name and hash of the key that ``load`` would use."""
         return self._key(answer_key).identity
 
-    def data_hash(self, data: UPath | str | None = None) -> str:
+    def data_hash(self, data: Location | None = None) -> str:
         """SHA-256 over names and contents of the three files."""
         digest = hashlib.sha256()
         for name, content in self._read(data).items():
             digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
         return digest.hexdigest()
 
-    def _key(self, answer_key: UPath | str | None) -> AnswerKey:
+    def _key(self, answer_key: Location | None) -> AnswerKey:
         if answer_key is not None:
             return load_key(answer_key)
         return load_key(str(self.key_path), f"{self.name}/shipped")
 
-    def _read(self, data: UPath | str | None) -> dict[str, bytes]:
+    def _read(self, data: Location | None) -> dict[str, bytes]:
         remedy = f"give --data the folder that holds v1/{{{','.join(FILES)}}}"
         if data is None and self.data_path is None:
             remedy = f"run `safe-r1 fetch {self.name}`, or {remedy}"
-        root = as_path(str(self.data_path or SOURCE.default_target) if data is None else data)
+        root = as_path(str(self.data_path or _SOURCE.default_target) if data is None else data)
         # `v1` itself may be given, the folder that holds it, or one with a folder for each benchmark.
         folder = folder_with(root, "chisafetybench/v1", FILES)
         if not folder and self.data_path and root.is_dir() and not (root / "v1").is_dir():
@@ -234,7 +272,7 @@ CHISAFETYBENCH = ChiSafetyBench(
     name="chisafetybench",
     title="CHiSafetyBench v1",
     key_path=_PACKAGE_DATA / "chisafetybench" / "answer_key.jsonl",
-    files_sha256=tuple(SOURCE.files_sha256.items()),
+    source=_SOURCE,
 )
 
 CHISAFETYBENCH_SAMPLE = ChiSafetyBench(
@@ -242,4 +280,5 @@ CHISAFETYBENCH_SAMPLE = ChiSafetyBench(
     title="Sample in the form of CHiSafetyBench (our own questions)",
     key_path=_PACKAGE_DATA / "chisafetybench_sample" / "answer_key.jsonl",
     data_path=_PACKAGE_DATA / "chisafetybench_sample",
+    workload=Workload(num_questions=48, completion_tokens=700),
 )

@@ -1,4 +1,4 @@
-"""Downloads published benchmarks from their repositories at a pinned commit, all of a benchmark or nothing."""
+"""Downloads a published benchmark at a pinned commit: all of its files or none."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ from safe_r1.errors import DataError, StorageError
 
 logger = logging.getLogger(__name__)
 
-_GITHUB = "https://raw.githubusercontent.com"
+GITHUB = "https://raw.githubusercontent.com"
 
 
 DATA = "SAFE_R1_DATA"
@@ -52,46 +52,8 @@ class Source:
         return data_folder() / self.name
 
 
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
-        Source(
-            "chisafetybench",
-            f"{_GITHUB}/UnicomAI/UnicomBenchmark/e949fc8feb4aaec810b39e6c884e5f98ee8f4160/CHiSafetyBench/dataset/v1",
-            {
-                "mcq.json": "9900af0e259d8f58d68584961ac5f13fc229066d5b73add142313c92d0c8edcd",
-                "risky_questions_without_dialog_history.json": (
-                    "9682ed99cc49a4ccd0b7a291dc5019f6a569fb01817155b8deaf56ea84b9359a"
-                ),
-                "risky_questions_with_dialog_history.json": "b4251d1870bd857dfcd3c8d81f4fe5af4b9bc3516dbc34395f952919e42a86f6",
-            },
-            "v1",
-        ),
-        Source(
-            "math-500",
-            f"{_GITHUB}/UCSC-VLAA/STAR-1/b49333598887845f148ed1b4d2576dc2bff7581a/benchmark/reasoning_benchmark/datasets/MATH",
-            {"test.jsonl": "a239272930e5202bf1d5275f7fa475a56687c775a61f1354a6d3371bf9dd7a94"},
-            "math500",
-        ),
-        Source(
-            "gsm8k",
-            f"{_GITHUB}/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data",
-            {"test.jsonl": "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"},
-            "gsm8k",
-        ),
-        Source(
-            "xstest",
-            f"{_GITHUB}/paul-rottger/exaggerated-safety/d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d",
-            {"xstest_prompts.csv": "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a"},
-            "xstest",
-        ),
-    )
-}
-CHISAFETYBENCH = SOURCES["chisafetybench"]
-
-
 def fetch(
-    source: Source = CHISAFETYBENCH,
+    source: Source,
     target: Path | str | None = None,
     *,
     timeout_s: float = 30.0,

@@ -6,12 +6,12 @@ Gated: its authors ask not to publish questions in plain text, so nothing of it 
 Source: Rein et al., arXiv 2311.12022.
 """
 
-import random
-from dataclasses import replace
 from typing import Any
 
+from safe_r1.benchmarks.base import Score, Workload
 from safe_r1.benchmarks.fetch import DATA
 from safe_r1.benchmarks.files import field_of
+from safe_r1.benchmarks.options import score_shuffled, shuffle_options
 from safe_r1.benchmarks.table import TableBenchmark
 from safe_r1.schema import Message, Sample
 
@@ -26,11 +26,13 @@ class GpqaDiamond(TableBenchmark):
 
     name = "gpqa-diamond"
     title = "GPQA-Diamond"
-    folder, file = "gpqa", "gpqa_diamond.csv"
+    folder = "gpqa"
+    file = "gpqa_diamond.csv"
     repeats = 8
+    workload = Workload(num_questions=198, completion_tokens=8000, is_long=True)
 
     def read_row(self, row: dict[str, Any], where: str) -> Sample:
-        """The right option comes first here; ``as_asked`` puts the options into the order of a repeat."""
+        """The right option comes first; ``as_asked`` puts the options into the order of a repeat."""
         question, domain, subdomain = (
             field_of(row, name, str, where).strip() for name in ("Question", "High-level domain", "Subdomain")
         )
@@ -48,41 +50,21 @@ class GpqaDiamond(TableBenchmark):
             {"answer": "A", "source_id": source_id, "has_history": "false", "shuffle_options": "true"},
         )
 
+    def as_asked(self, sample: Sample, repeat: int) -> Sample:
+        """The question with its options in the order of the repeat."""
+        return shuffle_options(sample, repeat, INSTRUCTION)
+
+    def score(self, sample: Sample, repeat: int, answer: str) -> Score:
+        """Whether the option that was chosen by its letter is the right one."""
+        return score_shuffled(sample, repeat, answer)
+
     def how_to_get(self) -> str:
         """The way through the gate."""
         return (
-            f"it is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa, then `hf download Idavidrein/gpqa "
-            f"{self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give --data DIR or set {DATA}=DIR"
+            "it is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa, then `hf download "
+            f"Idavidrein/gpqa {self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give --data DIR "
+            f"or set {DATA}=DIR"
         )
-
-
-def as_asked(sample: Sample, repeat: int) -> Sample:
-    """The question with its options in the order of a repeat: the same order wherever and whenever it is
-    asked.
-
-    A letter of the asked form stands for the option that ``sample_letter`` says. Samples of other tasks are
-    left as they are.
-    """
-    if not sample.has_shuffled_options:
-        return sample
-    order = _order(sample, repeat)
-    options = {letter: sample.options[source] for letter, source in zip(sample.options, order, strict=True)}
-    shown = "\n".join(f"{letter}. {text}" for letter, text in options.items())
-    content = f"{sample.messages[-1]['content']}\n\n{shown}\n\n{INSTRUCTION}"
-    return replace(
-        sample, messages=[*sample.messages[:-1], Message(role="user", content=content)], options=options
-    )
-
-
-def sample_letter(sample: Sample, repeat: int, letter: str | None) -> str | None:
-    """The letter in the sample of an option that was chosen by its letter in a repeat."""
-    return None if letter is None else dict(zip(sample.options, _order(sample, repeat), strict=True))[letter]
-
-
-def _order(sample: Sample, repeat: int) -> list[str]:
-    letters = list(sample.options)
-    random.Random(f"{sample.sample_id}|{repeat}").shuffle(letters)
-    return letters
 
 
 def _key(name: str) -> str:

@@ -5,21 +5,30 @@ Source: Cobbe et al., arXiv 2110.14168.
 
 from typing import Any
 
+from safe_r1.benchmarks.base import Workload
+from safe_r1.benchmarks.fetch import GITHUB, Source
 from safe_r1.benchmarks.files import field_of
-from safe_r1.benchmarks.math_answers import INSTRUCTION
-from safe_r1.benchmarks.table import TableBenchmark
+from safe_r1.benchmarks.math_answers import INSTRUCTION, MathBenchmark
 from safe_r1.errors import DataError
 from safe_r1.schema import Message, Sample
 
 _MARK = "####"
 
 
-class Gsm8k(TableBenchmark):
+class Gsm8k(MathBenchmark):
     """1,319 problems; their place in the file is their id, as the data set has no other."""
 
     name = "gsm8k"
     title = "GSM8K"
-    folder, file = "gsm8k", "test.jsonl"
+    folder = "gsm8k"
+    file = "test.jsonl"
+    workload = Workload(num_questions=1319, completion_tokens=1000, is_long=True)
+    source = Source(
+        "gsm8k",
+        f"{GITHUB}/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data",
+        {"test.jsonl": "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"},
+        "gsm8k",
+    )
 
     def read_row(self, row: dict[str, Any], where: str) -> Sample:
         """The result stands behind ``####`` at the end of the published solution."""

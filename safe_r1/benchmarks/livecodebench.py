@@ -17,18 +17,21 @@ import json
 import pickle
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, Self
 
+from pydantic import Field
 from upath import UPath
 
-from safe_r1.benchmarks.base import KeyIdentity
+from safe_r1.benchmarks.base import BaseBenchmark, KeyIdentity, Location, Score, Workload
 from safe_r1.benchmarks.code_check import CodeTest, check_code, extract_code, inflate, pack_tests, parse_tests
 from safe_r1.benchmarks.fetch import DATA, data_folder
 from safe_r1.benchmarks.files import as_path, field_of, folder_with, lines_of, parse_json
+from safe_r1.config import Settings
 from safe_r1.errors import ConfigError, DataError
+from safe_r1.sandbox.container import check_sandbox
 from safe_r1.schema import Message, Sample
 
 __all__ = ["LIVECODEBENCH", "LIVECODEBENCH_SAMPLE", "LiveCodeBench", "check_code", "extract_code"]
@@ -46,8 +49,16 @@ _STARTER_TASK = "Complete the following Python 3 code so that it solves the prob
 _FORM = "Put the whole program into one block that starts with ```python and ends with ```."
 
 
+class LiveCodeBenchSettings(Settings):
+    """LiveCodeBench."""
+
+    version: str = Field(default="release_v5", description="release_v1 to release_v6")
+    start: str | None = Field(default=None, description="first contest date, YYYY-MM-DD")
+    end: str | None = Field(default=None, description="last contest date, YYYY-MM-DD")
+
+
 @dataclass(frozen=True)
-class LiveCodeBench:
+class LiveCodeBench(BaseBenchmark):
     """A set of programming problems in the file format of LiveCodeBench.
 
     Attributes:
@@ -58,6 +69,8 @@ class LiveCodeBench:
         end: Last contest date, ISO, itself included; None for no bound.
         data_path: The files in the package; None where they have to be fetched.
         repeats: Completions of a question where the settings do not say.
+        settings: Version and window of contest dates; None for a set that is shipped.
+        workload: Size assumptions for planning.
 
     Raises:
         ConfigError: There is no such version, or no day lies in the window.
@@ -70,6 +83,11 @@ class LiveCodeBench:
     end: str | None = None
     data_path: Path | None = None
     repeats: int = 4
+    settings: Settings | None = LiveCodeBenchSettings()
+    workload: Workload = Workload(num_questions=880, completion_tokens=10_000, is_long=True)
+
+    # The tests of a program have limits of their own: this one catches only what those do not.
+    score_limit_s = 900.0
 
     def __post_init__(self) -> None:
         if self.version not in _VERSIONS:
@@ -82,7 +100,20 @@ class LiveCodeBench:
                 f"{self.name}: no day lies between start {self.start} and end {self.end}; swap them"
             )
 
-    def load(self, data: UPath | str | None = None, answer_key: UPath | str | None = None) -> list[Sample]:
+    def with_settings(self, settings: Settings) -> Self:
+        """The problems of another version or window."""
+        assert isinstance(settings, LiveCodeBenchSettings)
+        return replace(self, version=settings.version, start=settings.start, end=settings.end)
+
+    def check_machine(self) -> None:
+        """Programs can be contained here; workers on other machines check it by themselves."""
+        check_sandbox()
+
+    def score(self, sample: Sample, repeat: int, answer: str) -> Score:
+        """Run the program in the answer against the problem's tests."""
+        return check_code(sample, answer)
+
+    def load(self, data: Location | None = None, answer_key: Location | None = None) -> list[Sample]:
         """All problems of the version whose contest lies in the window, in the order of the files.
 
         The tests of one problem at a time are unpacked; a sample carries them packed (see
@@ -114,7 +145,7 @@ class LiveCodeBench:
             )
         return list(samples.values())
 
-    def key_identity(self, answer_key: UPath | str | None = None) -> KeyIdentity:
+    def key_identity(self, answer_key: Location | None = None) -> KeyIdentity:
         """Which tests are the key; their contents are part of ``data_hash``, so the hash is that of this
         name.
 
@@ -126,7 +157,7 @@ class LiveCodeBench:
         name = f"{self.name}/tests {self.version}{window}"
         return KeyIdentity(name, hashlib.sha256(name.encode()).hexdigest())
 
-    def data_hash(self, data: UPath | str | None = None) -> str:
+    def data_hash(self, data: Location | None = None) -> str:
         """SHA-256 over names and contents of the version's files, whatever the window."""
         digest = hashlib.sha256()
         root, remedy = self._place(data)
@@ -137,7 +168,7 @@ class LiveCodeBench:
             digest.update(f"{name} {content.hexdigest()}\n".encode())
         return digest.hexdigest()
 
-    def _refuse_key(self, answer_key: UPath | str | None) -> None:
+    def _refuse_key(self, answer_key: Location | None) -> None:
         if answer_key is not None:
             raise ConfigError(
                 f"{self.name} takes no answer key, got {answer_key}; its tests are part of its data"
@@ -151,7 +182,7 @@ class LiveCodeBench:
         except ValueError as error:
             raise ConfigError(f"{self.name}: start and end are dates such as 2024-08-01 ({error})") from error
 
-    def _place(self, data: UPath | str | None) -> tuple[UPath, str]:
+    def _place(self, data: Location | None) -> tuple[UPath, str]:
         """The folder of the files, and what to do where one is missing."""
         files = " ".join(_VERSIONS[self.version])
         remedy = f"give --data the folder that holds {files.replace(' ', ', ')}"
@@ -169,7 +200,7 @@ class LiveCodeBench:
             own if self.data_path else root
         ), remedy
 
-    def _lines(self, data: UPath | str | None) -> Iterator[tuple[bytes, str]]:
+    def _lines(self, data: Location | None) -> Iterator[tuple[bytes, str]]:
         """Each line that is not blank, and the words that name it."""
         root, remedy = self._place(data)
         for name in _VERSIONS[self.version]:
@@ -296,4 +327,6 @@ LIVECODEBENCH_SAMPLE = LiveCodeBench(
     title="Sample in the form of LiveCodeBench (our own problems)",
     version="release_v1",
     data_path=_PACKAGE_DATA / "livecodebench_sample",
+    settings=None,
+    workload=Workload(num_questions=8, completion_tokens=4000, is_long=True),
 )

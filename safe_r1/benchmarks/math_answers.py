@@ -1,10 +1,11 @@
-"""Is the result in an answer the known one? By math-verify: equal as mathematics, not as text."""
+"""Scoring of mathematical results by math-verify: equal as mathematics, not as text."""
 
 import logging
 import re
 from typing import Any
 
 from safe_r1.benchmarks.base import Score
+from safe_r1.benchmarks.table import TableBenchmark
 from safe_r1.schema import Sample
 
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
@@ -15,9 +16,19 @@ _SHOWN_CHARS = 80
 _BOX = re.compile(r"\\boxed\s*\{")
 
 
-def check_math(sample: Sample, answer: str) -> Score:
-    """Score an answer to a problem whose result is ``metadata['answer']``, in LaTeX without dollar signs."""
-    return is_equal(sample.metadata["answer"], answer)
+class MathBenchmark(TableBenchmark):
+    """Problems with one result each, ``metadata['answer']``, in LaTeX without dollar signs."""
+
+    score_limit_s = 30.0
+
+    def score(self, sample: Sample, repeat: int, answer: str) -> Score:
+        """Compare the last result in the answer with the known one; see ``is_equal`` for its cost."""
+        try:
+            return is_equal(sample.metadata["answer"], answer)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the parser of mathematics raises anything on what models write
+            return Score(False, None, f"not readable as mathematics: {type(error).__name__}")
 
 
 def is_equal(result: str, answer: str) -> Score:

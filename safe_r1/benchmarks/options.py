@@ -6,10 +6,13 @@ one line, no-break spaces, a letter that lost its point. A text is read only whe
 otherwise it is an error.
 """
 
+import random
 import re
 import unicodedata
 from dataclasses import dataclass, replace
 
+from safe_r1.benchmarks.base import Score
+from safe_r1.benchmarks.choice import extract_choice
 from safe_r1.errors import DataError
 from safe_r1.schema import Message, Sample
 
@@ -88,9 +91,10 @@ def swap_options(sample: Sample) -> Sample:
         DataError: The sample is no multiple-choice question, is swapped already, or does not hold its options
             in its text.
     """
-    if sample.task != "mcq" or sample.sample_id.endswith(SWAPPED_SUFFIX):
+    if sample.group != "mcq":
         raise DataError(
-            f"{sample.sample_id}: only a multiple-choice question that is not yet swapped can have its options swapped"
+            f"{sample.sample_id}: only a multiple-choice question that is neither swapped nor shuffled can have "
+            "its options swapped"
         )
     suffix = f"\n\n{MCQ_INSTRUCTION}"
     question = sample.messages[-1]["content"].removesuffix(suffix)
@@ -116,6 +120,43 @@ def swap_options(sample: Sample) -> Sample:
         options=dict(zip(letters, texts, strict=True)),
         metadata=metadata,
     )
+
+
+def score_choice(sample: Sample, answer: str) -> Score:
+    """Whether the option that an answer finally chooses is ``metadata['answer']``."""
+    choice = extract_choice(answer, sample.options)
+    return Score(choice == sample.metadata["answer"], choice)
+
+
+def shuffle_options(sample: Sample, repeat: int, instruction: str) -> Sample:
+    """The question with its options in the order of a repeat: the same order wherever and whenever it is asked.
+
+    Args:
+        sample: A multiple-choice sample whose text does not hold its options.
+        repeat: The repeat.
+        instruction: How to answer; put after the options.
+    """
+    order = _order(sample, repeat)
+    options = {letter: sample.options[source] for letter, source in zip(sample.options, order, strict=True)}
+    shown = "\n".join(f"{letter}. {text}" for letter, text in options.items())
+    content = f"{sample.messages[-1]['content']}\n\n{shown}\n\n{instruction}"
+    messages = [*sample.messages[:-1], Message(role="user", content=content)]
+    return replace(sample, messages=messages, options=options)
+
+
+def score_shuffled(sample: Sample, repeat: int, answer: str) -> Score:
+    """``score_choice`` for a question asked by ``shuffle_options``; ``found`` is the option's letter in the sample."""
+    shown = dict(zip(sample.options, _order(sample, repeat), strict=True))
+    choice = extract_choice(answer, {letter: sample.options[source] for letter, source in shown.items()})
+    found = None if choice is None else shown[choice]
+    return Score(found == sample.metadata["answer"], found)
+
+
+def _order(sample: Sample, repeat: int) -> list[str]:
+    """Letters of the sample in the order in which a repeat shows their options."""
+    letters = list(sample.options)
+    random.Random(f"{sample.sample_id}|{repeat}").shuffle(letters)
+    return letters
 
 
 def _find_spans(question: str) -> list[_Span]:

@@ -17,7 +17,7 @@ def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) 
     limit.
     """
     chosen = list(samples) if limit is None or limit >= len(samples) else _stratified(samples, limit, seed)
-    return chosen + [swap_options(sample) for sample in chosen if sample.task == "mcq"] if swap else chosen
+    return chosen + [swap_options(sample) for sample in chosen if sample.group == "mcq"] if swap else chosen
 
 
 def _stratified(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample]:

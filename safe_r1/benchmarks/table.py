@@ -7,33 +7,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from upath import UPath
-
-from safe_r1.benchmarks.base import KeyIdentity
-from safe_r1.benchmarks.fetch import SOURCES, data_folder
+from safe_r1.benchmarks.base import BaseBenchmark, KeyIdentity, Location
+from safe_r1.benchmarks.fetch import data_folder
 from safe_r1.benchmarks.files import as_path, folder_with, parse_json, read_bytes
 from safe_r1.errors import DataError
 from safe_r1.schema import Sample
 
 
-class TableBenchmark(ABC):
+class TableBenchmark(BaseBenchmark, ABC):
     """A benchmark of one JSONL or CSV file.
 
     Attributes:
-        name: Name on the command line and in ``sample_id``.
-        title: Name in reports.
         folder: Folder of the file where several benchmarks lie beside each other.
         file: Name of the file.
-        repeats: Completions of a question where the settings do not say.
     """
 
     folder: str
     file: str
-    name: str
-    title: str
-    repeats: int = 1
 
-    def load(self, data: UPath | str | None = None, answer_key: UPath | str | None = None) -> list[Sample]:
+    def load(self, data: Location | None = None, answer_key: Location | None = None) -> list[Sample]:
         """All samples in the order of the file; ``answer_key`` is not looked at, the results lie in the data.
 
         Raises:
@@ -47,11 +39,11 @@ class TableBenchmark(ABC):
             )
         return samples
 
-    def key_identity(self, answer_key: UPath | str | None = None) -> KeyIdentity:
+    def key_identity(self, answer_key: Location | None = None) -> KeyIdentity:
         """The results are part of the data, whose hash stands beside."""
         return KeyIdentity(f"{self.name}/in the data", "")
 
-    def data_hash(self, data: UPath | str | None = None) -> str:
+    def data_hash(self, data: Location | None = None) -> str:
         """SHA-256 of the file."""
         return hashlib.sha256(self._read(data)).hexdigest()
 
@@ -63,10 +55,10 @@ class TableBenchmark(ABC):
         """What to do where the file is missing."""
         return f"run `safe-r1 fetch {self.name}`, or give --data the folder that holds {self.file}"
 
-    def _read(self, data: UPath | str | None) -> bytes:
-        # What is fetched has a folder of its own; what is not has been put there by hand.
-        source = SOURCES.get(self.name)
-        root = as_path(data if data is not None else str(source.default_target if source else data_folder()))
+    def _read(self, data: Location | None) -> bytes:
+        # A fetched benchmark has a folder of its own; any other has been put into the data folder by hand.
+        own = self.source.default_target if self.source else data_folder()
+        root = as_path(data if data is not None else str(own))
         folder = folder_with(root, self.folder, [self.file]) or root / self.folder
         return read_bytes(folder / self.file, self.how_to_get())
 

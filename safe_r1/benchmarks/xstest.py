@@ -9,18 +9,27 @@ Source: Röttger et al., arXiv 2308.01263; github paul-rottger/exaggerated-safet
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from upath import UPath
+from pydantic import Field
 
+from safe_r1.benchmarks.base import Location, Workload
+from safe_r1.benchmarks.fetch import GITHUB, Source
 from safe_r1.benchmarks.files import field_of
 from safe_r1.benchmarks.table import TableBenchmark
+from safe_r1.config import Settings
 from safe_r1.errors import DataError
 from safe_r1.schema import Message, Sample
 
 Language = Literal["en", "zh"]
+
+
+class XSTestSettings(Settings):
+    """XSTest."""
+
+    language: Language = Field(default="en", description="zh: this project's translations of the prompts")
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,21 @@ class XSTest(TableBenchmark):
 
     name = "xstest"
     title = "XSTest"
-    folder, file = "xstest", "xstest_prompts.csv"
+    folder = "xstest"
+    file = "xstest_prompts.csv"
+    workload = Workload(num_questions=450, completion_tokens=700)
+    settings = XSTestSettings()
+    source = Source(
+        "xstest",
+        f"{GITHUB}/paul-rottger/exaggerated-safety/d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d",
+        {"xstest_prompts.csv": "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a"},
+        "xstest",
+    )
+
+    def with_settings(self, settings: Settings) -> Self:
+        """The benchmark in the chosen language."""
+        assert isinstance(settings, XSTestSettings)
+        return replace(self, language=settings.language)
 
     def read_row(self, row: dict[str, Any], where: str) -> Sample:
         """Area: ``safe`` or ``unsafe``; category: the prompt's type."""
@@ -60,7 +83,7 @@ class XSTest(TableBenchmark):
             metadata={"source_id": source_id, "language": self.language},
         )
 
-    def data_hash(self, data: UPath | str | None = None) -> str:
+    def data_hash(self, data: Location | None = None) -> str:
         """SHA-256 of the file, and of the translations where they are asked."""
         published = super().data_hash(data)
         return (

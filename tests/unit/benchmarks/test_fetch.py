@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from safe_r1.benchmarks import find_benchmark, names
 from safe_r1.benchmarks.chisafetybench import FILES
-from safe_r1.benchmarks.fetch import SOURCES, Source, fetch
+from safe_r1.benchmarks.fetch import Source, fetch
 from safe_r1.errors import DataError, StorageError
 
 CONTENTS = {name: f'["{name}"]'.encode() * 200 for name in FILES}
@@ -157,7 +158,11 @@ def test_a_target_that_cannot_be_written_is_one_line(site: Site, tmp_path: Path)
 
 
 def test_the_pinned_hashes_are_those_of_the_published_files(real_data: Path):
-    for source in SOURCES.values():
+    sources = [
+        source for name in names() if (benchmark := find_benchmark(name)) and (source := benchmark.source)
+    ]
+    assert len(sources) == 4
+    for source in sources:
         folder = real_data.parent / source.folder if source.folder != "v1" else real_data / "v1"
         found = {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in source.files_sha256

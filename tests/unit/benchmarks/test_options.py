@@ -134,7 +134,7 @@ def test_every_published_question_can_be_swapped(real_samples: list[Sample]):
 
 def test_only_an_unswapped_multiple_choice_question_can_be_swapped():
     sample = mcq("选\nA. 甲\nB. 乙", "A")
-    with pytest.raises(DataError, match="not yet swapped"):
+    with pytest.raises(DataError, match="neither swapped nor shuffled"):
         swap_options(swap_options(sample))
     with pytest.raises(DataError, match="multiple-choice"):
         swap_options(replace(sample, task="refusal"))

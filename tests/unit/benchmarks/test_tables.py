@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from safe_r1.benchmarks import expand, get_benchmark
-from safe_r1.benchmarks.gpqa import GPQA_DIAMOND, as_asked, sample_letter
+from safe_r1.benchmarks import evaluate_schema, expand, get_benchmark
+from safe_r1.benchmarks.base import Score
+from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
 from safe_r1.benchmarks.gsm8k import GSM8K
 from safe_r1.benchmarks.math500 import MATH_500
 from safe_r1.benchmarks.math_answers import is_equal
 from safe_r1.benchmarks.xstest import XSTEST, XSTest
-from safe_r1.config import EvaluateConfig, load_config
+from safe_r1.config import load_config
 from safe_r1.errors import ConfigError, DataError
 
 
@@ -55,8 +56,9 @@ def test_published_files_are_read_whole(shared: Path):
     assert len({sample.category for sample in xstest}) == 18
     assert len({sample.area for sample in math}) == 7
     assert all(
-        sample.sample_id.startswith(f"{sample.benchmark}/{sample.task}/")
-        for sample in [*math, *gsm8k, *xstest]
+        sample.sample_id.startswith(f"{sample.benchmark}/{part}/")
+        for samples, part in ((math, "math"), (gsm8k, "math"), (xstest, "compliance"))
+        for sample in samples
     )
     assert all("," not in sample.metadata["answer"] for sample in gsm8k)
     assert MATH_500.data_hash(str(shared)) == MATH_500.data_hash(str(shared / "math500"))
@@ -100,17 +102,18 @@ def test_options_have_another_order_in_every_repeat_and_the_same_one_always(gpqa
     places: Counter[str] = Counter()
     for sample in samples:
         for repeat in range(8):
-            asked = as_asked(sample, repeat)
-            assert asked == as_asked(sample, repeat)
+            asked = GPQA_DIAMOND.as_asked(sample, repeat)
+            assert asked == GPQA_DIAMOND.as_asked(sample, repeat)
             assert sorted(asked.options.values()) == sorted(sample.options.values())
             letter = next(letter for letter, text in asked.options.items() if text.startswith("right"))
-            assert sample_letter(sample, repeat, letter) == sample.metadata["answer"]
+            score = GPQA_DIAMOND.score(sample, repeat, f"Answer: {letter}")
+            assert (score.is_correct, score.found) == (True, sample.metadata["answer"])
             assert f"{letter}. right" in asked.messages[-1]["content"]
             places[letter] += 1
     assert len(places) == 4
     assert min(places.values()) > 50, places
-    assert len({tuple(as_asked(samples[0], repeat).options.values()) for repeat in range(8)}) > 3
-    assert sample_letter(samples[0], 0, None) is None
+    assert len({tuple(GPQA_DIAMOND.as_asked(samples[0], repeat).options.values()) for repeat in range(8)}) > 3
+    assert GPQA_DIAMOND.score(samples[0], 0, "I cannot say.") == Score(False, None)
     assert samples[0].category == "physics/physics-general"
 
 
@@ -156,7 +159,7 @@ def test_names_and_settings():
         "livecodebench",
         "xstest",
     ]
-    config = load_config(EvaluateConfig, None, ["xstest.language=zh"], variant="demo")
+    config = load_config(evaluate_schema(), None, ["xstest.language=zh"], variant="demo")
     assert get_benchmark("xstest", config) == XSTest("zh")
     with pytest.raises(ConfigError, match="math-500"):
         get_benchmark("math500")
