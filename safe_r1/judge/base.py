@@ -57,8 +57,9 @@ class Judge(Protocol):
 
     @property
     def identity(self) -> str:
-        """SHA-256 (64 hexadecimal digits) of all that can change a verdict: rules and weights, or prompt, model,
-        sampling and text limits. No URL, path or secret. See ``content_identity``.
+        """SHA-256 (64 hexadecimal digits) of all that can change a verdict; see ``content_identity``.
+
+        Rules and weights, or prompt, model, sampling settings and text limits; no URL, path or secret.
         """
         ...
 
@@ -82,5 +83,5 @@ def judge_label(name: str, identity: str) -> str:
 
 
 def judge_blocking(judge: Judge, items: Sequence[JudgeItem]) -> list[Judgement]:
-    """Judge all items for a caller that is not asynchronous; works inside a running event loop too, blocking it."""
+    """``Judge.judge`` for callers that are not asynchronous; blocks a running event loop."""
     return run_blocking(judge.judge(items))

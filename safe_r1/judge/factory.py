@@ -1,13 +1,14 @@
 """The registry of judges: the one place where a judge is chosen, named and made.
 
-``JudgeConfig.kind`` is ``lexicon``, ``llm`` (a model on the caller's own engine), the URL of an OpenAI-compatible
-endpoint, or a name that an installed package adds by an entry point, e.g. in its ``pyproject.toml``::
+``JudgeConfig.kind`` is ``lexicon``, ``llm`` (a model on the caller's own engine), the URL of an
+OpenAI-compatible endpoint, or a name that an installed package adds by an entry point, e.g. in its
+``pyproject.toml``::
 
     [project.entry-points."safe_r1.judges"]
     my-judge = "my_package.my_judge:make"
 
-where ``make`` takes the ``JudgeConfig`` and returns a ``safe_r1.judge.base.Judge``. ``lexicon`` and ``llm`` cannot
-be redefined.
+where ``make`` takes the ``JudgeConfig`` and returns a ``safe_r1.judge.base.Judge``. ``lexicon`` and ``llm``
+cannot be redefined.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ _BUILT_IN = ("lexicon", "llm")
 
 @dataclass(frozen=True)
 class JudgePlan:
-    """A judge whose name and identity are known: what a run records, and what its workers make the judge from.
+    """A judge whose name and identity are known: runs record it, and workers make the judge from it.
 
     Attributes:
         config: The settings.
@@ -93,15 +94,16 @@ def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None
             ``JudgePlan.model`` and ``ENGINE_SAMPLING``.
 
     Raises:
-        ConfigError: Unknown kind, a package's judge that cannot be used, ``llm`` without ``complete``, or a judge
-            that differs from its plan.
+        ConfigError: Unknown kind, a package's judge that cannot be used, ``llm`` without ``complete``, or a
+            judge that differs from its plan.
         ModelError, JudgeError: See ``plan_judge``.
     """
     config = source.config if isinstance(source, JudgePlan) else source
     if config.kind == "llm":
         if complete is None:
             raise ConfigError(
-                "judge 'llm' needs an engine, and none is started here: serve the model and give its URL as the judge"
+                "judge 'llm' needs an engine, and none is started here: "
+                "serve the model and give its URL as the judge"
             )
         plan = source if isinstance(source, JudgePlan) else plan_judge(source)
         return ModelJudge(plan.name, plan.identity, _at_once(complete, config.max_tokens))

@@ -27,8 +27,8 @@ def make_installed(config: JudgeConfig) -> Judge | None:
     """The judge that a package adds under the name ``config.kind``; None where no package has one.
 
     Raises:
-        ConfigError: Several packages have one, or it cannot be imported or made, or is not a judge; the message
-            names the package.
+        ConfigError: Several packages have one, or it cannot be imported or made, or is not a judge; the
+            message names the package.
     """
     found = list(importlib.metadata.entry_points(group=GROUP, name=config.kind))
     if not found:
@@ -42,7 +42,8 @@ def make_installed(config: JudgeConfig) -> Judge | None:
         judge = make(config)
     except SafeR1Error:
         raise
-    except Exception as error:  # noqa: BLE001 - a package of somebody else's may raise anything
+    except Exception as error:
+        # Code of another package may raise anything.
         raise ConfigError(
             f"{title}: {found[0].value} cannot be used ({_describe(error)}); update or uninstall the package"
         ) from error
@@ -99,15 +100,16 @@ class InstalledJudge:
             judgements = list(await self._judge.judge(items))
         except SafeR1Error:
             raise
-        except Exception as error:  # noqa: BLE001 - a package of somebody else's may raise anything
+        except Exception as error:
+            # Code of another package may raise anything.
             raise JudgeError(f"{self._title} failed ({_describe(error)})") from error
         if len(judgements) != len(items):
             raise JudgeError(f"{self._title} gave {len(judgements)} judgements for {len(items)} items")
         for item, judgement in zip(items, judgements, strict=True):
             if not _fits(item, judgement):
                 raise JudgeError(
-                    f"{self._title} gave an answer that does not fit task {item.task!r}: expected a Judgement with "
-                    "either a label of the task or an Unscored reason"
+                    f"{self._title} gave an answer that does not fit task {item.task!r}: "
+                    "expected a Judgement with either a label of the task or an Unscored reason"
                 )
         return judgements
 

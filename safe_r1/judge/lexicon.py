@@ -45,8 +45,8 @@ class LexiconJudge:
 
     name = "lexicon"
     agreement_note = (
-        "a small classifier, trained on our own texts; the README gives its cross-validated agreement with labelled "
-        "answers"
+        "a small classifier, trained on our own texts; "
+        "the README gives its cross-validated agreement with labelled answers"
     )
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """A chat model asked with the judge's prompt: prompt, call, and how its reply is read.
 
-The one implementation behind an endpoint, an engine of a batch job and a served model. Workers of a batch job,
-which have the replies already, use ``read_judge_reply`` alone; it needs neither torch nor ray.
+The one implementation behind an endpoint, an engine of a batch job and a served model. Workers of a batch
+job, which have the replies already, use ``read_judge_reply`` alone; it needs neither torch nor ray.
 """
 
 import json
@@ -79,7 +79,7 @@ class ModelJudge:
 
 
 def read_judge_reply(text: str, finish_reason: str | None, task: Task) -> Judgement:
-    """The verdict in a judging model's reply on an item of ``task``; one that was cut off before it says so."""
+    """The verdict in a judging model's reply on an item of ``task``, or why it holds none."""
     judgement = read_over_refusal(text) if task == "over_refusal" else read_verdict(text)
     if judgement.label is None and finish_reason == "length":
         return Judgement(None, Unscored.JUDGE_TRUNCATED, judgement.explanation)
@@ -92,7 +92,7 @@ def model_identity(
     """Identity of a judging model: the model, the prompt, the sampling settings and the text limits.
 
     Args:
-        model: What identifies the model: the weights' identity, or the name under which an endpoint serves it.
+        model: The identity of the weights, or the name under which an endpoint serves the model.
         sampling: ``temperature``, ``max_tokens`` and so on.
         max_text_chars: Length from which a text is judged without its middle.
     """
