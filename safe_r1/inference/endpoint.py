@@ -1,10 +1,9 @@
-"""A chat model behind an OpenAI-compatible endpoint: bounded concurrency, retries, and a row cache keyed by
-content.
+"""Client of an OpenAI-compatible chat endpoint: bounded concurrency, retries, and a cache keyed by content.
 
-Judges and teachers both stand on it. Retries and time-outs are the openai client's. A row that the endpoint
+Judges and teachers both use it. Retries and time-outs are the openai client's. A row that the endpoint
 declines (content filter, over-long prompt) comes back with the reason; an endpoint that cannot be used at all
-raises at once. Replies that came before stay in the cache, so the repeated command asks only for the rest.
-Neither prompts, replies nor the API key are logged.
+raises at once. Replies received before that stay in the cache, so that the repeated command sends only the
+rest. Neither prompts, replies nor the API key are logged.
 """
 
 import asyncio
@@ -13,53 +12,50 @@ import json
 import logging
 import os
 import re
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import TypedDict
 
-import diskcache
 import openai
 from openai.types.chat import ChatCompletion
 from tqdm import tqdm
 
-from safe_r1.errors import ConfigError, EndpointError, StorageError
+from safe_r1.errors import ConfigError, EndpointError
+from safe_r1.inference.blocking import run_blocking
+from safe_r1.inference.reply_cache import Reply, ReplyCache, Write
+from safe_r1.inference.urls import normalise_url, without_credentials
 from safe_r1.schema import Message
 
 logger = logging.getLogger(__name__)
 
 Prompt = tuple[list[Message], str]
-"""A dialogue, and a word that keeps calls with the same dialogue apart in the cache."""
+"""A dialogue, and a tag that keeps calls with the same dialogue apart in the cache."""
 
-_REMEDY = "what was answered so far is kept; start or correct the endpoint and repeat the same command"
+_REMEDY = "replies received so far are kept; start or correct the endpoint and repeat the same command"
+# How servers say that they decline this row's content, or that it is too long; other rows may succeed.
 _ROW_REFUSED = re.compile(
-    r"content.?(?:filter|policy|management|risk)|data.?inspection|inappropriate|sensitive|moderation|safety|敏感|违规|不合规"
+    r"content.?(?:filter|policy|management|risk)|data.?inspection|inappropriate|sensitive|moderation|safety"
+    r"|敏感|违规|不合规"
     r"|context.?length|maximum context|too (?:long|many tokens)|max_model_len|string_above_max",
     re.I,
 )
-_CACHE_ERRORS = (OSError, sqlite3.Error, diskcache.Timeout)
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What one call came to: the endpoint's words, or why this row has none.
+class ChatSampling(TypedDict, total=False):
+    """Sampling settings of a call, by the names of OpenAI's interface."""
 
-    Attributes:
-        text: None where there are no words; then ``error`` says why.
-        finish_reason: The endpoint's.
-        is_row_fault: True where the row and not the endpoint is at fault, so that going on makes sense.
-        prompt_tokens, completion_tokens: As the endpoint counts them; 0 where it does not.
-    """
+    temperature: float
+    top_p: float
+    max_tokens: int
 
-    text: str | None
-    finish_reason: str | None = None
-    error: str = ""
-    is_row_fault: bool = False
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+
+class _ClientSettings(TypedDict):
+    """Arguments that the openai library's two clients share."""
+
+    base_url: str
+    api_key: str
+    timeout: openai.Timeout
+    max_retries: int
 
 
 class ChatEndpoint:
@@ -82,40 +78,41 @@ class ChatEndpoint:
         max_retries: int = 4,
         cache_dir: str | Path | None = None,
         salt: str = "",
-        sampling: Mapping[str, Any],
+        sampling: ChatSampling,
         error: type[EndpointError] = EndpointError,
         is_final: Callable[[Reply], bool] = lambda reply: reply.text is not None,
     ):
-        """Set the client up; asks the endpoint for its model where none is named.
+        """Create the client; asks the endpoint for its model where none is named.
 
         Args:
             base_url: ``http(s)://host[:port][/v1]``; ``/v1`` is added where the URL has no path.
             model: Model name; None takes the only one that the endpoint serves.
-            title: What the endpoint is called in messages.
-            api_key_variable: Environment variable of the key; ``OPENAI_API_KEY``, then ``none`` (local
-                servers), come after it.
-            api_key: The key itself, before all of these.
+            title: Name of the endpoint in messages.
+            api_key_variable: Environment variable of the key; the fallbacks are ``OPENAI_API_KEY`` and then
+                ``none`` (local servers).
+            api_key: The key itself; takes precedence over the environment.
             concurrency: Largest number of calls in flight.
             timeout_s: For one attempt of one call.
             max_retries: Further attempts after a time-out, a broken connection, 408, 409, 429 or 5xx.
-            cache_dir: Folder of the row cache, shared by any number of processes; None keeps nothing.
-            salt: Enters the key of a cached row: whatever else decides how a reply is read.
-            sampling: ``temperature``, ``max_tokens`` and so on, as the endpoint takes them.
-            error: What is raised where the endpoint as a whole is unusable.
+            cache_dir: Folder of the reply cache, shared by any number of processes; None keeps nothing.
+            salt: Enters the key of a cached reply: whatever else decides how a reply is read.
+            sampling: Sampling settings of all calls.
+            error: Type that is raised where the endpoint as a whole is unusable.
             is_final: Which replies the cache keeps.
 
         Raises:
-            ConfigError: A URL that is none, or a limit below 1.
+            ConfigError: Not a URL, or a limit below 1.
             EndpointError: No model was named and the endpoint does not serve exactly one.
         """
         if concurrency < 1 or sampling.get("max_tokens", 1) < 1 or timeout_s <= 0 or max_retries < 0:
             raise ConfigError(
-                f"{title}: got concurrency {concurrency}, max_tokens {sampling.get('max_tokens')}, timeout_s {timeout_s}, "
-                f"max_retries {max_retries}; expected at least 1, 1, more than 0 and at least 0"
+                f"{title}: got concurrency {concurrency}, max_tokens {sampling.get('max_tokens')}, "
+                f"timeout_s {timeout_s}, max_retries {max_retries}; "
+                "expected at least 1, at least 1, more than 0 and at least 0"
             )
         self._title = title
-        self._base_url = _normalise_url(base_url, title)
-        self._shown_url = _without_credentials(self._base_url)
+        self._base_url = normalise_url(base_url, title)
+        self._shown_url = without_credentials(self._base_url)
         self._key_variable = api_key_variable
         self._api_key = (
             api_key or os.environ.get(api_key_variable) or os.environ.get("OPENAI_API_KEY") or "none"
@@ -124,9 +121,9 @@ class ChatEndpoint:
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._concurrency = concurrency
-        self._cache_dir = cache_dir
+        self._cache = ReplyCache(cache_dir, title)
         self._salt = salt
-        self._sampling = dict(sampling)
+        self._sampling = sampling.copy()
         self._error_type = error
         self._is_final = is_final
         # At debug level these libraries log whole requests: prompts and headers.
@@ -135,24 +132,19 @@ class ChatEndpoint:
         self.model = model or self._only_model()
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Reply]:
-        """Answer all prompts, in order. Works inside a running event loop as well, blocking it.
+        """Send all prompts; the replies come in the same order. Blocks a running event loop.
 
         Raises:
             EndpointError: The endpoint is down, rejects the credentials, does not know the model, or answers
                 no row.
             StorageError: The cache folder cannot be used.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self.complete_async(prompts))
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, self.complete_async(prompts)).result()
+        return run_blocking(self.complete_async(prompts))
 
     async def complete_async(self, prompts: Sequence[Prompt]) -> list[Reply]:
-        """``complete`` for callers with an event loop of their own."""
+        """``complete`` for callers that are asynchronous."""
         keys = [self._key(*prompt) for prompt in prompts]
-        replies = self._read_cache(set(keys))
+        replies = self._cache.read(set(keys))
         todo = {key: messages for key, (messages, _) in zip(keys, prompts, strict=True) if key not in replies}
         logger.info(
             "%s %s: %d rows, %d of %d calls cached",
@@ -166,11 +158,11 @@ class ChatEndpoint:
             replies |= await _Batch(self, todo).run()
         return [replies[key] for key in keys]
 
-    def _key(self, messages: list[Message], word: str) -> str:
-        content = [self.model, self._salt, messages, self._sampling, word]
+    def _key(self, messages: list[Message], tag: str) -> str:
+        content = [self.model, self._salt, messages, self._sampling, tag]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _client_settings(self) -> dict[str, Any]:
+    def _client_settings(self) -> _ClientSettings:
         return {
             "base_url": self._base_url,
             "api_key": self._api_key,
@@ -198,9 +190,9 @@ class ChatEndpoint:
     def _error(self, what: str) -> EndpointError:
         return self._error_type(f"{self._title} {self._shown_url}: {self._redact(what)}; {_REMEDY}")
 
-    def _redact(self, words: str) -> str:
-        """``words`` of a server, which may repeat the key, without it."""
-        return words if self._api_key == "none" else words.replace(self._api_key, "***")
+    def _redact(self, text: str) -> str:
+        """Text of a server, which may repeat the key, without the key."""
+        return text if self._api_key == "none" else text.replace(self._api_key, "***")
 
     def _unusable(self, error: openai.OpenAIError) -> EndpointError:
         """One clear line for an error that concerns every row."""
@@ -218,34 +210,9 @@ class ChatEndpoint:
             return self._error(f"HTTP {status}: {meaning}")
         return self._error(type(error).__name__)
 
-    def _open_cache(self) -> diskcache.Cache:
-        # Nothing is ever evicted: a lost row would cost a call and could change a result. JSON, so that no
-        # pickle is read.
-        return diskcache.Cache(
-            str(self._cache_dir), disk=diskcache.JSONDisk, eviction_policy="none", timeout=60
-        )
-
-    def _read_cache(self, keys: set[str]) -> dict[str, Reply]:
-        if self._cache_dir is None:
-            return {}
-        try:
-            with self._open_cache() as cache:
-                rows: dict[str, Any] = {key: cache.get(key) for key in keys}
-        except (*_CACHE_ERRORS, ValueError) as error:
-            raise self._cache_error(error) from None
-        return {key: Reply(**row) for key, row in rows.items() if row is not None}
-
-    def _cache_error(self, error: Exception) -> StorageError:
-        return StorageError(
-            f"{self._title}: its cache {self._cache_dir} cannot be used ({_one_line(str(error))}); expected a writable folder "
-            "with an intact cache; choose another folder or delete this one"
-        )
-
 
 class _Batch:
-    """The calls of one ``complete``: workers that share one iterator, and the tally that decides when to give
-    up.
-    """
+    """The calls of one ``complete``: workers on one iterator, and the counts that make them give up."""
 
     def __init__(self, endpoint: ChatEndpoint, todo: dict[str, list[Message]]):
         self._endpoint = endpoint
@@ -257,22 +224,19 @@ class _Batch:
     async def run(self) -> dict[str, Reply]:
         endpoint = self._endpoint
         pending = iter(self._todo.items())
-        cache = None
         try:
-            cache = endpoint._open_cache() if endpoint._cache_dir is not None else None
-            with tqdm(total=len(self._todo), desc=endpoint._title, unit="row", disable=None) as bar:
+            with (
+                endpoint._cache.writing() as write,
+                tqdm(total=len(self._todo), desc=endpoint._title, unit="row", disable=None) as bar,
+            ):
                 async with (
                     openai.AsyncOpenAI(**endpoint._client_settings()) as client,
                     asyncio.TaskGroup() as workers,
                 ):
                     for _ in range(min(endpoint._concurrency, len(self._todo))):
-                        workers.create_task(self._work(client, pending, cache, bar))
-        except (ExceptionGroup, *_CACHE_ERRORS) as caught:
-            error = _first(caught)
-            raise (endpoint._cache_error(error) if isinstance(error, _CACHE_ERRORS) else error) from None
-        finally:
-            if cache is not None:
-                cache.close()
+                        workers.create_task(self._work(client, pending, write, bar))
+        except ExceptionGroup as caught:
+            raise _first(caught) from None
         if not self._num_answered and self._num_failed_in_a_row:
             first = next(reply.error for reply in self._replies.values() if reply.error)
             raise endpoint._error(f"no row could be answered: {first}")
@@ -282,7 +246,7 @@ class _Batch:
         self,
         client: openai.AsyncOpenAI,
         pending: Iterator[tuple[str, list[Message]]],
-        cache: diskcache.Cache | None,
+        write: Write,
         bar: tqdm,
     ) -> None:
         endpoint = self._endpoint
@@ -290,8 +254,8 @@ class _Batch:
             reply = await self._ask(client, messages)
             self._replies[key] = reply
             bar.update()
-            if cache is not None and reply.text is not None and endpoint._is_final(reply):
-                cache.set(key, asdict(reply), retry=True)
+            if reply.text is not None and endpoint._is_final(reply):
+                write(key, reply)
             if reply.text is not None or reply.is_row_fault:
                 self._num_answered += 1
                 self._num_failed_in_a_row = 0
@@ -332,7 +296,7 @@ class _Batch:
 
 
 def _read(answer: ChatCompletion) -> Reply:
-    """The words in a completion object; servers are not always faithful to its type."""
+    """The reply in a completion object; servers are not always faithful to its type."""
     try:
         choice = answer.choices[0]
         text, finish_reason = choice.message.content, choice.finish_reason
@@ -344,7 +308,7 @@ def _read(answer: ChatCompletion) -> Reply:
     if finish_reason == "content_filter":
         return Reply(None, error="the endpoint's content filter stopped the reply", is_row_fault=True)
     text = text if isinstance(text, str) else ""
-    # A server with a reasoning parser gives the reasoning apart; put back where the model wrote it.
+    # A server with a reasoning parser returns the reasoning apart; put back where the model wrote it.
     text = (
         f"<think>\n{reasoning}\n</think>\n\n{text}"
         if isinstance(reasoning, str) and "</think>" not in text
@@ -355,21 +319,6 @@ def _read(answer: ChatCompletion) -> Reply:
     return Reply(
         text, finish_reason, "", False, *(count if isinstance(count, int) else 0 for count in counts)
     )
-
-
-def _normalise_url(url: str, title: str) -> str:
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            f"{title} '{_without_credentials(url)}' is no URL; expected http(s)://HOST[:PORT]/v1"
-        )
-    path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
-    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _root_cause(error: BaseException) -> str:

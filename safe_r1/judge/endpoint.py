@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safe_r1.errors import JudgeError
-from safe_r1.inference.endpoint import ChatEndpoint, Reply
+from safe_r1.inference.endpoint import ChatEndpoint, ChatSampling
+from safe_r1.inference.reply_cache import Reply
 from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
 from safe_r1.judge.prompt import MAX_TEXT_CHARS, PROMPT_SHA256
 from safe_r1.schema import JUDGED_PARTS, Message
@@ -46,7 +47,7 @@ class EndpointJudge(ModelJudge):
             ConfigError: Not a URL, or a limit below 1.
             JudgeError: No model was named and the endpoint does not serve exactly one.
         """
-        sampling = {"temperature": temperature, "max_tokens": max_tokens}
+        sampling = ChatSampling(temperature=temperature, max_tokens=max_tokens)
         self._endpoint = ChatEndpoint(
             base_url,
             model,

@@ -86,9 +86,7 @@ def read_judge_reply(text: str, finish_reason: str | None, task: Task) -> Judgem
     return judgement
 
 
-def model_identity(
-    model: str, sampling: Mapping[str, float | int], max_text_chars: int = MAX_TEXT_CHARS
-) -> str:
+def model_identity(model: str, sampling: Mapping[str, object], max_text_chars: int = MAX_TEXT_CHARS) -> str:
     """Identity of a judging model: the model, the prompt, the sampling settings and the text limits.
 
     Args:

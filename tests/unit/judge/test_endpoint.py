@@ -376,7 +376,7 @@ def test_works_inside_a_running_event_loop(server: Server):
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "llm"])
 def test_what_is_no_url_is_refused(url: str):
-    with pytest.raises(ConfigError, match="is no URL"):
+    with pytest.raises(ConfigError, match="is not a URL"):
         EndpointJudge(url, "m")
 
 

@@ -1,0 +1,103 @@
+"""Replies of a chat endpoint, and the cache on disk that keeps them by content.
+
+The cache may be shared by any number of processes.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import diskcache
+
+from safe_r1.errors import StorageError
+
+_ERRORS = (OSError, sqlite3.Error, diskcache.Timeout)
+
+Write = Callable[[str, "Reply"], None]
+"""Stores a reply under its key."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Result of one call: the reply of the model, or why there is none.
+
+    Attributes:
+        text: None where there is no reply; then ``error`` says why.
+        finish_reason: The endpoint's.
+        is_row_fault: True where the row and not the endpoint is at fault, so that other rows may succeed.
+        prompt_tokens, completion_tokens: As the endpoint counts them; 0 where it does not.
+    """
+
+    text: str | None
+    finish_reason: str | None = None
+    error: str = ""
+    is_row_fault: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class ReplyCache:
+    """Replies by key in a folder; without a folder it is always empty."""
+
+    def __init__(self, folder: str | Path | None, title: str):
+        """Create the cache; touches no file.
+
+        Args:
+            folder: Where the replies are; None keeps nothing.
+            title: Owner of the cache, for messages.
+        """
+        self._folder = folder
+        self._title = title
+
+    def read(self, keys: Iterable[str]) -> dict[str, Reply]:
+        """The replies that are there.
+
+        Raises:
+            StorageError: The folder cannot be used.
+        """
+        if self._folder is None:
+            return {}
+        try:
+            with self._open() as cache:
+                rows = {key: cache.get(key) for key in keys}
+        except (*_ERRORS, ValueError) as error:
+            raise self._error(error) from None
+        return {key: Reply(**row) for key, row in rows.items() if isinstance(row, dict)}
+
+    @contextmanager
+    def writing(self) -> Iterator[Write]:
+        """Open the cache once for many writes.
+
+        Raises:
+            StorageError: The folder cannot be used; also raised by the function that is given.
+        """
+        if self._folder is None:
+            yield lambda key, reply: None
+            return
+        try:
+            cache = self._open()
+        except _ERRORS as error:
+            raise self._error(error) from None
+
+        def write(key: str, reply: Reply) -> None:
+            try:
+                cache.set(key, asdict(reply), retry=True)
+            except _ERRORS as error:
+                raise self._error(error) from None
+
+        with cache:
+            yield write
+
+    def _open(self) -> diskcache.Cache:
+        # Nothing is ever evicted: a lost row would cost a call and could change a result. JSON, so that no
+        # pickle is read.
+        return diskcache.Cache(str(self._folder), disk=diskcache.JSONDisk, eviction_policy="none", timeout=60)
+
+    def _error(self, error: Exception) -> StorageError:
+        reason = " ".join(str(error).split())[:200]
+        return StorageError(
+            f"{self._title}: its cache {self._folder} cannot be used ({reason}); expected a writable folder "
+            "with an intact cache; choose another folder or delete this one"
+        )
