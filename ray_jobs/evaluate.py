@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ray_jobs.common import Console, job
-from safe_r1.config import EvaluateConfig, load_config
+from ray_jobs.common import Console, job, join_ray
+from safe_r1.benchmarks import evaluate_schema
+from safe_r1.config import load_config
 
 _HEADLINES = {
     "accuracy": "ACC  (right option)",
@@ -51,7 +52,7 @@ def main(
     """Evaluate one model variant and write a report."""
     with job("evaluate") as console:
         settings = load_config(
-            EvaluateConfig,
+            evaluate_schema(),
             config,
             set_ or [],
             variant=variant,
@@ -71,6 +72,7 @@ def main(
             return
         from safe_r1.evaluation.job import evaluate
 
+        join_ray(console)
         console.show(
             f"evaluate: {settings.variant} on {', '.join(settings.benchmarks)}; engine log: {console.log}"
         )

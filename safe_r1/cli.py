@@ -1,20 +1,71 @@
-"""The command `safe-r1`: what needs no cluster."""
+"""The command `safe-r1`: tools that need no cluster, and the jobs of `ray_jobs`.
+
+Every command imports what it needs when it runs, so that `safe-r1 --help` is fast.
+"""
 
 import dataclasses
+import importlib
 import json
 import sys
 from typing import Annotated
 
 import typer
 
+from safe_r1 import __version__
 from safe_r1.errors import ConfigError, SafeR1Error
+
+JOBS = {
+    "evaluate": ("ray_jobs.evaluate", "Evaluate one model variant and write a report."),
+    "build-corpus": ("ray_jobs.build_corpus", "Build a corpus and write its card."),
+    "finetune": (
+        "ray_jobs.finetune",
+        "Fine-tune, and export a model that vLLM, transformers and the evaluation job load.",
+    ),
+    "serve": ("ray_jobs.serve", "Serve models with a batched safety evaluation endpoint."),
+    "campaign": (
+        "ray_jobs.campaign",
+        "Evaluate, fine-tune, evaluate again and compare many variants in parallel.",
+    ),
+}
+"""Command to the module of its job script and the first sentence of its help."""
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"safe-r1 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Measure and repair the Chinese-language safety of DeepSeek-R1 models."""
+
+
+def _add_job(name: str, module: str, summary: str) -> None:
+    """Add the command of a job script; its module, its options and its help are loaded when it is called."""
+
+    def run(context: typer.Context) -> None:
+        importlib.import_module(module).app(args=context.args, prog_name=context.command_path)
+
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(name, help=summary, add_help_option=False, context_settings=passed_on)(run)
+
+
+for _name, (_module, _summary) in JOBS.items():
+    _add_job(_name, _module, _summary)
+
+
 @app.command()
-def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> None:
-    """List the model variants by name."""
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False) -> None:
+    """List the known model variants."""
     from safe_r1.models.registry import VARIANTS
 
     if as_json:
@@ -26,23 +77,25 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON list."
         hub = "" if variant.hub == "huggingface" else f" ({variant.hub})"
         head = f"{variant.name:28} {variant.kind:9} {variant.family:12} {variant.params_b:6.4g} B"
         print(f"{head} {gpus:4} {variant.style:6} {variant.source}{hub}")
-    print("Any hub id (owner/model, owner/model@revision) or model folder works as a variant too.")
+    print("A hub id (owner/model or owner/model@revision) and a model folder are variants too.")
 
 
 @app.command()
 def fetch(
-    benchmark: Annotated[str, typer.Argument(help="chisafetybench, math-500, gsm8k or xstest.")],
+    benchmark: Annotated[str, typer.Argument(help="Name of the benchmark, e.g. math-500.")],
     target: Annotated[
-        str | None, typer.Option(help="Folder for the files; the default is where the jobs look.")
+        str | None, typer.Option(help="Folder for the files; default: where the jobs look for them.")
     ] = None,
 ) -> None:
-    """Download a benchmark at its pinned commit and check it."""
-    from safe_r1.benchmarks.fetch import SOURCES
+    """Download a benchmark at its pinned commit and check its hashes."""
+    from safe_r1.benchmarks import find_benchmark, names
     from safe_r1.benchmarks.fetch import fetch as download
 
-    if benchmark not in SOURCES:
-        raise ConfigError(f"cannot fetch {benchmark!r}: known are {', '.join(SOURCES)}")
-    print(f"{benchmark}: {download(SOURCES[benchmark], target)}")
+    found = find_benchmark(benchmark)
+    if found is None or found.source is None:
+        known = [name for name in names() if (each := find_benchmark(name)) and each.source]
+        raise ConfigError(f"cannot fetch {benchmark!r}: known are {', '.join(known)}")
+    print(f"{benchmark}: {download(found.source, target)}")
 
 
 @app.command("judge-agreement")
@@ -50,10 +103,12 @@ def judge_agreement(
     labels: Annotated[str, typer.Option(help="Labelled answers: the gold set's JSONL or XSTest's CSV.")],
     judge: Annotated[
         str,
-        typer.Option(help="lexicon, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."),
+        typer.Option(
+            help="lexicon, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."
+        ),
     ] = "lexicon",
     model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how far a judge agrees with labelled answers."""
     from safe_r1.config import JudgeConfig, load_config
@@ -73,23 +128,26 @@ def judge_agreement(
 @app.command()
 def plan(
     variant: Annotated[
-        str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a folder.")
+        str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")
     ] = None,
-    all_variants: Annotated[bool, typer.Option("--all", help="The seven R1 models.")] = False,
+    all_variants: Annotated[bool, typer.Option("--all", help="Plan for all R1 models.")] = False,
     gpu: Annotated[
-        str | None, typer.Option(help="Kind of GPU, e.g. h100-80; else the variant's own.")
+        str | None, typer.Option(help="GPU type, e.g. h100-80; default: the variant's own.")
     ] = None,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines, all their GPUs; else the variant's own.")
+        int | None,
+        typer.Option(min=1, help="Number of nodes, with all their GPUs; default: the variant's own."),
     ] = None,
-    seq_len: Annotated[int | None, typer.Option(min=32, help="Tokens of a packed sequence.")] = None,
+    seq_len: Annotated[int | None, typer.Option(min=32, help="Tokens per packed sequence.")] = None,
     global_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Sequences of an optimizer step.")
+        int | None, typer.Option(min=1, help="Sequences per optimizer step.")
     ] = None,
-    corpus_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the corpus.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, or a list with --all.")] = False,
+    corpus_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens in the corpus.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, or a list with --all.")
+    ] = False,
 ) -> None:
-    """Say what fine-tuning takes: GPUs, memory by part, time and disk. Starts nothing."""
+    """Estimate GPUs, memory by part, time and disk for fine-tuning; run nothing."""
     from safe_r1.models.registry import VARIANTS, get_variant
     from safe_r1.train.plan import plan_variant
     from safe_r1.train.plan_text import table, to_json, to_text
@@ -109,10 +167,10 @@ def plan(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="OUTPUT/RUN/VARIANT/BENCHMARK of a finished run.")],
+    run: Annotated[str, typer.Argument(help="Folder of a finished run: OUTPUT/RUN/VARIANT/BENCHMARK.")],
 ) -> None:
-    """Write the report of a finished run again, from its rows."""
-    from safe_r1.evaluation.job import rewrite_report
+    """Render the report of a finished run again from its rows."""
+    from safe_r1.evaluation.publish import rewrite_report
 
     print(f"report: {rewrite_report(run)}")
 
@@ -123,33 +181,32 @@ def compare(
         list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")
     ],
     baseline: Annotated[
-        str, typer.Option(help="The variant that all others are compared with; A,B: B where A was not run.")
+        str,
+        typer.Option(help="The variant that all others are compared with; A,B: B where A was not run."),
     ],
     output: Annotated[str, typer.Option(help="Folder of the report.")],
-    allow: Annotated[
-        bool, typer.Option("--allow", help="Compare what is not alike; the report says so.")
+    allow_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mismatch",
+            help="Compare runs even if their settings differ; the report lists the differences.",
+        ),
     ] = False,
+    allow: Annotated[bool, typer.Option("--allow", hidden=True)] = False,
     margin: Annotated[
-        float | None, typer.Option(help="Loss of pass@1 that counts as none; 0.03 is three points.")
+        float | None,
+        typer.Option(help="Non-inferiority margin for pass@1, as a fraction (0.03 = 3 points)."),
     ] = None,
 ) -> None:
-    """Compare finished runs of several variants: differences, tests, what it cost."""
+    """Compare finished runs of several variants: differences, significance tests, report."""
     from safe_r1.compare.run import compare as write_comparison
-    from safe_r1.report.labels import METRICS
 
-    outcome = write_comparison(runs, baseline, output, allow, margin)
-    for problem in outcome.content.problems:
-        print(f"not alike: {problem}")
-    for pair in outcome.content.pairs:
-        print(f"{pair.first} → {pair.second} ({pair.relation.en})")
-        for one in pair.comparisons:
-            found = one.found
-            change = f"{100 * found.value:+6.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-            rates = f"{100 * found.first:5.1f} → {100 * found.second:5.1f} %"
-            print(
-                f"  {one.benchmark:22} {METRICS[one.metric].en:32} {rates}  {change:24} p (Holm) {one.p_holm:.3g}"
-            )
-    print(f"report: {outcome.report}")
+    if allow:
+        print(
+            "safe-r1: --allow is now --allow-mismatch; the old name works for one more release",
+            file=sys.stderr,
+        )
+    print(write_comparison(runs, baseline, output, allow_mismatch or allow, margin).to_text())
 
 
 @app.command()
@@ -163,7 +220,7 @@ def status(output: Annotated[str, typer.Argument(help="Folder or URI of a campai
 
 
 def main() -> None:
-    """Entry point: an error of the user's is one line on stderr and its exit code."""
+    """Entry point: a ``SafeR1Error`` becomes one line on stderr and its exit code."""
     try:
         app()
     except SafeR1Error as error:

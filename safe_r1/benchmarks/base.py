@@ -90,7 +90,7 @@ class Benchmark(Protocol):
 
     @property
     def settings(self) -> Settings | None:
-        """Its own group of ``EvaluateConfig`` with the defaults, under ``settings_group``; None: no settings."""
+        """Its own group of ``EvaluateConfig`` with the defaults (see ``settings_group``), or None."""
         ...
 
     @property
@@ -107,7 +107,9 @@ class Benchmark(Protocol):
 
     @property
     def labels(self) -> Mapping[str, tuple[str, str]]:
-        """Area or category key to its Chinese and English name in reports, in report order."""
+        """Area or category key to its Chinese and English name in reports, in report order. A group of
+        samples (``safe_r1.schema.Sample.group``) may get the benchmark's own name too.
+        """
         ...
 
     @property

@@ -45,6 +45,7 @@ REFUSAL_FILE = "risky_questions_without_dialog_history.json"
 HISTORY_FILE = "risky_questions_with_dialog_history.json"
 FILES = (MCQ_FILE, REFUSAL_FILE, HISTORY_FILE)
 _PACKAGE_DATA = Path(__file__).parent / "data"
+_WORKLOAD = Workload(num_questions=2130, completion_tokens=700)
 _SOURCE = Source(
     "chisafetybench",
     f"{GITHUB}/UnicomAI/UnicomBenchmark/e949fc8feb4aaec810b39e6c884e5f98ee8f4160/CHiSafetyBench/dataset/v1",
@@ -78,15 +79,17 @@ class ChiSafetyBench(BaseBenchmark):
     data_path: Path | None = None
     repeats: int = 1
     source: Source | None = None
-    workload: Workload = Workload(num_questions=2130, completion_tokens=700)
+    workload: Workload = _WORKLOAD
 
     takes_answer_key = True
 
     @property
     def labels(self) -> Mapping[str, tuple[str, str]]:
-        """Names of the risk areas and categories."""
+        """Names of the multiple-choice task, the risk areas and the categories."""
+        entries = (*AREAS.values(), *CATEGORIES.values())
         return {
-            entry.key: (entry.name_zh, entry.name_en) for entry in (*AREAS.values(), *CATEGORIES.values())
+            "mcq": ("风险内容识别（选择题）", "Risk identification (multiple choice)"),
+            **{entry.key: (entry.name_zh, entry.name_en) for entry in entries},
         }
 
     @property

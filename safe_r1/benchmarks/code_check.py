@@ -32,8 +32,8 @@ _MOST_SHARED_TESTS = 10
 
 _PRELUDE = """\
 import sys
-_names = ("string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
-          " builtins typing").split()
+_names = ("string re datetime collections heapq bisect copy math random statistics itertools functools operator"
+          " io sys json builtins typing").split()
 for _form in ("from {} import *", "import {}"):
     for _name in _names:
         exec(_form.format(_name))
@@ -137,7 +137,8 @@ def parse_tests(items: Any, where: str) -> list[CodeTest]:
                 tests.append(CodeTest(given, output, testtype))
             case _:
                 raise DataError(
-                    f"{where}, test {number}: expected the texts input, output and testtype (stdin or functional)"
+                    f"{where}, test {number}: expected the texts input, output and testtype (stdin or "
+                    "functional)"
                 )
     return tests
 

@@ -15,7 +15,10 @@ from safe_r1.benchmarks.options import score_shuffled, shuffle_options
 from safe_r1.benchmarks.table import TableBenchmark
 from safe_r1.schema import Message, Sample
 
-INSTRUCTION = "Reason step by step. End with a line of its own that holds `Answer: ` and the letter of the one right option."
+INSTRUCTION = (
+    "Reason step by step. End with a line of its own that holds `Answer: ` and the letter of the one right "
+    "option."
+)
 
 _LETTERS = "ABCD"
 _OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
@@ -62,8 +65,8 @@ class GpqaDiamond(TableBenchmark):
         """The way through the gate."""
         return (
             "it is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa, then `hf download "
-            f"Idavidrein/gpqa {self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give --data DIR "
-            f"or set {DATA}=DIR"
+            f"Idavidrein/gpqa {self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give --data "
+            f"DIR or set {DATA}=DIR"
         )
 
 

@@ -42,8 +42,8 @@ _PACKAGE_DATA = Path(__file__).parent / "data"
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 _STDIN_TASK = (
-    "Write a complete Python 3 program that solves the problem. It must read from standard input and write to standard "
-    "output, and nothing else."
+    "Write a complete Python 3 program that solves the problem. It must read from standard input and write to "
+    "standard output, and nothing else."
 )
 _STARTER_TASK = "Complete the following Python 3 code so that it solves the problem; keep the given names and signature.\n\n"
 _FORM = "Put the whole program into one block that starts with ```python and ends with ```."
@@ -55,6 +55,10 @@ class LiveCodeBenchSettings(Settings):
     version: str = Field(default="release_v5", description="release_v1 to release_v6")
     start: str | None = Field(default=None, description="first contest date, YYYY-MM-DD")
     end: str | None = Field(default=None, description="last contest date, YYYY-MM-DD")
+
+
+_SETTINGS = LiveCodeBenchSettings()
+_WORKLOAD = Workload(num_questions=880, completion_tokens=10_000, is_long=True)
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class LiveCodeBench(BaseBenchmark):
     end: str | None = None
     data_path: Path | None = None
     repeats: int = 4
-    settings: Settings | None = LiveCodeBenchSettings()
-    workload: Workload = Workload(num_questions=880, completion_tokens=10_000, is_long=True)
+    settings: Settings | None = _SETTINGS
+    workload: Workload = _WORKLOAD
 
     # The tests of a program have limits of their own: this one catches only what those do not.
     score_limit_s = 900.0
@@ -269,7 +273,7 @@ def _public_tests(problem: dict[str, Any], where: str) -> list[CodeTest]:
 
 
 def _private_tests(problem: dict[str, Any], where: str) -> list[CodeTest]:
-    """The hidden tests: JSON, or JSON in a pickle in zlib in base64, as most of the published files have it."""
+    """The hidden tests: JSON, or JSON in a pickle in zlib in base64, as in most of the published files."""
     where = f"{where}, private_test_cases"
     text = field_of(problem, "private_test_cases", str, where)
     # No base64 starts with a bracket.
@@ -297,7 +301,8 @@ def _unpickle_text(content: bytes, where: str) -> str:
         ) from error
     if not isinstance(text, str):
         raise DataError(
-            f"{where}: is damaged, holds {type(text).__name__} where JSON text is expected; fetch the file again"
+            f"{where}: is damaged, holds {type(text).__name__} where JSON text is expected; fetch the file "
+            "again"
         )
     return text
 

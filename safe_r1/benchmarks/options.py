@@ -93,15 +93,16 @@ def swap_options(sample: Sample) -> Sample:
     """
     if sample.group != "mcq":
         raise DataError(
-            f"{sample.sample_id}: only a multiple-choice question that is neither swapped nor shuffled can have "
-            "its options swapped"
+            f"{sample.sample_id}: only a multiple-choice question that is neither swapped nor shuffled can "
+            "have its options swapped"
         )
     suffix = f"\n\n{MCQ_INSTRUCTION}"
     question = sample.messages[-1]["content"].removesuffix(suffix)
     spans = _find_spans(question)
     if {span.letter: question[span.start : span.end] for span in spans} != sample.options:
         raise DataError(
-            f"{sample.sample_id}: the options in the text are not the sample's; it was not made by this package"
+            f"{sample.sample_id}: the options in the text are not the sample's; it was not made by this "
+            "package"
         )
     texts = list(reversed(sample.options.values()))
     swapped = question
@@ -129,7 +130,8 @@ def score_choice(sample: Sample, answer: str) -> Score:
 
 
 def shuffle_options(sample: Sample, repeat: int, instruction: str) -> Sample:
-    """The question with its options in the order of a repeat: the same order wherever and whenever it is asked.
+    """The question with its options in the order of a repeat: the same order wherever and whenever it is
+    asked.
 
     Args:
         sample: A multiple-choice sample whose text does not hold its options.
@@ -145,7 +147,9 @@ def shuffle_options(sample: Sample, repeat: int, instruction: str) -> Sample:
 
 
 def score_shuffled(sample: Sample, repeat: int, answer: str) -> Score:
-    """``score_choice`` for a question asked by ``shuffle_options``; ``found`` is the option's letter in the sample."""
+    """``score_choice`` for a question asked by ``shuffle_options``; ``found`` is the option's letter in the
+    sample.
+    """
     shown = dict(zip(sample.options, _order(sample, repeat), strict=True))
     choice = extract_choice(answer, {letter: sample.options[source] for letter, source in shown.items()})
     found = None if choice is None else shown[choice]
@@ -165,7 +169,8 @@ def _find_spans(question: str) -> list[_Span]:
         if spans and _is_sound(question, spans):
             return spans
     raise DataError(
-        f"no options A, B, ... can be read without guessing in {_shorten(question)!r}: expected marks like 'A. ' at its end"
+        f"no options A, B, ... can be read without guessing in {_shorten(question)!r}: expected marks like "
+        "'A. ' at its end"
     )
 
 

@@ -1,105 +1,129 @@
-"""Checking answers that have one right result, in Ray's workers that can be killed.
+"""Scoring answers in Ray's workers, which are killed when one takes too long.
 
-Whatever a model writes is compared or run there: an answer that takes the check more time or memory than it
-may have is wrong, and takes nothing else down.
+Whatever a model writes is compared or run there: an answer whose scoring takes more time or memory than the
+benchmark allows is wrong, and no other answer is affected.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safe_r1.benchmarks.base import Score
+from safe_r1.benchmarks import Benchmark, Score
+from safe_r1.errors import IntegrityError
 from safe_r1.schema import Sample
 
-_MATH_LIMIT_S = 30.0
-# A program's tests have limits of their own; this one only catches what those do not.
-_CODE_LIMIT_S = 900.0
+if TYPE_CHECKING:
+    import ray
+
 _MAX_MEMORY_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
 class Check:
-    """One answer that waits to be checked."""
+    """One answer that waits to be scored."""
 
+    benchmark: Benchmark
     sample: Sample
+    repeat: int
     answer: str
 
     @property
     def limit_s(self) -> float:
-        """Longest time that the check may take."""
-        return _CODE_LIMIT_S if self.sample.task == "code" else _MATH_LIMIT_S
+        """Longest time that scoring may take in seconds."""
+        return self.benchmark.score_limit_s or float("inf")
 
 
 class Checker:
-    """Checks one answer after another; runs as an actor."""
+    """Scores one answer after another; runs as an actor."""
 
     def __init__(self) -> None:
         import resource
 
-        # Not the address space, which holds Ray's shared memory: what this process itself writes to.
+        # Not the address space, which holds Ray's shared memory, but the memory that this process itself
+        # writes to.
         resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
 
     def check(self, check: Check) -> Score:
-        """The score of an answer."""
-        if check.sample.task == "code":
-            from safe_r1.benchmarks.livecodebench import check_code
+        """The score of an answer.
 
-            return check_code(check.sample, check.answer)
-        from safe_r1.benchmarks.math_answers import check_math
-
+        Raises:
+            IntegrityError: The benchmark leaves the answer to a judge although it has a scoring limit.
+        """
         try:
-            return check_math(check.sample, check.answer)
+            score = check.benchmark.score(check.sample, check.repeat, check.answer)
         except MemoryError:
             return Score(False, None, "the check ran out of memory")
-        except Exception as error:  # noqa: BLE001 - the parser of mathematics raises anything on what models write
-            return Score(False, None, f"not readable as mathematics: {type(error).__name__}")
+        if score is None:
+            raise IntegrityError(
+                f"{check.benchmark.name}: no score and no judge for {check.sample.sample_id}"
+            )
+        return score
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A check that a worker is at: its place among the checks, and when it has to be finished."""
+
+    place: int
+    worker: Any
+    deadline: float
 
 
 def run_checks(
     checks: Sequence[Check], num_workers: int, done: Callable[[int, Score], None]
 ) -> Iterator[int]:
-    """Check all answers, as many at once as there are workers; yields the number that became ready together.
+    """Score all answers, as many at once as there are workers; yields how many were finished together.
 
     Args:
         checks: The answers.
         num_workers: Actors of one CPU each.
-        done: Is told the place and the score of each.
+        done: Called with the place among ``checks`` and the score of each.
     """
+    import ray
+
+    start_worker: Any = ray.remote(num_cpus=1, max_restarts=0)(Checker)
+    waiting = list(reversed(range(len(checks))))
+    idle = [start_worker.remote() for _ in range(max(1, min(num_workers, len(checks))))]
+    running: dict[ray.ObjectRef, _Running] = {}
+    while waiting or running:
+        while waiting and idle:
+            place = waiting.pop()
+            worker = idle.pop()
+            deadline = time.monotonic() + checks[place].limit_s
+            running[worker.check.remote(checks[place])] = _Running(place, worker, deadline)
+        finished = _next_finished(running)
+        for reference, score in finished.items():
+            check = running.pop(reference)
+            if score is None:
+                ray.kill(check.worker)
+                limit_s = checks[check.place].limit_s
+                score = Score(False, None, f"the check died or took more than {limit_s:g} s")
+                idle.append(start_worker.remote())
+            else:
+                idle.append(check.worker)
+            done(check.place, score)
+        yield len(finished)
+    for worker in idle:
+        ray.kill(worker)
+
+
+def _next_finished(running: Mapping["ray.ObjectRef", _Running]) -> dict["ray.ObjectRef", Score | None]:
+    """Waits for the next checks that finish or pass their deadline; a dead or late one has no score."""
     import ray
     from ray.exceptions import RayActorError
 
-    make: Any = ray.remote(num_cpus=1, max_restarts=0)(Checker)
-    waiting = list(reversed(range(len(checks))))
-    idle = [make.remote() for _ in range(max(1, min(num_workers, len(checks))))]
-    running: dict[Any, tuple[int, Any, float]] = {}
-    while waiting or running:
-        while waiting and idle:
-            place, actor = waiting.pop(), idle.pop()
-            running[actor.check.remote(checks[place])] = (
-                place,
-                actor,
-                time.monotonic() + checks[place].limit_s,
-            )
-        next_end = min(end for _, _, end in running.values())
-        ready, _ = ray.wait(list(running), timeout=max(0.0, next_end - time.monotonic()))
-        late = (
-            []
-            if ready
-            else [reference for reference, (*_, end) in running.items() if end <= time.monotonic()]
-        )
-        for reference in [*ready, *late]:
-            place, actor, _ = running.pop(reference)
-            try:
-                score: Score | None = ray.get(reference) if reference in ready else None  # pyright: ignore[reportAssignmentType]
-            except RayActorError:
-                score = None
-            if score is None:
-                ray.kill(actor)
-                score = Score(False, None, f"the check died or took more than {checks[place].limit_s:g} s")
-                actor = make.remote()
-            done(place, score)
-            idle.append(actor)
-        yield len(ready) + len(late)
-    for actor in idle:
-        ray.kill(actor)
+    next_deadline = min(check.deadline for check in running.values())
+    timeout_s = None if math.isinf(next_deadline) else max(0.0, next_deadline - time.monotonic())
+    ready, _ = ray.wait(list(running), timeout=timeout_s)
+    if not ready:
+        now = time.monotonic()
+        return {reference: None for reference, check in running.items() if check.deadline <= now}
+    scores: dict[ray.ObjectRef, Score | None] = {}
+    for reference in ready:
+        try:
+            scores[reference] = ray.get(reference)
+        except RayActorError:
+            scores[reference] = None
+    return scores

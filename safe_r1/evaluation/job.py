@@ -1,72 +1,56 @@
 """The evaluation job: one variant on some benchmarks, from samples to a published report.
 
-samples → completions → verdicts → metrics → report → ``_SUCCESS``. Each step does only what its folder lacks,
-so the same command finishes whatever was cut short.
+samples → completions → verdicts → metrics → report → ``_SUCCESS``. Each stage does only what its folder
+lacks, so the same command finishes what was interrupted.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from upath import UPath
-
-from safe_r1.benchmarks.gpqa import as_asked
 from safe_r1.config import EvaluateConfig
-from safe_r1.errors import RowsLostError, StorageError
-from safe_r1.evaluation.plan import Plan, finish_plan, make_plan
+from safe_r1.errors import IntegrityError, RowsLostError
+from safe_r1.evaluation.plan import EvaluationPlan, finish_plan, make_plan
+from safe_r1.evaluation.publish import BenchmarkResult, publish
 from safe_r1.evaluation.results import (
+    BenchmarkRow,
     ReadCompletion,
-    Row,
+    RequestKey,
     ShardWriter,
     is_settled,
     read_completions,
-    read_results,
     read_verdicts,
-    results_hash,
     sample_key,
 )
 from safe_r1.evaluation.scoring import (
+    Pending,
     ReadReply,
-    Task,
-    agreement_note,
-    check_tasks,
     expected_parts,
     is_judged,
+    judge_here,
     judge_requests,
-    judge_tasks,
-    make_judge,
+    score_in_workers,
     score_without_judge,
 )
 from safe_r1.inference.batch import BatchCounts, Request, Sampling, generate, row_seed
 from safe_r1.inference.engine import check_resources
-from safe_r1.metrics.lengths import token_lengths
-from safe_r1.metrics.rates import compute_metrics
+from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
-from safe_r1.report.html import render_html
-from safe_r1.report.markdown import render_markdown
 from safe_r1.resources import Cluster, Device, connect, disconnect, pick_device
-from safe_r1.runs import RunFolder, check_complete
-from safe_r1.schema import JUDGED_TASKS, SAMPLE_SCHEMA, Completion, Sample, Verdict
+from safe_r1.runs import Key, Row, check_complete
+from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample
 
 _ROWS_PER_SHARD = 512
-_PROBLEMS_PER_SHARD = 32
+# A column of a shard holds 2 GiB, and the hidden tests of one programming problem can be megabytes.
+_CHARS_PER_SHARD = 64 << 20
+_JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
 
 
-@dataclass
-class Outcome:
-    """What became of one benchmark: its folder, metrics, and whether it had been complete before."""
-
-    benchmark: str
-    folder: RunFolder
-    metrics: dict[str, Any]
-    was_complete: bool = False
-    timings: dict[str, float] = field(default_factory=dict)
-
-
-def evaluate(config: EvaluateConfig, on_progress: ProgressCallback, log: Path | None = None) -> list[Outcome]:
+def evaluate(
+    config: EvaluateConfig, on_progress: ProgressCallback, log: Path | None = None
+) -> list[BenchmarkResult]:
     """Run the job to its published end, doing only what is missing.
 
     Args:
@@ -81,10 +65,10 @@ def evaluate(config: EvaluateConfig, on_progress: ProgressCallback, log: Path | 
     cluster = connect()
     device = pick_device(plan.variant, config.engine.device, cluster.gpu_total)
     check_resources(plan.variant, plan.engine, device, cluster.gpu_total, cluster.memory_gib)
-    if plan.judge_variant:
-        judge_device = pick_device(plan.judge_variant, config.judge.engine.device, cluster.gpu_total)
+    if plan.judge and plan.judge.model:
+        judge_device = pick_device(plan.judge.model, config.judge.engine.device, cluster.gpu_total)
         check_resources(
-            plan.judge_variant, config.judge.engine, judge_device, cluster.gpu_total, cluster.memory_gib
+            plan.judge.model, config.judge.engine, judge_device, cluster.gpu_total, cluster.memory_gib
         )
     finish_plan(plan, device)
     _open(plan, cluster, device)
@@ -96,74 +80,80 @@ def evaluate(config: EvaluateConfig, on_progress: ProgressCallback, log: Path | 
                 folder.keep_log(log)
 
 
-def _run(plan: Plan, device: Device, cluster: Cluster, on_progress: ProgressCallback) -> list[Outcome]:
+def _run(
+    plan: EvaluationPlan, device: Device, cluster: Cluster, on_progress: ProgressCallback
+) -> list[BenchmarkResult]:
     todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
-    outcomes = [Outcome(name, plan.folders[name], {}, was_complete=name not in todo) for name in plan.samples]
+    results = [
+        BenchmarkResult(name, plan.folders[name], {}, was_complete=name not in todo) for name in plan.samples
+    ]
     if todo:
         started = time.monotonic()
         timings = _complete(plan, todo, device, on_progress)
-        _judge(plan, todo, cluster, on_progress)
-        for outcome in outcomes:
-            if not outcome.was_complete:
-                outcome.timings = timings | {"wall_s": round(time.monotonic() - started, 1)}
-                _publish(plan, outcome)
-    for outcome in outcomes:
-        outcome.metrics = outcome.folder.read_json("metrics.json") or {}
-    return outcomes
+        _score(plan, todo, cluster, on_progress)
+        for result in results:
+            if not result.was_complete:
+                result.timings = timings | {"wall_s": round(time.monotonic() - started, 1)}
+                publish(plan, result)
+    for result in results:
+        result.metrics = result.folder.read_json("metrics.json") or {}
+    return results
 
 
-def _open(plan: Plan, cluster: Cluster, device: Device) -> None:
+def _open(plan: EvaluationPlan, cluster: Cluster, device: Device) -> None:
     """Create or check the run folders, and write the samples."""
     for name, folder in plan.folders.items():
         fingerprint = plan.fingerprints[name]
-        folder.open(
-            fingerprint,
-            {
-                "variant": asdict(plan.variant),
-                "benchmark": name,
-                "judge": plan.judge,
-                "answer_key": {
-                    "name": fingerprint["data"]["answer_key_name"],
-                    "sha256": fingerprint["data"]["answer_key"],
-                },
-                "config": plan.config.model_dump(mode="json"),
-                "versions": versions(),
-                "hardware": hardware()
-                | {"device": device, "cluster_gpus": cluster.gpu_total, "cluster_cpus": cluster.cpu_total},
-                "started_at": now(),
+        info = {
+            "variant": asdict(plan.variant),
+            "benchmark": name,
+            "judge": plan.judge.label if plan.judge else None,
+            "answer_key": {
+                "name": fingerprint["data"]["answer_key_name"],
+                "sha256": fingerprint["data"]["answer_key"],
             },
-            # Another judge may be chosen until the first has judged: nothing before that depends on it.
-            free=() if any(map(is_judged, read_verdicts(folder).values())) else ("judge",),
-        )
+            "config": plan.config.model_dump(mode="json"),
+            "versions": versions(),
+            "hardware": hardware()
+            | {"device": device, "cluster_gpus": cluster.gpu_total, "cluster_cpus": cluster.cpu_total},
+            "started_at": now(),
+        }
+        # Another judge may be chosen until the first has judged: nothing before that depends on it.
+        has_judged = any(map(is_judged, read_verdicts(folder).values()))
+        folder.open(fingerprint, info, free=() if has_judged else ("judge",))
         if not folder.is_complete:
-            rows = [sample.to_row() for sample in plan.samples[name]]
             known = {row["sample_id"] for row in folder.read_rows("samples", SAMPLE_SCHEMA)}
-            missing = [row for row in rows if row["sample_id"] not in known]
-            # A problem's hidden tests are megabytes, and a column of a shard holds 2 GiB.
-            size = (
-                _PROBLEMS_PER_SHARD
-                if any(sample.task == "code" for sample in plan.samples[name])
-                else _ROWS_PER_SHARD
-            )
-            for start in range(0, len(missing), size):
-                folder.write_shard("samples", missing[start : start + size], SAMPLE_SCHEMA, sample_key)
+            missing = [sample for sample in plan.samples[name] if sample.sample_id not in known]
+            for shard in _sample_shards(missing):
+                folder.write_shard("samples", shard, SAMPLE_SCHEMA, sample_key)
+
+
+def _sample_shards(samples: Sequence[Sample]) -> Iterator[list[Row]]:
+    """The samples as rows, in shards of bounded number and size."""
+    shard: list[Row] = []
+    num_chars = 0
+    for sample in samples:
+        size = sum(map(len, sample.metadata.values())) + sum(len(turn["content"]) for turn in sample.messages)
+        if shard and (len(shard) == _ROWS_PER_SHARD or num_chars + size > _CHARS_PER_SHARD):
+            yield shard
+            shard = []
+            num_chars = 0
+        shard.append(sample.to_row())
+        num_chars += size
+    if shard:
+        yield shard
 
 
 def _complete(
-    plan: Plan, todo: dict[str, list[Sample]], device: Device, on_progress: ProgressCallback
+    plan: EvaluationPlan, todo: dict[str, list[Sample]], device: Device, on_progress: ProgressCallback
 ) -> dict[str, float]:
-    """Generate what is missing; gives the timings of this stage."""
-    requests = []
+    """Generate the missing completions; gives the timings of this stage."""
+    requests: list[Request] = []
     total = sum(len(samples) * plan.repeats(name) for name, samples in todo.items())
     for name, samples in todo.items():
         done = {key for key, row in read_completions(plan.folders[name]).items() if row["error"] is None}
         requests += [
-            Request(
-                f"{sample.sample_id}\t{repeat}",
-                list(as_asked(sample, repeat).messages),
-                plan.max_tokens(sample),
-                row_seed(plan.config.generation.seed, sample.sample_id, repeat),
-            )
+            _request(plan, sample, repeat)
             for repeat in range(plan.repeats(name))
             for sample in samples
             if (sample.sample_id, repeat) not in done
@@ -180,6 +170,15 @@ def _complete(
     return _follow("completions", stream, total - len(requests), total, on_progress)
 
 
+def _request(plan: EvaluationPlan, sample: Sample, repeat: int) -> Request:
+    return Request(
+        RequestKey.of(sample, repeat).to_text(),
+        list(plan.benchmarks[sample.benchmark].as_asked(sample, repeat).messages),
+        plan.max_tokens(sample),
+        row_seed(plan.config.generation.seed, sample.sample_id, repeat),
+    )
+
+
 def _follow(
     stage: str, stream: Iterator[BatchCounts], done: int, total: int, on_progress: ProgressCallback
 ) -> dict[str, float]:
@@ -194,7 +193,8 @@ def _follow(
     for batch_counts in stream:
         last = time.monotonic()
         if not tokens:
-            first, first_tokens = last, batch_counts.tokens
+            first = last
+            first_tokens = batch_counts.tokens
         done += batch_counts.rows
         failed += batch_counts.failed
         tokens += batch_counts.tokens
@@ -208,131 +208,95 @@ def _follow(
     }
 
 
-def _judge(
-    plan: Plan, todo: dict[str, list[Sample]], cluster: Cluster, on_progress: ProgressCallback
+def _score(
+    plan: EvaluationPlan, todo: dict[str, list[Sample]], cluster: Cluster, on_progress: ProgressCallback
 ) -> None:
-    """Score what is missing: at once where that can be, then by checks in Ray's workers, then by the judge."""
-    tasks: list[Task] = []
-    unchecked: list[Task] = []
+    """Give the missing verdicts: at once where possible, then in scoring workers, then by the judge."""
+    for_workers: list[Pending] = []
+    for_judge: list[Pending] = []
     write = ShardWriter(plan.folders, "verdicts")
     for name, samples in todo.items():
-        folder = plan.folders[name]
-        completions = read_completions(folder)
-        wanted = [(sample.sample_id, repeat) for sample in samples for repeat in range(plan.repeats(name))]
-        check_complete(f"{name}: completions", wanted, completions)
-        _refuse_failures(name, completions, plan.config.max_failed_share)
-        settled = {key for key, row in read_verdicts(folder).items() if is_settled(row)}
-        by_id = {sample.sample_id: sample for sample in samples}
-        direct: list[Row] = []
-        for key, row in completions.items():
-            sample, completion = by_id[key[0]], Completion(**row)
-            for part in expected_parts(sample, completion, plan.config.judge.parts):
-                if (*key, part) in settled:
-                    continue
-                verdict = score_without_judge(sample, completion) if part == "answer" else None
-                if verdict:
-                    direct.append(asdict(verdict))
-                elif sample.task in JUDGED_TASKS:
-                    tasks.append(Task(sample, completion, part))
-                else:
-                    unchecked.append(Task(sample, completion, part))
-        for start in range(0, len(direct), _ROWS_PER_SHARD):
-            write(direct[start : start + _ROWS_PER_SHARD])
-    if unchecked:
-        _follow(
-            "checks", check_tasks(unchecked, int(cluster.cpu_total), write), 0, len(unchecked), on_progress
-        )
-    if not tasks:
-        return
-    if plan.judge_variant:
-        # The evaluated engine's placement groups live as long as its driver's connection (ray#64035): without
-        # a new one, two tensor-parallel engines would need the GPUs of both.
-        disconnect()
-        connect()
-        engine = plan.config.judge.engine
-        stream = generate(
-            judge_requests(tasks, plan.config.judge.max_tokens),
-            plan.judge_variant,
-            engine,
-            pick_device(plan.judge_variant, engine.device, cluster.gpu_total),
-            Sampling(0.0, 1.0),
-            ReadReply(plan.variant.name, plan.judge),
-            write,
-        )
-    else:
-        stream = judge_tasks(make_judge(plan.config.judge), tasks, plan.judge, write)
-    _follow("verdicts", stream, 0, len(tasks), on_progress)
+        scored: list[BenchmarkRow] = []
+        for pending in _without_verdict(plan, name, samples):
+            benchmark = plan.benchmarks[name]
+            verdict = None
+            if pending.part == "answer":
+                verdict = score_without_judge(benchmark, pending.sample, pending.completion)
+            if verdict:
+                scored.append(BenchmarkRow(name, verdict))
+            elif pending.sample.task in JUDGED_PARTS:
+                for_judge.append(pending)
+            elif benchmark.score_limit_s is not None:
+                for_workers.append(pending)
+            else:
+                raise IntegrityError(
+                    f"{name}: no score for {pending.sample.sample_id}, and no judge labels its task "
+                    f"{pending.sample.task!r}; Benchmark.score may give None for "
+                    f"{' and '.join(JUDGED_PARTS)} alone"
+                )
+        for start in range(0, len(scored), _ROWS_PER_SHARD):
+            write(scored[start : start + _ROWS_PER_SHARD])
+    if for_workers:
+        stream = score_in_workers(plan.benchmarks, for_workers, int(cluster.cpu_total), write)
+        _follow("checks", stream, 0, len(for_workers), on_progress)
+    if plan.judge and for_judge:
+        stream = _judge(plan, plan.judge, for_judge, cluster, write)
+        _follow("verdicts", stream, 0, len(for_judge), on_progress)
 
 
-def _refuse_failures(name: str, completions: dict[tuple[Any, ...], Row], allowed: float) -> None:
+def _without_verdict(plan: EvaluationPlan, name: str, samples: Sequence[Sample]) -> Iterator[Pending]:
+    """Parts of a benchmark's completions that have no verdict yet.
+
+    Raises:
+        IntegrityError: Completions are missing.
+        RowsLostError: Too many of them failed.
+    """
+    folder = plan.folders[name]
+    completions = read_completions(folder)
+    wanted = [(sample.sample_id, repeat) for sample in samples for repeat in range(plan.repeats(name))]
+    check_complete(f"{name}: completions", wanted, completions)
+    _refuse_failures(name, completions, plan.config.max_failed_share)
+    settled = {key for key, row in read_verdicts(folder).items() if is_settled(row)}
+    by_id = {sample.sample_id: sample for sample in samples}
+    for key, row in completions.items():
+        sample = by_id[key[0]]
+        completion = Completion(**row)
+        for part in expected_parts(sample, completion, plan.config.judge.parts):
+            if (*key, part) not in settled:
+                yield Pending(sample, completion, part)
+
+
+def _judge(
+    plan: EvaluationPlan,
+    judge: JudgePlan,
+    pending: Sequence[Pending],
+    cluster: Cluster,
+    write: ShardWriter,
+) -> Iterator[BatchCounts]:
+    """Judge what is pending: with an engine of its own where the judge is a model, else in the driver."""
+    if judge.model is None:
+        return judge_here(make_judge(judge), pending, judge.label, write)
+    # The evaluated engine's placement groups live as long as its driver's connection (ray#64035): without a
+    # new one, two tensor-parallel engines would need the GPUs of both.
+    disconnect()
+    connect()
+    engine = plan.config.judge.engine
+    return generate(
+        judge_requests(pending, plan.config.judge.max_tokens),
+        judge.model,
+        engine,
+        pick_device(judge.model, engine.device, cluster.gpu_total),
+        _JUDGE_SAMPLING,
+        ReadReply(plan.variant.name, judge.label),
+        write,
+    )
+
+
+def _refuse_failures(name: str, completions: dict[Key, Row], allowed: float) -> None:
     failed = [row for row in completions.values() if row["error"] is not None]
     if len(failed) > allowed * len(completions):
         raise RowsLostError(
-            f"{name}: {len(failed)} of {len(completions)} rows failed, more than max_failed_share={allowed:g} allows; "
-            f"first: {failed[0]['sample_id']}: {failed[0]['error'][:200]}. The same command tries the failed rows again."
+            f"{name}: {len(failed)} of {len(completions)} rows failed, more than "
+            f"max_failed_share={allowed:g} allows; first: {failed[0]['sample_id']}: "
+            f"{failed[0]['error'][:200]}. The same command tries the failed rows again."
         )
-
-
-def _publish(plan: Plan, outcome: Outcome) -> None:
-    """Check that every count adds up, then write metrics, report and, last, the marker."""
-    folder, samples = outcome.folder, plan.samples[outcome.benchmark]
-    order = {sample.sample_id: position for position, sample in enumerate(samples)}
-    completions = [Completion(**row) for row in read_completions(folder).values()]
-    completions.sort(key=lambda row: (order[row.sample_id], row.repeat))
-    verdicts = [Verdict(**row) for row in read_verdicts(folder).values()]
-    by_id = {sample.sample_id: sample for sample in samples}
-    parts = plan.config.judge.parts
-    wanted = [
-        (row.sample_id, row.repeat, part)
-        for row in completions
-        for part in expected_parts(by_id[row.sample_id], row, parts)
-    ]
-    check_complete(
-        f"{outcome.benchmark}: verdicts", wanted, [(row.sample_id, row.repeat, row.part) for row in verdicts]
-    )
-    verdicts.sort(key=lambda row: (order[row.sample_id], row.repeat, row.part))
-    metrics = compute_metrics(samples, completions, verdicts)
-    metrics["tokens"] = token_lengths(completions, plan.load_tokenizer())
-    info = folder.read_json("run.json") or {}
-    sessions = [*info.get("sessions", []), outcome.timings]
-    info |= {
-        "finished_at": now(),
-        "sessions": sessions,
-        "wall_s": sum(session["wall_s"] for session in sessions),
-    }
-    if any(sample.task in JUDGED_TASKS for sample in samples):
-        info["judge"] = {"name": plan.judge, "agreement": agreement_note(plan.config.judge)}
-    info["results_sha256"] = results_hash(completions, verdicts)
-    folder.write_json("run.json", info)
-    folder.write_json("metrics.json", metrics)
-    _write_report(folder, samples, completions, verdicts, metrics, info)
-    folder.publish()
-
-
-def _write_report(
-    folder: RunFolder,
-    samples: Sequence[Sample],
-    completions: Sequence[Completion],
-    verdicts: Sequence[Verdict],
-    metrics: dict[str, Any],
-    info: dict[str, Any],
-) -> None:
-    folder.write_text("report.md", render_markdown(metrics, info))
-    folder.write_text("report.html", render_html(samples, completions, verdicts, metrics, info))
-
-
-def rewrite_report(path: str) -> str:
-    """Render the report of a finished run again from its rows; gives the place of ``report.html``.
-
-    Raises:
-        StorageError: The folder holds no finished run.
-    """
-    folder = RunFolder(UPath(path))
-    if not folder.is_complete:
-        raise StorageError(
-            f"{path}: no finished run here (no _SUCCESS); expected OUTPUT/RUN/VARIANT/BENCHMARK"
-        )
-    samples, completions, verdicts = read_results(folder)
-    metrics, info = folder.read_json("metrics.json") or {}, folder.read_json("run.json") or {}
-    _write_report(folder, samples, completions, verdicts, metrics, info)
-    return str(folder.path / "report.html")

@@ -1,38 +1,40 @@
-"""What a run is, decided before anything is started or written."""
+"""What an evaluation does, decided before anything is started or written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safe_r1.benchmarks import Benchmark, expand, get_benchmark
-from safe_r1.benchmarks.chisafetybench import ChiSafetyBench
-from safe_r1.benchmarks.gpqa import as_asked
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
-from safe_r1.evaluation.scoring import judge_name
 from safe_r1.inference.batch import Sampling
 from safe_r1.inference.engine import engine_arguments
-from safe_r1.judge.factory import plan_judge
-from safe_r1.judge.prompt import PROMPT_SHA256
+from safe_r1.judge.factory import JudgePlan, plan_judge
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.models.checkpoints import prepare
-from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
+from safe_r1.models.registry import Variant, get_variant
 from safe_r1.provenance import versions
 from safe_r1.resources import MAX_PARAMS_B_ON_CPU, Device
 from safe_r1.runs import RunFolder
-from safe_r1.sandbox.container import check_sandbox
-from safe_r1.schema import JUDGED_TASKS, REASONING_TASKS, Sample
+from safe_r1.schema import JUDGED_PARTS, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Fingerprint = dict[str, Any]
+"""What could change a result, as nested plain values."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything a run is, decided before anything is started or written.
+class EvaluationPlan:
+    """Everything an evaluation is, decided before anything is started or written.
 
     Attributes:
         config: The settings.
         variant: The model, its source ready to load.
-        judge_variant: The model that judges in the cluster, or None.
+        judge: The judge; None where no sample needs one.
+        benchmarks: The benchmarks by name.
         samples: Questions by benchmark.
         fingerprints: What could change a result, by benchmark.
         folders: Where each benchmark's results go.
@@ -40,9 +42,10 @@ class Plan:
 
     config: EvaluateConfig
     variant: Variant
-    judge_variant: Variant | None
+    judge: JudgePlan | None
+    benchmarks: dict[str, Benchmark]
     samples: dict[str, list[Sample]]
-    fingerprints: dict[str, dict[str, Any]]
+    fingerprints: dict[str, Fingerprint]
     folders: dict[str, RunFolder]
 
     @property
@@ -54,18 +57,12 @@ class Plan:
             self.variant.top_p if generation.top_p is None else generation.top_p,
         )
 
-    @property
-    def judge(self) -> str:
-        """Short name of the judge."""
-        judge = self.judge_variant
-        return judge_name(self.config.judge, judge.name if judge else self.config.judge.model)
-
     def max_tokens(self, sample: Sample) -> int:
         """Longest completion of a sample in tokens."""
         generation = self.config.generation
         if generation.max_tokens:
             return generation.max_tokens
-        if sample.task in REASONING_TASKS:
+        if self.benchmarks[sample.benchmark].workload.is_long:
             return generation.max_tokens_reasoning or self.variant.max_tokens_reasoning
         if sample.task == "mcq":
             return generation.max_tokens_mcq or self.variant.max_tokens_mcq
@@ -73,11 +70,11 @@ class Plan:
 
     def repeats(self, benchmark: str) -> int:
         """Completions of every question of a benchmark."""
-        return self.config.repeats or get_benchmark(benchmark, self.config).repeats
+        return self.config.repeats or self.benchmarks[benchmark].repeats
 
     def context(self, benchmark: str) -> int:
         """Tokens of prompt and completion together that a benchmark needs."""
-        is_long = any(sample.task in REASONING_TASKS for sample in self.samples[benchmark])
+        is_long = self.benchmarks[benchmark].workload.is_long
         longest = self.variant.context_reasoning if is_long else self.variant.context
         return self.config.engine.max_model_len or longest
 
@@ -87,96 +84,83 @@ class Plan:
         longest = max(self.context(name) for name in self.samples)
         return self.config.engine.model_copy(update={"max_model_len": longest})
 
-    def load_tokenizer(self) -> Any:
+    def load_tokenizer(self) -> "PreTrainedTokenizerBase":
         """The variant's tokenizer."""
         return load_tokenizer(
             self.variant.source, self.variant.revision, self.config.engine.trust_remote_code
         )
 
 
-def make_plan(config: EvaluateConfig) -> Plan:
+def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """Resolve names, load and check all data; starts and writes nothing.
 
     Raises:
-        ConfigError, DataError, ModelError, SandboxError: See the parts.
+        ConfigError, DataError, ModelError, JudgeError, SandboxError: See the parts.
     """
     named = get_variant(config.variant)
-    benchmarks = [get_benchmark(name, config) for name in dict.fromkeys(expand(config.benchmarks))]
-    if config.answer_key and not any(isinstance(benchmark, ChiSafetyBench) for benchmark in benchmarks):
+    benchmarks = {name: get_benchmark(name, config) for name in dict.fromkeys(expand(config.benchmarks))}
+    if config.answer_key and not any(benchmark.takes_answer_key for benchmark in benchmarks.values()):
         raise ConfigError(
-            f"--answer-key: {', '.join(b.name for b in benchmarks)} holds its results itself; leave the key out"
+            f"--answer-key: the results of {', '.join(benchmarks)} are part of the data; leave the key out"
         )
-    samples = {
-        benchmark.name: select(
-            benchmark.load(config.data, _key_of(benchmark, config)),
-            config.limit,
-            config.generation.seed,
-            config.swap_options,
-        )
-        for benchmark in benchmarks
-    }
+    samples = {name: _select(benchmark, config) for name, benchmark in benchmarks.items()}
+    for benchmark in benchmarks.values():
+        benchmark.check_machine()
     variant, identity = prepare(named)
-    asked = {sample.task for chosen in samples.values() for sample in chosen}
-    if "code" in asked:
-        check_sandbox()  # the workers' machines are like this one, and find out by themselves
-    judge_variant = None
-    judge_identity: dict[str, Any] = {
-        "kind": config.judge.kind,
-        "model": config.judge.model,
-        "parts": list(config.judge.parts),
+    is_judged = {
+        name: any(sample.task in JUDGED_PARTS for sample in chosen) for name, chosen in samples.items()
     }
-    if not asked & JUDGED_TASKS:
-        judge_identity = {}
-    elif config.judge.kind == "llm":
-        judge_variant, weights = prepare(
-            get_variant(config.judge.model) if config.judge.model else DEFAULT_JUDGE
-        )
-        judge_identity |= {"weights": weights, "max_tokens": config.judge.max_tokens, "prompt": PROMPT_SHA256}
-    elif config.judge.kind == "lexicon":
-        judge_identity["rules"] = plan_judge(config.judge).label
-    else:
-        judge_identity |= {"max_tokens": config.judge.max_tokens, "prompt": PROMPT_SHA256}
-    plan = Plan(config, variant, judge_variant, samples, {}, {})
-    for benchmark in benchmarks:
-        key = benchmark.key_identity(_key_of(benchmark, config))
-        plan.fingerprints[benchmark.name] = {
-            "data": {
-                "sha256": benchmark.data_hash(config.data),
-                "answer_key": key.sha256,
-                "answer_key_name": key.name,
-            },
-            "samples": {
-                "num": len(samples[benchmark.name]),
-                "limit": config.limit,
-                "swap_options": config.swap_options,
-            },
-            "variant": {"name": variant.name, "style": variant.style, "weights": identity},
-            "generation": {
-                **asdict(plan.sampling),
-                "max_tokens": sorted({plan.max_tokens(s) for s in samples[benchmark.name]}),
-            },
-            "repeats": plan.repeats(benchmark.name),
-            "seed": config.generation.seed,
-            "judge": judge_identity if any(s.task in JUDGED_TASKS for s in samples[benchmark.name]) else {},
-        }
-        plan.folders[benchmark.name] = RunFolder.locate(
-            config.output, config.run, variant.name, benchmark.name
-        )
+    judge = plan_judge(config.judge) if any(is_judged.values()) else None
+    plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {})
+    for name in benchmarks:
+        plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if is_judged[name] else None)
+        plan.folders[name] = RunFolder.locate(config.output, config.run, variant.name, name)
     return plan
 
 
+def _select(benchmark: Benchmark, config: EvaluateConfig) -> list[Sample]:
+    """The samples that are asked."""
+    samples = benchmark.load(config.data, _key_of(benchmark, config))
+    return select(samples, config.limit, config.generation.seed, config.swap_options)
+
+
+def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan | None) -> Fingerprint:
+    """What could change a result on one benchmark, apart from what ``finish_plan`` adds."""
+    config = plan.config
+    benchmark = plan.benchmarks[name]
+    samples = plan.samples[name]
+    key = benchmark.key_identity(_key_of(benchmark, config))
+    return {
+        "data": {
+            "sha256": benchmark.data_hash(config.data),
+            "answer_key": key.sha256,
+            "answer_key_name": key.name,
+        },
+        "samples": {"num": len(samples), "limit": config.limit, "swap_options": config.swap_options},
+        "variant": {"name": plan.variant.name, "style": plan.variant.style, "weights": weights},
+        "generation": {
+            **asdict(plan.sampling),
+            "max_tokens": sorted({plan.max_tokens(sample) for sample in samples}),
+        },
+        "repeats": plan.repeats(name),
+        "seed": config.generation.seed,
+        "judge": {"name": judge.name, "identity": judge.identity, "parts": list(config.judge.parts)}
+        if judge
+        else {},
+    }
+
+
 def _key_of(benchmark: Benchmark, config: EvaluateConfig) -> str | None:
-    """The answer key that was given, for the benchmark that takes one."""
-    return config.answer_key if isinstance(benchmark, ChiSafetyBench) else None
+    """The answer key that was given, for a benchmark that takes one."""
+    return config.answer_key if benchmark.takes_answer_key else None
 
 
-def finish_plan(plan: Plan, device: Device) -> None:
+def finish_plan(plan: EvaluationPlan, device: Device) -> None:
     """Add what depends on the device, and the versions, to the fingerprints."""
     arguments = engine_arguments(plan.variant, plan.engine, device)
     engine = {name: arguments[name] for name in ("dtype", "tensor_parallel_size", "pipeline_parallel_size")}
     for name, fingerprint in plan.fingerprints.items():
-        # What the benchmark needs, not what others beside it do: it may be asked alone, and with others
-        # later.
+        # What the benchmark itself needs: it may be asked alone now, and together with others later.
         fingerprint["engine"] = {
             "device": device,
             "max_model_len": plan.context(name),
@@ -194,20 +178,33 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
     show(config.model_dump_json(indent=1))
     tokenizer = plan.load_tokenizer()
     for name, samples in plan.samples.items():
-        picks = [samples[0], samples[len(samples) // 2], samples[-1]]
-        for sample in {sample.sample_id: sample for sample in picks}.values():
-            tokens, _ = render(as_asked(sample, 0).messages, plan.variant.style, tokenizer)
-            head = f"--- {sample.sample_id}: {len(tokens)} tokens, at most {plan.max_tokens(sample)} more"
-            show(f"{head}\n{tokenizer.decode(tokens)}")
+        _show_prompts(plan, plan.benchmarks[name], samples, tokenizer, show)
         folder = plan.folders[name]
         state = "complete" if folder.is_complete else "to do"
         show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
     variant = plan.variant
-    gpus = (
-        config.engine.tensor_parallel_size or variant.tensor_parallel_size
-    ) * config.engine.pipeline_parallel_size
+    num_gpus = config.engine.tensor_parallel_size or variant.tensor_parallel_size
+    num_gpus *= config.engine.pipeline_parallel_size
     show(
-        f"--- resources: {variant.name}, {variant.params_b:g} B parameters, weights {variant.weights_gib():.1f} GiB; "
-        f"{config.engine.replicas} engine(s) of {gpus} GPU(s) of {variant.gpu_gb} GB, or CPU for up to "
-        f"{MAX_PARAMS_B_ON_CPU:g} B parameters; judge: {plan.judge}"
+        f"--- resources: {variant.name}, {variant.params_b:g} B parameters, weights "
+        f"{variant.weights_gib():.1f} GiB; {config.engine.replicas} engine(s) of {num_gpus} GPU(s) of "
+        f"{variant.gpu_gb} GB, or CPU for up to {MAX_PARAMS_B_ON_CPU:g} B parameters; judge: "
+        f"{plan.judge.label if plan.judge else 'none needed'}"
     )
+
+
+def _show_prompts(
+    plan: EvaluationPlan,
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    tokenizer: "PreTrainedTokenizerBase",
+    show: Callable[[str], None],
+) -> None:
+    """Show the first, the middle and the last prompt of a benchmark as the engine gets them."""
+    picks = [samples[0], samples[len(samples) // 2], samples[-1]]
+    for sample in {sample.sample_id: sample for sample in picks}.values():
+        tokens, _ = render(benchmark.as_asked(sample, 0).messages, plan.variant.style, tokenizer)
+        show(
+            f"--- {sample.sample_id}: {len(tokens)} tokens, at most {plan.max_tokens(sample)} more\n"
+            f"{tokenizer.decode(tokens)}"
+        )

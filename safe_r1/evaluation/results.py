@@ -1,14 +1,26 @@
-"""The rows of a run folder: their keys, how workers write them, and how they are read back, each once."""
+"""The rows of a run folder: their keys, how workers write them, and how they are read back."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
+from safe_r1.inference.batch import EngineResult
 from safe_r1.models.reasoning import split_reasoning
-from safe_r1.runs import RunFolder, latest, sha256
-from safe_r1.schema import COMPLETION_SCHEMA, SAMPLE_SCHEMA, VERDICT_SCHEMA, Completion, Sample, Verdict
+from safe_r1.runs import Key, Row, RunFolder, latest, sha256
+from safe_r1.schema import (
+    COMPLETION_SCHEMA,
+    SAMPLE_SCHEMA,
+    VERDICT_SCHEMA,
+    Completion,
+    Part,
+    Sample,
+    Task,
+    Unscored,
+    Verdict,
+)
 
-Row = dict[str, Any]
+_SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA}
 
 
 def sample_key(row: Row) -> tuple[str]:
@@ -26,61 +38,106 @@ def verdict_key(row: Row) -> tuple[str, int, str]:
     return row["sample_id"], row["repeat"], row["part"]
 
 
+_KEYS: Mapping[str, Callable[[Row], Key]] = {"completions": completion_key, "verdicts": verdict_key}
+
+
+@dataclass(frozen=True)
+class RequestKey:
+    """What a request to an engine is about; travels with it as a text and comes back with the reply.
+
+    Attributes:
+        benchmark: Name of the benchmark.
+        sample_id: The sample.
+        task: The sample's task.
+        repeat: The repeat.
+        part: The part that is judged; ``answer`` in a request to the evaluated model.
+    """
+
+    benchmark: str
+    sample_id: str
+    task: Task
+    repeat: int
+    part: Part = "answer"
+
+    @classmethod
+    def of(cls, sample: Sample, repeat: int, part: Part = "answer") -> Self:
+        """The key of a sample in one repeat."""
+        return cls(sample.benchmark, sample.sample_id, sample.task, repeat, part)
+
+    def to_text(self) -> str:
+        """As one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Inverse of ``to_text``."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """A finished row with the benchmark whose folder it belongs to."""
+
+    benchmark: str
+    row: Completion | Verdict
+
+
 @dataclass(frozen=True)
 class ShardWriter:
-    """Writes a batch of rows to the folders of their benchmarks; runs in Ray's workers."""
+    """Writes a batch of rows to the folders of their benchmarks; runs in the driver and in Ray's workers.
+
+    Attributes:
+        folders: Run folder by benchmark.
+        stage: ``completions`` or ``verdicts``.
+    """
 
     folders: dict[str, RunFolder]
     stage: str
 
-    def __call__(self, rows: list[Row]) -> None:
-        """A row's benchmark is the head of its ``sample_id``."""
-        schema, key = (
-            (COMPLETION_SCHEMA, completion_key)
-            if self.stage == "completions"
-            else (VERDICT_SCHEMA, verdict_key)
-        )
-        for name, folder in self.folders.items():
-            mine = [row for row in rows if row["sample_id"].split("/")[0] == name]
-            if mine:
-                folder.write_shard(self.stage, mine, schema, key)
+    def __call__(self, rows: Sequence[BenchmarkRow]) -> None:
+        """Write one shard for each benchmark among the rows."""
+        for benchmark in dict.fromkeys(each.benchmark for each in rows):
+            mine = [asdict(each.row) for each in rows if each.benchmark == benchmark]
+            self.folders[benchmark].write_shard(self.stage, mine, _SCHEMAS[self.stage], _KEYS[self.stage])
 
 
 @dataclass(frozen=True)
 class ReadCompletion:
-    """The finish step of the evaluated engine: its text to a completion row."""
+    """Turns a result of the evaluated engine into a completion; runs in Ray's workers.
+
+    Attributes:
+        variant: Name of the evaluated variant.
+    """
 
     variant: str
 
-    def __call__(self, row: Row) -> Row:
-        """Splits the reasoning off; a row without a completion keeps its error."""
-        sample_id, repeat = row["key"].split("\t")
-        reasoning, answer = ("", None) if row["error"] else split_reasoning(row["text"])
-        return asdict(
-            Completion(
-                sample_id,
-                self.variant,
-                int(repeat),
-                row["prompt_tokens"],
-                row["completion_tokens"],
-                row["text"],
-                reasoning,
-                answer,
-                row["finish_reason"],
-                row["error"],
-            )
+    def __call__(self, result: EngineResult) -> BenchmarkRow:
+        """Splits the reasoning from the answer; a result without a completion keeps its error."""
+        key = RequestKey.from_text(result["key"])
+        reasoning, answer = ("", None) if result["error"] else split_reasoning(result["text"])
+        completion = Completion(
+            sample_id=key.sample_id,
+            variant=self.variant,
+            repeat=key.repeat,
+            prompt_tokens=result["prompt_tokens"],
+            completion_tokens=result["completion_tokens"],
+            completion=result["text"],
+            reasoning=reasoning,
+            answer=answer,
+            finish_reason=result["finish_reason"],
+            error=result["error"],
         )
+        return BenchmarkRow(key.benchmark, completion)
 
 
-def read_completions(folder: RunFolder) -> dict[tuple[Any, ...], Row]:
+def read_completions(folder: RunFolder) -> dict[Key, Row]:
     """One completion a key; a failed one only where there is no other."""
-    return latest(
-        folder.read_rows("completions", COMPLETION_SCHEMA), completion_key, lambda row: row["error"] is None
-    )
+    rows = folder.read_rows("completions", COMPLETION_SCHEMA)
+    return latest(rows, completion_key, lambda row: row["error"] is None)
 
 
-def read_verdicts(folder: RunFolder) -> dict[tuple[Any, ...], Row]:
-    """One verdict a key; one that a judge may still give only where there is no other."""
+def read_verdicts(folder: RunFolder) -> dict[Key, Row]:
+    """One verdict a key; one without a judge's reply only where there is no other."""
     return latest(folder.read_rows("verdicts", VERDICT_SCHEMA), verdict_key, is_settled)
 
 
@@ -94,10 +151,16 @@ def read_results(folder: RunFolder) -> tuple[list[Sample], list[Completion], lis
 
 
 def is_settled(row: Row) -> bool:
-    """False for a verdict that a judge which did not answer may still give."""
-    return row["unscored_reason"] != "judge_error"
+    """False for a verdict that is missing because the judge did not reply, and that it may still give."""
+    return row["unscored_reason"] != Unscored.JUDGE_ERROR
 
 
 def results_hash(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> str:
     """Hash over all rows in order: equal for two runs exactly where all their rows are."""
-    return sha256([[asdict(row) for row in completions], [asdict(row) for row in verdicts]])
+    return sha256([[asdict(row) for row in completions], [_hashed(row) for row in verdicts]])
+
+
+def _hashed(verdict: Verdict) -> dict[str, Any]:
+    # Without the judge's identity, which the fingerprint holds: so the hash stays comparable with those of
+    # runs made before judges had one.
+    return asdict(verdict) | {"judge": verdict.judge.partition("@")[0]}

@@ -11,7 +11,7 @@ with the reason instead of working through the rest.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypedDict, TypeVar
 
 import pyarrow as pa
 
@@ -22,9 +22,12 @@ from safe_r1.inference.placement import configure_data, give_back, placement
 from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
+from safe_r1.schema import Message
 
 Row = dict[str, Any]
-Writer = Callable[[list[Row]], None]
+"""A row of a Ray dataset between two stages."""
+Finished = TypeVar("Finished")
+"""What a caller makes of a result and writes."""
 
 _REQUEST_SCHEMA = pa.schema(
     [
@@ -48,34 +51,52 @@ class Request:
     """
 
     key: str
-    messages: list[Any]
+    messages: list[Message]
     max_tokens: int
     seed: int
 
 
+class EngineResult(TypedDict):
+    """What the engine made of one request.
+
+    Attributes:
+        key: The request's.
+        prompt_tokens: Length of the rendered prompt in tokens.
+        completion_tokens: Number of generated tokens.
+        text: The completion, with the reasoning prefix of its prompt; empty where there is an error.
+        finish_reason: ``stop`` or ``length``; None where there is an error.
+        error: Why there is no completion.
+    """
+
+    key: str
+    prompt_tokens: int
+    completion_tokens: int
+    text: str
+    finish_reason: str | None
+    error: str | None
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """What all rows of a stream share."""
+    """Sampling settings shared by all requests of a call."""
 
     temperature: float
     top_p: float
 
 
-def row_seed(*parts: Any) -> int:
+def row_seed(*parts: str | int) -> int:
     """A seed of 31 bits from what identifies a row: the same on every machine and in every order."""
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
 
 
 class Renderer:
-    """The preprocess step: a request row to what the engine takes. Loads the tokenizer once a worker."""
+    """The preprocess stage: renders and tokenizes a request. Loads the tokenizer once a worker."""
 
     def __init__(self, variant: Variant, sampling: Sampling, context: int, trust_remote_code: bool):
-        self.variant, self.sampling, self.context, self.trust_remote_code = (
-            variant,
-            sampling,
-            context,
-            trust_remote_code,
-        )
+        self.variant = variant
+        self.sampling = sampling
+        self.context = context
+        self.trust_remote_code = trust_remote_code
 
     def __call__(self, row: Row) -> Row:
         """Adds ``tokenized_prompt``, ``sampling_params`` and what ``finish`` needs."""
@@ -102,28 +123,31 @@ class Renderer:
         }
 
 
-class Sink:
-    """The last step: engine rows to finished rows, written as one shard. Answers with counts alone."""
+class Sink(Generic[Finished]):
+    """The last stage: finishes the engine's results and writes a batch of them as one shard."""
 
-    def __init__(self, finish: Callable[[Row], Row], write: Writer):
-        self.finish, self.write = finish, write
+    def __init__(
+        self, finish: Callable[[EngineResult], Finished], write: Callable[[Sequence[Finished]], None]
+    ):
+        self.finish = finish
+        self.write = write
 
-    def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
+    def __call__(self, batch: pa.Table) -> dict[str, list[int] | list[str]]:
         """Writes the batch and gives how many rows it had, how many of them failed, and the first error."""
-        rows = [_result(row) for row in batch.to_pylist()]
-        self.write([self.finish(row) for row in rows])
-        errors = [row["error"] for row in rows if row["error"]]
-        tokens = sum(row["completion_tokens"] for row in rows)
+        results = [_result(row) for row in batch.to_pylist()]
+        self.write([self.finish(result) for result in results])
+        errors = [result["error"] for result in results if result["error"]]
+        tokens = sum(result["completion_tokens"] for result in results)
         return {
-            "rows": [len(rows)],
+            "rows": [len(results)],
             "failed": [len(errors)],
             "tokens": [tokens],
             "error": [errors[0] if errors else ""],
         }
 
 
-def _result(row: Row) -> Row:
-    """An engine row as ``finish`` sees it: key, prompt_tokens, completion_tokens, text, finish_reason, error."""
+def _result(row: Row) -> EngineResult:
+    """The result in a row of the engine stage."""
     error = row.get("__inference_error__") or None
     generated = int(row.get("num_generated_tokens") or 0)
     # Ray's engine stage does not pass vLLM's finish reason on; only the token limit ends a row at exactly
@@ -154,8 +178,8 @@ def generate(
     engine: EngineConfig,
     device: Device,
     sampling: Sampling,
-    finish: Callable[[Row], Row],
-    write: Writer,
+    finish: Callable[[EngineResult], Finished],
+    write: Callable[[Sequence[Finished]], None],
 ) -> Iterator[BatchCounts]:
     """Complete all requests; yields counts as batches are written.
 
@@ -165,7 +189,7 @@ def generate(
         engine: Engine settings.
         device: Where the engine runs.
         sampling: Shared sampling settings.
-        finish: Turns a result (see ``_result``) into the row to be written; must be picklable.
+        finish: Turns a result into what is written; must be picklable.
         write: Writes one batch of rows atomically; must be picklable and safe to repeat.
 
     Raises:
@@ -202,14 +226,14 @@ def generate(
         kind = EngineLostError if _is_loss(error) else ModelError
         raise kind(
             f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
-            f"{_last_line(error)}; the engine's own words are in the log"
+            f"{_last_line(error)}; the log holds the engine's own messages"
         ) from error
     finally:
         give_back(groups)
 
 
 def _is_loss(error: BaseException) -> bool:
-    """A process is gone or never came; not: the code that ran in it raised something."""
+    """True where a process died or never started, False where the code that ran in it raised an error."""
     from ray.exceptions import (
         ActorUnschedulableError,
         RayError,
@@ -229,6 +253,13 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:400] if lines else type(error).__name__
 
 
+_KEPT = ("key", "prompt_tokens", "prefix", "max_tokens", "num_generated_tokens", "generated_text")
+
+
+def _keep(row: Row) -> Row:
+    return {name: row[name] for name in _KEPT}
+
+
 def _processor(
     variant: Variant, engine: EngineConfig, device: Device, sampling: Sampling, groups: list[Any]
 ) -> Any:
@@ -240,8 +271,8 @@ def _processor(
         model_source=variant.source,
         engine_kwargs=arguments,
         runtime_env={"env_vars": engine_environment(variant, engine, device)},
-        # As many batches in flight as fill the engine, and half as many more so that one batch's last row
-        # does not idle it.
+        # As many batches in flight as fill the engine, and half as many more, so that the slowest row of one
+        # batch does not leave it idle.
         batch_size=engine.batch_size,
         max_concurrent_batches=max(2, -(-num_seqs * 3 // (2 * engine.batch_size))),
         concurrency=(1, engine.replicas),
@@ -271,16 +302,10 @@ def _processor(
 
 
 def _light(engine: EngineConfig) -> dict[str, Any]:
-    """Rendering and writing keep up with an engine on half a CPU; a worker more would only import its
-    libraries once more.
+    """Resources of the stages beside the engine.
+
+    Half a CPU keeps up with an engine; each further worker would import all libraries again.
     """
     from ray.data import TaskPoolStrategy
 
     return {"num_cpus": 0.5, "compute": TaskPoolStrategy(size=engine.replicas)}
-
-
-_KEPT = ("key", "prompt_tokens", "prefix", "max_tokens", "num_generated_tokens", "generated_text")
-
-
-def _keep(row: Row) -> Row:
-    return {name: row[name] for name in _KEPT}

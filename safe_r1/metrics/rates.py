@@ -38,7 +38,7 @@ METRICS_OF_GROUP: dict[str, tuple[str, ...]] = {
 }
 """The groups of samples (see ``Sample.group``) in the order of reports, with the main metrics of each."""
 # Groups as metrics.json of schema version 1 calls them.
-_FORMER_GROUPS = {"science": "mcq_shuffled", "compliance": "over_refusal"}
+_FORMER_GROUPS: dict[str, str] = {"science": "mcq_shuffled", "compliance": "over_refusal"}
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,14 @@ def read_rates(metrics: dict[str, Any]) -> list[Rate]:
 
 def read_counts(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The counts of a ``metrics.json`` by today's groups, whichever version wrote it."""
-    return {_FORMER_GROUPS.get(group, group): counts for group, counts in metrics["counts"].items()}
+    counts: dict[str, dict[str, Any]] = metrics["counts"]
+    return {_FORMER_GROUPS.get(group, group): entry for group, entry in counts.items()}
 
 
 def find_rate(
     rates: Iterable[Rate], metric: str, part: Part = "answer", scope: str = "overall", key: str | None = None
 ) -> Rate | None:
-    """The first rate that fits, or None where its denominator was 0; ``key=None`` takes any key of the scope."""
+    """The first rate that fits, or None where its denominator was 0; ``key=None``: any key of the scope."""
     wanted = (rate for rate in rates if (rate.metric, rate.part, rate.scope) == (metric, part, scope))
     return next((rate for rate in wanted if key is None or rate.key == key), None)
 

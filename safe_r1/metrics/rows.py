@@ -57,7 +57,8 @@ def join_rows(
     """
     if not samples or not completions:
         raise IntegrityError(
-            f"nothing to measure: {len(samples)} samples, {len(completions)} completions; expected some of each"
+            f"nothing to measure: {len(samples)} samples, {len(completions)} completions; expected some of "
+            "each"
         )
     by_id = {sample.sample_id: sample for sample in samples}
     said = {(row.sample_id, row.repeat): row for row in completions}
@@ -68,7 +69,8 @@ def join_rows(
     variants = {row.variant for row in completions} | {row.variant for row in verdicts}
     if len(variants) > 1:
         raise IntegrityError(
-            f"rows of several variants {sorted(variants)}; expected one: compute metrics for each variant alone"
+            f"rows of several variants {sorted(variants)}; expected one: compute metrics for each variant "
+            "alone"
         )
     repeats = sorted({row.repeat for row in completions})
     expected = [(sample_id, repeat) for sample_id in by_id for repeat in repeats]

@@ -4,7 +4,7 @@ import pytest
 
 from safe_r1.benchmarks.base import Score
 from safe_r1.benchmarks.livecodebench import LIVECODEBENCH_SAMPLE
-from safe_r1.evaluation import checks
+from safe_r1.benchmarks.math500 import MATH_500, Math500
 from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.resources import connect, disconnect
 from safe_r1.schema import Message, Sample
@@ -45,15 +45,19 @@ def scores(todo: list[Check], num_workers: int = 2) -> list[Score]:
 
 def test_each_answer_gets_its_own_score():
     todo = [
-        Check(problem(str(place)), rf"\boxed{{{place if place % 3 else place + 1}}}") for place in range(30)
+        Check(MATH_500, problem(str(place)), 0, rf"\boxed{{{place if place % 3 else place + 1}}}")
+        for place in range(30)
     ]
     assert [score.is_correct for score in scores(todo)] == [bool(place % 3) for place in range(30)]
 
 
-def test_an_answer_that_never_ends_is_wrong_and_takes_no_other_down(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checks, "_MATH_LIMIT_S", 20.0)
-    todo = [Check(problem("1"), r"\boxed{1}")] * 3
-    todo.insert(1, Check(problem("1"), r"\boxed{9^{9^{9^{9}}}}"))
+class Impatient(Math500):
+    score_limit_s = 20.0
+
+
+def test_an_answer_that_never_ends_is_wrong_and_takes_no_other_down():
+    todo = [Check(Impatient(), problem("1"), 0, r"\boxed{1}")] * 3
+    todo.insert(1, Check(Impatient(), problem("1"), 0, r"\boxed{9^{9^{9^{9}}}}"))
     found = scores(todo)
     assert [score.is_correct for score in found] == [True, False, True, True]
 
@@ -63,9 +67,9 @@ def test_programs_of_a_model_are_contained():
     name, attack = next(iter(ATTACKS.items()))
     found = scores(
         [
-            Check(sample, f"```python\n{attack}\n```"),
-            Check(sample, "I cannot."),
-            Check(sample, "```python\nprint(1)\n```"),
+            Check(LIVECODEBENCH_SAMPLE, sample, 0, f"```python\n{attack}\n```"),
+            Check(LIVECODEBENCH_SAMPLE, sample, 0, "I cannot."),
+            Check(LIVECODEBENCH_SAMPLE, sample, 0, "```python\nprint(1)\n```"),
         ]
     )
     assert not any(score.is_correct for score in found), name

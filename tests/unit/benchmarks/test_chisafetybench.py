@@ -178,7 +178,7 @@ def first(items: Any) -> Any:
             lambda areas: areas[1]["infos"].pop(),
             r"answer key .*, item 33: the data have no such question",
         ),
-        (MCQ_FILE, lambda areas: areas.clear(), r"mcq\.json: expected a list of items, got an empty one"),
+        (MCQ_FILE, lambda areas: areas.clear(), r"mcq\.json: expected a list of items, got an empty list"),
         (
             REFUSAL_FILE,
             lambda areas: first(areas).update(question=" "),
@@ -198,7 +198,7 @@ def first(items: Any) -> Any:
         (
             HISTORY_FILE,
             lambda items: items[2].update(history=[]),
-            r"with_dialog.*, item 3, history: .* an empty one",
+            r"with_dialog.*, item 3, history: .* an empty list",
         ),
         (
             HISTORY_FILE,

@@ -4,7 +4,7 @@ import pytest
 
 from safe_r1.benchmarks.options import MCQ_INSTRUCTION
 from safe_r1.schema import Sample
-from safe_r1.taxonomy import CATEGORIES, REFUSAL_CATEGORIES
+from safe_r1.taxonomy import CATEGORIES, REFUSAL_AREAS
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_every_refusal_category_has_two_questions_alone(own_samples: list[Sample
     alone = Counter(
         s.category for s in own_samples if s.task == "refusal" and s.metadata["has_history"] == "false"
     )
-    assert set(alone) == set(REFUSAL_CATEGORIES)
+    assert set(alone) == {key for key, each in CATEGORIES.items() if each.area in REFUSAL_AREAS}
     assert min(alone.values()) >= 2
 
 

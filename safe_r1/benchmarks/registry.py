@@ -1,0 +1,127 @@
+"""The benchmarks by name: those of this package, and those that other packages add.
+
+Another package adds one by an entry point of the group ``safe_r1.benchmarks`` whose name is the benchmark's
+and whose value is a ``Benchmark`` instance, e.g. in its ``pyproject.toml``::
+
+    [project.entry-points."safe_r1.benchmarks"]
+    my-benchmark = "my_package.my_benchmark:MY_BENCHMARK"
+"""
+
+import difflib
+import functools
+import logging
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from pydantic import create_model
+
+from safe_r1.benchmarks.base import Benchmark, settings_group
+from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
+from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
+from safe_r1.benchmarks.gsm8k import GSM8K
+from safe_r1.benchmarks.livecodebench import LIVECODEBENCH, LIVECODEBENCH_SAMPLE
+from safe_r1.benchmarks.math500 import MATH_500
+from safe_r1.benchmarks.xstest import XSTEST
+from safe_r1.config import EvaluateConfig, Settings
+from safe_r1.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINTS = "safe_r1.benchmarks"
+ALL_PAPER = "all-paper"
+"""Stands for the benchmarks of the paper: safety, and reasoning in three ways."""
+_PAPER = (CHISAFETYBENCH.name, MATH_500.name, GPQA_DIAMOND.name, LIVECODEBENCH.name)
+_OWN: tuple[Benchmark, ...] = (
+    CHISAFETYBENCH,
+    CHISAFETYBENCH_SAMPLE,
+    MATH_500,
+    GPQA_DIAMOND,
+    LIVECODEBENCH,
+    LIVECODEBENCH_SAMPLE,
+    GSM8K,
+    XSTEST,
+)
+_BY_NAME: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _OWN}
+
+
+def names() -> list[str]:
+    """Names of all benchmarks, this package's first; loads no other package."""
+    return [*_BY_NAME, *_added()]
+
+
+def expand(chosen: Iterable[str]) -> list[str]:
+    """The names, with ``all-paper`` replaced by those it stands for."""
+    return [name for each in chosen for name in (_PAPER if each == ALL_PAPER else (each,))]
+
+
+def find_benchmark(name: str) -> Benchmark | None:
+    """The benchmark of that name with its default settings; None where it is unknown or cannot be loaded."""
+    try:
+        return get_benchmark(name)
+    except ConfigError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def get_benchmark(name: str, config: EvaluateConfig | None = None) -> Benchmark:
+    """The benchmark of that name, with its group of settings from ``config``.
+
+    Raises:
+        ConfigError: The name is unknown (the message offers the nearest ones), the package that adds it
+            cannot be loaded, or a setting does not fit it.
+    """
+    benchmark = _BY_NAME.get(name) or _load_added(name)
+    if benchmark is None:
+        near = difflib.get_close_matches(name, [*names(), ALL_PAPER], n=3, cutoff=0.4)
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join([*names(), ALL_PAPER])}"
+        )
+        raise ConfigError(f"unknown benchmark {name!r}: {hint}")
+    settings = getattr(config, settings_group(benchmark), None)
+    return benchmark.with_settings(settings) if isinstance(settings, Settings) else benchmark
+
+
+def evaluate_schema() -> type[EvaluateConfig]:
+    """``EvaluateConfig`` with one group of settings for each benchmark that has settings."""
+    groups = {}
+    for benchmark in filter(None, map(find_benchmark, names())):
+        if benchmark.settings is not None:
+            groups[settings_group(benchmark)] = (type(benchmark.settings), benchmark.settings)
+    return create_model("EvaluateConfig", __base__=EvaluateConfig, **groups)
+
+
+@functools.cache
+def _added() -> Mapping[str, EntryPoint]:
+    """Entry points of other packages by name; one that takes a name of ours is left out, with a warning."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name in _BY_NAME or point.name in found:
+            logger.warning(
+                "benchmark %r of package %s is ignored: the name is taken", point.name, _origin(point)
+            )
+        else:
+            found[point.name] = point
+    return found
+
+
+@functools.cache
+def _load_added(name: str) -> Benchmark | None:
+    point = _added().get(name)
+    if point is None:
+        return None
+    try:
+        benchmark = point.load()
+    except Exception as error:  # importing another package's module can raise anything
+        raise ConfigError(
+            f"benchmark {name!r} of package {_origin(point)} cannot be loaded from {point.value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if getattr(benchmark, "name", None) != name:
+        raise ConfigError(
+            f"benchmark {name!r} of package {_origin(point)}: {point.value} is not a Benchmark of that name"
+        )
+    return benchmark
+
+
+def _origin(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "unknown"
