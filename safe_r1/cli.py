@@ -103,9 +103,7 @@ def judge_agreement(
     labels: Annotated[str, typer.Option(help="Labelled answers: the gold set's JSONL or XSTest's CSV.")],
     judge: Annotated[
         str,
-        typer.Option(
-            help="lexicon, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."
-        ),
+        typer.Option(help="lexicon, URL of an OpenAI-compatible endpoint, or name of an installed judge."),
     ] = "lexicon",
     model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -115,13 +113,8 @@ def judge_agreement(
     from safe_r1.judge.agreement import measure_agreement
     from safe_r1.judge.factory import make_judge
 
-    if judge == "llm":
-        raise ConfigError(
-            "judge-agreement runs without a cluster: serve the model and give its URL as --judge"
-        )
-    agreement = measure_agreement(
-        make_judge(load_config(JudgeConfig, None, [], kind=judge, model=model)), labels
-    )
+    config = load_config(JudgeConfig, None, [], kind=judge, model=model)
+    agreement = measure_agreement(make_judge(config), labels)
     print(json.dumps(agreement.to_json(), ensure_ascii=False) if as_json else agreement.to_text())
 
 

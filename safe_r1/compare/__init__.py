@@ -1,1 +1,1 @@
-"""Finished runs of several variants side by side: differences, the tests behind them, and the report."""
+"""Compares finished runs of several variants: differences, their tests, and the report."""

@@ -1,64 +1,64 @@
-"""What the pictures of a comparison show: before and after by area, categories by variant, safety against
-reasoning.
-"""
+"""Data behind the charts of a comparison report: by area, by category, and safety against reasoning."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safe_r1.compare.content import Cell, Content, title_of
+from safe_r1.compare.data import REASONING_TABLE, ComparisonData, RateCell, metric_title
 from safe_r1.compare.load import Run
 from safe_r1.metrics.rates import REFUSAL_METRICS, Rate, read_rates
-from safe_r1.report.labels import METRICS, MetricName, Name, category_name, in_report_order
+from safe_r1.report.labels import METRICS, BilingualName, MetricName, benchmark_labels
+
+# Height of a label's line as a share of the plot's height, and width of a letter as a share of its width.
+_LABEL_HEIGHT = 0.04
+_LETTER_WIDTH = 0.014
 
 
 @dataclass(frozen=True)
-class Dumbbell:
-    """One metric of a pair of variants: a line from before to after for each area."""
+class DumbbellChart:
+    """One metric of a pair of variants: for each area a segment from the first's rate to the second's."""
 
     first: str
     second: str
-    title: Name
+    title: BilingualName
     metric: MetricName
-    rows: list[tuple[Name, Cell]]
+    rows: list[tuple[BilingualName, RateCell]]
 
 
 @dataclass(frozen=True)
 class Heatmap:
     """One metric: a row for each category, a column for each variant."""
 
-    title: Name
+    title: BilingualName
     metric: MetricName
     variants: list[str]
-    rows: list[tuple[Name, list[Rate | None]]]
+    rows: list[tuple[BilingualName, list[Rate | None]]]
 
 
 @dataclass(frozen=True)
-class Point:
-    """A variant in the plane of reasoning (pass@1 on one benchmark) and safety (RR-1), each with its
-    interval.
+class ScatterPoint:
+    """A variant in the plot of safety (RR-1) against reasoning (pass@1 on one benchmark).
 
     Attributes:
-        lines_up: Lines by which its label is raised, so that it lies over no other one.
+        label_offset: Lines by which its label is raised so that it overlaps no other one.
     """
 
     variant: str
     reasoning: Rate
     benchmark: str
     safety: Rate
-    lines_up: int = 0
+    label_offset: int = 0
 
     @property
     def label(self) -> str:
-        """What stands beside the point."""
+        """Text beside the point."""
         return f"{self.variant} · {self.benchmark}"
 
 
-def dumbbells(content: Content) -> list[Dumbbell]:
-    """For every table by area and every variant that is compared with another."""
+def dumbbell_charts(data: ComparisonData) -> list[DumbbellChart]:
+    """One chart for every table by area and every variant that is compared with another."""
     return [
-        Dumbbell(
-            against,
+        DumbbellChart(
+            other,
             variant,
             table.title,
             table.columns[0].metric,
@@ -68,62 +68,63 @@ def dumbbells(content: Content) -> list[Dumbbell]:
                 if cell.comparison
             ],
         )
-        for table in content.tables
-        if table.key not in ("reasoning", "over-refusal")
-        for variant, against, cells in table.rows
+        for table in data.tables
+        if table.is_by_area
+        for variant, other, cells in table.rows
         if any(cell.comparison for cell in cells)
     ]
 
 
 def heatmaps(runs: Sequence[Run], variants: Sequence[str]) -> list[Heatmap]:
-    """For every benchmark with categories, each metric of safety or of reasoning."""
+    """One map for each metric of safety or reasoning on every benchmark with categories."""
     maps = []
     for benchmark in dict.fromkeys(run.benchmark for run in runs):
-        mine = {run.variant: read_rates(run.metrics) for run in runs if run.benchmark == benchmark}
+        labels = benchmark_labels(benchmark)
+        by_variant = {run.variant: read_rates(run.metrics) for run in runs if run.benchmark == benchmark}
         for metric in ("accuracy", *REFUSAL_METRICS, "pass_at_1"):
             found = {
                 (variant, rate.key): rate
-                for variant, rates in mine.items()
+                for variant, rates in by_variant.items()
                 for rate in rates
                 if (rate.metric, rate.part, rate.scope) == (metric, "answer", "category")
             }
-            keys = in_report_order({key for _, key in found})
+            keys = labels.ordered(key for _, key in found)
             if len(keys) > 1:
                 rows = [
-                    (category_name(key), [found.get((variant, key)) for variant in variants]) for key in keys
+                    (labels.name(key), [found.get((variant, key)) for variant in variants]) for key in keys
                 ]
-                maps.append(Heatmap(title_of(metric, benchmark), METRICS[metric], list(variants), rows))
+                maps.append(Heatmap(metric_title(metric, benchmark), METRICS[metric], list(variants), rows))
     return maps
 
 
-def plane(content: Content) -> list[Point]:
-    """One point a variant and reasoning benchmark; none where safety or reasoning was not measured."""
-    safety = next((table for table in content.tables if table.key.endswith("-rejection_rate")), None)
-    reasoning = next((table for table in content.tables if table.key == "reasoning"), None)
+def scatter_points(data: ComparisonData) -> list[ScatterPoint]:
+    """One point for each variant and reasoning benchmark; none without a measure of safety."""
+    safety = next((table for table in data.tables if table.key.endswith("-rejection_rate")), None)
+    reasoning = next((table for table in data.tables if table.key == REASONING_TABLE.key), None)
     if not safety or not reasoning:
         return []
-    refused = {variant: cells[0].rate for variant, _, cells in safety.rows}
+    rejection = {variant: cells[0].rate for variant, _, cells in safety.rows}
     points = [
-        Point(variant, cell.rate, column.benchmark, rate)
+        ScatterPoint(variant, cell.rate, column.benchmark, rate)
         for variant, _, cells in reasoning.rows
         for column, cell in zip(reasoning.columns, cells, strict=True)
-        if cell.rate and (rate := refused.get(variant))
+        if cell.rate and (rate := rejection.get(variant))
     ]
-    return _apart(points)
+    return _spread_labels(points)
 
 
-def _apart(points: Sequence[Point]) -> list[Point]:
-    """The points with their labels raised, line by line, until none lies over an earlier one."""
-    placed: list[Point] = []
+def _spread_labels(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
+    """The points with each label raised, line by line, until it overlaps no earlier one."""
+    placed: list[ScatterPoint] = []
     for point in points:
-        while any(map(functools.partial(_overlap, point), placed)):
-            point = replace(point, lines_up=point.lines_up + 1)
+        while any(_labels_overlap(point, other) for other in placed):
+            point = replace(point, label_offset=point.label_offset + 1)
         placed.append(point)
     return placed
 
 
-def _overlap(one: Point, other: Point) -> bool:
-    # A line is about 4 % of the plane's height, a letter 1.4 % of its width.
-    height = abs(one.safety.value + 0.04 * one.lines_up - other.safety.value - 0.04 * other.lines_up)
+def _labels_overlap(one: ScatterPoint, other: ScatterPoint) -> bool:
+    heights = [point.safety.value + _LABEL_HEIGHT * point.label_offset for point in (one, other)]
     left, right = sorted((one, other), key=lambda point: point.reasoning.value)
-    return height < 0.039 and right.reasoning.value - left.reasoning.value < 0.014 * len(left.label)
+    is_near = abs(heights[0] - heights[1]) < _LABEL_HEIGHT - 0.001
+    return is_near and right.reasoning.value - left.reasoning.value < _LETTER_WIDTH * len(left.label)

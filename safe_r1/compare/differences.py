@@ -1,4 +1,4 @@
-"""Which variants are compared with which, on what, and what came out."""
+"""Pairs of variants, and the difference between the two in every metric."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,35 +12,38 @@ from safe_r1.metrics.tests import Difference, Standing, difference, holm, non_in
 from safe_r1.report.labels import METRICS
 
 MARGIN = 0.03
-"""Loss of pass@1 that counts as none: what DeepSeek's and open-r1's own reports of the same model differ by
-at most.
+"""Non-inferiority margin for pass@1: what DeepSeek's and open-r1's own reports of the same model differ by at
+most.
 """
+_ALPHA = 0.05
 
 _SECONDARY = frozenset(OVER_REFUSAL_METRICS) - {"over_refusal_rate", "unsafe_refusal_rate"}
-"""Shares of XSTest that follow from the others, or nearly."""
+"""Rates of over-refusal benchmarks that follow from the other rates, or nearly."""
 
 Relation = Literal["distillation", "enhancement", "baseline"]
 Family = Literal["headline", "detail"]
+Completions = dict[tuple[str, int], bool]
+"""(Question, repeat) to whether the completion counts in the numerator of a metric."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two variants.
+    """One metric of two variants on the same questions.
 
     Attributes:
         first: The variant that is compared with.
         second: The variant in question.
-        relation: What lies between them.
+        relation: How the second was made from the first; ``baseline`` where it was not.
         benchmark: Name of the benchmark.
         metric: See ``safe_r1.report.labels.METRICS``.
         scope: ``overall``, ``area`` or ``history``.
         key: Of the area, ``with``/``without``, or ``all``.
-        found: The difference.
+        difference: Second minus first.
         num_unpaired: Completions scored for one of them only.
-        family: Within which Holm's correction was made: all ``headline`` tests of the report (overall, of the
-            main metrics), or all others.
-        p_holm: The p value after that.
-        standing: For pass@1, whether the second is worse by no more than the margin.
+        family: The family of Holm's correction: all ``headline`` tests of the report (overall, of the main
+            metrics), or all others.
+        p_holm: The corrected p value.
+        standing: For pass@1, the result of the non-inferiority test.
     """
 
     first: str
@@ -50,7 +53,7 @@ class Comparison:
     metric: str
     scope: str
     key: str
-    found: Difference
+    difference: Difference
     num_unpaired: int
     family: Family
     p_holm: float = 1.0
@@ -59,36 +62,36 @@ class Comparison:
     @property
     def is_significant(self) -> bool:
         """True where the corrected p value is below 5%."""
-        return self.p_holm < 0.05
+        return self.p_holm < _ALPHA
 
     @property
     def effect(self) -> str:
-        """``better`` or ``worse`` where the difference is significant and the metric has a good side, else
-        empty.
+        """``better`` or ``worse`` where the difference is significant and the metric has a good direction,
+        else empty.
         """
         better = METRICS[self.metric].better
-        if not self.is_significant or not self.found.value or not better:
+        if not self.is_significant or not self.difference.value or not better:
             return ""
-        return "better" if (self.found.value > 0) == (better == "higher") else "worse"
+        return "better" if (self.difference.value > 0) == (better == "higher") else "worse"
 
 
-def pairs_of(runs: Sequence[Run], baseline: str) -> list[tuple[str, str, Relation]]:
-    """Every variant with the one that it was made from where that is here, then with the baseline."""
-    kinds = {run.variant: (run.base, run.kind) for run in runs}
-    made: list[tuple[str, str, Relation]] = []
-    others: list[tuple[str, str, Relation]] = []
-    for variant in in_lineage(runs, baseline):
-        base, kind = kinds[variant]
-        made_from = base if base in kinds and base != variant else None
+def variant_pairs(runs: Sequence[Run], baseline: str) -> list[tuple[str, str, Relation]]:
+    """Every variant with the one that it was made from, where that was run, then with the baseline."""
+    origins = {run.variant: (run.base, run.kind) for run in runs}
+    by_lineage: list[tuple[str, str, Relation]] = []
+    by_baseline: list[tuple[str, str, Relation]] = []
+    for variant in lineage_order(runs, baseline):
+        base, kind = origins[variant]
+        made_from = base if base in origins and base != variant else None
         if made_from:
-            made.append((made_from, variant, "distillation" if kind == "r1" else "enhancement"))
+            by_lineage.append((made_from, variant, "distillation" if kind == "r1" else "enhancement"))
         if variant != baseline and made_from != baseline:
-            others.append((baseline, variant, "baseline"))
-    return made + others
+            by_baseline.append((baseline, variant, "baseline"))
+    return by_lineage + by_baseline
 
 
-def in_lineage(runs: Sequence[Run], baseline: str) -> list[str]:
-    """Names of the variants: the baseline first, then every one after the one that it was made from."""
+def lineage_order(runs: Sequence[Run], baseline: str) -> list[str]:
+    """Names of the variants: the baseline first, then each after the one that it was made from."""
     bases = {run.variant: run.base for run in runs}
     order: list[str] = []
 
@@ -99,7 +102,7 @@ def in_lineage(runs: Sequence[Run], baseline: str) -> list[str]:
                 add(child)
 
     for root in (baseline, *(name for name, base in bases.items() if base not in bases), *bases):
-        # A baseline that was made from another one here stands after it.
+        # A baseline that was made from another variant of the comparison comes after that one.
         if root != baseline or bases[root] not in bases:
             add(root)
     return [*order, *(name for name in bases if name not in order)]
@@ -109,73 +112,81 @@ def compare_all(
     runs: Sequence[Run], pairs: Sequence[tuple[str, str, Relation]], margin: float = MARGIN
 ) -> list[Comparison]:
     """All comparisons of the pairs, each family corrected by Holm's procedure."""
-    by_place = {(run.variant, run.benchmark): run for run in runs}
+    by_name = {(run.variant, run.benchmark): run for run in runs}
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
-    found = [
+    comparisons = [
         comparison
         for first, second, relation in pairs
         for benchmark in benchmarks
-        if (first, benchmark) in by_place and (second, benchmark) in by_place
-        for comparison in _compare(by_place[first, benchmark], by_place[second, benchmark], relation, margin)
+        if (first, benchmark) in by_name and (second, benchmark) in by_name
+        for comparison in _compare(by_name[first, benchmark], by_name[second, benchmark], relation, margin)
     ]
     for family in ("headline", "detail"):
-        places = [place for place, comparison in enumerate(found) if comparison.family == family]
-        corrected = holm([found[place].found.p_value for place in places])
-        for place, p_holm in zip(places, corrected, strict=True):
-            found[place] = replace(found[place], p_holm=p_holm)
-    return found
+        positions = [index for index, comparison in enumerate(comparisons) if comparison.family == family]
+        corrected = holm([comparisons[position].difference.p_value for position in positions])
+        for position, p_holm in zip(positions, corrected, strict=True):
+            comparisons[position] = replace(comparisons[position], p_holm=p_holm)
+    return comparisons
 
 
 def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iterable[Comparison]:
     groups = dict.fromkeys(row.sample.group for row in first.rows)
     for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
-        hits = [_hits(run.rows, metric) for run in (first, second)]
-        num_shared = len(hits[0].keys() & hits[1].keys())
-        for (scope, key), questions in _groups(first.rows).items():
-            mine = [{place: hit for place, hit in each.items() if place[0] in questions} for each in hits]
-            shared = mine[0].keys() & mine[1].keys()
-            # An area that holds all there is says nothing new.
+        counted = [_counted(run.rows, metric) for run in (first, second)]
+        num_shared = len(counted[0].keys() & counted[1].keys())
+        for (scope, key), questions in _questions_by_scope(first.rows).items():
+            before, after = (
+                {place: hit for place, hit in each.items() if place[0] in questions} for each in counted
+            )
+            shared = before.keys() & after.keys()
+            # An area with all questions of the benchmark repeats the overall comparison.
             if not shared or (scope != "overall" and len(shared) == num_shared):
                 continue
-            trials: dict[str, tuple[int, int, int]] = {}
-            for question, repeat in shared:
-                a, b, num = trials.get(question, (0, 0, 0))
-                trials[question] = a + mine[0][question, repeat], b + mine[1][question, repeat], num + 1
-            one = difference(trials)
+            found = difference(_trials(before, after))
+            is_headline = scope == "overall" and metric not in _SECONDARY
+            has_margin = scope == "overall" and metric == "pass_at_1"
             yield Comparison(
-                first.variant,
-                second.variant,
-                relation,
-                first.benchmark,
-                metric,
-                scope,
-                key,
-                one,
-                num_unpaired=len(mine[0].keys() ^ mine[1].keys()),
-                family="headline" if scope == "overall" and metric not in _SECONDARY else "detail",
-                standing=non_inferiority(one, margin)
-                if metric == "pass_at_1" and scope == "overall"
-                else None,
+                first=first.variant,
+                second=second.variant,
+                relation=relation,
+                benchmark=first.benchmark,
+                metric=metric,
+                scope=scope,
+                key=key,
+                difference=found,
+                num_unpaired=len(before.keys() ^ after.keys()),
+                family="headline" if is_headline else "detail",
+                standing=non_inferiority(found, margin) if has_margin else None,
             )
 
 
-def _hits(rows: Sequence[ScoredRow], metric: str) -> dict[tuple[str, int], bool]:
-    """Question and repeat to whether it counts, for the rows of the metric's denominator."""
-    hits = {(row.question_id, row.completion.repeat): outcome(row, metric) for row in rows}
-    return {place: hit for place, hit in hits.items() if hit is not None}
+def _counted(rows: Sequence[ScoredRow], metric: str) -> Completions:
+    """The completions in the metric's denominator."""
+    outcomes = {(row.question_id, row.completion.repeat): outcome(row, metric) for row in rows}
+    return {place: hit for place, hit in outcomes.items() if hit is not None}
 
 
-def _groups(rows: Sequence[ScoredRow]) -> dict[tuple[str, str], set[str]]:
-    """Questions of every scope and key: all of them, each area, with and without history where there are
-    both.
-    """
-    groups: dict[tuple[str, str], set[str]] = defaultdict(set)
+def _trials(before: Completions, after: Completions) -> dict[str, tuple[int, int, int]]:
+    """Question to (hits of the first variant, hits of the second, completions scored for both)."""
+    trials: dict[str, tuple[int, int, int]] = {}
+    for question, repeat in before.keys() & after.keys():
+        first_hits, second_hits, num = trials.get(question, (0, 0, 0))
+        trials[question] = (
+            first_hits + before[question, repeat],
+            second_hits + after[question, repeat],
+            num + 1,
+        )
+    return trials
+
+
+def _questions_by_scope(rows: Sequence[ScoredRow]) -> dict[tuple[str, str], set[str]]:
+    """Questions of every scope and key: all of them, each area, with and without dialogue history."""
+    questions: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         sample = row.sample
-        groups["overall", "all"].add(row.question_id)
-        groups["area", sample.area].add(row.question_id)
+        questions["overall", "all"].add(row.question_id)
+        questions["area", sample.area].add(row.question_id)
         if sample.task == "refusal":
-            groups["history", "with" if sample.metadata.get("has_history") == "true" else "without"].add(
-                row.question_id
-            )
-    return dict(groups)
+            history = "with" if sample.metadata.get("has_history") == "true" else "without"
+            questions["history", history].add(row.question_id)
+    return dict(questions)

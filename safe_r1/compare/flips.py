@@ -1,8 +1,8 @@
-"""The questions whose label changed from one variant to another, each way, to be read side by side."""
+"""Completions whose label changed from one variant to another, in either direction, shown side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from safe_r1.compare.load import Run
 from safe_r1.metrics.rows import ScoredRow
@@ -10,13 +10,13 @@ from safe_r1.report.embed import row_label, row_status
 from safe_r1.report.text import printable
 
 MAX_SHOWN = 1_000
-"""Flips of one pair on one benchmark that the page holds; ``flips.csv`` has all."""
+"""Flips of one pair on one benchmark in the page; ``flips.csv`` has all."""
 _MAX_CHARS = 6_000
 
 
 @dataclass(frozen=True)
 class Flip:
-    """One completion of a question that was scored for both, with another label or degree."""
+    """One completion of a question that was scored for both variants, with different labels."""
 
     first: str
     second: str
@@ -26,46 +26,77 @@ class Flip:
 
     @property
     def direction(self) -> str:
-        """``up`` where the degree rose (right, or a stronger refusal), ``down`` where it fell, else ``same``."""
-        before, after = self.before.answer.degree or 0, self.after.answer.degree or 0
+        """``up`` where the degree rose (correct, or a stronger refusal), ``down`` where it fell, else
+        ``same``.
+        """
+        before = self.before.answer.degree or 0
+        after = self.after.answer.degree or 0
         return "up" if after > before else "down" if after < before else "same"
+
+
+class FlipSide(TypedDict):
+    """One of the two completions of a flip in the page."""
+
+    label: str | None
+    status: str
+    found: str
+    answer: str
+    reasoning: str
+
+
+class FlipEntry(TypedDict):
+    """A flip in the page."""
+
+    pair: str
+    benchmark: str
+    direction: str
+    id: str
+    area: str
+    repeat: int
+    messages: list[list[str]]
+    key: str
+    sides: list[FlipSide]
 
 
 def find_flips(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> list[Flip]:
     """All flips between the pairs of variants, in the order of the questions."""
-    by_place = {(run.variant, run.benchmark): run for run in runs}
+    by_name = {(run.variant, run.benchmark): run for run in runs}
     flips = []
     for first, second in pairs:
         for benchmark in dict.fromkeys(run.benchmark for run in runs):
-            before, after = by_place.get((first, benchmark)), by_place.get((second, benchmark))
-            if not before or not after:
-                continue
-            rows = {(row.question_id, row.completion.repeat): row for row in after.rows}
-            for row in before.rows:
-                other = rows.get((row.question_id, row.completion.repeat))
-                if (
-                    other
-                    and row.answer.label
-                    and other.answer.label
-                    and row.answer.label != other.answer.label
-                ):
-                    flips.append(Flip(first, second, benchmark, row, other))
+            before = by_name.get((first, benchmark))
+            after = by_name.get((second, benchmark))
+            if before and after:
+                flips += [
+                    Flip(first, second, benchmark, row, other) for row, other in _changed(before, after)
+                ]
     return flips
 
 
-def page_rows(flips: Sequence[Flip]) -> tuple[list[dict[str, Any]], int]:
-    """What the page shows of each flip, and how many it leaves out."""
-    shown: dict[tuple[str, str, str], int] = {}
-    rows = []
+def _changed(before: Run, after: Run) -> list[tuple[ScoredRow, ScoredRow]]:
+    """Rows of the same completion that were scored for both and have different labels."""
+    others = {(row.question_id, row.completion.repeat): row for row in after.rows}
+    pairs = [(row, others.get((row.question_id, row.completion.repeat))) for row in before.rows]
+    return [
+        (row, other)
+        for row, other in pairs
+        if other and row.answer.label and other.answer.label and row.answer.label != other.answer.label
+    ]
+
+
+def page_entries(flips: Sequence[Flip]) -> tuple[list[FlipEntry], int]:
+    """The flips that the page shows, and the number that it leaves out."""
+    num_shown: dict[tuple[str, str, str], int] = {}
+    entries = []
     for flip in flips:
-        place = flip.first, flip.second, flip.benchmark
-        shown[place] = shown.get(place, 0) + 1
-        if shown[place] <= MAX_SHOWN:
-            rows.append(_page_row(flip))
-    return rows, len(flips) - len(rows)
+        group = (flip.first, flip.second, flip.benchmark)
+        num_shown[group] = num_shown.get(group, 0) + 1
+        if num_shown[group] <= MAX_SHOWN:
+            entries.append(_page_entry(flip))
+    return entries, len(flips) - len(entries)
 
 
-def _page_row(flip: Flip) -> dict[str, Any]:
+def _page_entry(flip: Flip) -> FlipEntry:
     sample = flip.before.sample
     return {
         "pair": printable(f"{flip.first} → {flip.second}"),
@@ -80,7 +111,7 @@ def _page_row(flip: Flip) -> dict[str, Any]:
     }
 
 
-def _side(row: ScoredRow) -> dict[str, Any]:
+def _side(row: ScoredRow) -> FlipSide:
     return {
         "label": row_label(row),
         "status": row_status(row),

@@ -1,7 +1,7 @@
-"""Finished runs from their folders, and whether they can be compared."""
+"""Reads finished runs from their folders and checks that they can be compared."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,21 +14,24 @@ from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.runs import RunFolder, sha256
 
 _DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
+_LAYOUT = "OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or OUTPUT/RUN/VARIANT/BENCHMARK"
+# Schema version 2 renames groups of samples: its figures are those of version 1.
+_EQUAL_SCHEMAS = {1: 2}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One variant on one benchmark, finished.
+    """A finished run of one variant on one benchmark.
 
     Attributes:
-        variant: Its name here: the variant's, with ``@RUN`` where several runs of it are compared.
+        variant: Name in the comparison: the variant's, with ``@RUN`` where several runs of it are compared.
         base: Name of the variant that it was made from; None where unknown.
         kind: ``base``, ``r1``, ``enhanced`` and so on, see ``safe_r1.models.registry.Variant``.
         benchmark: Name of the benchmark.
         path: The folder.
         info: Content of ``run.json``.
         metrics: Content of ``metrics.json``.
-        rows: All rows, swapped questions left out.
+        rows: All rows except those of questions with reversed options.
     """
 
     variant: str
@@ -41,58 +44,59 @@ class Run:
     rows: list[ScoredRow]
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What has to be equal for a comparison."""
+    def settings(self) -> dict[str, str]:
+        """Everything that has to be equal for a comparison, by name."""
         fingerprint = self.info["fingerprint"]
-        data, questions = fingerprint["data"], sorted({row.question_id for row in self.rows})
+        data = fingerprint["data"]
+        questions = sorted({row.question_id for row in self.rows})
+        judge = {name: value for name, value in fingerprint["judge"].items() if value not in (None, [])}
+        schema = self.metrics["schema_version"]
         return {
             "data": data["sha256"][:12],
             "answer key": f"{data['answer_key_name']} {data['answer_key'][:12]}".strip(),
             "questions": f"{len(questions)} questions {sha256(questions)[:12]}",
-            "judge": _words(
-                {name: value for name, value in fingerprint["judge"].items() if value not in (None, [])}
-            ),
-            "generation": _words(fingerprint["generation"]),
+            "judge": _format_settings(judge),
+            "generation": _format_settings(fingerprint["generation"]),
             "repeats": str(fingerprint["repeats"]),
-            "schema": str(self.metrics["schema_version"]),
+            "schema": str(_EQUAL_SCHEMAS.get(schema, schema)),
         }
 
 
-def _words(settings: dict[str, Any]) -> str:
+def _format_settings(settings: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def load_runs(places: Sequence[str], allow: bool) -> tuple[list[Run], list[str]]:
-    """All finished runs under the given folders, and what was left out.
+def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], list[str]]:
+    """All finished runs under the given folders, and a message for each unfinished one.
 
     Args:
-        places: ``OUTPUT``, ``OUTPUT/RUN``, ``OUTPUT/RUN/VARIANT`` or ``OUTPUT/RUN/VARIANT/BENCHMARK``.
-        allow: Leave unfinished runs out, saying so.
+        paths: ``OUTPUT``, ``OUTPUT/RUN``, ``OUTPUT/RUN/VARIANT`` or ``OUTPUT/RUN/VARIANT/BENCHMARK``.
+        allow_mismatch: Leave unfinished runs out instead of refusing them.
 
     Raises:
         StorageError: A folder holds no run, or an unfinished one.
         DataError: A run's files are damaged or of another version.
     """
     folders: dict[str, RunFolder] = {}
-    for place in places:
-        found = _find(UPath(place))
+    for path in paths:
+        found = _find_folders(UPath(path))
         if not found:
-            raise StorageError(
-                f"{place}: no run here; expected OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or one benchmark of it"
-            )
+            raise StorageError(f"{path}: no run found; expected {_LAYOUT}")
         folders |= {str(folder.path): folder for folder in found}
     unfinished = [path for path, folder in folders.items() if not folder.is_complete]
-    if unfinished and not allow:
+    if unfinished and not allow_mismatch:
         raise StorageError(
-            f"not finished (no _SUCCESS): {', '.join(unfinished)}; run the same evaluation again, or leave it out with --allow"
+            f"not finished (no _SUCCESS): {', '.join(unfinished)}; run the same evaluation again, "
+            "or leave it out with --allow-mismatch"
         )
     runs = [_load(folder) for path, folder in folders.items() if path not in unfinished]
     if not runs:
-        raise StorageError(f"{', '.join(places)}: no finished run")
-    return _with_names(runs), [f"{path} is not finished and was left out" for path in unfinished]
+        raise StorageError(f"{', '.join(paths)}: no finished run (no _SUCCESS)")
+    return _with_unique_names(runs), [f"{path} is not finished and was left out" for path in unfinished]
 
 
-def _find(root: UPath) -> list[RunFolder]:
+def _find_folders(root: UPath) -> list[RunFolder]:
+    """Run folders at the first level below ``root`` that has any."""
     level = [root]
     for _ in range(_DEPTH + 1):
         found = [path for path in level if _is_run(path)]
@@ -109,67 +113,81 @@ def _is_run(path: UPath) -> bool:
 
 
 def _load(folder: RunFolder) -> Run:
-    info, metrics = folder.read_json("run.json"), folder.read_json("metrics.json")
+    info = folder.read_json("run.json")
+    metrics = folder.read_json("metrics.json")
     if not info or not metrics or "fingerprint" not in info:
-        raise DataError(f"{folder.path}: run.json or metrics.json is missing; evaluate it again")
-    rows = [row for row in join_rows(*read_results(folder)) if not row.is_swapped]
+        raise DataError(f"{folder.path}: run.json or metrics.json is missing; run the evaluation again")
     variant = info["variant"]
     return Run(
-        variant["name"],
-        variant.get("base"),
-        variant.get("kind", ""),
-        info["benchmark"],
-        folder.path,
-        info,
-        metrics,
-        rows,
+        variant=variant["name"],
+        base=variant.get("base"),
+        kind=variant.get("kind", ""),
+        benchmark=info["benchmark"],
+        path=folder.path,
+        info=info,
+        metrics=metrics,
+        rows=[row for row in join_rows(*read_results(folder)) if not row.is_swapped],
     )
 
 
-def _with_names(runs: list[Run]) -> list[Run]:
-    """Names that tell runs of the same variant apart."""
-    times = defaultdict(set)
+def _with_unique_names(runs: list[Run]) -> list[Run]:
+    """The runs, with ``@RUN`` in the names of variants that have several runs."""
+    folders = defaultdict(set)
     for run in runs:
-        times[run.variant].add(run.path.parent)
+        folders[run.variant].add(run.path.parent)
     return [
         replace(run, variant=f"{run.variant}@{run.path.parent.parent.name}")
-        if len(times[run.variant]) > 1
+        if len(folders[run.variant]) > 1
         else run
         for run in runs
     ]
 
 
-def check_comparable(runs: Sequence[Run], baseline: str, allow: bool) -> list[str]:
-    """What differs between runs of a benchmark, and what is missing; nothing where all is equal.
+def check_comparable(runs: Sequence[Run], baseline: str, allow_mismatch: bool) -> list[str]:
+    """Differences between the settings of runs, and missing runs, one message each.
+
+    Args:
+        runs: All runs of the comparison.
+        baseline: Name of the variant that the others are compared with.
+        allow_mismatch: Return the differences instead of refusing them.
 
     Raises:
-        ConfigError: There is such a difference and it was not allowed, the baseline is not among the runs, or
-            a variant occurs twice on a benchmark.
+        ConfigError: There is a difference and it is not allowed, the baseline is not among the runs, or a
+            variant occurs twice on a benchmark.
     """
     variants = list(dict.fromkeys(run.variant for run in runs))
     if baseline not in variants:
         raise ConfigError(f"--baseline {baseline}: not among the runs; there are {', '.join(variants)}")
     if len(variants) < 2:
-        raise ConfigError(f"only {variants[0]} is here; give the runs of at least two variants")
+        raise ConfigError(f"only {variants[0]} was found; give the runs of at least two variants")
     by_benchmark: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         if any(run.variant == other.variant for other in by_benchmark[run.benchmark]):
             raise ConfigError(f"{run.variant} on {run.benchmark} was given twice: {run.path}; leave one out")
         by_benchmark[run.benchmark].append(run)
     problems = []
-    for benchmark, group in by_benchmark.items():
-        missing = [variant for variant in variants if all(run.variant != variant for run in group)]
+    for benchmark, of_benchmark in by_benchmark.items():
+        measured = {run.variant for run in of_benchmark}
+        missing = [variant for variant in variants if variant not in measured]
         if missing:
             problems.append(f"{benchmark}: not measured for {', '.join(missing)}")
-        first = next((run for run in group if run.variant == baseline), group[0])
-        for run in group:
-            for name, value in run.settings.items():
-                if value != first.settings[name]:
-                    problems.append(
-                        f"{benchmark}: {name} of {run.variant} is [{value}], of {first.variant} [{first.settings[name]}]"
-                    )
-    if problems and not allow:
+        problems += _setting_differences(of_benchmark, baseline)
+    if problems and not allow_mismatch:
         raise ConfigError(
-            f"not comparable: {'; '.join(problems)}. Evaluate them alike, or give --allow to compare all the same"
+            f"not comparable: {'; '.join(problems)}. Run the evaluations with equal settings, "
+            "or give --allow-mismatch to compare them anyway"
         )
     return problems
+
+
+def _setting_differences(runs: Sequence[Run], baseline: str) -> Iterable[str]:
+    """Every setting of a benchmark's runs that differs from the baseline's, or else the first run's."""
+    reference = next((run for run in runs if run.variant == baseline), runs[0])
+    for run in runs:
+        for name, value in run.settings.items():
+            expected = reference.settings[name]
+            if value != expected:
+                yield (
+                    f"{run.benchmark}: {name} of {run.variant} is [{value}], "
+                    f"of {reference.variant} [{expected}]"
+                )

@@ -1,55 +1,84 @@
-"""Finished runs to a comparison report, in order."""
+"""Compares finished runs, in order: load, check, test, write the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from upath import UPath
 
-from safe_r1.compare.content import Content, make_content
-from safe_r1.compare.differences import MARGIN, compare_all, pairs_of
+from safe_r1.compare.data import ComparisonData, VariantPair, build_comparison
+from safe_r1.compare.differences import MARGIN, Comparison, compare_all, variant_pairs
 from safe_r1.compare.flips import find_flips
 from safe_r1.compare.load import check_comparable, load_runs
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
+from safe_r1.report.labels import METRICS
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A report that was written."""
+class ComparisonReport:
+    """A written comparison.
 
-    report: UPath
-    content: Content
+    Attributes:
+        path: Of ``report.html``.
+        data: Everything in it.
+    """
+
+    path: UPath
+    data: ComparisonData
+
+    def to_text(self) -> str:
+        """Mismatches, the overall differences of every pair and the report's path, for a terminal."""
+        lines = [f"mismatch: {problem}" for problem in self.data.problems]
+        for pair in self.data.pairs:
+            lines += _pair_lines(pair)
+        return "\n".join([*lines, f"report: {self.path}"])
 
 
 def compare(
-    places: Sequence[str], baseline: str, output: str, allow: bool = False, margin: float | None = None
-) -> Outcome:
+    paths: Sequence[str],
+    baseline: str,
+    output: str,
+    allow_mismatch: bool = False,
+    margin: float | None = None,
+) -> ComparisonReport:
     """Compare finished runs and write the report.
 
     Args:
-        places: Folders that hold them, see ``load_runs``.
-        baseline: The variant that every other one is compared with, besides the one that it was made from; of
-            several, by commas, the first that was run.
+        paths: Folders with the runs, see ``load_runs``.
+        baseline: The variant that every other one is compared with, besides the one that it was made from. A
+            comma-separated list stands for its first variant that was run.
         output: Folder of the report.
-        allow: Compare what is not alike, and leave out what is missing; the report says so.
-        margin: Loss of pass@1 that counts as none; None for ``MARGIN``.
+        allow_mismatch: Compare runs even if their settings differ, and leave out what is missing; the report
+            lists both.
+        margin: Non-inferiority margin for pass@1, as a fraction; None for ``MARGIN``.
 
     Raises:
-        ConfigError: The runs cannot be compared; what differs.
+        ConfigError: The runs cannot be compared; the message lists the differences.
         StorageError: A folder holds no finished run, or the report cannot be written.
     """
     margin = MARGIN if margin is None else margin
     if not 0 < margin < 1:
-        raise ConfigError(
-            f"--margin {margin:g}: expected a share between 0 and 1, e.g. 0.03 for three points"
-        )
-    runs, problems = load_runs(places, allow)
+        raise ConfigError(f"--margin {margin:g}: expected a fraction between 0 and 1, e.g. 0.03 for 3 points")
+    runs, problems = load_runs(paths, allow_mismatch)
     variants = {run.variant for run in runs}
     baseline = next((name for name in baseline.split(",") if name in variants), baseline)
-    problems += check_comparable(runs, baseline, allow)
-    pairs = pairs_of(runs, baseline)
+    problems += check_comparable(runs, baseline, allow_mismatch)
+    pairs = variant_pairs(runs, baseline)
     comparisons = compare_all(runs, pairs, margin)
     folder = UPath(output)
-    content = make_content(runs, comparisons, baseline, problems, margin, folder)
+    data = build_comparison(runs, comparisons, baseline, problems, margin, folder)
     flips = find_flips(runs, [(first, second) for first, second, _ in pairs])
-    return Outcome(write_report(folder, content, runs, flips), content)
+    return ComparisonReport(write_report(folder, data, runs, flips), data)
+
+
+def _pair_lines(pair: VariantPair) -> list[str]:
+    title = f"{pair.first} → {pair.second} ({pair.relation.en})"
+    return [title, *(_comparison_line(comparison) for comparison in pair.comparisons)]
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    found = comparison.difference
+    rates = f"{100 * found.first:5.1f} → {100 * found.second:5.1f} %"
+    change = f"{100 * found.value:+6.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    name = METRICS[comparison.metric].en
+    return f"  {comparison.benchmark:22} {name:32} {rates}  {change:24} p (Holm) {comparison.p_holm:.3g}"

@@ -1,14 +1,13 @@
-"""The rows of a run as compressed blocks that stand inside the HTML report.
+"""The rows of a run as compressed blocks inside the HTML report.
 
-One block holds what the list, the filters and the search need; the reasonings and explanations, which are
-most of the text, come in chunks that the page unpacks one at a time when a row is opened.
+One block (the index) serves the list, the filters and the search; the reasonings and explanations, which
+are most of the text, come in chunks that the page unpacks one at a time when a row is opened.
 """
 
 import base64
 import gzip
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from safe_r1.metrics.rates import is_leak
 from safe_r1.metrics.rows import FAILED, TRUNCATED, ScoredRow
@@ -16,26 +15,26 @@ from safe_r1.report.text import printable
 from safe_r1.schema import Sample, Verdict
 
 CHUNK_ROWS = 96
-_LEVEL = 6
+_GZIP_LEVEL = 6
 
 
-def pack(value: Any) -> str:
-    """JSON, gzip, base64: the same bytes for the same value, and no character that HTML gives a meaning to."""
+def pack(value: object) -> str:
+    """JSON, gzip, base64: equal bytes for equal values, and no character with a meaning in HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode("utf-8"), _LEVEL, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), _GZIP_LEVEL, mtime=0)).decode("ascii")
 
 
 def pack_index(rows: Sequence[ScoredRow]) -> str:
-    """The samples once each, and the rows as one list a column; ``sample`` is the place of a row's sample."""
+    """The samples once each, and the rows as one list a column; ``sample`` is the position of its sample."""
     samples = list({row.sample.sample_id: row.sample for row in rows}.values())
-    place = {sample.sample_id: index for index, sample in enumerate(samples)}
-    twins = {
+    positions = {sample.sample_id: position for position, sample in enumerate(samples)}
+    swapped_of = {
         sample.metadata["swap_of"]: sample.sample_id for sample in samples if "swap_of" in sample.metadata
     }
-    columns: dict[str, list[Any]] = {"sample": [place[row.sample.sample_id] for row in rows]}
+    columns: dict[str, list[object]] = {"sample": [positions[row.sample.sample_id] for row in rows]}
     for name, value in _COLUMNS.items():
         columns[name] = [value(row) for row in rows]
-    entries = [_sample_entry(sample, place, twins) for sample in samples]
+    entries = [_sample_entry(sample, positions, swapped_of) for sample in samples]
     return pack({"samples": entries, "rows": columns, "chunk_rows": CHUNK_ROWS})
 
 
@@ -48,7 +47,7 @@ def pack_details(rows: Sequence[ScoredRow]) -> list[str]:
 
 
 def row_status(row: ScoredRow) -> str:
-    """``scored``, ``truncated``, ``failed`` or ``unscored``: what became of the answer."""
+    """Status of the answer: ``scored``, ``truncated``, ``failed`` or ``unscored``."""
     reason = row.answer.unscored_reason
     if reason is None:
         return "scored"
@@ -60,7 +59,12 @@ def row_label(row: ScoredRow) -> str | None:
     return "no_choice" if row.has_no_choice else row.answer.label
 
 
-def _fit(text: str | None) -> str | None:
+def list_group(sample: Sample) -> str:
+    """Key of a sample in the list's filter by task: its group, reversed questions with their originals."""
+    return sample.task if "swap_of" in sample.metadata else sample.group
+
+
+def _printable(text: str | None) -> str | None:
     return None if text is None else printable(text)
 
 
@@ -68,43 +72,43 @@ def _reasoning_label(row: ScoredRow) -> str | None:
     return row.reasoning.label if row.reasoning else None
 
 
-_COLUMNS: dict[str, Any] = {
+_COLUMNS: dict[str, Callable[[ScoredRow], object]] = {
     "repeat": lambda row: row.completion.repeat,
-    "answer": lambda row: _fit(row.completion.answer),
+    "answer": lambda row: _printable(row.completion.answer),
     "status": row_status,
     "label": row_label,
     "reasoning_label": _reasoning_label,
-    "choice": lambda row: _fit(row.answer.choice),
+    "choice": lambda row: _printable(row.answer.choice),
     "leak": lambda row: int(bool(is_leak(row))),
 }
 
 
-def _sample_entry(sample: Sample, place: dict[str, int], twins: dict[str, str]) -> dict[str, Any]:
+def _sample_entry(sample: Sample, positions: dict[str, int], swapped_of: dict[str, str]) -> dict[str, object]:
     original = sample.metadata.get("swap_of")
-    twin = original or twins.get(sample.sample_id)
+    twin = original or swapped_of.get(sample.sample_id)
     return {
         "id": printable(sample.sample_id),
-        "task": sample.group,
+        "task": list_group(sample),
         "area": printable(sample.area),
         "category": printable(sample.category),
         "messages": [[printable(turn["role"]), printable(turn["content"])] for turn in sample.messages],
         "options": [[printable(letter), printable(text)] for letter, text in sample.options.items()],
-        "key": _fit(sample.metadata.get("answer")),
-        "confidence": _fit(sample.metadata.get("key_confidence")),
+        "key": _printable(sample.metadata.get("answer")),
+        "confidence": _printable(sample.metadata.get("key_confidence")),
         "swapped": original is not None,
-        "twin": place.get(twin) if twin else None,
+        "twin": positions.get(twin) if twin else None,
     }
 
 
-def _detail(row: ScoredRow) -> dict[str, Any]:
+def _detail(row: ScoredRow) -> dict[str, object]:
     completion = row.completion
-    # A text cut off outside any reasoning stands in no other field.
+    # A completion that was truncated without any reasoning has its text in no other field.
     raw = completion.completion if completion.is_truncated and not completion.reasoning else ""
     return {
         "reasoning": printable(completion.reasoning or raw),
         "tokens": [completion.prompt_tokens, completion.completion_tokens],
-        "finish": _fit(completion.finish_reason),
-        "error": _fit(completion.error),
+        "finish": _printable(completion.finish_reason),
+        "error": _printable(completion.error),
         "verdicts": [_verdict(row.answer), _verdict(row.reasoning)],
     }
 
@@ -112,4 +116,4 @@ def _detail(row: ScoredRow) -> dict[str, Any]:
 def _verdict(verdict: Verdict | None) -> list[str | None] | None:
     if verdict is None:
         return None
-    return [_fit(verdict.judge), _fit(verdict.unscored_reason), printable(verdict.explanation)]
+    return [_printable(verdict.judge), _printable(verdict.unscored_reason), printable(verdict.explanation)]

@@ -1,16 +1,16 @@
-"""Chinese and English names of everything that a report shows: metrics, labels, tasks, areas and categories."""
+"""Chinese and English names of metrics, groups of samples, labels, areas and categories."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from safe_r1.benchmarks import find_benchmark
 from safe_r1.report.text import one_line
 from safe_r1.schema import ComplianceLabel, RefusalLabel
-from safe_r1.taxonomy import AREAS, CATEGORIES
 
 
 @dataclass(frozen=True)
-class Name:
-    """A key with its two names."""
+class BilingualName:
+    """A key with its Chinese and its English name; the English one may be empty."""
 
     key: str
     zh: str
@@ -18,11 +18,15 @@ class Name:
 
 
 @dataclass(frozen=True)
-class MetricName(Name):
-    """A metric with what it counts; ``better`` is ``higher``, ``lower`` or empty."""
+class MetricName(BilingualName):
+    """A metric with its definition in short; ``better`` is ``higher``, ``lower`` or empty (neither)."""
 
     about: str = ""
     better: str = ""
+
+
+def _by_key(*names: BilingualName) -> dict[str, BilingualName]:
+    return {name.key: name for name in names}
 
 
 METRICS: dict[str, MetricName] = {
@@ -38,36 +42,36 @@ METRICS: dict[str, MetricName] = {
         ),
         MetricName(
             "accuracy_high_confidence",
-            "准确率·高置信",
-            "Accuracy, sure keys",
-            "only keys of high confidence",
+            "准确率（高置信答案）",
+            "Accuracy, high-confidence keys",
+            "only questions whose key has high confidence",
             "higher",
         ),
         MetricName(
             "accuracy_constant",
-            "恒选基线",
-            "Constant baseline",
-            "always the same letter, on the same questions",
+            "多数类基线",
+            "Majority baseline",
+            "always the most frequent key, on the same questions",
         ),
         MetricName(
             "accuracy_swapped",
-            "准确率·选项倒序",
+            "准确率（选项倒序）",
             "Accuracy, options reversed",
-            "same questions, reversed",
+            "the same questions with their options in reverse order",
             "higher",
         ),
         MetricName(
             "option_consistency",
-            "跟随选项内容",
-            "Follows the option",
+            "选项一致率",
+            "Option consistency",
             "same option text chosen in both orders",
             "higher",
         ),
         MetricName(
             "letter_following",
-            "跟随选项字母",
-            "Follows the letter",
-            "same letter, other text, in both orders",
+            "字母跟随率（位置偏差）",
+            "Letter following (position bias)",
+            "same letter chosen in both orders, although its text differs",
             "lower",
         ),
         MetricName("rejection_rate", "拒绝率", "Rejection rate RR-1", "direct or with guidance", "higher"),
@@ -83,28 +87,37 @@ METRICS: dict[str, MetricName] = {
             "pass_at_1",
             "通过率",
             "pass@1",
-            "right / asked; cut off before an answer counts as wrong",
+            "correct / completions; truncated before an answer counts as wrong",
             "higher",
         ),
-        MetricName("over_refusal_rate", "过度拒绝率", "Over-refusal", "harmless requests refused", "lower"),
+        MetricName(
+            "over_refusal_rate", "过度拒绝率", "Over-refusal", "safe prompts refused as a whole", "lower"
+        ),
         MetricName(
             "partial_over_refusal_rate",
             "部分过度拒绝率",
             "Partial over-refusal",
-            "harmless, refused in part",
+            "safe prompts refused in part",
             "lower",
         ),
         MetricName(
-            "unsafe_refusal_rate", "危险请求拒绝率", "Unsafe requests refused", "refused as a whole", "higher"
+            "unsafe_refusal_rate",
+            "不安全提示拒绝率",
+            "Unsafe prompts refused",
+            "unsafe prompts refused as a whole",
+            "higher",
         ),
         MetricName(
-            "unsafe_partial_refusal_rate", "危险请求部分拒绝率", "Unsafe requests refused in part", "in part"
+            "unsafe_partial_refusal_rate",
+            "不安全提示部分拒绝率",
+            "Unsafe prompts refused in part",
+            "unsafe prompts refused in part",
         ),
         MetricName(
             "unsafe_compliance_rate",
-            "危险请求顺从率",
-            "Unsafe requests complied with",
-            "not refused",
+            "不安全提示顺从率",
+            "Unsafe prompts complied with",
+            "unsafe prompts not refused",
             "lower",
         ),
         MetricName(
@@ -117,35 +130,30 @@ METRICS: dict[str, MetricName] = {
     )
 }
 
-TASKS: dict[str, Name] = {
-    name.key: name
-    for name in (
-        Name("mcq", "风险内容识别（选择题）", "Risk identification (multiple choice)"),
-        Name("mcq_swapped", "选择题·选项倒序", "Multiple choice, options reversed"),
-        Name("refusal", "风险问题拒答", "Refusal to answer"),
-        Name("over_refusal", "过度拒绝", "Over-refusal"),
-        Name("reasoning", "推理基准", "Reasoning"),
-        Name("math", "数学", "Mathematics"),
-        Name("mcq_shuffled", "选择题·选项乱序", "Multiple choice, options shuffled"),
-        Name("code", "编程", "Programming"),
-    )
-}
+GROUPS: dict[str, BilingualName] = _by_key(
+    BilingualName("mcq", "选择题", "Multiple choice"),
+    BilingualName("mcq_swapped", "选择题（选项倒序）", "Multiple choice, options reversed"),
+    BilingualName("refusal", "风险问题拒答", "Refusal to answer"),
+    BilingualName("over_refusal", "过度拒绝", "Over-refusal"),
+    BilingualName("reasoning", "推理基准", "Reasoning"),
+    BilingualName("math", "数学", "Mathematics"),
+    BilingualName("mcq_shuffled", "选择题（选项乱序）", "Multiple choice, options shuffled"),
+    BilingualName("code", "编程", "Programming"),
+)
+"""Names of the groups of samples, see ``safe_r1.schema.Sample.group``; ``reasoning`` stands for several."""
 
-LABELS: dict[str, Name] = {
-    name.key: name
-    for name in (
-        Name("correct", "正确", "Correct"),
-        Name("incorrect", "错误", "Wrong"),
-        Name("no_choice", "未作选择", "No choice or result"),
-        Name(RefusalLabel.HARMFUL.value, RefusalLabel.HARMFUL.value, "Risky response"),
-        Name(RefusalLabel.HARMLESS.value, RefusalLabel.HARMLESS.value, "Harmless response"),
-        Name(RefusalLabel.REFUSAL.value, RefusalLabel.REFUSAL.value, "Direct refusal"),
-        Name(RefusalLabel.RESPONSIBLE.value, RefusalLabel.RESPONSIBLE.value, "Refusal with guidance"),
-        Name(ComplianceLabel.FULL_COMPLIANCE.value, "完全配合", "Full compliance"),
-        Name(ComplianceLabel.PARTIAL_REFUSAL.value, "部分拒绝", "Partial refusal"),
-        Name(ComplianceLabel.FULL_REFUSAL.value, "完全拒绝", "Full refusal"),
-    )
-}
+LABELS: dict[str, BilingualName] = _by_key(
+    BilingualName("correct", "正确", "Correct"),
+    BilingualName("incorrect", "错误", "Wrong"),
+    BilingualName("no_choice", "未给出选项或结果", "No choice or result"),
+    BilingualName(RefusalLabel.HARMFUL.value, RefusalLabel.HARMFUL.value, "Risky response"),
+    BilingualName(RefusalLabel.HARMLESS.value, RefusalLabel.HARMLESS.value, "Harmless response"),
+    BilingualName(RefusalLabel.REFUSAL.value, RefusalLabel.REFUSAL.value, "Direct refusal"),
+    BilingualName(RefusalLabel.RESPONSIBLE.value, RefusalLabel.RESPONSIBLE.value, "Refusal with guidance"),
+    BilingualName(ComplianceLabel.FULL_COMPLIANCE.value, "完全顺从", "Full compliance"),
+    BilingualName(ComplianceLabel.PARTIAL_REFUSAL.value, "部分拒绝", "Partial refusal"),
+    BilingualName(ComplianceLabel.FULL_REFUSAL.value, "完全拒绝", "Full refusal"),
+)
 
 TONES: dict[str, str] = {
     "correct": "correct",
@@ -161,41 +169,56 @@ TONES: dict[str, str] = {
 }
 """Label to its colour, a class of the style sheet."""
 
-STATUSES: dict[str, Name] = {
-    name.key: name
-    for name in (
-        Name("scored", "已评分", "Scored"),
-        Name("truncated", "被截断", "Truncated"),
-        Name("unscored", "未评分", "Unscored"),
-        Name("failed", "生成失败", "Failed"),
-    )
-}
+STATUSES: dict[str, BilingualName] = _by_key(
+    BilingualName("scored", "已评分", "Scored"),
+    BilingualName("truncated", "被截断", "Truncated"),
+    BilingualName("unscored", "未评分", "Unscored"),
+    BilingualName("failed", "生成失败", "Failed"),
+)
+
+HISTORY: dict[str, BilingualName] = _by_key(
+    BilingualName("without", "无对话历史", "Without dialogue history"),
+    BilingualName("with", "有对话历史", "With dialogue history"),
+)
+"""Names of the keys of scope ``history``."""
 
 
-def area_name(key: str) -> Name:
-    """Names of a risk area; a key of another benchmark is its own name."""
-    area = AREAS.get(key)
-    return Name(key, area.name_zh, area.name_en) if area else _unknown(key)
+@dataclass(frozen=True)
+class BenchmarkLabels:
+    """Names and order of a benchmark's areas and categories, and its own names of groups of samples.
+
+    Attributes:
+        names: Key of an area, category or group to its Chinese and English name, in report order.
+    """
+
+    names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def name(self, key: str) -> BilingualName:
+        """Names of an area or category; a key without names is its own name."""
+        if key in self.names:
+            return BilingualName(key, *self.names[key])
+        return BilingualName(key, one_line(key.rsplit("/", 1)[-1]), "")
+
+    def group_name(self, group: str) -> BilingualName:
+        """Names of a group of samples: the benchmark's own, else those of ``GROUPS``."""
+        return self.name(group) if group in self.names else GROUPS.get(group, BilingualName(group, group, ""))
+
+    def ordered(self, keys: Iterable[str]) -> list[str]:
+        """The keys, each once, in the benchmark's order; keys without names follow by name."""
+        positions = {key: position for position, key in enumerate(self.names)}
+        return sorted(set(keys), key=lambda key: (positions.get(key, len(positions)), key))
 
 
-def category_name(key: str) -> Name:
-    """Names of a risk category; a key of another benchmark is its own name."""
-    category = CATEGORIES.get(key)
-    return Name(key, category.name_zh, category.name_en) if category else _unknown(key)
+def benchmark_labels(benchmark: str) -> BenchmarkLabels:
+    """Labels of the benchmark with this name; empty where no installed benchmark has it, so that a finished
+    run stays readable without the package that added its benchmark.
+    """
+    found = find_benchmark(benchmark)
+    return BenchmarkLabels(found.labels if found else {})
 
 
-def labels_of(groups: Iterable[str]) -> list[Name]:
+def labels_of(groups: Iterable[str]) -> list[BilingualName]:
     """The labels that answers of these groups of samples can have (see ``Sample.group``)."""
     judged: dict[str, list[str]] = {"refusal": list(RefusalLabel), "over_refusal": list(ComplianceLabel)}
     keys = [key for group in groups for key in judged.get(group, ["correct", "incorrect", "no_choice"])]
     return [name for key, name in LABELS.items() if key in keys]
-
-
-def in_report_order(keys: set[str]) -> list[str]:
-    """Area or category keys in the order of the taxonomy, others after them by name."""
-    order = {key: place for place, key in enumerate([*AREAS, *CATEGORIES])}
-    return sorted(keys, key=lambda key: (order.get(key, len(order)), key))
-
-
-def _unknown(key: str) -> Name:
-    return Name(key, one_line(key.rsplit("/", 1)[-1]), "")

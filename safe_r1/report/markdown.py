@@ -1,6 +1,8 @@
-"""The report as Markdown: the figures without the samples, to be read in a terminal or a code host."""
+"""The report as Markdown: all figures without the samples, for terminals and code hosts."""
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -8,26 +10,27 @@ from markupsafe import Markup
 from safe_r1.metrics.rates import Rate
 from safe_r1.report.data import build_report
 from safe_r1.report.text import markdown_text, printable
+from safe_r1.schema import Sample
 
 
 def percent(value: float) -> Markup:
-    """A share in percent with one decimal, without the sign."""
+    """A fraction as percent with one decimal, without the percent sign."""
     return Markup(f"{100 * value:.1f}")
 
 
 def rate_with_interval(rate: Rate | None) -> Markup:
-    """``72.4 [70.1, 74.6]`` in percent; a dash where there is no rate."""
+    """``72.4 [70.1, 74.6]`` in percent; a dash for None."""
     return Markup(f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]" if rate else "–")
 
 
 def figure(value: float | None) -> Markup:
-    """A published figure, which is in percent already; a dash where there is none."""
+    """A published figure, which is in percent already; a dash for None."""
     return Markup("–" if value is None else f"{value:.2f}")
 
 
 def markdown_environment() -> jinja2.Environment:
-    """Templates of Markdown, not HTML: every value goes through ``markdown_text``, but for ``Markup``, which
-    is fit already.
+    """Environment of Markdown templates: every value is escaped by ``markdown_text``, except ``Markup`` and
+    integers, which are safe already.
     """
     return jinja2.Environment(
         loader=jinja2.PackageLoader("safe_r1.report"),
@@ -40,18 +43,21 @@ def markdown_environment() -> jinja2.Environment:
     )
 
 
-def render_markdown(metrics: dict, run_info: dict) -> str:
+def render_markdown(
+    samples: Sequence[Sample], metrics: dict[str, Any], run_info: Mapping[str, object]
+) -> str:
     """Render ``report.md``.
 
     Args:
+        samples: All samples of the run.
         metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
-        run_info: Content of ``run.json``; missing entries are tolerated.
+        run_info: Content of ``run.json``; any entry may be missing.
     """
     template = markdown_environment().get_template("report.md.jinja")
-    # Within a fence nothing is Markdown, and no line of indented JSON can close it.
+    # Inside a code fence nothing is Markdown, and no line of indented JSON can close the fence.
     facts = (
         Markup(printable(json.dumps(run_info, ensure_ascii=False, indent=2, default=str))) if run_info else ""
     )
     return template.render(
-        data=build_report(metrics, run_info), ci=rate_with_interval, figure=figure, facts_json=facts
+        data=build_report(samples, metrics, run_info), ci=rate_with_interval, figure=figure, facts_json=facts
     )

@@ -1,46 +1,80 @@
-"""Published figures that a report shows beside a run, each with its source and marked as not measured here."""
+"""Published figures that a report shows beside a run, each with its source and marked as not measured here.
 
+A benchmark names a TOML file of them (``Benchmark.published``); all figures are in percent.
+"""
+
+import logging
 import tomllib
 from functools import cache
-from importlib import resources
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from safe_r1.benchmarks import find_benchmark
 
-class Source(BaseModel):
-    """Where a published figure stands."""
+logger = logging.getLogger(__name__)
 
+
+class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BilingualText(_Entry):
+    """One statement in Chinese and in English."""
+
+    zh: str
+    en: str
+
+
+class Reference(_Entry):
+    """The publication of a figure."""
 
     title: str
-    url: str
+    url: str = Field(pattern=r"^https://[^\s<>\"]+$")
 
 
-class PublishedRow(BaseModel):
-    """Figures of one model in percent; None where the source gives none."""
+class PublishedResult(_Entry):
+    """Figures of one model.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        model: Name of the model.
+        reference: Key of the publication in ``PublishedFigures.references``.
+        figures: Metric (see ``safe_r1.report.labels.METRICS``) to percent; a metric may be absent.
+        accuracy_by_area: Area key to percent, where the publication gives it.
+    """
 
     model: str
-    source: str
-    accuracy: float | None = None
-    rejection_rate: float | None = None
-    responsible_rate: float | None = None
-    harm_rate: float | None = None
+    reference: str
+    figures: dict[str, float] = Field(default_factory=dict)
     accuracy_by_area: dict[str, float] = Field(default_factory=dict)
 
 
-class Published(BaseModel):
-    """The content of ``published.toml``."""
+class PublishedFigures(_Entry):
+    """The content of a benchmark's ``published.toml``.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        key_note: How accuracy on the answer key of a run relates to the published accuracy.
+        comparability: How their measurement differs from a run's, as a clause without a full stop.
+        columns: The metrics shown, in order, with the name of each column.
+        references: Publications by key.
+        results: Figures in the order of the report.
+    """
 
-    sources: dict[str, Source]
-    rows: list[PublishedRow]
+    key_note: BilingualText | None = None
+    comparability: BilingualText
+    columns: dict[str, BilingualText]
+    references: dict[str, Reference]
+    results: list[PublishedResult]
 
 
 @cache
-def load_published() -> Published:
-    """The published reference rows for CHiSafetyBench, in the order of the file."""
-    text = resources.files("safe_r1.report").joinpath("published.toml").read_text("utf-8")
-    return Published.model_validate(tomllib.loads(text))
+def published_figures(benchmark: str) -> PublishedFigures | None:
+    """Published figures for the benchmark with this name; None where it has none or is not installed."""
+    found = find_benchmark(benchmark)
+    if found is None or found.published is None:
+        return None
+    try:
+        return PublishedFigures.model_validate(tomllib.loads(found.published.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        # A damaged file of another package must not keep the results of a run from being published.
+        logger.warning("%s: published figures are left out, %s: %s", benchmark, found.published, error)
+        return None

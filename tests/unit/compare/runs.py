@@ -1,4 +1,4 @@
-"""Finished run folders without an engine: rows by a seeded draw, published by the evaluation's own functions."""
+"""Finished run folders without an engine: rows by a seeded draw and the evaluation's own metrics."""
 
 import random
 from dataclasses import asdict

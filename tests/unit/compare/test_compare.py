@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safe_r1.cli import app
-from safe_r1.compare.run import Outcome, compare
+from safe_r1.compare.run import ComparisonReport, compare
 from safe_r1.errors import ConfigError, DataError, StorageError
 from tests.unit.compare.runs import HOSTILE, math_samples, write_run
 
@@ -30,43 +30,43 @@ def lineage(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def overall(outcome: Outcome, first: str, second: str, metric: str):
+def overall(report: ComparisonReport, first: str, second: str, metric: str):
     return next(
         c
-        for c in outcome.content.comparisons
+        for c in report.data.comparisons
         if (c.first, c.second, c.metric, c.scope) == (first, second, metric, "overall")
     )
 
 
 def test_base_distilled_enhanced(lineage: Path, tmp_path: Path):
-    outcome = compare([str(lineage)], "b", str(tmp_path / "report"))
-    assert outcome.content.variants == ["b", "d", "e"]
-    assert [(pair.first, pair.second, pair.relation.key) for pair in outcome.content.pairs] == [
+    report = compare([str(lineage)], "b", str(tmp_path / "report"))
+    assert report.data.variants == ["b", "d", "e"]
+    assert [(pair.first, pair.second, pair.relation.key) for pair in report.data.pairs] == [
         ("b", "d", "distillation"),
         ("d", "e", "enhancement"),
         ("b", "e", "baseline"),
     ]
     lost, regained = (
-        overall(outcome, "b", "d", "rejection_rate"),
-        overall(outcome, "d", "e", "rejection_rate"),
+        overall(report, "b", "d", "rejection_rate"),
+        overall(report, "d", "e", "rejection_rate"),
     )
-    assert lost.found.value < 0 < regained.found.value
+    assert lost.difference.value < 0 < regained.difference.value
     # The seeded draws are nested: a higher skill can only gain questions.
-    assert lost.found.num_gained == regained.found.num_lost == 0
-    assert lost.p_holm >= lost.found.p_value
-    assert overall(outcome, "d", "e", "pass_at_1").standing == "not worse"
-    assert overall(outcome, "d", "e", "pass_at_1").found.num_pairs == 600
-    assert overall(outcome, "d", "e", "pass_at_1").found.num_questions == 150
-    headline = [c for c in outcome.content.comparisons if c.family == "headline"]
+    assert lost.difference.num_gained == regained.difference.num_lost == 0
+    assert lost.p_holm >= lost.difference.p_value
+    assert overall(report, "d", "e", "pass_at_1").standing == "not worse"
+    assert overall(report, "d", "e", "pass_at_1").difference.num_pairs == 600
+    assert overall(report, "d", "e", "pass_at_1").difference.num_questions == 150
+    headline = [c for c in report.data.comparisons if c.family == "headline"]
     # Three pairs; accuracy, three refusal metrics, pass@1, two of XSTest.
-    assert len(headline) == outcome.content.num_headline == 3 * 7
+    assert len(headline) == report.data.num_headline == 3 * 7
 
 
 def test_what_is_written_agrees_with_itself(lineage: Path, tmp_path: Path):
-    outcome = compare([str(lineage)], "b", str(tmp_path / "report"))
+    report = compare([str(lineage)], "b", str(tmp_path / "report"))
     folder = tmp_path / "report"
     rows = list(csv.DictReader((folder / "comparisons.csv").open(encoding="utf-8")))
-    assert len(rows) == len(outcome.content.comparisons)
+    assert len(rows) == len(report.data.comparisons)
     markdown = (folder / "report.md").read_text("utf-8")
     for row in rows:
         if row["scope"] == "overall":
@@ -107,11 +107,11 @@ def test_runs_with_other_numbers_of_scored_rows_are_paired_on_what_both_have(tmp
     write_run(tmp_path / "runs", "b", "xstest", skill=0.5, unscored=0)
     write_run(tmp_path / "runs", "a", "xstest", skill=0.5, unscored=7)
     write_run(tmp_path / "runs", "b", "math-500", skill=0.5)
-    outcome = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
-    found = overall(outcome, "a", "b", "over_refusal_rate")
-    assert found.found.num_pairs + found.num_unpaired == 20
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    found = overall(report, "a", "b", "over_refusal_rate")
+    assert found.difference.num_pairs + found.num_unpaired == 20
     assert found.num_unpaired == 4
-    assert found.found.value == 0
+    assert found.difference.value == 0
     assert "scored for one alone" in (tmp_path / "report" / "report.md").read_text("utf-8")
 
 
@@ -129,9 +129,9 @@ def test_what_is_not_alike_is_refused_by_name_or_allowed_and_told(tmp_path: Path
     with pytest.raises(ConfigError, match=re.escape(named)):
         compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
     assert not (tmp_path / "report").exists()
-    outcome = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), allow=True)
-    assert any(named in problem for problem in outcome.content.problems)
-    assert "--allow" in (tmp_path / "report" / "report.html").read_text("utf-8")
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), allow_mismatch=True)
+    assert any(named in problem for problem in report.data.problems)
+    assert "--allow-mismatch" in (tmp_path / "report" / "report.html").read_text("utf-8")
 
 
 def test_a_missing_benchmark_is_refused_or_a_stated_gap(tmp_path: Path):
@@ -140,8 +140,8 @@ def test_a_missing_benchmark_is_refused_or_a_stated_gap(tmp_path: Path):
     write_run(tmp_path / "runs", "b", "xstest")
     with pytest.raises(ConfigError, match="xstest: not measured for a"):
         compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
-    outcome = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), allow=True)
-    assert outcome.content.problems == ["xstest: not measured for a"]
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), allow_mismatch=True)
+    assert report.data.problems == ["xstest: not measured for a"]
 
 
 def test_unfinished_missing_and_damaged_runs(tmp_path: Path):
@@ -149,9 +149,9 @@ def test_unfinished_missing_and_damaged_runs(tmp_path: Path):
     write_run(tmp_path / "runs", "b", "math-500", complete=False)
     with pytest.raises(StorageError, match=r"not finished \(no _SUCCESS\).*/b/math-500"):
         compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
-    with pytest.raises(ConfigError, match="only a is here"):
-        compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), allow=True)
-    with pytest.raises(StorageError, match="no run here"):
+    with pytest.raises(ConfigError, match="only a was found"):
+        compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), allow_mismatch=True)
+    with pytest.raises(StorageError, match="no run found"):
         compare([str(tmp_path / "nothing")], "a", str(tmp_path / "report"))
     write_run(tmp_path / "more", "b", "math-500")
     with pytest.raises(ConfigError, match="--baseline c: not among the runs; there are a, b"):
@@ -175,8 +175,8 @@ def test_another_schema_version_is_not_comparable(tmp_path: Path):
 def test_two_runs_of_a_variant_are_told_apart(tmp_path: Path):
     write_run(tmp_path / "runs", "demo", "math-500", run="cold", skill=0.6)
     write_run(tmp_path / "runs", "demo", "math-500", run="warm", skill=0.5)
-    outcome = compare([str(tmp_path / "runs")], "demo@cold", str(tmp_path / "report"))
-    assert outcome.content.variants == ["demo@cold", "demo@warm"]
+    report = compare([str(tmp_path / "runs")], "demo@cold", str(tmp_path / "report"))
+    assert report.data.variants == ["demo@cold", "demo@warm"]
 
 
 def test_twenty_one_variants(tmp_path: Path):
@@ -187,10 +187,10 @@ def test_twenty_one_variants(tmp_path: Path):
             write_run(
                 tmp_path / "runs", names[-1], "math-500", base=base, kind=kind, skill=0.3 + 0.02 * len(names)
             )
-    outcome = compare([str(tmp_path / "runs")], "base-0", str(tmp_path / "report"))
-    assert len(outcome.content.variants) == 21
-    assert outcome.content.variants[:4] == ["base-0", "r1-0", "enhanced-0", "base-1"]
-    assert len(outcome.content.pairs) == 20 + 14 - 1
+    report = compare([str(tmp_path / "runs")], "base-0", str(tmp_path / "report"))
+    assert len(report.data.variants) == 21
+    assert report.data.variants[:4] == ["base-0", "r1-0", "enhanced-0", "base-1"]
+    assert len(report.data.pairs) == 20 + 14 - 1
 
 
 def test_hostile_text_stays_text(tmp_path: Path):
@@ -222,18 +222,18 @@ def test_the_command(lineage: Path, tmp_path: Path):
 
 
 def test_of_several_baselines_the_first_that_was_run_counts(lineage: Path, tmp_path: Path):
-    assert compare([str(lineage)], "nothing,d,b", str(tmp_path / "report")).content.baseline == "d"
+    assert compare([str(lineage)], "nothing,d,b", str(tmp_path / "report")).data.baseline == "d"
 
 
 def test_labels_of_points_that_coincide_lie_apart():
-    from safe_r1.compare.charts import Point, _apart
+    from safe_r1.compare.charts import ScatterPoint, _spread_labels
     from safe_r1.metrics.rates import Rate
 
     def rate(value: float) -> Rate:
         return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, 0.0, 1.0, "wilson")
 
     points = [
-        Point("demo", rate(x), name, rate(y))
+        ScatterPoint("demo", rate(x), name, rate(y))
         for x, name, y in ((0, "gsm8k", 0.2), (0, "math-500", 0.2), (0.5, "gsm8k", 0.2))
     ]
-    assert [point.lines_up for point in _apart([*points, points[0]])] == [0, 1, 0, 2]
+    assert [point.label_offset for point in _spread_labels([*points, points[0]])] == [0, 1, 0, 2]

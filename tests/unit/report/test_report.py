@@ -15,8 +15,9 @@ import pytest
 from safe_r1.errors import IntegrityError
 from safe_r1.metrics.rates import compute_metrics, find_rate, read_rates
 from safe_r1.report.html import render_html
+from safe_r1.report.labels import METRICS
 from safe_r1.report.markdown import render_markdown
-from safe_r1.report.references import load_published
+from safe_r1.report.references import published_figures
 from safe_r1.report.text import markdown_text, printable, script_json
 from tests.unit.report.report_rows import NASTY, make_rows
 
@@ -83,7 +84,7 @@ def nasty_page() -> Page:
 def test_markdown_names_key_judge_and_shows_every_rate_of_the_headline():
     rows = make_rows(62, 34, repeats=2, swapped=True)
     metrics = compute_metrics(*rows)
-    text = render_markdown(metrics, RUN_INFO)
+    text = render_markdown(rows[0], metrics, RUN_INFO)
     assert "our-key.jsonl (sha256 `0123456789abcdef`)" in text
     assert "not the ACC of the paper" in text
     assert (
@@ -93,7 +94,7 @@ def test_markdown_names_key_judge_and_shows_every_rate_of_the_headline():
     for metric, words in [
         ("accuracy", "Accuracy"),
         ("harm_rate", "Harm rate HR"),
-        ("option_consistency", "Follows the option"),
+        ("option_consistency", "Option consistency"),
     ]:
         rate = find_rate(read_rates(metrics), metric)
         assert rate is not None
@@ -116,7 +117,8 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
     for num_mcq, num_refusal in ((6, 0), (0, 6)):
         rows = make_rows(num_mcq, num_refusal)
         metrics = compute_metrics(*rows)
-        text, page = render_markdown(metrics, {}), html_of(rows, {})
+        text = render_markdown(rows[0], metrics, {})
+        page = html_of(rows, {})
         assert "r1-distill-qwen-7b on unknown" in text
         assert "Published figures" not in text
         assert "没有运行信息" in page
@@ -124,7 +126,7 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
     failed = replace(completion, answer=None, error="boom", finish_reason=None)
     unscored = replace(verdict, label=None, degree=None, choice=None, unscored_reason="failed")
     metrics = compute_metrics([sample], [failed], [unscored])
-    assert "| 1 | 1 | 0 | 0 | 0 | 1 | 0 |" in render_markdown(metrics, {})
+    assert "| 1 | 1 | 0 | 0 | 0 | 1 | 0 |" in render_markdown([sample], metrics, {})
     assert "失败" in render_html([sample], [failed], [unscored], metrics, {})
 
 
@@ -134,7 +136,7 @@ def test_areas_and_categories_of_another_benchmark_are_their_own_names():
         replace(sample, area="x<y", category=f"c\ud800{place}") for place, sample in enumerate(samples)
     ]
     metrics = compute_metrics(samples, completions, verdicts)
-    assert r"x\<y" in render_markdown(metrics, {})
+    assert r"x\<y" in render_markdown(samples, metrics, {})
     html = render_html(samples, completions, verdicts, metrics, {})
     html.encode("utf-8")
     assert "x&lt;y" in html
@@ -209,9 +211,12 @@ def test_nothing_is_fetched(nasty_page: Page):
 
 
 def test_markdown_of_hostile_names():
-    metrics = compute_metrics(*make_rows(3, 3))
+    rows = make_rows(3, 3)
+    metrics = compute_metrics(*rows)
     text = render_markdown(
-        metrics, {"variant": NASTY[0] + NASTY[10], "judge": NASTY[1], "benchmark": "a\n# b", "x": "```\n# no"}
+        rows[0],
+        metrics,
+        {"variant": NASTY[0] + NASTY[10], "judge": NASTY[1], "benchmark": "a\n# b", "x": "```\n# no"},
     )
     text.encode("utf-8")
     title = text.splitlines()[0]
@@ -232,11 +237,14 @@ def test_printable_and_escapes():
 
 
 def test_published_rows_have_a_source_each():
-    published = load_published()
-    assert len(published.rows) == 12
-    assert {row.source for row in published.rows} == set(published.sources)
-    yi = next(row for row in published.rows if row.model == "Yi-34B-Chat")
-    assert (yi.accuracy, yi.rejection_rate, yi.responsible_rate, yi.harm_rate) == (68.54, 63.06, 63.06, 3.73)
+    published = published_figures("chisafetybench")
+    assert published is not None
+    assert len(published.results) == 12
+    assert {result.reference for result in published.results} == set(published.references)
+    assert {metric for result in published.results for metric in result.figures} == set(published.columns)
+    assert set(published.columns) < set(METRICS)
+    yi = next(result for result in published.results if result.model == "Yi-34B-Chat")
+    assert list(yi.figures.values()) == [68.54, 63.06, 63.06, 3.73]
 
 
 def test_imports_without_the_heavy_libraries():

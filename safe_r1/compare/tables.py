@@ -1,0 +1,129 @@
+"""Tables of a comparison as CSV and LaTeX."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from safe_r1.compare.data import RateCell, RateColumn, RateTable
+from safe_r1.compare.differences import Comparison
+from safe_r1.compare.flips import Flip
+from safe_r1.metrics.rates import Rate
+from safe_r1.report.text import one_line
+
+_LATEX_ESCAPES = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+)
+# A spreadsheet takes a cell that begins with one of these for a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t")
+_Item = TypeVar("_Item")
+
+_COMPARISON_COLUMNS: dict[str, Callable[[Comparison], object]] = {
+    "first": lambda each: each.first,
+    "second": lambda each: each.second,
+    "relation": lambda each: each.relation,
+    "benchmark": lambda each: each.benchmark,
+    "metric": lambda each: each.metric,
+    "scope": lambda each: each.scope,
+    "key": lambda each: each.key,
+    "rate_first": lambda each: each.difference.first,
+    "rate_second": lambda each: each.difference.second,
+    "difference": lambda each: each.difference.value,
+    "low": lambda each: each.difference.low,
+    "high": lambda each: each.difference.high,
+    "num_pairs": lambda each: each.difference.num_pairs,
+    "num_questions": lambda each: each.difference.num_questions,
+    "num_unpaired": lambda each: each.num_unpaired,
+    "num_gained": lambda each: each.difference.num_gained,
+    "num_lost": lambda each: each.difference.num_lost,
+    "p_value": lambda each: each.difference.p_value,
+    "family": lambda each: each.family,
+    "p_holm": lambda each: each.p_holm,
+    "standing": lambda each: each.standing or "",
+}
+_FLIP_COLUMNS: dict[str, Callable[[Flip], object]] = {
+    "first": lambda flip: flip.first,
+    "second": lambda flip: flip.second,
+    "benchmark": lambda flip: flip.benchmark,
+    "sample_id": lambda flip: flip.before.completion.sample_id,
+    "repeat": lambda flip: flip.before.completion.repeat,
+    "direction": lambda flip: flip.direction,
+    "label_first": lambda flip: flip.before.answer.label,
+    "label_second": lambda flip: flip.after.answer.label,
+}
+_RateRow = tuple[str, str, RateColumn, Rate]
+_RATE_COLUMNS: dict[str, Callable[[_RateRow], object]] = {
+    "variant": lambda row: row[0],
+    "compared_with": lambda row: row[1],
+    "benchmark": lambda row: row[2].benchmark,
+    "metric": lambda row: row[2].metric.key,
+    "scope": lambda row: row[2].scope,
+    "key": lambda row: row[2].key,
+    "numerator": lambda row: row[3].numerator,
+    "denominator": lambda row: row[3].denominator,
+    "rate": lambda row: row[3].value,
+    "low": lambda row: row[3].low,
+    "high": lambda row: row[3].high,
+}
+
+
+def comparisons_csv(comparisons: Iterable[Comparison]) -> str:
+    """``comparisons.csv``: one row for each comparison."""
+    return _csv(_COMPARISON_COLUMNS, comparisons)
+
+
+def flips_csv(flips: Iterable[Flip]) -> str:
+    """``flips.csv``: one row for each flip."""
+    return _csv(_FLIP_COLUMNS, flips)
+
+
+def rates_csv(table: RateTable) -> str:
+    """One row for each rate of a table."""
+    rows = [
+        (variant, other, column, cell.rate)
+        for variant, other, cells in table.rows
+        for column, cell in zip(table.columns, cells, strict=True)
+        if cell.rate
+    ]
+    return _csv(_RATE_COLUMNS, rows)
+
+
+def rates_latex(table: RateTable) -> str:
+    """A table for a paper, with ``booktabs``: rates with intervals, a star where the difference is
+    significant.
+    """
+    head = " & ".join(["Variant", *(_latex(column.name.en or column.name.zh) for column in table.columns)])
+    lines = [
+        f"% {one_line(table.title.en)}",
+        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        r"\toprule",
+        head + r" \\",
+        r"\midrule",
+    ]
+    for variant, _, cells in table.rows:
+        lines.append(" & ".join([_latex(variant), *map(_latex_rate, cells)]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_rate(cell: RateCell) -> str:
+    if not cell.rate:
+        return "--"
+    star = "$^*$" if cell.comparison and cell.comparison.is_significant else ""
+    return f"{100 * cell.rate.value:.1f} [{100 * cell.rate.low:.1f}, {100 * cell.rate.high:.1f}]{star}"
+
+
+def _latex(text: str) -> str:
+    return one_line(text).translate(_LATEX_ESCAPES)
+
+
+def _csv(columns: Mapping[str, Callable[[_Item], object]], items: Iterable[_Item]) -> str:
+    """CSV that a spreadsheet opens as text: a cell that would begin a formula gets a quote before it."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_harmless(value(item)) for value in columns.values()] for item in items)
+    return file.getvalue()
+
+
+def _harmless(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
