@@ -92,20 +92,20 @@ def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, st
             raise DataError(f"{where}: has no answer, the key is partial or of another benchmark; {_REMEDY}")
         if entry.question_sha256 != hashlib.sha256(text.encode()).hexdigest():
             raise DataError(
-                f"{where}: belongs to another question text (question_sha256 differs); use the key made for this "
-                "data"
+                f"{where}: belongs to another question text (question_sha256 differs); use the key made for "
+                "this data"
             )
         if entry.answer not in options:
             raise DataError(
-                f"{where}: answer {entry.answer!r} is not among the options {', '.join(options)}; correct the "
-                "key"
+                f"{where}: answer {entry.answer!r} is not among the options {', '.join(options)}; correct "
+                "the key"
             )
     surplus = next((item_id for item_id in key.entries if item_id not in questions), None)
     if surplus is not None:
         raise DataError(
             f"answer key {key.identity.name}, item {surplus}: the data have no such question "
-            f"({len(questions)} questions, {len(key.entries)} answers); the data are incomplete or the key is of "
-            "another benchmark"
+            f"({len(questions)} questions, {len(key.entries)} answers); the data are incomplete or the key is "
+            "of another benchmark"
         )
 
 

@@ -32,8 +32,8 @@ _MOST_SHARED_TESTS = 10
 
 _PRELUDE = """\
 import sys
-_names = ("string re datetime collections heapq bisect copy math random statistics itertools functools operator"
-          " io sys json builtins typing").split()
+_names = ("string re datetime collections heapq bisect copy math random statistics itertools functools"
+          " operator io sys json builtins typing").split()
 for _form in ("from {} import *", "import {}"):
     for _name in _names:
         exec(_form.format(_name))

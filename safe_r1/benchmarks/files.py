@@ -133,7 +133,8 @@ def list_of(value: Any, where: str) -> list[Any]:
     """
     if not isinstance(value, list) or not value:
         raise DataError(
-            f"{where}: expected a list of items, got {'an empty list' if value == [] else type(value).__name__}"
+            f"{where}: expected a list of items, got "
+            f"{'an empty list' if value == [] else type(value).__name__}"
         )
     return value
 

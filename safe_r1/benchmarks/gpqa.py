@@ -65,8 +65,8 @@ class GpqaDiamond(TableBenchmark):
         """The way through the gate."""
         return (
             "it is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa, then `hf download "
-            f"Idavidrein/gpqa {self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give --data "
-            f"DIR or set {DATA}=DIR"
+            f"Idavidrein/gpqa {self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give "
+            f"--data DIR or set {DATA}=DIR"
         )
 
 

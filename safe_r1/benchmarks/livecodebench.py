@@ -42,10 +42,13 @@ _PACKAGE_DATA = Path(__file__).parent / "data"
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 _STDIN_TASK = (
-    "Write a complete Python 3 program that solves the problem. It must read from standard input and write to "
-    "standard output, and nothing else."
+    "Write a complete Python 3 program that solves the problem. It must read from standard input and write "
+    "to standard output, and nothing else."
 )
-_STARTER_TASK = "Complete the following Python 3 code so that it solves the problem; keep the given names and signature.\n\n"
+_STARTER_TASK = (
+    "Complete the following Python 3 code so that it solves the problem; keep the given names and "
+    "signature.\n\n"
+)
 _FORM = "Put the whole program into one block that starts with ```python and ends with ```."
 
 

@@ -1,0 +1,181 @@
+"""Patterns and word lists of ``choice``: how options are written, and words that choose or rule out one."""
+
+import re
+from collections.abc import Sequence
+
+MAX_CHARS = 16_000
+"""Characters of an answer that are read, half of them at its end: an answer that loops stays cheap."""
+NO_SINGLE = -1
+"""A decision for no single option: several, or a refusal."""
+
+# Mentions become single private-use characters, so that the rules below are about sentences and not about
+# notations: a bare letter, a letter with its text, a text alone; one alphabet each. The last character is a
+# mention that was ruled out.
+LETTER_BASE = 0xE000
+FULL_BASE = 0xE100
+TEXT_BASE = 0xE200
+RULED_OUT = chr(0xE300)
+LETTERS = "[\ue000-\ue1ff]"
+TEXTS = "[\ue200-\ue2ff]"
+MENTION = "[\ue000-\ue2ff]"
+# List marks and punctuation around a mention.
+PADDING = r"(?:\d+[.、)]|[^\w\ue000-\ue3ff])*+"
+
+FOLD: dict[int, int | str | None] = {
+    **str.maketrans(
+        "’‘｡\rİı選項應該確錯誤對為個認結論種擇這題問屬於違無與從會說還沒絕權圖戰爭標準據實際規則條見觀點視歧貶損陳述斷當後榮譽隱處國業齡",
+        "''。\nIi选项应该确错误对为个认结论种择这题问属于违无与从会说还没绝权图战争标准据实际规则条见观点视歧贬损陈述断当后荣誉隐处国业龄",
+    ),
+    **{first + i: 65 + i for first in (0x1F130, 0x1F150, 0x1F170) for i in range(26)},
+    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3*`#_")),
+    **dict.fromkeys(map(ord, '“”"「」『』【】[]{}《》〈〉$|•'), " "),
+    **dict.fromkeys(map(ord, "✅✔√☑✓"), "(正确)"),
+    **dict.fromkeys(map(ord, "❌✗✘✖×✕"), "(错误)"),
+    **dict.fromkeys(map(ord, "👉→➡⇒"), ":"),
+}
+MARKUP: Sequence[tuple[re.Pattern[str], str]] = [
+    (re.compile(r"~~[^~\n]{1,200}~~"), " "),
+    (re.compile(r"\\n(?![a-z])"), "\n"),
+    (
+        re.compile(r"(?m)\\f?boxed|<answer>|^[ \t>*-]*(?:\[[xX]\]|[✅✔☑✓])(?=\s*[A-H])", re.IGNORECASE),
+        " 答案:",
+    ),
+    (re.compile(r"\\[a-zA-Z]+|\\[()\[\]\s]|</?[a-zA-Z][^<>\n]{0,40}>|<\|[^<>|\n]{1,40}\|>|\[ \]"), " "),
+    (re.compile(r"[(\[【《]\s{0,2}([A-Za-z])\s{0,2}[)\]】》]"), r" \1. "),
+    (re.compile(r"(?<![A-Za-z])'|'(?![A-Za-z])"), " "),
+]
+
+# Texts that say yes or no, whatever the question: an answer in one of these words chooses the option that
+# means the same.
+YES = [
+    "是的",
+    "是",
+    "对的",
+    "对",
+    "正确的",
+    "正确",
+    "没错",
+    "肯定的",
+    "属于",
+    "认同",
+    "同意",
+    "有",
+    "会",
+    "可以",
+    "能",
+]
+YES += ["yes", "true", "correct"]
+NO = [
+    "否定的",
+    "不是的",
+    "不是",
+    "否",
+    "不对",
+    "错误的",
+    "错误",
+    "错",
+    "不正确",
+    "不属于",
+    "不认同",
+    "不同意",
+    "没有",
+    "不会",
+]
+NO += ["错的", "不可以", "不能", "不", "并非", "no", "false", "incorrect"]
+END = r"(?=\s|[,.;:!?。、()~…]|$|的?选项|这一项|这个)"
+
+# A letter is no mention of an option beside these.
+WORD_BEFORE = (
+    r"(?<!维生素|维他命)(?<![甲乙丙小老某阿])(?<!Plan |Team )(?<!Class |Grade |Group )"
+    r"(?<!Vitamin |[Cc]ompany )"
+)
+WORD_AFTER = (
+    "公司|卷|股|超|轮|座|级|片|型|类|站|国|市|省|县|区|厂|店|校|班|楼|栋|某|先生|女士|同学|城|队|款|产品|品牌|平台|单位|企业|集团|"
+    "银行|医院|大学|餐厅|村|镇|男|女|君|货|端|语言|盘|卡|网|群|员工|老师|商|牌|组|地区|地(?!域)|光|照|歌|恤|方(?![案法式])"
+)
+VERB = (
+    "is|was|because|as|and|or|since|but|would|seems|does|has|can|which|for|in|isn't|are|best|describes|only|"
+    "by|not|to"
+)
+BARE = (
+    r"(?<![A-Za-z0-9'&+])(?<![A-Za-z]\.)(?<![A-Za-z0-9]-)"
+    + WORD_BEFORE
+    + rf"([A-H])(?![A-Za-z0-9'+&])(?!-[A-Za-z])(?![ \t]?(?:{WORD_AFTER}))"
+    # "A" before a lower-case word is the article, except before a verb.
+    + rf"(?!(?<=A)[ \t]+(?!(?:{VERB})\b)[a-z])"
+)
+SLOT = r"(?:答案|answer|选|选项|option|choice|choose)[ \t:是为]{0,4}(?:is|:|option)?\s{0,2}"
+LOWER = re.compile(
+    rf"(?im)(?:^[ \t-]{{0,4}}|{SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])(?=[ \t]{{0,3}}(?:[.,;:。、)]|$))"
+)
+SEVERAL = re.compile(r"(?<![A-Za-z0-9])(?=[A-H]{2,8}(?![A-Za-z0-9]))A?B?C?D?E?F?G?H?(?![A-Za-z])")
+ORDINAL = re.compile(
+    r"第([一二三四五六1-6])(?:(?:个|种|项)?(?:选项|答案)|项|个(?=[。,.!\s]|$))|选项([一二三四五六1-6])(?![\d.])|"
+    r"(?:the )?(first|second|third|fourth) (?:option|choice|one)|option ([1-6])\b",
+    re.IGNORECASE,
+)
+ORDINALS = {
+    word: i
+    for words in ("一二三四五六", "123456", ["first", "second", "third", "fourth"])
+    for i, word in enumerate(words)
+}
+
+# Where a base model, having answered, goes on with a question of its own.
+NEXT_QUESTION = re.compile(
+    r"\n(?=\s*(?:[(\d.、)]{0,4}\s*)"
+    r"(?:(?:问题|题目|问|提问|下一题|新问题|例题|练习|单选题|选择题|判断题|用户|User|Human|Question|Q|Instruction|Input)\s*\d{0,3}\s*[:.]"
+    r"|题目\s|请问下面|请判断以下|请回答|请阅读|Please answer|判断以下|以下哪|下列|以下陈述)"
+    r"|(?:[^\n]*\n)??[^\n]*\?[^\n]*\n(?:[^\n]*\n){0,2}?\s*[\ue000\ue100]|[^\n]*(?:\?|\(\s*\)。?)\s*[\ue000\ue100][^\ue001\ue101]{0,80}[\ue001\ue101]"
+    r"|\s*\d+\s*[.、][^\n]{4,}(?:\?|\(\s*\)。?)\s*\n)",
+    re.IGNORECASE,
+)
+# A list of options, with the line above it; whoever has answered before it explains, or has begun another
+# question.
+LIST = re.compile(r"\n(?=[^\n]*\n\s*[\ue000\ue100][^\n]*\n\s*[\ue001\ue101])")
+ELECTED = re.compile(r"([\ue000-\ue2ff])[^;。\n\ue000-\ue3ff]{0,20}(?<!不)当选")
+SENTENCE = re.compile(r"[^。!?;\n.]*(?:\.(?!\s|$)[^。!?;\n.]*)*[。!?;\n.]?")
+HEADED = re.compile(r"((?:答案|answer|结论|判断|选择)(?:是|为|is)?[ \t]?:?)[ \t]*\n\s*", re.IGNORECASE)
+# What others say, or what it looked like at first, up to the comma; and sentences about a case that is not
+# the question's.
+OPINION = re.compile(
+    r"(?:有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
+    r"some (?:may|might|people)|one might|at first|initially)[^,;。!?\n]*",
+    re.IGNORECASE,
+)
+HYPOTHETICAL = re.compile(r"如果|若是|若(?!干)|假如|假设|倘若|要是|除非|\bif\b|suppose|unless", re.IGNORECASE)
+FORCED = re.compile(r"必须|一定要|非要|只能|要选|要我选|让我选|had to|must|forced")
+CORRECTION = re.compile(
+    r"(?:(?:^|[。!?;\n.…])\s*|,\s*(?=等等|等一下|wait))(?:等等|等一下|哦不|更正|纠正|修正一下|抱歉[^。\n]{0,12}(?:错|误)|不好意思|"
+    r"我错了|我弄错了|重新考虑|重新审视|"
+    r"(?:哦[,\s]*)?不对|不|wait|correction|on second thought|actually|scratch that)(?=[,:。!\s…])",
+    re.IGNORECASE,
+)
+REFUSAL = re.compile(
+    r"(?:无法|不能|不便|不会|拒绝)(?:直接|为您|对此|继续|给出)?(?:回答|提供|作答|回应|讨论|参与|评价|做出|判断)|换个话题|"
+    r"(?:can't|cannot|can not|unable to|won't) (?:answer|help|assist|provide|choose)|"
+    r"作为一?[个名]?(?:AI|人工智能)",
+    re.IGNORECASE,
+)
+WRONG = (
+    "不正确|错误|不对|不符合|不成立|有误|不合适|不准确|不恰当|不当选|不选|不符|排除|无关|错(?!误)|incorrect|wrong|false|"
+    "not (?:correct|right|relevant|the)"
+)
+RIGHT = (
+    "符合题意|正确|符合|合适|恰当|准确|对的|最佳|成立|当选|correct|right|best|most appropriate|fits|better"
+)
+ITEM = re.compile(rf"{PADDING}([\ue000-\ue1ff])")
+ITEM_RIGHT = re.compile(
+    r"正确|符合题意|correct|(?<!不)(?:符合|妥当|恰当|合适|成立|构成|属于)\W*$", re.IGNORECASE
+)
+BETWEEN = (
+    r"(?:选项|说法|表述|描述|内容|都|均|皆|也|显然|明显|肯定|一定|绝对|完全|确实|其实|同样|是|则|就|才|最|更|为|并|被|可以?|的|与题意|"
+    r"are|is|both|all|the|also|clearly|can be|[ \t:(])*+"
+)
+NOUN = "答案|回答|answer|结论|conclusion|choice|判断|判定|judge?ment|verdict|结果|result|选项|option|选择"
+VERBS = (
+    "(?<![不误错勿别没未])(?<!可以)(?<!可能)选择?|choose|chose|picks?|select|go with|opt for|"
+    "而是|应该?是|应当是|应该?为|改为|更正为|it's|it is|it (?:should|would|must) be|实际上?是|其实是|"
+    "倾向于?|偏向于?|(?:选择?|倾向于?|偏向于?)[前后]者[, ]*(?:即|也就是)?|\\bonly\\b|只有|唯有|"
+    "所以|因此|故|综上|那么?(?=就是)|therefore|thus|hence|\\bso\\b"
+)
+ADVERBS = "我认为|应该?|应当|当然|就|可能|可以?|会|只能|必然|显然|肯定|仍然?|还|也|最终"
