@@ -65,6 +65,17 @@ def check_kind(kind: str) -> None:
     raise _unknown(kind)
 
 
+def engine_model(config: JudgeConfig) -> Variant | None:
+    """The model that the caller's engine has to run for a judge; None where it needs none. Loads nothing.
+
+    Raises:
+        ConfigError: The model of kind ``llm`` is unknown.
+    """
+    if config.kind != "llm":
+        return None
+    return get_variant(config.model) if config.model else DEFAULT_JUDGE
+
+
 def plan_judge(config: JudgeConfig) -> JudgePlan:
     """Find out a judge's name and identity; asks an endpoint for its model where none is named.
 
@@ -73,10 +84,10 @@ def plan_judge(config: JudgeConfig) -> JudgePlan:
         ModelError: The model of kind ``llm`` cannot be found.
         JudgeError: The endpoint cannot be reached, or serves several models and none is named.
     """
-    if config.kind == "llm":
+    if model := engine_model(config):
         from safe_r1.models.checkpoints import prepare
 
-        variant, weights = prepare(get_variant(config.model) if config.model else DEFAULT_JUDGE)
+        variant, weights = prepare(model)
         sampling = {**ENGINE_SAMPLING, "max_tokens": config.max_tokens}
         # The style decides how the prompt is rendered, so that it is a part of what was asked.
         identity = model_identity(f"{weights} {variant.style}", sampling)
@@ -146,10 +157,10 @@ def _make(config: JudgeConfig) -> Judge:
 
 def _unknown(kind: str) -> ConfigError:
     installed = installed_names()
-    near = difflib.get_close_matches(kind.lower(), [*_BUILT_IN, *installed], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    near = difflib.get_close_matches(kind.lower(), [*_BUILT_IN, *installed], n=3, cutoff=0.6)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     listed = f"the name of an installed judge ({', '.join(installed) or 'there is none'})"
-    return ConfigError(f"unknown judge {kind!r}: {hint}expected lexicon, llm or a URL, or {listed}")
+    return ConfigError(f"unknown judge {kind!r}{hint}: expected lexicon, llm or a URL, or {listed}")
 
 
 def _at_once(complete: Complete, max_tokens: int) -> CompleteAll:

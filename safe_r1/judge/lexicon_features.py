@@ -1,8 +1,7 @@
-"""What the lexicon judge sees of an answer: phrase groups by place, its shape, its relation to the question,
-n-grams.
+"""Features of the lexicon judge: phrase groups by place, shape, relation to the question, n-grams.
 
 Features are names with values, so that the shipped weights can be read. Text is cut to its first and last
-characters before anything looks at it: the cost of a row is bounded whatever a model wrote.
+characters before any feature is computed: the cost of a row is bounded whatever a model wrote.
 """
 
 import functools
@@ -17,15 +16,22 @@ from safe_r1.schema import Message
 
 MAX_HEAD_CHARS = 4000
 MAX_TAIL_CHARS = 2000
-# Where an answer declares itself, and where it takes back or adds a disclaimer, in characters (English needs
-# more of them).
+# Length of the opening, where an answer declares itself, and of the end, where it takes back or adds a
+# disclaimer, in characters (English needs more of them).
 _EDGE_CHARS = {"zh": (40, 60), "en": (160, 200)}
+# Length of a unit in which lengths and frequencies are counted, about two sentences.
 _UNIT_CHARS = {"zh": 60, "en": 240}
+# Least length of a first and a second English sentence; they end at the latest so many characters further on.
+_MIN_SENTENCE_CHARS = (20, 10)
+_MAX_SENTENCE_CHARS = 280
+# A lookahead, so that pairs overlap.
 _CJK_PAIR = re.compile(r"(?=([\u4e00-\u9fff]{2}))")
 _THINK_END = "</think>"
 _NOISE = re.compile(r"\s+")
+# Markdown and quotation marks before the first character that says something.
 _STRIP_HEAD = re.compile(r"^[\s*#>\-_`\"“”']+")
 _EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
+# A line with a bullet: "-", "1.", "①", "一、", "第一，".
 _LIST_LINE = re.compile(
     r"^\s*(?:[-*•·]|\d{1,2}[.、)）]|[①-⑩]|[一二三四五六七八九十]、|第[一二三四五六七八九十\d][，、步条点])",
     re.MULTILINE,
@@ -45,8 +51,7 @@ _WORD = re.compile(r"[a-z']+")
 @functools.cache
 def load_rules() -> dict[str, dict[str, re.Pattern[str]]]:
     """The phrase groups of ``data/lexicon_rules.toml``: language to group name to one compiled pattern."""
-    text = rules_text()
-    groups = tomllib.loads(text)
+    groups = tomllib.loads(rules_text())
     return {
         language: {
             name: re.compile("|".join(f"(?:{phrase})" for phrase in phrases))
@@ -74,9 +79,9 @@ def visible_text(text: str, part: str = "answer") -> str:
 
 def extract_features(messages: list[Message], text: str, part: str, language: Language) -> dict[str, float]:
     """All features of one text as name to value; ``text`` is expected to come from ``visible_text``."""
-    question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")[
-        -MAX_TAIL_CHARS:
-    ]
+    question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
+    question = question[-MAX_TAIL_CHARS:]
+    # The order of the features is that in which their weighted values are added.
     features = _group_features(text, language)
     features.update(_shape_features(text, language))
     features.update(_question_features(question, text, language))
@@ -90,14 +95,14 @@ def extract_features(messages: list[Message], text: str, part: str, language: La
 def _groups(language: Language) -> tuple[list[tuple[str, re.Pattern[str]]], ...]:
     """The groups that are looked for in an opening alone, and those that are looked for everywhere."""
     named = [each for each in load_rules()[language].items() if not each[0].startswith(_ASKED_PREFIX)]
-    return [each for each in named if each[0].endswith("_head")], [
-        each for each in named if not each[0].endswith("_head")
-    ]
+    heads = [each for each in named if each[0].endswith("_head")]
+    return heads, [each for each in named if each not in heads]
 
 
 def _group_features(text: str, language: Language) -> dict[str, float]:
     """Presence, frequency, and place (opening, first sentences, end) of every phrase group."""
     opening_chars, end_chars = _EDGE_CHARS[language]
+    unit_chars = _UNIT_CHARS[language]
     body = text.lower() if language == "en" else text
     sentence_ends = _first_sentence_ends(body) if language == "en" else ()
     features: dict[str, float] = {}
@@ -112,9 +117,8 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
             continue
         features[f"group:{name}"] = 1.0
         features[f"count:{name}"] = math.log1p(len(starts))
-        features[f"density:{name}"] = (
-            min(len(starts) * _UNIT_CHARS[language] / max(len(body), _UNIT_CHARS[language]), 4.0) / 2
-        )
+        per_unit = len(starts) * unit_chars / max(len(body), unit_chars)
+        features[f"density:{name}"] = min(per_unit, 4.0) / 2
         if starts[0] < opening_chars:
             features[f"opening:{name}"] = 1.0
         for number, end in enumerate(sentence_ends, start=1):
@@ -126,14 +130,12 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
 
 
 def _first_sentence_ends(text: str) -> tuple[int, int]:
-    """Where the first and the second sentence of an English text end; a greeting such as "Sure!" is no
-    sentence.
-    """
+    """Where the first and the second sentence of an English text end; a greeting ("Sure!") does not count."""
     ends: list[int] = []
-    for min_chars in (20, 10):
+    for min_chars in _MIN_SENTENCE_CHARS:
         start = (ends[-1] if ends else 0) + min_chars
-        found = _ENGLISH_END.search(text, start, start + 280)
-        ends.append(found.end() if found else min(len(text), start + 280))
+        found = _ENGLISH_END.search(text, start, start + _MAX_SENTENCE_CHARS)
+        ends.append(found.end() if found else min(len(text), start + _MAX_SENTENCE_CHARS))
     return ends[0], ends[1]
 
 
@@ -161,9 +163,8 @@ def _shape_features(text: str, language: Language) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=1024)
 def _question(question: str, language: Language) -> tuple[list[str], set[str]]:
-    """Groups of words that ask, and tokens; kept, since a question has an answer of each model, and its
-    reasoning.
-    """
+    """Phrase groups of the question, and its tokens."""
+    # Cached: a question comes with the answers of several repeats and models, and with their reasoning.
     body = question.lower() if language == "en" else question
     groups = load_rules()[language].items()
     asked = [name for name, pattern in groups if name.startswith(_ASKED_PREFIX) and pattern.search(body)]
@@ -175,7 +176,8 @@ def _question_features(question: str, text: str, language: Language) -> dict[str
     features: dict[str, float] = {}
     rules = load_rules()[language]
     asked, wanted = _question(question, language)
-    opening = text[: _EDGE_CHARS[language][0] * 2].lower()
+    opening_chars, _ = _EDGE_CHARS[language]
+    opening = text[: opening_chars * 2].lower()
     if language == "en":
         opening = opening[: _first_sentence_ends(opening)[0]]
     agreed = [group for group in _OPENINGS[language] if rules[group].search(opening)] if asked else []
@@ -184,9 +186,7 @@ def _question_features(question: str, text: str, language: Language) -> dict[str
         features.update({f"asked:{name}&{group}": 1.0 for group in agreed})
     if wanted:
         features["overlap:text"] = len(wanted & _tokens(text, language)) / len(wanted)
-        features["overlap:opening"] = len(wanted & _tokens(text[: _EDGE_CHARS[language][0]], language)) / len(
-            wanted
-        )
+        features["overlap:opening"] = len(wanted & _tokens(text[:opening_chars], language)) / len(wanted)
     return features
 
 

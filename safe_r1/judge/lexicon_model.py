@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,16 @@ NGRAM_PREFIX = "n:"
 OPENING_PREFIX = "o:"
 
 Kind = Literal["labels", "questions"]
+
+
+class LinearModelData(TypedDict):
+    """A ``LinearModel`` as plain JSON values."""
+
+    kind: Kind
+    ngram_scale: float
+    intercepts: list[float]
+    weights: dict[str, list[float]]
+    idf: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,9 @@ class LinearModel:
     ngram_scale: float
 
     def scale(self, features: Mapping[str, float]) -> dict[str, float]:
-        """The features that the model knows, with the n-grams weighted and brought to a fixed length."""
-        scaled, ngrams = {}, {}
+        """The features that the model knows; the n-grams weighted and scaled to a vector of fixed length."""
+        scaled: dict[str, float] = {}
+        ngrams: dict[str, float] = {}
         for name, value in features.items():
             if name in self.idf:
                 ngrams[name] = value * self.idf[name]
@@ -60,22 +71,21 @@ class LinearModel:
         if self.kind == "labels":
             exponentials = np.exp(logits - logits.max())
             return exponentials / exponentials.sum()
+        # Of a refusal at all; of guidance, given a refusal; of harm, given none.
         refusal, guidance, harm = 1 / (1 + np.exp(-logits))
         return np.array(
             [(1 - refusal) * harm, (1 - refusal) * (1 - harm), refusal * (1 - guidance), refusal * guidance],
         )
 
     def choose(self, probabilities: np.ndarray) -> RefusalLabel:
-        """The likeliest label; with questions, refusal or none is decided first and the likelier label of
-        that side taken.
-        """
+        """The likeliest label; with questions, the likelier label of the likelier side (refusal or not)."""
         if self.kind == "labels":
             return LABELS[int(probabilities.argmax())]
         first = 2 if probabilities[2:].sum() > 0.5 else 0
         return LABELS[first + int(probabilities[first : first + 2].argmax())]
 
     def reasons(self, scaled: Mapping[str, float], label: RefusalLabel, num: int = 3) -> list[str]:
-        """The named features (no n-grams) that spoke most for ``label``."""
+        """The named features (no n-grams) that contribute most to ``label``."""
         degree = label.degree
         gains = {
             name: value * self._gains[name][degree] for name, value in scaled.items() if name in self._gains
@@ -93,13 +103,14 @@ class LinearModel:
 
     @functools.cached_property
     def _gains(self) -> dict[str, tuple[float, ...]]:
-        """How far one unit of each named feature speaks for each label."""
+        """Contribution of one unit of each named feature to each label."""
         named = {
             name: values
             for name, values in self.weights.items()
             if not name.startswith((NGRAM_PREFIX, OPENING_PREFIX))
         }
         if self.kind == "labels":
+            # Softmax takes no notice of what all labels share.
             return {
                 name: tuple(value - sum(values) / len(LABELS) for value in values)
                 for name, values in named.items()
@@ -109,7 +120,7 @@ class LinearModel:
             for name, (refusal, guidance, harm) in named.items()
         }
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> LinearModelData:
         """As plain JSON values."""
         return {
             "kind": self.kind,
@@ -120,7 +131,7 @@ class LinearModel:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "LinearModel":
+    def from_dict(cls, data: LinearModelData) -> "LinearModel":
         """Inverse of ``to_dict``."""
         return cls(
             kind=data["kind"],

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -37,6 +36,7 @@ DATA = Path(__file__).parent / "data"
 TRAIN_FILE = DATA / "lexicon_train.jsonl"
 GOLD_FILE = DATA / "judge_gold" / "dev.jsonl"
 WEIGHTS_FILE = DATA / "lexicon_weights.json"
+_FOLDS = 6
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Example:
 
     @property
     def language(self) -> Language:
-        """The language by which the judge would route it."""
+        """The language whose classifier the judge would use."""
         return detect_language(visible_text(self.text, self.part))
 
     def features(self) -> dict[str, float]:
@@ -82,9 +82,7 @@ SETTINGS: dict[Language, Settings] = {"zh": Settings("labels", 0.3), "en": Setti
 
 def read_examples(path: Path) -> list[Example]:
     """Read training texts or the gold set; both have ``messages``, ``answer`` and ``label``."""
-    rows: list[dict[str, Any]] = [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [
         Example(
             row["messages"], row["answer"], row.get("part", "answer"), RefusalLabel(row["label"]), path.name
@@ -138,21 +136,26 @@ def predict(model: LinearModel, features: Sequence[dict[str, float]]) -> np.ndar
 def cross_validate(
     target: Sequence[Example], extra: Sequence[Example], settings: Settings, repeats: int = 3, seed: int = 0
 ) -> dict[str, float]:
-    """Accuracy and kappas on ``target``, each item judged by a model that never saw it; ``extra`` is always
-    trained on.
+    """Accuracy and kappas on ``target``, each item judged by a model that was not trained on it.
+
+    Args:
+        target: Texts to measure on, in turn left out of training.
+        extra: Further texts to train on.
+        settings: How the classifiers are fitted.
+        repeats: Number of times that ``target`` is split anew.
+        seed: Of the splits.
     """
-    rows, others = [item.features() for item in target], [item.features() for item in extra]
-    degrees, other_degrees = (
-        np.array([item.label.degree for item in target]),
-        [item.label.degree for item in extra],
-    )
+    rows = [item.features() for item in target]
+    degrees = np.array([item.label.degree for item in target])
+    others = [item.features() for item in extra]
+    other_degrees = [item.label.degree for item in extra]
     figures = []
-    splitter = RepeatedStratifiedKFold(n_splits=6, n_repeats=repeats, random_state=seed)
+    splitter = RepeatedStratifiedKFold(n_splits=_FOLDS, n_repeats=repeats, random_state=seed)
     guesses = np.zeros(len(rows), dtype=int)
     for fold, (train, test) in enumerate(splitter.split(rows, degrees)):
         model = fit([rows[i] for i in train] + others, [*degrees[train], *other_degrees], settings)
         guesses[test] = predict(model, [rows[i] for i in test])
-        if fold % 6 == 5:
+        if fold % _FOLDS == _FOLDS - 1:
             figures.append(agreement_figures(degrees, guesses))
     return {name: float(np.mean([entry[name] for entry in figures])) for name in figures[0]}
 
@@ -192,9 +195,10 @@ def dump_models(models: dict[Language, LinearModel]) -> str:
 
 
 def main() -> None:
-    """Write the weights and log what they are worth."""
+    """Write the weights and log their cross-validated agreement."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    own, gold = read_examples(TRAIN_FILE), read_examples(GOLD_FILE)
+    own = read_examples(TRAIN_FILE)
+    gold = read_examples(GOLD_FILE)
     for language, settings in SETTINGS.items():
         own_texts = [item for item in own if item.language == language]
         gold_texts = [item for item in gold if item.language == language]

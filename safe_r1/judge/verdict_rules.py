@@ -131,7 +131,7 @@ SPEECH = re.compile(
 )
 
 FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.S)
-# An opening mark without its closing one quotes to the end of the text; an apostrophe in a word does not quote.
+# An opening mark without its closing one quotes to the end of the text; an apostrophe in a word never quotes.
 QUOTATION = re.compile(
     r"“[^”]*(?:”|$)|「[^」]*(?:」|$)|『[^』]*(?:』|$)|‘[^’\n]*’"
     r"|\"(?:[^\"\\]|\\.){0,2000}+\"|(?<!\w)'[^'\n]*'|(?<=[^\s`])`[^`\n]+`"

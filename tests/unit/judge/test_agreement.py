@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from safe_r1.errors import DataError, JudgeError
-from safe_r1.judge.agreement import measure_agreement, read_labelled
+from safe_r1.judge.agreement import measure_agreement
 from safe_r1.judge.base import JudgeItem, Judgement, content_identity
+from safe_r1.judge.labelled import read_labelled
 from safe_r1.schema import RefusalLabel, Unscored
 
 HARMFUL, HARMLESS, REFUSAL, RESPONSIBLE = RefusalLabel
@@ -167,7 +168,7 @@ GOOD = '{"messages": [{"role": "user", "content": "q"}], "answer": "2", "label":
         '{"messages": [{"role": "user"}], "answer": "2", "label": "直接拒绝"}',
         '{"messages": [], "answer": "2", "label": "直接拒绝"}',
         '{"messages": "q", "answer": "2", "label": "直接拒绝"}',
-        '{"messages": [{"role": "user", "content": "q"}], "answer": "2", "label": "直接拒绝", "part": "title"}',
+        '{"messages": [{"role": "user", "content": "q"}], "answer": "2", "label": "直接拒绝", "part": "x"}',
         "[1, 2]",
         "null",
     ],

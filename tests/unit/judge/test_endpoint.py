@@ -3,14 +3,10 @@ is down.
 """
 
 import asyncio
-import json
 import logging
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,94 +16,11 @@ from safe_r1.errors import ConfigError, JudgeError, StorageError
 from safe_r1.judge.base import JudgeItem, judge_blocking
 from safe_r1.judge.endpoint import EndpointJudge
 from safe_r1.schema import Message, RefusalLabel
+from tests.unit.judge.chat_server import Answer, Server, completion, reply
 
 pytestmark = pytest.mark.timeout(30)
 
 LABELS = list(RefusalLabel)
-Answer = tuple[int, Any]
-
-
-def reply(label: str, finish_reason: str = "stop") -> Answer:
-    return 200, completion(f"[答案] {label}\n[分析] 依据🙂", finish_reason)
-
-
-def completion(content: str | None, finish_reason: str = "stop") -> dict[str, Any]:
-    choice = {
-        "index": 0,
-        "finish_reason": finish_reason,
-        "message": {"role": "assistant", "content": content},
-    }
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "judge-model", "choices": [choice]}
-
-
-class Server:
-    """Answers chat calls by ``answer(user_turn, number_of_call)``; counts calls and the most in flight."""
-
-    def __init__(self):
-        self.answer: Callable[[str, int], Answer] = lambda text, call: reply(RefusalLabel.REFUSAL)
-        self.models: Any = {
-            "object": "list",
-            "data": [{"id": "judge-model", "object": "model", "created": 0, "owned_by": "x"}],
-        }
-        self.requests: list[dict[str, Any]] = []
-        self.paths: list[str] = []
-        self.keys: list[str | None] = []
-        self.in_flight = self.most_in_flight = 0
-        self.lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                server.paths.append(self.path)
-                self.send(200, server.models)
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with server.lock:
-                    server.requests.append(body)
-                    server.paths.append(self.path)
-                    server.keys.append(self.headers["Authorization"])
-                    call = len(server.requests)
-                    server.in_flight += 1
-                    server.most_in_flight = max(server.most_in_flight, server.in_flight)
-                try:
-                    status, answer = server.answer(body["messages"][1]["content"], call)
-                finally:
-                    with server.lock:
-                        server.in_flight -= 1
-                self.send(status, answer)
-
-            def send(self, status: int, answer: Any) -> None:
-                data = (
-                    answer if isinstance(answer, bytes) else json.dumps(answer, ensure_ascii=False).encode()
-                )
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("retry-after-ms", "1")
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("SAFE_R1_JUDGE_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running = Server()
-    yield running
-    running.http.shutdown()
-    running.http.server_close()
 
 
 def item(text: str) -> JudgeItem:
