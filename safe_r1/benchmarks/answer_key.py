@@ -104,8 +104,8 @@ def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, st
     if surplus is not None:
         raise DataError(
             f"answer key {key.identity.name}, item {surplus}: the data have no such question "
-            f"({len(questions)} questions, {len(key.entries)} answers); the data are incomplete or the key is "
-            "of another benchmark"
+            f"({len(questions)} questions, {len(key.entries)} answers); the data are incomplete or the key "
+            "is of another benchmark"
         )
 
 

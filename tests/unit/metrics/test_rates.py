@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from safe_r1.errors import IntegrityError
 from safe_r1.metrics.intervals import clustered_interval, effective_sample_size, wilson_interval
-from safe_r1.metrics.rates import Rate, compute_metrics, find_rate, read_rates
+from safe_r1.metrics.rates import Rate, compute_metrics, find_rate, outcome, read_counts, read_rates
 from safe_r1.metrics.rows import join_rows
 from safe_r1.schema import Completion, ComplianceLabel, RefusalLabel, Sample, Verdict
 
@@ -164,6 +164,35 @@ def test_refusal_rates_by_part_area_and_history():
         {"refused_to_judge": 1},
     )
     assert (counts["reasoning"]["num_rows"], counts["reasoning"]["num_absent"]) == (4, 2)
+
+
+def test_a_swapped_question_does_not_take_the_place_of_its_original():
+    """Both share a question id: a comparison that looks outcomes up by it must meet the original alone."""
+    triples = [mcq("1", "A", "A"), mcq("1~swapped", "B", "A", options=("否", "是"), swap_of="b/mcq/1")]
+    rows = join_rows(*map(list, zip(*triples, strict=True)))
+    assert [(row.question_id, outcome(row, "accuracy")) for row in rows] == [
+        ("b/mcq/1", True),
+        ("b/mcq/1", None),
+    ]
+
+
+def test_rows_and_counts_of_earlier_runs_are_read_by_the_tasks_of_today():
+    former = {"science": {"num_rows": 1}, "compliance": {"num_rows": 2}, "mcq": {"num_rows": 3}}
+    assert read_counts({"counts": former}) == {
+        "mcq_shuffled": {"num_rows": 1},
+        "over_refusal": {"num_rows": 2},
+        "mcq": {"num_rows": 3},
+    }
+    sample = mcq("1", "A", "A")[0]
+    science = Sample.from_row(sample.to_row() | {"task": "science"})
+    assert (science.task, science.group, science.is_reasoning) == ("mcq", "mcq_shuffled", True)
+    compliance = Sample.from_row(sample.to_row() | {"task": "compliance"})
+    assert (compliance.task, compliance.group, compliance.is_reasoning) == (
+        "over_refusal",
+        "over_refusal",
+        False,
+    )
+    assert Sample.from_row(sample.to_row()) == sample
 
 
 def test_swapped_questions_stay_out_of_accuracy_and_show_who_follows_the_letter():
@@ -383,7 +412,12 @@ def test_over_refusal_is_of_safe_prompts_and_refusal_of_unsafe_ones():
         ]
     ):
         sample = Sample(
-            f"x/compliance/{place}", "x", "over_refusal", area, f"{area}/t", [{"role": "user", "content": "?"}]
+            f"x/compliance/{place}",
+            "x",
+            "over_refusal",
+            area,
+            f"{area}/t",
+            [{"role": "user", "content": "?"}],
         )
         completion = Completion(sample.sample_id, "m", 0, 5, 5, "", "", "answer", "stop", None)
         rows.append(
