@@ -26,7 +26,7 @@ _RELATIONS: dict[Relation, BilingualName] = {
     "baseline": BilingualName("baseline", "与基线相比", "against the baseline"),
 }
 _OVERALL = BilingualName("all", "总体", "Overall")
-REASONING_TABLE = BilingualName("reasoning", "推理（pass@1）", "Reasoning, pass@1")
+REASONING_TABLE = BilingualName("reasoning", "推理能力（pass@1）", "Reasoning, pass@1")
 OVER_REFUSAL_TABLE = BilingualName("over-refusal", "过度拒绝", "Over-refusal")
 
 

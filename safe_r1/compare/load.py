@@ -63,7 +63,7 @@ class Run:
 
 
 def _format_settings(settings: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
 
 
 def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], list[str]]:

@@ -14,7 +14,7 @@ from safe_r1.compare.tables import comparisons_csv, flips_csv, rates_csv, rates_
 from safe_r1.metrics.tests import Difference
 from safe_r1.report.embed import pack
 from safe_r1.report.html import asset, content_policy, html_environment, label_rows
-from safe_r1.report.labels import LABELS, METRICS
+from safe_r1.report.labels import LABELS, METRICS, BilingualName
 from safe_r1.report.markdown import markdown_environment, percent, rate_with_interval
 from safe_r1.report.text import script_json
 from safe_r1.runs import write_bytes
@@ -89,18 +89,28 @@ def _p_value(value: float) -> Markup:
     return Markup("&lt;0.001" if value < 0.001 else f"{value:.3f}")
 
 
-def _standing(comparison: Comparison, margin: float) -> str:
-    """The result of the non-inferiority test in one sentence without its full stop."""
+def _standing(comparison: Comparison, margin: float) -> BilingualName:
+    """The result of the non-inferiority test in one sentence."""
     first, second = comparison.first, comparison.second
-    points = f"{100 * margin:g} points"
-    sentence = {
-        "not worse": f"{second} is non-inferior to {first} with a margin of {points}",
-        "worse": f"{second} is worse than {first} by more than {points}",
-        "undecided": f"whether {second} is worse than {first} by {points} or more is undecided",
-    }[comparison.standing or "undecided"]
+    points = f"{100 * margin:g}"
+    standing = comparison.standing or "undecided"
+    zh, en = {
+        "not worse": (
+            f"{second} 不劣于 {first}（界值 {points} 个百分点）",
+            f"{second} is non-inferior to {first} with a margin of {points} points",
+        ),
+        "worse": (
+            f"{second} 比 {first} 差 {points} 个百分点以上",
+            f"{second} is worse than {first} by more than {points} points",
+        ),
+        "undecided": (
+            f"无法判定 {second} 是否比 {first} 差 {points} 个百分点或更多",
+            f"whether {second} is worse than {first} by {points} points or more is undecided",
+        ),
+    }[standing]
     found = comparison.difference
     change = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return f"{sentence} (pass@1 {change})"
+    return BilingualName(standing, f"{zh}（pass@1 {change}）。", f"{en} (pass@1 {change}).")
 
 
 _FORMATTERS = {

@@ -1,4 +1,4 @@
-// The list with its filters, keys and links: the state is what stands in the address after "#".
+// The list with its filters, keyboard commands and links; the address after "#" holds its state.
 
 const FIELDS = ["q", "task", "area", "category", "label", "status", "repeat", "order"];
 const ROW_HEIGHT = 62;
@@ -12,7 +12,7 @@ class Browser {
     this.state = Object.fromEntries(FIELDS.map((field) => [field, ""]));
     this.found = [];
     this.row = -1;
-    this.isPicked = false; // only a row that the reader picked enters the address
+    this.isPicked = false; // only a row that the reader picked is written to the address
     this.list = $("list");
     this.detail = new Detail(store, this.names, $("detail"), (row) => this.pick(row));
     this.#buildFilters();
@@ -43,13 +43,17 @@ class Browser {
     const reasonings = present(rows.reasoning_label);
     this.#fillSelect("label", "标签 label", [
       ...names.labels.filter(([key]) => answers.has(key)),
-      ...(rows.leak.includes(1) ? [["leak", "⚠ 回答拒绝但推理有害", "leaked in reasoning"]] : []),
-      ...names.labels.filter(([key]) => reasonings.has(key)).map(([key, zh, en]) => [`r:${key}`, `推理：${zh}`, en]),
+      ...(rows.leak.includes(1) ? [["leak", "⚠ 回答拒绝，推理过程有害", "leaked in reasoning"]] : []),
+      ...names.labels
+        .filter(([key]) => reasonings.has(key))
+        .map(([key, zh, en]) => [`r:${key}`, `推理过程：${zh}`, en]),
     ]);
     const statuses = present(rows.status);
     this.#fillSelect("status", "状态 status", names.statuses.filter(([key]) => statuses.has(key)));
-    this.#fillSelect("repeat", "重复 repeat", repeats.map((repeat) => [String(repeat), `重复 ${repeat}`, ""]));
-    this.#fillSelect("order", "选项顺序 order", [["plain", "原题", "original"], ["swapped", "选项倒序", "reversed"]]);
+    const repeatRows = repeats.map((repeat) => [String(repeat), `重复 ${repeat}`, ""]);
+    this.#fillSelect("repeat", "重复 repeat", repeatRows);
+    const orders = [["plain", "原题", "original"], ["swapped", "选项倒序", "reversed"]];
+    this.#fillSelect("order", "选项顺序 order", orders);
     this.#select("repeat").hidden = repeats.length < 2;
     this.#select("order").hidden = !hasSwapped;
   }
@@ -66,9 +70,11 @@ class Browser {
       clearTimeout(timer);
       timer = setTimeout(() => this.set("q", $("q").value), 60);
     });
-    for (const field of FIELDS.slice(1)) this.#select(field).addEventListener("change", (event) => this.set(field, event.target.value));
+    for (const field of FIELDS.slice(1)) {
+      this.#select(field).addEventListener("change", (event) => this.set(field, event.target.value));
+    }
     $("filters").addEventListener("reset", (event) => {
-      event.preventDefault(); // at once: after the browser's own reset a filter chosen meanwhile would be lost
+      event.preventDefault(); // the browser's own, later reset would undo a filter chosen in the meantime
       this.clear();
     });
     $("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -98,9 +104,11 @@ class Browser {
 
   #command(event) {
     const { top, bottom } = $("browser").getBoundingClientRect();
-    if (event.key !== "/" && (bottom < 0 || top > innerHeight)) return false; // keys act on what the reader sees
+    // Keys act only while the browser of samples is in view.
+    if (event.key !== "/" && (bottom < 0 || top > innerHeight)) return false;
     const page = Math.max(1, Math.floor(this.list.clientHeight / ROW_HEIGHT) - 1);
-    const moves = { j: 1, k: -1, ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+    const moves = { j: 1, k: -1, ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page };
+    Object.assign(moves, { Home: -Infinity, End: Infinity });
     const isLetter = event.key.length === 1;
     if (event.key in moves && (isLetter || document.activeElement === this.list)) this.move(moves[event.key]);
     else if (event.key === "/") $("q").focus();
@@ -141,7 +149,8 @@ class Browser {
     this.isPicked = true;
     this.#show(row);
     this.#writeAddress();
-    if (isClick && matchMedia("(max-width: 860px)").matches) $("detail").scrollIntoView({ block: "start" });
+    const isNarrow = matchMedia("(max-width: 860px)").matches;
+    if (isClick && isNarrow) $("detail").scrollIntoView({ block: "start" });
   }
 
   #show(row) {
@@ -156,13 +165,16 @@ class Browser {
     const top = at * ROW_HEIGHT;
     const { scrollTop, clientHeight } = this.list;
     if (top < scrollTop) this.list.scrollTop = top;
-    else if (top + ROW_HEIGHT > scrollTop + clientHeight) this.list.scrollTop = top + ROW_HEIGHT - clientHeight;
+    else if (top + ROW_HEIGHT > scrollTop + clientHeight) {
+      this.list.scrollTop = top + ROW_HEIGHT - clientHeight;
+    }
   }
 
   #apply() {
     this.found = this.store.filter(this.state);
     $("spacer").style.height = `${this.found.length * ROW_HEIGHT}px`;
-    $("count").textContent = `${this.found.length.toLocaleString()} / ${this.store.size.toLocaleString()} 行 rows`;
+    const [found, all] = [this.found.length, this.store.size].map((number) => number.toLocaleString());
+    $("count").textContent = `${found} / ${all} 行 rows`;
     const isKept = this.found.includes(this.row) && this.isPicked;
     if (!isKept) this.isPicked = false;
     if (!isKept) this.list.scrollTop = 0;
@@ -225,6 +237,7 @@ class Browser {
     const row = this.found[at];
     const { rows, repeats } = this.store;
     const sample = this.store.sample(row);
+    const repeat = repeats.length > 1 ? ` · ${rows.repeat[row]}` : "";
     const item = make(
       "div",
       "item",
@@ -233,8 +246,8 @@ class Browser {
         "div",
         "meta",
         this.names.chip(rows.label[row], rows.status[row]),
-        rows.leak[row] ? make("span", "chip harmful", "⚠ 推理") : null,
-        make("span", "id", sample.id.slice(sample.id.indexOf("/") + 1) + (repeats.length > 1 ? ` · ${rows.repeat[row]}` : "")),
+        rows.leak[row] ? make("span", "chip harmful", "⚠ 推理过程") : null,
+        make("span", "id", sample.id.slice(sample.id.indexOf("/") + 1) + repeat),
       ),
     );
     item.id = `row-${row}`;
@@ -247,12 +260,14 @@ class Browser {
     return item;
   }
 
-  /** The question's beginning, or the surroundings of what is searched in question or answer. */
+  /** The beginning of the question, or the context of the searched text in question or answer. */
   #excerpt(row) {
     const query = this.state.q.trim().toLowerCase();
     for (const text of query ? [this.store.question(row), this.store.rows.answer[row] ?? ""] : []) {
       const at = text.toLowerCase().indexOf(query);
-      if (at >= 0) return marked((at > 12 ? "…" : "") + text.slice(at > 12 ? at - 8 : 0, at + 80).replace(/\s+/g, " "), query);
+      if (at < 0) continue;
+      const context = text.slice(at > 12 ? at - 8 : 0, at + 80).replace(/\s+/g, " ");
+      return marked((at > 12 ? "…" : "") + context, query);
     }
     return this.store.question(row).slice(0, 90);
   }
@@ -261,7 +276,8 @@ class Browser {
 async function start() {
   const loading = $("loading");
   if (typeof DecompressionStream === "undefined") {
-    loading.textContent = "此浏览器太旧，无法解压样本。 This browser is too old to unpack the samples (needs DecompressionStream, 2023).";
+    loading.textContent =
+      "浏览器版本过旧，无法解压样本。 This browser cannot unpack the samples: no DecompressionStream (2023).";
     return;
   }
   try {

@@ -1,7 +1,12 @@
-// The questions that changed, side by side. Text enters the page as text nodes only.
+// Completions with a changed label, side by side. Text enters the page as text nodes only.
 
 class Flips {
-  static DIRECTIONS = { up: ["升", "up"], down: ["降", "down"], same: ["同级", "same degree"] };
+  static DIRECTIONS = { up: ["提升", "up"], down: ["下降", "down"], same: ["同级", "same degree"] };
+  static ALL = {
+    pair: "全部模型对 all pairs",
+    benchmark: "全部基准 all benchmarks",
+    direction: "全部方向 all directions",
+  };
   static SHOWN = 400;
 
   constructor(rows, names) {
@@ -9,7 +14,7 @@ class Flips {
     this.names = names;
     this.filters = { pair: $("flip-pair"), benchmark: $("flip-benchmark"), direction: $("flip-direction") };
     for (const [field, select] of Object.entries(this.filters)) {
-      select.append(new Option(field === "pair" ? "全部模型对 all pairs" : field === "benchmark" ? "全部基准 all benchmarks" : "全部方向 all directions", ""));
+      select.append(new Option(Flips.ALL[field], ""));
       for (const value of new Set(rows.map((row) => row[field]))) {
         select.append(new Option(field === "direction" ? Flips.DIRECTIONS[value].join(" ") : value, value));
       }
@@ -39,15 +44,19 @@ class Flips {
     });
     $("flip-list").replaceChildren(...buttons.map((button) => make("li", "", button)));
     if (buttons.length) this.show(shown[0], buttons[0]);
-    else $("flip-detail").replaceChildren(make("p", "muted", "没有符合条件的题目。No question fits the filters."));
+    else $("flip-detail").replaceChildren(make("p", "muted", "没有符合条件的题目。 No question matches."));
   }
 
   show(row, button) {
-    for (const other of $("flip-list").querySelectorAll("button")) other.setAttribute("aria-current", other === button);
+    for (const other of $("flip-list").querySelectorAll("button")) {
+      other.setAttribute("aria-current", other === button);
+    }
     const [first, second] = row.pair.split(" → ");
     const question = make("div", "flip-question", make("p", "id", `${row.id} · ${row.repeat}`));
-    for (const [role, content] of row.messages) question.append(make("p", "small muted", role), make("pre", "", content));
-    if (row.key) question.append(make("p", "small", `答案 key: ${row.key}`));
+    for (const [role, content] of row.messages) {
+      question.append(make("p", "small muted", role), make("pre", "", content));
+    }
+    if (row.key) question.append(make("p", "small", `参考答案 key: ${row.key}`));
     const sides = make("div", "sides", this.side(first, row.sides[0]), this.side(second, row.sides[1]));
     $("flip-detail").replaceChildren(question, sides);
   }
@@ -55,8 +64,9 @@ class Flips {
   side(variant, side) {
     const found = side.found ? make("span", "small", ` ${side.found}`) : null;
     const reasoning = side.reasoning ? make("pre", "reasoning", side.reasoning) : null;
-    return make("div", "side", make("p", "", make("b", "", variant)), make("p", "", this.names.chip(side.label, side.status), found),
-      reasoning, make("pre", "", side.answer));
+    const verdict = make("p", "", this.names.chip(side.label, side.status), found);
+    const title = make("p", "", make("b", "", variant));
+    return make("div", "side", title, verdict, reasoning, make("pre", "", side.answer));
   }
 }
 

@@ -1,4 +1,5 @@
-// One row in full: dialogue, options, reasoning and answer with their verdicts. Text enters the page as text nodes only.
+// One row in full: dialogue, options, reasoning and answer with their verdicts.
+// Text enters the page as text nodes only.
 
 function make(tag, className, ...children) {
   const element = document.createElement(tag);
@@ -17,7 +18,7 @@ function both(zh, en) {
 function marked(text, query) {
   const parts = document.createDocumentFragment();
   const low = text.toLowerCase();
-  // Lower case can change the length of some scripts' text: then places would not fit, so leave it unmarked.
+  // In some scripts lower case has another length, so that positions would not match: leave it unmarked.
   if (!query || low.length !== text.length) return parts.append(text), parts;
   let from = 0;
   for (let at = low.indexOf(query); at >= 0; at = low.indexOf(query, from)) {
@@ -30,7 +31,8 @@ function marked(text, query) {
 
 class Names {
   constructor(names) {
-    this.tables = Object.fromEntries(Object.entries(names).map(([kind, rows]) => [kind, new Map(rows.map((row) => [row[0], row]))]));
+    const byKey = ([kind, rows]) => [kind, new Map(rows.map((row) => [row[0], row]))];
+    this.tables = Object.fromEntries(Object.entries(names).map(byKey));
   }
 
   of(kind, key) {
@@ -38,7 +40,7 @@ class Names {
     return row ? [row[1], row[2]] : [key, ""];
   }
 
-  /** A small box with the label of a part, or with what became of the row where there is none. */
+  /** A small box with the label of a part, or with the status of the row where it has no label. */
   chip(label, status) {
     const [zh, en] = label ? this.of("labels", label) : this.of("statuses", status);
     const tone = label ? this.tables.labels.get(label)?.[3] : status;
@@ -59,12 +61,14 @@ class Detail {
   async show(row, query) {
     this.row = row;
     if (row < 0) {
-      this.element.replaceChildren(make("p", "empty muted", ...both("没有符合条件的样本。", "No sample fits the filters.")));
+      const empty = both("没有符合条件的样本。", "No sample matches the filters.");
+      this.element.replaceChildren(make("p", "empty muted", ...empty));
       return;
     }
     const parts = make("div", "parts");
     const sample = this.store.sample(row);
-    this.element.replaceChildren(this.#head(row, sample), this.#dialogue(sample, query), this.#options(row, sample) ?? "", parts);
+    const options = this.#options(row, sample) ?? "";
+    this.element.replaceChildren(this.#head(row, sample), this.#dialogue(sample, query), options, parts);
     this.element.scrollTop = 0;
     const detail = await this.store.detail(row);
     if (this.row === row) this.#fill(parts, row, detail, query);
@@ -90,19 +94,24 @@ class Detail {
       tools.append(button);
     }
     if (sample.twin !== null) {
-      const twin = make("button", "", ...both(sample.swapped ? "看原题" : "看选项倒序", sample.swapped ? "original" : "reversed"));
+      const title = sample.swapped ? ["看原题", "original"] : ["看选项倒序", "reversed"];
+      const twin = make("button", "", ...both(...title));
+      const twinId = this.store.samples[sample.twin].id;
       twin.type = "button";
-      twin.addEventListener("click", () => this.go(this.store.find(this.store.samples[sample.twin].id, this.store.rows.repeat[row])));
+      twin.addEventListener("click", () => this.go(this.store.find(twinId, this.store.rows.repeat[row])));
       tools.append(twin);
     }
-    return make("header", "", make("div", "", link, sample.swapped ? make("span", "chip plain", ...both("选项倒序", "reversed")) : null, line), tools);
+    const swapped = sample.swapped ? make("span", "chip plain", ...both("选项倒序", "reversed")) : null;
+    return make("header", "", make("div", "", link, swapped, line), tools);
   }
 
   #dialogue(sample, query) {
     const roles = { system: ["系统", "system"], user: ["用户", "user"], assistant: ["助手", "assistant"] };
-    const turns = sample.messages.map(([role, content]) =>
-      make("div", `turn ${role in roles ? role : "other"}`, make("span", "role", ...both(...(roles[role] ?? [role, ""]))), make("div", "text", marked(content, query))),
-    );
+    const turns = sample.messages.map(([role, content]) => {
+      const name = make("span", "role", ...both(...(roles[role] ?? [role, ""])));
+      const text = make("div", "text", marked(content, query));
+      return make("div", `turn ${role in roles ? role : "other"}`, name, text);
+    });
     return make("div", "dialogue", ...turns);
   }
 
@@ -112,12 +121,13 @@ class Detail {
     const items = sample.options.map(([letter, text]) => {
       const isKey = letter === sample.key;
       const isChosen = letter === choice;
+      const keyTitle = both("✓ 参考答案", sample.confidence ? `key · ${sample.confidence}` : "key");
       return make(
         "li",
         `${isKey ? "is-key" : ""} ${isChosen ? "is-chosen" : ""}`,
         make("span", "letter", letter),
         make("span", "text", text),
-        isKey ? make("span", "tag key", ...both("✓ 答案键", sample.confidence ? `key · ${sample.confidence}` : "key")) : null,
+        isKey ? make("span", "tag key", ...keyTitle) : null,
         isChosen ? make("span", "tag chosen", ...both("● 模型选择", "chosen")) : null,
       );
     });
@@ -127,22 +137,31 @@ class Detail {
   #fill(parts, row, detail, query) {
     const rows = this.store.rows;
     const [answerVerdict, reasoningVerdict] = detail.verdicts;
-    if (detail.error) parts.append(make("div", "part error", make("h4", "", ...both("引擎错误", "Engine error")), make("div", "text", detail.error)));
+    if (detail.error) {
+      const title = make("h4", "", ...both("引擎错误", "Engine error"));
+      parts.append(make("div", "part error", title, make("div", "text", detail.error)));
+    }
     if (detail.reasoning) parts.append(this.#reasoning(parts, row, detail.reasoning, reasoningVerdict));
     const answer = rows.answer[row];
-    const text = answer === null ? make("div", "text muted", ...both("没有回答。", "There is no answer.")) : make("div", "text", marked(answer, query));
-    const title = make("h4", "", ...both("回答", "Answer"), this.names.chip(rows.label[row], rows.status[row]));
+    const text =
+      answer === null
+        ? make("div", "text muted", ...both("没有回答。", "No answer."))
+        : make("div", "text", marked(answer, query));
+    const chip = this.names.chip(rows.label[row], rows.status[row]);
+    const title = make("h4", "", ...both("回答", "Answer"), chip);
     parts.append(make("section", "part", title, this.#why(answerVerdict), text));
     parts.classList.toggle("folded", this.isFolded && Boolean(detail.reasoning));
     const [prompt, completion] = detail.tokens;
-    const facts = [`提示 prompt ${prompt}`, `生成 completion ${completion} tokens`, detail.finish && `finish ${detail.finish}`];
+    const finish = detail.finish && `finish ${detail.finish}`;
+    const facts = [`提示 prompt ${prompt} tokens`, `生成 completion ${completion} tokens`, finish];
     parts.after(make("p", "small muted", facts.filter(Boolean).join(" · ")));
   }
 
   #reasoning(parts, row, reasoning, verdict) {
     const size = make("span", "muted size", `${reasoning.length.toLocaleString()} 字`);
     const chip = verdict && this.names.chip(this.store.rows.reasoning_label[row], "unscored");
-    const body = make("details", "reasoning part", make("summary", "", ...both("推理", "Reasoning"), chip, size));
+    const summary = make("summary", "", ...both("推理过程", "Reasoning"), chip, size);
+    const body = make("details", "reasoning part", summary);
     body.append(this.#why(verdict) ?? "", make("div", "text", reasoning));
     body.open = !this.isFolded;
     body.addEventListener("toggle", () => {

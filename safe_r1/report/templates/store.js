@@ -1,5 +1,5 @@
 "use strict";
-// The rows of the run: unpacked from the page, searched and filtered. Nothing here touches what is shown.
+// The rows of the run: unpacked from the page, searched and filtered. Nothing here changes the page.
 
 const $ = (id) => document.getElementById(id);
 
@@ -26,7 +26,9 @@ class Store {
     this.chunks = new Map();
     this.haystacks = null;
     this.place = new Map();
-    for (let row = 0; row < this.size; row++) this.place.set(`${this.sample(row).id}\n${this.rows.repeat[row]}`, row);
+    for (let row = 0; row < this.size; row++) {
+      this.place.set(`${this.sample(row).id}\n${this.rows.repeat[row]}`, row);
+    }
   }
 
   static async open() {
@@ -92,12 +94,18 @@ class Store {
 
   #buildHaystacks() {
     if (this.haystacks) return;
-    const ofSample = (sample) =>
-      [sample.id, ...sample.messages.map((turn) => turn[1]), ...sample.options.map((option) => option[1])].join("\n").toLowerCase();
-    this.haystacks = { samples: this.samples.map(ofSample), answers: this.rows.answer.map((text) => (text ?? "").toLowerCase()) };
+    const ofSample = (sample) => {
+      const texts = [...sample.messages, ...sample.options].map((pair) => pair[1]);
+      return [sample.id, ...texts].join("\n").toLowerCase();
+    };
+    this.haystacks = {
+      samples: this.samples.map(ofSample),
+      answers: this.rows.answer.map((text) => (text ?? "").toLowerCase()),
+    };
   }
 
   #holds(row, query) {
-    return this.haystacks.samples[this.rows.sample[row]].includes(query) || this.haystacks.answers[row].includes(query);
+    const { samples, answers } = this.haystacks;
+    return samples[this.rows.sample[row]].includes(query) || answers[row].includes(query);
   }
 }
