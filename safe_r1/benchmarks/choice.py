@@ -118,7 +118,8 @@ class _Question:
         # Words that rule an option out: "不是A", "rather than B".
         self.denied = re.compile(
             rf"(?:不是|并非|不选择?|不能选择?|不应该?选择?|不应该?是|不该选|排除了?掉?|而非|不会是|不可能是|误选|错选|"
-            rf"勿选|除了|与其选?|\bnot\b|n't|rul(?:e|es|ed|ing) out|eliminat\w+|exclud\w+|instead of|rather than|other than)"
+            r"勿选|除了|与其选?|\bnot\b|n't|rul(?:e|es|ed|ing) out|eliminat\w+|exclud\w+|"
+            r"instead of|rather than|other than)"
             rf"(?:选项|答案|the|option|answer|be|to|choose|pick|[ \t:])*+{group}",
             re.IGNORECASE,
         )
