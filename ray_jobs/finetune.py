@@ -1,16 +1,19 @@
-"""Fine-tune every parameter of a model on a safety corpus: `python ray_jobs/finetune.py --help`.
+"""Fine-tune a model on a safety corpus: `python ray_jobs/finetune.py --help`.
 
-Runs the same on a laptop and, under `ray job submit`, on a cluster. The same command again does only what is
-missing.
+Runs the same on a laptop and, under `ray job submit`, on a cluster. Repeating the command continues an
+interrupted run.
 """
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_jobs.common import Console, job
+from ray_jobs.common import Console, job, join_ray
 from safe_r1.config import load_config
 from safe_r1.train.config import FinetuneConfig
+
+if TYPE_CHECKING:
+    from safe_r1.train.finetune import TrainResult
 
 
 def main(
@@ -18,19 +21,21 @@ def main(
         str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")
     ] = None,
     corpus: Annotated[str | None, typer.Option(help="Folder or URI that build_corpus wrote.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder or URI of the runs.")] = None,
-    num_workers: Annotated[str | None, typer.Option(help="N, or MIN-MAX for elastic.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many optimizer steps.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder or URI for the runs.")] = None,
+    num_workers: Annotated[
+        str | None, typer.Option(help="Number of workers: N, or MIN-MAX for elastic training.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Maximum number of optimizer steps.")] = None,
     lora: Annotated[
-        bool, typer.Option("--lora", help="Train low-rank adapters in place of every parameter.")
+        bool, typer.Option("--lora", help="Train low-rank adapters instead of all parameters.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Only go on with a run that is there.")] = False,
-    config: Annotated[str | None, typer.Option(help="Settings as a TOML or YAML file.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Fail unless there is a run to resume.")] = False,
+    config: Annotated[str | None, typer.Option(help="TOML or YAML file with settings.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, e.g. optimizer.lr=2e-5.")
+        list[str] | None, typer.Option("--set", help="Override any setting, e.g. optimizer.lr=2e-5.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and the first batch; train nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan and the first batch without training.")
     ] = False,
 ) -> None:
     """Fine-tune, and export a model that vLLM, transformers and the evaluation job load."""
@@ -42,31 +47,36 @@ def main(
             "num_workers": num_workers,
             "max_steps": max_steps,
         }
-        extra = ([] if not lora else ["lora={}"]) + (["resume=true"] if resume else [])
-        settings = load_config(FinetuneConfig, config, [*extra, *(set_ or [])], **flags)
+        overrides = []
+        if lora:
+            overrides.append("lora={}")
+        if resume:
+            overrides.append("resume=true")
+        settings = load_config(FinetuneConfig, config, [*overrides, *(set_ or [])], **flags)
+        # Imported late: these import torch, which takes seconds that a wrong setting should not cost.
         from safe_r1.train.finetune import dry_run as show_plan
         from safe_r1.train.finetune import finetune
 
+        join_ray(console)
         if dry_run:
             show_plan(settings, console.show)
             return
         console.show(
             f"finetune: {settings.variant} on {settings.corpus} → {settings.output}; log: {console.log}"
         )
-        _summarize(console, finetune(settings, console.progress, console.log))
+        _show_result(console, finetune(settings, console.progress, console.log))
 
 
-def _summarize(console: Console, outcome: Any) -> None:
-    info = outcome.info
-    console.show(f"\n{info['variant']['name']}{' (was complete)' if outcome.was_complete else ''}")
+def _show_result(console: Console, result: "TrainResult") -> None:
+    info = result.info
+    console.show(f"\n{info['variant']['name']}{' (was complete)' if result.was_complete else ''}")
     console.show(
         f"  {info['num_steps']} steps; exported step {info['exported_step']}, {info['wall_s']:.0f} s"
     )
     for kind, loss in info["validation"].items():
-        console.show(
-            f"  validation loss, {kind:18} {info['first_validation'].get(kind, loss):.3f} → {loss:.3f}"
-        )
-    console.show(f"  model: {outcome.model}")
+        first_loss = info["first_validation"].get(kind, loss)
+        console.show(f"  validation loss, {kind:18} {first_loss:.3f} → {loss:.3f}")
+    console.show(f"  model: {result.model}")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

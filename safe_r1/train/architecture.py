@@ -1,10 +1,12 @@
-"""The sizes of a model: its parameters, and the floating-point operations that training takes.
+"""Dimensions of a model, its number of parameters and its training FLOPs.
 
-Nothing is loaded: a model's ``config.json`` says it all, and the family's are written down here.
+No weights are loaded: everything follows from ``config.json``; those of the R1 family are included here.
 
-Source: the models' config.json on the hub; transformers' Qwen2, Llama and DeepseekV3 for what has a weight.
+Source: the models' config.json on the hub; transformers' Qwen2, Llama and DeepseekV3 for which modules have
+    weights and biases.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ from safe_r1.models.registry import Variant, read_json
 
 FAMILIES = ("qwen2", "llama", "deepseek_v3")
 
+HFConfig = Mapping[str, Any]
+"""Content of a Hugging Face ``config.json``; its keys depend on the model type."""
+
 
 @dataclass(frozen=True)
 class LatentAttention:
-    """DeepSeek's multi-head latent attention: queries and keys go through narrow latents."""
+    """DeepSeek's multi-head latent attention (MLA): low-rank projections of queries, keys and values."""
 
     q_lora_rank: int | None
     kv_lora_rank: int
@@ -28,13 +33,13 @@ class LatentAttention:
 
     @property
     def qk_head_dim(self) -> int:
-        """Width of a head's queries and keys."""
+        """Dimension of the queries and keys of one head."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture of experts in place of the MLP, in every layer after the first ``first_dense``."""
+    """Mixture-of-experts layers, which replace the MLP in all layers after the first ``first_dense``."""
 
     num: int
     per_token: int
@@ -49,12 +54,13 @@ class Architecture:
 
     Attributes:
         family: ``qwen2``, ``llama`` or ``deepseek_v3``.
-        context: Longest sequence in tokens.
-        tied: The output layer is the embedding.
-        qkv_bias: Queries, keys and values have a bias (for latent attention: the projections into the
-            latents).
-        output_bias: The attention's output has one.
-        mlp_bias: The three projections of the MLP have one.
+        context: Maximum sequence length in tokens.
+        tied: The output layer shares its weights with the embedding.
+        qkv_bias: The query, key and value projections have a bias (MLA: the down-projections).
+        output_bias: The attention's output projection has a bias.
+        mlp_bias: The three projections of the MLP have a bias.
+        latent: Dimensions of MLA; None for ordinary attention.
+        experts: Dimensions of the mixture of experts; None for a dense model.
     """
 
     family: str
@@ -75,47 +81,52 @@ class Architecture:
 
     @property
     def num_expert_layers(self) -> int:
-        """Layers with experts."""
+        """Number of layers with routed experts."""
         return self.num_layers - self.experts.first_dense if self.experts else 0
 
     @property
     def embedding_params(self) -> int:
-        """Of the embedding; the output layer has as many."""
+        """Parameters of the embedding; the output layer has as many."""
         return self.vocab_size * self.hidden_size
 
     @property
     def attention_params(self) -> int:
-        """Of one layer's attention, with its biases and inner norms."""
-        hidden, heads = self.hidden_size, self.num_heads
+        """Parameters of one attention module, with its biases and MLA's norms."""
+        hidden = self.hidden_size
+        heads = self.num_heads
         if self.latent is None:
-            q, kv = heads * self.head_dim, self.num_kv_heads * self.head_dim
+            q = heads * self.head_dim
+            kv = self.num_kv_heads * self.head_dim
             return 2 * hidden * (q + kv) + self.qkv_bias * (q + 2 * kv) + self.output_bias * hidden
         latent = self.latent
-        into_kv = latent.kv_lora_rank + latent.qk_rope_head_dim
-        keys = hidden * into_kv + self.qkv_bias * into_kv + latent.kv_lora_rank
+        # One projection makes the key-value latent, which has a norm, and the rotary part of all keys.
+        kv_down = latent.kv_lora_rank + latent.qk_rope_head_dim
+        keys = hidden * kv_down + self.qkv_bias * kv_down + latent.kv_lora_rank
         values = latent.kv_lora_rank * heads * (latent.qk_nope_head_dim + latent.v_head_dim)
         queries = hidden * heads * latent.qk_head_dim
         if rank := latent.q_lora_rank:
+            # Down-projection with its bias, norm, up-projection.
             queries = rank * (hidden + heads * latent.qk_head_dim + 1 + self.qkv_bias)
         return queries + keys + values + heads * latent.v_head_dim * hidden + self.output_bias * hidden
 
     def mlp_params(self, width: int) -> int:
-        """Of one gated MLP of so many inner channels."""
+        """Parameters of one gated MLP with this intermediate size."""
         return 3 * self.hidden_size * width + self.mlp_bias * (2 * width + self.hidden_size)
 
     @property
     def shared_expert_size(self) -> int:
-        """Inner channels of the experts that every token goes through."""
+        """Intermediate size of all shared experts together."""
         return self.experts.num_shared * self.experts.intermediate_size if self.experts else 0
 
     @property
     def expert_params(self) -> int:
-        """Of one routed expert."""
+        """Parameters of one routed expert."""
         return 3 * self.hidden_size * self.experts.intermediate_size if self.experts else 0
 
     def layer_params(self, with_experts: bool) -> int:
-        """Of one layer without its routed experts: attention, two norms, and the MLP or shared experts and
-        router.
+        """Parameters of one layer: attention, two norms, and the MLP or the shared experts and router.
+
+        Routed experts are not counted.
         """
         common = self.attention_params + 2 * self.hidden_size
         if not (with_experts and self.experts):
@@ -124,58 +135,59 @@ class Architecture:
 
     @property
     def dense_params(self) -> int:
-        """All but the routed experts."""
+        """All parameters except the routed experts."""
         num_dense = self.num_layers - self.num_expert_layers
         layers = num_dense * self.layer_params(False) + self.num_expert_layers * self.layer_params(True)
         return layers + (1 if self.tied else 2) * self.embedding_params + self.hidden_size
 
     @property
     def routed_params(self) -> int:
-        """All routed experts."""
+        """Parameters of all routed experts."""
         return self.num_expert_layers * self.experts.num * self.expert_params if self.experts else 0
 
     @property
     def total_params(self) -> int:
-        """All parameters, without the layers for multi-token prediction."""
+        """All parameters, without the multi-token-prediction layers."""
         return self.dense_params + self.routed_params
 
     @property
     def active_params(self) -> int:
-        """Those that one token goes through."""
+        """Parameters used for one token."""
         per_token = self.experts.per_token if self.experts else 0
         return self.dense_params + self.num_expert_layers * per_token * self.expert_params
 
     def train_flops_per_token(self, document_tokens: float) -> float:
-        """Forward and backward pass of one token, recomputation not counted.
+        """FLOPs of the forward and backward pass of one token, without recomputation.
 
-        Six for each parameter that multiplies (the embedding is looked up), and attention, which is causal
-        and stays within a document: on average a token sees half of ``document_tokens``.
+        Six per parameter in a matrix product (the embedding is a lookup), plus attention, which is causal and
+        limited to one document: on average a token attends to half of ``document_tokens``.
         """
-        multiplying = self.active_params - (0 if self.tied else self.embedding_params)
-        widths = self.latent.qk_head_dim + self.latent.v_head_dim if self.latent else 2 * self.head_dim
-        return 6.0 * multiplying + 3.0 * self.num_layers * self.num_heads * widths * document_tokens
+        matmul_params = self.active_params - (0 if self.tied else self.embedding_params)
+        head_dims = self.latent.qk_head_dim + self.latent.v_head_dim if self.latent else 2 * self.head_dim
+        return 6.0 * matmul_params + 3.0 * self.num_layers * self.num_heads * head_dims * document_tokens
 
 
-def from_config(config: dict[str, Any]) -> Architecture:
+def from_config(config: HFConfig) -> Architecture:
     """The architecture that a Hugging Face ``config.json`` describes.
 
     Raises:
-        ModelError: Of another family, or a size is missing.
+        ModelError: Unsupported model type, or a missing dimension.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise ModelError(f"model_type {family!r}: training is planned for {', '.join(FAMILIES)} only")
+        raise ModelError(f"model_type {family!r}: training supports {', '.join(FAMILIES)}")
     try:
         return _from_config(family, config)
     except KeyError as error:
         raise ModelError(
-            f"config.json of a {family} model has no {error}; expected a whole configuration"
+            f"config.json of a {family} model has no {error}; expected a complete configuration"
         ) from None
 
 
-def _from_config(family: str, config: dict[str, Any]) -> Architecture:
+def _from_config(family: str, config: HFConfig) -> Architecture:
     heads = config["num_attention_heads"]
     bias = bool(config.get("attention_bias"))
+    # Qwen2's attention always has query, key and value biases; its configuration has no setting for them.
     return Architecture(
         family,
         config["hidden_size"],
@@ -195,12 +207,12 @@ def _from_config(family: str, config: dict[str, Any]) -> Architecture:
     )
 
 
-def _latent(config: dict[str, Any]) -> LatentAttention:
+def _latent(config: HFConfig) -> LatentAttention:
     names = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     return LatentAttention(config.get("q_lora_rank"), *(config[name] for name in names))
 
 
-def _experts(config: dict[str, Any]) -> Experts:
+def _experts(config: HFConfig) -> Experts:
     names = (
         "n_routed_experts",
         "num_experts_per_tok",
@@ -211,7 +223,7 @@ def _experts(config: dict[str, Any]) -> Experts:
     return Experts(*(config[name] for name in names))
 
 
-# Queries, keys and values have a bias in Qwen2.5, nowhere else.
+# Of these models, only the Qwen2.5 ones have query, key and value biases.
 ARCHITECTURES: dict[str, Architecture] = {
     "r1-distill-qwen-1.5b": Architecture("qwen2", 1536, 28, 12, 2, 128, 8960, 151936, 131072, qkv_bias=True),
     "r1-distill-qwen-7b": Architecture("qwen2", 3584, 28, 28, 4, 128, 18944, 152064, 131072, qkv_bias=True),
@@ -237,18 +249,18 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def get_architecture(variant: Variant) -> Architecture:
-    """The architecture of a variant: of the family's table, of its folder, or of its ``config.json`` on the
-    hub.
+    """The architecture of a variant: from the table, or from ``config.json`` in its folder or on the hub.
 
     Raises:
-        ModelError: There is no such file, or it describes another family.
+        ModelError: The file cannot be read, or the model type is unsupported.
     """
     if variant.name in ARCHITECTURES:
         return ARCHITECTURES[variant.name]
     if variant.kind == "enhanced" and variant.base in ARCHITECTURES:
         return ARCHITECTURES[variant.base]
     folder = Path(variant.source)
-    return from_config(read_json(folder / "config.json" if folder.is_dir() else _download_config(variant)))
+    file = folder / "config.json" if folder.is_dir() else _download_config(variant)
+    return from_config(read_json(file))
 
 
 def _download_config(variant: Variant) -> Path:
@@ -259,6 +271,5 @@ def _download_config(variant: Variant) -> Path:
     try:
         return Path(hf_hub_download(pinned.source, "config.json", revision=pinned.revision))
     except (EntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{variant.source} has no config.json to be had: {str(error).splitlines()[0]}"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{variant.source} has no config.json that can be downloaded: {reason}") from None

@@ -1,11 +1,11 @@
-"""Attention of packed sequences: documents of one sequence do not see each other.
+"""Attention for packed sequences, in which the documents of a sequence must not attend to each other.
 
-On GPUs, torch's varlen flash attention gets the documents' ends; elsewhere transformers' sdpa builds the mask
-from position ids that restart.
+On GPUs, torch's variable-length flash attention takes the document boundaries; elsewhere transformers' sdpa
+derives the mask from position ids that restart with each document.
 """
 
 import functools
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -13,27 +13,40 @@ from torch import Tensor
 VARLEN = "safe_r1_varlen"
 
 
-def pick_attention(device: str) -> str:
-    """``VARLEN`` where it runs and agrees with sdpa on this device, else ``sdpa``."""
+class VarlenKwargs(TypedDict):
+    """Document boundaries, by the argument names that transformers passes to attention functions."""
+
+    cu_seq_lens_q: Tensor
+    cu_seq_lens_k: Tensor
+    max_length_q: int
+    max_length_k: int
+
+
+def select_attention(device: str) -> str:
+    """The attention implementation: ``VARLEN`` if it works here and agrees with sdpa, else ``sdpa``."""
     if device != "cuda" or not _varlen_works():
         return "sdpa"
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(VARLEN, _varlen_attention)
+    # The boundaries take the place of a mask.
     AttentionMaskInterface.register(VARLEN, lambda *args, **kwargs: None)
     return VARLEN
 
 
-def varlen_arguments(lengths: list[int], device: str) -> dict[str, Any]:
-    """What the varlen attention wants to know of a batch that is one long row of documents.
+def varlen_kwargs(lengths: list[int], device: str) -> VarlenKwargs:
+    """Arguments of variable-length attention for a batch that is one row of concatenated documents.
 
     Args:
-        lengths: Tokens of each document in order.
-        device: Where the ends go.
+        lengths: Number of tokens of each document, in order.
+        device: Where the boundaries are needed.
     """
-    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+    # Cumulative lengths, shape (documents + 1,): document i has the tokens from boundary i to boundary i + 1.
+    boundaries = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
     longest = max(lengths)
-    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    return VarlenKwargs(
+        cu_seq_lens_q=boundaries, cu_seq_lens_k=boundaries, max_length_q=longest, max_length_k=longest
+    )
 
 
 def _varlen_attention(
@@ -46,16 +59,21 @@ def _varlen_attention(
     *,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Shapes as transformers gives them: (1, heads, tokens, head); the result is (1, tokens, heads, head)."""
+    """An attention function of transformers.
+
+    Inputs have the shape (1, heads, tokens, head_dim), the output has (1, tokens, heads, head_dim).
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    width = value.shape[-1]
-    if width < query.shape[-1]:  # MLA's values are narrower than its keys
-        value = torch.nn.functional.pad(value, (0, query.shape[-1] - width))
+    value_dim = value.shape[-1]
+    if value_dim < query.shape[-1]:
+        # MLA's values have a smaller head dimension than its keys, and the kernel wants equal ones.
+        value = torch.nn.functional.pad(value, (0, query.shape[-1] - value_dim))
+    # The kernel takes (tokens, heads, head_dim).
     query, key, value = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
-    out: Any = varlen_attn(
+    output = varlen_attn(
         query,
         key,
         value,
@@ -64,26 +82,25 @@ def _varlen_attention(
         max_length_q,
         max_length_q,
         scale=scaling,
-        window_size=(-1, 0),
+        window_size=(-1, 0),  # causal
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return out[..., :width][None], None
+    assert isinstance(output, Tensor)  # a tuple only where log-sum-exp values are requested
+    return output[..., :value_dim][None], None
 
 
 @functools.cache
 def _varlen_works() -> bool:
-    """Does varlen attention run here, forward and backward, and give what sdpa gives?"""
+    """True if variable-length attention runs here, forward and backward, with the result of sdpa."""
     try:
         query, key, value = (
             torch.randn(1, 2, 8, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
             for _ in range(3)
         )
-        ends = varlen_arguments([8], "cuda")
-        found, _ = _varlen_attention(torch.nn.Module(), query, key, value, None, None, **ends)
-        wanted = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True
-        ).transpose(1, 2)
-        found.sum().backward()
-        return bool(torch.allclose(found, wanted, atol=2e-2))
+        boundaries = varlen_kwargs([8], "cuda")
+        output, _ = _varlen_attention(torch.nn.Module(), query, key, value, None, None, **boundaries)
+        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        output.sum().backward()
+        return bool(torch.allclose(output, expected.transpose(1, 2), atol=2e-2))
     except (ImportError, RuntimeError, TypeError, NotImplementedError):
         return False

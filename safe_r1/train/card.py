@@ -1,10 +1,14 @@
-"""The model card of a finished run: what it was made from, with what settings, and what came out."""
+"""Model card of a finished run: base model, corpus, settings and validation losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safe_r1.models.registry import Variant
 from safe_r1.train.config import FinetuneConfig
+from safe_r1.train.history import StepRecord
+
+RunInfo = dict[str, Any]
+"""Content of ``run.json``."""
 
 _CARD = """\
 ---
@@ -16,54 +20,58 @@ tags: [safety, full-fine-tuning]
 ---
 # {name}-safe
 
-{base}, {how} on a safety and reasoning corpus with safe_r1. The chat template, the tokenizer and the generation settings
-are those of the base model.
+{base}, {how} on a safety and reasoning corpus with safe_r1. The chat template, the tokenizer and the
+generation settings are those of the base model.
 
 | | |
 |---|---|
 | base model | `{source}` at `{revision}` |
 | corpus | `{corpus}`, sha256 `{corpus_hash}` |
 | data | {num_rows:,} conversations in {num_sequences:,} sequences of {seq_len} tokens |
-| steps | {num_steps} of {batch} sequences; this is the checkpoint of step {exported}, the best on validation |
-| optimizer | AdamW, moments in {states}, learning rate {lr:g}, warm-up {warmup:.0%}, cosine to {min_lr:.0%} |
+| steps | {num_steps} of {batch} sequences |
+| exported checkpoint | step {exported}, the lowest validation loss |
+| optimizer | AdamW, moments in {states} |
+| learning rate | {lr:g}, warm-up {warmup:.0%} of the steps, cosine decay to {min_lr:.0%} |
 | seed | {seed} |
-| loss on the first and the last steps | {first_loss:.3f}, {last_loss:.3f} |
+| mean loss of the first and the last 10 steps | {first_loss:.3f}, {last_loss:.3f} |
 
 | validation loss | base model | this checkpoint |
 |---|---|---|
 {validation}
 
-Evaluation on CHiSafetyBench, with intervals: `python ray_jobs/evaluate.py --variant FOLDER`, beside the same for the base.
+Evaluate on CHiSafetyBench, with confidence intervals: `python ray_jobs/evaluate.py --variant FOLDER`, and
+the same for the base model.
 """
 _MTP_NOTE = """
-The multi-token-prediction layers of the original checkpoint are not part of this one: they are not trained, and would no longer
-fit the rest.
+The multi-token-prediction layers of the original checkpoint are not included: they were not trained and
+would no longer match the other layers.
 """
+# Steps over which the first and the last loss are averaged.
+_AVERAGED_STEPS = 10
 
 
 def render_card(
-    variant: Variant, config: FinetuneConfig, info: dict[str, Any], lines: Sequence[dict[str, Any]]
+    variant: Variant, config: FinetuneConfig, info: RunInfo, records: Sequence[StepRecord]
 ) -> str:
-    """The card in Markdown.
+    """The model card in Markdown.
 
     Args:
-        info: ``run.json``.
-        lines: The run's history.
+        variant: The model that was trained.
+        config: Settings of the run.
+        info: Content of ``run.json``.
+        records: The run's history, without step 0.
     """
-    data, first = info["data"], info["first_validation"]
-    rows = [
-        f"| {kind} | {first.get(kind, loss):.3f} | {loss:.3f} |" for kind, loss in info["validation"].items()
-    ]
+    train = info["data"]["train"]
     card = _CARD.format(
-        base=variant.source if not variant.is_local else variant.name,
+        base=variant.name if variant.is_local else variant.source,
         name=variant.name,
         source=variant.source,
         how="adapted by low-rank matrices that are merged" if config.lora else "fine-tuned in full",
         revision=variant.revision,
         corpus=config.corpus,
         corpus_hash=info["corpus_sha256"],
-        num_rows=data["train"]["num_rows_packed"],
-        num_sequences=data["train"]["num_sequences"],
+        num_rows=train["num_rows_packed"],
+        num_sequences=train["num_sequences"],
         seq_len=config.pack.seq_len,
         num_steps=info["num_steps"],
         batch=config.global_batch_size,
@@ -73,12 +81,17 @@ def render_card(
         warmup=config.optimizer.warmup_share,
         min_lr=config.optimizer.min_lr_share,
         seed=config.seed,
-        first_loss=_mean(lines[:10]),
-        last_loss=_mean(lines[-10:]),
-        validation="\n".join(rows) or "| none | | |",
+        first_loss=_mean_loss(records[:_AVERAGED_STEPS]),
+        last_loss=_mean_loss(records[-_AVERAGED_STEPS:]),
+        validation=_validation_rows(info["first_validation"], info["validation"]),
     )
     return card + (_MTP_NOTE if variant.family == "deepseek_v3" else "")
 
 
-def _mean(lines: Sequence[dict[str, Any]]) -> float:
-    return sum(line["loss"] for line in lines) / len(lines)
+def _validation_rows(first: Mapping[str, float], exported: Mapping[str, float]) -> str:
+    rows = [f"| {kind} | {first.get(kind, loss):.3f} | {loss:.3f} |" for kind, loss in exported.items()]
+    return "\n".join(rows) or "| none | | |"
+
+
+def _mean_loss(records: Sequence[StepRecord]) -> float:
+    return sum(record["loss"] for record in records) / len(records)  # pyright: ignore[reportTypedDictNotRequiredAccess]

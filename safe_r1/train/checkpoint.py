@@ -1,8 +1,8 @@
-"""Checkpoints of a run: sharded, written while training goes on, complete or not there.
+"""Checkpoints of a run: sharded, written asynchronously, atomic.
 
-``CHECKPOINTS/step-000050/`` holds torch's distributed checkpoint (model and optimizer), and ``state.json``
-once all of it is written: a folder without that file is a write that was cut short, and nobody reads it. Any
-number of workers reads what any other number wrote.
+``CHECKPOINTS/step-000050/`` holds torch's distributed checkpoint (model and optimizer), and ``state.json``,
+which is written when everything else is: a folder without that file is an interrupted write and is ignored.
+A checkpoint can be loaded by any number of workers.
 """
 
 import contextlib
@@ -15,41 +15,61 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_map
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter
 from upath import UPath
 
 from safe_r1.errors import StorageError
 from safe_r1.runs import is_local, write_bytes
-from safe_r1.train.optim import is_quantized
+from safe_r1.train.sharded_state import requantize, to_contiguous_shards
 
-_STATE = "state.json"
+STATE_FILE = "state.json"
+_PREFIX = "step-"
+
+CheckpointState = dict[str, Any]
+"""Content of ``state.json``: the fields of ``loop.TrainState``, and the validation losses."""
 
 
 def list_checkpoints(folder: UPath) -> list[tuple[int, UPath]]:
-    """The complete checkpoints by step, oldest first."""
-    places = folder.iterdir() if folder.exists() else ()
+    """The complete checkpoints with their steps, oldest first."""
+    paths = folder.iterdir() if folder.exists() else ()
     return sorted(
-        (int(place.name[5:]), place)
-        for place in places
-        if place.name[:5] == "step-" and (place / _STATE).exists()
+        (int(path.name.removeprefix(_PREFIX)), path)
+        for path in paths
+        if path.name.startswith(_PREFIX) and (path / STATE_FILE).exists()
     )
 
 
-def read_state(checkpoint: UPath) -> dict[str, Any]:
-    """What the loop noted beside a checkpoint."""
-    return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+def read_state(checkpoint: UPath) -> CheckpointState:
+    """The training state that was saved with a checkpoint."""
+    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
 
 
-def reader(checkpoint: UPath) -> Any:
-    """Reads a checkpoint from wherever it lies."""
+def best_checkpoint(folder: UPath) -> UPath | None:
+    """The complete checkpoint with the lowest validation loss, the latest of equals.
+
+    Without validation it is the latest one; None if there is no checkpoint.
+    """
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        return None
+    losses = [read_state(path).get("validation_loss") for _, path in checkpoints]
+    # Negative steps: of equal losses the later step is the smaller tuple.
+    ranked = [
+        (loss, -step, path)
+        for loss, (step, path) in zip(losses, checkpoints, strict=True)
+        if loss is not None
+    ]
+    return min(ranked)[2] if ranked else checkpoints[-1][1]
+
+
+def open_reader(checkpoint: UPath) -> StorageReader:
+    """The reader of a checkpoint on a local disk or in an object store."""
     if is_local(checkpoint):
         return FileSystemReader(checkpoint.path)
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
@@ -57,7 +77,7 @@ def reader(checkpoint: UPath) -> Any:
     return FsspecReader(str(checkpoint))
 
 
-def _writer(checkpoint: UPath) -> Any:
+def _open_writer(checkpoint: UPath) -> StorageWriter:
     if is_local(checkpoint):
         return FileSystemWriter(checkpoint.path)
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
@@ -65,131 +85,77 @@ def _writer(checkpoint: UPath) -> Any:
     return FsspecWriter(str(checkpoint))
 
 
-def _plain_shards(state: Any, reference: Any = None) -> Any:
-    """Tensor-parallel shards interleave with FSDP's, and a checkpoint knows contiguous ones alone;
-    ``reference`` undoes it.
-    """
-    state = tree_map(_dequantized, state)
-    if not dist.is_initialized():
-        return state
-    from transformers.distributed.checkpoint import _redistribute_state_dict
-
-    return tree_map(_fresh, _redistribute_state_dict(state, reference))
-
-
-@torch.no_grad()
-def _dequantized(value: Any) -> Any:
-    """Moments in 8 bits as fp32 in host memory: their blocks are those of a shard, which another number of
-    workers lacks.
-    """
-    local = value.to_local() if isinstance(value, DTensor) else value
-    if not is_quantized(local):
-        return value
-    plain = local.dequantize().cpu()
-    if not isinstance(value, DTensor):
-        return plain
-    # Wrapping moves a shard to the mesh's device, and one after the other has room there.
-    return _sharded_like(value, plain).cpu()
-
-
-@torch.no_grad()
-def _requantize(optimizer: torch.optim.Optimizer, quantized: dict[Any, dict[str, Any]]) -> None:
-    """Put moments that were read as fp32 back into their 8 bits."""
-    for parameter, state in optimizer.state.items():
-        for name, before in quantized.get(parameter, {}).items():
-            local, read = (
-                value.to_local() if isinstance(value, DTensor) else value for value in (before, state[name])
-            )
-            if is_quantized(local):
-                local.copy_(_with_full_scale(read, local))
-                state[name] = before
-
-
-def _with_full_scale(read: Tensor, quantized: Any) -> Tensor:
-    """What gives the same codes and scales again: signed codes end short of -1, so a block led by a negative
-    value shrinks.
-    """
-    if not quantized.signed:
-        return read
-    lowest = quantized.qmap.min()
-    blocks = read.reshape(-1, quantized.block_size)
-    least = blocks.amin(1, keepdim=True)
-    full = torch.maximum(blocks.amax(1, keepdim=True), least / lowest)
-    return torch.where((blocks == least) & (least / lowest == full), -full, blocks).view_as(read)
-
-
-@torch.no_grad()
-def _fresh(value: Any) -> Any:
-    """A sharded tensor with storage of its own: torch 2.13 cannot copy a view into a larger one on CPU, as
-    FSDP's are.
-    """
-    if not isinstance(value, DTensor):
-        return value
-    local = value.to_local()
-    local = local.wait() if isinstance(local, AsyncCollectiveTensor) else local
-    return _sharded_like(value, local.clone() if local.device.type == "cpu" else local)
-
-
-def _sharded_like(value: DTensor, local: Tensor) -> DTensor:
-    return DTensor.from_local(
-        local, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
-    )
-
-
 @dataclass
 class Checkpoints:
     """Writes, keeps and loads the checkpoints of one run.
 
     Attributes:
-        folder: Where they lie.
-        rank: This worker; the first one writes the marker and removes what is not kept.
+        folder: Folder of the checkpoints.
+        rank: This worker; rank 0 writes ``state.json`` and removes old checkpoints.
     """
 
     folder: UPath
     rank: int
-    _pending: Future | None = field(default=None, init=False)
+    _pending: Future[None] | None = field(default=None, init=False)
     _marker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
-    _group: Any = field(default=None, init=False)
+    _group: dist.ProcessGroup | None = field(default=None, init=False)
 
     def __post_init__(self):
-        # A group of its own: the writing thread's messages must not meet those of the training.
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        # A process group of its own: collectives of the writer thread must not mix with those of training.
+        if dist.is_initialized():
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)  # an int only on ranks outside of the group
+            self._group = group
 
-    def save(self, model: Any, optimizer: torch.optim.Optimizer, step: int, state: dict[str, Any]) -> None:
-        """Begin to write a checkpoint; training may go on at once. It is marked complete as soon as it is.
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, state: CheckpointState
+    ) -> None:
+        """Start writing a checkpoint; training may continue at once.
+
+        Args:
+            model: The model, whose shards are copied before the call returns.
+            optimizer: Its optimizer.
+            step: Number of finished optimizer steps.
+            state: Training state for ``state.json``.
 
         Raises:
-            StorageError: The one before could not be written.
+            StorageError: This or the previous checkpoint cannot be written.
         """
         self.finish()
-        place = self.folder / f"step-{step:06d}"
+        path = self.folder / f"{_PREFIX}{step:06d}"
         model_state, optimizer_state = get_state_dict(model, optimizer)
-        content = _plain_shards({"model": model_state, "optimizer": optimizer_state})
+        content = to_contiguous_shards({"model": model_state, "optimizer": optimizer_state})
         with self._storage_errors():
-            if is_local(place):
-                place.mkdir(parents=True, exist_ok=True)
-            future = async_save(
-                content, storage_writer=_writer(place), process_group=self._group, no_dist=self._group is None
+            if is_local(path):
+                path.mkdir(parents=True, exist_ok=True)
+            written = async_save(
+                content,
+                storage_writer=_open_writer(path),
+                process_group=self._group,
+                no_dist=self._group is None,
             )
+        assert isinstance(written, Future)
+        self._pending = self._marker.submit(self._complete, written, path, state | {"step": step})
 
-        def mark() -> None:
-            # The first worker's part ends when all parts are written and named in the metadata.
-            future.result()  # pyright: ignore[reportAttributeAccessIssue]
-            if self.rank == 0:
-                write_bytes(place / _STATE, json.dumps(state | {"step": step}).encode())
-                self._remove_others()
-
-        self._pending = self._marker.submit(mark)
+    def _complete(self, written: Future[object], path: UPath, state: CheckpointState) -> None:
+        """Wait for the write, then mark the checkpoint as complete; runs in a thread."""
+        # On rank 0 this future finishes after all ranks have written their shards and the metadata lists
+        # them.
+        written.result()
+        if self.rank == 0:
+            write_bytes(path / STATE_FILE, json.dumps(state).encode())
+            self._remove_old()
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written.
+        """Wait until the pending checkpoint is written.
 
         Raises:
-            StorageError: It could not be written.
+            StorageError: It cannot be written.
         """
         if self._pending is None:
             return
-        pending, self._pending = self._pending, None
+        pending = self._pending
+        self._pending = None
         with self._storage_errors():
             pending.result()
         if self._group is not None:
@@ -199,60 +165,55 @@ class Checkpoints:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except (Exception, CheckpointException) as error:  # noqa: BLE001 - the writer passes on whatever the storage raises
-            free = (
-                f", {shutil.disk_usage(self.folder.path).free / 2**30:.3f} GiB free"
-                if is_local(self.folder)
-                else ""
-            )
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 - torch passes on any error of the storage
+            free = ""
+            if is_local(self.folder):
+                free = f", {shutil.disk_usage(self.folder.path).free / 2**30:.3f} GiB free"
             raise StorageError(
-                f"cannot write a checkpoint to {self.folder}: {_reason(error)}{free}; free the place or choose another --output"
+                f"cannot write a checkpoint to {self.folder}: {_root_cause(error)}{free}; free disk space or "
+                "choose another --output"
             ) from None
 
-    def _remove_others(self) -> None:
-        """Keep the last checkpoint and the one with the best validation loss."""
-        found = list_checkpoints(self.folder)
+    def _remove_old(self) -> None:
+        """Keep the latest checkpoint and the one with the lowest validation loss."""
         best = best_checkpoint(self.folder)
-        for _, place in found[:-1]:
-            if place != best:
-                (place / _STATE).unlink()
-                place.fs.rm(place.path, recursive=True)
+        for _, path in list_checkpoints(self.folder)[:-1]:
+            if path != best:
+                # Without state.json, a removal that is interrupted leaves an incomplete checkpoint.
+                (path / STATE_FILE).unlink()
+                path.fs.rm(path.path, recursive=True)
 
-    def load_last(self, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Take up the last complete checkpoint; gives what ``save`` was told, None where there is none."""
-        found = list_checkpoints(self.folder)
-        if not found:
+    def load_latest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> CheckpointState | None:
+        """Load the latest complete checkpoint into model and optimizer.
+
+        Returns:
+            The state that was passed to ``save``, with the step; None if there is no checkpoint.
+        """
+        checkpoints = list_checkpoints(self.folder)
+        if not checkpoints:
             return None
+        _, path = checkpoints[-1]
         model_state, optimizer_state = get_state_dict(model, optimizer)
         reference = {"model": model_state, "optimizer": optimizer_state}
-        content = _plain_shards(reference)
-        load(content, storage_reader=reader(found[-1][1]), no_dist=not dist.is_initialized())
-        content = _plain_shards(content, reference)
+        content = to_contiguous_shards(reference)
+        load(content, storage_reader=open_reader(path), no_dist=not dist.is_initialized())
+        content = to_contiguous_shards(content, reference)
+        # `set_state_dict` replaces the moments; 8-bit ones are needed afterwards.
         moments = {parameter: dict(state) for parameter, state in optimizer.state.items()}
         set_state_dict(
             model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"]
         )
-        _requantize(optimizer, moments)
-        return read_state(found[-1][1])
+        requantize(optimizer, moments)
+        return read_state(path)
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what began it: torch wraps the storage's error, and closing the file then raises
-    another one.
+def _root_cause(error: BaseException) -> str:
+    """The first line of the original error.
+
+    torch wraps the storage's error, and closing the file may raise another one on top of it.
     """
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     while error.__context__ is not None:
         error = error.__context__
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def best_checkpoint(folder: UPath) -> UPath | None:
-    """The complete checkpoint with the lowest validation loss, the latest of equals; None where there is
-    none.
-    """
-    found = [
-        (read_state(place).get("validation_loss"), -step, place) for step, place in list_checkpoints(folder)
-    ]
-    scored = [(loss, step, place) for loss, step, place in found if loss is not None]
-    return min(scored or [(0, step, place) for _, step, place in found], default=(0, 0, None))[2]

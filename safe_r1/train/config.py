@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning run; every default stands on its field."""
+"""Settings of a fine-tuning run; the default of each is on its field."""
 
 import re
 from typing import Literal, Self
@@ -10,75 +10,82 @@ from safe_r1.models.registry import States
 
 
 class PackConfig(Settings):
-    """From conversations to packed sequences."""
+    """Sequence packing."""
 
     seq_len: int = Field(default=8192, ge=32, description="tokens of a packed sequence")
     too_long: Literal["drop", "cut"] = Field(
-        default="drop", description="what becomes of a row longer than seq_len"
+        default="drop", description="documents longer than seq_len: drop them, or cut off their end"
     )
 
 
 class ParallelConfig(Settings):
-    """How the model is spread. None means: as the variant's layout in ``safe_r1.models.registry`` says, else
-    one shard a worker.
+    """Parallelism, micro-batches and memory savings.
+
+    None means: as in the variant's layout in ``safe_r1.models.registry``, else fully sharded (FSDP).
     """
 
     fsdp_size: int | None = Field(
         default=None, ge=1, description="workers that share one copy of the parameters"
     )
-    tp_size: int | None = Field(default=None, ge=1)
-    ep_size: int | None = Field(default=None, ge=1, description="workers that share the experts of a mixture")
+    tp_size: int | None = Field(default=None, ge=1, description="tensor-parallel workers")
+    ep_size: int | None = Field(
+        default=None, ge=1, description="expert-parallel workers of a mixture-of-experts model"
+    )
     micro_batch_size: int | None = Field(
-        default=None, ge=1, description="packed sequences a worker computes at once"
+        default=None, ge=1, description="packed sequences in one forward pass of a worker"
     )
     cpu_offload: bool | None = Field(
-        default=None, description="parameters, gradients and optimizer states in host memory"
+        default=None, description="keep parameters, gradients and optimizer states in host memory"
     )
-    activation_checkpointing: bool = True
+    activation_checkpointing: bool = Field(
+        default=True, description="recompute each layer in the backward pass to save memory"
+    )
     logits_budget_mib: int = Field(
-        default=512, ge=1, description="memory for logits; the loss is computed in pieces that fit"
+        default=512, ge=1, description="memory limit of the logits; the loss is computed in chunks that fit"
     )
 
 
 class OptimizerConfig(Settings):
-    """AdamW with warm-up and cosine."""
+    """AdamW with a linear warm-up and cosine decay."""
 
-    lr: float = Field(default=1e-5, gt=0)
+    lr: float = Field(default=1e-5, gt=0, description="peak learning rate")
     min_lr_share: float = Field(
-        default=0.1, ge=0, le=1, description="learning rate at the end, as a share of lr"
+        default=0.1, ge=0, le=1, description="learning rate at the end, as a fraction of lr"
     )
-    warmup_share: float = Field(default=0.03, ge=0, lt=1, description="of all steps")
+    warmup_share: float = Field(
+        default=0.03, ge=0, lt=1, description="length of the warm-up, as a fraction of all steps"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
     states: States | None = Field(
-        default=None, description="type of the moments; None: as the variant's layout says"
+        default=None, description="data type of the moments; None: as in the variant's layout"
     )
 
 
 class LoraConfig(Settings):
-    """Low-rank adapters in place of training every parameter; merged on export."""
+    """Low-rank adapters instead of training all parameters; they are merged on export."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1, description="the adapters' product counts alpha / rank")
+    alpha: int = Field(default=32, ge=1, description="adapter outputs are scaled by alpha / rank")
 
 
 class SaveConfig(Settings):
-    """Validation, checkpoints and reasons to stop."""
+    """Validation, checkpoints and early stopping."""
 
     every: int = Field(
-        default=50, ge=1, description="steps between validations, each with a checkpoint; one more at the end"
+        default=50, ge=1, description="steps between checkpoints, each with a validation; the last step too"
     )
     max_validation: int = Field(
-        default=64, ge=1, description="validation sequences of each kind, the first ones"
+        default=64, ge=1, description="maximum number of validation sequences of each kind"
     )
     patience: int | None = Field(
-        default=None, ge=1, description="stop after so many validations without a better loss"
+        default=None, ge=1, description="stop after this many validations in a row without a lower loss"
     )
     max_loss_ratio: float = Field(
-        default=5.0, gt=1, description="stop at a loss so many times the median of the last steps"
+        default=5.0, gt=1, description="stop if the loss exceeds this multiple of the recent median"
     )
 
 
@@ -94,26 +101,28 @@ class FinetuneConfig(Settings):
         description="name of the run inside the output",
     )
     num_workers: str | None = Field(
-        default=None, description="N, or MIN-MAX for elastic; None: as the variant's layout says"
+        default=None, description="N, or MIN-MAX for elastic training; None: as in the variant's layout"
     )
     device: Literal["auto", "cpu", "gpu"] = "auto"
     gpu: str | None = Field(
-        default=None, description="what the cluster's GPUs are, for the plan; None: the layout's"
+        default=None, description="GPU type of the cluster, for the plan; None: as in the variant's layout"
     )
     dtype: Literal["auto", "bf16", "fp32"] = Field(
-        default="auto", description="of the computation; auto: fp32 on CPU"
+        default="auto", description="compute data type; auto: bf16 on GPU, fp32 on CPU"
     )
     epochs: int = Field(default=2, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    global_batch_size: int = Field(
-        default=64, ge=1, description="packed sequences in an optimizer step, over all workers"
+    max_steps: int | None = Field(
+        default=None, ge=1, description="maximum number of optimizer steps; None: as the epochs give"
     )
-    seed: int = Field(default=0, ge=0)
-    max_failures: int = Field(default=3, ge=0, description="losses of workers before the job gives up")
-    resume: bool = Field(default=False, description="only go on with a run that is there; never begin one")
+    global_batch_size: int = Field(
+        default=64, ge=1, description="packed sequences per optimizer step, over all workers"
+    )
+    seed: int = Field(default=0, ge=0, description="order of the sequences, and initial adapters")
+    max_failures: int = Field(default=3, ge=0, description="worker failures before the job stops")
+    resume: bool = Field(default=False, description="fail unless there is a run to resume")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     trust_remote_code: bool = Field(
-        default=False, description="runs code from the model's repository; never on by itself"
+        default=False, description="run code from the model's repository; must be set explicitly"
     )
     lora: LoraConfig | None = None
     pack: PackConfig = Field(default=PackConfig())
@@ -123,21 +132,24 @@ class FinetuneConfig(Settings):
 
     @field_validator("num_workers", mode="before")
     @classmethod
-    def _workers(cls, value: object) -> str | None:
-        if value is None or re.fullmatch(r"[1-9]\d*(-[1-9]\d*)?", str(value)):
-            return None if value is None else str(value)
+    def _check_num_workers(cls, value: object) -> str | None:
+        # YAML reads a plain number as int.
+        if value is None:
+            return None
+        if re.fullmatch(r"[1-9]\d*(-[1-9]\d*)?", str(value)):
+            return str(value)
         raise ValueError("expected N or MIN-MAX, e.g. 8 or 4-16")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_worker_range(self) -> Self:
         low, high = self.worker_range or (1, 1)
         if low > high:
-            raise ValueError(f"num_workers {self.num_workers}: the smaller number comes first")
+            raise ValueError(f"num_workers {self.num_workers}: put the smaller number first")
         return self
 
     @property
     def worker_range(self) -> tuple[int, int] | None:
-        """Fewest and most workers; None where the layout decides."""
+        """Minimum and maximum number of workers; None: as in the variant's layout."""
         if self.num_workers is None:
             return None
         low, _, high = self.num_workers.partition("-")

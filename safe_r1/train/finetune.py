@@ -1,5 +1,6 @@
-"""The fine-tuning job: plan → data → train → export → ``_SUCCESS``. The same command does what its folder
-lacks.
+"""The fine-tuning job: plan → data → training → export → ``_SUCCESS``.
+
+Repeating the same command does only what its run folder lacks.
 """
 
 import json
@@ -14,60 +15,87 @@ from upath import UPath
 
 from safe_r1.errors import RunConflictError, StorageError, TrainingError
 from safe_r1.models.registry import ORIGIN_FILE
-from safe_r1.progress import ProgressCallback
+from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
-from safe_r1.resources import Cluster, connect, disconnect
+from safe_r1.resources import Cluster, connect
 from safe_r1.runs import RunFolder, is_local, sha256, write_bytes
+from safe_r1.train.card import RunInfo, render_card
 from safe_r1.train.config import FinetuneConfig
-from safe_r1.train.data import DataInfo, prepare_data, read_corpus
-from safe_r1.train.history import FAILURE, read_history
-from safe_r1.train.job import Job, absolute, make_job, make_spec
+from safe_r1.train.data import PreparedData, prepare_data, read_corpus
+from safe_r1.train.history import FAILURE_FILE, read_history
+from safe_r1.train.job import TrainJob, absolute, make_job, make_spec
 from safe_r1.train.loop import TrainSpec
 
-# Settings that change how a run is computed, not what comes out of it.
-_FREE = {"output", "num_workers", "device", "gpu", "max_failures", "resume", "trackers", "parallel", "save"}
-_FREE |= {"trust_remote_code"}
+# Settings that may change when a run is resumed: they affect how it is computed, not its result.
+_MUTABLE_SETTINGS = {
+    "output",
+    "num_workers",
+    "device",
+    "gpu",
+    "max_failures",
+    "resume",
+    "trackers",
+    "parallel",
+    "save",
+    "trust_remote_code",
+}
+_SHOWN_ROWS = 8
+
+Fingerprint = dict[str, Any]
+"""Everything that could change the result of a run, as ``run.json`` holds it."""
 
 
 @dataclass
-class Outcome:
-    """What became of a run: its folder, the finished model, and the figures of ``run.json``."""
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        folder: Its folder.
+        model: Folder of the exported model.
+        info: Content of ``run.json``.
+        was_complete: True if an earlier job had finished it.
+    """
 
     folder: RunFolder
     model: UPath
-    info: dict[str, Any]
+    info: RunInfo
     was_complete: bool = False
 
 
-def finetune(config: FinetuneConfig, on_progress: ProgressCallback, log: Path | None = None) -> Outcome:
-    """Fine-tune to a finished model, doing only what is missing.
+def finetune(config: FinetuneConfig, on_progress: ProgressCallback, log: Path | None = None) -> TrainResult:
+    """Fine-tune a model and export it; finished parts of the run are reused.
+
+    Args:
+        config: The settings.
+        on_progress: Called with the progress of each stage.
+        log: Log file of the job, copied into the run folder at the end.
 
     Raises:
-        SafeR1Error: Anything a user can repair; what was finished until then is kept.
+        SafeR1Error: An error that the user can fix; what was finished before is kept.
     """
     started = time.monotonic()
+    # Fails on a wrong corpus before Ray is started.
     read_corpus(UPath(config.corpus))
     cluster = connect()
     job = make_job(config, cluster)
-    fingerprint = _fingerprint(job)
-    _open(job, fingerprint, cluster)
+    fingerprint = make_fingerprint(job)
+    open_run(job, fingerprint, cluster)
     if job.folder.is_complete:
-        return Outcome(
-            job.folder, job.model_folder, job.folder.read_json("run.json") or {}, was_complete=True
-        )
+        info = job.folder.read_json("run.json") or {}
+        return TrainResult(job.folder, job.model_folder, info, was_complete=True)
     try:
-        data = _prepare(job, on_progress)
-        _check_room(job)
+        data = prepare_job_data(job, on_progress)
+        check_disk_space(job)
         spec = make_spec(job, data)
         _train(job, spec, on_progress)
-        return _publish(job, data, fingerprint, started, on_progress)
+        return publish(job, data, fingerprint, started, on_progress)
     finally:
         if log:
             job.folder.keep_log(log)
 
 
-def _prepare(job: Job, on_progress: ProgressCallback) -> DataInfo:
-    """Packed data lie beside the runs: variants of one tokenizer share them."""
+def prepare_job_data(job: TrainJob, on_progress: ProgressCallback) -> PreparedData:
+    """Prepare the corpus in a folder beside the runs, which runs with the same tokenizer share."""
     config = job.config
     folder = UPath(absolute(config.output)) / "data"
     return prepare_data(
@@ -75,8 +103,9 @@ def _prepare(job: Job, on_progress: ProgressCallback) -> DataInfo:
     )
 
 
-def _fingerprint(job: Job) -> dict[str, Any]:
-    settings = job.config.model_dump(mode="json", exclude=_FREE)
+def make_fingerprint(job: TrainJob) -> Fingerprint:
+    """Everything that could change the result of the run."""
+    settings = job.config.model_dump(mode="json", exclude=_MUTABLE_SETTINGS)
     return {
         "settings": settings | {"states": job.plan.layout.states, "dtype_bytes": job.plan.dtype_bytes},
         "variant": job.identity,
@@ -85,12 +114,15 @@ def _fingerprint(job: Job) -> dict[str, Any]:
     }
 
 
-def _open(job: Job, fingerprint: dict[str, Any], cluster: Cluster) -> None:
+def open_run(job: TrainJob, fingerprint: Fingerprint, cluster: Cluster) -> None:
+    """Create the run folder, or check that it holds the same run.
+
+    Raises:
+        RunConflictError: It holds another run, or with ``resume`` none.
+    """
     config = job.config
     if config.resume and job.folder.read_json("run.json") is None:
-        raise RunConflictError(
-            f"--resume: there is no run in {job.folder.path}; leave the flag out to begin one"
-        )
+        raise RunConflictError(f"--resume: there is no run in {job.folder.path}; omit the flag to start one")
     job.folder.open(
         fingerprint,
         {
@@ -103,131 +135,123 @@ def _open(job: Job, fingerprint: dict[str, Any], cluster: Cluster) -> None:
     )
 
 
-def _check_room(job: Job) -> None:
-    """Two checkpoints, the one being written, and the export fit on a local disk."""
+def check_disk_space(job: TrainJob) -> None:
+    """Check that three checkpoints (latest, best, pending) and the export fit on a local disk.
+
+    Raises:
+        StorageError: They do not.
+    """
     if not is_local(job.folder.path):
         return
     needed = 3 * job.plan.checkpoint_gib + job.plan.export_gib
     free = shutil.disk_usage(job.folder.path.path).free / 2**30
     if free < needed:
         raise StorageError(
-            f"{job.folder.path}: {free:.1f} GiB free, three checkpoints and the export take {needed:.1f}; free the disk or "
-            "choose another --output"
+            f"{job.folder.path}: {free:.1f} GiB free, three checkpoints and the export need {needed:.1f}; "
+            "free disk space or choose another --output"
         )
 
 
-def _train(job: Job, spec: TrainSpec, on_progress: ProgressCallback) -> None:
+def _train(job: TrainJob, spec: TrainSpec, on_progress: ProgressCallback) -> None:
     from safe_r1.train.workers import run_workers
 
     if not _is_trained(job, spec):
         run_workers(spec, job.workers, on_progress)
-    _refuse_failure(job)
+    raise_on_failure(job)
 
 
-def _refuse_failure(job: Job) -> None:
-    failure = job.folder.read_json(FAILURE)
+def raise_on_failure(job: TrainJob) -> None:
+    """Report why training stopped early, if it did.
+
+    Raises:
+        TrainingError: The loss is NaN or inf, or diverged.
+    """
+    failure = job.folder.read_json(FAILURE_FILE)
     if failure:
-        shown = ", ".join(failure["row_ids"][:8])
+        row_ids = failure["row_ids"]
+        shown = ", ".join(row_ids[:_SHOWN_ROWS]) + (" ..." if len(row_ids) > _SHOWN_ROWS else "")
         raise TrainingError(
-            f"step {failure['step']}: {failure['reason']}; stopped before it changed the model, the last checkpoint is kept. "
-            f"Rows of the batch: {shown}{' ...' if len(failure['row_ids']) > 8 else ''} (all in {job.folder.path / FAILURE}). "
-            "Lower optimizer.lr, or look at these rows"
+            f"step {failure['step']}: {failure['reason']}; stopped before the model was updated, the latest "
+            f"checkpoint is kept. Rows of the batch: {shown} (all in {job.folder.path / FAILURE_FILE}). "
+            "Lower optimizer.lr, or inspect these rows"
         )
 
 
-def _is_trained(job: Job, spec: TrainSpec) -> bool:
-    """The last checkpoint is the run's end."""
+def _is_trained(job: TrainJob, spec: TrainSpec) -> bool:
+    """True if the latest checkpoint is the end of training."""
     from safe_r1.train.checkpoint import list_checkpoints, read_state
 
-    found = list_checkpoints(job.folder.path / "checkpoints")
-    return bool(found) and (found[-1][0] == spec.num_steps or read_state(found[-1][1])["stopped"])
+    checkpoints = list_checkpoints(job.folder.path / "checkpoints")
+    if not checkpoints:
+        return False
+    step, path = checkpoints[-1]
+    return step == spec.num_steps or read_state(path)["stopped"]
 
 
-def _publish(
-    job: Job, data: DataInfo, fingerprint: dict[str, Any], started: float, on_progress: ProgressCallback
-) -> Outcome:
-    """Export the best checkpoint, write its figures and, last, the marker."""
-    from safe_r1.train.card import render_card
+def publish(
+    job: TrainJob,
+    data: PreparedData,
+    fingerprint: Fingerprint,
+    started: float,
+    on_progress: ProgressCallback,
+) -> TrainResult:
+    """Export the best checkpoint, complete ``run.json``, and write the success marker last.
+
+    Args:
+        job: The job.
+        data: Its prepared data.
+        fingerprint: Its fingerprint.
+        started: ``time.monotonic()`` at the job's start.
+        on_progress: Called with the number of weight files written.
+    """
     from safe_r1.train.checkpoint import best_checkpoint, read_state
     from safe_r1.train.export import ExportSpec, export
 
     best = best_checkpoint(job.folder.path / "checkpoints")
     assert best is not None, "training ends with a checkpoint"
-    state, (before, *lines) = read_state(best), read_history(job.folder.path)
+    state = read_state(best)
+    before, *records = read_history(job.folder.path)
     info = (job.folder.read_json("run.json") or {}) | {
         "finished_at": now(),
-        "num_steps": lines[-1]["step"],
+        "num_steps": records[-1]["step"],
         "exported_step": state["step"],
         "validation": state["validation"],
-        "first_validation": before["validation"],
-        "data": {name: data.content["splits"][name] for name in data.content["splits"]},
+        "first_validation": before.get("validation", {}),
+        "data": dict(data.content["splits"]),
         "corpus_sha256": fingerprint["corpus"],
         "plan": {"layout": asdict(job.plan.layout), "memory_gib": job.plan.memory.total},
-        "peak_memory_gib": max(line["memory_gib"] for line in lines),
+        "peak_memory_gib": max(record.get("memory_gib", 0.0) for record in records),
         "wall_s": round(time.monotonic() - started, 1),
     }
     job.folder.write_json("run.json", info)
-    card = render_card(job.variant, job.config, info, lines)
-    lora, remote = job.config.lora, job.config.trust_remote_code
-    export(ExportSpec(best, job.variant, job.model_folder, card, lora, remote), on_progress)
-    # How the finished model is asked: as the one that it was made from, so that both can be compared.
-    base = job.variant.name if job.variant.kind != "custom" else None
-    write_bytes(
-        job.model_folder / ORIGIN_FILE, json.dumps({"base": base, "run": str(job.folder.path)}).encode()
+    card = render_card(job.variant, job.config, info, records)
+    spec = ExportSpec(
+        best, job.variant, job.model_folder, card, job.config.lora, job.config.trust_remote_code
     )
+    export(spec, on_progress)
+    # The exported model is prompted and sampled like its base, so that both can be compared.
+    origin = {
+        "base": job.variant.name if job.variant.kind != "custom" else None,
+        "run": str(job.folder.path),
+    }
+    write_bytes(job.model_folder / ORIGIN_FILE, json.dumps(origin).encode())
     job.folder.publish()
-    return Outcome(job.folder, job.model_folder, info)
-
-
-def run_here(config: FinetuneConfig, show: Callable[[str], None]) -> None:
-    """Fine-tune in the processes that ``torchrun`` started; see ``finetune``."""
-    import os
-
-    import torch
-
-    from safe_r1.train.loop import Trainer
-
-    started, rank, world = (
-        time.monotonic(),
-        int(os.environ.get("RANK", "0")),
-        int(os.environ.get("WORLD_SIZE", "1")),
-    )
-    prepared = _prepare_here(config, world) if rank == 0 else None
-    shared = [prepared and prepared[0]]
-    if world > 1:
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        torch.distributed.broadcast_object_list(shared)
-    spec: Any = shared[0]
-    Trainer(spec).run(lambda figures: show(json.dumps(figures)) if rank == 0 else None)
-    if prepared:
-        _, job, data, fingerprint = prepared
-        _refuse_failure(job)
-        show(f"model: {_publish(job, data, fingerprint, started, lambda *_: None).model}")
-    if world > 1:
-        torch.distributed.destroy_process_group()
-
-
-def _prepare_here(config: FinetuneConfig, world: int) -> tuple[TrainSpec, Job, DataInfo, dict[str, Any]]:
-    cluster = connect()
-    job = make_job(config.model_copy(update={"num_workers": str(world)}), cluster)
-    fingerprint = _fingerprint(job)
-    _open(job, fingerprint, cluster)
-    data = _prepare(job, lambda *_: None)
-    _check_room(job)
-    disconnect()
-    return make_spec(job, data), job, data, fingerprint
+    return TrainResult(job.folder, job.model_folder, info)
 
 
 def dry_run(config: FinetuneConfig, show: Callable[[str], None]) -> None:
-    """Show the plan and the first batch as it is learned; trains nothing."""
+    """Show the plan and the first batch with its loss mask; nothing is trained."""
     from safe_r1.models.chat import load_tokenizer
-    from safe_r1.train.data import batch_indices
-    from safe_r1.train.pack import PackedReader, describe_batch
+    from safe_r1.train.packed import PackedReader
     from safe_r1.train.plan_text import to_text
+    from safe_r1.train.preview import describe_batch
+    from safe_r1.train.sampler import batch_indices
 
     job = make_job(config, connect())
-    data = _prepare(job, lambda *_: None)
-    spec, train = make_spec(job, data), data.content["splits"]["train"]
+    data = prepare_job_data(job, ignore_progress)
+    spec = make_spec(job, data)
+    train = data.content["splits"]["train"]
+    # The corpus is known now, so its numbers replace the plan's assumptions.
     plan = replace(
         job.plan,
         corpus_tokens=train["num_tokens"],
@@ -235,10 +259,15 @@ def dry_run(config: FinetuneConfig, show: Callable[[str], None]) -> None:
     )
     show(to_text(job.variant.name, plan))
     show(
-        f"\ndata      {train['num_rows_packed']:,} rows in {train['num_sequences']:,} sequences, {train['num_rows_dropped']:,} "
-        f"dropped; {train['efficiency']:.1%} of {config.pack.seq_len} tokens used; {spec.num_steps:,} steps"
+        f"\ndata      {train['num_rows_packed']:,} rows in {train['num_sequences']:,} sequences, "
+        f"{train['num_rows_dropped']:,} dropped; {train['efficiency']:.1%} of {config.pack.seq_len} tokens "
+        f"used; {spec.num_steps:,} steps"
     )
     indices = batch_indices(train["num_sequences"], config.global_batch_size, config.seed, 0)
     tokenizer = load_tokenizer(job.variant.source, job.variant.revision, config.trust_remote_code)
-    show("\nfirst batch; what is learned stands between 【 and 】")
+    show("\nfirst batch, label tokens between 【 and 】")
     show(describe_batch(PackedReader(data.folder, "train").read(indices), tokenizer))
+
+
+def ignore_progress(progress: Progress) -> None:
+    """A progress callback that shows nothing."""

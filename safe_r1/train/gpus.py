@@ -1,23 +1,23 @@
-"""The kinds of GPU a plan knows."""
+"""The GPU types that a training plan knows."""
 
 import difflib
 from dataclasses import dataclass
 
 from safe_r1.errors import ConfigError
 
-# What the CUDA context, NCCL and the gaps between allocations leave of a GPU's memory.
+# The CUDA context, NCCL buffers and allocator fragmentation take the rest of a GPU's memory.
 USABLE_SHARE = 0.92
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A kind of GPU.
+    """A GPU type.
 
     Attributes:
         name: Name in layouts and on the command line.
-        memory_gib: All memory, as CUDA reports it.
-        tflops: Peak of dense bf16 products, in TFLOP/s.
-        per_node: GPUs of one machine.
+        memory_gib: Total memory, as CUDA reports it.
+        tflops: Peak dense bf16 matrix throughput in TFLOP/s.
+        per_node: GPUs of one node.
     """
 
     name: str
@@ -27,12 +27,12 @@ class Gpu:
 
     @property
     def usable_gib(self) -> float:
-        """Memory for tensors."""
+        """Memory that is available for tensors."""
         return self.memory_gib * USABLE_SHARE
 
 
-# Source: the makers' data sheets, SXM forms; peaks without sparsity. The last is a laptop without a GPU, in
-# fp32.
+# Source: the vendors' data sheets for the SXM versions, peaks without sparsity. The last entry is a laptop
+# without a GPU that computes in fp32.
 GPUS: dict[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
@@ -51,10 +51,10 @@ GPUS: dict[str, Gpu] = {
 
 
 def get_gpu(name: str) -> Gpu:
-    """The kind of GPU of this name.
+    """The GPU type with this name.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The name is unknown; the nearest one is suggested.
     """
     if name in GPUS:
         return GPUS[name]

@@ -1,85 +1,119 @@
-"""What a run did, step by step: ``history.jsonl`` in its folder, a line for each step, and why it stopped if
-it failed.
+"""Records of a run: ``history.jsonl``, one line per optimizer step, and ``failure.json`` if it failed.
 
-The line of step 0 holds the validation of the model as it came.
-
-The first worker writes it. Steps after the checkpoint that a restart takes up are written again, so no step
-is in it twice.
+Step 0 holds the validation of the original model. Rank 0 writes the files. A resumed run removes the steps
+after its checkpoint and writes them again, so that no step occurs twice.
 """
 
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Required, TypedDict
 
 from upath import UPath
 
 from safe_r1.runs import write_bytes
 from safe_r1.train.trackers import Tracker
 
-HISTORY, FAILURE = "history.jsonl", "failure.json"
+HISTORY_FILE = "history.jsonl"
+FAILURE_FILE = "failure.json"
 _WRITE_EVERY_S = 2.0
 
-Line = dict[str, Any]
+
+class StepRecord(TypedDict, total=False):
+    """One line of ``history.jsonl``; step 0 and steps without a validation lack some fields.
+
+    ``validation`` is the mean loss by kind of row, and over ``all``; ``num_labels`` and ``num_tokens`` are
+    of all workers; ``memory_gib`` is the peak of rank 0.
+    """
+
+    step: Required[int]
+    loss: float
+    lr: float
+    grad_norm: float
+    num_labels: int
+    num_tokens: int
+    step_s: float
+    tokens_per_s: float
+    memory_gib: float
+    mfu: float
+    validation: dict[str, float]
+    stopped: bool
 
 
-def read_history(folder: UPath) -> list[Line]:
-    """All steps so far, in order; none where the run has not begun."""
-    path = folder / HISTORY
-    return (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    )
+class FailureRecord(TypedDict):
+    """Content of ``failure.json``: the step that failed, why, and the corpus rows of its batch."""
+
+    step: int
+    reason: str
+    row_ids: list[str]
+
+
+def read_history(folder: UPath) -> list[StepRecord]:
+    """All steps so far, in order; empty if training has not begun."""
+    path = folder / HISTORY_FILE
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 class History:
-    """The first worker's record; on the others it does nothing."""
+    """Writes the records of a run; does nothing on other ranks than 0.
+
+    Attributes:
+        folder: Folder of the run.
+        is_writer: True on rank 0.
+        trackers: Receive every step's metrics as well.
+        records: All steps so far.
+    """
 
     def __init__(self, folder: UPath, rank: int, start: int, trackers: Sequence[Tracker] = ()):
-        self.folder, self.is_writer, self.trackers = folder, rank == 0, trackers
-        self.lines = (
-            [line for line in read_history(folder) if line["step"] <= start]
-            if self.is_writer and start
-            else []
-        )
-        self._due = 0.0
-        if self.is_writer and (folder / FAILURE).exists():
-            (folder / FAILURE).unlink()
-
-    def add(self, line: Line, now: bool = False) -> None:
-        """One step's figures; written at once or within a few seconds."""
+        self.folder = folder
+        self.is_writer = rank == 0
+        self.trackers = trackers
+        self.records: list[StepRecord] = []
+        self._next_write = 0.0
         if not self.is_writer:
             return
-        self.lines.append(line)
+        if start:
+            self.records = [record for record in read_history(folder) if record["step"] <= start]
+        if (folder / FAILURE_FILE).exists():
+            (folder / FAILURE_FILE).unlink()
+
+    def add(self, record: StepRecord, now: bool = False) -> None:
+        """Add one step; it is written at once, or with another one within a few seconds."""
+        if not self.is_writer:
+            return
+        self.records.append(record)
         for tracker in self.trackers:
-            tracker.log(line["step"], _figures(line))
-        if now or time.monotonic() > self._due:
+            tracker.log(record["step"], _flatten_metrics(record))
+        if now or time.monotonic() > self._next_write:
             self.flush()
 
     def flush(self) -> None:
         """Write the file."""
         if self.is_writer:
-            text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            write_bytes(self.folder / HISTORY, text.encode())
-            self._due = time.monotonic() + _WRITE_EVERY_S
+            text = "".join(json.dumps(record) + "\n" for record in self.records)
+            write_bytes(self.folder / HISTORY_FILE, text.encode())
+            self._next_write = time.monotonic() + _WRITE_EVERY_S
 
-    def fail(self, step: int, reason: str, row_ids: Sequence[str]) -> None:
-        """The run ends here for a reason of its own; the job reads it."""
+    def record_failure(self, step: int, reason: str, row_ids: Sequence[str]) -> None:
+        """Record why training stopped, for the job to report."""
         if self.is_writer:
-            failure = {"step": step, "reason": reason, "row_ids": list(row_ids)}
-            write_bytes(self.folder / FAILURE, json.dumps(failure, ensure_ascii=False).encode())
+            failure = FailureRecord(step=step, reason=reason, row_ids=list(row_ids))
+            write_bytes(self.folder / FAILURE_FILE, json.dumps(failure, ensure_ascii=False).encode())
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write pending steps and close the trackers."""
         self.flush()
         for tracker in self.trackers if self.is_writer else ():
             tracker.close()
 
 
-def _figures(line: Line) -> dict[str, float]:
-    """A line as flat names with numbers: ``train/loss``, ``validation/safety``."""
-    flat = {
+def _flatten_metrics(record: StepRecord) -> dict[str, float]:
+    """A record as flat metrics for trackers: ``train/loss``, ``validation/safety``."""
+    train = {
         f"train/{name}": float(value)
-        for name, value in line.items()
+        for name, value in record.items()
         if isinstance(value, int | float) and name != "step"
     }
-    return flat | {f"validation/{kind}": loss for kind, loss in line.get("validation", {}).items()}
+    return train | {f"validation/{kind}": loss for kind, loss in record.get("validation", {}).items()}

@@ -1,5 +1,6 @@
-"""A fine-tuning run that was checked: model, workers, plan, folder; and what its workers are told."""
+"""A validated fine-tuning job: model, workers, plan and folder; and the specification for its workers."""
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,29 +9,33 @@ from upath import UPath
 from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Layout, Variant, get_variant
-from safe_r1.resources import Cluster, pick_device
+from safe_r1.resources import Cluster, Device, pick_device
 from safe_r1.runs import RunFolder
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
-from safe_r1.train.data import DataInfo, num_steps
+from safe_r1.train.data import PreparedData
+from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.loop import TrainSpec
 from safe_r1.train.model import ModelSpec
-from safe_r1.train.parallel import resolve_sizes
-from safe_r1.train.plan import Gpu, TrainPlan, check_plan, get_gpu, make_plan
+from safe_r1.train.parallel import resolve_dims
+from safe_r1.train.plan import DEFAULT_GPU, TrainPlan, make_plan
+from safe_r1.train.plan_check import check_plan
+from safe_r1.train.sampler import num_steps
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run that was checked and can begin.
+class TrainJob:
+    """A validated job.
 
     Attributes:
         config: The settings.
-        variant: With a source that can be loaded.
-        identity: Of its weights.
+        variant: The model, with a source that can be loaded.
+        identity: Identity of its weights.
+        architecture: Its dimensions.
         device: ``cpu`` or ``cuda``.
-        workers: Fewest and most.
-        plan: With the fewest workers.
-        folder: Of the run.
+        workers: Minimum and maximum number of workers.
+        plan: Plan for the minimum number of workers that the batch size allows.
+        folder: Folder of the run.
     """
 
     config: FinetuneConfig
@@ -44,48 +49,47 @@ class Job:
 
     @property
     def model_folder(self) -> UPath:
-        """Where the finished model goes; its name is the name of the enhanced variant."""
+        """Folder of the exported model, named like the enhanced variant."""
         return self.folder.path / f"{self.variant.name}-safe"
 
 
-def absolute(place: str) -> str:
-    """A place as workers can use it that are started elsewhere."""
-    return place if "://" in place else str(Path(place).absolute())
+def absolute(path: str) -> str:
+    """An absolute path, since workers have another working directory; URIs stay as they are."""
+    return path if "://" in path else str(Path(path).absolute())
 
 
-def make_job(config: FinetuneConfig, cluster: Cluster) -> Job:
-    """Check all that can be checked before a GPU is taken.
+def make_job(config: FinetuneConfig, cluster: Cluster) -> TrainJob:
+    """Validate everything that can be validated before a GPU is used.
 
     Raises:
-        SafeR1Error: What does not fit, in one line.
+        SafeR1Error: The settings do not fit the model or the cluster.
     """
-    named = get_variant(config.variant)
-    device = pick_device(named, config.device, cluster.gpu_total)
-    variant, identity = prepare(named)
+    requested = get_variant(config.variant)
+    device = pick_device(requested, config.device, cluster.gpu_total)
+    variant, identity = prepare(requested)
     architecture = get_architecture(variant)
-    own = variant.layout if device == "gpu" else None
-    workers = config.worker_range or ((own.num_gpus, own.num_gpus) if own else (1, 1))
-    if device == "gpu" and config.device == "auto" and cluster.gpu_total < workers[0]:
+    layout = variant.layout if device == "gpu" else None
+    default_workers = layout.num_gpus if layout else 1
+    workers = config.worker_range or (default_workers, default_workers)
+    minimum, maximum = workers
+    # With device=gpu the autoscaler may still add GPU nodes.
+    if device == "gpu" and config.device == "auto" and cluster.gpu_total < minimum:
         raise ResourceError(
-            f"{variant.name} wants {workers[0]} GPUs and this cluster has {cluster.gpu_total:g}: give --num-workers, see "
-            "`safe-r1 plan`, or --set device=gpu where GPU nodes start on demand"
+            f"{variant.name} needs {minimum} GPUs and this cluster has {cluster.gpu_total:g}: set "
+            "--num-workers (see `safe-r1 plan`), or --set device=gpu if the cluster adds GPU nodes on demand"
         )
-    if (
-        workers[0] != workers[1]
-        and _plan(config, variant, architecture, device, workers[1], cluster).layout.tp_size > 1
-    ):
+    make = functools.partial(_make_plan, config, variant, architecture, device, cluster)
+    if minimum != maximum and make(maximum).layout.tp_size > 1:
         raise ConfigError(
-            f"num_workers {config.num_workers}: an elastic number needs parallel.tp_size=1; give one number"
+            f"num_workers {config.num_workers}: elastic training needs parallel.tp_size=1; give one number"
         )
-    plans = [
-        _plan(config, variant, architecture, device, count, cluster)
-        for count in range(workers[0], workers[1] + 1)
-    ]
-    usable = [plan for plan in plans if _divides(plan)] or plans
+    # In an elastic range only some numbers of workers divide the batch; with the others, dummy sequences fill
+    # the last micro-batches. A fixed number must divide it, which check_plan checks.
+    plans = [make(num_workers) for num_workers in range(minimum, maximum + 1)]
+    usable = [plan for plan in plans if _divides_batch(plan)] or plans
     for plan in usable:
         check_plan(plan)
-    folder = RunFolder.locate(absolute(config.output), config.run, variant.name, "")
-    return Job(
+    return TrainJob(
         config,
         variant,
         identity,
@@ -93,78 +97,95 @@ def make_job(config: FinetuneConfig, cluster: Cluster) -> Job:
         "cuda" if device == "gpu" else "cpu",
         workers,
         usable[0],
-        folder,
+        RunFolder.locate(absolute(config.output), config.run, variant.name, ""),
     )
 
 
-def _divides(plan: TrainPlan) -> bool:
+def _divides_batch(plan: TrainPlan) -> bool:
     return plan.global_batch_size % (plan.layout.micro_batch_size * plan.layout.dp_size) == 0
 
 
-def _plan(
+def _make_plan(
     config: FinetuneConfig,
     variant: Variant,
     architecture: Architecture,
-    device: str,
-    workers: int,
+    device: Device,
     cluster: Cluster,
+    num_workers: int,
 ) -> TrainPlan:
-    own, asked = variant.layout if device == "gpu" else None, config.parallel
-    if asked.cpu_offload and workers == 1:
-        raise ConfigError("parallel.cpu_offload needs at least two workers: sharding does the offloading")
-    sizes = resolve_sizes(asked, own, workers)
-    if device == "gpu":
-        kind = get_gpu(config.gpu or (own.gpu if own else "h100-80"))
-    else:
-        kind = Gpu("cpu", round(cluster.memory_gib / workers, 1), get_gpu("cpu").tflops / workers, workers)
-    layout = replace(
-        own or Layout(kind.name, 1),
-        gpu=kind.name,
-        fsdp_size=sizes.fsdp,
-        tp_size=sizes.tp,
-        ep_size=sizes.ep,
-        dp_replicate_size=sizes.dp_replicate,
-        micro_batch_size=asked.micro_batch_size or (own.micro_batch_size if own else 1),
-        states=config.optimizer.states or (own.states if own else "fp32"),
-        cpu_offload=asked.cpu_offload if asked.cpu_offload is not None else bool(own and own.cpu_offload),
-    )
+    parallel = config.parallel
+    if parallel.cpu_offload and num_workers == 1:
+        raise ConfigError("parallel.cpu_offload needs at least two workers, because FSDP does the offloading")
+    gpu = _gpu_of(config, variant, device, num_workers, cluster)
     return make_plan(
         architecture,
-        layout,
-        gpu=kind,
+        _layout_of(config, variant, device, num_workers, gpu),
+        gpu=gpu,
         seq_len=config.pack.seq_len,
         global_batch_size=config.global_batch_size,
-        activation_checkpointing=asked.activation_checkpointing,
-        logits_budget_mib=asked.logits_budget_mib,
+        activation_checkpointing=parallel.activation_checkpointing,
+        logits_budget_mib=parallel.logits_budget_mib,
         epochs=config.epochs,
         dtype_bytes=2 if _uses_bf16(config, device) else 4,
     )
 
 
-def _uses_bf16(config: FinetuneConfig, device: str) -> bool:
+def _gpu_of(
+    config: FinetuneConfig, variant: Variant, device: Device, num_workers: int, cluster: Cluster
+) -> Gpu:
+    """The GPU type of the plan; CPU workers share the memory and compute of one machine."""
+    if device == "gpu":
+        return get_gpu(config.gpu or (variant.layout.gpu if variant.layout else DEFAULT_GPU))
+    memory_gib = round(cluster.memory_gib / num_workers, 1)
+    return Gpu("cpu", memory_gib, get_gpu("cpu").tflops / num_workers, num_workers)
+
+
+def _layout_of(
+    config: FinetuneConfig, variant: Variant, device: Device, num_workers: int, gpu: Gpu
+) -> Layout:
+    """The layout for a number of workers: the settings, else the variant's own on GPUs, else defaults."""
+    parallel = config.parallel
+    own = variant.layout if device == "gpu" else None
+    default = own or Layout(gpu.name, 1)
+    dims = resolve_dims(parallel, own, num_workers)
+    return replace(
+        default,
+        gpu=gpu.name,
+        fsdp_size=dims.fsdp,
+        tp_size=dims.tp,
+        ep_size=dims.ep,
+        dp_replicate_size=dims.dp_replicate,
+        micro_batch_size=parallel.micro_batch_size or default.micro_batch_size,
+        states=config.optimizer.states or default.states,
+        cpu_offload=default.cpu_offload if parallel.cpu_offload is None else parallel.cpu_offload,
+    )
+
+
+def _uses_bf16(config: FinetuneConfig, device: Device) -> bool:
     return config.dtype == "bf16" or (config.dtype == "auto" and device == "gpu")
 
 
-def make_spec(job: Job, data: DataInfo) -> TrainSpec:
-    """What the workers are told.
+def make_spec(job: TrainJob, data: PreparedData) -> TrainSpec:
+    """The specification for the workers.
 
     Raises:
         ConfigError: The corpus has fewer sequences than one batch.
     """
-    config, layout, train = job.config, job.plan.layout, data.content["splits"]["train"]
+    config = job.config
+    layout = job.plan.layout
+    train = data.content["splits"]["train"]
     steps = num_steps(train["num_sequences"], config.global_batch_size, config.epochs)
-    gpu_kind = "gpu" if job.device == "cuda" else "cpu"
+    on_gpu = job.device == "cuda"
     model = ModelSpec(
         job.variant.source,
         job.variant.revision,
-        _uses_bf16(config, gpu_kind),
+        _uses_bf16(config, "gpu" if on_gpu else "cpu"),
         layout.cpu_offload,
         config.parallel.activation_checkpointing,
         config.parallel.logits_budget_mib,
         config.trust_remote_code,
     )
-    flops = job.architecture.train_flops_per_token(train["num_tokens"] / train["num_documents"])
-    on_gpu = job.device == "cuda"
+    mean_document = train["num_tokens"] / train["num_documents"]
     return TrainSpec(
         config=config,
         model=model,
@@ -175,6 +196,6 @@ def make_spec(job: Job, data: DataInfo) -> TrainSpec:
         data=str(data.folder),
         folder=str(job.folder.path),
         num_steps=min(steps, config.max_steps or steps),
-        flops_per_token=flops,
+        flops_per_token=job.architecture.train_flops_per_token(mean_document),
         peak_flops=job.plan.gpu.tflops * 1e12 if on_gpu else None,
     )

@@ -1,55 +1,59 @@
-"""The training loop of one worker. It knows torch alone: Ray Train runs it, and so does ``torchrun -m
-safe_r1.train``.
+"""The training loop of one worker, which depends on torch only: Ray Train runs it, and so does ``torchrun``.
 
-Which sequences a step learns from follows from (seed, step) alone, so a run that is taken up again at any
-step and on any number of workers goes on as if nothing had been.
+The sequences of a step follow from the seed and the step alone, so a run can be resumed from any checkpoint
+on any number of workers with the same batches.
 """
 
+import resource
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from upath import UPath
 
 from safe_r1.models.registry import Layout, States
-from safe_r1.train.attention import VARLEN, pick_attention
-from safe_r1.train.batches import collate
+from safe_r1.train.attention import VARLEN, select_attention
+from safe_r1.train.batches import Batch, collate
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.config import FinetuneConfig
-from safe_r1.train.data import batch_indices, rank_indices
-from safe_r1.train.history import History
+from safe_r1.train.history import History, StepRecord
 from safe_r1.train.lora import add_adapters
 from safe_r1.train.model import ModelSpec, load_model
 from safe_r1.train.optim import learning_rate, make_optimizer
-from safe_r1.train.pack import PackedReader
-from safe_r1.train.parallel import Sizes, dp_rank, join, resolve_sizes
-from safe_r1.train.step import Batch, StepResult, sum_over_workers, train_step, validation_sums
+from safe_r1.train.pack import Ints
+from safe_r1.train.packed import PackedReader
+from safe_r1.train.parallel import ParallelDims, dp_rank, init_distributed, resolve_dims
+from safe_r1.train.sampler import batch_indices, rank_indices
+from safe_r1.train.step import StepResult, sum_over_workers, train_step, validation_sums
 from safe_r1.train.trackers import make_trackers
 
-_RECENT = 20
+# Steps whose median loss a new loss is compared with.
+_RECENT_STEPS = 20
+
+Metrics = dict[str, int | float]
+"""The numbers of one step, by name."""
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """All that a worker must know; picklable.
+    """Everything that a worker needs; picklable.
 
     Attributes:
         config: The settings.
-        model: What to load.
-        layout: How the variant is spread where the settings do not say.
-        states: Type of the optimizer's moments.
-        micro_batch_size: Sequences computed at once.
+        model: The model to load.
+        layout: The variant's layout, for parallel sizes that the settings leave open.
+        states: Data type of the optimizer's moments.
+        micro_batch_size: Sequences of a micro-batch.
         device: ``cpu`` or ``cuda``.
         data: Folder of the packed sequences.
         folder: Folder of the run.
         num_steps: Optimizer steps of the whole run.
-        flops_per_token: Of forward and backward.
-        peak_flops: Of one worker's device; None where it is not known.
+        flops_per_token: FLOPs of forward and backward.
+        peak_flops: Peak FLOP/s of one worker's device; None if unknown.
     """
 
     config: FinetuneConfig
@@ -66,8 +70,16 @@ class TrainSpec:
 
 
 @dataclass
-class _Progress:
-    """What a checkpoint must tell besides the tensors."""
+class TrainState:
+    """State of the loop that a checkpoint saves besides the tensors.
+
+    Attributes:
+        step: Finished optimizer steps.
+        recent: Losses of the last steps.
+        best: Lowest validation loss so far.
+        num_worse: Validations since then.
+        stopped: Early stopping has ended the run.
+    """
 
     step: int = 0
     recent: list[float] = field(default_factory=list)
@@ -77,74 +89,98 @@ class _Progress:
 
 
 class Trainer:
-    """One worker's part of a run."""
+    """One worker of a run, from the latest checkpoint to the end of training."""
 
     def __init__(self, spec: TrainSpec):
-        self.spec, self.config = spec, spec.config
-        self.rank, world = join(spec.device)
-        self.sizes: Sizes = resolve_sizes(self.config.parallel, spec.layout, world)
-        self.model = load_model(spec.model, self.sizes, spec.device)
+        self.spec = spec
+        self.config = spec.config
+        self.rank, world_size = init_distributed(spec.device)
+        self.dims: ParallelDims = resolve_dims(self.config.parallel, spec.layout, world_size)
+        self.model = load_model(spec.model, self.dims, spec.device)
         if self.config.lora:
+            # Adapters are initialized at random and must be equal on all workers.
             torch.manual_seed(self.config.seed)
-            add_adapters(self.model, self.config.lora, self.sizes)
+            add_adapters(self.model, self.config.lora, self.dims)
         self.optimizer = make_optimizer(self.model.parameters(), self.config.optimizer, spec.states)
         folder = UPath(spec.folder)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.rank)
-        state = self.checkpoints.load_last(self.model, self.optimizer) or {}
-        self.progress = _Progress(
-            **{name: state[name] for name in _Progress.__dataclass_fields__ if name in state}
+        saved = self.checkpoints.load_latest(self.model, self.optimizer) or {}
+        self.state = TrainState(
+            **{name: saved[name] for name in TrainState.__dataclass_fields__ if name in saved}
         )
-        names = self.config.trackers if self.rank == 0 else ()
-        trackers = make_trackers(names, self.config.run, folder, self.config.model_dump(mode="json"))
-        self.history = History(folder, self.rank, self.progress.step, trackers)
-        self.data, self.validation_data = (
-            PackedReader(UPath(spec.data), split) for split in ("train", "validation")
-        )
-        self.varlen = pick_attention(spec.device) == VARLEN
+        tracker_names = self.config.trackers if self.rank == 0 else ()
+        settings = self.config.model_dump(mode="json")
+        trackers = make_trackers(tracker_names, self.config.run, folder, settings)
+        self.history = History(folder, self.rank, self.state.step, trackers)
+        self.data = PackedReader(UPath(spec.data), "train")
+        self.validation_data = PackedReader(UPath(spec.data), "validation")
+        self.varlen = select_attention(spec.device) == VARLEN
 
-    def run(self, on_save: Callable[[dict[str, Any]], None] = lambda figures: None) -> None:
-        """Train to the last step, to an early stop, or to a loss that is none.
+    def run(self, on_save: Callable[[Metrics], None] = lambda metrics: None) -> None:
+        """Train to the last step, to early stopping, or to a loss that is NaN, inf or diverged.
 
         Args:
-            on_save: Is told the figures of each step that validates and saves, on every worker equally often.
+            on_save: Called with the metrics of each step that saves a checkpoint, equally often on every
+                worker.
         """
         try:
-            if not self.progress.step:
+            if not self.state.step:
                 self.history.add({"step": 0, "validation": self._validate()}, now=True)
-            while self.progress.step < self.spec.num_steps and not self.progress.stopped:
+            while self.state.step < self.spec.num_steps and not self.state.stopped:
                 started = time.perf_counter()
-                batches = self._mine(self.data, self._indices(self.progress.step))
-                lr = learning_rate(self.config.optimizer, self.progress.step, self.spec.num_steps)
-                result = train_step(
-                    self.model,
-                    self.optimizer,
-                    batches,
-                    self.sizes,
-                    lr,
-                    self.config.optimizer.max_grad_norm,
-                    self._limit(),
-                )
-                if fault := result.fault:
-                    self.history.fail(self.progress.step + 1, fault, self._row_ids(self.progress.step))
+                lr = learning_rate(self.config.optimizer, self.state.step, self.spec.num_steps)
+                result = self._train_step(lr)
+                if failure := result.failure:
+                    rows = self._row_ids(self.state.step)
+                    self.history.record_failure(self.state.step + 1, failure, rows)
                     return
-                self._note(result, lr, time.perf_counter() - started, on_save)
+                self._finish_step(result, lr, time.perf_counter() - started, on_save)
         finally:
             self.checkpoints.finish()
             self.history.close()
 
-    def _limit(self) -> float | None:
-        """The loss from which a step counts as an explosion; None while there are too few to judge by."""
-        recent = self.progress.recent
-        return self.config.save.max_loss_ratio * statistics.median(recent) if len(recent) == _RECENT else None
+    def _train_step(self, lr: float) -> StepResult:
+        return train_step(
+            self.model,
+            self.optimizer,
+            self._local_batches(self.data, self._batch_indices(self.state.step)),
+            self.dims,
+            lr,
+            self.config.optimizer.max_grad_norm,
+            self._max_loss(),
+        )
 
-    def _note(
-        self, result: StepResult, lr: float, seconds: float, on_save: Callable[[dict[str, Any]], None]
+    def _max_loss(self) -> float | None:
+        """Loss above which a step counts as diverged; None while there are too few losses to compare with."""
+        recent = self.state.recent
+        if len(recent) < _RECENT_STEPS:
+            return None
+        return self.config.save.max_loss_ratio * statistics.median(recent)
+
+    def _finish_step(
+        self, result: StepResult, lr: float, seconds: float, on_save: Callable[[Metrics], None]
     ) -> None:
-        progress = self.progress
-        progress.step += 1
-        progress.recent = [*progress.recent, result.loss][-_RECENT:]
-        line = {
-            "step": progress.step,
+        """Record a step; validate and save a checkpoint if one is due."""
+        state = self.state
+        state.step += 1
+        state.recent = [*state.recent, result.loss][-_RECENT_STEPS:]
+        record = self._record(result, lr, seconds)
+        is_due = state.step % self.config.save.every == 0 or state.step == self.spec.num_steps
+        if not is_due:
+            self.history.add(record)
+            return
+        validation = self._validate()
+        self._check_early_stopping(validation.get("all"))
+        record["validation"] = validation
+        record["stopped"] = state.stopped
+        self.history.add(record, now=True)
+        saved = asdict(state) | {"validation_loss": validation.get("all"), "validation": validation}
+        self.checkpoints.save(self.model, self.optimizer, state.step, saved)
+        on_save({name: value for name, value in record.items() if isinstance(value, int | float)})
+
+    def _record(self, result: StepResult, lr: float, seconds: float) -> StepRecord:
+        record: StepRecord = {
+            "step": self.state.step,
             "loss": result.loss,
             "lr": lr,
             "grad_norm": result.grad_norm,
@@ -152,68 +188,65 @@ class Trainer:
             "num_tokens": result.num_tokens,
             "step_s": round(seconds, 3),
             "tokens_per_s": round(result.num_tokens / seconds, 1),
-            "memory_gib": round(_memory_gib(self.spec.device), 2),
+            "memory_gib": round(_peak_memory_gib(self.spec.device), 2),
         }
         if self.spec.peak_flops:
             achieved = result.num_tokens / seconds * self.spec.flops_per_token
-            line["mfu"] = round(achieved / (self.spec.peak_flops * self.sizes.world), 4)
-        is_due = progress.step % self.config.save.every == 0 or progress.step == self.spec.num_steps
-        if is_due:
-            line["validation"] = self._validate()
-            self._judge_progress(line["validation"].get("all"))
-            line["stopped"] = progress.stopped
-        self.history.add(line, now=is_due)
-        if is_due:
-            state = progress.__dict__ | {
-                "validation_loss": line["validation"].get("all"),
-                "validation": line["validation"],
-            }
-            self.checkpoints.save(self.model, self.optimizer, progress.step, state)
-            on_save({name: value for name, value in line.items() if isinstance(value, int | float)})
+            record["mfu"] = round(achieved / (self.spec.peak_flops * self.dims.world_size), 4)
+        return record
 
-    def _judge_progress(self, loss: float | None) -> None:
-        progress = self.progress
+    def _check_early_stopping(self, loss: float | None) -> None:
+        """Stop after ``save.patience`` validations in a row without a new lowest loss."""
+        state = self.state
         if loss is None:
             return
-        if progress.best is None or loss < progress.best:
-            progress.best, progress.num_worse = loss, 0
-        else:
-            progress.num_worse += 1
-            progress.stopped = (
-                self.config.save.patience is not None and progress.num_worse >= self.config.save.patience
-            )
+        if state.best is None or loss < state.best:
+            state.best = loss
+            state.num_worse = 0
+            return
+        state.num_worse += 1
+        patience = self.config.save.patience
+        state.stopped = patience is not None and state.num_worse >= patience
 
-    def _indices(self, step: int) -> Any:
+    def _batch_indices(self, step: int) -> Ints:
         return batch_indices(self.data.num_sequences, self.config.global_batch_size, self.config.seed, step)
 
-    def _mine(self, data: PackedReader, indices: Any) -> list[Batch]:
-        """This worker's micro-batches of some sequences."""
-        place = dp_rank(self.sizes, self.rank)
-        mine = rank_indices(indices, place, self.sizes.dp, self.spec.micro_batch_size)
-        return [collate(data.read(few), self.spec.device, self.varlen) for few in mine]
+    def _local_batches(self, data: PackedReader, indices: Ints) -> list[Batch]:
+        """This worker's micro-batches of the given sequences."""
+        rank = dp_rank(self.dims, self.rank)
+        micro_batches = rank_indices(indices, rank, self.dims.dp, self.spec.micro_batch_size)
+        return [collate(data.read(indices), self.spec.device, self.varlen) for indices in micro_batches]
 
     def _row_ids(self, step: int) -> list[str]:
-        return [name for sequence in self.data.read(self._indices(step)) for name in sequence.row_ids]
+        sequences = self.data.read(self._batch_indices(step))
+        return [row_id for sequence in sequences for row_id in sequence.row_ids]
 
     def _validate(self) -> dict[str, float]:
-        """Mean loss over the label tokens of each kind, and of ``all``; empty without validation rows."""
-        indices: dict[str, list[int]] = defaultdict(list)
-        for index in range(self.validation_data.num_sequences):
-            indices[self.validation_data.read([index])[0].kind].append(index)
-        sums: dict[str, list[float]] = {}
-        for kind, places in sorted(indices.items()):
-            batches = self._mine(self.validation_data, np.array(places[: self.config.save.max_validation]))
-            sums[kind] = sum_over_workers(validation_sums(self.model, batches), self.sizes)
+        """Mean loss over the label tokens of each kind, and over ``all``; empty without validation rows."""
+        # All workers evaluate the same kinds in the same order: each one is a collective operation.
+        sums = {
+            kind: sum_over_workers(
+                validation_sums(self.model, self._local_batches(self.validation_data, indices)), self.dims
+            )
+            for kind, indices in self._validation_indices().items()
+        }
         if not sums:
             return {}
         sums["all"] = [sum(values) for values in zip(*sums.values(), strict=True)]
         return {kind: loss / max(1.0, count) for kind, (loss, count) in sums.items()}
 
+    def _validation_indices(self) -> dict[str, Ints]:
+        """The first ``save.max_validation`` sequences of each kind, which validation sequences do not mix."""
+        by_kind: dict[str, list[int]] = defaultdict(list)
+        for index in range(self.validation_data.num_sequences):
+            by_kind[self.validation_data.read([index])[0].kind].append(index)
+        limit = self.config.save.max_validation
+        return {kind: np.array(indices[:limit]) for kind, indices in sorted(by_kind.items())}
 
-def _memory_gib(device: str) -> float:
-    """Most memory that this worker has held so far."""
+
+def _peak_memory_gib(device: str) -> float:
+    """Peak memory of this worker so far: allocated GPU memory, or resident memory of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    import resource
-
+    # Linux reports KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,70 +1,78 @@
-"""Low-rank adapters (peft) beside frozen weights, and their product with which an export merges them.
+"""Low-rank adapters (peft) on frozen weights, and merging them for an export.
 
-Adapters are small, so every worker holds all of them; their gradients are averaged by hand where sharding
-does not do it.
+Adapters are small, so every worker holds all of them; the gradients of those that FSDP does not shard are
+averaged explicitly.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
-import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from safe_r1.errors import ConfigError
 from safe_r1.train.config import LoraConfig
-from safe_r1.train.parallel import Sizes
+from safe_r1.train.parallel import ParallelDims
 
-_NAME = "default"
+_ADAPTER = "default"
 
 
-def add_adapters(model: Any, config: LoraConfig, sizes: Sizes) -> None:
-    """Freeze the model and put adapters beside the linear layers of its blocks, equal on all workers at equal
-    seeds.
+def add_adapters(model: nn.Module, config: LoraConfig, dims: ParallelDims) -> None:
+    """Freeze the model and add adapters to the linear layers of its decoder layers.
+
+    With equal random seeds the adapters are equal on all workers.
 
     Raises:
-        ConfigError: Tensor parallelism, or a missing library.
+        ConfigError: Tensor parallelism is on, or peft is not installed.
     """
-    if sizes.tp > 1:
+    if dims.tp > 1:
         raise ConfigError(
-            "lora does not go with tensor parallelism: set parallel.tp_size=1, adapters need little memory"
+            "lora does not support tensor parallelism: set parallel.tp_size=1, adapters need little memory"
         )
     try:
         import peft
     except ImportError:
         raise ConfigError("--lora needs peft: pip install peft") from None
     model.requires_grad_(False)
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    # peft would put adapters into the routed experts of a mixture, by names of its own: its attention alone
-    # is adapted.
-    part = ".self_attn." if any(name.endswith(".experts") for name, _ in model.named_modules()) else "."
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    # peft would also adapt routed experts, under parameter names of its own that the export does not know:
+    # only the attention of a mixture-of-experts model is adapted.
+    has_experts = any(name.endswith(".experts") for name, _ in model.named_modules())
+    part = ".self_attn." if has_experts else "."
     targets = [name for name in linear if name.startswith("model.layers.") and part in name]
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets
     )
-    peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
+    peft.inject_adapter_in_model(settings, model, adapter_name=_ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
 
 
-def average_plain_gradients(parameters: Iterable[torch.Tensor], sizes: Sizes) -> None:
-    """Average over the workers the gradients of parameters that no sharding takes care of."""
-    if sizes.dp == 1:
+def average_unsharded_gradients(parameters: Iterable[Tensor], dims: ParallelDims) -> None:
+    """Average over the workers the gradients that neither FSDP nor tensor parallelism reduces."""
+    if dims.dp == 1:
         return
     for parameter in parameters:
-        if parameter.grad is not None and not isinstance(parameter.grad, DTensor) and sizes.tp == 1:
+        if parameter.grad is not None and not isinstance(parameter.grad, DTensor) and dims.tp == 1:
             dist.all_reduce(parameter.grad)
-            parameter.grad /= sizes.dp
+            parameter.grad /= dims.dp
 
 
-def base_name(name: str) -> str:
-    """Name that a weight has while an adapter stands beside it."""
+def base_layer_name(name: str) -> str:
+    """The name that peft gives a weight of a layer with an adapter."""
     stem, _, leaf = name.rpartition(".")
     return f"{stem}.base_layer.{leaf}"
 
 
-def product(name: str, config: LoraConfig, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
-    """What an adapter adds to the weight of this name; ``read`` gives a tensor of the checkpoint by its name."""
+def delta_weight(name: str, config: LoraConfig, read: Callable[[str], Tensor]) -> Tensor:
+    """What merging an adapter adds to a weight.
+
+    Args:
+        name: Name of the weight in the original model.
+        config: Settings of the adapters.
+        read: Reads a tensor of the checkpoint by its name.
+    """
     stem = name.rpartition(".")[0]
-    down, up = (read(f"{stem}.lora_{side}.{_NAME}.weight") for side in ("A", "B"))
-    return config.alpha / config.rank * (up @ down)
+    lora_a = read(f"{stem}.lora_A.{_ADAPTER}.weight")
+    lora_b = read(f"{stem}.lora_B.{_ADAPTER}.weight")
+    return config.alpha / config.rank * (lora_b @ lora_a)

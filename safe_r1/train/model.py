@@ -1,24 +1,26 @@
-"""The model that is trained: loaded in shards, with packed attention and a loss that never holds all logits.
+"""The model that is trained: loaded in shards, with packed attention and a memory-limited loss.
 
-Everything here that touches transformers' sharding is in this module, so that another way of sharding changes
-one file.
+All use of transformers' sharding is in this module, so that another sharding library would change one file.
 """
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safe_r1.errors import ModelError
-from safe_r1.train.attention import pick_attention
-from safe_r1.train.fp8 import read_plain
+from safe_r1.train.attention import select_attention
+from safe_r1.train.fp8 import open_dequantized
 from safe_r1.train.loss import shift_labels, summed_cross_entropy
-from safe_r1.train.parallel import Sizes
+from safe_r1.train.parallel import ParallelDims
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class ModelSpec:
     Attributes:
         source: Folder or hub id.
         revision: Commit.
-        bf16: Compute in bfloat16 (parameters, reductions and the loss stay in fp32).
+        bf16: Compute in bfloat16; parameters, gradient reductions and the loss stay in fp32.
         cpu_offload: Keep parameters, gradients and optimizer states in host memory.
-        activation_checkpointing: Compute each layer again for its gradient.
-        logits_budget_mib: Memory for logits.
+        activation_checkpointing: Recompute each layer in the backward pass.
+        logits_budget_mib: Memory limit of the logits in MiB.
         trust_remote_code: Run code from the model's repository.
     """
 
@@ -44,15 +46,14 @@ class ModelSpec:
     trust_remote_code: bool = False
 
 
-def load_model(spec: ModelSpec, sizes: Sizes, device: str) -> Any:
-    """The model with fp32 parameters, each worker holding its shard alone; call it as ``model(**batch)`` for
-    the summed loss.
+def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedModel":
+    """Load the model with fp32 parameters; each worker holds only its shard.
 
-    ``batch``: ``input_ids``, ``position_ids`` and ``labels`` of shape (batch, seq), and what the attention
-        asks for.
+    ``model(**batch.model_inputs)`` gives the loss of a ``Batch``, summed over its label tokens.
 
     Raises:
-        ModelError: The checkpoint cannot be read, or the architecture has no plan for these sizes.
+        ModelError: The checkpoint cannot be read, or the architecture has no sharding plan for these
+            dimensions.
     """
     from transformers import AutoConfig
 
@@ -60,45 +61,62 @@ def load_model(spec: ModelSpec, sizes: Sizes, device: str) -> Any:
         config = AutoConfig.from_pretrained(
             spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-        model: Any = _reader(spec, config)(
+        load = _select_loader(spec, config)
+        model = load(
             config=config,
             dtype=torch.float32,
-            attn_implementation=pick_attention(device),
-            **_distributed(spec, config, sizes),
+            attn_implementation=select_attention(device),
+            **_distributed_kwargs(spec, config, dims),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"{spec.source} cannot be loaded for training: {str(error).strip().splitlines()[0]}"
-        ) from None
-    if sizes.world == 1:
-        model.to(device)
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{spec.source} cannot be loaded for training: {reason}") from None
+    if dims.world_size == 1:
+        model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     if spec.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
-    model.forward = functools.partial(_forward, model, bf16=spec.bf16 and sizes.dp == 1, device=device)
-    model.lm_head.forward = functools.partial(_head, model.lm_head, budget_mib=spec.logits_budget_mib)
+    # With one data-parallel worker there is no FSDP and so no mixed-precision policy: autocast takes its
+    # place.
+    autocast = spec.bf16 and dims.dp == 1
+    _set_forward(model, functools.partial(_forward_loss, model, autocast=autocast, device=device))
+    head = _output_layer(model)
+    _set_forward(head, functools.partial(_head_loss, head, budget_mib=spec.logits_budget_mib))
     return model
 
 
-def _reader(spec: ModelSpec, config: Any) -> Callable[..., Any]:
-    """What loads the weights; R1's FP8 ones become plain while they are read."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+def _set_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    module.forward = forward
 
-    quantized = vars(config).pop("quantization_config", None)
-    if not quantized:
+
+def _output_layer(model: "PreTrainedModel") -> nn.Linear:
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear), "a causal language model ends in a linear layer"
+    return head
+
+
+def _select_loader(spec: ModelSpec, config: "PreTrainedConfig") -> "Callable[..., PreTrainedModel]":
+    """The ``from_pretrained`` of the model; R1's FP8 weights are dequantized while they are read.
+
+    Raises:
+        ValueError: The weights are quantized in another way.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+    # Left in the configuration, it would make transformers build a quantized model.
+    quantization = vars(config).pop("quantization_config", None)
+    if not quantization:
         return functools.partial(
             AutoModelForCausalLM.from_pretrained,
             spec.source,
             revision=spec.revision,
             trust_remote_code=spec.trust_remote_code,
         )
-    settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
-    method, block = (
-        str(settings["quant_method"]).rpartition(".")[2].lower(),
-        settings.get("weight_block_size"),
-    )
+    settings = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    method = str(settings["quant_method"]).rpartition(".")[2].lower()
+    block = settings.get("weight_block_size")
     if method != "fp8" or not block:
-        raise ValueError(f"weights quantized by {method} cannot be trained: give the plain checkpoint")
+        raise ValueError(f"weights quantized by {method} cannot be trained: give an unquantized checkpoint")
     folder = Path(spec.source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -106,53 +124,47 @@ def _reader(spec: ModelSpec, config: Any) -> Callable[..., Any]:
         folder = Path(
             snapshot_download(spec.source, revision=spec.revision, allow_patterns=["*.safetensors"])
         )
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return functools.partial(
-        model_class.from_pretrained, None, state_dict=read_plain(folder, (block[0], block[1]))
-    )
+    model_class: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # pyright: ignore[reportAssignmentType]
+    weights = open_dequantized(folder, (block[0], block[1]))
+    return functools.partial(model_class.from_pretrained, None, state_dict=weights)
 
 
-def _distributed(spec: ModelSpec, config: Any, sizes: Sizes) -> dict[str, Any]:
-    if sizes.world == 1:
+def _distributed_kwargs(spec: ModelSpec, config: "PreTrainedConfig", dims: ParallelDims) -> dict[str, object]:
+    """Arguments of ``from_pretrained`` that shard the model; none for a single process."""
+    if dims.world_size == 1:
         return {}
     from transformers.distributed.configuration_utils import DistributedConfig
 
-    # The head computes the loss in pieces of positions, so it is not cut by its vocabulary, nor are tied
-    # embeddings.
-    whole = {"lm_head": "replicate"} | (
-        {"model.embed_tokens": "replicate"} if config.tie_word_embeddings else {}
-    )
+    # The loss is computed in chunks of positions, so tensor parallelism must not split the output layer by
+    # vocabulary, nor an embedding that shares its weights.
+    tp_plan = {"lm_head": "replicate"}
+    if config.tie_word_embeddings:  # pyright: ignore[reportAttributeAccessIssue]
+        tp_plan["model.embed_tokens"] = "replicate"
     return {
         "distributed_config": DistributedConfig(
-            dp_replicate_size=sizes.dp_replicate,
-            fsdp_size=sizes.fsdp,
-            tp_size=sizes.tp,
-            ep_size=sizes.ep,
-            tp_plan=whole if sizes.tp > 1 else None,
+            dp_replicate_size=dims.dp_replicate,
+            fsdp_size=dims.fsdp,
+            tp_size=dims.tp,
+            ep_size=dims.ep,
+            tp_plan=tp_plan if dims.tp > 1 else None,
             fsdp_mixed_precision=spec.bf16,
             fsdp_cpu_offload=spec.cpu_offload,
         )
     }
 
 
-def _forward(model: Any, *, bf16: bool, device: str, labels: Tensor, **inputs: Any) -> Tensor:
-    """The summed loss of a batch. One worker alone has no mixed precision of FSDP, so it casts by itself."""
-    with torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext():
-        hidden = model.model(use_cache=False, **inputs)[0]
-        return model.lm_head(hidden, shift_labels(labels))
+def _forward_loss(
+    model: "PreTrainedModel", *, autocast: bool, device: str, labels: Tensor, **inputs: object
+) -> Tensor:
+    """The model's forward in training: the summed loss of a batch."""
+    with torch.autocast(device, torch.bfloat16) if autocast else contextlib.nullcontext():
+        hidden = model.base_model(use_cache=False, **inputs)[0]
+        return _output_layer(model)(hidden, shift_labels(labels))
 
 
-def _head(head: Any, hidden: Tensor, labels: Tensor, *, budget_mib: int) -> Tensor:
+def _head_loss(head: nn.Linear, hidden: Tensor, labels: Tensor, *, budget_mib: int) -> Tensor:
+    """The output layer's forward in training.
+
+    The loss is computed inside the layer's own forward, where FSDP has its weights gathered.
+    """
     return summed_cross_entropy(hidden, head.weight, labels, budget_mib)
-
-
-@contextlib.contextmanager
-def as_generator(model: Any) -> Iterator[Any]:
-    """The model with its own forward back in place, for logits and generation."""
-    forwards = model.__dict__.pop("forward"), model.lm_head.__dict__.pop("forward")
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.forward, model.lm_head.forward = forwards
-        model.train()

@@ -1,13 +1,13 @@
-"""AdamW whose moments take 8, 4 or 2 bytes a parameter, its learning rate, and clipping over all meshes."""
+"""AdamW with moments of 8, 4 or 2 bytes per parameter, its learning rate, and gradient clipping."""
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import ParamsT
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from safe_r1.errors import ConfigError
@@ -18,85 +18,106 @@ from safe_r1.train.config import OptimizerConfig
 def make_optimizer(
     parameters: Iterable[Tensor], config: OptimizerConfig, states: States
 ) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, vectors (norms, biases) do not.
+    """AdamW with weight decay on matrices only, not on vectors (norms, biases).
 
     Args:
-        parameters: Those that take part; frozen ones are left out.
+        parameters: Of the model; frozen ones are left out.
         config: The settings.
-        states: Type of the moments.
+        states: Data type of the moments.
 
     Raises:
         ConfigError: ``8bit`` without torchao.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
+    vectors = [parameter for parameter in trainable if parameter.ndim < 2]
     groups = [
-        {
-            "params": [parameter for parameter in trained if parameter.ndim >= 2],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    settings: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    betas = (config.beta1, config.beta2)
     if states == "fp32":
-        # The fused form makes no copies while it updates.
-        return torch.optim.AdamW(
-            groups, fused=all(parameter.is_cuda for parameter in trained) or None, **settings
-        )
+        # The fused implementation makes no copies during the update.
+        fused = all(parameter.is_cuda for parameter in trainable) or None
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
     if states == "bf16":
-        return AdamWBf16(groups, **settings)
+        return AdamWBf16(groups, lr=config.lr, betas=betas, eps=config.eps)
     try:
         from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError(
             "optimizer.states=8bit needs torchao: pip install torchao, or choose bf16 or fp32"
         ) from None
-    return AdamW8bit(groups, **settings)
+    return AdamW8bit(groups, lr=config.lr, betas=betas, eps=config.eps)
 
 
 def is_quantized(value: object) -> bool:
-    """Is it a worker's part of a moment in 8 bits (torchao's tensor over codes and scales)?"""
+    """True for a worker's shard of an 8-bit moment (torchao's tensor subclass with codes and scales)."""
     return (
         isinstance(value, Tensor) and not isinstance(value, DTensor) and is_traceable_wrapper_subclass(value)
     )
 
 
 class AdamWBf16(torch.optim.Optimizer):
-    """AdamW that keeps its two moments in bfloat16 and computes in the parameters' own type."""
+    """AdamW that stores its two moments in bfloat16 and computes in the data type of the parameters."""
 
     def __init__(
-        self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
+        self, params: ParamsT, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient."""
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                    self._update(
+                        parameter,
+                        parameter.grad,
+                        lr=group["lr"],
+                        betas=group["betas"],
+                        eps=group["eps"],
+                        weight_decay=group["weight_decay"],
+                    )
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(
+        self,
+        parameter: Tensor,
+        grad: Tensor,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
             state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
         state["step"] += 1
-        count, (beta1, beta2) = state["step"].item(), group["betas"]
+        step = state["step"].item()
+        beta1, beta2 = betas
+        # This step uses the moments in the parameters' data type; only the stored ones are rounded to bf16.
         first = state["exp_avg"].to(parameter.dtype).lerp_(grad, 1 - beta1)
         second = state["exp_avg_sq"].to(parameter.dtype).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         state["exp_avg"].copy_(first)
         state["exp_avg_sq"].copy_(second)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        scale = second.div_(1 - beta2**count).sqrt_().add_(group["eps"])
-        parameter.addcdiv_(first, scale, value=-group["lr"] / (1 - beta1**count))
+        # Decoupled weight decay, then Adam's step with both bias corrections.
+        parameter.mul_(1 - lr * weight_decay)
+        denominator = second.div_(1 - beta2**step).sqrt_().add_(eps)
+        parameter.addcdiv_(first, denominator, value=-lr / (1 - beta1**step))
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """Learning rate of a step, counted from 0: a straight warm-up, then half a cosine down to
-    ``min_lr_share``.
+    """Learning rate of a step: a linear warm-up, then cosine decay to ``min_lr_share`` of the peak.
+
+    Args:
+        config: The settings.
+        step: Counted from 0.
+        num_steps: Steps of the whole run.
     """
     warmup = max(1, round(config.warmup_share * num_steps))
     if step < warmup:
@@ -107,25 +128,27 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use this learning rate from now on."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)  # torchao compiles its update, where a number would be a constant
+            # torchao compiles its update, in which a Python number would become a constant.
+            group["lr"].fill_(lr)
         else:
             group["lr"] = lr
 
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients so that their norm is at most ``max_norm``; gives the norm they had.
+    """Scale all gradients so that their global norm is at most ``max_norm``; returns the norm before.
 
-    Dense layers and experts lie on different meshes, whose tensors cannot be put together: the squares of the
-    norms are.
+    Dense layers and experts are on different device meshes, and torch cannot combine tensors of several
+    meshes; so the norm of each mesh is computed separately and their squares are added.
     """
-    groups: dict[Any, list[Tensor]] = defaultdict(list)
+    groups: dict[object, list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         if (grad := parameter.grad) is not None:
-            groups[(grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else None].append(grad)
+            mesh = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else None
+            groups[mesh].append(grad)
     square = 0.0
     for grads in groups.values():
         norm = torch.nn.utils.get_total_norm(grads)
@@ -135,5 +158,6 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     if total > max_norm:
         for grads in groups.values():
             for grad in grads:
+                # As torch's clip_grad_norm_, which adds 1e-6 to the divisor too.
                 grad.mul_(max_norm / (total + 1e-6))
     return total

@@ -1,4 +1,4 @@
-"""How the workers of one run share the model: sizes of the dimensions, and this process's place among them."""
+"""Parallel dimensions of a run, and this process's rank in them."""
 
 import datetime
 import os
@@ -13,15 +13,17 @@ _TIMEOUT = datetime.timedelta(hours=2)
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Workers along each dimension; ``world`` = ``dp_replicate`` × ``fsdp`` × ``tp``. Experts are spread over
-    ``ep`` of them.
+class ParallelDims:
+    """Number of workers along each dimension.
+
+    The product of ``dp_replicate``, ``fsdp`` and ``tp`` is the world size; ``ep`` regroups workers of one
+    replica.
 
     Attributes:
-        dp_replicate: Copies of the sharded model.
-        fsdp: Workers that share the parameters of one copy, each with a batch of its own.
-        tp: Workers that share each layer's matrices, all with the same batch.
-        ep: Workers that share the experts.
+        dp_replicate: Replicas of the sharded model (HSDP).
+        fsdp: Workers that share the parameters of one replica, each with its own batches.
+        tp: Workers that share each layer's matrices, all with the same batches.
+        ep: Workers that share the experts of each layer.
     """
 
     dp_replicate: int = 1
@@ -30,67 +32,71 @@ class Sizes:
     ep: int = 1
 
     @property
-    def world(self) -> int:
-        """All workers."""
+    def world_size(self) -> int:
+        """Number of all workers."""
         return self.dp_replicate * self.fsdp * self.tp
 
     @property
     def dp(self) -> int:
-        """Workers with batches of their own."""
+        """Number of workers with batches of their own."""
         return self.dp_replicate * self.fsdp
 
 
-def resolve_sizes(config: ParallelConfig, layout: Layout | None, world: int) -> Sizes:
-    """The sizes for so many workers: as the settings say, else as the variant's layout does, the rest by
-    sharding.
+def resolve_dims(config: ParallelConfig, layout: Layout | None, world_size: int) -> ParallelDims:
+    """The dimensions for a number of workers: from the settings, else from the variant's layout.
+
+    The rest of the workers is used for sharding.
 
     Raises:
-        ConfigError: The workers do not divide that way.
+        ConfigError: The number of workers is not divisible in this way.
     """
     tp = config.tp_size or (layout.tp_size if layout else 1)
     ep = config.ep_size or (layout.ep_size if layout else 1)
-    if world % tp:
+    if world_size % tp:
         raise ConfigError(
-            f"{world} workers do not divide into tensor-parallel groups of {tp}: choose another parallel.tp_size"
+            f"{world_size} workers do not divide into tensor-parallel groups of {tp}: choose another "
+            "parallel.tp_size"
         )
-    fsdp = config.fsdp_size or _sharding(layout, world // tp)
-    if (world // tp) % fsdp:
+    fsdp = config.fsdp_size or _default_fsdp(layout, world_size // tp)
+    if (world_size // tp) % fsdp:
         raise ConfigError(
-            f"{world} workers with tp_size {tp} do not divide into shards of {fsdp}: choose another parallel.fsdp_size"
+            f"{world_size} workers with tp_size {tp} do not divide into shards of {fsdp}: choose another "
+            "parallel.fsdp_size"
         )
     if ep > 1 and (ep % tp or (fsdp * tp) % ep):
         raise ConfigError(
-            f"parallel.ep_size {ep} must be a multiple of tp_size {tp} and divide fsdp_size × tp_size = {fsdp * tp}"
+            f"parallel.ep_size {ep} must be a multiple of tp_size {tp} and divide fsdp_size × tp_size = "
+            f"{fsdp * tp}"
         )
-    return Sizes(world // tp // fsdp, fsdp, tp, ep)
+    return ParallelDims(world_size // tp // fsdp, fsdp, tp, ep)
 
 
-def _sharding(layout: Layout | None, workers: int) -> int:
-    """The layout's shards where the workers are a multiple of them, else one shard a worker."""
+def _default_fsdp(layout: Layout | None, workers: int) -> int:
+    """The layout's number of shards if the workers are a multiple of it, else one shard per worker."""
     return layout.fsdp_size if layout and workers % layout.fsdp_size == 0 else workers
 
 
-def join(device: str) -> tuple[int, int]:
-    """Join the process group that the launcher's environment names; a single process needs none.
+def init_distributed(device: str) -> tuple[int, int]:
+    """Initialize the default process group from the launcher's environment; a single process needs none.
 
     Args:
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        Rank and number of workers.
+        Rank and world size.
     """
     import torch
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if world > 1 and not torch.distributed.is_initialized():
-        # gloo beside nccl: checkpoints are written from host memory while the GPUs go on.
+    if world_size > 1 and not torch.distributed.is_initialized():
+        # gloo beside nccl: checkpoints are written from host memory while the GPUs continue.
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         torch.distributed.init_process_group(backend, timeout=_TIMEOUT)
-    return int(os.environ.get("RANK", "0")), world
+    return int(os.environ.get("RANK", "0")), world_size
 
 
-def dp_rank(sizes: Sizes, rank: int) -> int:
-    """Which batch a worker computes: the workers of a tensor-parallel group lie side by side and share one."""
-    return rank // sizes.tp
+def dp_rank(dims: ParallelDims, rank: int) -> int:
+    """Data-parallel rank; the workers of a tensor-parallel group have adjacent ranks and share batches."""
+    return rank // dims.tp

@@ -1,47 +1,56 @@
-"""What a fine-tuning run takes: memory of each GPU by part, GPUs, time and disk; decided before a GPU is
-taken.
+"""Resource plan of a fine-tuning run: GPU memory by part, number of GPUs, time and disk.
 
-Source of the assumed utilization, tokens/s of an H100: torchtitan (8B: 5,762, compiled 6,667; 70B, layers
-computed again: 597 to 652) and NVIDIA NeMo (70B: 867; DeepSeek-V3 671B with kernels of its own: 1,002).
+Source of the assumed MFU, tokens/s per H100: torchtitan (8B: 5,762, compiled 6,667; 70B with activation
+checkpointing: 597 to 652) and NVIDIA NeMo (70B: 867; DeepSeek-V3 671B with custom kernels: 1,002).
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
-from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.models.registry import Layout, Variant
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.gpus import Gpu, get_gpu
-from safe_r1.train.memory import GIB, MOMENTS, MOMENTS_ON_DISK, WEIGHT, MemoryModel, MemoryParts
+from safe_r1.train.memory import (
+    GIB,
+    MOMENT_BYTES,
+    MOMENT_BYTES_ON_DISK,
+    WEIGHT_BYTES,
+    MemoryModel,
+    MemoryParts,
+)
 
 _DEFAULTS = FinetuneConfig(variant="-", corpus="-")
 
-# An assumption: 50,000 conversations of 1,500 tokens, prompt, reasoning and answer together.
+# Assumption: 50,000 conversations of 1,500 tokens (prompt, reasoning and answer together).
 CONVERSATIONS = 50_000
 CONVERSATION_TOKENS = 1_500
 
-# Share of the peak that training reaches, recomputation not counted as work, by (experts, activation
-# checkpointing).
+# Model FLOPs utilization (recomputation not counted as work) by (has experts, activation checkpointing).
 MFU = {(False, False): 0.35, (False, True): 0.30, (True, False): 0.25, (True, True): 0.22}
-# Between a GPU and host memory, and for the update on the CPU; an assumption.
+# Assumption: effective bandwidth between a GPU and host memory, and of the optimizer update on the CPU.
 OFFLOAD_BYTES_PER_S = 20e9
-MOST_GPUS = 1024
-# For models that have no layout of their own.
-COMMON_GPU = "h100-80"
+MAX_GPUS = 1024
+# For models whose registry entry has no layout.
+DEFAULT_GPU = "h100-80"
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A fine-tuning run on paper.
+    """Estimated resources of a fine-tuning run.
 
     Attributes:
-        layout: GPUs and how the model is spread over them.
-        gpu: The kind of GPU, with its memory.
-        corpus_tokens: Of one epoch.
-        document_tokens: Mean length of a conversation: attention reaches no further.
-        dtype_bytes: Of the computation: 2 for bf16, 4 for fp32.
+        architecture: Dimensions of the model.
+        layout: GPUs, and how the model is sharded over them.
+        gpu: The GPU type, with its memory.
+        seq_len: Tokens of a packed sequence.
+        global_batch_size: Packed sequences of an optimizer step, over all workers.
+        activation_checkpointing: Recompute each layer in the backward pass.
+        logits_budget_mib: Memory limit of the logits of one chunk of the loss.
+        corpus_tokens: Tokens of one epoch.
+        epochs: Passes over the corpus.
+        document_tokens: Mean length of a conversation, which bounds the span of attention.
+        dtype_bytes: Of the compute dtype: 2 for bf16, 4 for fp32.
     """
 
     architecture: Architecture
@@ -57,8 +66,8 @@ class TrainPlan:
     dtype_bytes: int
 
     @property
-    def moments(self) -> dict[str, MemoryParts]:
-        """Memory of one GPU at the loss and in a layer's backward pass."""
+    def memory_peaks(self) -> dict[str, MemoryParts]:
+        """Memory of one GPU at the ``loss`` and in the backward pass of a ``layer``."""
         memory = MemoryModel(
             self.architecture,
             self.layout,
@@ -71,22 +80,22 @@ class TrainPlan:
 
     @property
     def memory(self) -> MemoryParts:
-        """Memory of one GPU when it holds most."""
-        return max(self.moments.values(), key=lambda parts: parts.total)
+        """Peak memory of one GPU."""
+        return max(self.memory_peaks.values(), key=lambda parts: parts.total)
 
     @property
     def fits(self) -> bool:
-        """True where a GPU holds its part."""
+        """True where the peak is within the usable memory of a GPU."""
         return self.memory.total <= self.gpu.usable_gib
 
     @property
     def num_nodes(self) -> int:
-        """Machines."""
+        """Nodes of the run."""
         return math.ceil(self.layout.num_gpus / self.gpu.per_node)
 
     @property
     def host_gib(self) -> float:
-        """Host memory of one machine that offloaded states take."""
+        """Host memory of one node for offloaded states."""
         if not self.layout.cpu_offload:
             return 0.0
         on_gpu = replace(self, layout=replace(self.layout, cpu_offload=False))
@@ -94,44 +103,45 @@ class TrainPlan:
 
     @property
     def grad_accum_steps(self) -> int:
-        """Micro-batches of one worker in a step."""
+        """Micro-batches of one worker per optimizer step."""
         return math.ceil(self.global_batch_size / (self.layout.micro_batch_size * self.layout.dp_size))
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of all epochs, sequences being full."""
+        """Optimizer steps of all epochs, assuming full sequences."""
         return self.epochs * math.ceil(self.corpus_tokens / self._step_tokens)
 
     @property
     def mfu(self) -> float:
-        """Assumed share of the peak."""
+        """Assumed model FLOPs utilization."""
         return MFU[self.architecture.experts is not None, self.activation_checkpointing]
 
     @property
     def tokens_per_s_per_gpu(self) -> float:
-        """Training speed of one GPU, offloading left out."""
+        """Training throughput of one GPU, without offloading."""
         flops = self.architecture.train_flops_per_token(min(self.document_tokens, self.seq_len))
         return self.gpu.tflops * 1e12 * self.mfu / flops
 
     @property
     def step_s(self) -> float:
-        """Seconds of one optimizer step."""
+        """Duration of one optimizer step in seconds."""
         compute = self._step_tokens / (self.tokens_per_s_per_gpu * self.layout.num_gpus)
         return compute + self._offload_s
 
     @property
     def hours(self) -> float:
-        """Of all epochs, without validation and checkpoints."""
+        """Training time of all epochs, without validation and checkpoints."""
         return self.num_steps * self.step_s / 3600
 
     @property
     def checkpoint_gib(self) -> float:
-        """Weights and moments, to resume from."""
-        return self.architecture.total_params * (WEIGHT + MOMENTS_ON_DISK[self.layout.states]) / GIB
+        """Size of a checkpoint: weights and moments."""
+        bytes_per_param = WEIGHT_BYTES + MOMENT_BYTES_ON_DISK[self.layout.states]
+        return self.architecture.total_params * bytes_per_param / GIB
 
     @property
     def export_gib(self) -> float:
-        """The finished model in bf16."""
+        """Size of the exported bf16 model."""
         return self.architecture.total_params * 2 / GIB
 
     @property
@@ -140,11 +150,13 @@ class TrainPlan:
 
     @property
     def _offload_s(self) -> float:
-        """Weights come twice and gradients go once a micro-batch; the update reads and writes all states."""
+        """Seconds per step for transfers to and from host memory, and for the update on the CPU."""
         if not self.layout.cpu_offload:
             return 0.0
         params = self.architecture.total_params / (self.layout.fsdp_size * self.layout.tp_size)
-        update = 2 * WEIGHT + 4 + 2 * MOMENTS[self.layout.states]
+        # Per micro-batch: fp32 weights to the GPU for forward and for backward, gradients back: 3 × 4 bytes.
+        # Per step, the update reads the gradients, and reads and writes weights and moments.
+        update = 2 * WEIGHT_BYTES + 4 + 2 * MOMENT_BYTES[self.layout.states]
         return params * (12 * self.grad_accum_steps + update) / OFFLOAD_BYTES_PER_S
 
 
@@ -162,10 +174,19 @@ def make_plan(
     document_tokens: int = CONVERSATION_TOKENS,
     dtype_bytes: int | None = None,
 ) -> TrainPlan:
-    """The plan of a run; it may be one that does not work, see ``check_plan``.
+    """The plan of a run, which is not validated yet; see ``check_plan``.
 
     Args:
-        gpu: In place of the table's entry for ``layout.gpu``, for example with the memory that was found.
+        architecture: Dimensions of the model.
+        layout: GPUs and sharding.
+        gpu: Overrides the table's entry for ``layout.gpu``, for example with the measured memory.
+        seq_len: See ``TrainPlan``, as for the following.
+        global_batch_size: Packed sequences of an optimizer step.
+        activation_checkpointing: Recompute each layer in the backward pass.
+        logits_budget_mib: Memory limit of the logits.
+        corpus_tokens: Tokens of one epoch.
+        epochs: Passes over the corpus.
+        document_tokens: Mean length of a conversation.
         dtype_bytes: 2 for bf16, 4 for fp32; None: 4 on ``cpu``, else 2.
 
     Raises:
@@ -188,128 +209,70 @@ def make_plan(
 
 
 def plan_variant(
-    variant: Variant, gpu: str | None = None, nodes: int | None = None, **settings: Any
+    variant: Variant,
+    gpu: str | None = None,
+    nodes: int | None = None,
+    *,
+    seq_len: int | None = None,
+    global_batch_size: int | None = None,
+    corpus_tokens: int | None = None,
 ) -> TrainPlan:
-    """The plan of a variant in its own layout, or on so many nodes of a kind of GPU.
+    """The plan of a variant with its registry layout, or on a given number of nodes of a GPU type.
 
     Args:
-        settings: As for ``make_plan``.
+        variant: The model.
+        gpu: GPU type; None: the layout's.
+        nodes: Number of nodes, all GPUs of each; None: as in the layout.
+        seq_len: As for ``make_plan``; None: the default.
+        global_batch_size: As for ``make_plan``; None: the default.
+        corpus_tokens: As for ``make_plan``; None: the default.
 
     Raises:
         ConfigError: The GPU is unknown.
-        ModelError: The variant's architecture is not to be had.
+        ModelError: The variant's ``config.json`` cannot be read or is of an unsupported architecture.
     """
-    own = variant.layout or Layout(gpu or COMMON_GPU, 1, why="the fewest GPUs that hold it")
-    kind = get_gpu(gpu or own.gpu)
-    layout = replace(own, gpu=kind.name)
-    layout = resize(layout, nodes * kind.per_node) if nodes else layout
+    own = variant.layout or Layout(gpu or DEFAULT_GPU, 1, why="the fewest GPUs that hold it")
+    gpu_type = get_gpu(gpu or own.gpu)
+    layout = replace(own, gpu=gpu_type.name)
+    layout = resize(layout, nodes * gpu_type.per_node) if nodes else layout
     if layout != own:
-        table = f"; {variant.name} has {own.num_gpus} × {own.gpu} of its own" if variant.layout else ""
-        layout = replace(layout, why=f"as asked{table}")
-    plan = make_plan(get_architecture(variant), layout, **settings)
+        default = f"; the default of {variant.name} is {own.num_gpus} × {own.gpu}" if variant.layout else ""
+        layout = replace(layout, why=f"as requested{default}")
+    plan = make_plan(
+        get_architecture(variant),
+        layout,
+        seq_len=seq_len or _DEFAULTS.pack.seq_len,
+        global_batch_size=global_batch_size or _DEFAULTS.global_batch_size,
+        corpus_tokens=corpus_tokens or CONVERSATIONS * CONVERSATION_TOKENS,
+    )
     return plan if variant.layout or nodes else smallest_fit(plan) or plan
 
 
 def resize(layout: Layout, num_gpus: int, *, shard: bool = False) -> Layout:
-    """The layout on so many GPUs: further copies of the model, or one copy sharded over all of them.
+    """The layout on another number of GPUs: more replicas of the model, or one replica over all of them.
 
     Args:
-        shard: Never copies, which takes the least memory.
+        layout: The original layout.
+        num_gpus: GPUs of the new one.
+        shard: Always shard one replica over all GPUs, which needs the least memory per GPU.
     """
     workers = num_gpus // layout.tp_size
-    copies = 1 if shard or workers % layout.fsdp_size else workers // layout.fsdp_size
-    fsdp = workers // copies
+    replicas = 1 if shard or workers % layout.fsdp_size else workers // layout.fsdp_size
+    fsdp = workers // replicas
     return replace(
         layout,
         fsdp_size=fsdp,
-        dp_replicate_size=copies,
+        dp_replicate_size=replicas,
         ep_size=math.gcd(layout.ep_size, fsdp * layout.tp_size),
     )
 
 
 def smallest_fit(plan: TrainPlan) -> TrainPlan | None:
-    """The same run on the fewest GPUs (1, 2, 4, ...) of its kind that hold it; None where 1,024 do not."""
-    sizes = (2**power for power in range(MOST_GPUS.bit_length()))
+    """The same run on the fewest GPUs (1, 2, 4, ... up to ``MAX_GPUS``) that hold it; None if none do."""
+    sizes = (2**power for power in range(MAX_GPUS.bit_length()))
     plans = (
         replace(plan, layout=resize(plan.layout, size, shard=True))
         for size in sizes
         if size >= plan.layout.tp_size
     )
     return next((smaller for smaller in plans if smaller.fits), None)
-
-
-def check_plan(plan: TrainPlan) -> None:
-    """Refuse a run that cannot work, before it takes a GPU.
-
-    Raises:
-        ConfigError: Sizes that do not divide, or sequences longer than the model's context.
-        ResourceError: A GPU cannot hold its part.
-    """
-    _check_sizes(plan.architecture, plan.layout)
-    if plan.seq_len > plan.architecture.context:
-        raise ConfigError(
-            f"pack.seq_len {plan.seq_len} is beyond the model's context of {plan.architecture.context} tokens"
-        )
-    if plan.global_batch_size != _whole_batch(plan):
-        raise ConfigError(
-            f"global_batch_size {plan.global_batch_size} is not a multiple of micro_batch_size × data-parallel workers = "
-            f"{plan.layout.micro_batch_size} × {plan.layout.dp_size}: take {_whole_batch(plan)}, or another number of workers"
-        )
-    if not plan.fits:
-        remedies = "; or ".join(remedies_of(plan)) or "a larger kind of GPU"
-        raise ResourceError(
-            f"does not fit: {plan.memory.total:.1f} GiB on each of {plan.layout.num_gpus} {plan.gpu.name}, which hold "
-            f"{plan.gpu.usable_gib:.1f}; this would do: {remedies}"
-        )
-
-
-def _whole_batch(plan: TrainPlan) -> int:
-    """The next global batch size that the workers divide."""
-    together = plan.layout.micro_batch_size * plan.layout.dp_size
-    return math.ceil(plan.global_batch_size / together) * together
-
-
-def _check_sizes(model: Architecture, layout: Layout) -> None:
-    tp, ep, workers = layout.tp_size, layout.ep_size, layout.fsdp_size * layout.tp_size
-    for count, what in ((model.num_heads, "attention heads"), (model.num_kv_heads, "key-value heads")):
-        if count % tp:
-            raise ConfigError(f"tp_size {tp} does not divide the model's {count} {what}")
-    if ep == 1:
-        return
-    if model.experts is None:
-        raise ConfigError(f"ep_size {ep}: the model has no experts, set it to 1")
-    if model.experts.num % ep:
-        raise ConfigError(f"ep_size {ep} does not divide the model's {model.experts.num} experts")
-    if ep % tp or workers % ep:
-        raise ConfigError(
-            f"ep_size {ep} must be a multiple of tp_size {tp} and divide fsdp_size × tp_size = {workers}"
-        )
-
-
-def remedies_of(plan: TrainPlan) -> list[str]:
-    """Changes that each alone make the plan fit."""
-    shorter = replace(plan, seq_len=plan.seq_len // 2)
-    small_moments = replace(plan, layout=replace(plan.layout, states="8bit"))
-    offloaded = replace(plan, layout=replace(plan.layout, cpu_offload=True))
-    changes = [
-        (f"pack.seq_len={shorter.seq_len}", shorter),
-        ("optimizer.states=8bit", small_moments),
-        (f"parallel.cpu_offload=true with {offloaded.host_gib:,.0f} GiB of host memory a node", offloaded),
-    ]
-    fewest = smallest_fit(plan)
-    found = [describe_size(plan, fewest)] if fewest else []
-    return found + [text for text, changed in changes if changed.fits]
-
-
-def describe_size(plan: TrainPlan, other: TrainPlan) -> str:
-    """Number of GPUs of ``other``, with the settings that a job of ``plan`` needs beside it."""
-    num_gpus, settings = other.layout.num_gpus, []
-    as_the_job_does = resize(plan.layout, num_gpus)
-    if as_the_job_does.fsdp_size != other.layout.fsdp_size:
-        settings.append(f"parallel.fsdp_size={other.layout.fsdp_size}")
-    if plan.layout.ep_size != other.layout.ep_size:
-        settings.append(f"parallel.ep_size={other.layout.ep_size}")
-    if _whole_batch(other) != plan.global_batch_size:
-        settings.append(f"global_batch_size={_whole_batch(other)}")
-    gpus = f"{num_gpus} × {other.gpu.name}"
-    return f"{gpus} with {' and '.join(settings)}" if settings else gpus

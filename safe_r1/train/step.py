@@ -1,99 +1,101 @@
-"""One optimizer step, the same on one worker and on many."""
+"""One optimizer step and the validation loss, the same on one worker and on many."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import nn
 
-from safe_r1.train.lora import average_plain_gradients
-from safe_r1.train.loss import IGNORE, shift_labels
+from safe_r1.train.batches import Batch
+from safe_r1.train.lora import average_unsharded_gradients
+from safe_r1.train.loss import shift_labels
 from safe_r1.train.optim import clip_gradients, set_learning_rate
-from safe_r1.train.parallel import Sizes
-
-Batch = dict[str, Any]
-"""Arguments of the model: ``input_ids``, ``position_ids``, ``labels`` of shape (batch, seq), and what the
-attention wants.
-"""
+from safe_r1.train.packed import IGNORE_INDEX
+from safe_r1.train.parallel import ParallelDims
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to.
+    """Metrics of one optimizer step.
 
     Attributes:
         loss: Mean over the label tokens of all workers.
-        grad_norm: Before clipping.
+        grad_norm: Global gradient norm before clipping.
         num_labels: Label tokens of all workers.
-        num_tokens: All tokens of all workers, padding left out.
-        limit: Loss beyond which the step counts as an explosion.
+        num_tokens: Tokens of all workers, without padding.
+        max_loss: Loss above which the step counts as diverged; None: no limit.
     """
 
     loss: float
     grad_norm: float
     num_labels: int
     num_tokens: int
-    limit: float | None = None
+    max_loss: float | None = None
 
     @property
-    def fault(self) -> str:
-        """Why the parameters must not be updated by this step; empty for a sound one."""
+    def failure(self) -> str:
+        """Why the optimizer step was skipped: loss is NaN, inf or above ``max_loss``; empty if it was not."""
         if not math.isfinite(self.loss) or not math.isfinite(self.grad_norm):
             return f"loss {self.loss:g} with gradient norm {self.grad_norm:g}"
-        return (
-            f"loss {self.loss:.4g}, expected at most {self.limit:.4g}"
-            if self.limit and self.loss > self.limit
-            else ""
-        )
+        if self.max_loss and self.loss > self.max_loss:
+            return f"loss {self.loss:.4g}, expected at most {self.max_loss:.4g}"
+        return ""
 
 
-def sum_over_workers(values: Sequence[float], sizes: Sizes) -> list[float]:
-    """Sums over all batches: workers of a tensor-parallel group hold the same one, so each counts for a part."""
-    if sizes.world == 1:
+def sum_over_workers(values: Sequence[float], dims: ParallelDims) -> list[float]:
+    """Sums over all batches of all workers."""
+    if dims.world_size == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64)
     torch.distributed.all_reduce(total)
-    return (total / sizes.tp).tolist()
-
-
-def _inputs(batch: Batch) -> Batch:
-    return {name: value for name, value in batch.items() if name != "num_tokens"}
+    # The workers of a tensor-parallel group have the same batches, which are summed tp times.
+    return (total / dims.tp).tolist()
 
 
 def count_labels(batch: Batch) -> int:
-    """Tokens of a batch that are learned."""
-    return int((shift_labels(batch["labels"]) != IGNORE).sum())
+    """Number of label tokens of a batch."""
+    return int((shift_labels(batch.labels) != IGNORE_INDEX).sum())
 
 
 def train_step(
-    model: Any,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
-    sizes: Sizes,
+    dims: ParallelDims,
     lr: float,
     max_grad_norm: float,
-    limit: float | None = None,
+    max_loss: float | None = None,
 ) -> StepResult:
-    """Gradients of all micro-batches of all workers, averaged over their label tokens, then one update.
+    """Accumulate the gradients of all micro-batches of all workers, then update the parameters once.
 
-    A step with a fault leaves the parameters as they were.
+    The loss is the mean over all label tokens of the step. If it is NaN, inf or above ``max_loss``, the
+    parameters are not changed.
+
+    Args:
+        model: As ``load_model`` gives it.
+        optimizer: As ``make_optimizer`` gives it.
+        batches: Micro-batches of this worker.
+        dims: Parallel dimensions of the run.
+        lr: Learning rate of this step.
+        max_grad_norm: Global norm to which gradients are clipped.
+        max_loss: Loss above which the step counts as diverged.
     """
-    mine = (sum(map(count_labels, batches)), sum(int(batch["num_tokens"]) for batch in batches))
-    num_labels, num_tokens = (round(value) for value in sum_over_workers(mine, sizes))
+    own_counts = (sum(map(count_labels, batches)), sum(batch.num_tokens for batch in batches))
+    num_labels, num_tokens = (round(count) for count in sum_over_workers(own_counts, dims))
     loss_sum = 0.0
     for batch in batches:
-        loss = model(**_inputs(batch))
-        # Sharding averages gradients over the workers with batches of their own; the mean wanted is over
-        # label tokens.
-        (loss * (sizes.dp / max(1, num_labels))).backward()
+        loss = model(**batch.model_inputs)
+        # FSDP averages gradients over the data-parallel workers; multiplied by their number, this becomes the
+        # sum, which is divided by the label tokens of all workers.
+        (loss * (dims.dp / max(1, num_labels))).backward()
         loss_sum += float(loss.detach())
-    [loss_sum] = sum_over_workers([loss_sum], sizes)
+    [loss_sum] = sum_over_workers([loss_sum], dims)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    average_plain_gradients(parameters, sizes)
-    norm = clip_gradients(parameters, max_grad_norm)
-    result = StepResult(loss_sum / max(1, num_labels), norm, num_labels, num_tokens, limit)
-    if not result.fault:
+    average_unsharded_gradients(parameters, dims)
+    grad_norm = clip_gradients(parameters, max_grad_norm)
+    result = StepResult(loss_sum / max(1, num_labels), grad_norm, num_labels, num_tokens, max_loss)
+    if not result.failure:
         set_learning_rate(optimizer, lr)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -101,11 +103,11 @@ def train_step(
 
 
 @torch.no_grad()
-def validation_sums(model: Any, batches: Sequence[Batch]) -> tuple[float, int]:
-    """Summed loss of this worker's batches, and their label tokens."""
+def validation_sums(model: nn.Module, batches: Sequence[Batch]) -> tuple[float, int]:
+    """Summed loss and number of label tokens of this worker's batches."""
     model.eval()
     try:
-        sums = [(float(model(**_inputs(batch))), count_labels(batch)) for batch in batches]
+        losses = [float(model(**batch.model_inputs)) for batch in batches]
     finally:
         model.train()
-    return sum(loss for loss, _ in sums), sum(count for _, count in sums)
+    return sum(losses), sum(map(count_labels, batches))

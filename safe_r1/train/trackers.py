@@ -1,9 +1,9 @@
-"""Where the figures of a run go besides its own history: TensorBoard, MLflow, Weights & Biases."""
+"""Experiment trackers that receive a run's metrics: TensorBoard, MLflow, Weights & Biases."""
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from upath import UPath
 
@@ -12,21 +12,24 @@ from safe_r1.runs import is_local
 
 _log = logging.getLogger(__name__)
 
+# Older MLflow servers reject longer parameter values.
+_MAX_PARAM_CHARS = 500
+
 
 class Tracker(Protocol):
-    """Takes the figures of a step."""
+    """Receives the metrics of each step."""
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Figures by name, e.g. ``train/loss``."""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics by name, e.g. ``train/loss``."""
         ...
 
     def close(self) -> None:
-        """Nothing comes after it."""
+        """Finish; nothing is logged afterwards."""
         ...
 
 
 class TensorBoard:
-    """Event files in the run's folder, of the steps that this process made."""
+    """Event files in the run's folder, with the steps of this process."""
 
     def __init__(self, folder: UPath):
         try:
@@ -37,9 +40,9 @@ class TensorBoard:
             ) from None
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """See ``Tracker``."""
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -48,9 +51,9 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of the MLflow server that ``MLFLOW_TRACKING_URI`` names; a resumed run goes on in the same one."""
+    """A run on the MLflow server that ``MLFLOW_TRACKING_URI`` names; resuming continues the same run."""
 
-    def __init__(self, name: str, settings: Mapping[str, Any]):
+    def __init__(self, name: str, settings: Mapping[str, object]):
         try:
             import mlflow  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -61,11 +64,11 @@ class MLflow:
         known = mlflow.search_runs(filter_string=f"attributes.run_name = '{name}'", output_format="list")
         mlflow.start_run(run_id=known[0].info.run_id if known else None, run_name=name)
         if not known:
-            mlflow.log_params({key: str(value)[:500] for key, value in settings.items()})
+            mlflow.log_params({key: str(value)[:_MAX_PARAM_CHARS] for key, value in settings.items()})
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """See ``Tracker``."""
-        self.mlflow.log_metrics(dict(figures), step=step)
+        self.mlflow.log_metrics(dict(metrics), step=step)
 
     def close(self) -> None:
         """See ``Tracker``."""
@@ -73,9 +76,9 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; a resumed run goes on in the same one."""
+    """A run of Weights & Biases; resuming continues the same run."""
 
-    def __init__(self, name: str, settings: Mapping[str, Any]):
+    def __init__(self, name: str, settings: Mapping[str, object]):
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -85,9 +88,9 @@ class WeightsAndBiases:
         project = os.environ.get("WANDB_PROJECT", "safe_r1")
         self.run = wandb.init(project=project, id=name, name=name, resume="allow", config=dict(settings))
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """See ``Tracker``."""
-        self.run.log(dict(figures), step=step)
+        self.run.log(dict(metrics), step=step)
 
     def close(self) -> None:
         """See ``Tracker``."""
@@ -95,9 +98,15 @@ class WeightsAndBiases:
 
 
 def make_trackers(
-    names: Sequence[str], run: str, folder: UPath, settings: Mapping[str, Any]
+    names: Sequence[str], run: str, folder: UPath, settings: Mapping[str, object]
 ) -> list[Tracker]:
-    """The trackers that were asked for.
+    """The requested trackers.
+
+    Args:
+        names: ``tensorboard``, ``mlflow``, ``wandb``.
+        run: Name of the run.
+        folder: Folder of the run.
+        settings: Settings of the run, for the trackers to show.
 
     Raises:
         ConfigError: One is not installed.
@@ -111,5 +120,5 @@ def make_trackers(
         elif is_local(folder):
             trackers.append(TensorBoard(folder))
         else:
-            _log.warning("no TensorBoard files: they need a local folder, the run lies in %s", folder)
+            _log.warning("no TensorBoard files: they need a local folder, the run is in %s", folder)
     return trackers

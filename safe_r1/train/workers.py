@@ -1,4 +1,4 @@
-"""Runs the loop on workers: Ray Train starts them, and starts them again when one is lost."""
+"""Training on Ray Train workers, which are restarted when they are lost."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from upath import UPath
 
@@ -16,85 +16,102 @@ from safe_r1.resources import node_labels
 from safe_r1.runs import remove
 from safe_r1.train.history import read_history
 
-# The words of gloo, NCCL and torch's store where a peer is gone.
-_BROKEN = re.compile(r"(?i)connection|timed? ?out|reset by peer|broken pipe|gloo|nccl")
-# Nodes may still be starting when the first worker is there.
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+    from safe_r1.train.loop import TrainSpec
+
+# Messages of gloo, NCCL and torch's TCPStore when the other end of a connection is gone; plain RuntimeErrors.
+_CONNECTION_LOST = re.compile(r"(?i)connection|timed? ?out|reset by peer|broken pipe|gloo|nccl")
+# Autoscaled nodes may still be starting when the first worker is ready.
 _START_TIMEOUT_S = 3600
-_LOOK_EVERY_S = 1.0
+# Collectives wait for the slowest worker to load its shard, as in `parallel.init_distributed`.
+_COLLECTIVE_TIMEOUT_S = 7200
+_POLL_INTERVAL_S = 1.0
 
 
-def run_workers(spec: Any, workers: tuple[int, int], on_progress: ProgressCallback) -> None:
-    """Train to the end; workers that are lost are replaced, and all go on from the last checkpoint.
+def run_workers(spec: "TrainSpec", workers: tuple[int, int], on_progress: ProgressCallback) -> None:
+    """Train to the end; lost workers are replaced, and all continue from the latest checkpoint.
 
     Args:
-        spec: A ``loop.TrainSpec``.
-        workers: Fewest and most of them; equal for a fixed number.
+        spec: What the workers need.
+        workers: Minimum and maximum number of workers; equal for a fixed number.
         on_progress: Called with the number of optimizer steps done.
 
     Raises:
-        TrainingError: They failed more often than ``max_failures`` allows.
-        WorkersLostError: They were lost more often than that.
+        TrainingError: Workers failed more often than ``max_failures`` allows.
+        WorkersLostError: The same, because machines were lost or did not start.
     """
+    # Ray Train has no argument for this limit.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_TIMEOUT_S))
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    low, high = workers
-    # Ray's own record of the attempt; what a run resumes from is in its checkpoints.
-    record = UPath(spec.folder) / "ray"
-    scaling = ScalingConfig(
-        num_workers=low if low == high else (low, high),
-        use_gpu=spec.device == "cuda",
-        label_selector=node_labels() or None,
-    )
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"spec": spec},
-        scaling_config=scaling,
-        torch_config=TorchConfig(
-            backend="gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl", timeout_s=7200
-        ),
-        run_config=RunConfig(
-            name=uuid.uuid4().hex[:8],
-            storage_path=str(record),
-            failure_config=FailureConfig(max_failures=spec.config.max_failures),
-        ),
-    )
+    # Ray's own state of the attempt; a run is resumed from its checkpoints instead.
+    ray_folder = UPath(spec.folder) / "ray"
+    trainer = _make_trainer(spec, workers, ray_folder)
     try:
-        with _watched(UPath(spec.folder), spec.num_steps, on_progress):
+        with _report_progress(UPath(spec.folder), spec.num_steps, on_progress):
             trainer.fit()
     except TrainingFailedError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
-        kind = WorkersLostError if _is_loss(error) else TrainingError
-        raise kind(
-            f"training stopped: {reason}; the same command goes on from the last checkpoint in {spec.folder}"
+        error_class = WorkersLostError if _is_worker_loss(error) else TrainingError
+        raise error_class(
+            f"training stopped: {reason}; run the same command again to resume from the latest checkpoint in "
+            f"{spec.folder}"
         ) from error
     finally:
-        remove(record)
+        remove(ray_folder)
 
 
-def _is_loss(error: Exception) -> bool:
-    """Machines were lost, or did not come; not: the code of a worker raised something.
+def _make_trainer(spec: "TrainSpec", workers: tuple[int, int], ray_folder: UPath) -> "TorchTrainer":
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    The peers of a lost worker see a broken connection, often a plain RuntimeError, and often before its death
-    is known.
+    minimum, maximum = workers
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config={"spec": spec},
+        scaling_config=ScalingConfig(
+            num_workers=minimum if minimum == maximum else (minimum, maximum),
+            use_gpu=spec.device == "cuda",
+            label_selector=node_labels() or None,
+        ),
+        torch_config=TorchConfig(
+            backend="gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl", timeout_s=_COLLECTIVE_TIMEOUT_S
+        ),
+        run_config=RunConfig(
+            # Ray Train would restore a run of the same name.
+            name=uuid.uuid4().hex[:8],
+            storage_path=str(ray_folder),
+            failure_config=FailureConfig(max_failures=spec.config.max_failures),
+        ),
+    )
+
+
+def _is_worker_loss(error: Exception) -> bool:
+    """True if machines were lost or did not start, False if the code of a worker raised an error.
+
+    The peers of a lost worker see a broken connection, often a plain RuntimeError, and often before Ray
+    reports the loss.
     """
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
     from torch.distributed import DistError
 
-    own = getattr(error, "controller_failure", None)
-    failures = [own] if own else list(getattr(error, "worker_failures", {}).values())
-    if any(isinstance(each, (RayError, RayTrainError)) for each in failures):
+    controller_failure = getattr(error, "controller_failure", None)
+    worker_failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    failures = [controller_failure] if controller_failure else list(worker_failures.values())
+    if any(isinstance(failure, RayError | RayTrainError) for failure in failures):
         return True
     return all(
-        isinstance(each, DistError) or (isinstance(each, RuntimeError) and _BROKEN.search(str(each)))
-        for each in failures
+        isinstance(failure, DistError)
+        or (isinstance(failure, RuntimeError) and _CONNECTION_LOST.search(str(failure)))
+        for failure in failures
     )
 
 
-def _worker(settings: dict[str, Any]) -> None:
+def _train_worker(settings: "dict[str, TrainSpec]") -> None:
+    """The training function of Ray Train; runs in each worker process."""
     import ray.train
     import torch
 
@@ -102,36 +119,37 @@ def _worker(settings: dict[str, Any]) -> None:
 
     spec = settings["spec"]
     if spec.device == "cpu":
-        # Ray gives a worker as many threads as logical CPUs, which is one; the cores are there to be used.
+        # Ray sets the threads of a worker to its logical CPUs, which is one; share the real cores instead.
         context = ray.train.get_context()
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    Trainer(spec).run(on_save=lambda figures: ray.train.report(figures))
+    Trainer(spec).run(on_save=lambda metrics: ray.train.report(metrics))
 
 
 @contextlib.contextmanager
-def _watched(folder: UPath, num_steps: int, on_progress: ProgressCallback) -> Iterator[None]:
-    """Tells the progress from the run's history while the body runs."""
+def _report_progress(folder: UPath, num_steps: int, on_progress: ProgressCallback) -> Iterator[None]:
+    """Report progress from the run's history, which rank 0 writes, while the body runs."""
     stop = threading.Event()
-    shown = -1
+    last_step = -1
 
-    def look() -> None:
-        nonlocal shown
+    def poll() -> None:
+        nonlocal last_step
+        # The file may be unreadable for a moment on shared storage.
         with contextlib.suppress(OSError, ValueError):
-            lines = read_history(folder)
-            if lines and lines[-1]["step"] != shown:
-                shown = lines[-1]["step"]
-                tokens = sum(line.get("num_tokens", 0) for line in lines)
-                on_progress(Progress("training", shown, num_steps, tokens=tokens))
+            records = read_history(folder)
+            if records and records[-1]["step"] != last_step:
+                last_step = records[-1]["step"]
+                tokens = sum(record.get("num_tokens", 0) for record in records)
+                on_progress(Progress("training", last_step, num_steps, tokens=tokens))
 
-    def keep_looking() -> None:
-        while not stop.wait(_LOOK_EVERY_S):
-            look()
+    def poll_until_stopped() -> None:
+        while not stop.wait(_POLL_INTERVAL_S):
+            poll()
 
-    thread = threading.Thread(target=keep_looking, daemon=True)
+    thread = threading.Thread(target=poll_until_stopped, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        look()
+        poll()

@@ -260,12 +260,12 @@ def test_experts_and_adapters(tiny_deepseek_v3: Path, corpus: Path, tmp_path: Pa
         assert ("model.layers.1.mlp.experts.down_proj" in changed) == (name == "main")
 
 
-def test_a_loss_that_is_none_stops_with_the_rows(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+def test_a_loss_that_is_nan_stops_and_names_the_rows(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
     # Relative places: Ray's workers are started elsewhere.
     near = [Path(os.path.relpath(place, REPOSITORY)) for place in (corpus, tmp_path)]
     done = finetune(tiny_qwen2, *near, optimizer__lr=1e30, optimizer__max_grad_norm=1e30, save__every=1)
     assert done.returncode == 2, done.stdout
-    assert "stopped before it changed the model" in done.stdout
+    assert "stopped before the model was updated" in done.stdout
     assert "benign_sensitive/" in done.stdout or "reasoning_zh/" in done.stdout
     failure = json.loads((tmp_path / "main" / tiny_qwen2.name / "failure.json").read_text())
     assert failure["row_ids"]
@@ -273,7 +273,7 @@ def test_a_loss_that_is_none_stops_with_the_rows(tiny_qwen2: Path, corpus: Path,
 
 
 @pytest.mark.parametrize(
-    ("settings", "flags", "said"),
+    ("settings", "flags", "message"),
     [
         ({"global_batch_size": 3}, ("--num-workers", "2"), "global_batch_size 3 is not a multiple"),
         ({"pack.seq_len": 8192}, (), "beyond the model's context of 4096"),
@@ -292,7 +292,7 @@ def test_bad_input_is_one_clear_line(
     corpus: Path,
     settings: dict[str, Any],
     flags: tuple[str, ...],
-    said: str,
+    message: str,
 ):
     output = settings.pop("output", undisturbed)
     place = Path(settings.pop("corpus", corpus))
@@ -300,7 +300,7 @@ def test_bad_input_is_one_clear_line(
     assert done.returncode == 2, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("finetune: ")
-    assert said in last
+    assert message in last
 
 
 def test_a_corpus_without_assistant_turns(tiny_qwen2: Path, tmp_path: Path):

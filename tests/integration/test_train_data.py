@@ -22,12 +22,13 @@ from upath import UPath
 
 from safe_r1.errors import DataError, IntegrityError
 from safe_r1.models.chat import load_tokenizer
+from safe_r1.models.prompts import R1
 from safe_r1.models.registry import get_variant
 from safe_r1.runs import write_table
 from safe_r1.schema import CONVERSATION_SCHEMA
 from safe_r1.train.config import PackConfig
-from safe_r1.train.data import DataInfo, prepare_data
-from safe_r1.train.pack import IGNORE, PackedReader
+from safe_r1.train.data import PreparedData, prepare_data
+from safe_r1.train.packed import IGNORE_INDEX, PackedReader
 from safe_r1.train.tokens import encode
 from tests.small_corpus import conversation, seed_rows, write_corpus
 
@@ -58,7 +59,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"), {"train": parts[:-1], "validation": parts[-1:]})
 
 
-def prepare(corpus: Path, model: Path, folder: Path, pack: PackConfig = PACK) -> DataInfo:
+def prepare(corpus: Path, model: Path, folder: Path, pack: PackConfig = PACK) -> PreparedData:
     return prepare_data(str(corpus), UPath(folder), get_variant(str(model)), pack, lambda *args: None)
 
 
@@ -73,7 +74,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def packed(
     corpus: Path, tiny_llama: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory
-) -> DataInfo:
+) -> PreparedData:
     return prepare(corpus, tiny_llama, tmp_path_factory.mktemp("packed"))
 
 
@@ -82,7 +83,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_every_row_is_packed_or_dropped_for_a_reason(packed: DataInfo):
+def test_every_row_is_packed_or_dropped_for_a_reason(packed: PreparedData):
     for split, account in packed.content["splits"].items():
         lines = [
             line
@@ -99,7 +100,9 @@ def test_every_row_is_packed_or_dropped_for_a_reason(packed: DataInfo):
     assert train["num_documents"] == train["num_rows_packed"] + 1
 
 
-def test_every_document_is_packed_once_with_its_own_tokens(packed: DataInfo, corpus: Path, tiny_llama: Path):
+def test_every_document_is_packed_once_with_its_own_tokens(
+    packed: PreparedData, corpus: Path, tiny_llama: Path
+):
     tokenizer = load_tokenizer(str(tiny_llama))
     for split in ("train", "validation"):
         found, wanted = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
@@ -116,10 +119,10 @@ def test_every_document_is_packed_once_with_its_own_tokens(packed: DataInfo, cor
                     name, kind, tuple(sequence.input_ids[start:end]), tuple(sequence.labels[start:end])
                 ] += 1
         for row in pq.read_table(corpus / split).to_pylist():
-            for document in encode(row["messages"], "r1", tokenizer):
+            for document in encode(row["messages"], R1, tokenizer):
                 if row["row_id"] not in (LONG, SPOILT):
                     pairs = zip(document.input_ids, document.is_label, strict=True)
-                    labels = tuple(token if is_label else IGNORE for token, is_label in pairs)
+                    labels = tuple(token if is_label else IGNORE_INDEX for token, is_label in pairs)
                     wanted[row["row_id"], row["kind"], tuple(document.input_ids), labels] += 1
         assert found == wanted
         assert split == "train" or "mixed" not in {
@@ -223,7 +226,7 @@ def kill_in_the_middle(*arguments: object) -> None:
 
 
 def test_neither_the_cluster_nor_a_kill_shows_in_the_bytes(
-    packed: DataInfo, corpus: Path, tiny_llama: Path, tmp_path: Path
+    packed: PreparedData, corpus: Path, tiny_llama: Path, tmp_path: Path
 ):
     """The whole of it on two, on four and on one CPU; and on four, killed in the middle, then on one."""
     ray.shutdown()

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from tests.integration.train_ranks import NUM_STEPS, batch_of
+from safe_r1.train.packed import IGNORE_INDEX
+from tests.integration.train_ranks import NUM_STEPS, Case, Result, batch_of
 from tests.tiny_models import ARCHITECTURES, make_fp8, make_tiny
 
 REPOSITORY = Path(__file__).parents[2]
@@ -104,7 +106,7 @@ def results(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     return output
 
 
-def run(world: int, cases: dict, output: Path) -> None:
+def run(world: int, cases: Mapping[str, Case], output: Path) -> None:
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
     )
@@ -115,11 +117,11 @@ def run(world: int, cases: dict, output: Path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def load(results: Path, name: str) -> dict:
+def load(results: Path, name: str) -> Result:
     return torch.load(results / f"{name}.pt")
 
 
-def compare(found: dict, wanted: dict, arch: str) -> None:
+def compare(found: Result, wanted: Result, arch: str) -> None:
     # Experts are chosen by comparison, so their sums come in another order.
     tolerance = 2e-5 if arch == "deepseek_v3" else 2e-6
     for got, want in zip(found["steps"], wanted["steps"][found["start"] :], strict=True):
@@ -174,17 +176,19 @@ def test_moments_in_8_bits_are_resumed_as_they_were(results: Path):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_packed_equals_unpacked(folders: dict[str, str], arch: str):
-    from safe_r1.train.model import ModelSpec, as_generator, load_model
-    from safe_r1.train.parallel import Sizes
+    from safe_r1.train.model import ModelSpec, load_model
+    from safe_r1.train.parallel import ParallelDims
 
-    model = load_model(ModelSpec(folders[arch]), Sizes(), "cpu")
     batch = batch_of(0)
-    packed = model(**batch).item()
+    packed = load_model(ModelSpec(folders[arch]), ParallelDims(), "cpu")(**batch.model_inputs).item()
+    model = AutoModelForCausalLM.from_pretrained(folders[arch], dtype=torch.float32).eval()
     plain = 0.0
-    with as_generator(model), torch.no_grad():
-        for row in range(len(batch["labels"])):
-            for piece in (slice(0, 20), slice(20, None)):
-                logits = model(input_ids=batch["input_ids"][row : row + 1, piece]).logits
-                labels = batch["labels"][row, piece][1:]
-                plain += F.cross_entropy(logits[0, :-1], labels, ignore_index=-100, reduction="sum").item()
+    with torch.no_grad():
+        for row in range(len(batch.labels)):
+            for document in (slice(0, 20), slice(20, None)):
+                logits = model(input_ids=batch.input_ids[row : row + 1, document]).logits
+                labels = batch.labels[row, document][1:]
+                plain += F.cross_entropy(
+                    logits[0, :-1], labels, ignore_index=IGNORE_INDEX, reduction="sum"
+                ).item()
     assert packed == pytest.approx(plain, rel=1e-5)

@@ -1,20 +1,23 @@
-"""One worker of ``test_train_parallel``: a few steps on fixed batches for each case; the first worker writes
-what came out.
-"""
+"""One worker of ``test_train_parallel``: a few steps on fixed batches for each case; rank 0 writes the results."""
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import torch
+from torch import Tensor
 from upath import UPath
 
+from safe_r1.models.registry import States
+from safe_r1.train.batches import Batch
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.config import OptimizerConfig
-from safe_r1.train.loss import IGNORE
 from safe_r1.train.model import ModelSpec, load_model
 from safe_r1.train.optim import make_optimizer
-from safe_r1.train.parallel import Sizes, dp_rank, join
+from safe_r1.train.packed import IGNORE_INDEX
+from safe_r1.train.parallel import ParallelDims, dp_rank, init_distributed
 from safe_r1.train.step import train_step
 
 NUM_STEPS, BATCH, SEQ = 3, 4, 48
@@ -24,42 +27,67 @@ _FIRST_DOCUMENT = 20
 _LR, _EPS = 3e-2, 1e-2
 
 
-def batch_of(step: int) -> dict[str, torch.Tensor]:
+class Case(TypedDict):
+    """One way to spread a model.
+
+    ``save_after`` and ``checkpoints``: write a checkpoint after that step, or start from the one that is there.
+    """
+
+    folder: str
+    sizes: Mapping[str, int]
+    micro: NotRequired[int]
+    states: NotRequired[States]
+    save_after: NotRequired[int]
+    checkpoints: NotRequired[str]
+
+
+class Result(TypedDict):
+    """The step that the case started from, (loss, gradient norm) of each step, and the final parameters."""
+
+    start: int
+    steps: list[tuple[float, float]]
+    state: dict[str, Tensor]
+
+
+def batch_of(step: int) -> Batch:
     """The whole batch of a step: two documents in each sequence, every third token not learned."""
-    dice = torch.Generator().manual_seed(step)
-    tokens = torch.randint(10, 1500, (BATCH, SEQ), generator=dice)
-    places = torch.cat([torch.arange(_FIRST_DOCUMENT), torch.arange(SEQ - _FIRST_DOCUMENT)]).expand(
-        BATCH, SEQ
-    )
-    labels = torch.where((torch.arange(SEQ) % 3 == step % 3) | (places == 0), IGNORE, tokens)
-    labels[0, :30] = IGNORE  # uneven over the workers
-    return {"input_ids": tokens, "position_ids": places, "labels": labels}
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(10, 1500, (BATCH, SEQ), generator=generator)
+    positions = torch.cat([torch.arange(_FIRST_DOCUMENT), torch.arange(SEQ - _FIRST_DOCUMENT)])
+    positions = positions.expand(BATCH, SEQ)
+    is_ignored = (torch.arange(SEQ) % 3 == step % 3) | (positions == 0)
+    labels = torch.where(is_ignored, IGNORE_INDEX, tokens)
+    labels[0, :30] = IGNORE_INDEX  # uneven over the workers
+    return Batch(tokens, positions, labels, BATCH * SEQ)
 
 
-def run_case(case: dict, rank: int) -> dict:
-    sizes, micro = Sizes(**case["sizes"]), case.get("micro", 1)
-    model = load_model(ModelSpec(case["folder"]), sizes, "cpu")
-    optimizer = make_optimizer(
-        model.parameters(), OptimizerConfig(lr=_LR, eps=_EPS), case.get("states", "fp32")
-    )
+def rows_of(batch: Batch, start: int, count: int) -> Batch:
+    """Some sequences of a batch."""
+    rows = slice(start, start + count)
+    return Batch(batch.input_ids[rows], batch.position_ids[rows], batch.labels[rows], count * SEQ)
+
+
+def run_case(case: Case, rank: int) -> Result:
+    dims = ParallelDims(**case["sizes"])
+    micro = case.get("micro", 1)
+    model = load_model(ModelSpec(case["folder"]), dims, "cpu")
+    config = OptimizerConfig(lr=_LR, eps=_EPS)
+    optimizer = make_optimizer(model.parameters(), config, case.get("states", "fp32"))
     checkpoints = Checkpoints(UPath(case.get("checkpoints", "")), rank)
-    start = (checkpoints.load_last(model, optimizer) or {"step": 0})["step"] if "checkpoints" in case else 0
-    each = BATCH // sizes.dp
-    first = dp_rank(sizes, rank) * each
-    steps = []
+    saved = checkpoints.load_latest(model, optimizer) if "checkpoints" in case else None
+    start = saved["step"] if saved else 0
+    per_worker = BATCH // dims.dp
+    first = dp_rank(dims, rank) * per_worker
+    steps: list[tuple[float, float]] = []
     for step in range(start, NUM_STEPS):
-        whole = batch_of(step)
-        parts = [
-            {name: value[place : place + micro] for name, value in whole.items()}
-            | {"num_tokens": micro * SEQ}
-            for place in range(first, first + each, micro)
-        ]
-        result = train_step(model, optimizer, parts, sizes, _LR, 1.0)
-        steps.append([result.loss, result.grad_norm])
+        batch = batch_of(step)
+        parts = [rows_of(batch, row, micro) for row in range(first, first + per_worker, micro)]
+        result = train_step(model, optimizer, parts, dims, _LR, 1.0)
+        steps.append((result.loss, result.grad_norm))
         if case.get("save_after") == step + 1:
             checkpoints.save(model, optimizer, step + 1, {"validation_loss": 1.0})
     checkpoints.finish()
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         state[name] = (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
     return {"start": start, "steps": steps, "state": state}
@@ -67,13 +95,13 @@ def run_case(case: dict, rank: int) -> dict:
 
 def main(cases: str, output: str) -> None:
     torch.set_num_threads(1)
-    rank, world = join("cpu")
+    rank, world_size = init_distributed("cpu")
     for name, case in json.loads(cases).items():
-        assert Sizes(**case["sizes"]).world == world
+        assert ParallelDims(**case["sizes"]).world_size == world_size
         result = run_case(case, rank)
         if rank == 0:
             torch.save(result, Path(output) / f"{name}.pt")
-    if world > 1:
+    if world_size > 1:
         torch.distributed.destroy_process_group()
 
 

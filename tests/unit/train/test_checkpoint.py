@@ -39,7 +39,7 @@ def save(folder: Path, steps: dict[int, float | None]) -> Checkpoints:
 def test_what_was_saved_comes_back(tmp_path: Path):
     checkpoints = save(tmp_path, {5: 1.0})
     model, optimizer = pair(0.0)
-    state = checkpoints.load_last(model, optimizer)
+    state = checkpoints.load_latest(model, optimizer)
     assert state == {"step": 5, "validation_loss": 1.0}
     assert torch.equal(model.layer.weight, pair(5.0)[0].layer.weight)
 
@@ -73,7 +73,7 @@ def test_a_half_written_checkpoint_is_never_taken_up(tmp_path: Path):
     broken = tmp_path / "step-000009"
     broken.mkdir()
     (broken / "__0_0.distcp").write_bytes(b"half")
-    state = checkpoints.load_last(*pair(0.0))
+    state = checkpoints.load_latest(*pair(0.0))
     assert state is not None
     assert state["step"] == 3
 
@@ -123,16 +123,16 @@ def test_a_full_disk_is_one_clear_line_and_the_last_good_checkpoint_stays(tmp_pa
 
 
 def test_history_begins_again_where_the_checkpoint_stands(tmp_path: Path):
-    from safe_r1.train.history import FAILURE, History, read_history
+    from safe_r1.train.history import FAILURE_FILE, History, read_history
 
     first = History(UPath(tmp_path), 0, 0)
     for step in (1, 2, 3):
         first.add({"step": step, "loss": 4.0 - step})
-    first.fail(3, "loss nan", ["a/1"])
+    first.record_failure(3, "loss nan", ["a/1"])
     first.close()
-    assert json.loads((tmp_path / FAILURE).read_text())["row_ids"] == ["a/1"]
+    assert json.loads((tmp_path / FAILURE_FILE).read_text())["row_ids"] == ["a/1"]
     again = History(UPath(tmp_path), 0, 2)
-    assert not (tmp_path / FAILURE).exists()
+    assert not (tmp_path / FAILURE_FILE).exists()
     again.add({"step": 3, "loss": 0.5})
     again.close()
     assert [(line["step"], line["loss"]) for line in read_history(UPath(tmp_path))] == [

@@ -10,8 +10,9 @@ from upath import UPath
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.models.registry import get_variant
 from safe_r1.train.config import PackConfig
-from safe_r1.train.data import batch_indices, check_context, num_steps, prepare_data, rank_indices
-from safe_r1.train.pack import FILLER_INDEX
+from safe_r1.train.data import check_context, prepare_data
+from safe_r1.train.packed import DUMMY_INDEX
+from safe_r1.train.sampler import batch_indices, num_steps, rank_indices
 
 
 def flat(parts: list[np.ndarray]) -> list[int]:
@@ -53,7 +54,7 @@ def test_all_workers_together_compute_the_batch_once(batch: int, world: int, mic
     assert len({tuple(map(len, part)) for part in parts}) == 1
     assert all(0 < len(piece) <= micro for piece in parts[0])
     seen = Counter(index for part in parts for index in flat(part))
-    assert seen.pop(FILLER_INDEX, 0) == -batch % world
+    assert seen.pop(DUMMY_INDEX, 0) == -batch % world
     assert seen == Counter(indices.tolist())
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from safe_r1.train.loss import IGNORE, shift_labels, summed_cross_entropy
+from safe_r1.train.loss import shift_labels, summed_cross_entropy
+from safe_r1.train.packed import IGNORE_INDEX
 
 
 def example(rows: int = 37, vocabulary: int = 101) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -10,7 +11,7 @@ def example(rows: int = 37, vocabulary: int = 101) -> tuple[torch.Tensor, torch.
     hidden = torch.randn(2, rows, 16, generator=dice, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(vocabulary, 16, generator=dice, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, vocabulary, (2, rows), generator=dice)
-    labels[0, :20] = IGNORE
+    labels[0, :20] = IGNORE_INDEX
     return hidden, weight, labels
 
 
@@ -20,7 +21,10 @@ def test_pieces_give_the_plain_loss_and_its_gradients(monkeypatch: pytest.Monkey
     # A budget of 1 MiB holds that many rows.
     monkeypatch.setattr("safe_r1.train.loss._BYTES_PER_LOGIT", (1 << 20) // (101 * rows_at_once))
     plain = F.cross_entropy(
-        (hidden @ weight.T).flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+        (hidden @ weight.T).flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=IGNORE_INDEX,
+        reduction="sum",
     )
     wanted = torch.autograd.grad(plain, (hidden, weight))
     found = summed_cross_entropy(hidden, weight, labels, budget_mib=1)
@@ -31,14 +35,14 @@ def test_pieces_give_the_plain_loss_and_its_gradients(monkeypatch: pytest.Monkey
 
 def test_nothing_to_learn_is_a_zero_that_reaches_every_parameter():
     hidden, weight, labels = example()
-    loss = summed_cross_entropy(hidden, weight, torch.full_like(labels, IGNORE), budget_mib=1)
+    loss = summed_cross_entropy(hidden, weight, torch.full_like(labels, IGNORE_INDEX), budget_mib=1)
     assert loss.item() == 0
     gradients = torch.autograd.grad(loss, (hidden, weight))
     assert all(not gradient.any() for gradient in gradients)
 
 
 def test_a_label_stands_where_it_is_predicted():
-    assert shift_labels(torch.tensor([[5, 6, 7]])).tolist() == [[6, 7, IGNORE]]
+    assert shift_labels(torch.tensor([[5, 6, 7]])).tolist() == [[6, 7, IGNORE_INDEX]]
 
 
 def test_logits_never_exceed_the_budget():

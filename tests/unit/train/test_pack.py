@@ -8,18 +8,16 @@ from upath import UPath
 from safe_r1.errors import DataError, IntegrityError
 from safe_r1.runs import RunFolder, read_table, write_table
 from safe_r1.train import pack as module
-from safe_r1.train.pack import (
-    FILLER,
-    FILLER_INDEX,
-    IGNORE,
-    Pack,
+from safe_r1.train.pack import PackShards, count_packed, pack
+from safe_r1.train.packed import (
+    DUMMY_INDEX,
+    DUMMY_SEQUENCE,
+    IGNORE_INDEX,
     PackedReader,
     PackedSequence,
-    count_packed,
-    describe_batch,
-    pack,
 )
-from safe_r1.train.tokens import TOKENS_SCHEMA
+from safe_r1.train.preview import describe_batch
+from safe_r1.train.token_shards import TOKENS_SCHEMA
 
 LENGTHS = st.integers(8, 200).flatmap(
     lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), max_size=120))
@@ -89,9 +87,9 @@ SEQUENCE = PackedSequence(
 
 def test_positions_begin_again_and_prompts_are_not_learned():
     assert SEQUENCE.position_ids.tolist() == [0, 1, 2, 0, 1]
-    assert SEQUENCE.labels.tolist() == [IGNORE, 11, 12, IGNORE, 21]
+    assert SEQUENCE.labels.tolist() == [IGNORE_INDEX, 11, 12, IGNORE_INDEX, 21]
     assert SEQUENCE.kind == "mixed"
-    assert (FILLER.labels == IGNORE).all()
+    assert (DUMMY_SEQUENCE.labels == IGNORE_INDEX).all()
 
 
 def line(name: str, kind: str, tokens: list[int], num_prompt: int = 1, reason: str | None = None) -> dict:
@@ -126,7 +124,7 @@ def prepared(
         for source, half in zip(sources, (lines[:2], lines[2:]), strict=True):
             write_table(source, pa.Table.from_pylist(half, schema=TOKENS_SCHEMA))
         target = folder / split / f"part-{number:05d}.parquet"
-        Pack(seq_len, by_kind)(target, sources)
+        PackShards(seq_len, by_kind)(target, sources)
         shards.append([target.name, count_packed(target)["sequences", ""]])
     RunFolder(folder).write_json("data.json", {"splits": {split: {"shards": shards}}})
     return PackedReader(folder, split)
@@ -137,7 +135,15 @@ def test_documents_come_back_as_they_were():
     sequences = reader.read(range(reader.num_sequences))
     assert [sequence.row_ids for sequence in sequences] == [["a/0", "b/1"], ["b/0", "a/2"]]
     assert sequences[0].input_ids.tolist() == [1, 2, 3, 4, 5, 6, 31, 32]
-    assert sequences[1].labels.tolist() == [IGNORE, IGNORE, 13, IGNORE, IGNORE, IGNORE, 24]
+    assert sequences[1].labels.tolist() == [
+        IGNORE_INDEX,
+        IGNORE_INDEX,
+        13,
+        IGNORE_INDEX,
+        IGNORE_INDEX,
+        IGNORE_INDEX,
+        24,
+    ]
     assert sequences[1].kinds == ["reasoning", "safety"]
     counts = count_packed(UPath("memory://pack/mixed/train/part-00000.parquet"))
     assert counts == {
@@ -172,7 +178,7 @@ def test_any_sequence_of_any_file_and_row_group_is_found(monkeypatch: pytest.Mon
     order = np.random.default_rng(0).permutation(16)
     names = [f"{file}/{row}" for file, rows in enumerate((10, 1, 5)) for row in range(rows)]
     assert [sequence.row_ids[0] for sequence in reader.read(order)] == [names[index] for index in order]
-    assert reader.read([FILLER_INDEX]) == [FILLER]
+    assert reader.read([DUMMY_INDEX]) == [DUMMY_SEQUENCE]
     with pytest.raises(IndexError):
         reader.read([16])
 
@@ -216,7 +222,7 @@ def text_sequence(*texts: tuple[str, str]) -> PackedSequence:
 def test_a_batch_is_shown_with_its_mask():
     shown = describe_batch([text_sequence(("问\n", "答\x1b[2J"), ("U", "V\\n"))], Letters())
     assert shown.splitlines() == [
-        "sequence 0: 2 documents, 11 tokens, 8 of them learned",
+        "sequence 0: 2 documents, 11 tokens, 8 of them labels",
         "  document 0: a/0 (safety), positions 0 to 6",
         "    问\\n",
         "    【答\\x1b[2J】",
@@ -230,5 +236,5 @@ def test_a_long_batch_is_shown_in_part():
         [text_sequence(("x" * 2_000, "y")), text_sequence(*[("u", "v")] * 9)], Letters(), max_documents=3
     )
     assert "xx … 1,600 characters … xx" in shown
-    assert shown.endswith("and 7 documents more")
+    assert shown.endswith("and 7 more documents")
     assert len(shown) < 1_500

@@ -3,30 +3,30 @@ import pytest
 from safe_r1.errors import ConfigError
 from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train.config import FinetuneConfig, ParallelConfig
-from safe_r1.train.parallel import Sizes, dp_rank, resolve_sizes
+from safe_r1.train.parallel import ParallelDims, dp_rank, resolve_dims
 
 
 def test_without_settings_every_worker_holds_a_shard():
-    assert resolve_sizes(ParallelConfig(), None, 4) == Sizes(fsdp=4)
-    assert resolve_sizes(ParallelConfig(tp_size=2), None, 4) == Sizes(fsdp=2, tp=2)
+    assert resolve_dims(ParallelConfig(), None, 4) == ParallelDims(fsdp=4)
+    assert resolve_dims(ParallelConfig(tp_size=2), None, 4) == ParallelDims(fsdp=2, tp=2)
 
 
 def test_more_workers_than_the_layout_are_copies():
     layout = Layout("h100-80", 8)
-    assert resolve_sizes(ParallelConfig(), layout, 16) == Sizes(dp_replicate=2, fsdp=8)
-    assert resolve_sizes(ParallelConfig(), layout, 12) == Sizes(fsdp=12)
+    assert resolve_dims(ParallelConfig(), layout, 16) == ParallelDims(dp_replicate=2, fsdp=8)
+    assert resolve_dims(ParallelConfig(), layout, 12) == ParallelDims(fsdp=12)
 
 
 def test_the_layouts_of_the_table_are_their_own_sizes():
     for variant in VARIANTS.values():
         if variant.layout:
-            sizes = resolve_sizes(ParallelConfig(), variant.layout, variant.layout.num_gpus)
+            dims = resolve_dims(ParallelConfig(), variant.layout, variant.layout.num_gpus)
             own = variant.layout
-            assert (sizes.fsdp, sizes.tp, sizes.ep) == (own.fsdp_size, own.tp_size, own.ep_size)
+            assert (dims.fsdp, dims.tp, dims.ep) == (own.fsdp_size, own.tp_size, own.ep_size)
 
 
 @pytest.mark.parametrize(
-    ("settings", "world", "said"),
+    ("settings", "world_size", "message"),
     [
         ({"tp_size": 2}, 3, "3 workers do not divide into tensor-parallel groups of 2"),
         ({"fsdp_size": 3}, 4, "shards of 3"),
@@ -34,13 +34,13 @@ def test_the_layouts_of_the_table_are_their_own_sizes():
         ({"tp_size": 2, "ep_size": 1, "fsdp_size": 4}, 4, "shards of 4"),
     ],
 )
-def test_sizes_that_do_not_divide(settings, world, said):
-    with pytest.raises(ConfigError, match=said):
-        resolve_sizes(ParallelConfig(**settings), None, world)
+def test_dimensions_that_do_not_divide(settings, world_size, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_dims(ParallelConfig(**settings), None, world_size)
 
 
 def test_a_tensor_parallel_group_shares_a_batch():
-    assert [dp_rank(Sizes(fsdp=2, tp=2), rank) for rank in range(4)] == [0, 0, 1, 1]
+    assert [dp_rank(ParallelDims(fsdp=2, tp=2), rank) for rank in range(4)] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(("text", "found"), [("4", (4, 4)), ("2-8", (2, 8)), (None, None)])
@@ -49,6 +49,6 @@ def test_number_of_workers(text, found):
 
 
 @pytest.mark.parametrize("text", ["0", "8-2", "two", "-1"])
-def test_a_number_of_workers_that_is_none(text):
+def test_an_invalid_number_of_workers(text):
     with pytest.raises(ValueError, match=r"N or MIN-MAX|smaller number"):
         FinetuneConfig(variant="demo", corpus="c", num_workers=text)

@@ -14,7 +14,8 @@ from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.models.registry import VARIANTS, Layout, get_variant
 from safe_r1.train.architecture import ARCHITECTURES
 from safe_r1.train.gpus import GPUS, Gpu, get_gpu
-from safe_r1.train.plan import check_plan, make_plan, plan_variant, resize, smallest_fit
+from safe_r1.train.plan import make_plan, plan_variant, resize, smallest_fit
+from safe_r1.train.plan_check import check_plan
 from safe_r1.train.plan_text import problem_of, table, to_text
 
 SEVEN = [variant.name for variant in VARIANTS.values() if variant.kind == "r1"]
@@ -100,9 +101,9 @@ def test_offloaded_states_are_on_the_host_and_take_time():
 @pytest.mark.parametrize(
     ("name", "layout", "run", "message"),
     [
-        ("r1-distill-llama-8b", {"num_gpus": 48}, {}, "global_batch_size 64 .* 1 × 48: take 96"),
-        ("r1-distill-llama-8b", {"micro_batch_size": 3}, {}, "3 × 8: take 72"),
-        ("r1-distill-llama-8b", {"dp_replicate_size": 3}, {}, "1 × 24: take 72"),
+        ("r1-distill-llama-8b", {"num_gpus": 48}, {}, "global_batch_size 64 .* 1 × 48: set it to 96"),
+        ("r1-distill-llama-8b", {"micro_batch_size": 3}, {}, "3 × 8: set it to 72"),
+        ("r1-distill-llama-8b", {"dp_replicate_size": 3}, {}, "1 × 24: set it to 72"),
         (
             "r1-distill-llama-8b",
             {"tp_size": 3},
@@ -128,7 +129,7 @@ def test_too_little_memory_names_what_would_do():
         check_plan(plan_of("r1-distill-qwen-32b", 8))
     message = str(caught.value)
     assert message.startswith(
-        "does not fit: 74.3 GiB on each of 8 h100-80, which hold 72.8; this would do: 16 × h100-80"
+        "does not fit: 74.3 GiB on each of 8 h100-80, which hold 72.8; to make it fit, use 16 × h100-80"
     )
     assert "pack.seq_len=4096; or optimizer.states=8bit; or parallel.cpu_offload=true" in message
     assert "\n" not in message
@@ -150,7 +151,7 @@ def test_nothing_holds_a_layer_larger_than_the_gpu():
     tiny = Gpu("tiny", 1.0, 1.0)
     plan = make_plan(ARCHITECTURES["r1-distill-llama-70b"], Layout("h100-80", 8), gpu=tiny)
     assert smallest_fit(plan) is None
-    with pytest.raises(ResourceError, match="this would do: a larger kind of GPU"):
+    with pytest.raises(ResourceError, match="to make it fit, use a GPU type with more memory"):
         check_plan(plan)
 
 
@@ -232,7 +233,7 @@ def test_a_plan_that_does_not_fit_says_so_and_is_no_error():
     text = " ".join(run_cli("--variant", "r1-distill-llama-70b", "--nodes", "1").split())
     assert "does not fit: 153.9 GiB on each of 8 h100-80" in text
     assert "fewest 32 × h100-80" in text
-    assert "r1-distill-llama-70b has 32 × h100-80 of its own" in text
+    assert "the default of r1-distill-llama-70b is 32 × h100-80" in text
     assert "r1: does not fit" in run_cli("--all", "--nodes", "1")
 
 
@@ -296,4 +297,4 @@ def test_a_table_of_plans_with_a_problem_says_which():
     plans = {
         name: plan_variant(VARIANTS[name], nodes=3) for name in ("r1-distill-qwen-7b", "r1-distill-llama-70b")
     }
-    assert table(plans).count("take 72") == 2
+    assert table(plans).count("set it to 72") == 2

@@ -7,9 +7,10 @@ import pytest
 from safe_r1.errors import ModelError
 from safe_r1.models.chat import load_tokenizer, render_text
 from safe_r1.models.checkpoints import demo_model
+from safe_r1.models.prompts import CHAT, PLAIN, R1, end_of_turn
 from safe_r1.schema import Message
 from safe_r1.train.config import PackConfig
-from safe_r1.train.tokens import Document, encode, end_of_turn, fit, tokenizer_identity
+from safe_r1.train.tokens import Document, encode, fit, tokenizer_identity
 
 EOS = "<｜end▁of▁sentence｜>"
 REASONING, ANSWER = "用户想知道原因，\n我先想一想。", "因为大气散射。\n\n1. 蓝光更短。"
@@ -56,14 +57,14 @@ def served(messages: list[Message], tokenizer: Any) -> list[int]:
 
 def test_what_is_trained_on_begins_with_what_is_served(r1: Any):
     messages = turns("天空为什么是蓝色的？ Why? \n", RESPONSE)
-    [document] = encode(messages, "r1", r1)
+    [document] = encode(messages, R1, r1)
     assert prompt_of(document) == served(messages[:1], r1)
-    assert r1.decode(prompt_of(document)) == render_text(messages[:1], "r1", r1)[0]
+    assert r1.decode(prompt_of(document)) == render_text(messages[:1], R1, r1)[0]
     assert r1.decode(prompt_of(document)).endswith("<｜Assistant｜><think>\n")
 
 
 def test_reasoning_answer_and_end_are_learned_and_nothing_else(r1: Any):
-    [document] = encode(turns("天空为什么是蓝色的？", RESPONSE), "r1", r1)
+    [document] = encode(turns("天空为什么是蓝色的？", RESPONSE), R1, r1)
     assert r1.decode(learned(document)) == f"{REASONING}\n</think>\n\n{ANSWER}{EOS}"
     assert document.is_label == sorted(document.is_label)
     assert not document.is_label[0]
@@ -71,13 +72,13 @@ def test_reasoning_answer_and_end_are_learned_and_nothing_else(r1: Any):
 
 
 def test_a_system_turn_goes_where_serving_puts_it(r1: Any):
-    [document] = encode(turns("问", RESPONSE, system="规则"), "r1", r1)
+    [document] = encode(turns("问", RESPONSE, system="规则"), R1, r1)
     assert prompt_of(document) == served(turns("规则\n\n问"), r1)
 
 
 def test_every_turn_is_learned_once_after_the_prefix_it_is_served_with(r1: Any):
     messages = turns("一", "<think>\n甲想\n</think>\n\n甲", "二", "<think>\n乙想\n</think>\n\n乙")
-    first, second = encode(messages, "r1", r1)
+    first, second = encode(messages, R1, r1)
     assert [first.turn, second.turn] == [1, 3]
     assert prompt_of(first) == served(messages[:1], r1)
     assert prompt_of(second) == served(messages[:3], r1)
@@ -90,8 +91,8 @@ def test_every_turn_is_learned_once_after_the_prefix_it_is_served_with(r1: Any):
 
 def test_an_earlier_turn_without_reasoning_is_context(r1: Any, demo: Any):
     messages = turns("一", "别人的话", "二", RESPONSE)
-    for tokenizer, style in ((r1, "r1"), (demo, "chat")):
-        [document] = encode(messages, style, tokenizer)
+    for tokenizer, prompt in ((r1, R1), (demo, CHAT)):
+        [document] = encode(messages, prompt, tokenizer)
         assert document.turn == 3
         assert "别人的话" in tokenizer.decode(prompt_of(document))
         assert "别人的话" not in tokenizer.decode(learned(document))
@@ -99,18 +100,18 @@ def test_an_earlier_turn_without_reasoning_is_context(r1: Any, demo: Any):
 
 def test_the_first_templates_do_not_open_the_reasoning_and_give_the_same_tokens(tiny_qwen2: Path):
     tokenizer = copy.deepcopy(load_tokenizer(str(tiny_qwen2)))
-    before = encode(turns("问", RESPONSE), "r1", tokenizer)
+    before = encode(turns("问", RESPONSE), R1, tokenizer)
     tokenizer.chat_template = tokenizer.chat_template.replace("<think>\\n", "")
     assert not tokenizer.apply_chat_template(
         turns("问"), tokenize=False, add_generation_prompt=True
     ).endswith("<think>\n")
-    assert encode(turns("问", RESPONSE), "r1", tokenizer) == before
+    assert encode(turns("问", RESPONSE), R1, tokenizer) == before
 
 
 @pytest.mark.parametrize("opening", ["<think>\n", "\n<think>\n", ""])
 def test_a_response_may_come_with_or_without_its_opening_tag(opening: str, tiny_llama: Path):
     tokenizer = load_tokenizer(str(tiny_llama))
-    [document] = encode(turns("问", f"{opening}想\n</think>\n\n答"), "r1", tokenizer)
+    [document] = encode(turns("问", f"{opening}想\n</think>\n\n答"), R1, tokenizer)
     assert tokenizer.decode(learned(document)) == f"想\n</think>\n\n答{EOS}"
 
 
@@ -126,28 +127,27 @@ def test_a_response_may_come_with_or_without_its_opening_tag(opening: str, tiny_
     ],
 )
 def test_a_conversation_without_an_assistant_turn_gives_nothing(messages: list[Message], tiny_llama: Path):
-    assert encode(messages, "r1", load_tokenizer(str(tiny_llama))) == []
+    assert encode(messages, R1, load_tokenizer(str(tiny_llama))) == []
 
 
 def test_a_reasoning_model_does_not_learn_to_answer_without_reasoning(tiny_llama: Path, demo: Any):
-    [document] = encode(turns("问", "直接回答"), "r1", load_tokenizer(str(tiny_llama)))
+    [document] = encode(turns("问", "直接回答"), R1, load_tokenizer(str(tiny_llama)))
     assert document.reason == "no_reasoning"
-    [document] = encode(turns("问", "直接回答"), "chat", demo)
+    [document] = encode(turns("问", "直接回答"), CHAT, demo)
     assert document.reason is None
     assert demo.decode(learned(document)) == "直接回答<|im_end|>"
 
 
 def test_an_end_of_turn_inside_the_text_is_not_learned(r1: Any, demo: Any):
-    assert encode(turns("问", f"<think>\n想{EOS}\n</think>\n\n答"), "r1", r1)[0].reason == "control_token"
+    assert encode(turns("问", f"<think>\n想{EOS}\n</think>\n\n答"), R1, r1)[0].reason == "control_token"
     assert (
-        encode(turns("问", "<think>\n想\n</think>\n\n答<|im_end|>"), "chat", demo)[0].reason
-        == "control_token"
+        encode(turns("问", "<think>\n想\n</think>\n\n答<|im_end|>"), CHAT, demo)[0].reason == "control_token"
     )
 
 
 def test_the_demo_learns_its_reasoning_as_text(demo: Any):
     messages = turns("天空为什么是蓝色的？", RESPONSE, system="Be brief.")
-    [document] = encode(messages, "chat", demo)
+    [document] = encode(messages, CHAT, demo)
     assert prompt_of(document) == served(messages[:2], demo)
     assert demo.decode(learned(document)) == RESPONSE + "<|im_end|>"
     # The template's line break after the turn is never generated: the engine has stopped.
@@ -156,7 +156,7 @@ def test_the_demo_learns_its_reasoning_as_text(demo: Any):
 
 def test_a_base_model_continues_text_and_ends(tiny_llama: Path):
     tokenizer = load_tokenizer(str(tiny_llama))
-    [document] = encode(turns("问", "答"), "plain", tokenizer)
+    [document] = encode(turns("问", "答"), PLAIN, tokenizer)
     assert prompt_of(document)[0] == tokenizer.bos_token_id
     assert tokenizer.decode(document.input_ids).endswith(f"问题：问\n回答：答{EOS}")
     assert tokenizer.decode(learned(document)) == f"答{EOS}"
@@ -170,7 +170,9 @@ class Templated:
     def __init__(self, end: str, eos: str | None):
         self.end, self.eos_token = end, eos
 
-    def apply_chat_template(self, messages: list[Message], tokenize: bool) -> str:
+    def apply_chat_template(
+        self, messages: list[Message], tokenize: bool, add_generation_prompt: bool
+    ) -> str:
         return "".join(f"[{turn['role']}]{turn['content']}{self.end}" for turn in messages)
 
 
