@@ -1,15 +1,23 @@
 """What this cluster has, and the connection to it.
 
-Owns ``ray.init``: a job inside a cluster joins it; a laptop gets a local Ray with enough logical CPUs for all
-stages.
+Owns ``ray.init``: a job joins a Ray that is running; where there is none, it starts a local one with enough
+logical CPUs for all stages.
 """
 
+import json
+import logging
 import os
+import socket
+import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
-from safe_r1.models.registry import Variant
+
+if TYPE_CHECKING:
+    from ray._private.worker import BaseContext
+
+logger = logging.getLogger(__name__)
 
 Device = Literal["cpu", "gpu"]
 NODE_LABELS = "SAFE_R1_NODE_LABELS"
@@ -22,8 +30,19 @@ are left alone.
 MIN_LOGICAL_CPUS = 8
 # Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
 _START_WAIT = ("RAY_raylet_start_wait_time_s", "180")
-# A larger model on CPU takes days: it has to be asked for by engine.device=cpu.
-MAX_PARAMS_B_ON_CPU = 2.0
+
+_ADDRESS = "RAY_ADDRESS"
+_START_LOCAL = "local"
+# Ray would take 30% of the memory. Stages pass blocks of text on and spill what is more than this to disk.
+_OBJECT_STORE_BYTES = 2**30
+_OBJECT_STORE_SHARE = 0.3
+_OBJECT_STORE_SETTINGS = (
+    "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES",
+    "RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION",
+)
+_PROBE_TIMEOUT_S = 5.0
+# Ray's monitor writes its first report some seconds after the head has started.
+_MONITOR_REPORT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -34,69 +53,189 @@ class Cluster:
         gpu_total: GPUs of all nodes.
         cpu_total: Logical CPUs of all nodes.
         memory_gib: Free memory of this machine.
-        is_local: True where Ray was started by this process.
+        num_nodes: Nodes that are alive.
+        address: Of its head, ``host:port``.
     """
 
     gpu_total: float
     cpu_total: float
     memory_gib: float
-    is_local: bool
+    num_nodes: int = 1
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class RayLocation:
+    """Which Ray a job uses.
+
+    Attributes:
+        address: Of the Ray to join; None where a local one is to be started.
+        is_named: ``RAY_ADDRESS`` says so; otherwise it was found on this machine.
+        dead_address: Of a Ray on this machine that ended without ``ray stop``, which left its address behind.
+    """
+
+    address: str | None = None
+    is_named: bool = False
+    dead_address: str | None = None
+
+
+def locate_ray() -> RayLocation:
+    """The Ray that a job joins, looked for as ``ray.init()`` does: ``RAY_ADDRESS``, then one on this machine.
+
+    ``RAY_ADDRESS=local`` always starts a new one. The address of a Ray that is dead is ignored, where
+    ``ray.init()`` waits for minutes and fails.
+    """
+    if named := os.environ.get(_ADDRESS):
+        return RayLocation() if named == _START_LOCAL else RayLocation(named, is_named=True)
+    from ray._private.services import find_bootstrap_address
+
+    found = find_bootstrap_address(None)
+    if not found:
+        return RayLocation()
+    return RayLocation(found) if _is_alive(found) else RayLocation(dead_address=found)
+
+
+def is_jobs_server(address: str | None) -> bool:
+    """True for the address of a dashboard, which takes jobs, but which ``ray.init()`` cannot connect to."""
+    return address is not None and address.startswith(("http://", "https://"))
+
+
+def _is_alive(address: str) -> bool:
+    """True where a node of the Ray of this address runs on this machine, and its head answers.
+
+    A process of Ray may outlive the others, and no job can join without both.
+    """
+    import psutil
+
+    flag = f"--gcs-address={address}"
+    commands = (process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"]))
+    if not any(flag in command and os.path.basename(command[0]) == "raylet" for command in commands):
+        return False
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PROBE_TIMEOUT_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
-    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray.
+    """Join the Ray that ``locate_ray`` finds, or start a local one.
 
     Args:
-        min_cpus: Logical CPUs that a local Ray has at least; each beyond the real ones is a further process
-            to start.
+        min_cpus: Logical CPUs that the job needs at the same time; a local Ray has at least as many, and each
+            beyond the real ones is a further process to start.
 
     Raises:
-        ClusterLostError: The cluster of ``RAY_ADDRESS`` does not answer.
+        ClusterLostError: The Ray that was joined does not answer.
+        ResourceError: It has too few logical CPUs and does not grow, or it is of another version.
     """
     os.environ.setdefault(*_START_WAIT)
     import psutil
     import ray
 
     if not ray.is_initialized():
-        init_ray(num_cpus=max(min_cpus, os.cpu_count() or 1), include_dashboard=False)
+        init_ray(num_cpus=max(min_cpus, os.cpu_count() or 1))
     if labels := node_labels():
         from ray.data import DataContext
 
         DataContext.get_current().execution_options.label_selector = labels
     totals = ray.cluster_resources()
-    free_gib = psutil.virtual_memory().available / 2**30
-    return Cluster(
-        totals.get("GPU", 0.0), totals.get("CPU", 0.0), free_gib, is_local=not os.environ.get("RAY_ADDRESS")
+    cluster = Cluster(
+        gpu_total=totals.get("GPU", 0.0),
+        cpu_total=totals.get("CPU", 0.0),
+        memory_gib=psutil.virtual_memory().available / 2**30,
+        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        address=ray.get_runtime_context().gcs_address,
+    )
+    _check_cpus(cluster, min_cpus)
+    return cluster
+
+
+def _check_cpus(cluster: Cluster, min_cpus: int) -> None:
+    if cluster.cpu_total >= min_cpus or _can_grow():
+        return
+    raise ResourceError(
+        f"the Ray at {cluster.address} has {cluster.cpu_total:g} logical CPUs and this job needs {min_cpus} "
+        f"at the same time: start it with `ray start --head --num-cpus={min_cpus}` (it may be more than the "
+        f"machine has), or set {_ADDRESS}={_START_LOCAL} and the job starts a Ray of its own"
     )
 
 
-def init_ray(*, log_to_driver: bool = True, **local: Any) -> Any:
-    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with the options ``local``; gives Ray's
-    context.
+def _can_grow() -> bool:
+    """True where the cluster has an autoscaler, and where that is not known."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    deadline = time.monotonic() + _MONITOR_REPORT_S
+    while not (report := _internal_kv_get(b"__autoscaling_status")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    nodes = (json.loads(report).get("autoscaler_report") or {}).get("active_nodes") if report else None
+    # Without an autoscaler, the monitor knows no node groups and calls each node a kind of its own.
+    return not nodes or not all(kind.startswith("node_") for kind in nodes)
+
+
+def init_ray(
+    *, num_cpus: int | None = None, include_dashboard: bool = False, log_to_driver: bool = True
+) -> "BaseContext":
+    """Join the Ray that ``locate_ray`` finds, or start a local one; gives Ray's context.
+
+    Args:
+        num_cpus: Logical CPUs of a local Ray; None: those of the machine.
+        include_dashboard: A local Ray gets a dashboard, and with it a Jobs server.
+        log_to_driver: Show what the workers print.
 
     Raises:
-        ResourceError: Its address cannot be read.
+        ResourceError: Its address cannot be read, it is of another version, or it wants a token.
         ClusterLostError: It does not answer.
     """
     os.environ.setdefault(*_START_WAIT)
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {
+    location = locate_ray()
+    if location.dead_address:
+        logger.warning(
+            "nothing answers at %s, the address that Ray keeps: starting a local one", location.dead_address
+        )
+    options: dict[str, object] = {
         "log_to_driver": log_to_driver,
         "logging_level": "warning",
         "ignore_reinit_error": True,
     }
-    options |= {"address": address} if address else local
+    if location.is_named:
+        options["address"] = location.address
+    elif location.address is None:
+        # "local" and not None, with which Ray would look for an address by itself.
+        options |= {"address": _START_LOCAL, "num_cpus": num_cpus, "include_dashboard": include_dashboard}
+        options |= _object_store_options()
+    # One that was found is joined without its address: only then does Ray use the token of its `ray start`.
     try:
-        return ray.init(**options)
+        return ray.init(**options)  # pyright: ignore[reportArgumentType]
     except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
-        kind = (
-            ResourceError if isinstance(error, ValueError) else ClusterLostError
-        )  # a head that restarts answers later
-        raise kind(
-            f"cannot connect to Ray at {address or 'a local start'}: {str(error).splitlines()[0]}"
-        ) from None
+        raise _explain(error, location) from None
+
+
+def _object_store_options() -> dict[str, object]:
+    import psutil
+
+    if any(name in os.environ for name in _OBJECT_STORE_SETTINGS):
+        return {}
+    share = int(_OBJECT_STORE_SHARE * psutil.virtual_memory().total)
+    return {"object_store_memory": min(_OBJECT_STORE_BYTES, share)}
+
+
+def _explain(error: Exception, location: RayLocation) -> ResourceError:
+    """The error of a connection that failed, with its remedy."""
+    place = location.address or "a local start"
+    reason = " ".join(str(error).split())
+    if "Version mismatch" in reason:
+        return ResourceError(
+            f"the Ray at {place} is of another version ({reason}): use the environment that it was started "
+            f"from, or set {_ADDRESS}={_START_LOCAL} and the job starts a Ray of its own"
+        )
+    if isinstance(error, ValueError):
+        return ResourceError(f"cannot connect to Ray at {place}: {reason}")
+    # A head that restarts answers later.
+    return ClusterLostError(f"cannot connect to Ray at {place}: {reason}")
 
 
 def node_labels() -> dict[str, str]:
@@ -116,23 +255,3 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
-
-
-def pick_device(variant: Variant, wanted: Literal["auto", "cpu", "gpu"], gpu_total: float) -> Device:
-    """CPU or GPU for a variant.
-
-    Raises:
-        ResourceError: The variant is too large for CPU and there is no GPU.
-    """
-    if wanted != "auto":
-        return wanted
-    if gpu_total >= 1:
-        return "gpu"
-    if variant.params_b <= MAX_PARAMS_B_ON_CPU:
-        return "cpu"
-    raise ResourceError(
-        f"{variant.name} needs {variant.tensor_parallel_size} GPU(s) of {variant.gpu_gb} GB "
-        f"({variant.weights_gib():.0f} GiB of weights) and this cluster has none. Submit the job to a GPU cluster "
-        "(--set engine.device=gpu where GPU nodes start on demand), try --variant demo, "
-        "or --set engine.device=cpu to run it very slowly."
-    )

@@ -34,11 +34,12 @@ from safe_r1.evaluation.scoring import (
     score_without_judge,
 )
 from safe_r1.inference.batch import BatchCounts, Request, Sampling, generate, row_seed
+from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources
 from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
-from safe_r1.resources import Cluster, Device, connect, disconnect, pick_device
+from safe_r1.resources import Cluster, Device, connect, disconnect
 from safe_r1.runs import Key, Row, check_complete
 from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample
 

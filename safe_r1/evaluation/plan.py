@@ -9,13 +9,14 @@ from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
 from safe_r1.inference.batch import Sampling
+from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU
 from safe_r1.inference.engine import engine_arguments
 from safe_r1.judge.factory import JudgePlan, plan_judge
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.provenance import versions
-from safe_r1.resources import MAX_PARAMS_B_ON_CPU, Device
+from safe_r1.resources import Device
 from safe_r1.runs import RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample
 
@@ -203,7 +204,7 @@ def _show_prompts(
     """Show the first, the middle and the last prompt of a benchmark as the engine gets them."""
     picks = [samples[0], samples[len(samples) // 2], samples[-1]]
     for sample in {sample.sample_id: sample for sample in picks}.values():
-        tokens, _ = render(benchmark.as_asked(sample, 0).messages, plan.variant.style, tokenizer)
+        tokens, _ = render(benchmark.as_asked(sample, 0).messages, plan.variant.prompt_format, tokenizer)
         show(
             f"--- {sample.sample_id}: {len(tokens)} tokens, at most {plan.max_tokens(sample)} more\n"
             f"{tokenizer.decode(tokens)}"

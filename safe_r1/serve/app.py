@@ -2,117 +2,152 @@
 
 import contextlib
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from safe_r1.config import load_config
 from safe_r1.errors import ConfigError
-from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.inference.device import pick_device
+from safe_r1.inference.engine import check_resources
+from safe_r1.judge.factory import check_kind, plan_judge
 from safe_r1.models.checkpoints import prepare
-from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
-from safe_r1.resources import Cluster, connect, pick_device
+from safe_r1.models.registry import Variant, get_variant
+from safe_r1.resources import Cluster, connect
 from safe_r1.serve.config import LOOPBACK, ServeConfig
+from safe_r1.serve.engine import ModelSpec, model_deployment
 from safe_r1.serve.keys import read_keys
 
+if TYPE_CHECKING:
+    from ray.serve import Application
+    from ray.serve.handle import DeploymentHandle
+
 APP_NAME = "safe_r1"
-# Replicas are gone when the proxy has their last answers; it may still be passing them on.
+# The replicas have ended when the HTTP proxy has their last responses; it may still be sending these.
 _FLUSH_S = 2.0
 _DRAIN_S = 60.0
 
 
 def check_config(config: ServeConfig) -> None:
-    """Refuse what must not be served.
+    """Reject settings that must not be served.
 
     Raises:
-        ConfigError: No model and no judge would be asked, two models of one name, or an open address without
-            keys.
+        ConfigError: A public address without API keys, an invalid key file, two models of one name, or an
+            unknown judge.
     """
     if config.host not in LOOPBACK and config.api_keys is None:
         raise ConfigError(
-            f"--host {config.host} lets other machines ask: give --api-keys FILE, or --host 127.0.0.1"
+            f"--host {config.host} accepts requests from other machines: add --api-keys FILE, or use "
+            "--host 127.0.0.1"
         )
     if config.api_keys:
         read_keys(config.api_keys)
     names = [get_variant(name).name for name in config.variants]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise ConfigError(f"--variant: {', '.join(doubled)} twice; each model needs a name of its own")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise ConfigError(f"--variant: {', '.join(duplicates)} given twice; model names must be unique")
+    check_kind(config.judge.kind)
 
 
-def make_variants(config: ServeConfig) -> tuple[list[Variant], Variant | None]:
-    """The models to be asked and the one that judges, their sources ready to load.
-
-    Raises:
-        ModelError: One cannot be had.
-    """
-    served = [prepare(get_variant(name))[0] for name in config.variants]
-    if config.judge.kind != "llm":
-        return served, None
-    wanted = get_variant(config.judge.model) if config.judge.model else DEFAULT_JUDGE
-    return served, next((variant for variant in served if variant.name == wanted.name), None) or prepare(
-        wanted
-    )[0]
-
-
-def build(config: ServeConfig, cluster: Cluster) -> Any:
-    """The application, to be given to ``serve.run``.
+def build(config: ServeConfig, cluster: Cluster) -> "Application":
+    """The Serve application, for ``serve.run``.
 
     Raises:
-        SafeR1Error: A model cannot be had, or the cluster cannot hold it.
+        SafeR1Error: Invalid settings, a model or judge that cannot be loaded, or a model too large for the
+            cluster.
     """
     from ray import serve
 
-    from safe_r1.serve.engine import model_deployment
     from safe_r1.serve.ingress import Ingress
     from safe_r1.serve.judges import judge_deployment
 
     check_config(config)
-    served, judge = make_variants(config)
-    handles, rooms = {}, {}
-    for variant in {each.name: each for each in [*served, *filter(None, [judge])]}.values():
-        engine = config.engine if variant in served else config.judge.engine
+    served = [prepare(get_variant(name), config.engine.trust_remote_code)[0] for name in config.variants]
+    judge = plan_judge(config.judge)
+    specs = plan_models(config, served, judge.model, cluster)
+    handles = {spec.variant.name: model_deployment(spec, config.scaling) for spec in specs}
+    judge_app = None if judge.model else judge_deployment(judge, config.judge_replicas)
+    deployment = serve.deployment(
+        name="Ingress",
+        num_replicas=config.ingress_replicas,
+        max_ongoing_requests=config.max_ongoing_requests,
+        max_queued_requests=config.max_ongoing_requests,
+        ray_actor_options={"num_cpus": 0.5},
+        graceful_shutdown_timeout_s=60,
+        logging_config={"enable_access_log": False},
+    )
+    ingress = deployment(serve.ingress()(Ingress))
+    return ingress.bind(config, [variant.name for variant in served], judge, specs, handles, judge_app)
+
+
+def plan_models(
+    config: ServeConfig, served: Sequence[Variant], judge_model: Variant | None, cluster: Cluster
+) -> list[ModelSpec]:
+    """The models to deploy; a served model that also judges is deployed once.
+
+    Raises:
+        ConfigError: The judge's model and a served model are different, but have the same name.
+        ResourceError: A model does not fit the cluster.
+    """
+    engines = [(variant, config.engine) for variant in served]
+    if judge_model is not None:
+        shared = next((variant for variant in served if variant.name == judge_model.name), None)
+        if shared is None:
+            engines.append((judge_model, config.judge.engine))
+        elif shared.source != judge_model.source:
+            raise ConfigError(
+                f"the judge's model and a served model are both named {shared.name!r}, but are not the same: "
+                "rename one of the folders"
+            )
+    specs = []
+    for variant, engine in engines:
         device = pick_device(variant, engine.device, cluster.gpu_total)
         check_resources(variant, engine, device, cluster.gpu_total, cluster.memory_gib)
-        handles[variant.name] = model_deployment(variant, engine, config.scaling, device)
-        rooms[variant.name] = (
-            engine_arguments(variant, engine, device)["max_num_seqs"] * config.scaling.max_replicas
-        )
-    judge_handle = None if judge else judge_deployment(config.judge, config.judge_replicas)
-    options: dict[str, Any] = {
-        "name": "Ingress",
-        "num_replicas": config.ingress_replicas,
-        "max_ongoing_requests": config.max_ongoing_requests,
-        "max_queued_requests": config.max_ongoing_requests,
-        "ray_actor_options": {"num_cpus": 0.5},
-        "graceful_shutdown_timeout_s": 60,
-        "logging_config": {"enable_access_log": False},
-    }
-    ingress = serve.deployment(**options)(serve.ingress()(Ingress))
-    return ingress.bind(config, served, judge, handles, rooms, judge_handle)
+        specs.append(ModelSpec(variant, engine, device, config.scaling.max_replicas))
+    return specs
 
 
-def from_args(args: dict[str, Any]) -> Any:
-    """The application from a Serve config file's ``args``, as a RayService names it:
-    ``safe_r1.serve.app:from_args``.
-    """
+def from_args(args: dict[str, object]) -> "Application":
+    """The application from the ``args`` of a Serve config file whose ``import_path`` is this function."""
     return build(load_config(ServeConfig, None, [], **args), connect())
 
 
-def run(config: ServeConfig, cluster: Cluster) -> Any:
-    """Start the service and wait until it answers; gives the ingress's handle."""
+def run(config: ServeConfig, cluster: Cluster) -> "DeploymentHandle":
+    """Start the service and wait until it is up; returns the handle of the ingress.
+
+    Raises:
+        SafeR1Error: See ``build``; or Ray Serve is already running on another address.
+    """
     from ray import serve
+    from ray.serve.context import _get_global_client
 
     serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
+    client = _get_global_client()
+    assert client is not None, "Serve was started above"
+    check_address(config, client.http_config.host, client.http_config.port)
     return serve.run(build(config, cluster), name=APP_NAME, route_prefix="/")
 
 
-def stop(ingress: Any) -> None:
-    """End the service; requests that are being answered are waited for, new ones refused."""
+def check_address(config: ServeConfig, host: str | None, port: int) -> None:
+    """Reject an address other than that of the Ray Serve that is running, which would ignore it.
+
+    Raises:
+        ConfigError: The addresses differ.
+    """
+    if (host, port) != (config.host, config.port):
+        raise ConfigError(
+            f"Ray Serve is already running on this Ray cluster, on {host}:{port}: use --host {host} --port "
+            f"{port}, or RAY_ADDRESS=local to start a Ray of its own"
+        )
+
+
+def stop(ingress: "DeploymentHandle") -> None:
+    """Stop the service: new requests are rejected, and requests in progress are finished first."""
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
-    # Serve takes the models away beside the ingress, whatever they are writing: so every ingress comes to
-    # rest first.
-    with contextlib.suppress(RayServeException):  # there is none any more
+    # Serve deletes the models together with the ingress, even while they are generating: therefore every
+    # ingress replica is drained before.
+    with contextlib.suppress(RayServeException):  # the ingress is already gone
         ingress.broadcast("drain", _DRAIN_S).results(return_exceptions=True)
     serve.delete(APP_NAME)
     time.sleep(_FLUSH_S)

@@ -7,9 +7,10 @@ from pathlib import Path
 from upath import UPath
 
 from safe_r1.errors import ConfigError, ResourceError
+from safe_r1.inference.device import pick_device
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Layout, Variant, get_variant
-from safe_r1.resources import Cluster, Device, pick_device
+from safe_r1.resources import Cluster, Device
 from safe_r1.runs import RunFolder
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig

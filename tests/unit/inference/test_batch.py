@@ -3,9 +3,9 @@ import pytest
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
 from safe_r1.inference.batch import Renderer, Sampling, _result, row_seed
+from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources, engine_arguments
 from safe_r1.models.registry import VARIANTS
-from safe_r1.resources import pick_device
 
 
 def test_a_seed_belongs_to_run_sample_and_repeat():
