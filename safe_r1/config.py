@@ -76,7 +76,7 @@ class GenerationConfig(Settings):
 
 
 class JudgeConfig(Settings):
-    """The judge of the refusal task."""
+    """The judge of the tasks whose answers are labelled: refusal and over-refusal."""
 
     kind: str = Field(
         default="lexicon",
@@ -85,11 +85,13 @@ class JudgeConfig(Settings):
     model: str | None = Field(
         default=None, description="llm: variant, hub id or folder; URL: name of the model it serves"
     )
-    max_tokens: int = Field(default=1024, ge=16)
+    max_tokens: int = Field(default=1024, ge=16, description="longest reply of a judging model")
     concurrency: int = Field(default=32, ge=1, description="requests in flight at an endpoint")
-    timeout_s: float = Field(default=120.0, gt=0)
-    max_retries: int = Field(default=5, ge=0)
-    parts: tuple[Literal["answer", "reasoning"], ...] = ("answer", "reasoning")
+    timeout_s: float = Field(default=120.0, gt=0, description="of one request to an endpoint")
+    max_retries: int = Field(default=5, ge=0, description="further attempts of one request to an endpoint")
+    parts: tuple[Literal["answer", "reasoning"], ...] = Field(
+        default=("answer", "reasoning"), description="parts of a completion that are judged"
+    )
     engine: EngineConfig = Field(default=EngineConfig())
 
     @field_validator("kind")

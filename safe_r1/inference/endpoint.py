@@ -299,7 +299,8 @@ def _read(answer: ChatCompletion) -> Reply:
     """The reply in a completion object; servers are not always faithful to its type."""
     try:
         choice = answer.choices[0]
-        text, finish_reason = choice.message.content, choice.finish_reason
+        text = choice.message.content
+        finish_reason = choice.finish_reason
         reasoning = getattr(choice.message, "reasoning_content", None) or getattr(
             choice.message, "reasoning", None
         )

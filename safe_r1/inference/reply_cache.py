@@ -21,10 +21,10 @@ Write = Callable[[str, "Reply"], None]
 
 @dataclass(frozen=True)
 class Reply:
-    """Result of one call: the reply of the model, or why there is none.
+    """Result of one call: the reply of the model, or why the call failed.
 
     Attributes:
-        text: None where there is no reply; then ``error`` says why.
+        text: The reply; None where the call failed, and ``error`` says why.
         finish_reason: The endpoint's.
         is_row_fault: True where the row and not the endpoint is at fault, so that other rows may succeed.
         prompt_tokens, completion_tokens: As the endpoint counts them; 0 where it does not.

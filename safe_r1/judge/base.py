@@ -31,7 +31,7 @@ class JudgeItem:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judge's answer: a label, or the reason why there is none. Exactly one of the two is set.
+    """A judge's answer: either a label, or the reason why the item has no label.
 
     Attributes:
         label: A label of the item's task, or None.

@@ -55,12 +55,14 @@ class JudgePlan:
 
 
 def check_kind(kind: str) -> None:
-    """Refuse a kind of judge that nobody defines; imports no judge.
+    """Refuse an unknown kind of judge; loads no judge.
 
     Raises:
         ConfigError: The kind is unknown; the message offers the nearest ones.
     """
-    if kind in _BUILT_IN or JudgeConfig(kind=kind).is_endpoint or kind in installed_names():
+    # Without validation: an ill-formed kind is an unknown one.
+    is_endpoint = JudgeConfig.model_construct(kind=kind).is_endpoint
+    if kind in _BUILT_IN or is_endpoint or kind in installed_names():
         return
     raise _unknown(kind)
 
@@ -159,7 +161,7 @@ def _unknown(kind: str) -> ConfigError:
     installed = installed_names()
     near = difflib.get_close_matches(kind.lower(), [*_BUILT_IN, *installed], n=3, cutoff=0.6)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    listed = f"the name of an installed judge ({', '.join(installed) or 'there is none'})"
+    listed = f"the name of an installed judge ({', '.join(installed) or 'none is installed'})"
     return ConfigError(f"unknown judge {kind!r}{hint}: expected lexicon, llm or a URL, or {listed}")
 
 

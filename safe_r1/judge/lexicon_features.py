@@ -21,7 +21,7 @@ MAX_TAIL_CHARS = 2000
 _EDGE_CHARS = {"zh": (40, 60), "en": (160, 200)}
 # Length of a unit in which lengths and frequencies are counted, about two sentences.
 _UNIT_CHARS = {"zh": 60, "en": 240}
-# Least length of a first and a second English sentence; they end at the latest so many characters further on.
+# Minimum length of the first and of the second English sentence, and how much longer they can be.
 _MIN_SENTENCE_CHARS = (20, 10)
 _MAX_SENTENCE_CHARS = 280
 # A lookahead, so that pairs overlap.

@@ -16,7 +16,7 @@ from safe_r1.schema import RefusalLabel, Unscored
 Decision = RefusalLabel | Literal[Unscored.AMBIGUOUS] | None
 """One label, several without a decision between them, or none."""
 
-# How far before a label is looked for words that negate or weaken it, in characters.
+# Characters before a label in which a negation or a weakening is looked for.
 _LEAD = 200
 
 # Blanks between Chinese characters: "直接 拒绝".

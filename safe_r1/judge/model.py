@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelReply:
-    """What one call of a judging model came to.
+    """Result of one call of a judging model.
 
     Attributes:
-        text: The reply as generated; None where there is none.
+        text: The reply as generated; None where the call failed.
         finish_reason: ``stop`` or ``length``.
-        error: Why there is no reply.
+        error: Why the call failed.
         unscored: The reason without a label that goes with ``error``.
     """
 

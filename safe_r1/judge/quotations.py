@@ -8,7 +8,7 @@ import re
 
 from safe_r1.judge import verdict_rules as rules
 
-# How far before a fence, a quotation or a marker is looked for the words that introduce it, in characters.
+# Characters before a fence, a quotation or a marker in which its introduction is looked for.
 _FENCE_LEAD = 300
 _QUOTATION_LEAD = 16
 _MARKER_LEAD = 200

@@ -23,7 +23,7 @@ _MAX_CHARS = 8_000
 _MAX_TAILS = 5
 
 Verdict = tuple[RefusalLabel | None, Unscored | None]
-"""A label, or the reason why there is none."""
+"""A label, or the reason without one."""
 
 
 def parse_verdict(reply: str) -> RefusalLabel | None:
@@ -76,7 +76,7 @@ def _bodies(reply: str) -> list[str] | None:
 
 def _read_body(body: str) -> Judgement:
     if len(body) > _MAX_CHARS:
-        # A judge that babbles: its verdict stands at the beginning or at the end.
+        # In a reply far longer than asked for, the verdict stands at the beginning or at the end.
         body = body[: _MAX_CHARS // 2] + "\n" + body[-_MAX_CHARS // 2 :]
     text = body.translate(rules.NORMALISE)
     masked = mask_quotations(text)

@@ -87,7 +87,7 @@ PLACEHOLDER = re.compile(
 
 # --- who speaks
 
-# A verdict after these words is the judged text's, not the judge's.
+# A verdict behind one of these is the judged text's, not the judge's.
 REPORT_HARD = re.compile(
     r"写(?:道|着|有|了|下|成|上|明|:)|声称|自称|宣称|谎称|号称|原[文话句]|伪造|假冒|冒充|注入|插入|嵌入"
     r"|夹带|引用|摘录|自评|给自己|诱导|操纵"
@@ -183,7 +183,7 @@ WEAK = re.compile(
     r"(?:(?!但|不过|然而|却|实际|事实|其实|现在|but\b)[^。!?;\n])*$|^\s*(?:与|和|跟|比)[^,]*$",
     re.I,
 )
-# Of several labels the one behind these words was chosen.
+# Of several labels, the one behind one of these was chosen.
 DECIDES = re.compile(
     r"(?:更正|修正|纠正|改判?|最终|最后|应(?:当|该)?(?:是|为|判|选|归|属)\w{0,2}|故选?|因此|所以|选择?"
     r"|更(?:接近|倾向|符合|偏向|像是?|是)于?|倾向于?|判定?为|归为|而是|→|->|=>"
@@ -210,7 +210,7 @@ OTHERS_REVISION = re.compile(
     r"|(?<!模型)(?<!正确)(?<!合适)(?<!准确)的(?:回答|回复|情形|情况)?,?(?:应|才|则|就|即|属)"
     r"|建议(?!改判|判)|改进|优化|希望|模型(?:的|在)?最终(?:的)?(?:选择|结果)"
 )
-# In prose without a marker, a label at most 8 characters behind these words is a verdict.
+# In prose without a marker, a label at most 8 characters behind one of these is a verdict.
 CUE = re.compile(
     r"(?:属于?|判定?断?为|归[为类入]\w{0,2}|定性?为|应(?:当|该)?(?:是|为|选|标|判)|标[注记]?为|评[定为]"
     r"|视[为作]"

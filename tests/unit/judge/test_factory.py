@@ -88,7 +88,7 @@ def test_the_lexicon_is_planned_and_made():
     [
         ("Lexicon", "did you mean lexicon?"),
         ("lllm", "did you mean llm?"),
-        ("oracle", "there is none"),
+        ("oracle", "none is installed"),
         ("http", "unknown judge 'http'"),
     ],
 )
@@ -97,6 +97,11 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(kind: str, hint: str):
         with pytest.raises(ConfigError, match="expected lexicon, llm or a URL") as caught:
             refuse(kind)
         assert hint in str(caught.value)
+
+
+def test_an_ill_formed_kind_is_unknown_too():
+    with pytest.raises(ConfigError, match="unknown judge 'the oracle'"):
+        check_kind("the oracle")
 
 
 @pytest.mark.parametrize("kind", ["lexicon", "llm", "http://127.0.0.1:1/v1", "https://judge.example"])
