@@ -28,7 +28,7 @@ class Settings(BaseModel):
 
 
 class EngineConfig(Settings):
-    """How vLLM runs a model. None means: as the variant's entry in ``safe_r1.models.registry`` says."""
+    """How vLLM runs a model. None: the variant's own value (``safe_r1.models.variant.Variant``)."""
 
     device: Literal["auto", "cpu", "gpu"] = Field(
         default="auto", description="gpu also where the autoscaler has yet to start GPU nodes"
@@ -40,34 +40,36 @@ class EngineConfig(Settings):
     tensor_parallel_size: int | None = Field(default=None, ge=1)
     pipeline_parallel_size: int = Field(default=1, ge=1)
     replicas: int = Field(
-        default=1, ge=1, description="engines side by side; started as the cluster has room"
+        default=1, ge=1, description="most engines side by side; started as resources become free"
     )
     max_num_seqs: int | None = Field(
-        default=None, ge=1, description="sequences decoded together; None: 256 on GPU, 64 on CPU"
+        default=None, ge=1, description="sequences decoded concurrently; None: 256 on GPU, 64 on CPU"
     )
-    batch_size: int = Field(default=16, ge=1, description="rows handed to an engine, and written, together")
+    batch_size: int = Field(default=16, ge=1, description="rows sent to an engine, and written, together")
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    cpu_kv_cache_gib: int = Field(default=4, ge=1)
-    enforce_eager: bool = False
-    trust_remote_code: bool = Field(
-        default=False, description="runs code from the model's repository; never on by itself"
+    cpu_kv_cache_gib: int | None = Field(
+        default=None,
+        ge=1,
+        description="key-value cache of an engine on CPU; None: what model and max_num_seqs need",
     )
+    enforce_eager: bool = False
+    trust_remote_code: bool = Field(default=False, description="run code from the model's repository")
     start_timeout_s: int = Field(
         default=3600, ge=1, description="how long the first engine may take to start"
     )
-    max_restarts: int = Field(default=3, ge=0, description="deaths of one engine before the job gives up")
-    extra: dict[str, Any] = Field(
-        default_factory=dict, description="further engine arguments of vLLM, by its own names"
+    max_restarts: int = Field(default=3, ge=0, description="restarts of one engine before the job fails")
+    extra: dict[str, object] = Field(
+        default_factory=dict, description="further engine arguments of vLLM, by vLLM's names"
     )
 
 
 class GenerationConfig(Settings):
-    """Sampling. None means: as the variant's entry in ``safe_r1.models.registry`` says."""
+    """Sampling. None: the variant's own value (``safe_r1.models.variant.Variant``)."""
 
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(
-        default=None, ge=1, description="for every task; takes precedence over the next two"
+        default=None, ge=1, description="for every task; takes precedence over the next three"
     )
     max_tokens_mcq: int | None = Field(default=None, ge=1)
     max_tokens_refusal: int | None = Field(default=None, ge=1, description="XSTest too")

@@ -18,7 +18,7 @@ import pyarrow as pa
 from safe_r1.config import EngineConfig
 from safe_r1.errors import EngineLostError, ModelError
 from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
-from safe_r1.inference.placement import configure_data, give_back, placement
+from safe_r1.inference.placement import configure_data, placement, release
 from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
@@ -101,7 +101,7 @@ class Renderer:
     def __call__(self, row: Row) -> Row:
         """Adds ``tokenized_prompt``, ``sampling_params`` and what ``finish`` needs."""
         tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
-        tokens, prefix = render(list(row["messages"]), self.variant.style, tokenizer)
+        tokens, prefix = render(list(row["messages"]), self.variant.prompt_format, tokenizer)
         # A prompt that fills the context is left to the engine, which refuses that row with the lengths.
         max_tokens = max(1, min(int(row["max_tokens"]), self.context - len(tokens)))
         params = {
@@ -113,6 +113,8 @@ class Renderer:
             params["seed"] = int(row["seed"])
         if self.variant.style == "plain":
             params["stop"] = list(PLAIN_STOPS)
+        if stop_token_ids := self.variant.prompt_format.stop_token_ids:
+            params["stop_token_ids"] = list(stop_token_ids)
         return {
             "key": row["key"],
             "tokenized_prompt": tokens,
@@ -229,7 +231,7 @@ def generate(
             f"{_last_line(error)}; the log holds the engine's own messages"
         ) from error
     finally:
-        give_back(groups)
+        release(groups)
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -6,10 +6,16 @@ from typing import Any
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
-from safe_r1.models.registry import Variant
+from safe_r1.inference.memory import (
+    DEFAULT_MAX_NUM_SEQS_ON_CPU,
+    cpu_dtype,
+    cpu_kv_cache_gib,
+    cpu_memory_gib,
+)
+from safe_r1.models.variant import Variant
 from safe_r1.resources import Device
 
-DEFAULT_MAX_NUM_SEQS: Mapping[Device, int] = {"cpu": 64, "gpu": 256}
+DEFAULT_MAX_NUM_SEQS: Mapping[Device, int] = {"cpu": DEFAULT_MAX_NUM_SEQS_ON_CPU, "gpu": 256}
 
 
 def context_length(variant: Variant, engine: EngineConfig) -> int:
@@ -34,11 +40,10 @@ def engine_arguments(variant: Variant, engine: EngineConfig, device: Device) -> 
     if not variant.is_local:
         arguments["revision"] = arguments["tokenizer_revision"] = variant.revision
     if device == "cpu":
-        # Most CPUs have no bfloat16 arithmetic: float32 was twice as fast, and its rows were the same in any
-        # order. A seeded sampler cannot be rolled back on CPU, which a prompt prefilled in chunks asks for
-        # and the engine dies of.
+        # A seeded sampler cannot be rolled back on CPU. A prompt that is prefilled in chunks needs that, and
+        # the engine dies of it.
         arguments |= {
-            "dtype": "float32" if engine.dtype == "auto" else engine.dtype,
+            "dtype": cpu_dtype(engine),
             "enforce_eager": True,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(context, 4096),
@@ -55,9 +60,9 @@ def engine_environment(variant: Variant, engine: EngineConfig, device: Device) -
     """Environment variables of an engine's processes."""
     env = {"VLLM_CONFIGURE_LOGGING": "1", "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
-        # vLLM would leave one core to a server in front of it; what stands in front of ours needs little.
+        # vLLM would reserve a core for an API server; the processes that send requests to ours need little.
         env |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
+            "VLLM_CPU_KVCACHE_SPACE": str(cpu_kv_cache_gib(variant, engine)),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "OMP_NUM_THREADS": str(os.cpu_count() or 1),
         }
@@ -67,7 +72,7 @@ def engine_environment(variant: Variant, engine: EngineConfig, device: Device) -
 
 
 def engine_bundles(arguments: Mapping[str, Any], device: Device) -> list[dict[str, float]]:
-    """What each worker of an engine takes of the cluster."""
+    """Ray resources of each worker of an engine, one placement-group bundle a worker."""
     bundle: dict[str, float] = {"CPU": 1} if device == "cpu" else {"CPU": 1, "GPU": 1}
     return [bundle] * (arguments["tensor_parallel_size"] * arguments["pipeline_parallel_size"])
 
@@ -84,17 +89,12 @@ def check_resources(
     gpus = arguments["tensor_parallel_size"] * arguments["pipeline_parallel_size"]
     if device == "gpu" and engine.device == "auto" and gpu_total < gpus:
         raise ResourceError(
-            f"{variant.name} needs {gpus} GPU(s) of {variant.gpu_gb} GB ({variant.weights_gib():.0f} GiB of weights); the "
-            f"cluster has {gpu_total:.0f}. Submit to a larger one, or --set engine.device=gpu where GPU nodes start on demand."
+            f"{variant.name} needs {gpus} GPU(s) of {variant.gpu_gb} GB ({variant.weights_gib():.0f} GiB of "
+            f"weights); the cluster has {gpu_total:.0f}. Submit to a larger one, or --set engine.device=gpu "
+            "where GPU nodes start on demand."
         )
-    if device == "cpu":
-        needed = (
-            variant.weights_gib(4.0 if arguments["dtype"] == "float32" else 2.0)
-            + engine.cpu_kv_cache_gib
-            + 1.5
+    if device == "cpu" and (needed := cpu_memory_gib(variant, engine, memory_gib)) > memory_gib:
+        raise ResourceError(
+            f"{variant.name} needs {needed:.1f} GiB of memory on CPU; {memory_gib:.1f} GiB are free. Use a "
+            "GPU cluster, or a smaller variant."
         )
-        if needed > memory_gib:
-            raise ResourceError(
-                f"{variant.name} needs {needed:.1f} GiB of memory on CPU; {memory_gib:.1f} GiB are free. Use a GPU cluster, "
-                "or a smaller variant."
-            )

@@ -1,82 +1,85 @@
-"""From a variant to files that can be loaded: the demo model's conversion, the commit of a hub model, what a
-folder holds.
+"""From a variant to a model that can be loaded: the demo's conversion, the commit of a hub model, what the
+files of both say.
 """
 
-import hashlib
-import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import platformdirs
-
 from safe_r1.errors import ModelError
-from safe_r1.models.registry import Variant
+from safe_r1.models.files import (
+    CONFIG_FILE,
+    cache_folder,
+    folder_weight_bytes,
+    move_into_place,
+    read_json,
+    without_byte_order_marks,
+)
+from safe_r1.models.hub import HubModel, find_model
+from safe_r1.models.identity import folder_identity
+from safe_r1.models.prompts import load_tokenizer, read_prompt_format
+from safe_r1.models.registry import Variant, describe, engine_stop_ids, folder_prompt_format
 
-_SAMPLE_BYTES = 1 << 20
+__all__ = ["cache_folder", "demo_model", "pin", "prepare", "with_size"]
 
 
-def cache_folder() -> Path:
-    """Where converted models and cached judgements live: ``SAFE_R1_CACHE``, else the user's cache folder."""
-    return Path(os.environ.get("SAFE_R1_CACHE") or platformdirs.user_cache_dir("safe_r1"))
-
-
-def prepare(variant: Variant) -> tuple[Variant, str]:
+def prepare(variant: Variant, trust_remote_code: bool = False) -> tuple[Variant, str]:
     """The variant with a source that can be loaded, and the identity of its weights for the fingerprint of a
     run.
 
+    A model outside the table comes back with all that its files say: size, GPUs, context and prompts.
+
+    Args:
+        variant: As ``get_variant`` gave it.
+        trust_remote_code: Run code from the model's repository to load its tokenizer.
+
     Raises:
-        ModelError: The hub cannot be reached, the model is not there, or the demo's package is missing.
+        ModelError: The hub cannot be reached, the model is not there, its tokenizer cannot be loaded, or the
+            demo's package is missing.
     """
     if variant.kind == "demo":
         variant = replace(variant, source=str(demo_model()))
     if variant.is_local:
-        return variant, _folder_identity(Path(variant.source))
-    if variant.hub == "modelscope":
-        return variant, f"{variant.source}@{variant.revision}"
-    pinned = replace(variant, revision=_commit(variant.source, variant.revision))
+        folder = without_byte_order_marks(Path(variant.source))
+        if variant.prompt is None:
+            prompt = folder_prompt_format(folder, trust_remote_code)
+            variant = describe(variant, read_json(folder / CONFIG_FILE), folder_weight_bytes(folder), prompt)
+        return replace(variant, source=str(folder)), folder_identity(folder)
+    pinned = pin(variant)
+    if pinned.prompt is None:
+        pinned = _read_from_hub(find_model(variant.source, variant.revision), pinned, trust_remote_code)
     return pinned, f"{pinned.source}@{pinned.revision}"
 
 
-def _commit(source: str, revision: str) -> str:
-    """The commit of a branch, from the hub or, without network, from its local cache."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+def pin(variant: Variant) -> Variant:
+    """The variant with the commit of its branch in place of the branch's name.
 
-    try:
-        return HfApi().model_info(source, revision=revision, timeout=20).sha or revision
-    except GatedRepoError:
-        raise ModelError(f"{source} is gated: accept its licence on the hub and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise ModelError(f"{source}: no such model on the hub (or it is private: set HF_TOKEN)") from None
-    except Exception as error:  # noqa: BLE001 - the client raises whatever its transport raises
-        cached = try_to_load_from_cache(source, "config.json", revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name
-        reason = type(error).__name__
-        raise ModelError(
-            f"{source}: the hub cannot be reached ({reason}) and nothing is cached; check the network, or download the model "
-            "elsewhere and give its folder as --variant"
-        ) from None
-
-
-def _folder_identity(folder: Path) -> str:
-    """Hash of a model folder: small files whole, weights by name, size, head and tail (reading 140 GB takes
-    minutes).
+    Raises:
+        ModelError: The model is not on the hub, or the hub cannot be reached and nothing is cached.
     """
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix not in (".json", ".jinja", ".safetensors", ".model", ".txt"):
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as stream:
-            if file.suffix == ".safetensors" and size > 2 * _SAMPLE_BYTES:
-                digest.update(stream.read(_SAMPLE_BYTES))
-                stream.seek(-_SAMPLE_BYTES, os.SEEK_END)
-            digest.update(stream.read())
-    return f"sha256:{digest.hexdigest()}"
+    if variant.is_local or variant.hub == "modelscope":
+        return variant
+    return replace(variant, revision=find_model(variant.source, variant.revision).commit)
+
+
+def with_size(variant: Variant) -> Variant:
+    """The variant with its size and the GPUs of an engine, where they were unknown and its files can be read.
+
+    For estimates: without network a hub id comes back as it was.
+    """
+    if variant.params_b or variant.is_local:
+        return variant
+    try:
+        model = find_model(variant.source, variant.revision)
+        return describe(variant, model.read_config(), model.weight_bytes(), variant.prompt)
+    except ModelError:
+        return variant
+
+
+def _read_from_hub(model: HubModel, variant: Variant, trust_remote_code: bool) -> Variant:
+    tokenizer = load_tokenizer(variant.source, variant.revision, trust_remote_code)
+    prompt = read_prompt_format(tokenizer, engine_stop_ids(model.read_json("generation_config.json")))
+    return describe(variant, model.read_config(), model.weight_bytes(), prompt)
 
 
 def demo_model() -> Path:
@@ -87,7 +90,7 @@ def demo_model() -> Path:
         ModelError: The package is not installed.
     """
     folder = cache_folder() / "SmolLM2-135M-Instruct"
-    if (folder / "config.json").is_file():
+    if (folder / CONFIG_FILE).is_file():
         return folder
     import importlib.util
 
@@ -121,6 +124,4 @@ def _convert(gguf: Path, folder: Path) -> None:
         model.config.__dict__.pop("quantization_config", None)
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
-        if not (folder / "config.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            staged.rename(folder)
+        move_into_place(staged, folder)

@@ -1,11 +1,12 @@
 """Splitting an R1 completion into its reasoning and its answer.
 
-Owns the one definition of where reasoning ends; `chat` re-exports it, and every judge and scorer goes through
-it.
+Owns the only definition of where reasoning begins and ends: judges, scorers and prompts all use it.
 """
 
 import re
 
+# A reasoning tag as models write it: any of its names and brackets, a slash on either side, attributes.
+# Bounded repeats keep the search linear.
 _TAG = re.compile(
     r"[<＜◁]\s{0,3}([/\\]?)\s{0,3}(?:think|thinking|thoughts?|reason|reasoning)(?:\s[^<>＜＞\n]{0,40})?[>＞▷]",
     re.IGNORECASE,
@@ -13,8 +14,10 @@ _TAG = re.compile(
 # End-of-turn and other control tokens that a detokenizer left in the text, e.g. <｜end▁of▁sentence｜>,
 # <|im_end|>, </s>.
 _CONTROL = re.compile(r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</?s>|\[EOS\]")
+# The tokens that end a turn: what follows them is no part of the answer.
 _END = re.compile(
-    r"<[|｜](?:end▁of▁sentence|end_of_sentence|im_end|im_start|endoftext|eot_id|end_of_text|User|eom_id)[|｜]>|</s>|\[EOS\]"
+    r"<[|｜](?:end▁of▁sentence|end_of_sentence|im_end|im_start|endoftext|eot_id|end_of_text|User|eom_id)[|｜]>"
+    r"|</s>|\[EOS\]"
 )
 _QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "《": "》"}
 
@@ -49,6 +52,16 @@ def split_reasoning(completion: str) -> tuple[str, str | None]:
     reasoning = _without(completion, [tag for tag in tags if tag.start() <= closing], closing)
     unclosed = _without(completion, [tag for tag in tags if tag.start() >= end], len(completion), end)
     return "\n".join(filter(None, (reasoning, unclosed))), _answer(completion[start:end])
+
+
+def open_reasoning(prompt: str) -> str:
+    """The end of a prompt from the reasoning tag that it opens and does not close; empty where there is none.
+
+    Args:
+        prompt: What a template writes after the last turn, without any text of a user.
+    """
+    last = next(reversed(list(_TAG.finditer(prompt))), None)
+    return "" if last is None or _closes(last) else prompt[last.start() :]
 
 
 def _closes(tag: re.Match[str]) -> bool:

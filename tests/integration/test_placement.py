@@ -8,7 +8,7 @@ from ray.cluster_utils import Cluster
 
 from safe_r1.config import EngineConfig
 from safe_r1.inference.engine import engine_arguments, engine_bundles
-from safe_r1.inference.placement import configure_data, give_back, placement
+from safe_r1.inference.placement import configure_data, placement, release
 from safe_r1.models.registry import VARIANTS
 
 GROUP = "safe-r1/group"
@@ -59,5 +59,5 @@ def test_an_engine_reserves_its_gpus_once_and_by_labels(
     monkeypatch.delenv("SAFE_R1_NODE_LABELS")
     placement(engine_bundles(arguments, "gpu"), groups)()  # on any node
     assert len(groups) == 2
-    give_back(groups)
+    release(groups)
     assert {each["state"] for each in ray.util.placement_group_table().values()} == {"REMOVED"}

@@ -185,7 +185,7 @@ def test_the_template_says_how_a_turn_ends(end: str, eos: str, expected: str):
 
 
 def test_a_model_that_cannot_stop_is_refused():
-    with pytest.raises(ModelError, match="fake has no end token"):
+    with pytest.raises(ModelError, match="fake has no EOS token"):
         end_of_turn("chat", Templated("\n", None))
 
 

@@ -1,0 +1,76 @@
+"""Memory of an engine on CPU: its weights and its key-value cache."""
+
+import math
+
+from safe_r1.config import EngineConfig
+from safe_r1.models.variant import Variant
+
+DEFAULT_MAX_NUM_SEQS_ON_CPU = 64
+
+# Of a variant whose sizes are unknown.
+_UNKNOWN_KV_CACHE_GIB = 4
+# Of a prompt, on the long side: CHiSafetyBench's questions have 115 to 200 tokens on average.
+_PROMPT_TOKENS = 256
+# Of the memory that is free beside the weights.
+_MAX_FREE_SHARE = 0.5
+# Python, torch and vLLM in the engine's processes, Ray's own processes and the job's.
+_PROCESSES_GIB = 1.5
+
+
+def cpu_dtype(engine: EngineConfig) -> str:
+    """Type of weights and key-value cache on CPU.
+
+    Most CPUs have no bfloat16 arithmetic: float32 was twice as fast, and its rows were the same in any order.
+    """
+    return "float32" if engine.dtype == "auto" else engine.dtype
+
+
+def cpu_kv_cache_gib(variant: Variant, engine: EngineConfig, memory_gib: float | None = None) -> int:
+    """Size of the key-value cache on CPU in whole GiB, as vLLM takes it.
+
+    Unless the settings say it: what ``max_num_seqs`` sequences need that are half-way through their
+    completions, but at most half of the memory that is free beside the weights, and at least one sequence of
+    the whole context, which vLLM insists on. Sequences that do not fit are queued, or computed again later.
+
+    Args:
+        variant: The model.
+        engine: Engine settings.
+        memory_gib: Free memory; None: as it is on this machine now.
+    """
+    if engine.cpu_kv_cache_gib is not None:
+        return engine.cpu_kv_cache_gib
+    if not variant.kv_elements_per_token:
+        return _UNKNOWN_KV_CACHE_GIB
+    context = engine.max_model_len or variant.context
+    is_long = context > variant.context
+    completion = variant.max_tokens_reasoning if is_long else variant.max_tokens_refusal
+    tokens = min(context, _PROMPT_TOKENS + completion // 2)
+    num_seqs = engine.max_num_seqs or DEFAULT_MAX_NUM_SEQS_ON_CPU
+    free_gib = _free_memory_gib() if memory_gib is None else memory_gib
+    cap_gib = _MAX_FREE_SHARE * (free_gib - _weights_gib(variant, engine) - _PROCESSES_GIB)
+    wanted_gib = min(_kv_gib(variant, engine, num_seqs * tokens), math.floor(max(cap_gib, 0)))
+    return math.ceil(max(wanted_gib, _kv_gib(variant, engine, context)))
+
+
+def cpu_memory_gib(variant: Variant, engine: EngineConfig, memory_gib: float) -> float:
+    """Memory that a job with an engine on CPU needs, in GiB, where ``memory_gib`` are free."""
+    kv_cache_gib = cpu_kv_cache_gib(variant, engine, memory_gib)
+    return _weights_gib(variant, engine) + kv_cache_gib + _PROCESSES_GIB
+
+
+def _free_memory_gib() -> float:
+    import psutil
+
+    return psutil.virtual_memory().available / 2**30
+
+
+def _bytes_per_number(engine: EngineConfig) -> int:
+    return 4 if cpu_dtype(engine) == "float32" else 2
+
+
+def _weights_gib(variant: Variant, engine: EngineConfig) -> float:
+    return variant.weights_gib(_bytes_per_number(engine))
+
+
+def _kv_gib(variant: Variant, engine: EngineConfig, tokens: int) -> float:
+    return tokens * variant.kv_elements_per_token * _bytes_per_number(engine) / 2**30

@@ -1,0 +1,93 @@
+"""A model variant: what the jobs know about a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safe_r1.errors import ModelError
+from safe_r1.models.layouts import Layout
+from safe_r1.models.prompts import PromptFormat, Style
+
+Kind = Literal["r1", "base", "enhanced", "demo", "custom"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model as the jobs see it.
+
+    Attributes:
+        name: Name on the command line and in run folders.
+        source: Hub id, or local folder.
+        family: Architecture: ``qwen2``, ``llama`` or ``deepseek_v3`` for ours; what ``config.json`` says for
+            others, empty for a hub id whose files have not been read.
+        kind: ``r1``, its ``base`` before distillation, a published ``enhanced`` one, ``demo``, or ``custom``.
+        params_b: Parameters in billions; 0 where unknown.
+        prompt: How a dialogue is rendered; None for a hub id until ``checkpoints.prepare`` has read its
+            tokenizer.
+        base: Name of the variant it was made from.
+        revision: Branch, tag or commit.
+        hub: ``huggingface`` or ``modelscope``.
+        context: Context of an evaluation in tokens (prompt and completion).
+        max_tokens_mcq: Longest completion of a multiple-choice question, in tokens.
+        max_tokens_refusal: Longest completion of a risky question, in tokens.
+        max_tokens_reasoning: Longest completion of a reasoning benchmark, in tokens: DeepSeek's reports allow
+            32,768.
+        context_reasoning: Context where one of those is asked.
+        tensor_parallel_size: GPUs of one engine.
+        gpu_gb: Memory that each of them needs, in GB.
+        bytes_per_param: Of the weights as an engine on GPU loads them: 2 for bf16, 1 for R1's FP8.
+        kv_elements_per_token: Numbers that one token adds to the key-value cache, over all layers; 0 where
+            unknown.
+        layout: How it is fine-tuned; None: the fewest GPUs that hold it.
+    """
+
+    name: str
+    source: str
+    family: str
+    kind: Kind
+    params_b: float
+    prompt: PromptFormat | None
+    base: str | None = None
+    revision: str = "main"
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    temperature: float = 0.6
+    top_p: float = 0.95
+    context: int = 16384
+    max_tokens_mcq: int = 8192
+    max_tokens_refusal: int = 8192
+    max_tokens_reasoning: int = 32768
+    context_reasoning: int = 36864
+    tensor_parallel_size: int = 1
+    gpu_gb: int = 80
+    bytes_per_param: float = 2.0
+    kv_elements_per_token: int = 0
+    layout: Layout | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """True where ``source`` is a folder on this machine."""
+        return Path(self.source).is_dir()
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How a dialogue is rendered.
+
+        Raises:
+            ModelError: The model's tokenizer has not been read.
+        """
+        if self.prompt is None:
+            raise ModelError(f"{self.name}: its chat template is read when the model is prepared, not before")
+        return self.prompt
+
+    @property
+    def style(self) -> Style:
+        """Style of the prompts: ``r1``, ``chat`` or ``plain``.
+
+        Raises:
+            ModelError: The model's tokenizer has not been read.
+        """
+        return self.prompt_format.style
+
+    def weights_gib(self, bytes_per_param: float | None = None) -> float:
+        """Size of the loaded weights in GiB; 0 where the number of parameters is unknown."""
+        return self.params_b * 1e9 * (bytes_per_param or self.bytes_per_param) / 2**30
