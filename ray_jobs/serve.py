@@ -1,7 +1,7 @@
 """Serve models and a judge over HTTP: `python ray_jobs/serve.py --help`.
 
-Joins the cluster of RAY_ADDRESS, or starts a local Ray, and stays until it is interrupted; then it drains and
-ends.
+Joins the Ray cluster that is running, or starts a local one, and serves until it is interrupted. It then
+rejects new requests, finishes those in progress, and exits.
 """
 
 import contextlib
@@ -11,28 +11,35 @@ from typing import Annotated
 
 import typer
 
-from ray_jobs.common import job
+from ray_jobs.common import job, join_ray
 from safe_r1.config import load_config
 
 
 def main(
     variant: Annotated[
-        list[str] | None, typer.Option(help="A model to be asked; may be repeated. None: judging alone.")
+        list[str] | None,
+        typer.Option(
+            help="Model to serve: a name of `safe-r1 models`, a hub id, or a folder; may be repeated. "
+            "None: judge only."
+        ),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="lexicon, llm, or the URL of an OpenAI-compatible endpoint.")
+        str | None,
+        typer.Option(
+            help="lexicon, llm, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."
+        ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; others than loopback need --api-keys.")
+        str | None, typer.Option(help="Address to listen on; any other than loopback needs --api-keys.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    api_keys: Annotated[str | None, typer.Option(help="TOML file of keys.")] = None,
+    api_keys: Annotated[str | None, typer.Option(help="TOML file of API keys.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, e.g. scaling.max_replicas=4.")
+        list[str] | None, typer.Option("--set", help="Override any setting, e.g. scaling.max_replicas=4.")
     ] = None,
-    config: Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")] = None,
+    config: Annotated[str | None, typer.Option(help="TOML or YAML file with settings.")] = None,
 ) -> None:
-    """Serve models with a batched safety evaluation endpoint."""
+    """Serve models and a judge over HTTP: OpenAI's API, and batched safety evaluation."""
     with job("serve") as console:
         from safe_r1.serve.config import ServeConfig
 
@@ -51,20 +58,20 @@ def main(
 
         check_config(settings)
         models = ", ".join(settings.variants) or "no model"
+        join_ray(console)
         console.show(f"serve: {models}, judge {settings.judge.kind}; starting (log: {console.log})")
         ingress = run(settings, connect())
-        console.show(
-            f"serve: ready on http://{settings.host}:{settings.port} (page at /, schema at /docs); Ctrl-C ends it"
-        )
-        # `ray job stop` sends SIGTERM; a shell's background job is started with SIGINT ignored.
+        url = f"http://{settings.host}:{settings.port}"
+        console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")
+        # `ray job stop` sends SIGTERM; a shell starts background jobs with SIGINT ignored.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
-        console.show("serve: draining; requests that are being answered are waited for")
+        console.show("serve: shutting down; finishing requests in progress")
         stop(ingress)
-        console.show("serve: ended")
+        console.show("serve: stopped")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

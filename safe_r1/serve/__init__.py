@@ -1,3 +1,3 @@
-"""The models and the judge behind HTTP: OpenAI's routes, and a batched safety evaluation with the evaluation
-job's own code.
+"""HTTP service: OpenAI-compatible routes for the models, and batched safety evaluation with the judges of the
+evaluation job.
 """

@@ -1,61 +1,71 @@
-"""Who may pass: the dependency that every route but the open ones has."""
+"""Authentication and rate limits: the dependency of every route that is not public."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 from fastapi import Depends, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from safe_r1.serve.api import ApiError
 from safe_r1.serve.config import LOOPBACK
+from safe_r1.serve.errors import ApiError
 from safe_r1.serve.service import Service
 
-# A mark that this process puts into a request's scope, and nobody outside can: the rows of a batch, let in
-# when it was made.
-OWNER = "safe_r1.owner"
+# A key of the ASGI scope that only this process can set: the request is a row of a batch, whose owner was
+# authorized when the batch was created.
+_OWNER = "safe_r1.owner"
 
 
-async def allowed(request: Request) -> Service:
-    """The service, for a caller whose key is good and who has requests left.
+async def _authorize(request: Request) -> Service:
+    """Check the request's API key and count the request against its limit.
 
     Raises:
-        ApiError: 401, 403, 429.
+        ApiError: 401 (no valid key), 403 (no keys configured and not from this machine), 429.
     """
     service: Service = request.app.state.service
     if is_batch(request):
         request.state.key = None
-        request.state.facts["key"] = request.scope[OWNER]
+        request.state.facts["key"] = request.scope[_OWNER]
         return service
     if service.config.api_keys is None and (request.client is None or request.client.host not in LOOPBACK):
-        raise ApiError(403, "loopback_only", "this service has no API keys, so it answers this machine alone")
+        raise ApiError(
+            403,
+            "loopback_only",
+            "this service has no API keys and accepts requests from its own machine only",
+        )
     name, key = service.keys.find(request.headers.get("authorization"))
     request.state.key = (name, key)
     request.state.facts["key"] = name
-    await service.limits.take(name, key, "requests")
+    await service.limits.charge(name, key, "requests")
     return service
 
 
-Allowed = Annotated[Service, Depends(allowed)]
+AuthorizedService = Annotated[Service, Depends(_authorize)]
+"""The service, for routes that need a valid key."""
 
 
-async def take_items(request: Request, service: Service, amount: int) -> None:
-    """Count the items of a request against its key.
+async def charge_items(request: Request, service: Service, amount: int) -> None:
+    """Count the items of a request against the limit of its key.
 
     Raises:
         ApiError: 400 or 429.
     """
     if request.state.key:
         name, key = request.state.key
-        await service.limits.take(name, key, "items", amount)
+        await service.limits.charge(name, key, "items", amount)
     request.state.facts["items"] = amount
 
 
-async def ask_for(owner: str, app: Any, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-    """Ask an app's route for a key's owner; gives status and JSON."""
+async def post_as(owner: str, app: ASGIApp, path: str, body: dict[str, object]) -> tuple[int, object]:
+    """Post to a route of ``app`` in this process, on behalf of a key's owner.
 
-    async def owned(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope | {OWNER: owner}, receive, send)
+    Returns:
+        Status and decoded JSON of the response.
+    """
 
-    transport = httpx.ASGITransport(owned, raise_app_exceptions=False)
+    async def app_as_owner(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, _OWNER: owner}, receive, send)
+
+    transport = httpx.ASGITransport(app_as_owner, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://batch", timeout=None) as client:
         response = await client.post(path, json=body)
     return response.status_code, response.json()
@@ -63,9 +73,9 @@ async def ask_for(owner: str, app: Any, path: str, body: dict[str, Any]) -> tupl
 
 def is_batch(request: Request) -> bool:
     """Whether a request is a row of a batch."""
-    return OWNER in request.scope
+    return _OWNER in request.scope
 
 
-def owner(request: Request) -> str:
-    """Name of the key that a request came with."""
+def get_owner(request: Request) -> str:
+    """Name of the key that a request was sent with."""
     return request.state.facts["key"]

@@ -1,7 +1,8 @@
-"""Batches as Ray Data jobs beside the service: rows in, the service's own routes over them, shards out.
+"""Batches as Ray Data jobs beside the service: rows are sent through the service's own routes, and their
+responses are written in shards.
 
-Each batch has a detached actor that outlives the ingress that began it. A shard of rows is written as soon as
-it is finished, so that whoever takes the batch up after a kill asks for the missing rows alone.
+Each batch has a detached actor that outlives the ingress that started it. A shard is written as soon as its
+rows are finished, so that after a crash only the missing rows are processed.
 """
 
 import asyncio
@@ -10,246 +11,273 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from upath import UPath
 
 from safe_r1.runs import write_bytes
-from safe_r1.serve.api import where
-from safe_r1.serve.store import FINAL, Store, counts
+from safe_r1.serve.batch_input import LineError, RequestRow
+from safe_r1.serve.errors import format_location
+from safe_r1.serve.store import FINAL_STATUSES, BatchStore, OwnedBatchInfo, make_counts
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_CALL = 8
-_CALLERS = 2
-# A service that is busy, starting or being replaced is asked again for so long before a row has failed.
-_PATIENCE_S = 1800.0
-# With its machine, or for want of memory: it goes on elsewhere, but not for ever.
-_RESTARTS, _PAUSE_S = 10, 30.0
-_BUSY = (429, 503)
-_GOOD = 200
+_NUM_CALLERS = 2
+# A row fails only after the service has been busy, starting or being replaced for this long.
+_ROW_TIMEOUT_S = 1800.0
+# Restarts after a lost node or an out-of-memory kill; limited, since a batch may itself be the cause.
+_MAX_RESTARTS = 10
+_RESTART_PAUSE_S = 30.0
+_BUSY_STATUSES = (429, 503)
+_OK_STATUS = 200
 
 
-class Runner:
+class ResponseBody(TypedDict):
+    """HTTP status and decoded JSON of a row's response."""
+
+    status_code: int
+    body: object
+
+
+class ResponseRow(TypedDict):
+    """One line of an output or error file."""
+
+    id: str
+    custom_id: str
+    response: ResponseBody
+    error: None
+
+
+class BatchRunner:
     """Runs one batch to its end; the body of the detached actor."""
 
     def __init__(self, folder: str, app_name: str):
-        self._folder, self._app_name = folder, app_name
+        self._folder = folder
+        self._app_name = app_name
 
-    def run_and_leave(self, identity: str) -> None:
-        """Do it, then end this actor, which nobody else would."""
+    def run_and_exit(self, batch_id: str) -> None:
+        """Run the batch, then end this actor, since a detached actor does not end otherwise."""
         from ray.actor import exit_actor
 
         try:
-            self.run(identity)
+            self.run(batch_id)
         finally:
             exit_actor()
 
-    def run(self, identity: str) -> str:
-        """Do what is missing of a batch; gives its final status."""
-        store = Store(self._folder)
-        if (state := store.read_state(identity))["status"] in FINAL:
-            return state["status"]
+    def run(self, batch_id: str) -> str:
+        """Process the missing rows of a batch; returns its final status."""
+        store = BatchStore(self._folder)
+        status = store.read_state(batch_id)["status"]
+        if status in FINAL_STATUSES:
+            return status
         from ray.exceptions import RayError
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-        # A worker that was lost; or all of Ray, and then this process is gone before the pause is over.
+        # Retries after a lost worker. If the whole cluster is lost, this process ends during the pause.
         retrying = Retrying(
             retry=retry_if_exception_type(RayError),
-            stop=stop_after_attempt(_RESTARTS),
-            wait=wait_fixed(_PAUSE_S),
+            stop=stop_after_attempt(_MAX_RESTARTS),
+            wait=wait_fixed(_RESTART_PAUSE_S),
             reraise=True,
         )
         try:
-            return retrying(self._run, store, identity)
-        except Exception as error:  # noqa: BLE001 - whatever it was, a batch that nobody runs any more must say so
-            fault = f"the batch could not be run: {type(error).__name__}"
-            errors = [{"code": "internal_error", "message": fault, "line": None, "param": None}]
-            logger.error("%s: %s in\n%s", identity, fault, where(error))
-            files: dict[str, Any] = {}
-            with contextlib.suppress(Exception):  # what is finished, if it can be had
-                files = _finish(store, store.info(identity), store.rows(identity))
-            store.write_state(
-                identity,
-                store.read_state(identity)
-                | files
-                | {
-                    "status": "failed",
-                    "failed_at": int(time.time()),
-                    "errors": {"object": "list", "data": errors},
-                },
-            )
+            return retrying(self._run, store, batch_id)
+        except Exception as error:  # noqa: BLE001 - a batch that is no longer run must not stay "in_progress"
+            _write_failure(store, batch_id, error)
             return "failed"
 
-    def _run(self, store: Store, identity: str) -> str:
-        info, rows = store.info(identity), store.rows(identity)
-        place = store.folder / "batches" / identity / "rows"
-        state = store.read_state(identity) | {"status": "in_progress"}
+    def _run(self, store: BatchStore, batch_id: str) -> str:
+        info = store.info(batch_id)
+        rows = store.rows(batch_id)
+        folder = store.rows_folder(batch_id)
+        state: dict[str, object] = {**store.read_state(batch_id), "status": "in_progress"}
         state.setdefault("in_progress_at", int(time.time()))
-        done = read_rows(place)
-        names, num_good = {row["custom_id"] for row in done}, sum(map(_is_good, done))
-        missing, num_done = [row for row in rows if row["custom_id"] not in names], len(done)
+        finished = read_rows(folder)
+        finished_ids = {row["custom_id"] for row in finished}
+        missing = [row for row in rows if row["custom_id"] not in finished_ids]
+        num_done = len(finished)
+        num_ok = sum(map(_is_ok, finished))
         status = "completed"
-        for num_rows, num_fine in self._stream(missing, info, str(place)):
-            num_done, num_good = num_done + num_rows, num_good + num_fine
-            state["request_counts"] = counts(len(rows), num_good, num_done - num_good)
-            store.write_state(identity, state)
-            if store.is_cancelled(identity) or time.time() > info["expires_at"]:
-                status = "cancelled" if store.is_cancelled(identity) else "expired"
+        for num_shard_rows, num_shard_ok in self._process(missing, info, str(folder)):
+            num_done += num_shard_rows
+            num_ok += num_shard_ok
+            state["request_counts"] = make_counts(len(rows), num_ok, num_done - num_ok)
+            store.write_state(batch_id, state)
+            if store.is_cancelled(batch_id):
+                status = "cancelled"
                 break
-        status = "cancelled" if store.is_cancelled(identity) and status == "completed" and missing else status
-        store.write_state(identity, state | {"status": "finalizing", "finalizing_at": int(time.time())})
-        store.write_state(
-            identity,
-            state
-            | _finish(store, info, rows)
-            | {
-                "status": status,
-                f"{status}_at": int(time.time()),
-            },
-        )
+            if time.time() > info["expires_at"]:
+                status = "expired"
+                break
+        if status == "completed" and missing and store.is_cancelled(batch_id):
+            status = "cancelled"
+        store.write_state(batch_id, state | {"status": "finalizing", "finalizing_at": int(time.time())})
+        result = _write_results(store, info, rows)
+        store.write_state(batch_id, state | result | {"status": status, f"{status}_at": int(time.time())})
         return status
 
-    def _stream(
-        self, rows: list[dict[str, Any]], info: dict[str, Any], place: str
+    def _process(
+        self, rows: list[RequestRow], info: OwnedBatchInfo, folder: str
     ) -> Iterator[tuple[int, int]]:
-        """Yields, for each shard that was written, its rows and how many of them were answered with 200."""
+        """Send the rows to the service; yields, for each shard, its rows and how many got status 200."""
         import ray
 
         if not rows:
             return
         ray.data.DataContext.get_current().enable_progress_bars = False
-        asked = [
+        # Bodies as JSON text: Arrow would need one type for the bodies of all rows.
+        requests = [
             {"custom_id": row["custom_id"], "body": json.dumps(row["body"], ensure_ascii=False)}
             for row in rows
         ]
-        caller = {
-            "app_name": self._app_name,
-            "endpoint": info["endpoint"],
-            "owner": info["owner"],
-            "place": place,
-        }
-        done: Any = ray.data.from_items(
-            asked, override_num_blocks=-(-len(asked) // _ROWS_PER_CALL)
-        ).map_batches(
-            AskService,
-            fn_constructor_kwargs=caller,
+        dataset = ray.data.from_items(requests, override_num_blocks=-(-len(requests) // _ROWS_PER_CALL))
+        shards = dataset.map_batches(
+            ServiceCaller,
+            fn_constructor_kwargs={
+                "app_name": self._app_name,
+                "endpoint": info["endpoint"],
+                "owner": info["owner"],
+                "folder": folder,
+            },
             batch_size=_ROWS_PER_CALL,
-            concurrency=_CALLERS,
+            concurrency=_NUM_CALLERS,
             num_cpus=0.1,
         )
-        for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
-            yield int(batch["rows"][0]), int(batch["good"][0])
+        for shard in shards.iter_batches(batch_size=1, prefetch_batches=0):
+            counts = cast("dict[str, np.ndarray]", shard)
+            yield int(counts["rows"][0]), int(counts["ok"][0])
 
 
-class AskService:
-    """The map step: asks the service for a few rows at once and writes their shard."""
+class ServiceCaller:
+    """Map step of a batch: sends a few rows to the service concurrently and writes their shard."""
 
-    def __init__(self, app_name: str, endpoint: str, owner: str, place: str):
-        self._app_name, self._endpoint, self._owner, self._place = app_name, endpoint, owner, UPath(place)
+    def __init__(self, app_name: str, endpoint: str, owner: str, folder: str):
+        self._app_name = app_name
+        self._endpoint = endpoint
+        self._owner = owner
+        self._folder = UPath(folder)
 
-    async def _one(self, body: dict[str, Any]) -> tuple[int, Any]:
+    async def _send_row(self, body: object) -> tuple[int, object]:
         from ray import serve
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
         from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_random_exponential
 
-        async def ask() -> tuple[int, Any]:
+        async def send() -> tuple[int, object]:
             try:
                 handle = serve.get_app_handle(self._app_name)
-                return await handle.ask.remote(self._endpoint, body, self._owner)
+                return await handle.post.remote(self._endpoint, body, self._owner)
             except (RayError, RayServeException) as error:
-                return 503, {
-                    "error": {
-                        "code": "service_unavailable",
-                        "message": f"the service is away ({type(error).__name__})",
-                    }
-                }
+                message = f"the service is not available ({type(error).__name__})"
+                return 503, {"error": {"code": "service_unavailable", "message": message}}
 
         retrying = AsyncRetrying(
-            stop=stop_after_delay(_PATIENCE_S),
+            stop=stop_after_delay(_ROW_TIMEOUT_S),
             wait=wait_random_exponential(0.2, max=20),
-            retry=retry_if_result(lambda reply: reply[0] in _BUSY),
-            retry_error_callback=_last_reply,
+            retry=retry_if_result(lambda reply: reply[0] in _BUSY_STATUSES),
+            # After the last attempt its reply is the result, instead of tenacity's RetryError.
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        return await retrying(ask)
+        return await retrying(send)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        """Ask for all rows of a batch and write one line for each."""
+    def __call__(self, batch: "dict[str, np.ndarray]") -> dict[str, list[int]]:
+        """Send all rows of a batch and write one line for each."""
 
-        async def ask_all() -> list[tuple[int, Any]]:
-            return await asyncio.gather(*(self._one(json.loads(body)) for body in batch["body"]))
+        async def send_all() -> list[tuple[int, object]]:
+            return await asyncio.gather(*(self._send_row(json.loads(body)) for body in batch["body"]))
 
-        names = [str(name) for name in batch["custom_id"]]
-        replies = asyncio.run(ask_all())
-        lines = [_line(name, status, body) for name, (status, body) in zip(names, replies, strict=True)]
-        shard = hashlib.sha256("\0".join(names).encode()).hexdigest()[:32]
-        write_bytes(self._place / f"part-{shard}.jsonl", "".join(lines).encode())
-        return {"rows": [len(lines)], "good": [sum(status == _GOOD for status, _ in replies)]}
+        custom_ids = [str(custom_id) for custom_id in batch["custom_id"]]
+        replies = asyncio.run(send_all())
+        lines = [
+            _format_row(custom_id, status, body)
+            for custom_id, (status, body) in zip(custom_ids, replies, strict=True)
+        ]
+        # Named by its rows: a task that Ray runs twice overwrites its own shard.
+        shard = hashlib.sha256("\0".join(custom_ids).encode()).hexdigest()[:32]
+        write_bytes(self._folder / f"part-{shard}.jsonl", "".join(lines).encode())
+        return {"rows": [len(lines)], "ok": [sum(status == _OK_STATUS for status, _ in replies)]}
 
 
-def _last_reply(state: Any) -> tuple[int, Any]:
-    return state.outcome.result()
-
-
-def _line(custom_id: str, status: int, body: Any) -> str:
-    identity = f"batch_req_{hashlib.sha256(custom_id.encode()).hexdigest()[:32]}"
-    line = {
-        "id": identity,
+def _format_row(custom_id: str, status: int, body: object) -> str:
+    digest = hashlib.sha256(custom_id.encode()).hexdigest()[:32]
+    row: ResponseRow = {
+        "id": f"batch_req_{digest}",
         "custom_id": custom_id,
         "response": {"status_code": status, "body": body},
         "error": None,
     }
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return _to_line(row)
 
 
-def read_rows(place: UPath) -> list[dict[str, Any]]:
+def _to_line(row: Mapping[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def read_rows(folder: UPath) -> list[ResponseRow]:
     """All finished rows of a batch, each once."""
-    parts = sorted(place.iterdir(), key=lambda part: part.name) if place.exists() else []
-    rows: dict[str, dict[str, Any]] = {}
+    parts = sorted(folder.iterdir(), key=lambda part: part.name) if folder.exists() else []
+    rows: dict[str, ResponseRow] = {}
     for part in parts:
         if part.name.endswith(".jsonl"):
             for line in part.read_text(encoding="utf-8").split("\n"):
                 if line:
-                    row = json.loads(line)
+                    row: ResponseRow = json.loads(line)
                     rows.setdefault(row["custom_id"], row)
     return list(rows.values())
 
 
-def _is_good(row: dict[str, Any]) -> bool:
-    return row["response"]["status_code"] == _GOOD
+def _is_ok(row: ResponseRow) -> bool:
+    return row["response"]["status_code"] == _OK_STATUS
 
 
-def _finish(store: Store, info: dict[str, Any], asked: list[dict[str, Any]]) -> dict[str, Any]:
-    """The output and error files, rows in the order of the input."""
-    order = {row["custom_id"]: number for number, row in enumerate(asked)}
-    rows = sorted(
-        read_rows(store.folder / "batches" / info["id"] / "rows"), key=lambda row: order[row["custom_id"]]
-    )
-    num_good = sum(map(_is_good, rows))
-    found: dict[str, Any] = {"request_counts": counts(len(asked), num_good, len(rows) - num_good)}
+def _write_results(store: BatchStore, info: OwnedBatchInfo, requests: list[RequestRow]) -> dict[str, object]:
+    """Write output and error files in the order of the input; returns their fields of the batch's state."""
+    order = {row["custom_id"]: number for number, row in enumerate(requests)}
+    rows = sorted(read_rows(store.rows_folder(info["id"])), key=lambda row: order[row["custom_id"]])
+    num_ok = sum(map(_is_ok, rows))
+    result: dict[str, object] = {"request_counts": make_counts(len(requests), num_ok, len(rows) - num_ok)}
     for name, is_wanted in (("output", True), ("error", False)):
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows if _is_good(row) is is_wanted]
+        lines = [_to_line(row) for row in rows if _is_ok(row) is is_wanted]
         if lines:
-            file = store.put_file(
-                info["owner"], f"{info['id']}-{name}.jsonl", "".join(lines).encode(), "batch_output"
-            )
-            found[f"{name}_file_id"] = file["id"]
-    return found
+            content = "".join(lines).encode()
+            file = store.put_file(info["owner"], f"{info['id']}-{name}.jsonl", content, "batch_output")
+            result[f"{name}_file_id"] = file["id"]
+    return result
 
 
-def start(folder: str, app_name: str, identity: str) -> None:
-    """See to it that somebody runs a batch; once for each batch, whoever calls."""
+def _write_failure(store: BatchStore, batch_id: str, error: Exception) -> None:
+    """Mark a batch as failed, with the rows that are finished."""
+    message = f"the batch could not be run: {type(error).__name__}"
+    logger.error("%s: %s in\n%s", batch_id, message, format_location(error))
+    errors: list[LineError] = [{"code": "internal_error", "line": None, "message": message, "param": None}]
+    result: dict[str, object] = {}
+    with contextlib.suppress(Exception):  # the storage itself may be what failed
+        result = _write_results(store, store.info(batch_id), store.rows(batch_id))
+    failure = {
+        "status": "failed",
+        "failed_at": int(time.time()),
+        "errors": {"object": "list", "data": errors},
+    }
+    store.write_state(batch_id, {**store.read_state(batch_id), **result, **failure})
+
+
+def start(folder: str, app_name: str, batch_id: str) -> None:
+    """Start the runner of a batch; without effect if it is already running."""
     import ray
 
-    actor: Any = ray.remote(Runner).options(
-        name=f"{app_name}-{identity}",
+    # Ray types methods of an actor as plain functions, without ``remote``.
+    runner: Any = ray.remote(BatchRunner).options(
+        name=f"{app_name}-{batch_id}",
         namespace=app_name,
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0.1,
-        max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
+        max_restarts=_MAX_RESTARTS,
+        max_task_retries=_MAX_RESTARTS,
     )
-    actor.remote(folder, app_name).run_and_leave.remote(identity)
+    runner.remote(folder, app_name).run_and_exit.remote(batch_id)

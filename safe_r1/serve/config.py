@@ -5,75 +5,89 @@ from pydantic import Field
 from safe_r1.config import EngineConfig, GenerationConfig, JudgeConfig, Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Addresses that this machine alone can ask from; a service without keys answers no other."""
+"""Addresses of this machine; a service without API keys accepts requests from these alone."""
 
 
 class ScalingConfig(Settings):
-    """How many replicas stand behind one model, and how much waits before them."""
+    """Autoscaling of each model, and the length of the queue in front of it."""
 
     min_replicas: int = Field(
-        default=1, ge=0, description="0: the model's machine is given back when nobody asks"
+        default=1, ge=0, description="0: an idle model releases its resources (scale to zero)"
     )
-    max_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1, description="maximum number of replicas of each model")
     target_share: float = Field(
-        default=0.75, gt=0, le=1, description="share of a replica's room at which another is started"
+        default=0.75,
+        gt=0,
+        le=1,
+        description="share of a replica's max_num_seqs in use at which another replica is started",
     )
     queue_share: float = Field(
-        default=2.0, ge=0, description="requests that may wait, as a multiple of one replica's room"
+        default=2.0, ge=0, description="maximum queue length, as a multiple of one replica's max_num_seqs"
     )
-    downscale_delay_s: float = Field(default=600.0, ge=0)
+    downscale_delay_s: float = Field(
+        default=600.0, ge=0, description="seconds of low load before a replica is stopped"
+    )
 
 
 class LimitConfig(Settings):
-    """What one key may ask for; an entry of the key file may say otherwise."""
+    """Limits of one API key; an entry of the key file can override the first three."""
 
-    requests_per_minute: int = Field(default=600, ge=1)
+    requests_per_minute: int = Field(default=600, ge=1, description="maximum requests per minute")
     items_per_minute: int = Field(
-        default=60_000, ge=1, description="items of evaluations and inputs of moderations"
+        default=60_000, ge=1, description="maximum evaluation items and moderation inputs per minute"
     )
     items_per_batch: int = Field(
-        default=500_000, ge=1, description="items of all evaluations, and chats, of one batch"
+        default=500_000, ge=1, description="maximum evaluation items and chat requests in one batch"
     )
-    body_mib: int = Field(default=32, ge=1)
+    body_mib: int = Field(default=32, ge=1, description="maximum size of a request body in MiB")
     storage: str = Field(
-        default="async+memory://", description="where counts live; async+redis://... for several ingresses"
+        default="async+memory://",
+        description="storage of the rate limiter's counts; async+redis://... to share them among ingresses",
     )
 
 
 class ServeConfig(Settings):
-    """One service: models, a judge, and who may ask."""
+    """Settings of one service: models, judge, access and limits."""
 
     variants: tuple[str, ...] = Field(
-        default=(), description="names of `safe-r1 models`, hub ids, or folders"
+        default=(), description="models to serve: names of `safe-r1 models`, hub ids, or folders"
     )
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
     api_keys: str | None = Field(
-        default=None, description="TOML file of keys; None: this machine alone may ask"
+        default=None, description="TOML file of API keys; None: requests from this machine only"
     )
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="origins of web pages that may call the service (CORS)"
+    )
     log_content: bool = Field(
-        default=False, description="write questions and answers to the log safe_r1.content as well"
+        default=False, description="also write requests and responses to the log safe_r1.content"
     )
-    judge: JudgeConfig = Field(default=JudgeConfig())
-    judge_replicas: int = Field(default=1, ge=1)
-    engine: EngineConfig = Field(default=EngineConfig())
-    generation: GenerationConfig = Field(default=GenerationConfig())
-    scaling: ScalingConfig = Field(default=ScalingConfig())
-    limits: LimitConfig = Field(default=LimitConfig())
-    ingress_replicas: int = Field(default=1, ge=1)
-    max_ongoing_requests: int = Field(default=256, ge=1, description="requests that one ingress works on")
+    judge: JudgeConfig = Field(default=JudgeConfig(), description="the judge")
+    judge_replicas: int = Field(
+        default=1, ge=1, description="replicas of a judge that is not one of the models"
+    )
+    engine: EngineConfig = Field(default=EngineConfig(), description="vLLM settings of the models")
+    generation: GenerationConfig = Field(
+        default=GenerationConfig(), description="sampling defaults; a request can override them"
+    )
+    scaling: ScalingConfig = Field(default=ScalingConfig(), description="autoscaling of the models")
+    limits: LimitConfig = Field(default=LimitConfig(), description="limits of each API key")
+    ingress_replicas: int = Field(default=1, ge=1, description="replicas of the HTTP ingress")
+    max_ongoing_requests: int = Field(
+        default=256, ge=1, description="maximum concurrent requests of one ingress replica"
+    )
     max_pending_items: int = Field(
-        default=4000, ge=1, description="items of evaluations that one ingress holds"
+        default=4000, ge=1, description="maximum unfinished evaluation items of one ingress replica"
     )
     first_answer_timeout_s: float = Field(
         default=900.0,
         gt=0,
-        description="how long an item waits for a model that starts, is full or is being replaced",
+        description="seconds that an item waits for a model that is starting, full or being replaced",
     )
     answer_timeout_s: float = Field(
-        default=3600.0, gt=0, description="how long one answer, or its first piece, may take"
+        default=3600.0, gt=0, description="maximum seconds for an answer, or for the first chunk of a stream"
     )
     batches: str | None = Field(
-        default=None, description="folder or URI of files and batches; None: no batches"
+        default=None, description="folder or URI of files and batches; None: no batch API"
     )

@@ -1,61 +1,89 @@
-"""The models behind the service: the only importer of ``ray.serve.llm``.
+"""The served models: the only importer of ``ray.serve.llm``.
 
-Prompts are rendered and tokenized by ``safe_r1.models.chat`` and reach vLLM as tokens, so that a served model
-sees what an evaluated one sees. Each model is a deployment of its own, scaled by itself.
+Prompts are rendered and tokenized by ``safe_r1.models.chat`` and reach vLLM as tokens, so a served model gets
+exactly the prompts of an evaluation. Each model is a Serve deployment with its own autoscaling.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from jinja2 import TemplateError
+from pydantic import BaseModel
 
-from safe_r1.config import EngineConfig
-from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
+from safe_r1.config import EngineConfig, GenerationConfig
+from safe_r1.inference.engine import context_length, engine_arguments, engine_bundles, engine_environment
 from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 from safe_r1.schema import Message
-from safe_r1.serve.api import ApiError
-from safe_r1.serve.config import ScalingConfig, ServeConfig
-from safe_r1.serve.evaluator import Asked, Generated
+from safe_r1.serve.base import Chunk, Generation, SamplingParams
+from safe_r1.serve.config import ScalingConfig
+from safe_r1.serve.errors import ApiError
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+    from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+    from ray.serve.llm.openai_api_models import CompletionRequest
+
+_Value = TypeVar("_Value")
+# JSON of vLLM's server, which no type describes.
+_EngineReply = BaseModel | Mapping[str, Any] | str | list[str]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of a completion as it is written; the counts stand in the last one."""
+class ModelSpec:
+    """How a model is deployed.
 
-    text: str
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    Attributes:
+        variant: The model's registry entry, ready to load.
+        engine: Its vLLM settings.
+        device: Where its replicas run.
+        max_replicas: Maximum number of replicas.
+    """
+
+    variant: Variant
+    engine: EngineConfig
+    device: Device
+    max_replicas: int = 1
+
+    @property
+    def context(self) -> int:
+        """Context length in tokens, prompt and completion together."""
+        return context_length(self.variant, self.engine)
+
+    @property
+    def replica_slots(self) -> int:
+        """Sequences that one replica decodes concurrently."""
+        return int(engine_arguments(self.variant, self.engine, self.device)["max_num_seqs"])
 
 
-def model_deployment(variant: Variant, engine: EngineConfig, scaling: ScalingConfig, device: Device) -> Any:
-    """A model as a Serve application to be bound into the ingress."""
+def model_deployment(spec: ModelSpec, scaling: ScalingConfig) -> "Application":
+    """Serve application of one model, to be bound into the ingress."""
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
-    arguments = engine_arguments(variant, engine, device)
-    room = int(arguments["max_num_seqs"])
+    variant = spec.variant
+    arguments = engine_arguments(variant, spec.engine, spec.device)
+    slots = spec.replica_slots
     llm = LLMConfig(
         model_loading_config={"model_id": variant.name, "model_source": variant.source},
         engine_kwargs=arguments,
         accelerator_type=None,
-        placement_group_config={"bundles": engine_bundles(arguments, device)},
-        runtime_env={"env_vars": engine_environment(variant, engine, device)},
+        placement_group_config={"bundles": engine_bundles(arguments, spec.device)},
+        runtime_env={"env_vars": engine_environment(variant, spec.engine, spec.device)},
         log_engine_metrics=True,
         deployment_config={
-            # Without these there is neither back-pressure nor scaling: Serve's own limits for models are a
-            # thousand million.
-            "max_ongoing_requests": room,
-            "max_queued_requests": int(room * scaling.queue_share),
+            # Serve's defaults for models are a billion requests: without limits of our own there is neither
+            # back-pressure nor autoscaling.
+            "max_ongoing_requests": slots,
+            "max_queued_requests": int(slots * scaling.queue_share),
             "autoscaling_config": {
                 "min_replicas": scaling.min_replicas,
-                "max_replicas": scaling.max_replicas,
+                "max_replicas": spec.max_replicas,
                 "initial_replicas": scaling.min_replicas,
-                "target_ongoing_requests": max(1, int(room * scaling.target_share)),
+                "target_ongoing_requests": max(1, int(slots * scaling.target_share)),
                 "downscale_delay_s": scaling.downscale_delay_s,
             },
             "logging_config": {"enable_access_log": False},
@@ -65,63 +93,71 @@ def model_deployment(variant: Variant, engine: EngineConfig, scaling: ScalingCon
 
 
 class ServedModel:
-    """A model of the service, as the ingress asks it.
+    """Client of one model's deployment, used by the ingress.
 
     Attributes:
-        variant: Its entry in the table of models.
-        context: Tokens of prompt and completion together.
-        room: Sequences that its replicas decode together.
+        variant: The model's registry entry.
+        context: Context length in tokens, prompt and completion together.
+        slots: Sequences that all its replicas together decode concurrently.
     """
 
-    def __init__(self, variant: Variant, handle: Any, room: int, config: ServeConfig):
-        self.variant, self._config = variant, config
-        self.context = config.engine.max_model_len or variant.context
-        self.room = room
+    def __init__(self, spec: ModelSpec, handle: "DeploymentHandle", generation: GenerationConfig):
+        self.variant = spec.variant
+        self.context = spec.context
+        self.slots = spec.replica_slots * spec.max_replicas
+        self._generation = generation
         self._handle = handle.options(stream=True)
-        # Now, and not with the first requests: several threads that import transformers' parts at once get an
-        # ImportError.
-        self._tokenizer = load_tokenizer(variant.source, variant.revision, config.engine.trust_remote_code)
+        # Loaded now and not by the first requests: transformers raises ImportError when several threads
+        # import its submodules at once.
+        self._tokenizer = load_tokenizer(
+            spec.variant.source, spec.variant.revision, spec.engine.trust_remote_code
+        )
 
-    async def generate(self, messages: list[Message], asked: Asked) -> Generated:
-        """One whole completion, the prompt's reasoning prefix before it.
+    async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
+        """Generate one whole completion; its text begins with the prompt's reasoning prefix.
 
         Raises:
-            ApiError: Too long a prompt, overload, engine down.
+            ApiError: Prompt too long, overload, or engine down.
         """
         tokens, prefix = await self.render(messages)
-        async for reply in self.complete(tokens, asked, self.stops):
-            return Generated(
-                prefix + reply.text, reply.finish_reason or "stop", len(tokens), reply.completion_tokens
+        async for chunk in self.complete(tokens, params, self.stops):
+            return Generation(
+                prefix + chunk.text, chunk.finish_reason or "stop", len(tokens), chunk.completion_tokens
             )
         raise ApiError(503, "engine_unavailable", f"{self.variant.name}: the engine ended without an answer")
 
     @property
     def stops(self) -> list[str]:
-        """Texts at which the model's own turn ends, where its tokens do not say so."""
+        """Stop strings that end the model's turn, for models without an end-of-turn token."""
         return list(PLAIN_STOPS) if self.variant.style == "plain" else []
 
     async def render(self, messages: list[Message]) -> tuple[list[int], str]:
-        """The prompt's tokens, and the reasoning prefix at its end.
+        """Render a dialogue to prompt tokens.
+
+        Returns:
+            The tokens, and the reasoning prefix at their end (empty if the prompt has none).
 
         Raises:
-            ApiError: It fills the context, or the model's template refuses the dialogue.
+            ApiError: The prompt fills the context, or the chat template rejects the dialogue.
         """
         try:
-            tokens, prefix = await asyncio.to_thread(self._render, messages)
-        except (ValueError, TemplateError) as error:
-            # Such as no user turn, or two in a row; its words may hold what was sent.
-            message = (
-                f"the template of {self.variant.name} does not take these messages ({type(error).__name__})"
+            tokens, prefix = await asyncio.to_thread(
+                render, messages, self.variant.prompt_format, self._tokenizer
             )
+        except (ValueError, TemplateError) as error:
+            # For example no user turn, or two in a row. The message may quote the request, so only the type
+            # is returned.
+            kind = type(error).__name__
+            message = f"the chat template of {self.variant.name} rejects these messages ({kind})"
             raise ApiError(400, "invalid_messages", message, "messages") from None
         self._check_length(tokens)
         return tokens, prefix
 
     async def tokenize(self, prompt: str | list[int]) -> list[int]:
-        """A text's tokens with those that the tokenizer adds; tokens as they are.
+        """Tokens of a text, with the special tokens that the tokenizer adds; tokens are returned unchanged.
 
         Raises:
-            ApiError: They fill the context, or are none of the model's.
+            ApiError: The prompt fills the context.
         """
         tokens = await asyncio.to_thread(self._tokenize, prompt) if isinstance(prompt, str) else prompt
         self._check_length(tokens)
@@ -132,94 +168,93 @@ class ServedModel:
 
     def _check_length(self, tokens: list[int]) -> None:
         if len(tokens) >= self.context:
-            raise ApiError(
-                400,
-                "context_length_exceeded",
-                f"the prompt has {len(tokens)} tokens; {self.variant.name} takes "
-                f"{self.context} of prompt and answer together",
+            message = (
+                f"the prompt has {len(tokens)} tokens; the context of {self.variant.name} is "
+                f"{self.context} tokens, prompt and answer together"
             )
-
-    def _render(self, messages: list[Message]) -> tuple[list[int], str]:
-        return render(messages, self.variant.style, self._tokenizer)
+            raise ApiError(400, "context_length_exceeded", message)
 
     async def complete(
-        self, tokens: list[int], asked: Asked, stop: list[str], *, stream: bool = False
-    ) -> AsyncIterator[Piece]:
-        """The completion of tokens: one piece, or with ``stream`` as many as the engine writes.
+        self, tokens: list[int], params: SamplingParams, stop: list[str], *, stream: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """Complete a tokenized prompt: yields one chunk, or with ``stream`` each one that the engine sends.
 
         Raises:
-            ApiError: Overload, engine down, or what the engine refuses.
+            ApiError: Overload, engine down, or an error of the engine.
         """
+        request = self._request(tokens, params, stop, stream)
+        async for reply in self._call(request):
+            for chunk in _read_chunks(reply):
+                yield chunk
+
+    def _request(
+        self, tokens: list[int], params: SamplingParams, stop: list[str], stream: bool
+    ) -> "CompletionRequest":
         from ray.serve.llm.openai_api_models import CompletionRequest
 
-        generation, variant = self._config.generation, self.variant
-        wanted = (
-            asked.max_tokens
+        generation = self._generation
+        variant = self.variant
+        max_tokens = (
+            params.max_tokens
             or generation.max_tokens
             or generation.max_tokens_refusal
             or variant.max_tokens_refusal
         )
-        temperature = _first(asked.temperature, generation.temperature, variant.temperature)
-        request = CompletionRequest.model_validate(
+        temperature = _first(params.temperature, generation.temperature, variant.temperature)
+        return CompletionRequest.model_validate(
             {
                 "model": variant.name,
                 "prompt": tokens,
-                "max_tokens": max(1, min(wanted, self.context - len(tokens))),
+                "max_tokens": max(1, min(max_tokens, self.context - len(tokens))),
                 "temperature": temperature,
-                "top_p": _first(asked.top_p, generation.top_p, variant.top_p),
+                "top_p": _first(params.top_p, generation.top_p, variant.top_p),
                 "stop": stop or None,
-                "seed": asked.seed if temperature > 0 else None,
+                "stop_token_ids": list(variant.prompt_format.stop_token_ids) or None,
+                "seed": params.seed if temperature > 0 else None,
                 "stream": stream,
                 "stream_options": {"include_usage": True} if stream else None,
                 "add_special_tokens": False,
             }
         )
-        async for reply in self._call(request):
-            for piece in _pieces(reply):
-                yield piece
 
-    async def _call(self, request: Any) -> AsyncIterator[Any]:
+    async def _call(self, request: "CompletionRequest") -> AsyncIterator[_EngineReply]:
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
         name = self.variant.name
         try:
-            async for reply in self._handle.completions.remote(request, None):
+            # A handle with stream=True returns a generator, which Ray's annotation does not say.
+            replies = cast(
+                "DeploymentResponseGenerator[_EngineReply]", self._handle.completions.remote(request, None)
+            )
+            async for reply in replies:
                 yield reply
         except BackPressureError:
-            raise ApiError(
-                429, "overloaded", f"{name} is busy and its queue is full; try again", retry_after_s=5
-            ) from None
+            message = f"the queue of {name} is full; try again"
+            raise ApiError(429, "overloaded", message, retry_after_s=5) from None
         except (DeploymentUnavailableError, RayServeException, RayError) as error:
-            raise ApiError(
-                503,
-                "engine_unavailable",
-                f"{name}: its engine is down or starting ({type(error).__name__})",
-                retry_after_s=30,
-            ) from None
+            message = f"{name}: its engine is down or starting ({type(error).__name__})"
+            raise ApiError(503, "engine_unavailable", message, retry_after_s=30) from None
 
 
-def _first(*values: Any) -> Any:
+def _first(*values: _Value | None) -> _Value:
     return next(value for value in values if value is not None)
 
 
-def _pieces(reply: Any) -> list[Piece]:
-    """A reply of the engine's server: a whole response, an error, or a list of server-sent events."""
+def _read_chunks(reply: _EngineReply) -> list[Chunk]:
+    """Chunks of a reply from the engine's server: a whole response, an error, or server-sent events."""
     if isinstance(reply, (list, str)):
-        events = "".join(reply) if isinstance(reply, list) else reply
-        lines = [
-            line[6:] for line in events.splitlines() if line.startswith("data: ") and line != "data: [DONE]"
-        ]
-        return [piece for line in lines for piece in _pieces(json.loads(line))]
-    body = reply if isinstance(reply, dict) else reply.model_dump()
+        lines = "".join(reply).splitlines()
+        events = [line[6:] for line in lines if line.startswith("data: ") and line != "data: [DONE]"]
+        return [chunk for event in events for chunk in _read_chunks(json.loads(event))]
+    body = reply.model_dump() if isinstance(reply, BaseModel) else reply
     if error := body.get("error"):
         status = int(error.get("code") or 500)
-        raise ApiError(
-            status, error.get("type") or "engine_error", error.get("message") or "the engine gave an error"
-        )
+        message = error.get("message") or "the engine reported an error"
+        raise ApiError(status, error.get("type") or "engine_error", message)
     usage = body.get("usage") or {}
-    counts = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    counts = (usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
     choices = body.get("choices") or []
     if not choices:
-        return [Piece("", None, *counts)] if usage else []
-    return [Piece(choice["text"], choice.get("finish_reason"), *counts) for choice in choices]
+        return [Chunk("", None, *counts)] if usage else []
+    return [Chunk(choice["text"], choice.get("finish_reason"), *counts) for choice in choices]

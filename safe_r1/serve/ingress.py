@@ -1,89 +1,109 @@
-"""The ingress: our own FastAPI routes in front of the models, since Serve's knows neither keys nor verdicts."""
+"""The ingress deployment: our own FastAPI app in front of the models.
+
+Ray Serve's own app for language models has neither API keys nor verdicts.
+"""
 
 import asyncio
 import functools
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from safe_r1.models.registry import Variant
+from starlette.types import ASGIApp
+
+from safe_r1.judge.factory import JudgePlan
 from safe_r1.serve import batches
-from safe_r1.serve.access import ask_for
+from safe_r1.serve.access import post_as
+from safe_r1.serve.base import JudgeClient
 from safe_r1.serve.config import ServeConfig
-from safe_r1.serve.engine import ServedModel
-from safe_r1.serve.judges import ModelJudge, ServedJudge
-from safe_r1.serve.line import Line
-from safe_r1.serve.metrics import RayMeter
+from safe_r1.serve.engine import ModelSpec, ServedModel
+from safe_r1.serve.judges import DeploymentJudge, QueueJudge
+from safe_r1.serve.request_queue import RequestQueue
 from safe_r1.serve.service import Service
+from safe_r1.serve.telemetry import RayTelemetry
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
 
 logger = logging.getLogger(__name__)
+_UP = ("HEALTHY", "UPSCALING", "DOWNSCALING")
 
 
 class Ingress:
-    """One replica: routes over the handles of the other deployments."""
+    """One replica: the routes over the handles of the other deployments."""
 
     def __init__(
         self,
         config: ServeConfig,
-        served: list[Variant],
-        judge: Variant | None,
-        handles: dict[str, Any],
-        rooms: dict[str, int],
-        judge_handle: Any,
+        served: Sequence[str],
+        judge: JudgePlan,
+        specs: Sequence[ModelSpec],
+        handles: "dict[str, DeploymentHandle]",
+        judge_handle: "DeploymentHandle | None",
     ):
+        """Connect to the other deployments.
+
+        Args:
+            config: Settings of the service.
+            served: Names of the models that requests can use.
+            judge: The judge; its model, if it has one, need not be among ``served``.
+            specs: All models.
+            handles: Their deployments by name.
+            judge_handle: The judge's deployment; None if its model is one of ``handles``.
+        """
         for name in ("safe_r1.audit", "safe_r1.content"):
             logging.getLogger(name).setLevel(logging.INFO)
-        every = {
-            variant.name: ServedModel(variant, handles[variant.name], rooms[variant.name], config)
-            for variant in [*served, *([judge] if judge else [])]
+        clients = {
+            spec.variant.name: ServedModel(spec, handles[spec.variant.name], config.generation)
+            for spec in specs
         }
-        models = {variant.name: every[variant.name] for variant in served}
-        if judge is None:
-            caller: Any = ServedJudge(config.judge, judge_handle)
+        judge_client: JudgeClient
+        if judge.model is not None:
+            judge_client = QueueJudge(judge, RequestQueue(clients[judge.model.name], config))
         else:
-            caller = ModelJudge(config.judge, judge.name, Line(every[judge.name], config))
-        start_batch = (
-            functools.partial(batches.start, config.batches, get_app_name()) if config.batches else None
-        )
-        self.service = Service(config, models, caller, _missing, RayMeter(), start_batch)
-        self._app: Any = None
+            assert judge_handle is not None
+            judge_client = DeploymentJudge(judge.label, judge_handle)
+        start_batch = None
+        if config.batches:
+            start_batch = functools.partial(batches.start, config.batches, _app_name())
+        models = {name: clients[name] for name in served}
+        self.service = Service(config, models, judge_client, _find_missing, RayTelemetry(), start_batch)
+        self._app: ASGIApp | None = None
 
-    async def __serve_build_asgi_app__(self) -> Any:
-        from safe_r1.serve.http import create_app
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        from safe_r1.serve.routes import create_app
 
         self._app = create_app(self.service)
         if self.service.store and self.service.start_batch:
-            # Batches that were cut short with the cluster go on; those that are running have their actor
-            # already.
-            for identity in await asyncio.to_thread(self.service.store.unfinished):
+            # Resumes batches that ended with an earlier cluster; no-op for one that is still running.
+            for batch_id in await asyncio.to_thread(self.service.store.unfinished):
                 try:
-                    await asyncio.to_thread(self.service.start_batch, identity)
-                except Exception:  # one batch that nobody can run shall not stop the service
-                    logger.exception("%s: cannot be taken up", identity)
+                    await asyncio.to_thread(self.service.start_batch, batch_id)
+                except Exception:  # one broken batch must not keep the service from starting
+                    logger.exception("%s: cannot be resumed", batch_id)
         return self._app
 
     async def drain(self, timeout_s: float) -> bool:
         """See ``Drain.close``."""
         return await self.service.drain.close(timeout_s)
 
-    async def ask(self, path: str, body: dict[str, Any], owner: str) -> tuple[int, Any]:
-        """A row of a batch through the same routes as any request; gives status and JSON."""
-        return await ask_for(owner, self._app, path, body)
+    async def post(self, path: str, body: dict[str, object], owner: str) -> tuple[int, object]:
+        """Send a row of a batch through the same routes as any request; returns status and decoded JSON."""
+        assert self._app is not None, "Serve builds the app before it sends any request"
+        return await post_as(owner, self._app, path, body)
 
 
-def get_app_name() -> str:
-    """The Serve application that this replica belongs to."""
+def _app_name() -> str:
+    """Name of the Serve application that this replica belongs to."""
     from ray.serve import get_replica_context
 
     return get_replica_context().app_name
 
 
-async def _missing() -> list[str]:
-    """Deployments of this application that are not healthy; a model that is scaled to zero is."""
+async def _find_missing() -> list[str]:
+    """Deployments of this application that are not healthy; a model that is scaled to zero is healthy."""
     from ray import serve
 
     status = await asyncio.to_thread(serve.status)
-    app = status.applications[get_app_name()]
-    return [f"{name}: {each.status}" for name, each in app.deployments.items() if each.status not in _UP]
-
-
-_UP = ("HEALTHY", "UPSCALING", "DOWNSCALING")
+    deployments = status.applications[_app_name()].deployments
+    return [f"{name}: {each.status}" for name, each in deployments.items() if each.status not in _UP]

@@ -1,53 +1,56 @@
-"""The judge as a deployment: the evaluation's judges, their calls batched over all requests in flight."""
+"""Clients of the service's judge: a deployment that batches the calls of all requests, or a served model.
 
-import asyncio
+The judges themselves are those of ``safe_r1.judge.factory``.
+"""
+
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from safe_r1.config import JudgeConfig
 from safe_r1.errors import SafeR1Error
-from safe_r1.evaluation.scoring import judge_name, make_judge, read_engine_reply
 from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.judge.endpoint import EndpointJudge
-from safe_r1.judge.prompt import judge_messages
-from safe_r1.serve.api import ApiError
-from safe_r1.serve.evaluator import Asked
-from safe_r1.serve.line import Line
-from safe_r1.serve.metrics import observe_batch
+from safe_r1.judge.factory import ENGINE_SAMPLING, JudgePlan, make_judge
+from safe_r1.judge.model import ModelReply
+from safe_r1.schema import Message, Unscored
+from safe_r1.serve.base import SamplingParams, unscored_reason
+from safe_r1.serve.errors import ApiError
+from safe_r1.serve.request_queue import RequestQueue
+from safe_r1.serve.telemetry import observe_batch
 
-# Calls that are judged together, and how long the first of them waits for others.
-_BATCH_CALLS, _BATCH_WAIT_S = 32, 0.005
-_ROOM, _QUEUE = 64, 512
-_REASONS = {429: "judge_overloaded", 503: "judge_unavailable"}
-NOT_JUDGED = tuple(_REASONS.values())
-"""Reasons of judgements that nobody made."""
+if TYPE_CHECKING:
+    from ray.serve import Application
+    from ray.serve.handle import DeploymentHandle
+
+# Maximum number of calls judged together, and how long the first of them waits for others.
+_BATCH_CALLS = 32
+_BATCH_WAIT_S = 0.005
+_MAX_ONGOING_CALLS = 64
+_MAX_QUEUED_CALLS = 512
 
 
 class JudgeServer:
-    """One replica of the lexicon or of an endpoint's client."""
+    """One replica of the judge's deployment."""
 
-    def __init__(self, config: JudgeConfig):
-        self._judge = make_judge(config)
+    def __init__(self, plan: JudgePlan):
+        self._judge = make_judge(plan)
 
     async def judge_calls(self, calls: list[list[JudgeItem]]) -> list[list[Judgement] | str]:
-        """The items of several calls as one batch; a judge that is down is told as a text to each."""
-        flat = [item for call in calls for item in call]
-        observe_batch(len(flat))
+        """Judge the items of several calls as one batch.
+
+        Returns:
+            For each call its judgements, or the message of the error that made the judge unavailable.
+        """
+        items = [item for call in calls for item in call]
+        observe_batch(len(items))
         try:
-            judge = self._judge
-            done = (
-                await judge.judge_async(flat)
-                if isinstance(judge, EndpointJudge)
-                else await asyncio.to_thread(judge.judge, flat)
-            )
+            judgements = iter(await self._judge.judge(items))
         except SafeR1Error as error:
             return [str(error)] * len(calls)
-        rows = iter(done)
-        return [[next(rows) for _ in call] for call in calls]
+        return [[next(judgements) for _ in call] for call in calls]
 
 
-def judge_deployment(config: JudgeConfig, replicas: int) -> Any:
-    """The judge as a Serve application to be bound into the ingress."""
+def judge_deployment(plan: JudgePlan, replicas: int) -> "Application":
+    """Serve application of a judge that needs no engine, to be bound into the ingress."""
     from ray import serve
 
     class Judge(JudgeServer):
@@ -55,65 +58,67 @@ def judge_deployment(config: JudgeConfig, replicas: int) -> Any:
         async def __call__(self, calls: list[list[JudgeItem]]) -> list[list[Judgement] | str]:
             return await self.judge_calls(calls)
 
-    options = {
-        "name": "Judge",
-        "num_replicas": replicas,
-        "max_ongoing_requests": _ROOM,
-        "max_queued_requests": _QUEUE,
-        "ray_actor_options": {"num_cpus": 0.5},
-        "logging_config": {"enable_access_log": False},
-    }
-    return serve.deployment(**options)(Judge).bind(config)
+    deployment = serve.deployment(
+        name="Judge",
+        num_replicas=replicas,
+        max_ongoing_requests=_MAX_ONGOING_CALLS,
+        max_queued_requests=_MAX_QUEUED_CALLS,
+        ray_actor_options={"num_cpus": 0.5},
+        logging_config={"enable_access_log": False},
+    )
+    return deployment(Judge).bind(plan)
 
 
-class ServedJudge:
-    """The judge's deployment, as the ingress calls it.
+class DeploymentJudge:
+    """Client of the judge's deployment.
 
     Attributes:
-        judge_name: As in the rows of an evaluation.
+        judge_name: See ``JudgeClient``.
     """
 
-    def __init__(self, config: JudgeConfig, handle: Any):
-        self.judge_name, self._handle = judge_name(config, config.model), handle
+    def __init__(self, label: str, handle: "DeploymentHandle"):
+        self.judge_name = label
+        self._handle = handle
 
-    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
-        """See ``JudgeCaller.judge``; it is the service that asks again."""
+    async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
+        """See ``JudgeClient.judge``; retries are left to ``Service.judge``."""
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError, RayServeException
 
         try:
             reply = await self._handle.remote(list(items))
         except BackPressureError:
-            raise ApiError(
-                429, "judge_overloaded", "the judge is busy and its queue is full", retry_after_s=5
-            ) from None
+            message = "the judge's queue is full; try again"
+            raise ApiError(429, Unscored.JUDGE_OVERLOADED, message, retry_after_s=5) from None
         except (RayServeException, RayError) as error:
-            raise ApiError(
-                503, "judge_unavailable", f"the judge is down or starting ({type(error).__name__})"
-            ) from None
+            message = f"the judge is down or starting ({type(error).__name__})"
+            raise ApiError(503, Unscored.JUDGE_UNAVAILABLE, message) from None
         if isinstance(reply, str):
-            raise ApiError(503, "judge_unavailable", reply)
+            raise ApiError(503, Unscored.JUDGE_UNAVAILABLE, reply)
         return reply
 
 
-class ModelJudge:
-    """A served model that judges; vLLM batches its prompts over all requests.
+class QueueJudge:
+    """A served model as the judge, called through its request queue; vLLM batches all prompts in flight.
 
     Attributes:
-        judge_name: As in the rows of an evaluation.
+        judge_name: See ``JudgeClient``.
     """
 
-    def __init__(self, config: JudgeConfig, name: str, line: Line):
-        self.judge_name, self._line, self._max_tokens = judge_name(config, name), line, config.max_tokens
+    def __init__(self, plan: JudgePlan, queue: RequestQueue):
+        self.judge_name = plan.label
+        self._retrying = make_judge(plan, functools.partial(_complete, queue, True))
+        self._immediate = make_judge(plan, functools.partial(_complete, queue, False))
 
-    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
-        """See ``JudgeCaller.judge``; a reply that the engine could not give is unscored."""
-        return list(await asyncio.gather(*(self._one(item, is_patient) for item in items)))
+    async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
+        """See ``JudgeClient.judge``; an item whose reply could not be generated is unscored."""
+        return await (self._retrying if retry else self._immediate).judge(items)
 
-    async def _one(self, item: JudgeItem, is_patient: bool) -> Judgement:
-        try:
-            asked = Asked(seed=0, max_tokens=self._max_tokens, temperature=0.0, top_p=1.0)
-            reply = await self._line.generate(judge_messages(item), asked, is_patient=is_patient)
-        except ApiError as error:
-            return Judgement(None, _REASONS.get(error.status, "judge_error"), error.message)
-        return read_engine_reply(reply.text, reply.finish_reason, item.task)
+
+async def _complete(queue: RequestQueue, retry: bool, messages: list[Message], max_tokens: int) -> ModelReply:
+    params = SamplingParams(seed=0, max_tokens=max_tokens, **ENGINE_SAMPLING)
+    try:
+        generation = await queue.generate(messages, params, retry=retry)
+    except ApiError as error:
+        return ModelReply(None, error=error.message, unscored=unscored_reason(error))
+    return ModelReply(generation.text, generation.finish_reason)

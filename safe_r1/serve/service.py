@@ -1,120 +1,124 @@
-"""What the routes work with: the models by name, the judge, the keys and the limits."""
+"""State of one ingress replica that all routes share: models, judge, API keys, limits and batches."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.schema import Message
-from safe_r1.serve.api import ApiError
+from safe_r1.serve.base import Generation, JudgeClient, SamplingParams
 from safe_r1.serve.config import ServeConfig
-from safe_r1.serve.drain import Drain
 from safe_r1.serve.engine import ServedModel
-from safe_r1.serve.evaluator import Asked, Evaluator, Generated, JudgeCaller
-from safe_r1.serve.keys import KeyRing, Limits
-from safe_r1.serve.line import Line, Patience
-from safe_r1.serve.metrics import Meter, NoMeter
-from safe_r1.serve.store import Store
+from safe_r1.serve.errors import ApiError
+from safe_r1.serve.evaluator import Evaluator
+from safe_r1.serve.keys import KeyRing, RateLimits
+from safe_r1.serve.middleware import Drain
+from safe_r1.serve.request_queue import RequestQueue, SharedRetry
+from safe_r1.serve.store import BatchStore
+from safe_r1.serve.telemetry import Telemetry
 
-# Of the models' room, what the rows of all batches take at once; the rest stays free for those who wait for
-# an answer.
+# Share of the models' slots that the rows of all batches together may use; the rest stays free for
+# interactive requests.
 _BATCH_SHARE = 0.875
 
 
 class Service:
-    """One ingress's view of the service.
+    """State of one ingress replica.
 
     Attributes:
         config: The settings.
-        models: By the name under which they are asked.
-        judge_name: As in the rows of an evaluation.
-        missing: Tells which parts of the service are not up.
-        meter: Counts.
-        keys: Who may ask.
-        limits: How much.
-        drain: What is being answered.
-        store: Files and batches; None where there is no place for them.
-        start_batch: Sees to it that a batch is run.
+        models: The models by name.
+        judge_name: Label of the judge (``NAME@IDENTITY``), as in the verdicts of an evaluation.
+        find_missing: Returns the deployments that are not up.
+        telemetry: Telemetry sink.
+        keys: API keys.
+        limits: Rate limits of the keys.
+        drain: Rejects new requests at shutdown.
+        store: Files and batches; None without the batch API.
+        start_batch: Starts the batch of an id; None without the batch API.
     """
 
     def __init__(
         self,
         config: ServeConfig,
-        models: dict[str, ServedModel],
-        judge: JudgeCaller,
-        missing: Callable[[], Awaitable[list[str]]],
-        meter: Meter | None = None,
+        models: Mapping[str, ServedModel],
+        judge: JudgeClient,
+        find_missing: Callable[[], Awaitable[list[str]]],
+        telemetry: Telemetry,
         start_batch: Callable[[str], None] | None = None,
     ):
-        self.config, self.models, self.missing, self.meter = config, models, missing, meter or NoMeter()
-        self.judge_name, self._judge = judge.judge_name, judge
-        self.keys, self.limits = KeyRing(config.api_keys), Limits(config.limits)
-        self._batch_rooms = self._rooms(_BATCH_SHARE)
-        self._lines = {name: Line(served, config) for name, served in models.items()}
-        self._patience = Patience(config.first_answer_timeout_s)
-        self._num_pending, self.drain = 0, Drain()
-        self.store = Store(config.batches) if config.batches else None
+        self.config = config
+        self.models = models
+        self.judge_name = judge.judge_name
+        self.find_missing = find_missing
+        self.telemetry = telemetry
         self.start_batch = start_batch
+        self.keys = KeyRing(config.api_keys)
+        self.limits = RateLimits(config.limits)
+        self.drain = Drain()
+        self.store = BatchStore(config.batches) if config.batches else None
+        self._judge = judge
+        self._judge_retry = SharedRetry(config.first_answer_timeout_s)
+        self._queues = {name: RequestQueue(served, config) for name, served in models.items()}
+        self._batch_slots = self._make_slots(_BATCH_SHARE)
+        self._num_pending = 0
 
     def evaluator(self, *, is_batch: bool) -> Evaluator:
-        """Evaluates one request with these models and this judge; the rows of batches share their room."""
-        return Evaluator(self, self, self._batch_rooms if is_batch else self._rooms())
+        """Evaluator of one request; the rows of all batches share their slots."""
+        return Evaluator(self, self, self._batch_slots if is_batch else self._make_slots())
 
-    def _rooms(self, share: float = 1.0) -> dict[str, asyncio.Semaphore]:
+    def _make_slots(self, share: float = 1.0) -> dict[str, asyncio.Semaphore]:
         return {
-            name: asyncio.Semaphore(max(1, int(served.room * share))) for name, served in self.models.items()
+            name: asyncio.Semaphore(max(1, int(served.slots * share))) for name, served in self.models.items()
         }
 
     def model(self, name: str) -> ServedModel:
         """A model by its name.
 
         Raises:
-            ApiError: 404 with the names there are.
+            ApiError: 404 with the known names.
         """
         if name not in self.models:
             known = ", ".join(self.models) or "none"
-            raise ApiError(
-                404, "model_not_found", f"no model {name[:200]!r} here; there is: {known}", "model"
-            )
+            message = f"unknown model {name[:200]!r}; available: {known}"
+            raise ApiError(404, "model_not_found", message, "model")
         return self.models[name]
 
-    async def generate(self, model: str, messages: list[Message], asked: Asked) -> Generated:
-        """See ``Engine.generate``."""
+    async def generate(self, model: str, messages: list[Message], params: SamplingParams) -> Generation:
+        """See ``GenerationClient.generate``."""
         self.model(model)
         started = time.monotonic()
-        generated = await self._lines[model].generate(messages, asked)
-        self.meter.stage("generate", time.monotonic() - started)
-        self.meter.tokens(model, generated.prompt_tokens, generated.completion_tokens)
-        return generated
+        generation = await self._queues[model].generate(messages, params)
+        self.telemetry.stage("generate", time.monotonic() - started)
+        self.telemetry.tokens(model, generation.prompt_tokens, generation.completion_tokens)
+        return generation
 
     @contextlib.contextmanager
     def admit(self, num_items: int) -> Iterator[None]:
-        """Hold room for the items of a request. The rows of a batch need none: it asks for a few at a time.
+        """Count the items of a request as pending for the duration of the block.
+
+        Rows of a batch are not counted: a batch sends only a few of them at a time.
 
         Raises:
-            ApiError: 429 where this ingress has taken in as much as it may.
+            ApiError: 429, this ingress has too many pending items.
         """
         if self._num_pending and self._num_pending + num_items > self.config.max_pending_items:
-            raise ApiError(
-                429,
-                "overloaded",
-                f"{self._num_pending} items are waiting already; try again",
-                retry_after_s=10,
-            )
+            message = f"{self._num_pending} items are pending; try again"
+            raise ApiError(429, "overloaded", message, retry_after_s=10)
         self._num_pending += num_items
         try:
             yield
         finally:
             self._num_pending -= num_items
 
-    async def judge(self, items: Sequence[JudgeItem], *, is_patient: bool = True) -> list[Judgement]:
-        """See ``JudgeCaller.judge``."""
+    async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
+        """See ``JudgeClient.judge``."""
         started = time.monotonic()
 
-        async def call() -> list[Judgement]:
-            return await self._judge.judge(items, is_patient=is_patient)
+        async def attempt() -> list[Judgement]:
+            return await self._judge.judge(items, retry=retry)
 
-        judgements = await (self._patience.ask(call) if is_patient else call())
-        self.meter.stage("judge", time.monotonic() - started)
+        judgements = await (self._judge_retry.call(attempt) if retry else attempt())
+        self.telemetry.stage("judge", time.monotonic() - started)
         return judgements

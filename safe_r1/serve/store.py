@@ -1,43 +1,112 @@
 """Files and batches in OpenAI's form, in a folder that outlives the service.
 
 ``FOLDER/files/ID/``: ``file.json``, ``content.jsonl``. ``FOLDER/batches/ID/``: ``batch.json`` and
-``input.jsonl`` as it was asked for, ``rows/`` with what is finished, ``state.json`` from whoever runs it, and
-``cancel`` once somebody wants it to end. Each of them has one writer.
+``input.jsonl`` as the batch was created, ``rows/`` with finished rows, ``state.json`` written by the batch's
+runner, and ``cancel`` once the batch is to be cancelled. Each file has only one writer.
 """
 
 import json
 import re
 import time
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal, TypedDict, cast
 
 from upath import UPath
 
 from safe_r1.runs import remove, write_bytes
-from safe_r1.serve.api import ApiError
+from safe_r1.serve.batch_input import MAX_ITEMS, LineError, RequestRow, read_requests
+from safe_r1.serve.errors import ApiError
 
 ENDPOINTS = ("/v1/safety/evaluate", "/v1/chat/completions")
-FINAL = ("completed", "failed", "cancelled", "expired")
-MAX_REQUESTS = 50_000
-MAX_ITEMS = 500_000
+FINAL_STATUSES = ("completed", "failed", "cancelled", "expired")
 _WINDOW_S = 24 * 3600
-_SHOWN_ERRORS = 20
-_NAMES = {"files": "file", "batches": "batch"}
+_MAX_SHOWN_ERRORS = 20
 _ID = re.compile(r"(?:file|batch)-[0-9a-f]{32}")
 
+Kind = Literal["file", "batch"]
+_FOLDERS: dict[Kind, str] = {"file": "files", "batch": "batches"}
 
-class Store:
-    """What is kept for the callers; each sees what belongs to their own key."""
+
+class FileObject(TypedDict):
+    """OpenAI's file object."""
+
+    id: str
+    object: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: str
+
+
+class DeletedFile(TypedDict):
+    """OpenAI's reply to the deletion of a file."""
+
+    id: str
+    object: str
+    deleted: bool
+
+
+class RequestCounts(TypedDict):
+    """Requests of a batch."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchErrors(TypedDict):
+    """Why a batch failed."""
+
+    object: str
+    data: list[LineError]
+
+
+class BatchState(TypedDict):
+    """Changing part of a batch; times of its statuses (``STATUS_at``) stand beside these fields."""
+
+    status: str
+    request_counts: RequestCounts
+    output_file_id: str | None
+    error_file_id: str | None
+    errors: BatchErrors | None
+
+
+class BatchInfo(TypedDict):
+    """Constant part of a batch."""
+
+    id: str
+    object: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    expires_at: int
+    metadata: dict[str, str] | None
+
+
+class OwnedBatchInfo(BatchInfo):
+    """Constant part of a batch as stored; ``owner`` is the name of an API key."""
+
+    owner: str
+
+
+class BatchObject(BatchInfo, BatchState):
+    """OpenAI's batch object."""
+
+
+class BatchStore:
+    """Files and batches of all API keys; each key has access only to its own."""
 
     def __init__(self, folder: str):
         self.folder = UPath(folder)
 
-    def put_file(self, owner: str, name: str, content: bytes, purpose: str = "batch") -> dict[str, Any]:
-        """Keep a file; gives its object."""
-        identity = f"file-{uuid.uuid4().hex}"
-        place = self.folder / "files" / identity
-        info = {
-            "id": identity,
+    def put_file(self, owner: str, name: str, content: bytes, purpose: str = "batch") -> FileObject:
+        """Store a file."""
+        file_id = f"file-{uuid.uuid4().hex}"
+        info: FileObject = {
+            "id": file_id,
             "object": "file",
             "bytes": len(content),
             "created_at": int(time.time()),
@@ -45,40 +114,42 @@ class Store:
             "purpose": purpose,
             "status": "processed",
         }
-        write_bytes(place / "content.jsonl", content)
-        write_bytes(place / "file.json", json.dumps(info | {"owner": owner}, ensure_ascii=False).encode())
+        folder = self._folder("file", file_id)
+        write_bytes(folder / "content.jsonl", content)
+        # Written last: a file without it is not listed.
+        _write_json(folder / "file.json", {**info, "owner": owner})
         return info
 
-    def file(self, owner: str, identity: str) -> dict[str, Any]:
+    def file(self, owner: str, file_id: str) -> FileObject:
         """A file's object.
 
         Raises:
             ApiError: 404.
         """
-        return _shown(self._read("files", identity, "file.json", owner))
+        return cast(FileObject, self._read("file", file_id, owner))
 
-    def content(self, owner: str, identity: str) -> bytes:
+    def content(self, owner: str, file_id: str) -> bytes:
         """A file's content.
 
         Raises:
             ApiError: 404.
         """
-        self.file(owner, identity)
-        return (self.folder / "files" / identity / "content.jsonl").read_bytes()
+        self.file(owner, file_id)
+        return (self._folder("file", file_id) / "content.jsonl").read_bytes()
 
-    def files(self, owner: str) -> list[dict[str, Any]]:
-        """All files of a caller, newest first."""
-        return self._list("files", "file.json", owner)
+    def files(self, owner: str) -> list[FileObject]:
+        """All files of a key, newest first."""
+        return cast(list[FileObject], self._list("file", owner))
 
-    def delete_file(self, owner: str, identity: str) -> dict[str, Any]:
-        """Remove a file.
+    def delete_file(self, owner: str, file_id: str) -> DeletedFile:
+        """Delete a file.
 
         Raises:
             ApiError: 404.
         """
-        self.file(owner, identity)
-        remove(self.folder / "files" / identity)
-        return {"id": identity, "object": "file", "deleted": True}
+        self.file(owner, file_id)
+        remove(self._folder("file", file_id))
+        return {"id": file_id, "object": "file", "deleted": True}
 
     def create_batch(
         self,
@@ -87,19 +158,21 @@ class Store:
         endpoint: str,
         metadata: dict[str, str] | None,
         max_items: int = MAX_ITEMS,
-    ) -> dict[str, Any]:
-        """Keep a batch; one whose file cannot be used is ``failed`` from the start, with the lines at fault.
+    ) -> BatchObject:
+        """Create a batch; if its input file is invalid, its status is ``failed``, with the lines at fault.
 
         Raises:
-            ApiError: 400 for another endpoint, 404 for a file that is not there.
+            ApiError: 400 for an unsupported endpoint, 404 for an unknown file.
         """
         if endpoint not in ENDPOINTS:
-            raise ApiError(400, "unknown_endpoint", f"a batch goes to {' or '.join(ENDPOINTS)}", "endpoint")
+            message = f"unsupported endpoint; a batch goes to {' or '.join(ENDPOINTS)}"
+            raise ApiError(400, "unknown_endpoint", message, "endpoint")
         content = self.content(owner, input_file)
         rows, errors = read_requests(content, endpoint, max_items)
-        identity, created = f"batch-{uuid.uuid4().hex}", int(time.time())
-        info = {
-            "id": identity,
+        batch_id = f"batch-{uuid.uuid4().hex}"
+        created = int(time.time())
+        info: OwnedBatchInfo = {
+            "id": batch_id,
             "object": "batch",
             "endpoint": endpoint,
             "input_file_id": input_file,
@@ -109,164 +182,117 @@ class Store:
             "metadata": metadata,
             "owner": owner,
         }
-        place = self.folder / "batches" / identity
-        state: dict[str, Any] = {"status": "validating", "request_counts": counts(len(rows))}
+        state: dict[str, object] = {"status": "validating", "request_counts": make_counts(len(rows))}
         if errors:
             state = {
                 "status": "failed",
                 "failed_at": created,
-                "request_counts": counts(0),
-                "errors": {"object": "list", "data": errors[:_SHOWN_ERRORS]},
+                "request_counts": make_counts(0),
+                "errors": {"object": "list", "data": errors[:_MAX_SHOWN_ERRORS]},
             }
-        self.write_state(identity, state)
-        # Of its own: the file may be deleted while the batch runs.
-        write_bytes(place / "input.jsonl", content)
-        write_bytes(place / "batch.json", json.dumps(info, ensure_ascii=False).encode())
-        return self.batch(owner, identity)
+        self.write_state(batch_id, state)
+        # A copy, since the input file may be deleted while the batch is running.
+        write_bytes(self._folder("batch", batch_id) / "input.jsonl", content)
+        # Written last: a batch without it is not listed.
+        _write_json(self._folder("batch", batch_id) / "batch.json", info)
+        return self.batch(owner, batch_id)
 
-    def batch(self, owner: str, identity: str) -> dict[str, Any]:
-        """A batch's object as it stands.
+    def batch(self, owner: str, batch_id: str) -> BatchObject:
+        """A batch's object with its current state.
 
         Raises:
             ApiError: 404.
         """
-        info = _shown(self._read("batches", identity, "batch.json", owner))
-        state = self.read_state(identity)
-        if (self.folder / "batches" / identity / "cancel").exists() and state["status"] not in FINAL:
+        info = self._read("batch", batch_id, owner)
+        state = self.read_state(batch_id)
+        if self.is_cancelled(batch_id) and state["status"] not in FINAL_STATUSES:
             state["status"] = "cancelling"
-        return {"output_file_id": None, "error_file_id": None, "errors": None} | info | state
+        defaults = {"output_file_id": None, "error_file_id": None, "errors": None}
+        return cast(BatchObject, {**defaults, **info, **state})
 
-    def batches(self, owner: str) -> list[dict[str, Any]]:
-        """All batches of a caller, newest first."""
-        return [self.batch(owner, info["id"]) for info in self._list("batches", "batch.json", owner)]
+    def batches(self, owner: str) -> list[BatchObject]:
+        """All batches of a key, newest first."""
+        return [self.batch(owner, str(info["id"])) for info in self._list("batch", owner)]
 
-    def cancel(self, owner: str, identity: str) -> dict[str, Any]:
-        """Ask a batch to end; what is finished is kept.
+    def cancel(self, owner: str, batch_id: str) -> BatchObject:
+        """Cancel a batch; finished rows are kept.
 
         Raises:
-            ApiError: 404, or 400 where it has ended.
+            ApiError: 404, or 400 if the batch has already ended.
         """
-        found = self.batch(owner, identity)
-        if found["status"] in FINAL:
+        found = self.batch(owner, batch_id)
+        if found["status"] in FINAL_STATUSES:
             raise ApiError(400, "batch_has_ended", f"the batch is {found['status']}")
-        write_bytes(self.folder / "batches" / identity / "cancel", b"")
-        return self.batch(owner, identity)
+        write_bytes(self._folder("batch", batch_id) / "cancel", b"")
+        return self.batch(owner, batch_id)
 
-    def is_cancelled(self, identity: str) -> bool:
-        """Somebody wants it to end."""
-        return (self.folder / "batches" / identity / "cancel").exists()
+    def is_cancelled(self, batch_id: str) -> bool:
+        """Whether the batch was cancelled by its owner."""
+        return (self._folder("batch", batch_id) / "cancel").exists()
 
-    def read_state(self, identity: str) -> dict[str, Any]:
-        """How far a batch is."""
-        return json.loads((self.folder / "batches" / identity / "state.json").read_text(encoding="utf-8"))
+    def read_state(self, batch_id: str) -> BatchState:
+        """Current state of a batch."""
+        return cast(BatchState, _read_json(self._folder("batch", batch_id) / "state.json"))
 
-    def write_state(self, identity: str, state: dict[str, Any]) -> None:
-        """Say how far it is; for whoever runs it."""
-        write_bytes(
-            self.folder / "batches" / identity / "state.json", json.dumps(state, ensure_ascii=False).encode()
-        )
+    def write_state(self, batch_id: str, state: Mapping[str, object]) -> None:
+        """Replace the state of a batch; only its runner calls this once the batch exists."""
+        _write_json(self._folder("batch", batch_id) / "state.json", state)
 
-    def info(self, identity: str) -> dict[str, Any]:
-        """A batch as it was asked for, its owner included."""
-        return json.loads((self.folder / "batches" / identity / "batch.json").read_text(encoding="utf-8"))
+    def info(self, batch_id: str) -> OwnedBatchInfo:
+        """Constant part of a batch, including its owner."""
+        return cast(OwnedBatchInfo, _read_json(self._folder("batch", batch_id) / "batch.json"))
 
-    def rows(self, identity: str) -> list[dict[str, Any]]:
-        """The requests of a batch that was let in."""
-        content = (self.folder / "batches" / identity / "input.jsonl").read_bytes()
-        return read_requests(content, self.info(identity)["endpoint"])[0]
+    def rows(self, batch_id: str) -> list[RequestRow]:
+        """Requests of a batch with a valid input file."""
+        content = (self._folder("batch", batch_id) / "input.jsonl").read_bytes()
+        return read_requests(content, self.info(batch_id)["endpoint"])[0]
+
+    def rows_folder(self, batch_id: str) -> UPath:
+        """Folder of a batch's finished rows."""
+        return self._folder("batch", batch_id) / "rows"
 
     def unfinished(self) -> list[str]:
-        """Batches that nobody has ended, oldest first."""
-        place = self.folder / "batches"
-        names = (
-            [each.name for each in place.iterdir() if (each / "batch.json").exists()]
-            if place.exists()
-            else []
-        )
-        waiting = [name for name in names if self.read_state(name)["status"] not in FINAL]
-        return sorted(waiting, key=lambda name: self.info(name)["created_at"])
+        """Ids of the batches that have not ended, oldest first."""
+        batch_ids = [folder.name for folder in self._folders("batch")]
+        unfinished = [each for each in batch_ids if self.read_state(each)["status"] not in FINAL_STATUSES]
+        return sorted(unfinished, key=lambda batch_id: self.info(batch_id)["created_at"])
 
-    def _read(self, kind: str, identity: str, file: str, owner: str) -> dict[str, Any]:
-        # The id comes from outside: nothing but an id may become a path.
-        place = self.folder / kind / identity / file if _ID.fullmatch(identity) else None
-        found = (
-            json.loads(place.read_text(encoding="utf-8")) if place is not None and place.exists() else None
-        )
+    def _folder(self, kind: Kind, object_id: str) -> UPath:
+        return self.folder / _FOLDERS[kind] / object_id
+
+    def _folders(self, kind: Kind) -> list[UPath]:
+        parent = self.folder / _FOLDERS[kind]
+        folders = parent.iterdir() if parent.exists() else ()
+        return [folder for folder in folders if (folder / f"{kind}.json").exists()]
+
+    def _read(self, kind: Kind, object_id: str, owner: str) -> dict[str, object]:
+        found = None
+        # The id comes from a request: only a well-formed one may become part of a path.
+        if _ID.fullmatch(object_id):
+            path = self._folder(kind, object_id) / f"{kind}.json"
+            found = _read_json(path) if path.exists() else None
         if found is None or found["owner"] != owner:
-            raise ApiError(404, "not_found", f"no {_NAMES[kind]} of this id here")
-        return found
+            raise ApiError(404, "not_found", f"no {kind} with this id")
+        return _without_owner(found)
 
-    def _list(self, kind: str, file: str, owner: str) -> list[dict[str, Any]]:
-        place = self.folder / kind
-        places = [each / file for each in place.iterdir()] if place.exists() else []
-        found = [json.loads(each.read_text(encoding="utf-8")) for each in places if each.exists()]
-        mine = [_shown(info) for info in found if info["owner"] == owner]
-        return sorted(mine, key=lambda info: (info["created_at"], info["id"]), reverse=True)
+    def _list(self, kind: Kind, owner: str) -> list[dict[str, object]]:
+        found = [_read_json(folder / f"{kind}.json") for folder in self._folders(kind)]
+        own = [_without_owner(info) for info in found if info["owner"] == owner]
+        return sorted(own, key=lambda info: (info["created_at"], info["id"]), reverse=True)
 
 
-def _shown(info: dict[str, Any]) -> dict[str, Any]:
+def _without_owner(info: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in info.items() if name != "owner"}
 
 
-def counts(total: int, completed: int = 0, failed: int = 0) -> dict[str, int]:
-    """OpenAI's counts of a batch."""
+def _read_json(path: UPath) -> dict[str, object]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_json(path: UPath, value: Mapping[str, object]) -> None:
+    write_bytes(path, json.dumps(value, ensure_ascii=False).encode())
+
+
+def make_counts(total: int, completed: int = 0, failed: int = 0) -> RequestCounts:
+    """OpenAI's request counts of a batch."""
     return {"total": total, "completed": completed, "failed": failed}
-
-
-def read_requests(
-    content: bytes, endpoint: str, max_items: int = MAX_ITEMS
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The requests of a batch's file, and what is wrong with it by line.
-
-    Args:
-        content: JSONL: ``custom_id``, ``method`` (POST), ``url`` and ``body``.
-        endpoint: Where all of them must go.
-        max_items: Items of all evaluations together; a chat is one.
-
-    Returns:
-        Rows with ``custom_id`` and ``body``; errors with ``code``, ``line``, ``message``. Nothing of the
-        content is quoted.
-    """
-    rows: list[dict[str, Any]] = []
-    errors: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        row: Any = None
-        try:
-            row = json.loads(line)
-            # Python reads more than JSON is: NaN, and halves of surrogate pairs.
-            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
-            fault = _fault(row, endpoint, seen)
-        except (ValueError, RecursionError):
-            fault = "the line is not JSON"
-        if fault:
-            errors.append({"code": "invalid_line", "line": number, "message": fault, "param": None})
-        else:
-            seen.add(row["custom_id"])
-            rows.append({"custom_id": row["custom_id"], "body": row["body"]})
-    if not rows and not errors:
-        errors.append(
-            {"code": "empty_file", "line": None, "message": "the file holds no request", "param": None}
-        )
-    if len(rows) > MAX_REQUESTS:
-        message = f"{len(rows)} requests; a batch takes {MAX_REQUESTS}"
-        errors.append({"code": "too_many_requests", "line": None, "message": message, "param": None})
-    num_items = sum(len(items) if isinstance(items := row["body"].get("items"), list) else 1 for row in rows)
-    if num_items > max_items:
-        message = f"{num_items} items; a batch takes {max_items}"
-        errors.append({"code": "too_many_items", "line": None, "message": message, "param": None})
-    return rows, errors
-
-
-def _fault(row: Any, endpoint: str, seen: set[str]) -> str | None:
-    if not isinstance(row, dict) or not isinstance(row.get("body"), dict):
-        return "expected an object with custom_id, method, url and an object body"
-    if not isinstance(row.get("custom_id"), str) or not 0 < len(row["custom_id"]) <= 512:
-        return "custom_id must be a text of 1 to 512 characters"
-    if row["custom_id"] in seen:
-        return "custom_id stands in an earlier line"
-    if row.get("method") != "POST" or row.get("url") != endpoint:
-        return f"expected method POST and url {endpoint}"
-    return "a batch cannot stream" if row["body"].get("stream") else None

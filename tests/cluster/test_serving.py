@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from safe_r1.serve import metrics
+from safe_r1.serve import telemetry
 from safe_r1.serve.config import ServeConfig
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -33,6 +33,6 @@ def test_the_dashboard_shows_metrics_that_are_written():
         for target in panel["targets"]
         for name in re.findall(r"ray_(safe_r1_\w+)", target["expr"])
     }
-    written = set(re.findall(r'"(safe_r1_\w+)"', Path(metrics.__file__).read_text("utf-8")))
+    written = set(re.findall(r'"(safe_r1_\w+)"', Path(telemetry.__file__).read_text("utf-8")))
     assert shown == written
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -7,9 +7,9 @@ import pytest
 
 from safe_r1.errors import ConfigError
 from safe_r1.serve import keys
-from safe_r1.serve.api import ApiError
 from safe_r1.serve.config import LimitConfig
-from safe_r1.serve.keys import Key, KeyRing, Limits, read_keys
+from safe_r1.serve.errors import ApiError
+from safe_r1.serve.keys import ApiKey, KeyRing, RateLimits, read_keys
 
 SECRET = "a-secret-of-some-length"
 
@@ -37,7 +37,7 @@ def test_several_keys_plain_and_hashed(tmp_path: Path):
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer ", "Basic abc", SECRET, "Bearer wrong", f"Bearer {SECRET}x"]
 )
-def test_others_are_turned_away(tmp_path: Path, header: str | None):
+def test_invalid_keys_are_rejected(tmp_path: Path, header: str | None):
     ring = KeyRing(write(tmp_path / "keys.toml", f'[a]\nkey = "{SECRET}"'))
     with pytest.raises(ApiError) as caught:
         ring.find(header)
@@ -45,8 +45,8 @@ def test_others_are_turned_away(tmp_path: Path, header: str | None):
     assert SECRET not in str(caught.value.body)
 
 
-def test_the_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keys, "_LOOK_EVERY_S", 0.0)
+def test_the_file_is_reloaded_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keys, "_CHECK_INTERVAL_S", 0.0)
     file = tmp_path / "keys.toml"
     ring = KeyRing(write(file, f'[a]\nkey = "{SECRET}"'))
     write(file, '[b]\nkey = "a-newer-secret-here"', mtime=2)
@@ -60,7 +60,7 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "no key"),
         ("[a", "expected TOML"),
@@ -69,33 +69,33 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pyt
         (f'[a]\nkey = "{SECRET}"\nadmin = true', "admin"),
     ],
 )
-def test_a_wrong_file_is_one_clear_line_without_the_key(tmp_path: Path, text: str, said: str):
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_an_invalid_file_is_one_clear_line_without_the_key(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
         read_keys(write(tmp_path / "keys.toml", text))
     assert SECRET not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_limits_by_key():
-    async def ask() -> None:
-        limits = Limits(LimitConfig(requests_per_minute=2, items_per_minute=10))
-        await limits.take("a", None, "requests")
-        await limits.take("a", None, "requests")
+    async def run() -> None:
+        limits = RateLimits(LimitConfig(requests_per_minute=2, items_per_minute=10))
+        await limits.charge("a", None, "requests")
+        await limits.charge("a", None, "requests")
         with pytest.raises(ApiError) as caught:
-            await limits.take("a", None, "requests")
+            await limits.charge("a", None, "requests")
         assert caught.value.status == 429
         assert 1 <= int(caught.value.headers["Retry-After"]) <= 60
-        await limits.take("b", None, "requests")
-        await limits.take("c", Key(key=SECRET, requests_per_minute=1), "requests")
+        await limits.charge("b", None, "requests")
+        await limits.charge("c", ApiKey(key=SECRET, requests_per_minute=1), "requests")
         with pytest.raises(ApiError):
-            await limits.take("c", Key(key=SECRET, requests_per_minute=1), "requests")
-        await limits.take("a", None, "items", 10)
+            await limits.charge("c", ApiKey(key=SECRET, requests_per_minute=1), "requests")
+        await limits.charge("a", None, "items", 10)
         with pytest.raises(ApiError) as caught:
-            await limits.take("b", None, "items", 11)
+            await limits.charge("b", None, "items", 11)
         assert caught.value.code == "too_many_items"
 
-    asyncio.run(ask())
+    asyncio.run(run())
 
 
-def test_without_a_file_everybody_is_local():
+def test_without_a_file_every_caller_is_local():
     assert KeyRing(None).find(None) == ("local", None)

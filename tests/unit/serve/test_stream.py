@@ -18,34 +18,34 @@ TEXTS = [
 ]
 
 
-def split(text: str, pieces: list[str], *, is_reasoning: bool) -> tuple[str, str]:
+def split(text: str, chunks: list[str], *, is_reasoning: bool) -> tuple[str, str]:
     splitter = StreamSplitter(is_reasoning)
-    parts = [splitter.feed(piece) for piece in pieces] + [splitter.finish()]
-    assert "".join(pieces) == text
+    parts = [splitter.feed(chunk) for chunk in chunks] + [splitter.finish()]
+    assert "".join(chunks) == text
     return "".join(part[0] for part in parts), "".join(part[1] for part in parts)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_cut_gives_what_the_whole_gives(text: str):
+def test_the_split_does_not_depend_on_the_chunks(text: str):
     opened = "</think>" in text and "<think>" not in text
     whole = split(text, [text], is_reasoning=opened)
     assert split(text, list(text), is_reasoning=opened) == whole
     for first, second in itertools.combinations(range(len(text) + 1), 2):
-        pieces = [text[:first], text[first:second], text[second:]]
-        assert split(text, pieces, is_reasoning=opened) == whole
+        chunks = [text[:first], text[first:second], text[second:]]
+        assert split(text, chunks, is_reasoning=opened) == whole
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_it_agrees_with_the_evaluation(text: str):
+def test_the_split_is_that_of_an_evaluation(text: str):
     if text.startswith("回答里"):
-        pytest.skip("a mention of the tag: known only when all is there")
+        pytest.skip("a mention of the tag can be told from a tag only in the whole text")
     opened = "</think>" in text and "<think>" not in text
     reasoning, answer = split(text, [text], is_reasoning=opened)
     wanted = split_reasoning(("<think>\n" if opened else "") + text)
     assert (reasoning.strip(), answer.strip()) == (wanted[0], wanted[1] or "")
 
 
-def test_nothing_of_the_answer_waits_for_its_end():
+def test_text_is_held_back_only_if_it_may_be_a_tag():
     splitter = StreamSplitter()
     assert splitter.feed("<think>a") == ("a", "")
     assert splitter.feed("b</th") == ("b", "")

@@ -1,0 +1,87 @@
+"""Types that the evaluator, the models and the judges of the service exchange."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.schema import Message, Unscored
+from safe_r1.serve.errors import ApiError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling of one completion; None means the default of the model's entry in ``safe_r1.models.registry``.
+
+    Attributes:
+        seed: Seed of the sampler, for this completion alone.
+    """
+
+    seed: int
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole completion; ``text`` begins with the reasoning prefix of the prompt, if there is one."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a completion that is being streamed; only the last one has the token counts."""
+
+    text: str
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class GenerationClient(Protocol):
+    """Generates completions with models chosen by name."""
+
+    async def generate(self, model: str, messages: list[Message], params: SamplingParams) -> Generation:
+        """Generate one completion.
+
+        Raises:
+            ApiError: Unknown model, prompt too long, overload, or engine down.
+        """
+        ...
+
+
+class JudgeClient(Protocol):
+    """Calls the judge of the service.
+
+    Attributes:
+        judge_name: Label of the judge (``NAME@IDENTITY``), as in the verdicts of an evaluation.
+    """
+
+    judge_name: str
+
+    async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
+        """Judge all items, in order.
+
+        Args:
+            items: Texts to be judged.
+            retry: Wait and try again while the judge is down or overloaded.
+
+        Raises:
+            ApiError: The judge is down or overloaded.
+        """
+        ...
+
+
+NOT_JUDGED = (Unscored.JUDGE_OVERLOADED, Unscored.JUDGE_UNAVAILABLE)
+"""Reasons that mean that the judge has not seen the text."""
+_UNSCORED_BY_STATUS = {429: Unscored.JUDGE_OVERLOADED, 503: Unscored.JUDGE_UNAVAILABLE}
+
+
+def unscored_reason(error: ApiError) -> Unscored:
+    """Reason of an item that is unscored because the call of the judge failed."""
+    return _UNSCORED_BY_STATUS.get(error.status, Unscored.JUDGE_ERROR)

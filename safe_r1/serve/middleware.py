@@ -1,0 +1,189 @@
+"""Middleware around every route: body size limit, content log, draining, and the audit log."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import uuid
+
+from fastapi import Request, Response
+from starlette.middleware.base import RequestResponseEndpoint
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from safe_r1.serve.errors import ApiError, format_location
+
+audit_log = logging.getLogger("safe_r1.audit")
+content_log = logging.getLogger("safe_r1.content")
+logger = logging.getLogger(__name__)
+_LOGGED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/safety/evaluate")
+
+
+class SizeLimit:
+    """Answers a request whose body is larger than ``max_bytes`` with 413, without reading the rest of it."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int):
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if length.isdigit() and int(length) > self._max_bytes:
+            await self._reject(scope, receive, send)
+            return
+        num_received = 0
+        is_too_large = False
+        has_responded = False
+
+        # A chunked body has no Content-Length: its size is only known while it is received.
+        async def receive_and_count() -> Message:
+            nonlocal num_received, is_too_large
+            message = await receive()
+            num_received += len(message.get("body", b""))
+            if num_received > self._max_bytes:
+                is_too_large = True
+                raise _BodyTooLargeError
+            return message
+
+        async def send_unless_rejected(message: Message) -> None:
+            nonlocal has_responded
+            # The routes answer a body that breaks off with another error, which would hide the 413.
+            if not is_too_large or has_responded:
+                has_responded = True
+                await send(message)
+
+        with contextlib.suppress(_BodyTooLargeError):
+            await self._app(scope, receive_and_count, send_unless_rejected)
+        if is_too_large and not has_responded:
+            await self._reject(scope, receive, send)
+
+    async def _reject(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit_mib = self._max_bytes / 2**20
+        error = ApiError(413, "request_too_large", f"the request is larger than {limit_mib:g} MiB")
+        response = error.to_response()
+        response.headers["Connection"] = "close"
+        await response(scope, receive, send)
+
+
+class _BodyTooLargeError(Exception):
+    """A request body exceeded its limit."""
+
+
+class ContentLog:
+    """Writes requests and responses to the log ``safe_r1.content``; added only if ``log_content`` is set.
+
+    One line per request: a JSON object with the request id of the audit log, the path, and both bodies.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request and record its bodies."""
+        if scope["type"] != "http" or scope["path"] not in _LOGGED_PATHS:
+            await self._app(scope, receive, send)
+            return
+        request_body = bytearray()
+        response_body = bytearray()
+        response_headers: dict[bytes, bytes] = {}
+
+        async def receive_and_record() -> Message:
+            message = await receive()
+            request_body.extend(message.get("body", b""))
+            return message
+
+        async def send_and_record(message: Message) -> None:
+            response_headers.update(dict(message.get("headers", ())))
+            response_body.extend(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive_and_record, send_and_record)
+        finally:
+            # Encoded as JSON strings, so that no text of a caller or a model can begin a new log line.
+            entry = {
+                "request": response_headers.get(b"x-request-id", b"").decode(),
+                "path": scope["path"],
+                "sent": _decode_line(request_body),
+                "answered": _decode_line(response_body),
+            }
+            content_log.info(json.dumps(entry, ensure_ascii=False))
+
+
+def _decode_line(body: bytearray) -> str:
+    """The body as text without the line separators that JSON leaves unescaped."""
+    text = body.decode("utf-8", "replace")
+    return text.replace("\u2028", " ").replace("\u2029", " ").replace("\x85", " ")
+
+
+class Drain:
+    """Rejects new requests while the service shuts down, and waits for those in progress.
+
+    Attributes:
+        is_closed: New requests are answered with 503.
+    """
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self._num_active = 0
+
+    async def close(self, timeout_s: float) -> bool:
+        """Reject new requests and wait for those in progress; True if all of them finished in time."""
+        self.is_closed = True
+        deadline = time.monotonic() + timeout_s
+        while self._num_active and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        return not self._num_active
+
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """ASGI middleware around ``app``; a stream is in progress until its last event."""
+
+        async def count_or_reject(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+            elif self.is_closed:
+                error = ApiError(503, "service_ending", "the service is shutting down", retry_after_s=30)
+                await error.to_response()(scope, receive, send)
+            else:
+                self._num_active += 1
+                try:
+                    await app(scope, receive, send)
+                finally:
+                    self._num_active -= 1
+
+        return count_or_reject
+
+
+async def audit_request(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Write one audit line without content for each request, and answer unexpected exceptions with 500.
+
+    Routes add to the line through ``request.state.facts``: name of the key, items, tokens.
+    """
+    started = time.monotonic()
+    request.state.facts = {}
+    request.state.id = uuid.uuid4().hex
+    try:
+        response = await call_next(request)
+    except Exception as error:  # noqa: BLE001 - an internal error is answered, counted and audited as well
+        logger.error("%s in\n%s", type(error).__name__, format_location(error))
+        response = ApiError(500, "internal_error", f"unexpected {type(error).__name__}").to_response()
+    response.headers["X-Request-Id"] = request.state.id
+    seconds = time.monotonic() - started
+    entry = {
+        "request": request.state.id,
+        "method": request.method,
+        "path": request.url.path,
+        "status": response.status_code,
+        "ms": round(1000 * seconds),
+        **request.state.facts,
+    }
+    audit_log.info(json.dumps(entry))
+    # The metric's label is the path of the route, never that of the request: a caller must not be able to
+    # create new time series.
+    path = getattr(request.scope.get("route"), "path", "other")
+    request.app.state.service.telemetry.request(path, response.status_code, seconds)
+    return response
