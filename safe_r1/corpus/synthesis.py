@@ -100,7 +100,7 @@ def _num_dropped(rows: Sequence[TableRow]) -> int:
 def _by_engine(job: _Job) -> Iterator[BatchCounts]:
     recipe = job.recipe
     config = recipe.synthesis
-    variant, _ = prepare(teacher_variant(recipe))
+    variant, _ = prepare(teacher_variant(recipe), config.engine.trust_remote_code)
     cluster = connect()
     device = pick_device(variant, config.engine.device, cluster.gpu_total)
     check_resources(variant, config.engine, device, cluster.gpu_total, cluster.memory_gib)

@@ -107,7 +107,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     samples = {name: _select(benchmark, config) for name, benchmark in benchmarks.items()}
     for benchmark in benchmarks.values():
         benchmark.check_machine()
-    variant, identity = prepare(named)
+    variant, identity = prepare(named, config.engine.trust_remote_code)
     is_judged = {
         name: any(sample.task in JUDGED_PARTS for sample in chosen) for name, chosen in samples.items()
     }

@@ -89,10 +89,10 @@ def plan_judge(config: JudgeConfig) -> JudgePlan:
     if model := engine_model(config):
         from safe_r1.models.checkpoints import prepare
 
-        variant, weights = prepare(model)
+        variant, weights = prepare(model, config.engine.trust_remote_code)
         sampling = {**ENGINE_SAMPLING, "max_tokens": config.max_tokens}
-        # The style decides how the prompt is rendered, so that it is a part of what was asked.
-        identity = model_identity(f"{weights} {variant.style}", sampling)
+        # The format decides how the prompt is rendered, so that it is a part of what was asked.
+        identity = model_identity(f"{weights} {variant.prompt_format.identity}", sampling)
         return JudgePlan(config, variant.name, identity, model=variant)
     judge = _make(config)
     return JudgePlan(config, judge.name, judge.identity, note=getattr(judge, "agreement_note", ""))

@@ -2,6 +2,7 @@
 files of both say.
 """
 
+import functools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -62,10 +63,11 @@ def pin(variant: Variant) -> Variant:
     return replace(variant, revision=find_model(variant.source, variant.revision).commit)
 
 
+@functools.lru_cache(maxsize=64)
 def with_size(variant: Variant) -> Variant:
     """The variant with its size and the GPUs of an engine, where they were unknown and its files can be read.
 
-    For estimates: without network a hub id comes back as it was.
+    For estimates: without network a hub id comes back as it was, and stays so for this process.
     """
     if variant.params_b or variant.is_local:
         return variant

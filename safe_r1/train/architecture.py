@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_r1.errors import ModelError
-from safe_r1.models.checkpoints import prepare
+from safe_r1.models.checkpoints import pin
 from safe_r1.models.registry import Variant, read_json
 
 FAMILIES = ("qwen2", "llama", "deepseek_v3")
@@ -267,7 +267,7 @@ def _download_config(variant: Variant) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    pinned, _ = prepare(variant)
+    pinned = pin(variant)
     try:
         return Path(hf_hub_download(pinned.source, "config.json", revision=pinned.revision))
     except (EntryNotFoundError, OSError) as error:

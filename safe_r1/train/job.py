@@ -8,7 +8,7 @@ from upath import UPath
 
 from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.inference.device import pick_device
-from safe_r1.models.checkpoints import prepare
+from safe_r1.models.checkpoints import prepare, with_size
 from safe_r1.models.registry import Layout, Variant, get_variant
 from safe_r1.resources import Cluster, Device
 from safe_r1.runs import RunFolder
@@ -66,8 +66,8 @@ def make_job(config: FinetuneConfig, cluster: Cluster) -> TrainJob:
         SafeR1Error: The settings do not fit the model or the cluster.
     """
     requested = get_variant(config.variant)
-    device = pick_device(requested, config.device, cluster.gpu_total)
-    variant, identity = prepare(requested)
+    device = pick_device(with_size(requested), config.device, cluster.gpu_total)
+    variant, identity = prepare(requested, config.trust_remote_code)
     architecture = get_architecture(variant)
     layout = variant.layout if device == "gpu" else None
     default_workers = layout.num_gpus if layout else 1

@@ -129,7 +129,7 @@ def test_a_model_that_cannot_be_reached_is_one_line(monkeypatch):
     def unreachable(*args, **kwargs):
         raise OSError("no network\nsecond line")
 
-    monkeypatch.setattr("safe_r1.train.architecture.prepare", lambda variant: (variant, ""))
+    monkeypatch.setattr("safe_r1.train.architecture.pin", lambda variant: variant)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     with pytest.raises(ModelError, match=r"^owner/model .* no network$"):
         get_architecture(get_variant("owner/model"))
