@@ -16,19 +16,21 @@ from safe_r1.errors import ConfigError, SafeR1Error
 
 JOBS = {
     "evaluate": ("ray_jobs.evaluate", "Evaluate one model variant and write a report."),
-    "build-corpus": ("ray_jobs.build_corpus", "Build a corpus and write its card."),
+    "build-corpus": ("ray_jobs.build_corpus", "Build a corpus and its dataset card."),
     "finetune": (
         "ray_jobs.finetune",
         "Fine-tune, and export a model that vLLM, transformers and the evaluation job load.",
     ),
-    "serve": ("ray_jobs.serve", "Serve models with a batched safety evaluation endpoint."),
+    "serve": (
+        "ray_jobs.serve",
+        "Serve models and a judge over HTTP: OpenAI's API, and batched safety evaluation.",
+    ),
     "campaign": (
         "ray_jobs.campaign",
         "Evaluate, fine-tune, evaluate again and compare many variants in parallel.",
     ),
 }
-"""Command to the module of its job script and the first sentence of its help."""
-
+"""Command to the module of its job script and the first line of its help."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

@@ -53,10 +53,25 @@ def xstest_samples(num: int = 40) -> list[Sample]:
     ]
 
 
+def gpqa_samples(num: int = 30) -> list[Sample]:
+    return [
+        Sample(
+            f"gpqa-diamond/science/{place:04}",
+            "gpqa-diamond",
+            "mcq",
+            ("Physics", "Biology")[place % 2],
+            f"Physics/field-{place % 3}",
+            [Message(role="user", content=f"Which is larger than {place}?")],
+            {letter: str(place + step) for step, letter in enumerate("ABCD")},
+            {"answer": "D", "shuffle_options": "true"},
+        )
+        for place in range(num)
+    ]
+
+
 def samples_of(benchmark: str) -> list[Sample]:
-    if benchmark == "math-500":
-        return math_samples()
-    return xstest_samples() if benchmark == "xstest" else CHISAFETYBENCH_SAMPLE.load()
+    makers = {"math-500": math_samples, "xstest": xstest_samples, "gpqa-diamond": gpqa_samples}
+    return makers[benchmark]() if benchmark in makers else CHISAFETYBENCH_SAMPLE.load()
 
 
 def write_run(

@@ -9,11 +9,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from safe_r1.benchmarks import names
 from safe_r1.errors import IntegrityError
 from safe_r1.metrics.rates import compute_metrics, find_rate, read_rates
+from safe_r1.report import labels as report_labels
+from safe_r1.report import references
 from safe_r1.report.html import render_html
 from safe_r1.report.labels import METRICS
 from safe_r1.report.markdown import render_markdown
@@ -141,6 +146,50 @@ def test_areas_and_categories_of_another_benchmark_are_their_own_names():
     html.encode("utf-8")
     assert "x&lt;y" in html
     assert "x<y" not in html
+
+
+def test_a_benchmark_of_another_package_brings_its_labels_and_published_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    published = tmp_path / "published.toml"
+    published.write_text(
+        'comparability = { zh = "另一评判器", en = "with another judge" }\n'
+        'columns = { accuracy = { zh = "ACC", en = "ACC" } }\n'
+        'references = { paper = { title = "A paper", url = "https://example.org/paper" } }\n'
+        'results = [{ model = "m", reference = "paper", figures = { accuracy = 12.5 } }]\n',
+        "utf-8",
+    )
+    labels = {"b": ("乙", "Area B"), "a": ("甲", "Area A"), "c1": ("丙", "Category C"), "mcq": ("题", "Quiz")}
+    benchmark = SimpleNamespace(labels=labels, published=published)
+    for module in (report_labels, references):
+        monkeypatch.setattr(module, "find_benchmark", {"quiz": benchmark}.get)
+    samples, completions, verdicts = make_rows(20, 0)
+    # The category says nothing about its area; the samples do.
+    places = [("a", "c1"), ("b", "z"), ("b", "y"), ("a", "c1")] * 5
+    samples = [
+        replace(sample, area=area, category=category)
+        for sample, (area, category) in zip(samples, places, strict=True)
+    ]
+    metrics = compute_metrics(samples, completions, verdicts)
+    text = render_markdown(samples, metrics, {"benchmark": "quiz"})
+    chart = text.split("## Quiz: areas and categories")[1].split("##")[0]
+    rows = [line.split("|")[1].strip() for line in chart.splitlines() if line.startswith("|")]
+    assert rows[3:] == ["**Area B** 乙", "y", "z", "**Area A** 甲", "Category C 丙"]
+    assert "| m | 12.50 | A paper |" in text
+    assert "Measured by others, not by this run: with another judge. Not directly comparable." in text
+    assert "not the ACC of the paper" not in text
+    published.write_text("results = 1", "utf-8")
+    references.published_figures.cache_clear()
+    assert "Published figures" not in render_markdown(samples, metrics, {"benchmark": "quiz"})
+    references.published_figures.cache_clear()
+
+
+def test_report_and_comparison_know_no_benchmark_by_name():
+    root = Path(report_labels.__file__).parents[1]
+    files = [file for part in ("report", "compare") for file in (root / part).rglob("*.*") if file.is_file()]
+    texts = {file.name: file.read_text("utf-8") for file in files if file.suffix != ".pyc"}
+    assert len(texts) > 20
+    assert not [(file, name) for file, text in texts.items() for name in names() if name in text]
 
 
 def test_html_refuses_rows_that_do_not_add_up():
