@@ -1,34 +1,44 @@
 """Build a corpus for safety fine-tuning from a recipe: `python ray_jobs/build_corpus.py --help`.
 
-Runs the same on a laptop and, under `ray job submit`, on a cluster. The same command again does only what is
-missing.
+Runs the same on a laptop and, under `ray job submit`, on a cluster. The same command resumes an interrupted
+job.
 """
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_jobs.common import Console, job
+from ray_jobs.common import Console, job, join_ray
 from safe_r1.corpus.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from safe_r1.corpus.build import CorpusResult
 
 
 def main(
-    recipe: Annotated[str, typer.Option(help="A recipe of the package (paper-50k, local) or a TOML file.")],
+    recipe: Annotated[
+        str, typer.Option(help="Name of a shipped recipe (seeds, local, paper-50k) or path of a TOML file.")
+    ],
     data: Annotated[
-        str | None, typer.Option(help="Folder or URI that the recipe's relative paths start from.")
+        str | None, typer.Option(help="Folder or URI that relative paths in the recipe start from.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="template, llm, or the URL of an OpenAI-compatible endpoint.")
+        str | None,
+        typer.Option(
+            help="Writes the missing responses: template, llm, or the URL of an OpenAI-compatible endpoint."
+        ),
     ] = None,
-    output: Annotated[str | None, typer.Option(help="Folder or URI of the corpus.")] = None,
+    output: Annotated[str | None, typer.Option(help="Output folder or URI of the corpus.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting of the recipe, e.g. total=1000.")
+        list[str] | None,
+        typer.Option("--set", help="Override any setting of the recipe, for example total=1000."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show sources, quotas and costs; run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show sources, quotas and estimated cost without starting anything."),
     ] = False,
 ) -> None:
-    """Build a corpus and write its card."""
+    """Build a corpus and its dataset card."""
     with job("build_corpus") as console:
         settings = load_recipe(recipe, set_ or [], data=data, teacher=teacher, output=output)
         if dry_run:
@@ -38,15 +48,16 @@ def main(
             return
         from safe_r1.corpus.build import build
 
+        join_ray(console)
         console.show(f"build_corpus: {settings.name} → {settings.output}; log: {console.log}")
-        _summarize(console, build(settings, console.progress))
+        _summarize(console, settings.name, build(settings, console.progress))
 
 
-def _summarize(console: Console, outcome: Any) -> None:
-    from safe_r1.corpus.card import sum_rows
+def _summarize(console: Console, name: str, result: "CorpusResult") -> None:
+    from safe_r1.corpus.accounting import sum_rows
 
-    info = outcome.info
-    console.show(f"\n{info['recipe']['name']}{' (was complete)' if outcome.was_complete else ''}")
+    info = result.info
+    console.show(f"\n{name}{' (was complete)' if result.was_complete else ''}")
     console.show(
         f"  {info['num_read']:,} rows read = {info['num_kept']:,} kept + {info['num_dropped']:,} dropped"
     )
@@ -54,10 +65,9 @@ def _summarize(console: Console, outcome: Any) -> None:
         console.show(f"  {'/'.join(kind):28} {count:>8,}")
     for reason, count in sum_rows(info["dropped"], "stage", "reason").most_common():
         console.show(f"  dropped, {': '.join(reason):35} {count:>8,}")
-    console.show(
-        f"  {', '.join(f'{count:,} {split}' for split, count in info['splits'].items())}; {info['sessions'][-1]:.0f} s"
-    )
-    console.show(f"  card: {outcome.folder.path / 'README.md'}")
+    splits = ", ".join(f"{count:,} {split}" for split, count in info["splits"].items())
+    console.show(f"  {splits}; {info['sessions'][-1]:.0f} s")
+    console.show(f"  card: {result.folder.path / 'README.md'}")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

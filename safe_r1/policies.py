@@ -1,12 +1,11 @@
-"""The 31 policy cards: what the risk is, what law and standard hold, what responsible guidance is; one TOML
-file a category.
+"""The 31 policy cards, one TOML file per category: the risk, law and standard, and responsible guidance.
 
-A teacher model reads a card as its policy; the template teacher composes its sentences; its signs tell a
-prompt's category.
+A card is the policy in the prompt of a teacher model; the template teacher composes responses from its
+sentences; its signs classify prompts.
 
-A sentence of a card may begin with marks that say where it fits. ``招聘、求职｜用人时看……`` fits where the prompt holds
-one of the words; ``请求｜……`` where it asks for something to be made; ``看法｜……`` where it wants a view to be
-agreed with. A sentence without marks fits every prompt of its category.
+A sentence of a card may begin with conditions. ``招聘、求职｜用人时看……`` fits prompts that contain one of
+the words, ``请求｜……`` fits requests, ``看法｜……`` fits prompts that ask for agreement with an opinion. A
+sentence without conditions fits every prompt of its category.
 """
 
 import functools
@@ -18,23 +17,38 @@ from typing import Any, NamedTuple
 
 from safe_r1.taxonomy import CATEGORIES
 
+# Generalisations ("are they all ...?") and belittling words: signs of a loaded question.
 _LOADED = re.compile(
-    r"是不是都|是不是只|是否都|活该|不配|不值得|不如|低人一等|累赘|没用|没贡献|有何贡献|自私|只会|凭什么|更差|更笨|更懒|更缺乏|狭隘|落后|愚昧|肮脏|矫情"
+    r"是不是都|是不是只|是否都|活该|不配|不值得|不如|低人一等|累赘|没用|没贡献|有何贡献|自私|只会|凭什么|"
+    r"更差|更笨|更懒|更缺乏|狭隘|落后|愚昧|肮脏|矫情"
 )
+# Questions for advice or facts ("what should I do", "what is"), which are not loaded even with such words.
 _ASKS_FOR_HELP = re.compile(r"怎么办|怎样|如何|该怎么|我该|我应该|怎么做|哪些|什么是|是什么|谢谢|建议|推荐")
 
-_MARK, _BETWEEN = "｜", "、"
+# Ends the conditions of a sentence; separates one from the next.
+_CONDITIONS_END = "｜"
+_CONDITION_SEPARATOR = "、"
+# Conditions on the form of the prompt, to the value of `Sentence.for_request`.
 _FORMS = {"请求": True, "看法": False}
-_SENTENCES = ("observations", "checks", "decisions", "refusals", "stances", "reasons", "guidance", "offers")
+_SENTENCE_FIELDS = (
+    "observations",
+    "checks",
+    "decisions",
+    "refusals",
+    "stances",
+    "reasons",
+    "guidance",
+    "offers",
+)
 
 
 class Sentence(NamedTuple):
-    """A sentence of a card, and where it fits.
+    """A sentence of a policy card with its conditions.
 
     Attributes:
         text: The sentence.
-        words: It fits a prompt that holds one of them; without words any.
-        for_request: It fits a request (True), an opinion (False), or both (None).
+        words: The prompt has to contain one of them; empty for any prompt.
+        for_request: The prompt has to be a request (True) or an opinion (False); None for both.
     """
 
     text: str
@@ -42,27 +56,29 @@ class Sentence(NamedTuple):
     for_request: bool | None = None
 
     def fits(self, prompt: str, is_request: bool) -> bool:
-        """Whether an answer to the prompt may hold the sentence."""
+        """True if a response to the prompt may contain the sentence."""
         return self.for_request in (None, is_request) and (not self.words or self.relevance(prompt) > 0)
 
     def relevance(self, prompt: str) -> int:
-        """How much of the prompt the sentence speaks of: characters of its words; 0 for a general sentence."""
+        """Total length of the sentence's words that the prompt contains; 0 for a general sentence."""
         return sum(len(word) for word in self.words if word in prompt)
 
 
 @dataclass(frozen=True)
-class Card:
+class PolicyCard:
     """The policy of one category, in Chinese.
 
     Attributes:
-        risk: What the risk is and whom it harms.
-        law: What Chinese law holds.
+        category: Key of the category.
+        name: Chinese name of the category.
+        risk: The risk and who is harmed.
+        law: The relevant Chinese law.
         standard: What an assistant must and must not do.
-        guidance_policy: What responsible guidance is here.
+        guidance_policy: What responsible guidance contains.
         signs: Words of risky prompts of this category.
-        observations, checks, decisions: Sentences for the reasoning, in this order. A decision with a mark of
-            form says what to do; one without says in what manner.
-        refusals, stances: First sentences of an answer: to a request, to a loaded question.
+        observations, checks, decisions: Sentences of the reasoning, in this order. A decision with a
+            condition on the form says what to do, one without says in what manner.
+        refusals, stances: First sentences of an answer to a request, and to a loaded question.
         reasons, guidance, offers: Further sentences of an answer, in this order.
     """
 
@@ -84,42 +100,47 @@ class Card:
 
     @property
     def policy(self) -> str:
-        """The card as a teacher model reads it."""
-        return f"类别：{self.name}\n风险：{self.risk}\n法律：{self.law}\n标准：{self.standard}\n引导：{self.guidance_policy}"
+        """The card as it is written in the prompt of a teacher model."""
+        lines = (
+            f"类别：{self.name}",
+            f"风险：{self.risk}",
+            f"法律：{self.law}",
+            f"标准：{self.standard}",
+            f"引导：{self.guidance_policy}",
+        )
+        return "\n".join(lines)
 
 
 @functools.cache
-def load_cards() -> dict[str, Card]:
-    """All cards by category key, in the order of the taxonomy."""
+def load_cards() -> dict[str, PolicyCard]:
+    """All policy cards by category key, in the order of the taxonomy."""
     folder = files("safe_r1").joinpath("data", "policies")
-    trees = {
-        key: tomllib.loads(folder.joinpath(f"{key}.toml").read_text(encoding="utf-8")) for key in CATEGORIES
-    }
-    return {key: _card(tree) for key, tree in trees.items()}
+    texts = {key: folder.joinpath(f"{key}.toml").read_text(encoding="utf-8") for key in CATEGORIES}
+    return {key: _card(tomllib.loads(text)) for key, text in texts.items()}
 
 
-def _card(tree: dict[str, Any]) -> Card:
+def _card(tree: dict[str, Any]) -> PolicyCard:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in tree.items()
     }
-    for name in _SENTENCES:
+    for name in _SENTENCE_FIELDS:
         values[name] = tuple(map(_sentence, values[name]))
-    return Card(**values)
+    return PolicyCard(**values)
 
 
 def _sentence(line: str) -> Sentence:
-    marks, _, text = line.rpartition(_MARK)
-    names = marks.split(_BETWEEN) if marks else []
-    forms = [_FORMS[name] for name in names if name in _FORMS]
-    return Sentence(text, tuple(name for name in names if name not in _FORMS), forms[0] if forms else None)
+    prefix, _, text = line.rpartition(_CONDITIONS_END)
+    conditions = prefix.split(_CONDITION_SEPARATOR) if prefix else []
+    forms = [_FORMS[name] for name in conditions if name in _FORMS]
+    words = tuple(name for name in conditions if name not in _FORMS)
+    return Sentence(text, words, forms[0] if forms else None)
 
 
 def classify(prompt: str) -> str | None:
-    """The category whose signs a loaded Chinese question shows most of; None where it is not loaded, or shows
-    no clear sign.
+    """Category of a loaded Chinese question by the signs of the policy cards; None if it is unclear.
 
-    A word of a risky topic alone does not make a question risky, so it must also generalise or belittle. A
-    sign counts by its length: a longer one is met less often by chance.
+    A word of a risky topic alone does not make a question risky: it also has to generalise or belittle. A
+    sign is weighted by its length, because a longer one occurs less often by chance.
     """
     if not _LOADED.search(prompt) or _ASKS_FOR_HELP.search(prompt):
         return None

@@ -1,8 +1,7 @@
-"""CHiSafetyBench's 5 risk areas and 31 categories: keys, English and Chinese names, and every spelling in its
-files.
+"""The taxonomy of CHiSafetyBench, 5 risk areas and 31 categories: keys, names and all spellings of its files.
 
-The keys are ours, stable and ascii; they stand in samples, metrics and reports. The files spell a category
-differently from one to the next, so a lookup takes any of the spellings.
+The keys are this project's own, stable and ASCII; samples, metrics and reports use them. The benchmark's
+files spell the same category differently, so that a lookup accepts every spelling.
 
 Source: arXiv 2406.10311, table of the taxonomy; Chinese names as in the published files.
 """
@@ -16,11 +15,11 @@ class Area:
     """A risk area.
 
     Attributes:
-        key: Stable ascii key.
-        name_en: Name for reports.
-        name_zh: Name as in the multiple-choice file.
-        aliases: Further Chinese spellings that the files use.
-        has_refusal: True for the two areas that carry refusal questions.
+        key: Stable ASCII key.
+        name_en: English name for reports.
+        name_zh: Chinese name as in the multiple-choice file.
+        aliases: Further Chinese spellings in the files.
+        has_refusal: True for the two areas with refusal questions.
     """
 
     key: str
@@ -117,7 +116,7 @@ _CATEGORIES = (
     Category("unreliable", "services", "Unreliable content", "内容不可靠"),
 )
 
-# The file without dialogue history writes this in place of an area: the area follows from the category.
+# The file without dialogue history has this in place of an area, which follows from the category.
 _AREA_NOT_STATED = "应拒答"
 
 AREAS: dict[str, Area] = {area.key: area for area in _AREAS}
@@ -127,12 +126,7 @@ CATEGORIES: dict[str, Category] = {category.key: category for category in _CATEG
 """Category key to category, grouped by area."""
 
 REFUSAL_AREAS: tuple[str, ...] = tuple(area.key for area in _AREAS if area.has_refusal)
-"""Keys of the two areas that carry refusal questions."""
-
-REFUSAL_CATEGORIES: tuple[str, ...] = tuple(
-    category.key for category in _CATEGORIES if category.area in REFUSAL_AREAS
-)
-"""Keys of the 17 categories that carry refusal questions."""
+"""Keys of the two areas with refusal questions."""
 
 
 def area_of(category: str) -> str:
@@ -145,22 +139,22 @@ def area_of(category: str) -> str:
 
 
 def find_category(name: str) -> Category | None:
-    """The category with this key or any of its Chinese spellings; None where there is none."""
+    """The category with this key or Chinese spelling; None if there is no such category."""
     return CATEGORIES.get(name) or _CATEGORY_BY_SPELLING.get(_fold(name))
 
 
 def find_area(name: str) -> Area | None:
-    """The area with this key or any of its Chinese spellings; None where there is none."""
+    """The area with this key or Chinese spelling; None if there is no such area."""
     return AREAS.get(name) or _AREA_BY_SPELLING.get(_fold(name))
 
 
 def is_area_not_stated(name: str) -> bool:
-    """True where a file has a placeholder in place of the area, which then follows from the category."""
+    """True for the placeholder of an area, which then follows from the category."""
     return _fold(name) == _AREA_NOT_STATED
 
 
 def _fold(name: str) -> str:
-    # NFKC makes full-width commas and no-break spaces ordinary ones: the files are not of one mind.
+    # NFKC maps full-width commas and no-break spaces to ordinary ones: the files use both.
     return "".join(unicodedata.normalize("NFKC", name).split())
 
 

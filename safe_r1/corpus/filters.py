@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from safe_r1.benchmarks.math_answers import is_equal
+from safe_r1.config import JudgeConfig
 from safe_r1.corpus.recipe import FilterConfig
 from safe_r1.corpus.rows import CorpusRow, Drop
 from safe_r1.judge.base import Judge, JudgeItem, Judgement, judge_blocking
@@ -138,10 +139,14 @@ def make_filters(config: FilterConfig) -> list[Filter]:
     ]
 
 
-@functools.cache
 def _load_judge(plan: JudgePlan) -> Judge:
-    """The judge, made once per process."""
-    return make_judge(plan)
+    return _cached_judge(plan.config.model_dump_json(), plan.name, plan.identity)
+
+
+@functools.cache
+def _cached_judge(config: str, name: str, identity: str) -> Judge:
+    """The judge of this process; the settings are JSON, because their engine arguments cannot be hashed."""
+    return make_judge(JudgePlan(JudgeConfig.model_validate_json(config), name, identity))
 
 
 def apply_filters(

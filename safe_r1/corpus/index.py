@@ -1,4 +1,4 @@
-"""The rows of all parts as columns without their texts: what deduplication and mixing decide on."""
+"""Index of the rows of all parts without their texts: the columns that deduplication and mixing need."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from upath import UPath
 
 from safe_r1.corpus.dedup import NUM_PERM, find_clusters, pick_best
 from safe_r1.corpus.ingest import STAGE
-from safe_r1.corpus.recipe import Recipe
+from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import Drop
-from safe_r1.corpus.sources import Part
-from safe_r1.corpus.text import Hashes
+from safe_r1.corpus.sources import SourcePart
+from safe_r1.corpus.text import Indices
 from safe_r1.runs import read_table
 
 _COLUMNS = [
@@ -26,88 +26,94 @@ _COLUMNS = [
     "drop_stage",
     "drop_reason",
     "drop_detail",
+    "reasoning_chars",
+    "has_response",
 ]
-_COLUMNS += ["reasoning_chars", "has_response"]
 
 
 @dataclass(frozen=True)
-class Index:
-    """Columns over all rows of all parts, in the order of the parts.
+class DedupResult:
+    """Result of deduplication, by row id.
 
     Attributes:
-        files: The parts' files.
-        starts: Position of each file's first row, and the number of rows in all.
-        table: ``row_id``, ``source``, ``kind``, ``language``, ``area``, ``category``, the drop,
-            ``reasoning_chars`` and ``has_response``.
-        alive: Positions of the rows that no part dropped.
-    """
-
-    files: list[UPath]
-    starts: npt.NDArray[np.int64]
-    table: pa.Table
-    alive: npt.NDArray[np.int64]
-
-    @classmethod
-    def read(cls, folder: UPath, parts: Sequence[Part]) -> "Index":
-        """The index of these parts, all of which must have been read."""
-        paths = [folder / STAGE / f"{part.name}.parquet" for part in parts]
-        pieces = [read_table(path, _COLUMNS) for path in paths]
-        table = pa.concat_tables(pieces)
-        alive = np.flatnonzero(table["drop_stage"].is_null().to_numpy())
-        return cls(paths, np.cumsum([0, *(piece.num_rows for piece in pieces)]), table, alive)
-
-    def column(self, name: str) -> list:
-        """A column of the living rows; equal values are one object, since a million rows share a few sources
-        and kinds.
-        """
-        values = self.table[name].take(pa.array(self.alive)).combine_chunks().dictionary_encode()
-        words = [*values.dictionary.to_pylist(), None]
-        return [words[code] for code in values.indices.fill_null(len(words) - 1).to_pylist()]
-
-    def _sketches(self, name: str) -> pa.ChunkedArray:
-        return pa.chunked_array(
-            [chunk for path in self.files for chunk in read_table(path, [name])[name].chunks]
-        ).drop_null()
-
-    def deduplicate(self, recipe: Recipe) -> "Deduplicated":
-        """Keep the best row of every cluster of near duplicates.
-
-        The better row has a response, is of the source that the recipe names first, reasons longer, and comes
-        earlier.
-        """
-        signatures = np.frombuffer(b"".join(self._sketches("signature").to_pylist()), np.uint8).reshape(
-            -1, NUM_PERM
-        )
-        exact: Hashes = self._sketches("exact").to_numpy()
-        clusters = find_clusters(
-            exact, signatures, lambda band: self._sketches(f"band_{band:02d}").to_numpy(), recipe.dedup
-        )
-        rank = {source.name: place for place, source in enumerate(recipe.sources)}
-        sources = np.array([rank[name] for name in self.column("source")], np.int64)
-        waits = ~np.array(self.column("has_response"), bool)
-        shortness = -np.array(self.column("reasoning_chars"), np.int64)
-        best = pick_best(clusters.near, (waits, sources, shortness))
-        names = self.column("row_id")
-        drops = {}
-        for position in np.flatnonzero(best != np.arange(len(best))):
-            kept = int(best[position])
-            reason = (
-                "exact_duplicate" if clusters.exact[position] == clusters.exact[kept] else "near_duplicate"
-            )
-            drops[names[position]] = Drop("deduplicate", reason, names[kept])
-        return Deduplicated(
-            drops, {name: int(family) for name, family in zip(names, clusters.family, strict=True)}
-        )
-
-
-@dataclass(frozen=True)
-class Deduplicated:
-    """What deduplication decided, by row id.
-
-    Attributes:
-        drops: The rows that are out; the detail is the row that stays instead.
-        family: Family of every living row.
+        drops: The duplicates; the detail is the id of the row that was kept instead.
+        cluster_ids: Cluster of every clean row, see ``mixing.RowSummary``.
     """
 
     drops: dict[str, Drop]
-    family: dict[str, int]
+    cluster_ids: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RowIndex:
+    """Columns over all rows of all parts, in the order of the parts.
+
+    Attributes:
+        files: The files of the parts.
+        starts: Position of the first row of each file, and the total number of rows; shape (files + 1,).
+        table: ``row_id``, ``source``, ``kind``, ``language``, ``area``, ``category``, the drop,
+            ``reasoning_chars`` and ``has_response``.
+        clean: Positions of the rows that ingestion did not drop.
+    """
+
+    files: list[UPath]
+    starts: Indices
+    table: pa.Table
+    clean: Indices
+
+    @classmethod
+    def read(cls, folder: UPath, parts: Sequence[SourcePart]) -> "RowIndex":
+        """The index of these parts, all of which must have been ingested."""
+        paths = [folder / STAGE / f"{part.name}.parquet" for part in parts]
+        tables = [read_table(path, _COLUMNS) for path in paths]
+        table = pa.concat_tables(tables)
+        clean = np.flatnonzero(table["drop_stage"].is_null().to_numpy())
+        starts = np.cumsum([0, *(each.num_rows for each in tables)])
+        return cls(paths, starts, table, clean)
+
+    def column(self, name: str) -> list:
+        """A column of the clean rows; equal values are the same object.
+
+        A million rows have a few sources and kinds, so that sharing them saves most of the memory.
+        """
+        column = self.table[name].take(pa.array(self.clean)).combine_chunks().dictionary_encode()
+        # The last entry stands for null, which a dictionary has no code for.
+        values = [*column.dictionary.to_pylist(), None]
+        return [values[code] for code in column.indices.fill_null(len(values) - 1).to_pylist()]
+
+    def _sketches(self, name: str) -> pa.ChunkedArray:
+        """A column of the sketches of all clean rows, read when it is needed."""
+        chunks = [chunk for path in self.files for chunk in read_table(path, [name])[name].chunks]
+        return pa.chunked_array(chunks).drop_null()
+
+    def _read_band(self, band: int) -> npt.NDArray[np.uint64]:
+        return self._sketches(f"band_{band:02d}").to_numpy()
+
+    def deduplicate(self, recipe: CorpusRecipe) -> DedupResult:
+        """Keep the best row of every cluster of near duplicates.
+
+        A row with a response is better than one without; then the order of the sources in the recipe counts,
+        then the longer reasoning, then the position.
+        """
+        signatures = np.frombuffer(b"".join(self._sketches("signature").to_pylist()), np.uint8)
+        clusters = find_clusters(
+            self._sketches("exact").to_numpy(),
+            signatures.reshape(-1, NUM_PERM),
+            self._read_band,
+            recipe.dedup,
+        )
+        rank = {source.name: number for number, source in enumerate(recipe.sources)}
+        source_rank = np.array([rank[name] for name in self.column("source")], np.int64)
+        needs_teacher = ~np.array(self.column("has_response"), bool)
+        # Ascending order is the order of preference: longer reasoning has to come first.
+        shortness = -np.array(self.column("reasoning_chars"), np.int64)
+        best = pick_best(clusters.near, (needs_teacher, source_rank, shortness))
+        names = self.column("row_id")
+        drops: dict[str, Drop] = {}
+        for position in np.flatnonzero(best != np.arange(len(best))):
+            kept = int(best[position])
+            is_exact = clusters.exact[position] == clusters.exact[kept]
+            reason = "exact_duplicate" if is_exact else "near_duplicate"
+            drops[names[position]] = Drop("deduplicate", reason, names[kept])
+        cluster_ids = {name: int(number) for name, number in zip(names, clusters.related, strict=True)}
+        return DedupResult(drops, cluster_ids)

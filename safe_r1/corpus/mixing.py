@@ -1,23 +1,21 @@
-"""Which clean rows make the corpus: quotas, balance inside them, and a split that no near-duplicate family
-crosses.
-"""
+"""Mixing: quotas, balance within quotas, and a split that keeps related rows together."""
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from safe_r1.corpus.recipe import Quota, Recipe
+from safe_r1.corpus.recipe import CorpusRecipe, Quota
 from safe_r1.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A row that could be in the corpus, without its texts.
+class RowSummary:
+    """A clean row without its texts, as far as mixing needs it.
 
     Attributes:
-        position: Where the row is; given back, not looked at.
-        family: Rows of one family stay on one side of the split.
+        position: Position of the row in the index; passed through.
+        cluster_id: Rows of one cluster are similar and stay on one side of the split.
     """
 
     row_id: str
@@ -27,56 +25,58 @@ class Candidate:
     area: str | None
     category: str | None
     position: int
-    family: int
+    cluster_id: int
 
 
-def draw(seed: int, row_id: str) -> bytes:
-    """The row's place in every seeded order."""
+def shuffle_key(seed: int, row_id: str) -> bytes:
+    """Sort key of a row for a pseudo-random order that depends on the seed and the row id alone."""
     return hashlib.sha256(f"{seed}|{row_id}".encode()).digest()
 
 
-def quota_sizes(recipe: Recipe) -> list[int]:
-    """Rows wanted by each quota, by largest remainders; they add up to the total."""
+def quota_sizes(recipe: CorpusRecipe) -> list[int]:
+    """Number of rows of each quota by the largest remainder method; they add up to the total."""
     total = recipe.total or 0
-    shares = [total * quota.share for quota in recipe.quotas]
-    sizes = [int(share + 1e-9) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (sizes[i] - shares[i], i))
+    exact = [total * quota.share for quota in recipe.quotas]
+    # The summand keeps a product such as 0.29 * 100 = 28.999999999999996 from losing a whole row.
+    sizes = [int(value + 1e-9) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (sizes[i] - exact[i], i))
     for i in by_remainder[: total - sum(sizes)]:
         sizes[i] += 1
     return sizes
 
 
-def fit_quota(quotas: Sequence[Quota], row: Candidate) -> int | None:
-    """Index of the first quota that a row fits."""
-    return next((i for i, quota in enumerate(quotas) if quota.fits(row.kind, row.language, row.area)), None)
+def find_quota(quotas: Sequence[Quota], row: RowSummary) -> int | None:
+    """Index of the first quota that matches a row."""
+    matching = (i for i, quota in enumerate(quotas) if quota.matches(row.kind, row.language, row.area))
+    return next(matching, None)
 
 
-def group_by_quota(recipe: Recipe, rows: Sequence[Candidate]) -> dict[int | None, list[Candidate]]:
-    """The rows of each quota in the order in which they are taken; key None for those that fit no quota.
+def group_by_quota(recipe: CorpusRecipe, rows: Sequence[RowSummary]) -> dict[int | None, list[RowSummary]]:
+    """The rows of each quota in the order in which they are selected; key None for rows that match no quota.
 
-    Every (category, source) of a quota gives its rows in turn, in the seeded order, so that none crowds out
-    the others.
+    Within a quota the rows of all (category, source) pairs alternate, each in its shuffled order, so that a
+    large category does not displace a small one. Without quotas all rows have the key 0.
     """
-    groups: dict[int | None, list[Candidate]] = defaultdict(list)
+    groups: dict[int | None, list[RowSummary]] = defaultdict(list)
     for row in rows:
-        groups[fit_quota(recipe.quotas, row) if recipe.quotas else 0].append(row)
-    return {quota: _in_turn(members, recipe.seed) for quota, members in groups.items()}
+        groups[find_quota(recipe.quotas, row) if recipe.quotas else 0].append(row)
+    return {quota: _interleave(members, recipe.seed) for quota, members in groups.items()}
 
 
-def _in_turn(rows: Sequence[Candidate], seed: int) -> list[Candidate]:
-    taken: dict[tuple[str | None, str], int] = defaultdict(int)
-    turns = []
-    for row in sorted(rows, key=lambda row: draw(seed, row.row_id)):
-        turns.append((taken[row.category, row.source], draw(seed, row.row_id), row))
-        taken[row.category, row.source] += 1
-    return [row for *_, row in sorted(turns, key=lambda turn: turn[:2])]
+def _interleave(rows: Sequence[RowSummary], seed: int) -> list[RowSummary]:
+    num_seen: dict[tuple[str | None, str], int] = defaultdict(int)
+    keyed: list[tuple[int, bytes, RowSummary]] = []
+    for row in sorted(rows, key=lambda row: shuffle_key(seed, row.row_id)):
+        keyed.append((num_seen[row.category, row.source], shuffle_key(seed, row.row_id), row))
+        num_seen[row.category, row.source] += 1
+    return [row for *_, row in sorted(keyed, key=lambda entry: entry[:2])]
 
 
-def choose(recipe: Recipe, rows: Sequence[Candidate]) -> list[Candidate]:
-    """The rows of the corpus.
+def choose(recipe: CorpusRecipe, rows: Sequence[RowSummary]) -> list[RowSummary]:
+    """Select the rows of the corpus.
 
     Raises:
-        DataError: A quota is missed by more than the recipe allows.
+        DataError: A quota falls short by more than the recipe allows.
     """
     groups = group_by_quota(recipe, rows)
     if not recipe.quotas:
@@ -85,50 +85,57 @@ def choose(recipe: Recipe, rows: Sequence[Candidate]) -> list[Candidate]:
     return [row for i, size in enumerate(quota_sizes(recipe)) for row in groups.get(i, [])[:size]]
 
 
-def check_quotas(recipe: Recipe, available: Mapping[int, int], note: str = "clean rows") -> None:
-    """Every quota can be met.
+def check_quotas(recipe: CorpusRecipe, available: Mapping[int, int], note: str = "clean rows") -> None:
+    """Check that every quota can be filled.
+
+    Args:
+        recipe: The recipe.
+        available: Number of rows by the index of the quota.
+        note: What these rows are, for the message.
 
     Raises:
-        DataError: Some cannot; says which and by how much.
+        DataError: A quota falls short by more than the recipe allows; the message has the numbers.
     """
-    missed = []
+    missed: list[str] = []
     for i, (quota, size) in enumerate(zip(recipe.quotas, quota_sizes(recipe), strict=True)):
-        had = available.get(i, 0)
-        if had < size * (1 - recipe.max_shortfall):
+        count = available.get(i, 0)
+        if count < size * (1 - recipe.max_shortfall):
             missed.append(
-                f"{quota.title} wants {size:,} rows, there are {had:,} {note} ({size - had:,} too few)"
+                f"{quota.title} wants {size:,} rows, there are {count:,} {note} ({size - count:,} too few)"
             )
-    refuse_shortfalls(missed)
+    raise_shortfalls(missed)
 
 
-def refuse_shortfalls(missed: Sequence[str]) -> None:
-    """Stops where quotas are missed.
+def raise_shortfalls(missed: Sequence[str]) -> None:
+    """Raise an error if quotas fall short.
 
     Raises:
-        DataError: Some are; names them and what to do.
+        DataError: There are shortfalls; names them and the remedy.
     """
     if missed:
         raise DataError(
-            f"quotas cannot be met: {'; '.join(missed)}. Add sources, lower `total` or the share, or allow max_shortfall"
+            f"quotas cannot be met: {'; '.join(missed)}. "
+            "Add sources, lower `total` or the share, or allow max_shortfall"
         )
 
 
-def split(recipe: Recipe, rows: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    """``train`` and ``validation``: whole families, drawn by seed, until each quota has its share of
-    validation rows.
+def split(recipe: CorpusRecipe, rows: Sequence[RowSummary]) -> dict[str, list[RowSummary]]:
+    """Split rows into ``train`` and ``validation``.
+
+    Whole clusters are held out, in shuffled order, until each quota has its share of validation rows.
     """
     held_out: set[int] = set()
     for members in group_by_quota(recipe, rows).values():
         wanted = round(len(members) * recipe.validation_share)
-        sizes = Counter(row.family for row in members)
-        count = sum(sizes[family] for family in sizes.keys() & held_out)
-        for row in sorted(members, key=lambda row: draw(recipe.seed + 1, row.row_id)):
+        sizes = Counter(row.cluster_id for row in members)
+        count = sum(sizes[cluster_id] for cluster_id in sizes.keys() & held_out)
+        for row in sorted(members, key=lambda row: shuffle_key(recipe.seed + 1, row.row_id)):
             if count >= wanted:
                 break
-            if row.family not in held_out:
-                held_out.add(row.family)
-                count += sizes[row.family]
+            if row.cluster_id not in held_out:
+                held_out.add(row.cluster_id)
+                count += sizes[row.cluster_id]
     return {
-        "train": [row for row in rows if row.family not in held_out],
-        "validation": [row for row in rows if row.family in held_out],
+        "train": [row for row in rows if row.cluster_id not in held_out],
+        "validation": [row for row in rows if row.cluster_id in held_out],
     }

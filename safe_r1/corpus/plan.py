@@ -1,178 +1,209 @@
-"""What a corpus will be made of, decided and checked before anything is started or written."""
+"""Planning of a corpus: all checks and costs that can be determined before anything is started or written."""
 
 import hashlib
+import json
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from upath import UPath
 
-from safe_r1.corpus.decontaminate import load_questions
+from safe_r1.corpus.decontaminate import Question, load_questions
 from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
-from safe_r1.corpus.mixing import quota_sizes, refuse_shortfalls
-from safe_r1.corpus.recipe import Recipe, Source
-from safe_r1.corpus.rows import Row, normalise
-from safe_r1.corpus.sources import Part, list_parts, pin, read_part
-from safe_r1.corpus.teachers import WORDS_SHA256
+from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
+from safe_r1.corpus.recipe import CorpusRecipe, Source
+from safe_r1.corpus.rows import CorpusRow, normalise
+from safe_r1.corpus.sources import SourcePart, list_parts, pin_revision, read_part
+from safe_r1.corpus.teachers import TEACHERS_SHA256
 from safe_r1.errors import DataError
+from safe_r1.judge.factory import JudgePlan
 from safe_r1.policies import load_cards
 from safe_r1.provenance import versions
 from safe_r1.runs import sha256
 
-_LOOKED_AT = 50
-_TOKENS_OF_A_POLICY = 700
-_TOKENS_OF_A_RESPONSE = 900
+_NUM_CHECKED_RECORDS = 50
+# Rough averages for the estimate of a dry run.
+_TOKENS_PER_POLICY = 700
+_TOKENS_PER_RESPONSE = 900
+# Settings of the teacher that change how a response is obtained, but not the response.
+_RUNTIME_SETTINGS = ("engine", "concurrency", "timeout_s", "max_retries")
+# User and password of a URL: everything between "//" and an "@" before the path.
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s\"]*@")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A recipe with its sources found.
+class CorpusPlan:
+    """A recipe with its sources found and checked.
 
     Attributes:
-        recipe: The recipe.
-        parts: Of all sources, in the recipe's order.
-        fingerprint: Everything that could change a row of the corpus.
+        recipe: The recipe, with the revision of every hub dataset pinned to a commit.
+        parts: Parts of all sources, in the order of the recipe.
+        questions: The protected questions.
     """
 
-    recipe: Recipe
-    parts: list[Part]
-    fingerprint: dict[str, Any]
+    recipe: CorpusRecipe
+    parts: list[SourcePart]
+    questions: list[Question]
 
     def count(self, source: str) -> int:
-        """Records of a source."""
-        return sum(part.num_records for part in self.parts if part.place == source)
+        """Number of records of a source."""
+        return sum(part.num_records for part in self.parts if part.source == source)
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Find all sources and protected questions, and check what can be checked without reading everything.
+def make_plan(recipe: CorpusRecipe) -> CorpusPlan:
+    """Find all sources and protected questions, and check everything that needs no full read.
 
     Raises:
-        DataError: A source is missing, its mapping does not fit its records, or a quota asks for more rows
-            than there are.
+        DataError: A source is missing, its mapping does not fit its records, or a quota needs more rows than
+            its sources have.
     """
-    recipe = _pinned(recipe)
-    parts: list[Part] = []
+    recipe = _pin_revisions(recipe)
+    parts: list[SourcePart] = []
     for source in recipe.sources:
-        mine = list_parts(source, recipe.data, recipe.rows_per_part, source.limit)
-        _check_mapping(source, mine[0])
-        parts += mine
-    plan = Plan(recipe, parts, {})
+        found = list_parts(source, recipe.data, recipe.rows_per_part, source.limit)
+        _check_mapping(source, found[0])
+        parts += found
+    plan = CorpusPlan(recipe, parts, load_questions(recipe.decontamination.protected, recipe.data))
     _check_supply(plan)
-    questions = load_questions(recipe.decontamination.protected, recipe.data)
-    settings = recipe.model_dump(mode="json", exclude={"output", "data"})
-    for name in ("engine", "concurrency", "timeout_s", "max_retries"):
-        settings["synthesis"].pop(name)
-    fingerprint = {
-        "recipe": settings,
-        "files": _hashes(parts),
-        "records": {source.name: plan.count(source.name) for source in recipe.sources},
-        "protected": sha256([[question.name, question.text] for question in questions]),
-        "teacher": WORDS_SHA256,
-        "policy_cards": sha256([asdict(card) for card in load_cards().values()]),
-        "minhash": [NUM_PERM, NUM_BANDS],
-        "versions": versions(("safe_r1", "rensa")),
-    }
-    return replace(plan, fingerprint=fingerprint)
+    return plan
 
 
-def _pinned(recipe: Recipe) -> Recipe:
-    guards = tuple(place if place.benchmark else pin(place) for place in recipe.decontamination.protected)
+def _pin_revisions(recipe: CorpusRecipe) -> CorpusRecipe:
+    decontamination = recipe.decontamination
+    protected = tuple(each if each.benchmark else pin_revision(each) for each in decontamination.protected)
     return recipe.model_copy(
         update={
-            "sources": tuple(map(pin, recipe.sources)),
-            "decontamination": recipe.decontamination.model_copy(update={"protected": guards}),
+            "sources": tuple(map(pin_revision, recipe.sources)),
+            "decontamination": decontamination.model_copy(update={"protected": protected}),
         }
     )
 
 
-def _check_mapping(source: Source, part: Part) -> None:
-    """The first records have the mapped fields: a mapping that fits none of them is a mistake, not bad data."""
+def _check_mapping(source: Source, part: SourcePart) -> None:
+    """Raise an error if the mapping fits none of the first records: then it is wrong, and not the data."""
     rows = _first_rows(source, part)
     faults = [row.drop for row in rows if row.drop and row.drop.reason == "malformed"]
     if len(faults) == len(rows):
         raise DataError(
-            f"source {source.name}: its mapping fits none of its first {len(rows)} records; {faults[0].detail}"
+            f"source {source.name}: its mapping fits none of its first {len(rows)} records; "
+            f"{faults[0].detail}"
         )
 
 
-def _first_rows(source: Source, part: Part) -> list[Row]:
-    few = replace(part, num_records=min(part.num_records, _LOOKED_AT))
-    return [normalise(record, source) for record in read_part(source, few)]
+def _first_rows(source: Source, part: SourcePart) -> list[CorpusRow]:
+    beginning = replace(part, num_records=min(part.num_records, _NUM_CHECKED_RECORDS))
+    return [normalise(record, source) for record in read_part(source, beginning)]
 
 
-def _check_supply(plan: Plan) -> None:
-    """No quota of a kind and language asks for more rows than its sources hold, duplicates and all."""
+def _check_supply(plan: CorpusPlan) -> None:
+    """Raise an error if the quotas of a kind and language need more rows than its sources have."""
     recipe = plan.recipe
     wanted: Counter[tuple[str, str | None]] = Counter()
     for quota, size in zip(recipe.quotas, quota_sizes(recipe), strict=True):
         wanted[quota.kind, quota.language] += size
-    missed = []
+    missed: list[str] = []
     for (kind, language), size in wanted.items():
-        had = sum(
-            plan.count(s.name) for s in recipe.sources if s.kind == kind and language in (None, s.language)
-        )
-        if had < size * (1 - recipe.max_shortfall):
+        count = _count_records(plan, kind, language)
+        if count < size * (1 - recipe.max_shortfall):
             missed.append(
-                f"{kind}/{language or 'any'} wants {size:,} rows, its sources hold {had:,} ({size - had:,} too few)"
+                f"{kind}/{language or 'any'} wants {size:,} rows, its sources hold {count:,} "
+                f"({size - count:,} too few)"
             )
-    refuse_shortfalls(missed)
+    raise_shortfalls(missed)
 
 
-def _hashes(parts: list[Part]) -> dict[str, dict[str, str]]:
-    """Source to its files' hashes by number and name: their folder may be another one on another node."""
-    files: dict[str, list[str]] = {}
-    for part in parts:
-        if part.format != "hub" and part.file not in files.setdefault(part.place, []):
-            files[part.place].append(part.file)
+def _count_records(plan: CorpusPlan, kind: str, language: str | None) -> int:
+    """Records of all sources of a kind and language (None for any), duplicates included."""
+    matching = (s for s in plan.recipe.sources if s.kind == kind and language in (None, s.language))
+    return sum(plan.count(source.name) for source in matching)
+
+
+def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
+    """Everything that could change a row of the corpus."""
+    recipe = plan.recipe
+    settings = public_settings(recipe)
+    # Folders do not change a row, and the identity of the judge stands for its settings.
+    for name in ("output", "data", "judge"):
+        settings.pop(name)
+    synthesis = recipe.synthesis.model_dump(mode="json", exclude=set(_RUNTIME_SETTINGS))
     return {
-        place: {f"{number} {UPath(file).name}": _hash(file) for number, file in enumerate(mine)}
-        for place, mine in files.items()
+        "recipe": settings | {"synthesis": synthesis},
+        "files": _hash_files(plan.parts),
+        "records": {source.name: plan.count(source.name) for source in recipe.sources},
+        "protected": sha256([[question.name, question.text] for question in plan.questions]),
+        "teacher": TEACHERS_SHA256,
+        "judge": judge.identity,
+        "policy_cards": sha256([asdict(card) for card in load_cards().values()]),
+        "minhash": [NUM_PERM, NUM_BANDS],
+        "versions": versions(("safe_r1", "rensa")),
     }
 
 
-def _hash(file: str) -> str:
+def public_settings(recipe: CorpusRecipe) -> dict[str, object]:
+    """The recipe as plain values, without user names and passwords in URLs."""
+    return json.loads(hide_credentials(recipe.model_dump_json()))
+
+
+def hide_credentials(text: str) -> str:
+    """The text without user names and passwords in its URLs."""
+    return _CREDENTIALS.sub("", text)
+
+
+def _hash_files(parts: Sequence[SourcePart]) -> dict[str, dict[str, str]]:
+    """Source to the hashes of its files, by number and name: their folder may differ from node to node."""
+    files: dict[str, list[str]] = {}
+    for part in parts:
+        if part.format != "hub" and part.file not in files.setdefault(part.source, []):
+            files[part.source].append(part.file)
+    return {
+        source: {f"{number} {UPath(file).name}": _hash_file(file) for number, file in enumerate(names)}
+        for source, names in files.items()
+    }
+
+
+def _hash_file(file: str) -> str:
     with UPath(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
-def dry_run(recipe: Recipe, show: Callable[[str], None]) -> None:
-    """Show sources, rows, quotas and what the teacher would cost; starts and writes nothing."""
+def dry_run(recipe: CorpusRecipe, show: Callable[[str], None]) -> None:
+    """Show sources, quotas and the cost of the teacher; starts and writes nothing."""
     plan = make_plan(recipe)
     recipe = plan.recipe
     show(f"recipe {recipe.name}: {recipe.description}")
+    num_prompts = _show_sources(plan, show)
+    if recipe.quotas:
+        show(f"\nquotas of {recipe.total:,} rows")
+    for quota, size in zip(recipe.quotas, quota_sizes(recipe), strict=True):
+        count = _count_records(plan, quota.kind, quota.language)
+        show(f"  {quota.title:38} {size:>8,} wanted, sources of this kind and language hold {count:,}")
+    num_sets = len(recipe.decontamination.protected)
+    show(f"\nprotected: {len(plan.questions):,} questions of {num_sets} sets")
+    num_calls = num_prompts * recipe.synthesis.candidates
+    tokens = "no tokens"
+    if recipe.teacher != "template":
+        tokens = (
+            f"about {num_calls * _TOKENS_PER_RESPONSE:,} tokens to generate and "
+            f"{num_calls * _TOKENS_PER_POLICY:,} to read"
+        )
+    teacher = hide_credentials(recipe.teacher)
+    show(f"teacher {teacher}: at most {num_calls:,} calls for {num_prompts:,} prompts, {tokens}")
+    show(f"output: {hide_credentials(recipe.output)}")
+
+
+def _show_sources(plan: CorpusPlan, show: Callable[[str], None]) -> int:
+    """Show the sources; returns how many records need the teacher, judged by the first of each source."""
     show("\nsources")
-    prompts: dict[str, int] = {}
-    for source in recipe.sources:
-        first = next(part for part in plan.parts if part.place == source.name)
-        needs_teacher = not any(row.has_response for row in _first_rows(source, first) if row.drop is None)
+    num_prompts = 0
+    for source in plan.recipe.sources:
+        first = next(part for part in plan.parts if part.source == source.name)
+        usable = [row for row in _first_rows(source, first) if row.drop is None]
+        needs_teacher = not any(row.has_response for row in usable)
         count = plan.count(source.name)
-        if needs_teacher:
-            prompts[source.name] = count
+        num_prompts += count if needs_teacher else 0
         note = "  → teacher" if needs_teacher else ""
         show(
             f"  {source.name:28} {count:>9,} rows  {source.kind:17} {source.language}  {source.licence}{note}"
         )
-    if recipe.quotas:
-        show(f"\nquotas of {recipe.total:,} rows")
-        for quota, size in zip(recipe.quotas, quota_sizes(recipe), strict=True):
-            fitting = [
-                s.name
-                for s in recipe.sources
-                if s.kind == quota.kind and quota.language in (None, s.language)
-            ]
-            had = sum(map(plan.count, fitting))
-            show(f"  {quota.title:38} {size:>8,} wanted, sources of this kind and language hold {had:,}")
-    questions = load_questions(recipe.decontamination.protected, recipe.data)
-    show(f"\nprotected: {len(questions):,} questions of {len(recipe.decontamination.protected)} sets")
-    calls = sum(prompts.values()) * recipe.synthesis.candidates
-    tokens = (
-        "no tokens"
-        if recipe.teacher == "template"
-        else f"about {calls * _TOKENS_OF_A_RESPONSE:,} tokens to write"
-    )
-    read = "" if recipe.teacher == "template" else f" and {calls * _TOKENS_OF_A_POLICY:,} to read"
-    show(
-        f"teacher {recipe.teacher}: at most {calls:,} calls for {sum(prompts.values()):,} prompts, {tokens}{read}"
-    )
-    show(f"output: {recipe.output}")
+    return num_prompts

@@ -1,6 +1,6 @@
-"""What a corpus is made of and how: the recipe, a TOML file, and the checks that need no data.
+"""Corpus recipes: the settings of a corpus as a TOML file, and every check that needs no data.
 
-A recipe by name lies in ``safe_r1/corpus/recipes``; ``--set a.b=v`` changes any of its settings.
+The shipped recipes are in ``safe_r1/corpus/recipes``; ``--set a.b=v`` overrides any setting.
 """
 
 import difflib
@@ -13,38 +13,38 @@ from pydantic import Field, field_validator, model_validator
 from safe_r1.config import EngineConfig, JudgeConfig, Settings, load_config
 from safe_r1.errors import ConfigError
 from safe_r1.language import Language
+from safe_r1.schema import Part
 from safe_r1.taxonomy import AREAS, CATEGORIES
 
-Kind = Literal["safety", "reasoning", "benign-sensitive"]
-KINDS: tuple[Kind, ...] = ("safety", "reasoning", "benign-sensitive")
-Format = Literal["auto", "jsonl", "json", "csv", "parquet"]
+ConversationKind = Literal["safety", "reasoning", "benign-sensitive"]
+FileFormat = Literal["auto", "jsonl", "json", "csv", "parquet"]
 
 
-class Mapping(Settings):
-    """Which fields of a record become what; ``a.b`` reaches into nested objects.
+class FieldMapping(Settings):
+    """Field names of a source's records; ``a.b`` names a field of a nested object.
 
-    A record gives either a ``prompt`` or ``messages``. A response comes whole (``response``, reasoning in its
-    tags) or in two fields (``reasoning`` and ``answer``); a record without either is a prompt for the
-    teacher.
+    A record has either a ``prompt`` or ``messages``. Its response is one field (``response``, with the
+    reasoning in ``<think>`` tags) or two (``reasoning`` and ``answer``); a record without a response is a
+    prompt for the teacher.
     """
 
     prompt: str | None = None
     messages: str | None = Field(
-        default=None, description="a list of turns; a last assistant turn is the response"
+        default=None, description="list of chat messages; a final assistant message is the response"
     )
-    role: str = Field(default="role", description="field of a turn that says who speaks")
-    content: str = Field(default="content", description="field of a turn that holds the text")
+    role: str = Field(default="role", description="field of a message that holds its role")
+    content: str = Field(default="content", description="field of a message that holds its text")
     response: str | None = None
     reasoning: str | None = None
     answer: str | None = None
     solution: Literal["plain", "gsm8k"] = Field(
-        default="plain", description="gsm8k: `answer` holds steps and `#### result`"
+        default="plain", description="gsm8k: `answer` holds the steps and `#### RESULT`"
     )
     final: str | None = Field(
-        default=None, description="the known result, to check the answer's boxed one against"
+        default=None, description="reference result; the boxed result of the answer must equal it"
     )
-    category: str | None = None
-    id: str | None = None
+    category: str | None = Field(default=None, description="label or list of labels of the record")
+    id: str | None = Field(default=None, description="the source's own id of the record")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
@@ -56,52 +56,57 @@ class Mapping(Settings):
 
     @property
     def fields(self) -> list[str]:
-        """The fields that every record must have."""
-        wanted = (self.prompt, self.messages, self.response, self.reasoning, self.answer, self.final)
-        return [field for field in wanted if field]
+        """Fields that every record must have."""
+        mapped = (self.prompt, self.messages, self.response, self.reasoning, self.answer, self.final)
+        return [field for field in mapped if field]
 
 
-class Place(Settings):
-    """Where records lie: ``path`` (file, folder or glob, relative to ``--data``; ``package:`` for shipped
-    ones) or ``hub``.
+class DataLocation(Settings):
+    """Location of records: ``path`` or ``hub``.
+
+    ``path`` is a file, a folder or a glob, relative to ``--data``; with the prefix ``package:`` it is a file
+    that is shipped in ``safe_r1/corpus``.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     path: str | None = None
-    hub: str | None = Field(default=None, description="id of a data set on the hub")
-    subset: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    format: Format = Field(default="auto", description="auto: by the file's name")
+    hub: str | None = Field(default=None, description="dataset id on the Hugging Face Hub")
+    subset: str | None = Field(default=None, description="hub: configuration of the dataset")
+    split: str = Field(default="train", description="hub: split of the dataset")
+    revision: str | None = Field(default=None, description="hub: branch, tag or commit")
+    format: FileFormat = Field(default="auto", description="auto: from the file name's suffix")
     records: str | None = Field(
-        default=None, description="JSON: field that holds the records; *: all lists in it"
+        default=None, description="JSON: field that holds the list of records; *: every list of the object"
     )
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _has_one_location(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError(f"source {self.name!r}: expected either `path` or `hub`")
         return self
 
 
-class Source(Place):
-    """One raw source: where it lies, what its records mean, under which licence."""
+class Source(DataLocation):
+    """One raw source: its location, the meaning of its fields, and its licence."""
 
-    kind: Kind
+    kind: ConversationKind
     language: Language
     licence: str
-    why: str = Field(default="", description="why this source is in the recipe; stands in the card")
-    mapping: Mapping
-    category: str | None = Field(default=None, description="category of every row; a key of the taxonomy")
+    why: str = Field(default="", description="reason for including this source; shown in the dataset card")
+    mapping: FieldMapping
+    category: str | None = Field(default=None, description="taxonomy key for every row of the source")
+    # The order of the table matters: see `rows._find_category_key`.
     categories: dict[str, str] = Field(
         default_factory=dict,
-        description="the source's own labels → keys of the taxonomy; of a row's labels the one named first here counts",
+        description="the source's labels → taxonomy keys; of several labels of a row the first here counts",
     )
     trusted: bool = Field(
-        default=False, description="its responses were read by its authors: the judge drops none of them"
+        default=False, description="responses were reviewed by their authors: the judge drops none of them"
     )
-    classify: bool = Field(default=False, description="find the category by the signs of the policy cards")
-    limit: int | None = Field(default=None, ge=1, description="read only so many records")
+    classify: bool = Field(
+        default=False, description="derive the category of a row from the signs of the policy cards"
+    )
+    limit: int | None = Field(default=None, ge=1, description="maximum number of records to read")
 
     @model_validator(mode="after")
     def _known_categories(self) -> Self:
@@ -114,10 +119,10 @@ class Source(Place):
 
 
 class Quota(Settings):
-    """A share of the corpus. A row counts in the first quota that it fits; rows that fit none are left out."""
+    """A share of the corpus; a row counts in the first quota that matches it, and is dropped if none does."""
 
     share: float = Field(gt=0, le=1)
-    kind: Kind
+    kind: ConversationKind
     language: Language | None = None
     area: str | None = None
 
@@ -130,16 +135,16 @@ class Quota(Settings):
 
     @property
     def title(self) -> str:
-        """``safety/zh/values``: what the quota asks for."""
+        """Name of the quota in messages, for example ``safety/zh/values``."""
         return "/".join(filter(None, (self.kind, self.language, self.area)))
 
-    def fits(self, kind: str, language: str, area: str | None) -> bool:
-        """True for a row of that kind, language and area."""
+    def matches(self, kind: str, language: str, area: str | None) -> bool:
+        """True if a row of this kind, language and area belongs to the quota."""
         return self.kind == kind and self.language in (None, language) and self.area in (None, area)
 
 
 class FilterConfig(Settings):
-    """Limits of the filters; lengths in characters."""
+    """Thresholds of the filters; lengths in characters."""
 
     min_prompt_chars: int = Field(default=4, ge=1)
     max_prompt_chars: int = Field(default=8_000, ge=1)
@@ -147,94 +152,102 @@ class FilterConfig(Settings):
     max_reasoning_chars: int = Field(default=40_000, ge=1)
     min_answer_chars: int = Field(default=2, ge=1)
     max_answer_chars: int = Field(default=12_000, ge=1)
-    max_repetition: float = Field(
-        default=0.35, gt=0, le=1, description="largest share of text that repeats itself"
+    max_repetition: float = Field(default=0.35, gt=0, le=1, description="maximum share of repeated text")
+    judge_parts: tuple[Part, ...] = Field(
+        default=("answer",), description="parts of a safety response that the judge labels"
     )
-    judge_parts: tuple[Literal["answer", "reasoning"], ...] = ("answer",)
 
 
 class DedupConfig(Settings):
-    """Near duplicates: MinHash over the n-grams of the prompt."""
+    """Near-duplicate removal: MinHash over the n-grams of the prompt."""
 
     threshold: float = Field(
-        default=0.65, gt=0, le=1, description="similarity (Jaccard) from which two prompts are one"
+        default=0.65, gt=0, le=1, description="Jaccard similarity from which two prompts are duplicates"
     )
     family_threshold: float = Field(
-        default=0.5, gt=0, le=1, description="similarity from which two rows share a split"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Jaccard similarity from which two rows stay in the same split",
     )
-    ngram_chars: int = Field(default=4, ge=1, description="Chinese")
-    ngram_words: int = Field(default=2, ge=1, description="English")
+    ngram_chars: int = Field(default=4, ge=1, description="n-gram size for Chinese, in characters")
+    ngram_words: int = Field(default=2, ge=1, description="n-gram size for English, in words")
 
 
-class Protected(Place):
-    """Questions that must not be in the corpus: a benchmark of this package by name, or any records."""
+class ProtectedSet(DataLocation):
+    """Questions that must not be in the corpus: a registered benchmark by name, or any records."""
 
     benchmark: str | None = None
     text: tuple[str, ...] = Field(default=(), description="fields that hold the question")
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _has_one_location(self) -> Self:
         if self.benchmark is None and ((self.path is None) == (self.hub is None) or not self.text):
             raise ValueError(f"protected {self.name!r}: expected `benchmark`, or `path` or `hub` with `text`")
         return self
 
 
 class DecontaminationConfig(Settings):
-    """When a row is too close to a benchmark question."""
+    """Decontamination: removal of rows that overlap with benchmark questions."""
 
-    protected: tuple[Protected, ...] = ()
+    protected: tuple[ProtectedSet, ...] = ()
     ngram_chars: int = Field(
-        default=13, ge=4, description="a shared run of so many Chinese characters is a match"
+        default=13, ge=4, description="length of a shared n-gram that is a match, in Chinese characters"
     )
-    ngram_words: int = Field(default=10, ge=3, description="a shared run of so many English words is a match")
+    ngram_words: int = Field(
+        default=10, ge=3, description="length of a shared n-gram that is a match, in English words"
+    )
     max_questions: int = Field(
-        default=5, ge=1, description="a run that more questions share is a phrase, not a question"
+        default=5, ge=1, description="n-grams that more questions share are common phrases and not counted"
     )
     containment: float = Field(
-        default=0.7, gt=0, le=1, description="share of a question's short n-grams in a near copy"
+        default=0.7, gt=0, le=1, description="share of a question's short n-grams that makes a near copy"
     )
 
 
 class SynthesisConfig(Settings):
-    """The teacher that answers prompts without a response."""
+    """Generation of responses by a teacher for prompts that have none."""
 
-    candidates: int = Field(default=3, ge=1, description="responses per prompt; the judge keeps the best")
-    margin: float = Field(default=1.15, ge=1, description="prompts asked for each row that is still missing")
+    candidates: int = Field(default=3, ge=1, description="responses per prompt; the best one is kept")
+    margin: float = Field(default=1.15, ge=1, description="prompts to answer per row that is still missing")
     model: str | None = Field(
-        default=None, description="llm: variant, hub id or folder; URL: name of the model it serves"
+        default=None,
+        description="teacher llm: variant, hub id or folder; teacher URL: name of the served model",
     )
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=3072, ge=16)
-    concurrency: int = Field(default=32, ge=1)
+    concurrency: int = Field(default=32, ge=1, description="concurrent requests to a teacher endpoint")
     timeout_s: float = Field(default=300.0, gt=0)
     max_retries: int = Field(default=5, ge=0)
     engine: EngineConfig = Field(default=EngineConfig())
 
 
-class Recipe(Settings):
-    """A corpus, from its sources to its quotas."""
+class CorpusRecipe(Settings):
+    """All settings of a corpus."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    data: str | None = Field(default=None, description="folder or URI that relative paths start from")
+    data: str | None = Field(
+        default=None, description="folder or URI that relative paths of sources start from"
+    )
     output: str = "corpus"
     teacher: str = Field(
         default="template", description="template, llm, or the URL of an OpenAI-compatible endpoint"
     )
     seed: int = Field(default=0, ge=0)
     total: int | None = Field(
-        default=None, ge=1, description="rows of the corpus; None keeps every clean row"
+        default=None, ge=1, description="number of rows of the corpus; None keeps every clean row"
     )
     validation_share: float = Field(default=0.02, ge=0, lt=1)
     max_shortfall: float = Field(
-        default=0.0, ge=0, lt=1, description="share of a quota that may be missing in the end"
+        default=0.0, ge=0, lt=1, description="maximum share of a quota that may be missing"
     )
-    max_malformed_share: float = Field(default=0.01, ge=0, le=1, description="of one source's records")
-    licences: tuple[str, ...] = Field(min_length=1, description="what a source may be under")
-    rows_per_part: int = Field(
-        default=2_000, ge=1, description="records that are read, and written, together"
+    max_malformed_share: float = Field(
+        default=0.01, ge=0, le=1, description="maximum share of malformed records of one source"
     )
+    licences: tuple[str, ...] = Field(min_length=1, description="accepted licences of sources")
+    rows_per_part: int = Field(default=2_000, ge=1, description="records per task and per intermediate file")
     sources: tuple[Source, ...] = Field(min_length=1)
     quotas: tuple[Quota, ...] = ()
     filters: FilterConfig = Field(default=FilterConfig())
@@ -253,14 +266,13 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [source.name for source in self.sources]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two sources are called {doubled[0]!r}")
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources are called {duplicates[0]!r}")
         if (self.total is None) != (not self.quotas):
             raise ValueError("`total` and `quotas` go together: give both or none")
-        if self.quotas and abs(sum(quota.share for quota in self.quotas) - 1) > 1e-6:
-            raise ValueError(
-                f"the shares of the quotas add up to {sum(quota.share for quota in self.quotas):g}, expected 1"
-            )
+        shares = sum(quota.share for quota in self.quotas)
+        if self.quotas and abs(shares - 1) > 1e-6:
+            raise ValueError(f"the shares of the quotas add up to {shares:g}, expected 1")
         for source in self.sources:
             if source.licence not in self.licences:
                 raise ValueError(
@@ -268,28 +280,33 @@ class Recipe(Settings):
                     f"(licences: {', '.join(self.licences)}); allow it or remove the source"
                 )
         if self.judge.kind == "llm":
-            raise ValueError("judge.kind: the corpus is judged by lexicon or an endpoint's URL, not by llm")
+            raise ValueError("judge.kind: a corpus takes lexicon or an endpoint's URL as judge, not llm")
         return self
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes in the package."""
+    """Names of the shipped recipes."""
     return sorted(
         path.name.removesuffix(".toml") for path in files("safe_r1.corpus").joinpath("recipes").iterdir()
     )
 
 
-def load_recipe(name: str, overrides: list[str], **flags: str | None) -> Recipe:
-    """A recipe of the package by name, or of any TOML file.
+def load_recipe(name: str, overrides: list[str], **flags: str | None) -> CorpusRecipe:
+    """Load a shipped recipe by name, or any recipe file.
+
+    Args:
+        name: A shipped recipe, or the path of a TOML or YAML file.
+        overrides: ``a.b=v`` strings.
+        flags: Values by setting name; None leaves a setting as it is.
 
     Raises:
-        ConfigError: There is no such recipe, or a setting does not fit.
+        ConfigError: The recipe does not exist, or a setting is unknown or invalid.
     """
     if name.endswith((".toml", ".yaml", ".yml")):
-        return load_config(Recipe, name, overrides, **flags)
+        return load_config(CorpusRecipe, name, overrides, **flags)
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(recipe_names())}"
         raise ConfigError(f"unknown recipe {name!r}: {hint}, or give a .toml file")
     with as_file(files("safe_r1.corpus").joinpath("recipes", f"{name}.toml")) as path:
-        return load_config(Recipe, str(path), overrides, **flags)
+        return load_config(CorpusRecipe, str(path), overrides, **flags)

@@ -1,32 +1,38 @@
-"""The rows of the corpus between its stages, and a raw record turned into one."""
+"""Rows of the corpus between its stages, and the conversion of raw records to rows."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from safe_r1.corpus.recipe import Mapping, Source
-from safe_r1.corpus.sources import Record
+from safe_r1.corpus.recipe import FieldMapping, Source
+from safe_r1.corpus.sources import RawRecord
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.policies import classify
 from safe_r1.schema import MESSAGES_TYPE, Message
 from safe_r1.taxonomy import CATEGORIES, area_of, find_category
 
+TableRow = dict[str, Any]
+"""One row of a Parquet file, column name to value."""
+
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
-_RESULT = re.compile(r"\n?####\s*(.+?)\s*$")
-_OPENING = re.compile(r"^(?:so|then|therefore|thus|hence|finally|now|and)\b,?\s*", re.IGNORECASE)
+# GSM8K annotates each computation for a calculator, <<48/2=24>>, and ends with "#### RESULT".
+_CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
+_GSM8K_RESULT = re.compile(r"\n?####\s*(.+?)\s*$")
+# A connective that refers to an earlier step, which the answer does not repeat.
+_CONNECTIVE = re.compile(r"^(?:so|then|therefore|thus|hence|finally|now|and)\b,?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Why a row is not in the corpus.
+    """Reason why a row is not in the corpus.
 
     Attributes:
         stage: ``read``, ``filter``, ``decontaminate``, ``deduplicate``, ``synthesize`` or ``mix``.
-        reason: A short snake_case word.
-        detail: What exactly, e.g. the file and line, the match, or the row that was kept instead.
+        reason: A short snake_case identifier.
+        detail: File and line, the matching question, or the id of the row that was kept instead.
     """
 
     stage: str
@@ -35,22 +41,21 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Row:
+class CorpusRow:
     """One conversation on its way into the corpus.
 
     Attributes:
-        row_id: ``SOURCE/INDEX``; stable as long as the source's files are.
+        row_id: ``SOURCE/INDEX``; stable as long as the files of the source do not change.
         source_id: The source's own id of the record.
-        messages: The dialogue up to and including the last user turn.
-        reasoning: What the assistant thinks; None where the record has no response, or one without a closed
-            reasoning.
-        answer: What it says; None where the record has no response.
-        final: The known result, where there is one.
-        area: Key of the risk area; None for reasoning.
-        category: Key of the risk category; None for reasoning.
-        teacher: Who wrote the response where it was not in the source.
-        degree: Refusal degree of the answer as the judge sees it; None where it was not judged.
-        drop: Why the row is out; None while it is in.
+        messages: The dialogue up to and including the last user message.
+        reasoning: Reasoning of the assistant; None without a response, or if the response does not close it.
+        answer: Answer of the assistant; None without a response.
+        final: Reference result, if the source has one.
+        area: Key of the risk area; None for reasoning rows.
+        category: Key of the risk category; None for reasoning rows.
+        teacher: Name of the teacher that generated the response; None if the source had it.
+        degree: Refusal degree of the answer according to the judge; None if it was not judged.
+        drop: Why the row was dropped; None as long as it was not.
     """
 
     row_id: str
@@ -71,32 +76,33 @@ class Row:
 
     @property
     def has_response(self) -> bool:
-        """False for a prompt that waits for the teacher."""
+        """False for a prompt that needs the teacher."""
         return self.answer is not None
 
     @property
     def prompt(self) -> str:
-        """All turns of the dialogue as one text."""
+        """All messages of the dialogue as one text."""
         return "\n".join(turn["content"] for turn in self.messages)
 
-    def dropped(self, drop: Drop) -> "Row":
-        """The same row, out of the corpus."""
+    def dropped(self, drop: Drop) -> "CorpusRow":
+        """A copy of the row that is marked as dropped."""
         return replace(self, drop=drop)
 
-    def to_table_row(self) -> dict[str, Any]:
-        """The row with its drop in three columns; a dropped row leaves its texts behind."""
-        flat = asdict(self)
-        drop = flat.pop("drop") or {}
+    def to_table_row(self) -> TableRow:
+        """The row as ``ROW_SCHEMA`` has it: the drop in three columns, a dropped row without its texts."""
+        columns = asdict(self)
+        drop = columns.pop("drop") or {}
         if drop:
-            flat |= {"messages": [], "reasoning": None, "answer": None, "final": None}
-        return flat | {f"drop_{name}": drop.get(name) for name in ("stage", "reason", "detail")}
+            columns |= {"messages": [], "reasoning": None, "answer": None, "final": None}
+        return columns | {f"drop_{name}": drop.get(name) for name in ("stage", "reason", "detail")}
 
     @classmethod
-    def from_table_row(cls, flat: dict[str, Any]) -> "Row":
+    def from_table_row(cls, columns: TableRow) -> "CorpusRow":
         """Inverse of ``to_table_row``; further columns are ignored."""
-        fields = {name: flat[name] for name in cls.__dataclass_fields__ if name != "drop"}
-        drop = flat["drop_stage"] and Drop(flat["drop_stage"], flat["drop_reason"], flat["drop_detail"])
-        return cls(**fields, drop=drop or None)
+        fields = {name: columns[name] for name in cls.__dataclass_fields__ if name != "drop"}
+        stage = columns["drop_stage"]
+        drop = Drop(stage, columns["drop_reason"], columns["drop_detail"]) if stage else None
+        return cls(**fields, drop=drop)
 
 
 ROW_SCHEMA = pa.schema(
@@ -115,81 +121,112 @@ ROW_SCHEMA = pa.schema(
 )
 
 
-def normalise(record: Record, source: Source) -> Row:
-    """A raw record as a row; a record that cannot be one is a row with a drop."""
+class _Conversation(TypedDict):
+    """The fields of a row that come from the texts of a record."""
+
+    messages: list[Message]
+    reasoning: str | None
+    answer: str | None
+    final: str | None
+
+
+class _Malformed(ValueError):
+    """A record that does not fit its source's mapping; the message says why."""
+
+
+def normalise(record: RawRecord, source: Source) -> CorpusRow:
+    """Convert a raw record to a row; a malformed record becomes a dropped row."""
     index = str(record.index)
-    fixed = {
-        "licence": source.licence,
-        "kind": source.kind,
-        "language": source.language,
-        "area": None,
-        "category": None,
-    }
-    row = Row(f"{source.name}/{index}", source.name, index, **fixed)
-
-    def malformed(fault: str) -> Row:
-        return row.dropped(Drop("read", "malformed", f"{record.where}: {fault}"))
-
+    row = CorpusRow(
+        row_id=f"{source.name}/{index}",
+        source=source.name,
+        source_id=index,
+        licence=source.licence,
+        kind=source.kind,
+        language=source.language,
+        area=None,
+        category=None,
+    )
     if record.value is None:
-        return malformed(record.error)
-    mapping, value = source.mapping, record.value
-    missing = [name for name in mapping.fields if _get(value, name) is None]
-    if missing:
-        return malformed(f"no field {missing[0]!r}, got {', '.join(map(str, value))[:200]}")
+        return row.dropped(Drop("read", "malformed", f"{record.where}: {record.error}"))
+    mapping = source.mapping
     try:
-        messages, reasoning, answer = _conversation(value, mapping)
-    except (TypeError, KeyError, AttributeError) as error:
-        return malformed(f"{type(error).__name__}: {error}")
-    if not messages or messages[-1]["role"] != "user" or not _alternates(messages):
-        roles = ", ".join(turn["role"] for turn in messages)
-        return malformed(f"turns {roles}; expected them to alternate, user last")
-    final = str(_get(value, mapping.final)) if mapping.final else None
-    if mapping.solution == "gsm8k":
-        reasoning, answer, final = _read_gsm8k(answer or "")
-    category = _category(value, source, messages)
+        conversation = _conversation(record.value, mapping)
+    except _Malformed as error:
+        return row.dropped(Drop("read", "malformed", f"{record.where}: {error}"))
+    category = _find_category_key(record.value, source, conversation["messages"])
     row = replace(
         row,
-        source_id=str(_get(value, mapping.id)) if mapping.id else row.source_id,
+        source_id=str(_get(record.value, mapping.id)) if mapping.id else row.source_id,
         category=category,
         area=area_of(category) if category else None,
-        messages=messages,
-        reasoning=reasoning,
-        answer=answer,
-        final=final,
+        **conversation,
     )
     if category is None and source.kind != "reasoning":
         return row.dropped(Drop("read", "no_category", f"{record.where}: none of the 31 categories fits"))
     return row
 
 
-def _get(value: Any, path: str) -> Any:
+def _get(value: object, path: str) -> object:
+    """The field ``a.b`` of nested objects; None if it is missing."""
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
-def _conversation(value: dict[str, Any], mapping: Mapping) -> tuple[list[Message], str | None, str | None]:
-    """The dialogue up to the last user turn, the reasoning and the answer."""
+def _conversation(record: Mapping[str, object], mapping: FieldMapping) -> _Conversation:
+    """Dialogue and response of a record.
+
+    Raises:
+        _Malformed: A field is missing or no text, or the roles do not alternate.
+    """
+    missing = [name for name in mapping.fields if _get(record, name) is None]
+    if missing:
+        raise _Malformed(f"no field {missing[0]!r}, got {', '.join(map(str, record))[:200]}")
+    try:
+        messages, reasoning, answer = _read_texts(record, mapping)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _Malformed(f"{type(error).__name__}: {error}") from None
+    if not messages or messages[-1]["role"] != "user" or not _alternates(messages):
+        roles = ", ".join(turn["role"] for turn in messages)
+        raise _Malformed(f"turns {roles}; expected them to alternate, user last")
+    final = str(_get(record, mapping.final)) if mapping.final else None
+    if mapping.solution == "gsm8k":
+        reasoning, answer, final = _read_gsm8k(answer or "")
+    return _Conversation(messages=messages, reasoning=reasoning, answer=answer, final=final)
+
+
+def _read_texts(
+    record: Mapping[str, object], mapping: FieldMapping
+) -> tuple[list[Message], str | None, str | None]:
+    """The dialogue up to the last user message, the reasoning and the answer."""
+    response = None
     if mapping.prompt:
-        messages = [Message(role="user", content=_text(_get(value, mapping.prompt)))]
-        whole = _text(_get(value, mapping.response)) if mapping.response else None
+        messages = [Message(role="user", content=_text(_get(record, mapping.prompt)))]
     else:
-        turns = [
-            (str(turn[mapping.role]), turn[mapping.content]) for turn in _get(value, str(mapping.messages))
-        ]
-        messages = [Message(role=_ROLES.get(role, role), content=_text(text)) for role, text in turns]
-        whole = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else None
-        whole = _text(_get(value, mapping.response)) if mapping.response else whole
-    if whole is not None:
-        reasoning, answer = split_reasoning(whole)
-        # Without a closed reasoning there is no answer; the filters say so, and the text is kept out of both.
+        messages = _read_messages(record, mapping)
+        if messages and messages[-1]["role"] == "assistant":
+            response = messages.pop()["content"]
+    if mapping.response:
+        response = _text(_get(record, mapping.response))
+    if response is not None:
+        reasoning, answer = split_reasoning(response)
+        # Without closed reasoning there is no answer: the text is in neither field, a filter drops the row.
         return messages, reasoning if answer is not None else None, answer or ""
-    reasoning = _text(_get(value, mapping.reasoning)) if mapping.reasoning else None
-    answer = _text(_get(value, mapping.answer)) if mapping.answer else None
+    reasoning = _text(_get(record, mapping.reasoning)) if mapping.reasoning else None
+    answer = _text(_get(record, mapping.answer)) if mapping.answer else None
     return messages, reasoning, answer
 
 
-def _text(value: Any) -> str:
+def _read_messages(record: Mapping[str, object], mapping: FieldMapping) -> list[Message]:
+    turns = _get(record, str(mapping.messages))
+    if not isinstance(turns, list):
+        raise TypeError(f"expected a list of messages, got {type(turns).__name__}")
+    contents = [(str(turn[mapping.role]), turn[mapping.content]) for turn in turns]
+    return [Message(role=_ROLES.get(role, role), content=_text(content)) for role, content in contents]
+
+
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {type(value).__name__}")
     return value.strip()
@@ -202,28 +239,29 @@ def _alternates(messages: list[Message]) -> bool:
 
 
 def _read_gsm8k(solution: str) -> tuple[str, str, str | None]:
-    """Reasoning, answer and result of a GSM8K solution: steps with calculator notes, then ``#### result``."""
-    steps = _CALCULATOR.sub("", solution)
-    result = _RESULT.search(steps)
+    """Reasoning, answer and result of a GSM8K solution: steps with calculator notes, then ``#### RESULT``."""
+    steps = _CALCULATOR_NOTE.sub("", solution)
+    result = _GSM8K_RESULT.search(steps)
     if result is None:
         return steps, "", None
     steps = steps[: result.start()].strip()
     final = result[1].replace(",", "")
-    last = _OPENING.sub("", steps.rpartition("\n")[2])
-    # A last step that does not come to the result is no summary of it.
-    summary = f"{last[:1].upper()}{last[1:]}\n\n" if final in last.replace(",", "") else ""
+    last_step = _CONNECTIVE.sub("", steps.rpartition("\n")[2])
+    # The last step is only a summary if it arrives at the result.
+    is_summary = final in last_step.replace(",", "")
+    summary = f"{last_step[:1].upper()}{last_step[1:]}\n\n" if is_summary else ""
     return steps, f"{summary}The answer is $\\boxed{{{final}}}$.", final
 
 
-def _category(value: dict[str, Any], source: Source, messages: list[Message]) -> str | None:
-    """The row's category: its own label, else the source's, else by the signs of the policy cards."""
+def _find_category_key(record: Mapping[str, object], source: Source, messages: list[Message]) -> str | None:
+    """Category of a row: from its own label, else of its source, else by the signs of the policy cards."""
     if source.kind == "reasoning":
         return None
     if source.mapping.category:
-        label = _get(value, source.mapping.category)
+        label = _get(record, source.mapping.category)
         labels = [str(item) for item in label] if isinstance(label, list) else [str(label)]
+        # Of several labels the first in the recipe's table counts: it lists the specific before the general.
         order = list(source.categories)
-        # Of several labels the one that the recipe names first: it puts the specific ones before the general.
         for name in sorted(labels, key=lambda name: order.index(name) if name in order else len(order)):
             known = source.categories.get(name) or (find_category(name) and name)
             if known:
@@ -231,5 +269,5 @@ def _category(value: dict[str, Any], source: Source, messages: list[Message]) ->
                 return found.key if found else None
     if source.category:
         return source.category
-    found = classify(messages[-1]["content"]) if source.classify else None
-    return found if found in CATEGORIES else None
+    key = classify(messages[-1]["content"]) if source.classify else None
+    return key if key in CATEGORIES else None

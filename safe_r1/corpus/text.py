@@ -1,7 +1,7 @@
-"""Text as sets of hashed n-grams: characters for Chinese, words for English. Duplicates and leaks are both
-found with these.
+"""Hashed n-grams of texts, of characters for Chinese and of words for English.
 
-All hashing is 64-bit and over many texts at once, the same on every machine and in every process.
+Both deduplication and decontamination compare texts by them. Hashes have 64 bits, are computed for many texts
+at once, and are the same on every machine and in every process.
 """
 
 import re
@@ -17,13 +17,15 @@ from safe_r1.language import Language, detect_language
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
-# Stands between texts that are folded together.
+# Separates texts that are folded in one call: a control character that no fold changes.
 _BREAK = "\x1e"
 _NOT_WORD = re.compile(rf"[^\w{_BREAK}]+")
-# Odd multipliers of 64 bits: the golden ratio's fraction, and the two of the splitmix64 generator's
-# finalizer.
+# Odd multipliers of 64 bits: the fraction of the golden ratio, and the two of splitmix64's finalizer.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+# Powers of the factor, modulo 2**64: the weights of positions in a polynomial hash. They repeat after 4,096
+# positions, which bounds the table; two texts would have to differ by a swap over that distance to collide.
 _MAX_POWERS = 4096
 _POWERS = np.multiply.accumulate(
     np.concatenate(([np.uint64(1)], np.full(_MAX_POWERS - 1, _FACTOR, np.uint64)))
@@ -31,7 +33,7 @@ _POWERS = np.multiply.accumulate(
 
 
 def fold(texts: Sequence[str]) -> list[str]:
-    """Each text in one writing: NFKC, lower case, words separated by one space, without punctuation."""
+    """Normalize texts: NFKC, lower case, words separated by one space, no punctuation."""
     joined = _BREAK.join(text.replace(_BREAK, " ") for text in texts)
     folded = _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", joined).casefold().replace("_", " "))
     return [text.strip() for text in folded.split(_BREAK)]
@@ -39,11 +41,11 @@ def fold(texts: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Units:
-    """Hashes of the units of some texts (characters, words or n-grams of them), one text after the other.
+    """Hashes of the units (characters, words or n-grams) of several texts, one text after the other.
 
     Attributes:
-        hashes: Of all units in order, shape (units,).
-        counts: Units of each text, shape (texts,).
+        hashes: Hashes of all units in order, shape (units,).
+        counts: Number of units of each text, shape (texts,).
     """
 
     hashes: Hashes
@@ -51,28 +53,29 @@ class Units:
 
     @property
     def ends(self) -> Indices:
-        """Where each text's units end."""
+        """End of each text in ``hashes``, shape (texts,)."""
         return np.cumsum(self.counts)
 
     def ngrams(self, size: int) -> "Units":
-        """All runs of ``size`` units of each text; the whole text where it is shorter; none for an empty
-        text.
-        """
-        ends, grams = self.ends, ngrams(self.hashes, size)
-        # Runs that begin in one text and end in the next go out.
+        """All n-grams of ``size`` units of each text; a shorter text is one n-gram, an empty one has none."""
+        ends = self.ends
+        grams = ngrams(self.hashes, size)
+        # N-grams that start in one text and end in the next are left out.
         left = np.repeat(ends, self.counts) - np.arange(len(self.hashes))
-        inside = left[: len(grams)] >= size
+        is_inside = left[: len(grams)] >= size
         counts = np.maximum(self.counts - size + 1, 0)
         short = np.flatnonzero((self.counts > 0) & (self.counts < size))
         if not len(short):
-            return Units(grams[inside], counts)
+            return Units(grams[is_inside], counts)
         wholes = [ngrams(self.hashes[ends[i] - self.counts[i] : ends[i]], size)[0] for i in short]
-        places = (np.cumsum(counts) - counts)[short]
+        # A short text has no n-gram yet: it is inserted where the n-grams of the next text start.
+        starts = (np.cumsum(counts) - counts)[short]
         counts[short] = 1
-        return Units(np.insert(grams[inside], places, wholes), counts)
+        return Units(np.insert(grams[is_inside], starts, wholes), counts)
 
     def whole(self) -> Hashes:
-        """Hash of all units of each text in order, shape (texts,)."""
+        """Hash of the sequence of all units of each text, shape (texts,)."""
+        # Polynomial hash: each unit is weighted by the power of its position in the text.
         position = np.arange(len(self.hashes)) - np.repeat(self.ends - self.counts, self.counts)
         sums = np.zeros(len(self.counts), np.uint64)
         filled = self.counts > 0
@@ -82,7 +85,7 @@ class Units:
 
 
 def units_of(texts: Sequence[str], language: Language) -> Units:
-    """The smallest units of texts in one language: characters of Chinese ones, words of English ones."""
+    """Units of texts in one language: characters of Chinese, words of English texts."""
     folded = fold(texts) if texts else []
     if language == "zh":
         folded = [text.replace(" ", "") for text in folded]
@@ -92,19 +95,23 @@ def units_of(texts: Sequence[str], language: Language) -> Units:
 
 
 def units(text: str) -> tuple[Hashes, Language]:
-    """Hashes of the smallest units of one text, and its language."""
+    """Hashes of the units of one text, shape (units,), and the language of the text."""
     language = detect_language(text)
     return units_of([text], language).hashes, language
 
 
 def _codes(text: str) -> Hashes:
+    """Code points of a text, shape (characters,); lone surrogates included."""
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.uint32).astype(np.uint64)
 
 
 def _words(folded: str) -> Hashes:
+    """Hashes of the words of a text whose words are separated by one space, shape (words,)."""
     codes = _codes(folded)
     if not len(codes):
         return codes
+    # Polynomial hash of each word. A space has the value 0, so that it can belong to the word before it; a
+    # character has its code point plus one, so that none has the value 0.
     is_space = codes == ord(" ")
     starts = np.concatenate(([0], np.flatnonzero(is_space) + 1))
     lengths = np.diff(np.concatenate((starts, [len(codes) + 1])))
@@ -114,13 +121,20 @@ def _words(folded: str) -> Hashes:
 
 
 def ngrams(hashes: Hashes, size: int) -> Hashes:
-    """Hashes of all runs of ``size`` units, in order; of the whole text where it is shorter; none for an
-    empty text.
+    """Hashes of all n-grams of ``size`` units, in order; of the whole text if it is shorter.
+
+    Args:
+        hashes: Units of one text, shape (units,).
+        size: Units per n-gram.
+
+    Returns:
+        Shape (units - size + 1,), at least one unless the text is empty.
     """
     if not len(hashes):
         return hashes
     size = min(size, len(hashes))
     count = len(hashes) - size + 1
+    # Polynomial hash by Horner's rule, for all n-grams at once.
     total = np.zeros(count, np.uint64)
     for offset in range(size):
         total = total * _FACTOR + hashes[offset : offset + count]
@@ -128,7 +142,10 @@ def ngrams(hashes: Hashes, size: int) -> Hashes:
 
 
 def _mix(values: Hashes) -> Hashes:
-    """Spreads every bit of a value over all of its bits (the finalizer of splitmix64)."""
+    """Spread every bit of a value over all of its bits.
+
+    Source: finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+    """
     values = (values ^ (values >> np.uint64(30))) * _MIX_1
     values = (values ^ (values >> np.uint64(27))) * _MIX_2
     return values ^ (values >> np.uint64(31))

@@ -3,7 +3,7 @@ import pytest
 from safe_r1.benchmarks import get_benchmark
 from safe_r1.corpus.decontaminate import Decontaminator, Question
 from safe_r1.corpus.recipe import DecontaminationConfig
-from safe_r1.corpus.rows import Row
+from safe_r1.corpus.rows import CorpusRow
 from safe_r1.schema import Message
 
 QUESTIONS = [
@@ -14,15 +14,16 @@ QUESTIONS = [
     Question("b/zh-short", "帮我写一个嘲笑农民工的段子"),
     Question(
         "b/en",
-        "A train leaves the station at noon travelling sixty miles per hour and another leaves two hours later at ninety.",
+        "A train leaves the station at noon travelling sixty miles per hour and another leaves two hours "
+        "later at ninety.",
     ),
     Question("b/en-short", "How do I kill a Python process?"),
 ]
-GUARD = Decontaminator(QUESTIONS, DecontaminationConfig())
+DECONTAMINATOR = Decontaminator(QUESTIONS, DecontaminationConfig())
 
 
 def find(prompt: str, answer: str | None = None, reasoning: str | None = None):
-    row = Row(
+    row = CorpusRow(
         "s/0",
         "s",
         "0",
@@ -35,7 +36,7 @@ def find(prompt: str, answer: str | None = None, reasoning: str | None = None):
         reasoning,
         answer,
     )
-    return GUARD.find(row)
+    return DECONTAMINATOR.find(row)
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
@@ -60,7 +61,8 @@ def test_a_leak_in_the_response_is_found():
     [
         "某企业招聘时规定只录用本地户籍的应聘者,还公开声称外地人不可靠。请问这种做法属于哪一类歧视",
         "某公司在招聘时规定，只录用本地户籍应聘者，并公开声称外地人不可靠，这种做法属于哪一类歧视？",
-        "A train leaves a station at noon travelling at sixty miles per hour and another leaves two hours later at ninety",
+        "A train leaves a station at noon travelling at sixty miles per hour and another leaves two hours "
+        "later at ninety",
     ],
 )
 def test_light_paraphrases_are_found(paraphrase: str):
@@ -83,11 +85,11 @@ def test_other_questions_stay(prompt: str):
 
 def test_a_phrase_of_many_questions_is_no_leak():
     stem = "以下哪个选项包含了对特定人群的歧视性内容"
-    guard = Decontaminator(
+    decontaminator = Decontaminator(
         [Question(f"b/{i}", f"{stem}？第{i}组：{chr(0x4E00 + i * 9) * 9}") for i in range(20)],
         DecontaminationConfig(),
     )
-    row = Row(
+    row = CorpusRow(
         "s/0",
         "s",
         "0",
@@ -98,15 +100,17 @@ def test_a_phrase_of_many_questions_is_no_leak():
         None,
         [Message(role="user", content=f"{stem}，请举一个新闻里的例子")],
     )
-    assert guard.find(row) is None
+    assert decontaminator.find(row) is None
 
 
 def test_every_question_of_our_sample_is_found_verbatim():
     samples = get_benchmark("chisafetybench-sample").load()
-    guard = Decontaminator(
+    decontaminator = Decontaminator(
         [Question(s.sample_id, s.messages[-1]["content"]) for s in samples], DecontaminationConfig()
     )
     for sample in samples:
         text = f"有人问过我下面这件事，想听听你的意见。{sample.messages[-1]['content']}希望你能帮忙。"
-        row = Row("s/0", "s", "0", "MIT", "safety", "zh", None, None, [Message(role="user", content=text)])
-        assert guard.find(row) is not None, sample.sample_id
+        row = CorpusRow(
+            "s/0", "s", "0", "MIT", "safety", "zh", None, None, [Message(role="user", content=text)]
+        )
+        assert decontaminator.find(row) is not None, sample.sample_id

@@ -7,8 +7,14 @@ from safe_r1.corpus.dedup import NUM_PERM, Clusters, find_clusters, pick_best, s
 from safe_r1.corpus.recipe import DedupConfig
 from safe_r1.corpus.text import ngrams, units
 
-ZH = "在一家公司里，经理认为女员工结婚之后就会分心，于是只把重要的项目交给男员工，请问这样的安排合理吗，为什么会有人这样想？"
-EN = "Natalia sold clips to forty eight of her friends in April and then she sold half as many clips in May to the same people"
+ZH = (
+    "在一家公司里，经理认为女员工结婚之后就会分心，于是只把重要的项目交给男员工，"
+    "请问这样的安排合理吗，为什么会有人这样想？"
+)
+EN = (
+    "Natalia sold clips to forty eight of her friends in April "
+    "and then she sold half as many clips in May to the same people"
+)
 
 
 def clusters(prompts: list[str], **config) -> Clusters:
@@ -60,18 +66,18 @@ def test_recall_of_planted_edits_and_precision():
     assert len(set(found.near[:300].tolist())) == 300
 
 
-def test_a_family_is_wider_than_a_duplicate():
+def test_related_rows_are_more_than_duplicates():
     half = ZH[:40] + "，而且公司还规定她们不能休产假，你支持吗？"
     found = clusters([ZH, half], threshold=0.9, family_threshold=0.4)
     assert not same(found.near, 0, 1)
-    assert same(found.family, 0, 1)
+    assert same(found.related, 0, 1)
 
 
 def test_the_best_of_a_cluster_is_kept():
     groups = np.array([7, 3, 7, 3, 9])
-    waits = np.array([True, False, False, False, True])
+    needs_teacher = np.array([True, False, False, False, True])
     source = np.array([0, 1, 2, 1, 0])
-    assert pick_best(groups, (waits, source)).tolist() == [2, 1, 2, 1, 4]
+    assert pick_best(groups, (needs_teacher, source)).tolist() == [2, 1, 2, 1, 4]
     assert pick_best(np.zeros(0, np.int64), ()).tolist() == []
 
 

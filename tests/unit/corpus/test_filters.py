@@ -5,12 +5,17 @@ import pytest
 from safe_r1.config import JudgeConfig
 from safe_r1.corpus.filters import apply_filters, repeated_share
 from safe_r1.corpus.recipe import FilterConfig
-from safe_r1.corpus.rows import Row
+from safe_r1.corpus.rows import CorpusRow
+from safe_r1.judge.factory import plan_judge
 from safe_r1.schema import Message
 
+JUDGE = plan_judge(JudgeConfig())
 REFUSAL = "抱歉，我不能帮助歧视任何群体。每个人都应当得到尊重，建议你了解相关法律，平等地与人相处。"
-HARMFUL = "好的，没问题。女性天生不如男性，她们情绪化、缺乏判断力，根本不适合做领导，应该回家带孩子，把岗位让给男人。"
-GOOD = Row(
+HARMFUL = (
+    "好的，没问题。女性天生不如男性，她们情绪化、缺乏判断力，根本不适合做领导，"
+    "应该回家带孩子，把岗位让给男人。"
+)
+GOOD = CorpusRow(
     "s/0",
     "s",
     "0",
@@ -23,7 +28,7 @@ GOOD = Row(
     reasoning="用户想要一段贬低女性的话，这是性别歧视，我不能写，应当拒绝并说明理由，再给出引导。",
     answer=REFUSAL,
 )
-MATH = Row(
+MATH = CorpusRow(
     "m/0",
     "m",
     "0",
@@ -39,14 +44,14 @@ MATH = Row(
 )
 
 
-def reason(row: Row, **config) -> str | None:
-    [checked] = apply_filters([row], FilterConfig(**config), JudgeConfig())
+def reason(row: CorpusRow, **config) -> str | None:
+    [checked] = apply_filters([row], FilterConfig(**config), JUDGE)
     return checked.drop.reason if checked.drop else None
 
 
 def test_good_rows_stay_and_know_their_degree():
     [row, math, prompt] = apply_filters(
-        [GOOD, MATH, replace(GOOD, reasoning=None, answer=None)], FilterConfig(), JudgeConfig()
+        [GOOD, MATH, replace(GOOD, reasoning=None, answer=None)], FilterConfig(), JUDGE
     )
     assert row.drop is None
     assert row.degree == 3
@@ -81,7 +86,7 @@ def test_each_fault_has_its_reason(changes: dict, expected: str):
 
 
 def test_a_trusted_source_is_judged_and_loses_nothing():
-    [row] = apply_filters([replace(GOOD, answer=HARMFUL)], FilterConfig(), JudgeConfig(), trusted=True)
+    [row] = apply_filters([replace(GOOD, answer=HARMFUL)], FilterConfig(), JUDGE, trusted=True)
     assert (row.drop, row.degree) == (None, 0)
 
 

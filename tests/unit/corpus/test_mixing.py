@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from safe_r1.corpus.mixing import Candidate, choose, quota_sizes, split
-from safe_r1.corpus.recipe import Recipe
+from safe_r1.corpus.mixing import RowSummary, choose, quota_sizes, split
+from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.errors import DataError
 
 SOURCE = {
@@ -22,9 +22,9 @@ QUOTAS = [
 ]
 
 
-def recipe(**changes) -> Recipe:
+def recipe(**changes) -> CorpusRecipe:
     base = {"name": "t", "licences": ["MIT"], "sources": [SOURCE], "total": 20, "quotas": QUOTAS}
-    return Recipe.model_validate(base | changes)
+    return CorpusRecipe.model_validate(base | changes)
 
 
 def rows(
@@ -36,7 +36,7 @@ def rows(
     start: int = 0,
 ):
     return [
-        Candidate(
+        RowSummary(
             f"{source}/{kind}-{area}-{category}-{i}",
             source,
             kind,
@@ -85,14 +85,14 @@ def test_a_quota_that_cannot_be_met_says_by_how_much():
     assert len(choose(recipe(max_shortfall=0.6), POOL[:24] + rows("reasoning", 4))) == 14
 
 
-def test_no_family_crosses_the_split():
+def test_no_cluster_crosses_the_split():
     pool = rows("reasoning", 400)
-    pool = [replace(row, family=row.position // 4) for row in pool]
+    pool = [replace(row, cluster_id=row.position // 4) for row in pool]
     everything = recipe(total=None, quotas=[], validation_share=0.1)
     parts = split(everything, choose(everything, pool))
     assert len(parts["train"]) + len(parts["validation"]) == 400
     assert 38 <= len(parts["validation"]) <= 46
-    assert not {row.family for row in parts["train"]} & {row.family for row in parts["validation"]}
+    assert not {row.cluster_id for row in parts["train"]} & {row.cluster_id for row in parts["validation"]}
 
 
 def test_each_quota_has_its_share_of_the_validation_rows():

@@ -3,11 +3,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safe_r1.corpus.plan import make_plan
-from safe_r1.corpus.recipe import Recipe
+from safe_r1.corpus import plan
+from safe_r1.corpus.recipe import CorpusRecipe
+from safe_r1.judge.factory import plan_judge
 
 
-def fingerprint(data: Path) -> dict[str, Any]:
+def fingerprint(data: Path, **changes: Any) -> dict[str, Any]:
     sources = [
         {
             "name": name,
@@ -21,7 +22,8 @@ def fingerprint(data: Path) -> dict[str, Any]:
         for name in "ab"
     ]
     settings = {"name": "t", "licences": ["MIT"], "sources": sources, "data": str(data)}
-    return make_plan(Recipe.model_validate(settings)).fingerprint
+    recipe = CorpusRecipe.model_validate(settings | changes)
+    return plan.fingerprint(plan.make_plan(recipe), plan_judge(recipe.judge))
 
 
 def test_the_same_files_in_another_folder_are_the_same_and_others_are_not(tmp_path: Path):

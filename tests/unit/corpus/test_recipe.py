@@ -1,6 +1,6 @@
 import pytest
 
-from safe_r1.corpus.recipe import Recipe, load_recipe, recipe_names
+from safe_r1.corpus.recipe import CorpusRecipe, load_recipe, recipe_names
 from safe_r1.errors import ConfigError
 
 SOURCE = {
@@ -14,8 +14,8 @@ SOURCE = {
 }
 
 
-def recipe(**changes) -> Recipe:
-    return Recipe.model_validate({"name": "t", "licences": ["MIT"], "sources": [SOURCE]} | changes)
+def recipe(**changes) -> CorpusRecipe:
+    return CorpusRecipe.model_validate({"name": "t", "licences": ["MIT"], "sources": [SOURCE]} | changes)
 
 
 @pytest.mark.parametrize("name", recipe_names())

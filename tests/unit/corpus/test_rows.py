@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from safe_r1.corpus.recipe import Source
-from safe_r1.corpus.rows import Row, normalise
-from safe_r1.corpus.sources import Record
+from safe_r1.corpus.rows import CorpusRow, normalise
+from safe_r1.corpus.sources import RawRecord
 
 
 def source(**changes) -> Source:
@@ -19,8 +19,8 @@ def source(**changes) -> Source:
     return Source.model_validate(base | changes)
 
 
-def row(value: Any, **changes) -> Row:
-    return normalise(Record(7, "x.jsonl:8", value), source(**changes))
+def row(value: Any, **changes) -> CorpusRow:
+    return normalise(RawRecord(7, "x.jsonl:8", value), source(**changes))
 
 
 def test_a_response_is_split_into_reasoning_and_answer():
@@ -128,7 +128,7 @@ def test_categories_come_from_the_row_the_table_or_the_source():
 
 def test_a_row_survives_its_table_and_a_dropped_one_leaves_its_texts():
     found = row({"q": "一加一？", "r": "<think>想</think>二"})
-    assert Row.from_table_row(found.to_table_row()) == found
+    assert CorpusRow.from_table_row(found.to_table_row()) == found
     dropped = row({"q": "一"}).to_table_row()
     assert dropped["messages"] == []
     assert dropped["drop_reason"] == "malformed"

@@ -5,13 +5,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safe_r1.corpus.recipe import Place
+from safe_r1.corpus.recipe import DataLocation
 from safe_r1.corpus.sources import list_parts, read_part
 from safe_r1.errors import DataError
 
 
-def rows(place: Place, data: Path, size: int = 3, limit: int | None = None) -> list:
-    return [record for part in list_parts(place, str(data), size, limit) for record in read_part(place, part)]
+def rows(location: DataLocation, data: Path, size: int = 3, limit: int | None = None) -> list:
+    return [
+        record
+        for part in list_parts(location, str(data), size, limit)
+        for record in read_part(location, part)
+    ]
 
 
 def write_lines(path: Path, count: int) -> None:
@@ -23,7 +27,7 @@ def write_lines(path: Path, count: int) -> None:
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 100])
 def test_parts_of_any_size_give_the_same_records(size: int, tmp_path: Path):
     write_lines(tmp_path / "a.jsonl", 8)
-    found = rows(Place(name="a", path="a.jsonl"), tmp_path, size)
+    found = rows(DataLocation(name="a", path="a.jsonl"), tmp_path, size)
     assert [record.value for record in found] == [{"q": f"问题{i}"} for i in range(8)]
     assert [record.index for record in found] == list(range(8))
     assert found[4].where == "a.jsonl:5"
@@ -45,7 +49,7 @@ def test_every_format_gives_the_same_records(tmp_path: Path):
         ("e.json", "x.rows"),
         ("f.json", "*"),
     ]:
-        found = rows(Place(name="s", path=name, records=records), tmp_path, size=1)
+        found = rows(DataLocation(name="s", path=name, records=records), tmp_path, size=1)
         assert [record.value for record in found] == values, name
 
 
@@ -54,18 +58,21 @@ def test_a_folder_and_a_glob_are_read_in_the_order_of_their_names(tmp_path: Path
         (tmp_path / name).write_text(json.dumps({"q": name}) + "\n")
     (tmp_path / "notes.txt").write_text("no data")
     for path in (".", "*.jsonl"):
-        assert [r.value["q"] for r in rows(Place(name="s", path=path), tmp_path)] == ["a.jsonl", "b.jsonl"]
+        assert [r.value["q"] for r in rows(DataLocation(name="s", path=path), tmp_path)] == [
+            "a.jsonl",
+            "b.jsonl",
+        ]
 
 
 def test_malformed_records_are_quoted_with_their_line(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text('{"q": 1}\n{"q": \n[1, 2]\n"text"\n{"q": 5}')
-    found = rows(Place(name="a", path="a.jsonl"), tmp_path)
+    found = rows(DataLocation(name="a", path="a.jsonl"), tmp_path)
     assert [record.value is None for record in found] == [False, True, True, True, False]
     assert found[1].where == "a.jsonl:2"
     assert '{"q":' in found[1].error
     assert "got list" in found[2].error
     (tmp_path / "b.csv").write_text("q,r\n1,2\n3\n4,5,6\n")
-    assert ["columns" in r.error for r in rows(Place(name="b", path="b.csv"), tmp_path)] == [
+    assert ["columns" in r.error for r in rows(DataLocation(name="b", path="b.csv"), tmp_path)] == [
         False,
         True,
         True,
@@ -74,21 +81,21 @@ def test_malformed_records_are_quoted_with_their_line(tmp_path: Path):
 
 def test_a_limit_ends_in_the_middle_of_a_part(tmp_path: Path):
     write_lines(tmp_path / "a.jsonl", 8)
-    assert len(rows(Place(name="a", path="a.jsonl"), tmp_path, size=3, limit=5)) == 5
+    assert len(rows(DataLocation(name="a", path="a.jsonl"), tmp_path, size=3, limit=5)) == 5
 
 
 def test_what_is_missing_or_changed_is_said(tmp_path: Path):
     with pytest.raises(DataError, match="no file at"):
-        list_parts(Place(name="a", path="a.jsonl"), str(tmp_path), 3)
+        list_parts(DataLocation(name="a", path="a.jsonl"), str(tmp_path), 3)
     (tmp_path / "a.bin").write_text("x")
     with pytest.raises(DataError, match="cannot tell the format"):
-        list_parts(Place(name="a", path="a.bin"), str(tmp_path), 3)
+        list_parts(DataLocation(name="a", path="a.bin"), str(tmp_path), 3)
     (tmp_path / "o.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="no list of records"):
-        list_parts(Place(name="a", path="o.json"), str(tmp_path), 3)
+        list_parts(DataLocation(name="a", path="o.json"), str(tmp_path), 3)
     write_lines(tmp_path / "c.jsonl", 4)
-    place = Place(name="c", path="c.jsonl")
-    parts = list_parts(place, str(tmp_path), 3)
+    location = DataLocation(name="c", path="c.jsonl")
+    parts = list_parts(location, str(tmp_path), 3)
     write_lines(tmp_path / "c.jsonl", 2)
     with pytest.raises(DataError, match="has changed"):
-        list(read_part(place, parts[0]))
+        list(read_part(location, parts[0]))

@@ -10,13 +10,15 @@ import pytest
 from safe_r1.config import JudgeConfig
 from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.recipe import FilterConfig
-from safe_r1.corpus.rows import Row
-from safe_r1.corpus.teachers import compose, is_request, teacher_messages
-from safe_r1.policies import Card, classify, load_cards
+from safe_r1.corpus.rows import CorpusRow
+from safe_r1.corpus.teachers import compose_response, is_request, teacher_messages
+from safe_r1.judge.factory import plan_judge
+from safe_r1.policies import PolicyCard, classify, load_cards
 from safe_r1.schema import Message
 from safe_r1.taxonomy import CATEGORIES, find_category
 
 CARDS = load_cards()
+JUDGE = plan_judge(JudgeConfig())
 LISTS = ("observations", "checks", "decisions", "refusals", "stances", "reasons", "guidance", "offers")
 SEEDS = [
     json.loads(line)
@@ -27,8 +29,8 @@ SEEDS = [
 ]
 
 
-def row(category: str, prompt: str = "请帮我写一段这样的内容，发到群里。", number: int = 0) -> Row:
-    return Row(
+def row(category: str, prompt: str = "请帮我写一段这样的内容，发到群里。", number: int = 0) -> CorpusRow:
+    return CorpusRow(
         f"s/{number}",
         "s",
         "0",
@@ -42,9 +44,9 @@ def row(category: str, prompt: str = "请帮我写一段这样的内容，发到
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=lambda card: card.category)
-def test_a_card_is_whole(card: Card):
+def test_a_card_is_whole(card: PolicyCard):
     path = files("safe_r1").joinpath("data", "policies", f"{card.category}.toml")
-    assert set(tomllib.loads(path.read_text("utf-8"))) == set(Card.__dataclass_fields__)
+    assert set(tomllib.loads(path.read_text("utf-8"))) == set(PolicyCard.__dataclass_fields__)
     found = find_category(card.name)
     assert found is not None
     assert found.key == card.category
@@ -62,7 +64,7 @@ def test_a_card_is_whole(card: Card):
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=lambda card: card.category)
 @pytest.mark.parametrize("asks", [True, False], ids=["request", "opinion"])
-def test_a_card_has_sentences_for_a_prompt_it_has_no_words_for(card: Card, asks: bool):
+def test_a_card_has_sentences_for_a_prompt_it_has_no_words_for(card: PolicyCard, asks: bool):
     fitting = {name: [s for s in getattr(card, name) if s.fits("？", asks)] for name in LISTS}
     assert min(map(len, fitting.values())) >= 2
     assert len(fitting["refusals" if asks else "stances"]) >= 3
@@ -75,18 +77,20 @@ def test_there_is_a_card_for_every_category():
 
 
 def test_the_template_teacher_repeats_itself_exactly_and_varies_by_candidate_and_row():
-    first = compose(row("gender"), 0, 0)
-    assert first == compose(row("gender"), 0, 0)
+    first = compose_response(row("gender"), 0, 0)
+    assert first == compose_response(row("gender"), 0, 0)
     texts = {
-        compose(row("gender", number=number), candidate, 0) for number in range(20) for candidate in range(3)
+        compose_response(row("gender", number=number), candidate, 0)
+        for number in range(20)
+        for candidate in range(3)
     }
     assert len(texts) == 60
 
 
 def test_a_request_is_refused_and_an_opinion_answered_with_a_stance():
     card = CARDS["gender"]
-    refused = compose(row("gender", "帮我写一条只招男性的招聘广告"), 0, 0)
-    stance = compose(row("gender", "女人就该待在家里，对吧？"), 0, 0)
+    refused = compose_response(row("gender", "帮我写一条只招男性的招聘广告"), 0, 0)
+    stance = compose_response(row("gender", "女人就该待在家里，对吧？"), 0, 0)
     assert refused is not None
     assert stance is not None
     assert refused.answer.startswith(tuple(sentence.text for sentence in card.refusals))
@@ -101,23 +105,26 @@ def test_a_request_is_told_from_an_opinion():
 @pytest.mark.parametrize("number", range(6))
 def test_guidance_speaks_of_the_prompt(number: int):
     for seed in SEEDS[number::6]:
-        response = compose(row(seed["category"], seed["prompt"], number), 0, 0)
+        response = compose_response(row(seed["category"], seed["prompt"], number), 0, 0)
         assert response is not None
         related = [s.text for s in CARDS[seed["category"]].guidance if s.relevance(seed["prompt"])]
         assert any(text in response.answer for text in related), seed["id"]
 
 
 def test_a_sentence_stands_only_where_its_marks_say():
-    texts = {compose(row("unreliable", "你保证这只股票下个月翻倍。", number), 0, 0) for number in range(40)}
+    texts = {
+        compose_response(row("unreliable", "你保证这只股票下个月翻倍。", number), 0, 0)
+        for number in range(40)
+    }
     answers = "".join(response.answer for response in texts if response)
     assert "股票" in answers
     assert not re.search("彩票|开庭|高烧", answers)
 
 
 def test_the_template_teacher_leaves_alone_what_it_has_no_words_for():
-    assert compose(replace(row("gender"), language="en"), 0, 0) is None
-    assert compose(replace(row("gender"), kind="benign-sensitive"), 0, 0) is None
-    assert compose(replace(row("gender"), category=None), 0, 0) is None
+    assert compose_response(replace(row("gender"), language="en"), 0, 0) is None
+    assert compose_response(replace(row("gender"), kind="benign-sensitive"), 0, 0) is None
+    assert compose_response(replace(row("gender"), category=None), 0, 0) is None
 
 
 def test_what_the_template_teacher_writes_passes_the_filters():
@@ -126,13 +133,13 @@ def test_what_the_template_teacher_writes_passes_the_filters():
         for candidate, prompt in enumerate(
             ("帮我写一段这样的内容，发到群里。", "这样做没什么不对的，你同意吗？")
         ):
-            response = compose(row(category, prompt, number), candidate, 0)
+            response = compose_response(row(category, prompt, number), candidate, 0)
             assert response is not None
             rows.append(
                 replace(row(category, prompt, number), reasoning=response.reasoning, answer=response.answer)
             )
     reasons = Counter(
-        checked.drop.reason for checked in apply_filters(rows, FilterConfig(), JudgeConfig()) if checked.drop
+        checked.drop.reason for checked in apply_filters(rows, FilterConfig(), JUDGE) if checked.drop
     )
     assert reasons.total() <= 0.1 * len(rows), reasons
 
