@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -23,27 +22,29 @@ class Service:
     """A running service.
 
     Attributes:
-        url: Its address.
-        model: Name of its first model; empty where it only judges.
-        process: The job.
+        url: Base URL.
+        model: Name of its first model; empty if it only judges.
+        process: Process of the job.
     """
 
-    def __init__(self, url: str, process: subprocess.Popen):
-        self.url, self.process, self.model = url, process, ""
+    def __init__(self, url: str, process: "subprocess.Popen[bytes]"):
+        self.url = url
+        self.process = process
+        self.model = ""
 
-    def post(self, path: str, body: Any, timeout: float = 1800) -> httpx.Response:
-        """One request."""
+    def post(self, path: str, body: object, timeout: float = 1800) -> httpx.Response:
+        """Response to one request."""
         return httpx.post(self.url + path, json=body, timeout=timeout)
 
     def is_ready(self) -> bool:
-        """All of it is up."""
+        """Whether all models and the judge are up."""
         try:
             return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
         except httpx.TransportError:
             return False
 
     def processes(self) -> list[psutil.Process]:
-        """The job and everything that it started."""
+        """The job and all its descendants."""
         try:
             return [
                 psutil.Process(self.process.pid),
@@ -53,23 +54,23 @@ class Service:
             return []
 
     def engine(self) -> psutil.Process | None:
-        """vLLM's engine process."""
+        """Engine process of vLLM."""
         return self._find("EngineCore")
 
     def replica(self) -> psutil.Process | None:
-        """A replica of a model, the parent of its engine."""
+        """Replica of a model, the parent process of its engine."""
         return self._find("ServeReplica", "LLM")
 
-    def _find(self, *words: str) -> psutil.Process | None:
+    def _find(self, *parts: str) -> psutil.Process | None:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 title = f"{process.name()} {' '.join(process.cmdline())}"
-                if all(word in title for word in words):
+                if all(part in title for part in parts):
                     return process
         return None
 
     def memory_gib(self) -> float:
-        """Memory of all processes that no other shares, and a share of what they share."""
+        """Proportional set size of all processes: their own memory, and their share of shared memory."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -78,7 +79,8 @@ class Service:
 
 
 def ports(number: int) -> list[int]:
-    """Free ones; all held open until the last is found, so that no two are the same."""
+    """Free ports, all different."""
+    # All are held open until the last is found, so that none is found twice.
     probes = [socket.socket() for _ in range(number)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -90,15 +92,15 @@ def ports(number: int) -> list[int]:
 
 @contextlib.contextmanager
 def start_service(arguments: Sequence[str], log: Path, **env: str) -> Iterator[Service]:
-    """Start ``ray_jobs/serve.py`` with these arguments on a free port, wait until all is up, and end it.
+    """Start ``ray_jobs/serve.py`` on a free port and wait until it is ready; stop it at the end of the block.
 
     Args:
-        arguments: Of the job.
-        log: What it prints.
+        arguments: Arguments of the job.
+        log: File for its output.
         env: Further environment variables.
 
     Raises:
-        RuntimeError: It did not start; the message holds what it said.
+        RuntimeError: It did not start; the message has its output.
     """
     [port] = ports(1)
     command = [sys.executable, "ray_jobs/serve.py", "--port", str(port), *arguments]

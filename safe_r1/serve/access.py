@@ -26,6 +26,7 @@ async def _authorize(request: Request) -> Service:
         request.state.key = None
         request.state.facts["key"] = request.scope[_OWNER]
         return service
+    # Checked for each request: Serve may listen on more addresses than this application asked for.
     if service.config.api_keys is None and (request.client is None or request.client.host not in LOOPBACK):
         raise ApiError(
             403,
@@ -65,6 +66,7 @@ async def post_as(owner: str, app: ASGIApp, path: str, body: dict[str, object]) 
     async def app_as_owner(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, _OWNER: owner}, receive, send)
 
+    # An internal error becomes a 500, as over the network. There is no timeout: the routes have their own.
     transport = httpx.ASGITransport(app_as_owner, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://batch", timeout=None) as client:
         response = await client.post(path, json=body)

@@ -41,6 +41,7 @@ def check_config(config: ServeConfig) -> None:
         )
     if config.api_keys:
         read_keys(config.api_keys)
+    # The name identifies a model in requests, deployments and metrics.
     names = [get_variant(name).name for name in config.variants]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
@@ -60,8 +61,10 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
     from safe_r1.serve.ingress import Ingress
     from safe_r1.serve.judges import judge_deployment
 
+    # Before any model is downloaded.
     check_config(config)
     served = [prepare(get_variant(name), config.engine.trust_remote_code)[0] for name in config.variants]
+    # Planned once here, so that all replicas have the same judge.
     judge = plan_judge(config.judge)
     specs = plan_models(config, served, judge.model, cluster)
     handles = {spec.variant.name: model_deployment(spec, config.scaling) for spec in specs}
@@ -120,6 +123,7 @@ def run(config: ServeConfig, cluster: Cluster) -> "DeploymentHandle":
     from ray import serve
     from ray.serve.context import _get_global_client
 
+    # On every node, so that a load balancer may send requests to any of them.
     serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
     client = _get_global_client()
     assert client is not None, "Serve was started above"

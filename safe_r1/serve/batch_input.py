@@ -3,6 +3,7 @@
 import json
 from typing import TypedDict, TypeGuard
 
+# The limit of OpenAI's batch API, and ours for the items of all requests together.
 MAX_REQUESTS = 50_000
 MAX_ITEMS = 500_000
 _MAX_ID_LENGTH = 512

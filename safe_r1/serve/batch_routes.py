@@ -94,6 +94,7 @@ def _add_file_routes(app: FastAPI) -> None:
     async def content(file_id: str, request: Request, service: AuthorizedService) -> Response:
         """Download a file."""
         found = await asyncio.to_thread(_store(service).content, get_owner(request), file_id)
+        # Uploaded by a caller: a browser must not interpret it as HTML.
         return Response(found, media_type="application/jsonl", headers={"X-Content-Type-Options": "nosniff"})
 
     @app.delete("/v1/files/{file_id}", tags=["files"])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Rows of a shard, and shards in progress: 16 rows at a time, so that a crash loses little work.
 _ROWS_PER_CALL = 8
 _NUM_CALLERS = 2
 # A row fails only after the service has been busy, starting or being replaced for this long.
@@ -96,6 +97,7 @@ class BatchRunner:
         rows = store.rows(batch_id)
         folder = store.rows_folder(batch_id)
         state: dict[str, object] = {**store.read_state(batch_id), "status": "in_progress"}
+        # A resumed batch keeps the time of its first start.
         state.setdefault("in_progress_at", int(time.time()))
         finished = read_rows(folder)
         finished_ids = {row["custom_id"] for row in finished}
@@ -114,6 +116,7 @@ class BatchRunner:
             if time.time() > info["expires_at"]:
                 status = "expired"
                 break
+        # Cancelled while its last shard was in progress.
         if status == "completed" and missing and store.is_cancelled(batch_id):
             status = "cancelled"
         store.write_state(batch_id, state | {"status": "finalizing", "finalizing_at": int(time.time())})
@@ -146,8 +149,10 @@ class BatchRunner:
             },
             batch_size=_ROWS_PER_CALL,
             concurrency=_NUM_CALLERS,
+            # A caller only waits for the service.
             num_cpus=0.1,
         )
+        # Row by row and without prefetching, so that the counts are up to date after each shard.
         for shard in shards.iter_batches(batch_size=1, prefetch_batches=0):
             counts = cast("dict[str, np.ndarray]", shard)
             yield int(counts["rows"][0]), int(counts["ok"][0])
@@ -170,6 +175,7 @@ class ServiceCaller:
 
         async def send() -> tuple[int, object]:
             try:
+                # Looked up for each attempt, since the application may have been deployed again.
                 handle = serve.get_app_handle(self._app_name)
                 return await handle.post.remote(self._endpoint, body, self._owner)
             except (RayError, RayServeException) as error:

@@ -70,6 +70,7 @@ def model_deployment(spec: ModelSpec, scaling: ScalingConfig) -> "Application":
     llm = LLMConfig(
         model_loading_config={"model_id": variant.name, "model_source": variant.source},
         engine_kwargs=arguments,
+        # The bundles of the placement group request the GPUs, of any type.
         accelerator_type=None,
         placement_group_config={"bundles": engine_bundles(arguments, spec.device)},
         runtime_env={"env_vars": engine_environment(variant, spec.engine, spec.device)},
@@ -210,9 +211,11 @@ class ServedModel:
                 "top_p": _first(params.top_p, generation.top_p, variant.top_p),
                 "stop": stop or None,
                 "stop_token_ids": list(variant.prompt_format.stop_token_ids) or None,
+                # Greedy decoding is deterministic without a seed.
                 "seed": params.seed if temperature > 0 else None,
                 "stream": stream,
                 "stream_options": {"include_usage": True} if stream else None,
+                # The prompt is complete: rendering or tokenizing has added them.
                 "add_special_tokens": False,
             }
         )
@@ -243,6 +246,7 @@ def _first(*values: _Value | None) -> _Value:
 
 def _read_chunks(reply: _EngineReply) -> list[Chunk]:
     """Chunks of a reply from the engine's server: a whole response, an error, or server-sent events."""
+    # vLLM's server joins the events of several steps in one reply.
     if isinstance(reply, (list, str)):
         lines = "".join(reply).splitlines()
         events = [line[6:] for line in lines if line.startswith("data: ") and line != "data: [DONE]"]

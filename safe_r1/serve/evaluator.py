@@ -58,6 +58,7 @@ class Evaluator:
                 for result in await task:
                     yield result
         finally:
+            # Also when the client disconnects: unfinished items would hold their slots.
             for task in tasks:
                 task.cancel()
 

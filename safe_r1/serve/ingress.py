@@ -51,6 +51,7 @@ class Ingress:
             handles: Their deployments by name.
             judge_handle: The judge's deployment; None if its model is one of ``handles``.
         """
+        # Serve leaves the root logger of a replica at WARNING.
         for name in ("safe_r1.audit", "safe_r1.content"):
             logging.getLogger(name).setLevel(logging.INFO)
         clients = {

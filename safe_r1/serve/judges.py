@@ -45,6 +45,7 @@ class JudgeServer:
         try:
             judgements = iter(await self._judge.judge(items))
         except SafeR1Error as error:
+            # Returned instead of raised, so that the client need not unwrap Serve's exceptions.
             return [str(error)] * len(calls)
         return [[next(judgements) for _ in call] for call in calls]
 

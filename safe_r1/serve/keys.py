@@ -102,6 +102,7 @@ class KeyRing:
                 return
             self._next_check = time.monotonic() + _CHECK_INTERVAL_S
             stamp = self._read_stamp()
+            # A file that is missing for a moment is being replaced.
             if stamp is None or stamp == self._stamp:
                 return
             try:

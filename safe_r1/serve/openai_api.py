@@ -59,6 +59,7 @@ class _SamplingRequest(BaseModel):
     @property
     def params(self) -> SamplingParams:
         """Sampling parameters; a request without a seed gets a random one."""
+        # 31 bits, like the seeds of an evaluation's rows.
         seed = uuid.uuid4().int if self.seed is None else self.seed
         return SamplingParams(seed % 2**31, self.token_limit, self.temperature, self.top_p)
 
@@ -113,6 +114,7 @@ class ChatTurn(BaseModel):
     def to_message(self) -> Message:
         """The turn as the prompt renderer expects it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        # OpenAI renamed the role; no chat template knows the new name.
         return Message(role="system" if self.role == "developer" else self.role, content=text)
 
 

@@ -170,10 +170,12 @@ def _add_judge_routes(app: FastAPI) -> None:
     @app.post("/v1/safety/evaluate", tags=["safety"], response_model=EvaluateResponse)
     async def evaluate(body: EvaluateRequest, request: Request, service: AuthorizedService) -> Response:
         """Judge given answers, or generate and judge them; ``compare`` runs two models side by side."""
+        # An unknown model is an error of the request, not of each item.
         for name in body.models:
             service.model(name)
         await charge_items(request, service, len(body.items))
         evaluator = service.evaluator(is_batch=is_batch(request))
+        # The items of a batch are limited by its runner, which sends a few rows at a time.
         results = evaluator.run(body) if is_batch(request) else _admitted(service, evaluator, body)
         head = _EvaluationHead(
             id=f"eval-{request.state.id}", created=int(time.time()), judge=service.judge_name

@@ -30,6 +30,7 @@ Text = Annotated[str, AfterValidator(_check_utf8)]
 
 
 class _Wire(BaseModel):
+    # A misspelt field is rejected, since ignoring it would change what is evaluated.
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 

@@ -103,6 +103,7 @@ class Service:
         Raises:
             ApiError: 429, this ingress has too many pending items.
         """
+        # A request above the limit is accepted while nothing is pending, or it could never be served.
         if self._num_pending and self._num_pending + num_items > self.config.max_pending_items:
             message = f"{self._num_pending} items are pending; try again"
             raise ApiError(429, "overloaded", message, retry_after_s=10)

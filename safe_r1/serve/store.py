@@ -271,6 +271,7 @@ class BatchStore:
         if _ID.fullmatch(object_id):
             path = self._folder(kind, object_id) / f"{kind}.json"
             found = _read_json(path) if path.exists() else None
+        # Objects of other keys are answered like missing ones, so that ids cannot be probed.
         if found is None or found["owner"] != owner:
             raise ApiError(404, "not_found", f"no {kind} with this id")
         return _without_owner(found)

@@ -73,6 +73,7 @@ def observe_batch(size: int) -> None:
     _histogram("safe_r1_judge_batch_items", "Items judged together", boundaries=_SIZES).observe(size)
 
 
+# Cached: Ray's metrics are registered once per process and name.
 @cache
 def _counter(name: str, description: str, *tags: str) -> "Counter":
     from ray.util.metrics import Counter

@@ -1,6 +1,4 @@
-"""The service as its users meet it: real Serve, real vLLM, a tiny model, the openai client, a browser, a
-killed engine.
-"""
+"""The whole service: Ray Serve and vLLM with a tiny model, the openai client, a browser, a killed engine."""
 
 import json
 import os
@@ -38,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def evaluated(model: Path, output: Path) -> list[dict[str, Any]]:
-    """The refusal questions of an evaluation, with what was said and judged."""
+    """The refusal questions of an evaluation with their completions and verdicts."""
     command = [
         sys.executable,
         "ray_jobs/evaluate.py",
@@ -72,7 +70,7 @@ def evaluated(model: Path, output: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def rows(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Made before the service starts: two engines at once would fight for the cores."""
+    """Evaluated before the service starts, since two engines would compete for the cores."""
     return evaluated(tiny_qwen2, tmp_path_factory.mktemp("runs"))
 
 
@@ -96,10 +94,11 @@ def client(service: Service) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
+COMPARED = ("label", "degree", "unscored_reason", "judge", "explanation")
 CHAT: list[Any] = [{"role": "user", "content": "为什么要遵守交通规则？"}]
 
 
-def test_the_openai_client_works_as_it_is(service: Service, client: openai.OpenAI):
+def test_the_openai_client_works_unchanged(service: Service, client: openai.OpenAI):
     model = service.model
     assert [each.id for each in client.models.list()] == [model]
     reply = client.chat.completions.create(model=model, messages=CHAT, temperature=0, max_tokens=24)
@@ -123,7 +122,7 @@ def test_the_openai_client_works_as_it_is(service: Service, client: openai.OpenA
         client.completions.create(model=model, prompt=[5] * 1024)
 
 
-def test_an_item_is_answered_and_judged_as_in_an_evaluation(service: Service, rows: list[dict[str, Any]]):
+def test_an_item_gets_the_answer_and_verdict_of_an_evaluation(service: Service, rows: list[dict[str, Any]]):
     items = [{"id": row["id"], "messages": row["messages"]} for row in rows]
     response = service.post("/v1/safety/evaluate", {"items": items, "model": service.model, "max_tokens": 40})
     assert response.status_code == 200, response.text
@@ -135,10 +134,10 @@ def test_an_item_is_answered_and_judged_as_in_an_evaluation(service: Service, ro
             row["completion"]["answer"],
         )
         got = outcome["verdicts"]["answer"]
-        assert (got["label"], got["unscored_reason"]) == (verdict["label"], verdict["unscored_reason"])
+        assert [got[name] for name in COMPARED] == [verdict[name] for name in COMPARED]
 
 
-def test_a_batch_gives_the_same(service: Service, client: openai.OpenAI, rows: list[dict[str, Any]]):
+def test_a_batch_gives_the_same_results(service: Service, client: openai.OpenAI, rows: list[dict[str, Any]]):
     lines = [
         {
             "custom_id": row["id"],
@@ -173,18 +172,18 @@ def test_a_batch_gives_the_same(service: Service, client: openai.OpenAI, rows: l
         assert outcome["reasoning"] == wanted["completion"]["reasoning"]
 
 
-def test_overload_is_answered_quickly(service: Service):
-    # One client for all: making one takes longer than being turned away. Greedily the tiny model never comes
-    # to an end.
+def test_overload_is_rejected_quickly(service: Service):
+    # One client for all requests: creating one takes longer than a rejection. With greedy decoding the tiny
+    # model never ends its answer.
     body = {"model": service.model, "messages": CHAT, "max_tokens": 900, "temperature": 0}
     with (
         httpx.Client(base_url=service.url, timeout=600, limits=httpx.Limits(max_connections=None)) as http,
         ThreadPoolExecutor(120) as pool,
     ):
-        asked = [pool.submit(http.post, "/v1/chat/completions", json=body) for _ in range(120)]
-        statuses = [each.result().status_code for each in asked]
+        requests = [pool.submit(http.post, "/v1/chat/completions", json=body) for _ in range(120)]
+        statuses = [request.result().status_code for request in requests]
     assert set(statuses) <= {200, 429, 503}
-    assert statuses.count(200) >= 24  # 8 at work, 16 waiting
+    assert statuses.count(200) >= 24  # 8 in progress, 16 queued
     assert statuses.count(429) > 0
     assert service.is_ready()
 
@@ -219,11 +218,12 @@ def test_the_page_in_a_browser(service: Service):
         browser.close()
 
 
-def test_a_killed_engine_comes_back(service: Service):
+def test_a_killed_engine_is_restarted(service: Service):
     engine = service.engine()
     assert engine is not None
     engine.kill()
-    deadline, statuses = time.monotonic() + START_S, []
+    deadline = time.monotonic() + START_S
+    statuses: list[int] = []
     while time.monotonic() < deadline:
         statuses.append(
             service.post(
@@ -237,14 +237,14 @@ def test_a_killed_engine_comes_back(service: Service):
     assert set(statuses) <= {200, 429, 503}
 
 
-def test_a_service_that_ends_answers_what_it_has_begun(service: Service):
-    """The last test with this service."""
+def test_requests_in_progress_are_finished_at_shutdown(service: Service):
+    """The last test with this service, which it stops."""
     body = {"model": service.model, "messages": CHAT, "max_tokens": 900, "temperature": 0}
     with httpx.Client(base_url=service.url, timeout=600) as http, ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(http.post, "/v1/chat/completions", json=body) for _ in range(6)]
-        time.sleep(2)  # one client for all sends them at once
+        requests = [pool.submit(http.post, "/v1/chat/completions", json=body) for _ in range(6)]
+        time.sleep(2)  # until all of them are in progress
         service.process.terminate()
-        assert [each.result().status_code for each in asked] == [200] * 6
+        assert [request.result().status_code for request in requests] == [200] * 6
     assert service.process.wait(120) == 0
 
 
@@ -262,10 +262,10 @@ def begin_batch(service: Service, num_rows: int) -> dict[str, Any]:
 
 
 def wait_for(
-    service: Service, batch: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]
+    service: Service, batch: dict[str, Any], is_reached: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + START_S
-    while not is_so(batch := httpx.get(f"{service.url}/v1/batches/{batch['id']}", timeout=60).json()):
+    while not is_reached(batch := httpx.get(f"{service.url}/v1/batches/{batch['id']}", timeout=60).json()):
         assert time.monotonic() < deadline, batch
         time.sleep(0.2)
     return batch
@@ -276,15 +276,16 @@ def output_of(service: Service, batch: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_batch_goes_on_after_a_kill_and_can_be_cancelled(tmp_path: Path):
-    """Answers that are given: no model is needed, and the service starts quickly."""
-    arguments, begun = (
-        ["--set", f"batches={tmp_path / 'batches'}"],
-        lambda batch: batch["request_counts"]["completed"] > 0,
-    )
+def test_a_batch_is_resumed_after_a_kill_and_can_be_cancelled(tmp_path: Path):
+    """The items have answers: no model is needed, and the service starts quickly."""
+    arguments = ["--set", f"batches={tmp_path / 'batches'}"]
+
+    def has_begun(batch: dict[str, Any]) -> bool:
+        return batch["request_counts"]["completed"] > 0
+
     with start_service(arguments, tmp_path / "first.log") as first:
         batch = begin_batch(first, 120)
-        assert wait_for(first, batch, begun)["status"] == "in_progress"
+        assert wait_for(first, batch, has_begun)["status"] == "in_progress"
         os.killpg(first.process.pid, signal.SIGKILL)
     finished = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "batches").rglob("part-*.jsonl")}
     with start_service(arguments, tmp_path / "second.log") as second:
@@ -299,23 +300,24 @@ def test_a_batch_goes_on_after_a_kill_and_can_be_cancelled(tmp_path: Path):
         assert finished.items() <= after.items()
         assert 0 < len(finished) < len(after)
         batch = begin_batch(second, 120)
-        wait_for(second, batch, begun)
+        wait_for(second, batch, has_begun)
         httpx.post(f"{second.url}/v1/batches/{batch['id']}/cancel", timeout=60)
         batch = wait_for(second, batch, lambda batch: batch["status"] == "cancelled")
         assert 0 < len(output_of(second, batch)) < 120
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--variant", "demo", "--host", "0.0.0.0"], "--api-keys"),
         (["--variant", "demo", "--variant", "demo"], "twice"),
         (["--variant", "nothing-like-it"], "nothing-like-it"),
+        (["--judge", "lexicn"], "unknown judge 'lexicn'"),
         (["--api-keys", "/nowhere/keys.toml"], "key file /nowhere/keys.toml"),
         (["--set", "prot=1"], "unknown setting 'prot'"),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments: list[str], said: str):
+def test_invalid_settings_are_one_clear_line(arguments: list[str], message: str):
     done = subprocess.run(
         [sys.executable, "ray_jobs/serve.py", *arguments],
         cwd=REPOSITORY,
@@ -325,4 +327,4 @@ def test_bad_input_is_one_clear_line(arguments: list[str], said: str):
         check=False,
     )
     assert done.returncode == 2
-    assert said in done.stdout.strip().splitlines()[-1]
+    assert message in done.stdout.strip().splitlines()[-1]

@@ -1,6 +1,4 @@
-"""The application file as a cluster deploys it, with models that start from nothing: Serve's own client, a
-real Ray head.
-"""
+"""The application file as on a cluster: `serve deploy` to a Ray head, with models that scale to zero."""
 
 import json
 import os
@@ -31,10 +29,10 @@ class Deployed:
     """A service on a Ray head.
 
     Attributes:
-        url: Of the service.
-        dashboard: Of Ray's REST interface.
-        metrics: Where Prometheus would scrape.
-        models: Their names.
+        url: Base URL of the service.
+        dashboard: Base URL of Ray's REST API.
+        metrics: URL that Prometheus would scrape.
+        models: Names of the models.
     """
 
     url: str
@@ -42,30 +40,30 @@ class Deployed:
     metrics: str
     models: tuple[str, str]
 
-    def ask(self, path: str, body: Any, key: str = KEY) -> httpx.Response:
+    def post(self, path: str, body: Any, key: str = KEY) -> httpx.Response:
         return httpx.post(
             self.url + path, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=START_S
         )
 
     def replicas(self, model: str) -> int:
-        """Replicas of a model that run or start."""
+        """Number of a model's replicas that are running or starting."""
         status = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=60).json()
         deployments = status["applications"]["safe_r1"]["deployments"]
         [found] = [each for name, each in deployments.items() if name.endswith(model)]
         return sum(replica["state"] in ("STARTING", "RUNNING") for replica in found["replicas"])
 
 
-def run(*words: str, env: dict[str, str]) -> None:
+def run(*argv: str, env: dict[str, str]) -> None:
     done = subprocess.run(
-        words, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, env=env, check=False
+        argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, env=env, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def until(is_so: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(is_reached: Callable[[], bool], seconds: float, message: str) -> None:
     deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, what
+    while not is_reached():
+        assert time.monotonic() < deadline, message
         time.sleep(1)
 
 
@@ -73,7 +71,7 @@ def until(is_so: Callable[[], bool], seconds: float, what: str) -> None:
 def deployed(
     tiny_qwen2: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployed]:
-    """``cluster/serve/application.yaml`` with small models and without a cloud's storage; all else as it is."""
+    """``cluster/serve/application.yaml`` with tiny models and local storage, otherwise unchanged."""
     folder = tmp_path_factory.mktemp("deployed")
     gcs, dashboard, agent, metrics, port = ports(5)
     (folder / "keys.toml").write_text(f'[test]\nkey = "{KEY}"\n', "utf-8")
@@ -113,7 +111,7 @@ def deployed(
         service = Deployed(
             f"http://127.0.0.1:{port}", url, f"http://127.0.0.1:{metrics}", (tiny_qwen2.name, tiny_llama.name)
         )
-        until(lambda: is_up(service), START_S, "the service did not come up")
+        wait_until(lambda: is_up(service), START_S, "the service did not come up")
         yield service
     finally:
         subprocess.run(
@@ -134,15 +132,15 @@ def is_up(service: Deployed) -> bool:
         return False
 
 
-def test_keys_are_asked_for(deployed: Deployed):
+def test_a_key_is_required(deployed: Deployed):
     items = {"items": [{"messages": QUESTION, "answer": "这是偏见。"}]}
-    assert deployed.ask("/v1/safety/evaluate", items, key="another").status_code == 401
+    assert deployed.post("/v1/safety/evaluate", items, key="another").status_code == 401
 
 
-def test_the_first_question_starts_the_model_and_many_start_another(deployed: Deployed):
+def test_a_request_starts_the_model_and_load_starts_a_second_replica(deployed: Deployed):
     first, second = deployed.models
     assert deployed.replicas(first) == deployed.replicas(second) == 0
-    reply = deployed.ask(
+    reply = deployed.post(
         "/v1/safety/evaluate", {"items": [{"messages": QUESTION}], "model": first, "max_tokens": 8}
     )
     assert reply.status_code == 200, reply.text
@@ -150,17 +148,17 @@ def test_the_first_question_starts_the_model_and_many_start_another(deployed: De
     assert outcome["error"] is None
     assert outcome["completion_tokens"] >= 1
 
-    def ask(number: int) -> int:
+    def send(number: int) -> int:
         body = {"model": first, "messages": QUESTION, "max_tokens": 900, "seed": number, "temperature": 0}
-        return deployed.ask("/v1/chat/completions", body).status_code
+        return deployed.post("/v1/chat/completions", body).status_code
 
     with ThreadPoolExecutor(24) as pool:
-        asked = [pool.submit(ask, number) for number in range(24)]
-        until(lambda: deployed.replicas(first) == 2, 120, "no second replica under load")
-        assert {each.result() for each in asked} <= {200, 429}
+        requests = [pool.submit(send, number) for number in range(24)]
+        wait_until(lambda: deployed.replicas(first) == 2, 120, "no second replica under load")
+        assert {request.result() for request in requests} <= {200, 429}
 
 
-def test_two_models_side_by_side_and_a_model_that_judges(deployed: Deployed):
+def test_two_models_side_by_side_with_a_model_as_judge(deployed: Deployed):
     first, second = deployed.models
     items = [
         {"messages": QUESTION},
@@ -183,7 +181,7 @@ def test_two_models_side_by_side_and_a_model_that_judges(deployed: Deployed):
     assert len(results) == len(by_index) == 3
     assert [outcome["model"] for outcome in by_index[0]["outcomes"]] == [first, second]
     assert all(outcome["error"] is None for outcome in by_index[0]["outcomes"])
-    # A model of random weights writes no verdict: the judge's name and a reason are there all the same.
+    # A model with random weights writes no verdict; the judge's name and a reason are returned all the same.
     verdict = by_index[1]["outcomes"][0]["verdicts"]["answer"]
     assert first in verdict["judge"]
     assert verdict["label"] or verdict["unscored_reason"]
@@ -199,19 +197,19 @@ def test_the_dashboards_metrics_are_in_a_scrape(deployed: Deployed):
     wanted.remove("ray_safe_r1_judge_batch_items")  # the lexicon's; here a model judges
     missing = set(wanted)
 
-    def are_all_there() -> bool:
+    def are_all_exported() -> bool:
         text = httpx.get(deployed.metrics, timeout=30).text
         missing.intersection_update(
             name for name in wanted if not re.search(rf"^{name}(_bucket)?[{{ ]", text, re.MULTILINE)
         )
         return not missing
 
-    until(are_all_there, 60, f"not in a scrape: {missing}")
+    wait_until(are_all_exported, 60, f"not in a scrape: {missing}")
 
 
-def test_models_that_nobody_asks_give_their_machine_back(deployed: Deployed):
-    until(
+def test_idle_models_scale_to_zero(deployed: Deployed):
+    wait_until(
         lambda: all(deployed.replicas(model) == 0 for model in deployed.models),
         180,
-        "replicas without requests stay",
+        "idle replicas are still running",
     )
