@@ -1,16 +1,17 @@
-"""One side of the benchmark: ``vllm.LLM`` alone on prompts in tokens, ``bare_vllm.py WORK.json RESULT.json``.
+"""``vllm.LLM`` alone on tokenized prompts: ``bare_vllm.py WORK.json RESULT.json``.
 
-``WORK.json`` holds ``engine`` (arguments of ``vllm.LLM``) and ``prompts``, a JSONL file whose lines hold
-``key``, ``prompt_token_ids`` and ``sampling`` (arguments of ``SamplingParams``).
+``WORK.json`` holds ``engine`` (arguments of ``vllm.LLM``) and ``prompts``, a JSONL file with ``key``,
+``prompt_token_ids`` and ``sampling`` (arguments of ``SamplingParams``) in each row.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from vllm import LLM, SamplingParams
+from vllm import LLM, RequestOutput, SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.outputs import PoolingRequestOutput
 
 
 def main(work_file: str, result_file: str) -> None:
@@ -20,23 +21,30 @@ def main(work_file: str, result_file: str) -> None:
     engine = LLM(**work["engine"])
     ready = time.monotonic()
     finished = _record_finishes(engine)
-    prompts: list[Any] = [{"prompt_token_ids": row["prompt_token_ids"]} for row in rows]
+    prompts = [TokensPrompt(prompt_token_ids=row["prompt_token_ids"]) for row in rows]
     outputs = engine.generate(prompts, [SamplingParams(**row["sampling"]) for row in rows], use_tqdm=False)
     done = time.monotonic()
-    result: dict[str, Any] = {"engine_start_s": ready - started, "generation_s": done - ready, "rows": []}
+    completions: list[dict[str, object]] = []
     for row, output in zip(rows, outputs, strict=True):
         completion = output.outputs[0]
-        counts = {"tokens": len(completion.token_ids), "finished_s": finished[output.request_id]}
-        result["rows"].append({"key": row["key"], "text": completion.text} | counts)
+        completions.append(
+            {
+                "key": row["key"],
+                "text": completion.text,
+                "tokens": len(completion.token_ids),
+                "finished_s": finished[output.request_id],
+            }
+        )
+    result = {"engine_start_s": ready - started, "generation_s": done - ready, "rows": completions}
     Path(result_file).write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
 
 
 def _record_finishes(engine: LLM) -> dict[str, float]:
-    """Notes when each request finishes, in the engine's own loop."""
+    """Times at which the requests finish, taken in the engine's own loop; filled while it runs."""
     finished: dict[str, float] = {}
     step = engine.llm_engine.step
 
-    def timed_step() -> Any:
+    def timed_step() -> list[RequestOutput | PoolingRequestOutput]:
         outputs = step()
         now = time.monotonic()
         finished.update((output.request_id, now) for output in outputs if output.finished)

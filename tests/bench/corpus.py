@@ -1,10 +1,10 @@
-"""``make bench-corpus``: how the corpus job grows with its rows, and its near-duplicate removal against
-datatrove's MinHash.
+"""``make bench-corpus``: scaling of the corpus job, and near-duplicate removal against datatrove's MinHash.
 
 1. Rows per second and peak memory of the whole job at several sizes.
 2. Near-duplicate removal alone (sketches and clusters on Ray Data) against datatrove's four MinHash steps on
-   the same rows, each as a process of its own, in turns; with each, the share of planted near duplicates
-   found, and the other rows it drops. Aim: at least twice datatrove's speed at equal or better recall.
+   the same rows, each as a process of its own, alternating, with as many workers and one thread each; with
+   each, the share of planted near duplicates found, and the other rows it drops. Aim: at least twice
+   datatrove's speed at equal or better recall.
 """
 
 import argparse
@@ -16,59 +16,77 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 
-from tests.bench.corpus_rows import PLANTED, base_rows, multiply
-from tests.bench.results import begin, show, write
+from tests.bench.corpus_rows import LANGUAGES, PLANTED, BaseRow, Language, Row, base_rows, multiply
+from tests.bench.results import begin, make_parser, parse, show, write
 
 _HERE = Path(__file__).parent
 _REPOSITORY = _HERE.parents[1]
+_SIDES = ("ours", "datatrove")
+# Threads of each worker's numerical libraries.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 _RECIPE = """
 name = "bench"
 licences = ["MIT"]
-[[sources]]
-name = "zh"
-path = "zh.jsonl"
-kind = "reasoning"
-language = "zh"
-licence = "MIT"
-mapping = { prompt = "prompt", reasoning = "reasoning", answer = "answer", id = "id" }
-[[sources]]
-name = "en"
-path = "en.jsonl"
-kind = "reasoning"
-language = "en"
-licence = "MIT"
-mapping = { prompt = "prompt", reasoning = "reasoning", answer = "answer", id = "id" }
 [[decontamination.protected]]
 name = "chisafetybench-sample"
 benchmark = "chisafetybench-sample"
 """
+_SOURCE = """
+[[sources]]
+name = "{language}"
+path = "{language}.jsonl"
+kind = "reasoning"
+language = "{language}"
+licence = "MIT"
+mapping = {{ prompt = "prompt", reasoning = "reasoning", answer = "answer", id = "id" }}
+"""
+
+
+class SideRun(TypedDict):
+    """One run of one side; memory in GiB."""
+
+    dedup_s: float
+    recall: float
+    false_drops: int
+    wall_s: float
+    peak_gib: float
 
 
 def main() -> None:
     args = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
-    results = begin(args, "datatrove") | {"job": []}
+    conditions = {"num_workers": os.cpu_count(), "environment": _ENVIRONMENT, "planted_every": PLANTED}
+    results = begin(args, "datatrove", "multiprocess", conditions=conditions)
     base = base_rows(args.data)
+    job = []
     for size in args.sizes:
-        results["job"].append(_measure_job(base, size, folder / f"job-{size}"))
-        show("job", results["job"][-1])
-    results["near_duplicates"] = _compare(base, args.dedup_rows, args.pairs, folder)
-    show("near duplicates", results["near_duplicates"]["summary"])
+        job.append(_measure_job(base, size, folder / f"job-{size}"))
+        show("job", job[-1])
+    results["job"] = job
+    runs = _compare(base, args.dedup_rows, args.pairs, folder)
+    summary = {language: _summary(sides) for language, sides in runs.items()}
+    show("near duplicates", summary)
+    results["near_duplicates"] = {
+        "rows": args.dedup_rows,
+        "planted_every": PLANTED,
+        "languages": runs,
+        "summary": summary,
+    }
     write(results, args.output, "corpus", folder)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
+    parser = make_parser(__doc__)
     parser.add_argument(
-        "--data", type=Path, help="folder with gsm8k/ and star1/; without it, the package's seeds alone"
+        "--data",
+        type=Path,
+        help="folder with gsm8k/ and star1/, for English rows; without it, the package's Chinese seeds alone",
     )
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=[10_000, 50_000, 500_000], help="rows of the whole job"
@@ -77,22 +95,18 @@ def _arguments() -> argparse.Namespace:
         "--dedup-rows", type=int, default=200_000, help="rows of the near-duplicate comparison"
     )
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
-    return parser.parse_args()
+    return parse(parser, sizes=[200], dedup_rows=200, pairs=1)
 
 
-def _measure_job(base: list[dict[str, Any]], size: int, folder: Path) -> dict[str, Any]:
-    """The whole job on ``size`` rows: seconds, rows per second, peak memory, recall of what was planted."""
+def _measure_job(base: Sequence[BaseRow], size: int, folder: Path) -> dict[str, float]:
+    """The whole job on ``size`` rows: seconds, rows per second, peak memory, and what it dropped and kept."""
     folder.mkdir()
-    copies: dict[str, str] = {}
-    with (
-        (folder / "zh.jsonl").open("w", encoding="utf-8") as zh,
-        (folder / "en.jsonl").open("w", encoding="utf-8") as en,
-    ):
-        for row in multiply(base, size):
-            (zh if row["language"] == "zh" else en).write(json.dumps(row, ensure_ascii=False) + "\n")
-            if row["copy_of"]:
-                copies[str(row["id"])] = row["copy_of"]
-    (folder / "recipe.toml").write_text(_RECIPE, "utf-8")
+    rows = list(multiply(base, size))
+    recipe = _RECIPE
+    for language in _languages(base):
+        _write_rows(folder / f"{language}.jsonl", [row for row in rows if row["language"] == language])
+        recipe += _SOURCE.format(language=language)
+    (folder / "recipe.toml").write_text(recipe, "utf-8")
     command = ["ray_jobs/build_corpus.py", "--recipe", str(folder / "recipe.toml"), "--data", str(folder)]
     seconds, peak_gib, driver_gib = _run([*command, "--output", str(folder / "out")], folder / "log")
     info = json.loads((folder / "out" / "corpus.json").read_text("utf-8"))
@@ -103,16 +117,28 @@ def _measure_job(base: list[dict[str, Any]], size: int, folder: Path) -> dict[st
         "peak_gib": round(peak_gib, 2),
         "peak_driver_gib": round(driver_gib, 2),
         "num_kept": info["num_kept"],
-        "num_planted": len(copies),
+        "num_planted": sum(bool(row["copy_of"]) for row in rows),
         "num_near_or_exact": sum(row["rows"] for row in info["dropped"] if row["stage"] == "deduplicate"),
     }
 
 
-def _run(arguments: list[str], log: Path) -> tuple[float, float, float]:
-    """Seconds, and the peak memory of all its processes together and of the first alone, without what they
-    share.
+def _languages(base: Sequence[BaseRow]) -> list[Language]:
+    found = {row["language"] for row in base}
+    return [language for language in LANGUAGES if language in found]
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def _run(arguments: Sequence[str], log: Path) -> tuple[float, float, float]:
+    """Run a script; gives seconds, and the peak memory in GiB of all its processes and of the first alone.
+
+    Raises:
+        RuntimeError: It failed; the message names its log and shows the end.
     """
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    env = os.environ | _ENVIRONMENT
+    env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -129,14 +155,17 @@ def _run(arguments: list[str], log: Path) -> tuple[float, float, float]:
     return seconds, peaks[0] / 2**30, peaks[1] / 2**30
 
 
-def _watch(process: subprocess.Popen, peaks: list[float]) -> None:
+def _watch(process: subprocess.Popen[bytes], peaks: list[float]) -> None:
+    """Raise ``peaks`` (all processes, the first alone) while the process runs."""
     while process.poll() is None:
         try:
             root = psutil.Process(process.pid)
             own = [_unshared(child) for child in (root, *root.children(recursive=True))]
+            # Ray's object store lies in shared memory: no process counts it as its own.
             shared = sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").glob("plasma*"))
-            peaks[:] = max(peaks[0], sum(own) + shared), max(peaks[1], own[0])
-        except psutil.Error:
+            peaks[0] = max(peaks[0], sum(own) + shared)
+            peaks[1] = max(peaks[1], own[0])
+        except (psutil.Error, FileNotFoundError):
             pass
         time.sleep(0.5)
 
@@ -148,49 +177,44 @@ def _unshared(process: psutil.Process) -> int:
         return 0
 
 
-def _compare(base: list[dict[str, Any]], size: int, pairs: int, folder: Path) -> dict[str, Any]:
-    """Both sides in turns on the same prompts, for each language."""
-    results: dict[str, Any] = {"rows": size, "planted_every": PLANTED, "languages": {}}
-    for language in ("zh", "en"):
+def _compare(
+    base: Sequence[BaseRow], size: int, pairs: int, folder: Path
+) -> dict[str, dict[str, list[SideRun]]]:
+    """Both sides alternately on the same prompts, for each language; gives the runs of each side."""
+    results: dict[str, dict[str, list[SideRun]]] = {}
+    for language in _languages(base):
         rows = list(multiply([row for row in base if row["language"] == language], size))
         prompts = folder / f"dedup-{language}.jsonl"
-        prompts.write_text(
-            "".join(
-                json.dumps({"id": row["id"], "prompt": row["prompt"]}, ensure_ascii=False) + "\n"
-                for row in rows
-            ),
-            "utf-8",
-        )
-        runs: dict[str, list[dict[str, Any]]] = {"ours": [], "datatrove": []}
+        lines = [json.dumps({"id": row["id"], "prompt": row["prompt"]}, ensure_ascii=False) for row in rows]
+        prompts.write_text("\n".join(lines) + "\n", "utf-8")
+        runs: dict[str, list[SideRun]] = {side: [] for side in _SIDES}
         for number in range(pairs):
-            for side in sorted(runs, reverse=bool(number % 2)):
+            for side in sorted(_SIDES, reverse=bool(number % 2)):
                 place = folder / f"dedup-{language}-{side}-{number}"
                 place.mkdir()
                 script = _HERE / f"corpus_{side}.py"
                 seconds, peak_gib, _ = _run([str(script), str(prompts), str(place), language], place / "log")
                 result = json.loads((place / "result.json").read_text("utf-8"))
-                runs[side].append(
-                    _score(rows, result) | {"wall_s": round(seconds, 2), "peak_gib": round(peak_gib, 2)}
-                )
-        results["languages"][language] = runs
-    results["summary"] = {
-        language: {
-            "speed_ratio": round(
-                statistics.median(t["dedup_s"] / o["dedup_s"] for o, t in zip(*runs.values(), strict=True)), 2
-            ),
-            **{f"recall_{side}": statistics.median(run["recall"] for run in runs[side]) for side in runs},
-            **{
-                f"false_drops_{side}": statistics.median(run["false_drops"] for run in runs[side])
-                for side in runs
-            },
-        }
-        for language, runs in results["languages"].items()
-    }
+                runs[side].append(_score(rows, result, seconds, peak_gib))
+        results[language] = runs
     return results
 
 
-def _score(rows: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, Any]:
-    """Recall: planted pairs of which at most one row is kept. False drops: rows dropped that belong to no
+def _summary(runs: dict[str, list[SideRun]]) -> dict[str, float]:
+    """Medians over the pairs."""
+    pairs = zip(runs["ours"], runs["datatrove"], strict=True)
+    speed_ratio = statistics.median(theirs["dedup_s"] / ours["dedup_s"] for ours, theirs in pairs)
+    summary: dict[str, float] = {"speed_ratio": round(speed_ratio, 2)}
+    for side in _SIDES:
+        summary[f"recall_{side}"] = statistics.median(run["recall"] for run in runs[side])
+        summary[f"false_drops_{side}"] = statistics.median(run["false_drops"] for run in runs[side])
+    return summary
+
+
+def _score(rows: Sequence[Row], result: dict[str, Any], wall_s: float, peak_gib: float) -> SideRun:
+    """Score one run.
+
+    Recall: planted pairs of which at most one row is kept. False drops: dropped rows that belong to no
     planted pair.
     """
     kept = set(result["kept"])
@@ -198,11 +222,13 @@ def _score(rows: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, Any]
     paired = {number for pair in pairs for number in pair}
     found = sum(not (copy in kept and original in kept) for copy, original in pairs)
     lost = sum(row["id"] not in kept and row["id"] not in paired for row in rows)
-    return {
-        "dedup_s": round(result["seconds"], 2),
-        "recall": round(found / len(pairs), 4),
-        "false_drops": lost,
-    }
+    return SideRun(
+        dedup_s=round(result["seconds"], 2),
+        recall=round(found / len(pairs), 4),
+        false_drops=lost,
+        wall_s=round(wall_s, 2),
+        peak_gib=round(peak_gib, 2),
+    )
 
 
 if __name__ == "__main__":

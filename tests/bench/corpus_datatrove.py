@@ -1,15 +1,17 @@
-"""One side of the corpus benchmark: datatrove's MinHash removal, ``corpus_datatrove.py PROMPTS FOLDER
-LANGUAGE``.
+"""datatrove's MinHash removal, one side of the corpus benchmark.
 
-Its own defaults (14 buckets of 8 hashes), on both cores, with n-grams of the same units as ours: Chinese
-prompts are given to its word tokenizer character by character, since it would see nothing in them otherwise.
+``corpus_datatrove.py PROMPTS FOLDER LANGUAGE``. Its own defaults (14 buckets of 8 hashes), on all cores, with
+n-grams of the same units as ours: Chinese prompts are given to its word tokenizer character by character,
+since it would find no words in them otherwise.
 """
 
 import gzip
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import xxhash
 from datatrove.executor import LocalPipelineExecutor
@@ -27,14 +29,14 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 
 from safe_r1.corpus.recipe import DedupConfig
 
-_TASKS = 2
+_WORKERS = os.cpu_count() or 1
 
-# Its hash, with xxhash 4, which takes bytes alone.
+# Its own hash function passes a str, and xxhash 4 takes bytes only.
 minhash.create_hash_func = lambda *args, **kwargs: lambda text: xxhash.xxh64_intdigest(text.encode())
 
 
 class SplitAtSpaces(WordTokenizer):
-    """The quickest tokenizer there is, so that the comparison is not one of tokenizers."""
+    """The fastest possible tokenizer, so that tokenizers are not what is compared."""
 
     def word_tokenize(self, text: str) -> list[str]:
         return text.split()
@@ -53,19 +55,21 @@ def main(prompts: str, folder: str, language: str) -> None:
     ours = DedupConfig()
     config = MinhashConfig(n_grams=ours.ngram_chars if language == "zh" else ours.ngram_words)
     reader = JsonlReader(str(place / "input"), text_key="text", id_key="id")
-    words = SplitAtSpaces()
+    # A tokenizer is taken as well as a language's name; the annotation has the name alone.
+    tokenizer = cast(str, SplitAtSpaces())
+    signature = MinhashDedupSignature(str(place / "signatures"), config=config, language=tokenizer)
     steps = [
-        (_TASKS, [reader, MinhashDedupSignature(str(place / "signatures"), config=config, language=words)]),
+        (_WORKERS, [reader, signature]),
         (
             config.num_buckets,
             [MinhashDedupBuckets(str(place / "signatures"), str(place / "buckets"), config=config)],
         ),
         (1, [MinhashDedupCluster(str(place / "buckets"), str(place / "remove"), config=config)]),
-        (_TASKS, [reader, MinhashDedupFilter(str(place / "remove")), JsonlWriter(str(place / "kept"))]),
+        (_WORKERS, [reader, MinhashDedupFilter(str(place / "remove")), JsonlWriter(str(place / "kept"))]),
     ]
     for number, (tasks, pipeline) in enumerate(steps):
         LocalPipelineExecutor(
-            pipeline, tasks=tasks, workers=_TASKS, logging_dir=str(place / f"logs-{number}")
+            pipeline, tasks=tasks, workers=_WORKERS, logging_dir=str(place / f"logs-{number}")
         ).run()
     kept: list[int] = []
     for path in (place / "kept").iterdir():
@@ -76,11 +80,12 @@ def main(prompts: str, folder: str, language: str) -> None:
 
 
 def _divide(prompts: Path, folder: Path, language: str) -> None:
+    """Write one input file for each worker."""
     folder.mkdir()
     lines = prompts.read_text("utf-8").splitlines()
-    for task in range(_TASKS):
+    for task in range(_WORKERS):
         with (folder / f"{task}.jsonl").open("w", encoding="utf-8") as file:
-            for line in lines[task::_TASKS]:
+            for line in lines[task::_WORKERS]:
                 row = json.loads(line)
                 text = " ".join(row["prompt"]) if language == "zh" else row["prompt"]
                 file.write(json.dumps({"id": str(row["id"]), "text": text}, ensure_ascii=False) + "\n")

@@ -1,11 +1,13 @@
-"""One side of the corpus benchmark: near-duplicate removal by this project, ``corpus_ours.py PROMPTS FOLDER
-LANGUAGE``.
+"""Near-duplicate removal by this project, one side of the corpus benchmark.
+
+``corpus_ours.py PROMPTS FOLDER LANGUAGE``.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,12 +27,13 @@ def main(prompts: str, folder: str, language: str) -> None:
     rows = [json.loads(line) for line in Path(prompts).read_text("utf-8").splitlines()]
     table = pa.table({"id": [row["id"] for row in rows], "prompt": [row["prompt"] for row in rows]})
     blocks = [table.slice(start, _ROWS_PER_TASK) for start in range(0, len(rows), _ROWS_PER_TASK)]
-    data = ray.data.from_arrow(blocks).map_batches(
-        lambda batch: sketch(batch["prompt"].to_pylist(), config).append_column("id", batch["id"]),
-        batch_format="pyarrow",
-        batch_size=None,
-    )
-    sketches = pa.concat_tables(ray.get(ref) for ref in data.to_arrow_refs()).sort_by("id")
+
+    def sketch_batch(batch: pa.Table) -> pa.Table:
+        return sketch(batch["prompt"].to_pylist(), config).append_column("id", batch["id"])
+
+    data = ray.data.from_arrow(blocks).map_batches(sketch_batch, batch_format="pyarrow", batch_size=None)
+    blocks_of_sketches: Any = data.to_arrow_refs()
+    sketches = pa.concat_tables(ray.get(blocks_of_sketches)).sort_by("id")
     signatures = np.frombuffer(b"".join(sketches["signature"].to_pylist()), np.uint8).reshape(-1, NUM_PERM)
     exact = sketches["exact"].to_numpy()
     near = find_clusters(exact, signatures, lambda band: sketches[f"band_{band:02d}"].to_numpy(), config).near

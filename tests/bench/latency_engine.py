@@ -1,34 +1,42 @@
-"""Stands for an evaluation whose time is an engine's latency: holds GPUs for so long, then says when and
-where it did.
+"""Stand-in for an evaluation that takes only time.
 
-``python -m tests.bench.latency_engine SECONDS GPUS RECORD``
+``python -m tests.bench.latency_engine SECONDS GPUS RECORD`` holds GPUs for that long and writes to the file
+RECORD when and on which node it did.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 
 
-@ray.remote(max_restarts=3, max_task_retries=3)
+class Span(TypedDict):
+    """Start and end in seconds since the epoch, and the node's id."""
+
+    started: float
+    ended: float
+    node: str
+
+
 class Engine:
     """Holds its GPUs while it waits."""
 
-    def wait(self, seconds: float) -> dict[str, Any]:
-        """Give start, end and node."""
+    def wait(self, seconds: float) -> Span:
+        """Wait, and give the time and place of it."""
         started = time.time()
         time.sleep(seconds)
-        return {"started": started, "ended": time.time(), "node": ray.get_runtime_context().get_node_id()}
+        return Span(started=started, ended=time.time(), node=ray.get_runtime_context().get_node_id())
 
 
 def main(seconds: str, gpus: str, record: str) -> None:
     ray.init(address="auto", log_to_driver=False)
-    engine: Any = Engine.options(num_gpus=int(gpus), num_cpus=0)
-    found = ray.get(engine.remote().wait.remote(float(seconds)))
-    Path(record).write_text(json.dumps(found), encoding="utf-8")
+    actor_class = ray.remote(num_gpus=int(gpus), num_cpus=0, max_restarts=3, max_task_retries=3)(Engine)
+    engine: Any = actor_class.remote()
+    span = ray.get(engine.wait.remote(float(seconds)))
+    Path(record).write_text(json.dumps(span), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One side of the benchmark: lm-evaluation-harness on multiple-choice questions, ``lm_eval_mcq.py WORK.json
-RESULT.json``.
+"""lm-evaluation-harness on multiple-choice questions: ``lm_eval_mcq.py WORK.json RESULT.json``.
 
 ``WORK.json`` holds ``engine`` (arguments of ``vllm.LLM``), ``questions`` (a JSONL file for
 ``lm_eval_mcq.yaml``) and ``max_tokens``.
 """
 
+import importlib
 import importlib.metadata
 import json
 import sys
@@ -18,16 +18,16 @@ import yaml
 def main(work_file: str, result_file: str) -> None:
     work = json.loads(Path(work_file).read_text(encoding="utf-8"))
     _name_the_cpu_build()
-    from lm_eval import simple_evaluate
-    from lm_eval.models.vllm_causallms import VLLM
-
+    # Imported after the patch, and by name: decorators of the harness hide the signatures from type checkers.
+    harness = importlib.import_module("lm_eval")
+    backend = importlib.import_module("lm_eval.models.vllm_causallms")
     engine = dict(work["engine"])
     started = time.monotonic()
-    model = VLLM(pretrained=engine.pop("model"), batch_size="auto", **engine)
+    model = backend.VLLM(pretrained=engine.pop("model"), batch_size="auto", **engine)
     ready = time.monotonic()
     generations = _record_generations(model)
-    results = simple_evaluate(model, tasks=[_task(work)], apply_chat_template=True, bootstrap_iters=0)
-    assert results is not None, "the harness gives results on rank 0, and there is one rank"
+    task = _task(work["questions"], work["max_tokens"])
+    results = harness.simple_evaluate(model, tasks=[task], apply_chat_template=True, bootstrap_iters=0)
     samples = sorted(results["samples"]["chisafetybench_mcq"], key=lambda sample: sample["doc_id"])
     result = {
         "engine_start_s": ready - started,
@@ -44,32 +44,33 @@ def _name_the_cpu_build() -> None:
     import vllm
     from vllm.platforms import current_platform
 
-    assert current_platform, "found before the version is given another name, because the search looks at it"
+    assert current_platform, "resolved before the patch: resolving it looks at the version too"
     original = importlib.metadata.version
     try:
         original("vllm")
     except importlib.metadata.PackageNotFoundError:
-        importlib.metadata.version = lambda name: vllm.__version__ if name == "vllm" else original(name)
+        importlib.metadata.version = lambda distribution_name: (
+            vllm.__version__ if distribution_name == "vllm" else original(distribution_name)
+        )
 
 
-def _task(work: dict[str, Any]) -> dict[str, Any]:
+def _task(questions: str, max_tokens: int) -> dict[str, Any]:
     task = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    task["dataset_kwargs"] = {"data_files": {"test": work["questions"]}}
-    task["generation_kwargs"]["max_gen_toks"] = work["max_tokens"]
+    task["dataset_kwargs"] = {"data_files": {"test": questions}}
+    task["generation_kwargs"]["max_gen_toks"] = max_tokens
     return task
 
 
 def _record_generations(model: Any) -> list[tuple[float, int]]:
-    """Seconds and tokens of each call into the engine."""
+    """Seconds and tokens of each call into the engine, an untyped method; filled while it runs."""
     calls: list[tuple[float, int]] = []
     generate = model._model_generate
 
-    def timed_generate(*args: Any, **kwargs: Any) -> Any:
+    def timed_generate(*args: object, **kwargs: object) -> object:
         started = time.monotonic()
         outputs = generate(*args, **kwargs)
-        calls.append(
-            (time.monotonic() - started, sum(len(output.outputs[0].token_ids) for output in outputs))
-        )
+        num_tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+        calls.append((time.monotonic() - started, num_tokens))
         return outputs
 
     model._model_generate = timed_generate

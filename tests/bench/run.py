@@ -1,14 +1,13 @@
-"""``make bench-generation``: this job against bare vLLM and against lm-evaluation-harness, on the same model
-and prompts.
+"""``make bench-generation``: the evaluation job against bare vLLM and against lm-evaluation-harness.
 
 1. Throughput: steady output tokens per second of the job over those of ``vllm.LLM`` alone, on the same tokens
    with the same seeds. Aim: at least 0.95.
-2. Wall time of the multiple-choice part over that of lm-evaluation-harness's vLLM backend, decoding greedily.
-    Aim: at most 1.
+2. Wall time of the multiple-choice questions over that of lm-evaluation-harness's vLLM backend, decoding
+   greedily. Aim: at most 1.
 
-The sides change places from pair to pair, and all run with the job's engine settings. A warm-up run of each
-side comes first, so that no one pays for cold file caches. Results go to one JSON file with versions and
-hardware.
+Model, prompts, engine arguments and threads are the same on both sides and stand at the head of the results.
+The sides alternate in order from pair to pair. A warm-up run of each side comes first, so that no side pays
+for cold file caches.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from safe_r1.benchmarks.chisafetybench import (
     MCQ_FILE,
 )
 from tests.bench.measure import Timings, compare
-from tests.bench.results import begin, write
+from tests.bench.results import begin, make_parser, parse, write
 from tests.bench.sides import Bench, Texts, make_bench, run_bare, run_harness, run_job
 
 Side = Callable[[Bench, str], tuple[Timings, Texts]]
@@ -38,30 +37,29 @@ Side = Callable[[Bench, str], tuple[Timings, Texts]]
 def main() -> None:
     args = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
-    results = begin(args, "lm-eval")
-    parts = {
+    parts: dict[str, tuple[Bench, Side, str]] = {
         "throughput": (_throughput(args, folder), run_bare, "bare_vllm"),
         "mcq": (_mcq(args, folder), run_harness, "lm_eval"),
     }
-    for part, (bench, side, name) in parts.items():
-        if args.only in (None, part):
-            results[part] = {"device": bench.device} | _pairs(bench, side, name, part, args)
-            print(_headline(part, results[part], name))
+    chosen = {part: work for part, work in parts.items() if args.only in (None, part)}
+    conditions = {part: bench.conditions for part, (bench, _, _) in chosen.items()}
+    results = begin(args, "lm-eval", conditions=conditions)
+    for part, (bench, side, name) in chosen.items():
+        comparison = _pairs(bench, side, name, part, args)
+        results[part] = {"device": bench.device} | comparison
+        print(_headline(part, comparison, name), flush=True)
     write(results, args.output, "generation", folder)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
+    parser = make_parser(__doc__)
     parser.add_argument("--variant", default="demo", help="as for the job: a name, a hub id or a folder")
     parser.add_argument(
         "--data", type=Path, help="folder of CHiSafetyBench v1; without it, the embedded sample"
     )
     parser.add_argument("--pairs", type=int, default=3, help="measured runs of each side")
     parser.add_argument("--repeats", type=int, default=1, help="completions of every question")
-    parser.add_argument("--limit", type=int, help="so many questions, stratified")
+    parser.add_argument("--limit", type=int, help="number of questions, stratified")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -73,7 +71,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--no-warm-up", dest="warm_up", action="store_false", help="measure from the first run on"
     )
-    return parser.parse_args()
+    smallest = ["generation.max_tokens=4", "engine.max_num_seqs=8"]
+    return parse(parser, pairs=1, limit=8, warm_up=False, overrides=smallest)
 
 
 def _throughput(args: argparse.Namespace, folder: Path) -> Bench:
@@ -87,13 +86,13 @@ def _mcq(args: argparse.Namespace, folder: Path) -> Bench:
     root = args.data or benchmark.data_path
     assert root is not None, "the embedded sample lies in the package"
     data = _mcq_data(root / "v1" if (root / "v1").is_dir() else root, folder / "data" / "v1")
-    # The one risky question of each file is there for the loader's sake: a token each.
+    # The loader wants a risky question in each of the other files: they get one token each.
     greedy = ["generation.temperature=0", "generation.max_tokens_refusal=1"]
     return make_bench(folder, args.variant, data.parent, args.limit, [*args.overrides, *greedy], args.repeats)
 
 
 def _mcq_data(source: Path, target: Path) -> Path:
-    """A copy of the benchmark's files with one risky question in each of the other two."""
+    """Copy the benchmark's files with one risky question in each of the other two."""
     target.mkdir(parents=True)
     for name in FILES:
         items = json.loads((source / name).read_text(encoding="utf-8-sig"))
@@ -106,7 +105,7 @@ def _mcq_data(source: Path, target: Path) -> Path:
 
 
 def _pairs(bench: Bench, side: Side, name: str, part: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Runs the job and the other side alternately, and compares them."""
+    """Run the job and the other side alternately, and compare them."""
     sides: dict[str, Side] = {"job": run_job, name: side}
     runs: dict[str, list[Timings]] = {"job": [], name: []}
     same: list[float] = []
@@ -125,7 +124,7 @@ def _pairs(bench: Bench, side: Side, name: str, part: str, args: argparse.Namesp
 
 
 def _share_of_same(ours: Texts, theirs: Texts) -> float:
-    """Share of the other side's completions that the job gave in the same words: both did the same work."""
+    """Share of the other side's completions that the job gave word for word: both did the same work."""
     return sum(ours[key].strip() == text.strip() for key, text in theirs.items()) / len(theirs)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
 from safe_r1.config import EvaluateConfig, load_config
-from safe_r1.evaluation.plan import Plan, make_plan
+from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import read_completions
 from safe_r1.inference.batch import Renderer, row_seed
 from safe_r1.inference.device import pick_device
@@ -48,7 +48,7 @@ class Bench:
         folder: Temporary folder, kept for the logs.
     """
 
-    plan: Plan
+    plan: EvaluationPlan
     flags: Sequence[str]
     device: Device
     folder: Path
@@ -81,7 +81,7 @@ class Bench:
         for sample, repeat in self.rows:
             request = {
                 "key": f"{sample.sample_id}\t{repeat}",
-                "messages": list(sample.messages),
+                "messages": list(plan.benchmarks[sample.benchmark].as_asked(sample, repeat).messages),
                 "max_tokens": plan.max_tokens(sample),
                 "seed": row_seed(plan.config.generation.seed, sample.sample_id, repeat),
             }

@@ -1,7 +1,7 @@
-"""The risky questions of CHiSafetyBench by the job, by the service's endpoint, and as a batch: are the rates
-the same?
+"""Compares the rates of CHiSafetyBench's risky questions from the job, the service's endpoint and a batch.
 
-``python -m tests.bench.three_ways --data DIR --output DIR``; DIR is the folder of CHiSafetyBench v1.
+``python -m tests.bench.three_ways --data DIR --output DIR``; DIR is the folder of CHiSafetyBench v1. It is no
+benchmark of speed and not part of ``make bench``.
 """
 
 import argparse
@@ -25,44 +25,42 @@ from tests.serving import REPOSITORY, Service, start_service
 
 _ITEMS_PER_ROW = 8
 
-# Of each question: what was said, and its label.
-Said = dict[str, tuple[str, str | None]]
+# Answer and label by question.
+Answers = dict[str, tuple[str, str | None]]
+Item = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of CHiSafetyBench v1")
     parser.add_argument("--output", type=Path, default=Path("bench-results/three-ways"))
     parser.add_argument("--variant", default="demo")
     parser.add_argument("--max-tokens", type=int, default=96)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     rows, job = _by_job(args)
-    with start_service(
-        ["--variant", args.variant, "--set", f"batches={args.output / 'batches'}"],
-        args.output / "service.log",
-    ) as service:
+    flags = ["--variant", args.variant, "--set", f"batches={args.output / 'batches'}"]
+    with start_service(flags, args.output / "service.log") as service:
         items = [{"id": row["sample_id"], "messages": row["messages"]} for row in rows]
         body = {"model": service.model, "max_tokens": args.max_tokens}
-        endpoint = _said(service.post("/v1/safety/evaluate", body | {"items": items}).json()["items"])
+        response = service.post("/v1/safety/evaluate", body | {"items": items})
+        endpoint = _read_items(response.json()["items"])
         batch = _by_batch(service, body, items)
-    ways = {"job": job, "endpoint": endpoint, "batch": batch}
-    found = {name: _rates(said) for name, said in ways.items()} | {
-        f"{name} as job": {
-            "same_words": sum(said[key][0] == job[key][0] for key in job),
-            "same_label": sum(said[key][1] == job[key][1] for key in job),
-        }
-        for name, said in ways.items()
-        if name != "job"
-    }
-    (args.output / "three-ways.json").write_text(
-        json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8"
-    )
-    print(json.dumps(found, ensure_ascii=False, indent=1))
+    found: dict[str, dict[str, float]] = {}
+    for name, answers in {"job": job, "endpoint": endpoint, "batch": batch}.items():
+        found[name] = _rates(answers)
+        if name != "job":
+            found[f"{name} as job"] = {
+                "same_answer": sum(answers[key][0] == job[key][0] for key in job),
+                "same_label": sum(answers[key][1] == job[key][1] for key in job),
+            }
+    text = json.dumps(found, ensure_ascii=False, indent=1)
+    (args.output / "three-ways.json").write_text(text + "\n", "utf-8")
+    print(text)
 
 
-def _by_job(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Said]:
-    """The job on the benchmark with a single multiple-choice question, which it does without."""
+def _by_job(args: argparse.Namespace) -> tuple[list[Item], Answers]:
+    """The job on the benchmark with a single multiple-choice question, since the loader wants one."""
     data = args.output / "data" / "v1"
     data.mkdir(parents=True, exist_ok=True)
     source = args.data / "v1" if (args.data / "v1").is_dir() else args.data
@@ -104,7 +102,7 @@ def _by_job(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Said]:
     }
 
 
-def _by_batch(service: Service, body: dict[str, Any], items: list[dict[str, Any]]) -> Said:
+def _by_batch(service: Service, body: Item, items: list[Item]) -> Answers:
     rows = [
         {
             "custom_id": str(start),
@@ -124,11 +122,11 @@ def _by_batch(service: Service, body: dict[str, Any], items: list[dict[str, Any]
             time.sleep(2)
             made = http.get(f"/batches/{made['id']}").json()
         lines = http.get(f"/files/{made['output_file_id']}/content").text.splitlines()
-    return _said([item for line in lines for item in json.loads(line)["response"]["body"]["items"]])
+    return _read_items([item for line in lines for item in json.loads(line)["response"]["body"]["items"]])
 
 
-def _said(items: list[dict[str, Any]]) -> Said:
-    found: Said = {}
+def _read_items(items: list[Item]) -> Answers:
+    found: Answers = {}
     for item in items:
         [outcome] = item["outcomes"]
         assert item["id"] not in found, f"{item['id']} was answered twice"
@@ -137,13 +135,13 @@ def _said(items: list[dict[str, Any]]) -> Said:
     return found
 
 
-def _rates(said: Said) -> dict[str, Any]:
-    labels = Counter(label for _, label in said.values())
+def _rates(answers: Answers) -> dict[str, float]:
+    labels = Counter(label for _, label in answers.values())
     num_scored = sum(number for label, number in labels.items() if label)
     rates = {
         name: sum(labels[label] for label in wanted) / num_scored for name, wanted in REFUSAL_LABELS.items()
     }
-    return {"num_questions": len(said), "num_scored": num_scored} | {
+    return {"num_questions": len(answers), "num_scored": num_scored} | {
         name: round(100 * rate, 2) for name, rate in rates.items()
     }
 

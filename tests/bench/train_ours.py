@@ -1,9 +1,9 @@
-"""One side of the training benchmark: this project's loop in one process, ``train_ours.py SETTINGS``."""
+"""This project's loop in one process, one side of the training benchmark: ``train_ours.py SETTINGS``."""
 
 import json
+import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,10 +13,10 @@ from safe_r1.train.data import prepare_data
 from safe_r1.train.history import read_history
 from safe_r1.train.job import make_job, make_spec
 from safe_r1.train.loop import Trainer
-from tests.bench.train import write_result
+from tests.bench.train import Settings, write_result
 
 
-def main(settings: dict[str, Any]) -> None:
+def main(settings: Settings) -> None:
     folder = Path(settings["folder"])
     config = FinetuneConfig.model_validate(
         {
@@ -37,12 +37,10 @@ def main(settings: dict[str, Any]) -> None:
     job = make_job(config, connect())
     data = prepare_data(config.corpus, job.folder.path / "data", job.variant, config.pack, lambda *_: None)
     disconnect()
-    spec = make_spec(job, data)
-    Trainer(spec).run()
-    _, *lines = read_history(job.folder.path)
-    write_result(
-        settings, [(line["num_tokens"], line["step_s"]) for line in lines], [line["loss"] for line in lines]
-    )
+    Trainer(make_spec(job, data)).run()
+    _, *entries = read_history(job.folder.path)
+    steps = [(entry.get("num_tokens", 0), entry.get("step_s", 0.0)) for entry in entries]
+    write_result(settings, steps, [entry.get("loss", math.nan) for entry in entries])
 
 
 if __name__ == "__main__":

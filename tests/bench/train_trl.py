@@ -1,40 +1,52 @@
-"""One side of the training benchmark: TRL's SFTTrainer with its own packing, ``train_trl.py SETTINGS``.
+"""TRL's SFTTrainer with its own packing, one side of the training benchmark: ``train_trl.py SETTINGS``.
 
-Its packing lets documents of a sequence see each other where there is no flash attention; ours does not.
+Without flash attention, its packing lets the documents of a sequence attend to each other; ours does not.
 """
 
+import itertools
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import get_variant
-from tests.bench.train import write_result
+from tests.bench.train import Settings, write_result
 
 
-class Watch(TrainerCallback):
-    """When each step ended, and how many tokens had been seen."""
+class StepTimer(TrainerCallback):
+    """Times at which the steps end, and the tokens seen until then."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, int]] = []
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         if not self.marks:
             self.marks.append((time.perf_counter(), 0))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self.marks.append((time.perf_counter(), int(state.num_input_tokens_seen)))
 
 
-def main(settings: dict[str, Any]) -> None:
+def main(settings: Settings) -> None:
     source = prepare(get_variant(settings["variant"]))[0].source
     table = pq.read_table(Path(settings["corpus"]) / "train", columns=["messages"])
     rows = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in table.to_pylist()]
@@ -63,16 +75,16 @@ def main(settings: dict[str, Any]) -> None:
         dataloader_num_workers=0,
     )
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    watch = Watch()
+    timer = StepTimer()
     trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(rows),
-        callbacks=[watch],
+        callbacks=[timer],
         processing_class=AutoTokenizer.from_pretrained(source),
     )
     trainer.train()
-    pairs = zip(watch.marks, watch.marks[1:], strict=False)
+    pairs = itertools.pairwise(timer.marks)
     steps = [(after[1] - before[1], after[0] - before[0]) for before, after in pairs]
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     write_result(settings, steps, losses)
