@@ -1,4 +1,4 @@
-"""Judges of the refusal task: four labels, one interface."""
+"""Judges of refusal and over-refusal: one interface (``base``), one registry (``factory``)."""
 
 from safe_r1.judge.verdict import parse_verdict
 

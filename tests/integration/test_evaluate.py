@@ -197,7 +197,7 @@ def test_a_model_in_the_same_job_judges(tiny_qwen2: Path, tiny_llama: Path, tmp_
     more += ["--set", "judge.engine.cpu_kv_cache_gib=1"]
     run(tiny_qwen2, tmp_path, *more)
     _, verdicts = rows_of(folder_of(tiny_qwen2, tmp_path))
-    judged = [row for row in verdicts.values() if row["judge"].startswith("llm:")]
+    judged = [row for row in verdicts.values() if row["judge"].startswith(f"{tiny_llama.name}@")]
     assert judged
     # A random model gives no verdict: every row says why, and none is lost.
     assert all((row["label"] is None) == (row["unscored_reason"] is not None) for row in judged)
