@@ -89,6 +89,7 @@ def heatmaps(runs: Sequence[Run], variants: Sequence[str]) -> list[Heatmap]:
                 if (rate.metric, rate.part, rate.scope) == (metric, "answer", "category")
             }
             keys = labels.ordered(key for _, key in found)
+            # One category alone repeats the overall rate.
             if len(keys) > 1:
                 rows = [
                     (labels.name(key), [found.get((variant, key)) for variant in variants]) for key in keys
@@ -103,6 +104,7 @@ def scatter_points(data: ComparisonData) -> list[ScatterPoint]:
     reasoning = next((table for table in data.tables if table.key == REASONING_TABLE.key), None)
     if not safety or not reasoning:
         return []
+    # The first column of a table by area is the overall rate.
     rejection = {variant: cells[0].rate for variant, _, cells in safety.rows}
     points = [
         ScatterPoint(variant, cell.rate, column.benchmark, rate)

@@ -142,6 +142,7 @@ def build_comparison(
         ],
         facts=[
             (f"{run.benchmark}: {name}", value)
+            # The settings are equal within a benchmark, or else listed as problems.
             for run in {run.benchmark: run for run in runs}.values()
             for name, value in run.settings.items()
         ],

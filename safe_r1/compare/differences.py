@@ -105,6 +105,7 @@ def lineage_order(runs: Sequence[Run], baseline: str) -> list[str]:
         # A baseline that was made from another variant of the comparison comes after that one.
         if root != baseline or bases[root] not in bases:
             add(root)
+    # Left is a baseline whose bases form a cycle, which only wrong run.json files have.
     return [*order, *(name for name in bases if name not in order)]
 
 
@@ -122,6 +123,7 @@ def compare_all(
         for comparison in _compare(by_name[first, benchmark], by_name[second, benchmark], relation, margin)
     ]
     for family in ("headline", "detail"):
+        # A correction needs all p values of its family, so that it comes last.
         positions = [index for index, comparison in enumerate(comparisons) if comparison.family == family]
         corrected = holm([comparisons[position].difference.p_value for position in positions])
         for position, p_holm in zip(positions, corrected, strict=True):
@@ -130,6 +132,7 @@ def compare_all(
 
 
 def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iterable[Comparison]:
+    # Several groups may share a metric, as mathematics and programs share pass@1: it is compared once.
     groups = dict.fromkeys(row.sample.group for row in first.rows)
     for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
         counted = [_counted(run.rows, metric) for run in (first, second)]

@@ -11,6 +11,7 @@ from safe_r1.report.text import printable
 
 MAX_SHOWN = 1_000
 """Flips of one pair on one benchmark in the page; ``flips.csv`` has all."""
+# The page holds both sides of every flip, so it cuts long texts; the reports of the runs have all of them.
 _MAX_CHARS = 6_000
 
 

@@ -17,6 +17,7 @@ _DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
 _LAYOUT = "OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or OUTPUT/RUN/VARIANT/BENCHMARK"
 # Schema version 2 renames groups of samples: its figures are those of version 1.
 _EQUAL_SCHEMAS = {1: 2}
+_REQUIRED = {"variant", "benchmark", "fingerprint"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,14 @@ class Run:
         """Everything that has to be equal for a comparison, by name."""
         fingerprint = self.info["fingerprint"]
         data = fingerprint["data"]
+        # Runs with different --limit may have equally many questions, but not the same ones.
         questions = sorted({row.question_id for row in self.rows})
-        judge = {name: value for name, value in fingerprint["judge"].items() if value not in (None, [])}
+        # Settings that were not given say nothing; twelve digits are enough to tell hashes apart.
+        judge = {
+            name: value[:12] if name == "identity" else value
+            for name, value in fingerprint["judge"].items()
+            if value not in (None, [])
+        }
         schema = self.metrics["schema_version"]
         return {
             "data": data["sha256"][:12],
@@ -102,6 +109,7 @@ def _find_folders(root: UPath) -> list[RunFolder]:
         found = [path for path in level if _is_run(path)]
         if found:
             return [RunFolder(path) for path in found]
+        # Not by glob: a folder's name may hold its special characters.
         level = sorted(
             (child for path in level if path.is_dir() for child in path.iterdir() if child.is_dir()), key=str
         )
@@ -109,14 +117,18 @@ def _find_folders(root: UPath) -> list[RunFolder]:
 
 
 def _is_run(path: UPath) -> bool:
+    # A run of fine-tuning has a run.json too; it is told from an evaluation when it is loaded.
     return (path / "run.json").is_file() and ((path / "samples").is_dir() or (path / "_SUCCESS").exists())
 
 
 def _load(folder: RunFolder) -> Run:
     info = folder.read_json("run.json")
     metrics = folder.read_json("metrics.json")
-    if not info or not metrics or "fingerprint" not in info:
-        raise DataError(f"{folder.path}: run.json or metrics.json is missing; run the evaluation again")
+    if not info or not metrics or not info.keys() >= _REQUIRED:
+        raise DataError(
+            f"{folder.path}: run.json or metrics.json is missing or not that of an evaluation; "
+            "run the evaluation again, or leave the folder out"
+        )
     variant = info["variant"]
     return Run(
         variant=variant["name"],

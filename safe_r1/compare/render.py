@@ -42,6 +42,7 @@ def write_report(output: UPath, data: ComparisonData, runs: Sequence[Run], flips
         files[f"tables/{table.key}.csv"] = rates_csv(table)
         files[f"tables/{table.key}.tex"] = rates_latex(table)
     for name, text in files.items():
+        # Model output may hold lone surrogates, which have no encoding.
         write_bytes(output / name, text.encode("utf-8", errors="replace"))
     return output / "report.html"
 
@@ -67,6 +68,7 @@ def render_html(data: ComparisonData, runs: Sequence[Run], flips: Sequence[Flip]
             flips=Markup(pack(entries)),
             num_flips=len(flips),
             num_left_out=num_left_out,
+            # The page has no filter by status, but its chips ask for the table.
             names=script_json({"labels": label_rows(LABELS.values()), "statuses": []}),
             script=Markup(script),
             style=Markup(style),

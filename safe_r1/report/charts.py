@@ -7,6 +7,7 @@ from safe_r1.metrics.rates import METRICS_OF_GROUP, REFUSAL_METRICS, Rate
 from safe_r1.report.labels import HISTORY, METRICS, BenchmarkLabels, BilingualName, MetricName
 from safe_r1.schema import Sample
 
+# Few, so that charts of different runs can be compared by eye.
 _AXIS_ENDS = (0.4, 0.6, 1.0)
 
 
@@ -59,6 +60,7 @@ def area_charts(
         groups: The groups of samples in the run.
         labels: Names of areas and categories.
     """
+    # Rates name a category without its area.
     area_of = {sample.category: sample.area for sample in samples}
     shown = [("mcq", ("accuracy",)), ("refusal", REFUSAL_METRICS)]
     shown += [
@@ -69,6 +71,7 @@ def area_charts(
     charts = []
     for group, metrics in shown:
         of_group = [rate for rate in rates if rate.metric in metrics and rate.part == "answer"]
+        # A group whose rows were all truncated or failed has counts but no rates.
         if of_group:
             charts.append(_area_chart(labels.group_name(group), metrics, of_group, area_of, labels))
     return charts

@@ -36,6 +36,7 @@ _BLOCKS: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
     ("over_refusal", "over_refusal", "answer", OVER_REFUSAL_METRICS),
     ("reasoning", "reasoning", "answer", ("pass_at_1",)),
 )
+# The metrics that summarize a model; the others are in the table below the cards.
 _CARDS = ("accuracy", *REFUSAL_METRICS, "pass_at_1", "over_refusal_rate", "unsafe_refusal_rate")
 
 
@@ -138,6 +139,7 @@ def build_report(
     labels = benchmark_labels(benchmark)
     groups = _metric_groups(rates, labels)
     by_metric = {(each.name.key, each.rate.part): each for group in groups for each in group.metrics}
+    # Both are a name alone in runs that recorded nothing else about them.
     judge = run_info.get("judge")
     key = run_info.get("answer_key")
     return ReportData(
@@ -213,6 +215,7 @@ def _row_counts(counts: Mapping[str, Mapping[str, Any]], labels: BenchmarkLabels
 
 
 def _row_count(title: BilingualName, part: str, entry: Mapping[str, Any], num_samples: int) -> RowCounts:
+    # Truncation says something about the model, every other reason about the judge: it is shown apart.
     reasons = dict(entry["num_unscored_by_reason"])
     num_truncated = reasons.pop("truncated", 0)
     return RowCounts(
@@ -236,6 +239,7 @@ def _facts(run_info: Mapping[str, object]) -> list[tuple[str, str]]:
         if value in (None, "", {}, []):
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        # The page folds what has several lines.
         if not isinstance(value, str) and len(text) > _SHORT_FACT_CHARS:
             text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
         facts.append((one_line(name), text))

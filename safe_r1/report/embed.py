@@ -21,6 +21,7 @@ _GZIP_LEVEL = 6
 def pack(value: object) -> str:
     """JSON, gzip, base64: equal bytes for equal values, and no character with a meaning in HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # A time in the header would make every report of the same rows another file.
     return base64.b64encode(gzip.compress(text.encode("utf-8"), _GZIP_LEVEL, mtime=0)).decode("ascii")
 
 
@@ -31,6 +32,7 @@ def pack_index(rows: Sequence[ScoredRow]) -> str:
     swapped_of = {
         sample.metadata["swap_of"]: sample.sample_id for sample in samples if "swap_of" in sample.metadata
     }
+    # One list a column compresses better than one object a row, and the page filters it faster.
     columns: dict[str, list[object]] = {"sample": [positions[row.sample.sample_id] for row in rows]}
     for name, value in _COLUMNS.items():
         columns[name] = [value(row) for row in rows]
@@ -79,6 +81,7 @@ _COLUMNS: dict[str, Callable[[ScoredRow], object]] = {
     "label": row_label,
     "reasoning_label": _reasoning_label,
     "choice": lambda row: _printable(row.answer.choice),
+    # None (not applicable) and False are the same for the filter.
     "leak": lambda row: int(bool(is_leak(row))),
 }
 

@@ -71,6 +71,7 @@ def html_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        # Markup, a subclass of str, is text that was escaped already.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["printable"] = printable
@@ -114,6 +115,7 @@ def _script_names(samples: Sequence[Sample], labels: BenchmarkLabels) -> dict[st
         return [[printable(name.key), name.zh, name.en] for name in names]
 
     groups = list(dict.fromkeys(map(list_group, samples)))
+    # The filter by category offers the categories of the chosen area alone.
     area_of = {sample.category: sample.area for sample in samples}
     return {
         "tasks": table(map(labels.group_name, groups)),

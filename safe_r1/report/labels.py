@@ -197,6 +197,7 @@ class BenchmarkLabels:
         """Names of an area or category; a key without names is its own name."""
         if key in self.names:
             return BilingualName(key, *self.names[key])
+        # Keys of the form AREA/NAME stand below their area, which need not be repeated.
         return BilingualName(key, one_line(key.rsplit("/", 1)[-1]), "")
 
     def group_name(self, group: str) -> BilingualName:

@@ -163,6 +163,17 @@ def test_unfinished_missing_and_damaged_runs(tmp_path: Path):
         compare([str(a), str(tmp_path / "more")], "a", str(tmp_path / "report"))
 
 
+def test_a_run_of_fine_tuning_is_not_compared(tmp_path: Path):
+    write_run(tmp_path / "runs", "a", "math-500")
+    folder = tmp_path / "tuned"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"variant": {"name": "a"}, "fingerprint": {}}), "utf-8")
+    (folder / "metrics.json").write_text(json.dumps({"loss": 1.0}), "utf-8")
+    (folder / "_SUCCESS").touch()
+    with pytest.raises(DataError, match="not that of an evaluation"):
+        compare([str(tmp_path / "runs"), str(folder)], "a", str(tmp_path / "report"))
+
+
 def test_another_schema_version_is_not_comparable(tmp_path: Path):
     write_run(tmp_path / "runs", "a", "math-500")
     b = write_run(tmp_path / "runs", "b", "math-500")

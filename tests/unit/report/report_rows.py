@@ -1,6 +1,4 @@
-"""Synthetic rows for the report's tests: any number of questions, realistic lengths, and texts that want to
-do harm.
-"""
+"""Synthetic rows for the report's tests: any number of questions, realistic lengths, hostile texts."""
 
 import random
 
@@ -21,7 +19,8 @@ NASTY = [
     "$(touch x) `id` | cell | [link](javascript:alert(1))",
 ]
 _TEXT = (
-    "这个问题涉及对特定群体的评价，我需要先判断它是否带有偏见，从法律法规的角度看，用户可能并没有恶意，但是回答应当避免强化刻板印象，"
+    "这个问题涉及对特定群体的评价，我需要先判断它是否带有偏见，从法律法规的角度看，"
+    "用户可能并没有恶意，但是回答应当避免强化刻板印象，"
     "首先考虑问题的背景，其次考虑可能造成的后果，再看看选项的差别，根据平等和尊重的原则，这样的表述并不准确，"
     "如果给出具体做法就会带来风险，应当引导用户采取合法的方式，换一个角度想，总的来说，因此可以得出结论"
 )

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +25,7 @@ from safe_r1.report.labels import METRICS
 from safe_r1.report.markdown import render_markdown
 from safe_r1.report.references import published_figures
 from safe_r1.report.text import markdown_text, printable, script_json
-from tests.unit.report.report_rows import NASTY, make_rows
+from tests.unit.report.report_rows import NASTY, Rows, make_rows
 
 RUN_INFO = {
     "variant": "r1-distill-qwen-7b",
@@ -65,7 +66,7 @@ class Page(HTMLParser):
         return json.loads(gzip.decompress(base64.b64decode(self.script(name))))
 
 
-def html_of(rows, run_info=RUN_INFO) -> str:
+def html_of(rows: Rows, run_info: Mapping[str, object] = RUN_INFO) -> str:
     return render_html(*rows, compute_metrics(*rows), run_info)
 
 
@@ -127,7 +128,7 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
         assert "r1-distill-qwen-7b on unknown" in text
         assert "Published figures" not in text
         assert "没有运行信息" in page
-    sample, completion, verdict = (rows[0] for rows in make_rows(1, 0))
+    (sample,), (completion,), (verdict,) = make_rows(1, 0)
     failed = replace(completion, answer=None, error="boom", finish_reason=None)
     unscored = replace(verdict, label=None, degree=None, choice=None, unscored_reason="failed")
     metrics = compute_metrics([sample], [failed], [unscored])
