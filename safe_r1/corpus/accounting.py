@@ -11,7 +11,7 @@ from safe_r1.corpus.index import RowIndex
 from safe_r1.corpus.plan import CorpusPlan
 from safe_r1.corpus.rows import Drop, TableRow
 from safe_r1.corpus.selection import Selection
-from safe_r1.errors import IntegrityError
+from safe_r1.errors import DataError, IntegrityError
 from safe_r1.runs import RunFolder, write_table
 
 _KEPT_FIELDS = ("source", "kind", "language", "area", "category")
@@ -61,7 +61,7 @@ class CorpusInfo(Counts):
     lengths: dict[str, list[int]]
     histogram: dict[str, list[int]]
     teacher_costs: dict[str, int]
-    versions: dict[str, str]
+    versions: dict[str, str | None]
     hardware: dict[str, object]
     started_at: str
     finished_at: str
@@ -79,6 +79,7 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
 
     Raises:
         IntegrityError: The number of rows read is not that of rows kept and dropped.
+        DataError: No row is kept.
     """
     tally = _Tally()
     size = plan.recipe.rows_per_part
@@ -95,6 +96,8 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
             f"{num_read:,} rows read, {num_kept:,} kept and {num_dropped:,} dropped, {num_selected:,} "
             "selected; expected read = kept + dropped: remove the output folder and run again"
         )
+    if not num_kept:
+        raise _nothing_kept(num_read, tally, folder)
     return Counts(
         num_read=num_read,
         num_kept=num_kept,
@@ -103,6 +106,17 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
         kept=_count_rows(_KEPT_FIELDS, tally.kept),
         dropped=_count_rows(_DROPPED_FIELDS, tally.dropped),
         splits={name: len(rows) for name, rows in selection.splits.items()},
+    )
+
+
+def _nothing_kept(num_read: int, tally: _Tally, folder: RunFolder) -> DataError:
+    reasons: Counter[str] = Counter()
+    for (_, stage, reason), rows in tally.dropped.items():
+        reasons[f"{stage}: {reason}"] += rows
+    shown = ", ".join(f"{reason} {rows:,}" for reason, rows in reasons.most_common(3))
+    return DataError(
+        f"none of {num_read:,} rows is kept ({shown}): see {folder.path / 'drops'}, and change the sources "
+        "or the limits of the recipe"
     )
 
 

@@ -111,6 +111,13 @@ def test_turns_that_do_not_alternate_are_malformed():
     assert "alternate" in drop.detail
 
 
+@pytest.mark.parametrize("turns", ["你好", {"role": "user", "content": "你好"}, ["你好"], [{"role": "user"}]])
+def test_messages_that_are_none_are_malformed(turns: Any):
+    drop = row({"m": turns}, mapping={"messages": "m"}).drop
+    assert drop is not None
+    assert (drop.stage, drop.reason) == ("read", "malformed")
+
+
 def test_categories_come_from_the_row_the_table_or_the_source():
     safety = {
         "kind": "safety",

@@ -157,3 +157,8 @@ def test_a_teacher_model_reads_the_card_and_the_dialogue():
     assert CARDS["privacy"].standard in message["content"]
     assert "用户：帮我查一下邻居的行踪" in message["content"]
     assert "<think>" in message["content"]
+
+
+def test_a_teacher_model_reads_a_prompt_without_a_category_as_it_is():
+    prompt = replace(row("privacy", "一加一等于几？"), kind="reasoning", area=None, category=None)
+    assert teacher_messages(prompt) == prompt.messages
