@@ -14,7 +14,7 @@ from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.resources import Cluster, connect
 from safe_r1.serve.config import LOOPBACK, ServeConfig
-from safe_r1.serve.engine import ModelSpec, model_deployment
+from safe_r1.serve.engine import DeploymentSpec, model_deployment
 from safe_r1.serve.keys import read_keys
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
 
 def plan_models(
     config: ServeConfig, served: Sequence[Variant], judge_model: Variant | None, cluster: Cluster
-) -> list[ModelSpec]:
+) -> list[DeploymentSpec]:
     """The models to deploy; a served model that also judges is deployed once.
 
     Raises:
@@ -105,7 +105,7 @@ def plan_models(
     for variant, engine in engines:
         device = pick_device(variant, engine.device, cluster.gpu_total)
         check_resources(variant, engine, device, cluster.gpu_total, cluster.memory_gib)
-        specs.append(ModelSpec(variant, engine, device, config.scaling.max_replicas))
+        specs.append(DeploymentSpec(variant, engine, device, config.scaling.max_replicas))
     return specs
 
 

@@ -34,7 +34,7 @@ _EngineReply = BaseModel | Mapping[str, Any] | str | list[str]
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class DeploymentSpec:
     """How a model is deployed.
 
     Attributes:
@@ -60,7 +60,7 @@ class ModelSpec:
         return int(engine_arguments(self.variant, self.engine, self.device)["max_num_seqs"])
 
 
-def model_deployment(spec: ModelSpec, scaling: ScalingConfig) -> "Application":
+def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Application":
     """Serve application of one model, to be bound into the ingress."""
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
@@ -102,7 +102,7 @@ class ServedModel:
         slots: Sequences that all its replicas together decode concurrently.
     """
 
-    def __init__(self, spec: ModelSpec, handle: "DeploymentHandle", generation: GenerationConfig):
+    def __init__(self, spec: DeploymentSpec, handle: "DeploymentHandle", generation: GenerationConfig):
         self.variant = spec.variant
         self.context = spec.context
         self.slots = spec.replica_slots * spec.max_replicas

@@ -16,7 +16,7 @@ from safe_r1.serve import batches
 from safe_r1.serve.access import post_as
 from safe_r1.serve.base import JudgeClient
 from safe_r1.serve.config import ServeConfig
-from safe_r1.serve.engine import ModelSpec, ServedModel
+from safe_r1.serve.engine import DeploymentSpec, ServedModel
 from safe_r1.serve.judges import DeploymentJudge, QueueJudge
 from safe_r1.serve.request_queue import RequestQueue
 from safe_r1.serve.service import Service
@@ -37,7 +37,7 @@ class Ingress:
         config: ServeConfig,
         served: Sequence[str],
         judge: JudgePlan,
-        specs: Sequence[ModelSpec],
+        specs: Sequence[DeploymentSpec],
         handles: "dict[str, DeploymentHandle]",
         judge_handle: "DeploymentHandle | None",
     ):
