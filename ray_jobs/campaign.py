@@ -1,7 +1,7 @@
 """Run a whole campaign, one Ray job for each stage and variant: `python ray_jobs/campaign.py --help`.
 
-Under `ray job submit` its jobs run on the same cluster; without RAY_ADDRESS a local Ray is started for them.
-Killed, the same command goes on, with the jobs that are still running.
+Under `ray job submit` its jobs run on the same cluster; beside a running Ray, on that one; otherwise a local
+Ray is started for them. After a kill, the same command resumes, with the jobs that are still running.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console as RichConsole
 from rich.live import Live
 
-from ray_jobs.common import Console, job
+from ray_jobs.common import Console, job, join_ray
 from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.plan_text import to_text
 from safe_r1.campaign.recipe import load_recipe
@@ -20,18 +20,26 @@ from safe_r1.campaign.start import open_campaign, shared_path
 from safe_r1.campaign.view import Snapshot, take_snapshot, to_table, write_snapshot
 from safe_r1.errors import CampaignError
 
-_LOOK_EVERY_S = 5.0
+_TICK_S = 5.0
 
 
 def main(
-    recipe: Annotated[str, typer.Option(help="A recipe of the package (paper, demo) or a TOML file.")],
-    output: Annotated[str, typer.Option(help="Folder that all nodes share.")] = "campaign",
-    only: Annotated[list[str] | None, typer.Option(help="Only this variant; may be repeated.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Name of a recipe in the package (paper, demo), or a TOML file.")
+    ],
+    output: Annotated[
+        str, typer.Option(help="Folder for results and state, on a file system that all nodes share.")
+    ] = "campaign",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run the jobs of this variant only; may be repeated.")
+    ] = None,
     budget_gpu_hours: Annotated[
-        float | None, typer.Option(help="Refuse a plan, and later a job, that takes more.")
+        float | None,
+        typer.Option(help="Maximum GPU-hours: a plan that takes more is refused, and so is a later job."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show stages, GPUs, hours, cost and nodes; run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show jobs, GPUs, hours, cost and nodes without running anything."),
     ] = False,
 ) -> None:
     """Evaluate, fine-tune, evaluate again and compare many variants in parallel."""
@@ -42,6 +50,7 @@ def main(
         if dry_run:
             console.show(to_text(chosen, steps))
             return
+        join_ray(console)
         campaign = open_campaign(chosen, steps, place)
         console.show(f"campaign: {chosen.name}, {len(steps)} jobs → {place}; log: {console.log}")
         with contextlib.closing(_Screen(console)) as screen:
@@ -52,19 +61,21 @@ def main(
                 screen.show(snapshot)
                 if campaign.is_over:
                     break
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_TICK_S)
         console.show(f"campaign: page {place}/campaign/campaign.html")
         if snapshot.missing:
             raise CampaignError(
-                f"{len(snapshot.missing)} of {len(steps)} steps have no result; the same command tries again"
+                f"{len(snapshot.missing)} of {len(steps)} steps have no result; the same command tries them "
+                "again"
             )
 
 
 class _Screen:
-    """A live table on a terminal, a line for each change elsewhere."""
+    """A live table on a terminal; elsewhere a line for each change of a step."""
 
     def __init__(self, console: Console):
-        self._console, self._said = console, {}
+        self._console = console
+        self._shown: dict[str, str] = {}
         self._live = Live(console=RichConsole(file=console.out)) if console.out.isatty() else None
         if self._live:
             self._live.start()
@@ -75,14 +86,15 @@ class _Screen:
             self._live.update(to_table(snapshot), refresh=True)
             return
         for cell in snapshot.cells:
-            said = f"{cell.name}: {cell.status}{f', {cell.reason}' if cell.reason else ''}"
-            if cell.status != "waiting" or cell.reason:
-                if self._said.get(cell.name) != said:
-                    self._console.show(f"campaign: {said}")
-                self._said[cell.name] = said
+            if cell.status == "waiting" and not cell.reason:
+                continue
+            line = f"{cell.name}: {cell.status}{f', {cell.reason}' if cell.reason else ''}"
+            if self._shown.get(cell.name) != line:
+                self._console.show(f"campaign: {line}")
+            self._shown[cell.name] = line
 
     def close(self) -> None:
-        """Leave the last table standing."""
+        """Leave the last table on the terminal."""
         if self._live:
             self._live.stop()
 

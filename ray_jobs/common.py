@@ -15,6 +15,7 @@ from tqdm import tqdm
 from safe_r1.errors import SafeR1Error
 from safe_r1.models.checkpoints import cache_folder
 from safe_r1.progress import Progress
+from safe_r1.resources import connect, is_jobs_server, locate_ray
 
 _LINE_EVERY_S = 30.0
 
@@ -69,6 +70,29 @@ class Console:
             self._bar = None
 
 
+def join_ray(console: Console) -> None:
+    """Join the Ray that is running and show which; where there is none, the job starts a local one later.
+
+    Raises:
+        ResourceError: It cannot be joined.
+    """
+    location = locate_ray()
+    if is_jobs_server(location.address):
+        return
+    if location.dead_address:
+        console.show(
+            f"ray: the Ray at {location.dead_address} died without `ray stop`; a local one is started"
+        )
+    if location.address is None:
+        return
+    cluster = connect(min_cpus=0)
+    nodes = f"{cluster.num_nodes} node{'' if cluster.num_nodes == 1 else 's'}"
+    console.show(
+        f"ray: joined the Ray at {cluster.address}: {nodes}, {cluster.gpu_total:g} GPUs, "
+        f"{cluster.cpu_total:g} CPUs"
+    )
+
+
 @contextlib.contextmanager
 def job(name: str) -> Iterator[Console]:
     """Run a job's body with a quiet terminal; a ``SafeR1Error`` becomes one line and its exit code."""
@@ -94,10 +118,10 @@ def job(name: str) -> Iterator[Console]:
             console.show(f"{name}: {' '.join(str(error).split())}")
         except KeyboardInterrupt:
             code = 130
-            console.show(f"{name}: stopped; the same command goes on from here")
+            console.show(f"{name}: stopped; the same command resumes from here")
         finally:
             if "ray" in sys.modules:
-                sys.modules["ray"].shutdown()  # while its last words still go to the log
+                sys.modules["ray"].shutdown()  # while its last messages still go to the log
             if code == 1:
                 console.show(f"{name}: unexpected error, see {log}")
             sys.stdout.flush()

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 # Before anything imports ray, vllm or transformers: no network, no authentication token in the home folder,
-# no telemetry.
+# no telemetry, and a Ray of its own beside one that runs on this machine.
 for _name, _value in {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    "RAY_ADDRESS": "local",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",

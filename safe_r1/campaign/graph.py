@@ -1,18 +1,25 @@
-"""From a recipe to its jobs: one step for each stage and variant, with its command and what it waits for."""
+"""From a recipe to its jobs: one step for each stage and variant, with its command and the steps it needs."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_r1.campaign.choice import choose_variants
 from safe_r1.campaign.estimate import Estimate, estimate
-from safe_r1.campaign.recipe import ALONE, JobKind, Recipe, StageConfig, needs_of
+from safe_r1.campaign.recipe import RUN_ONCE, CampaignRecipe, JobKind, StageConfig
+from safe_r1.campaign.selection import select_variants
 from safe_r1.errors import ConfigError
 from safe_r1.models.registry import get_variant
 
 # The folder of the comparison's report in that of the campaign.
 COMPARISON = "comparison"
+
+_COMMANDS: dict[JobKind, tuple[str, ...]] = {
+    "corpus": ("ray_jobs/build_corpus.py",),
+    "evaluate": ("ray_jobs/evaluate.py",),
+    "finetune": ("ray_jobs/finetune.py",),
+    "compare": ("-m", "safe_r1.cli", "compare"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,161 +31,156 @@ class Step:
         stage: Name of its stage.
         variant: The model that it is about, by its name in the recipe; None where it runs once.
         job: What runs.
-        words: The command's words after ``python``.
+        argv: Arguments of the interpreter.
         needs: Steps that come before.
-        takes_what_there_is: It also runs where some of them failed: a comparison of those that are left.
+        tolerates_failures: It also runs where some of them failed: a comparison of those that are left.
         group: Its node group.
-        estimate: What it will take.
+        estimate: What it takes, as planned.
     """
 
     name: str
     stage: str
     variant: str | None
     job: JobKind
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     needs: tuple[str, ...]
-    takes_what_there_is: bool
+    tolerates_failures: bool
     group: str
     estimate: Estimate
 
     @property
     def gpu_hours(self) -> float:
-        """Planned."""
+        """GPU-hours, as planned."""
         return self.estimate.gpus * self.estimate.hours
 
     @property
     def units(self) -> int:
-        """Of its group's room: GPUs, or one job."""
+        """What it takes of its group's capacity: its GPUs, or one job."""
         return self.estimate.gpus or 1
 
 
-def make_steps(recipe: Recipe, output: str, only: Sequence[str] = ()) -> dict[str, Step]:
+def make_steps(recipe: CampaignRecipe, output: str, only: Sequence[str] = ()) -> dict[str, Step]:
     """All steps by name, each after those that it needs.
 
     Args:
         recipe: The recipe.
-        output: Folder or URI of the campaign.
+        output: Folder of the campaign.
         only: Variants; empty: all.
 
     Raises:
         ConfigError: A step is too large for its group, the budget can never be met, two models have one name,
-            or ``only`` names what is not there.
+            or ``only`` names an unknown variant.
     """
     if only:
-        recipe = choose_variants(recipe, only)
+        recipe = select_variants(recipe, only)
     steps: dict[str, Step] = {}
-    for name, stage, variant in _cells(recipe):
+    for name, stage, variant in _iter_steps(recipe):
         step = _step(recipe, name, stage, variant, output)
         steps[name] = dataclasses.replace(step, needs=_needs(step, recipe.stages[stage], steps))
     _check(recipe, steps)
     return steps
 
 
-def commands(recipe: Recipe, output: str) -> dict[str, list[str]]:
-    """The words of every step by its name: what the folder of a campaign belongs to, whichever variants are
-    chosen.
+def commands(recipe: CampaignRecipe, output: str) -> dict[str, list[str]]:
+    """Arguments of every step by its name, whichever variants are chosen; they identify a campaign's folder.
 
     Raises:
         ConfigError: Two models have one name.
     """
     return {
-        name: _words(recipe, recipe.stages[stage], variant, output) for name, stage, variant in _cells(recipe)
+        name: _argv(recipe.stages[stage], variant, output) for name, stage, variant in _iter_steps(recipe)
     }
 
 
-def _cells(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+def _iter_steps(recipe: CampaignRecipe) -> Iterator[tuple[str, str, str | None]]:
     """Name, stage and variant of each step, after those that it needs."""
-    called: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for stage in recipe.order():
-        if recipe.stages[stage].job in ALONE:
+        if recipe.stages[stage].job in RUN_ONCE:
             yield stage, stage, None
         for variant in dict.fromkeys(recipe.variants_of(stage)):
-            short = _short(variant)
-            if (other := called.setdefault(short, variant)) != variant:
+            name = get_variant(variant).name
+            if (other := by_name.setdefault(name, variant)) != variant:
                 raise ConfigError(
-                    f"{other} and {variant} are both called {short}, the name of their results: rename a folder"
+                    f"{other} and {variant} are both called {name}, the name of their results: "
+                    "rename a folder"
                 )
-            yield f"{stage}/{short}", stage, variant
+            yield f"{stage}/{name}", stage, variant
 
 
-def _step(recipe: Recipe, name: str, stage: str, variant: str | None, output: str) -> Step:
-    found = recipe.stages[stage]
-    group, words = found.group_of.get(variant or "", found.group), _words(recipe, found, variant, output)
+def _step(recipe: CampaignRecipe, name: str, stage: str, variant: str | None, output: str) -> Step:
+    config = recipe.stages[stage]
+    group = config.group_of.get(variant or "", config.group)
     return Step(
-        name,
-        stage,
-        variant,
-        found.job,
-        tuple(words),
-        (),
-        found.job == "compare",
-        group,
-        estimate(found, variant, recipe.groups[group]),
+        name=name,
+        stage=stage,
+        variant=variant,
+        job=config.job,
+        argv=tuple(_argv(config, variant, output)),
+        needs=(),
+        tolerates_failures=config.job == "compare",
+        group=group,
+        estimate=estimate(config, variant, recipe.groups[group]),
     )
 
 
-def _words(recipe: Recipe, stage: StageConfig, variant: str | None, output: str) -> list[str]:
-    words = [*_COMMANDS[stage.job], *_own_words(recipe, stage, variant, output)]
-    words += [word for flag, value in stage.flags.items() for word in _flag(flag, value)]
-    return words + [word for setting in stage.settings(variant) for word in ("--set", setting)]
+def _argv(stage: StageConfig, variant: str | None, output: str) -> list[str]:
+    argv = [*_COMMANDS[stage.job], *_job_arguments(stage, variant, output)]
+    for flag, value in stage.flags.items():
+        argv += _flag_arguments(flag, value)
+    for setting in stage.settings(variant):
+        argv += ["--set", setting]
+    return argv
 
 
-_COMMANDS: dict[JobKind, tuple[str, ...]] = {
-    "corpus": ("ray_jobs/build_corpus.py",),
-    "evaluate": ("ray_jobs/evaluate.py",),
-    "finetune": ("ray_jobs/finetune.py",),
-    "compare": ("-m", "safe_r1.cli", "compare"),
-}
-
-
-def _own_words(recipe: Recipe, stage: StageConfig, variant: str | None, output: str) -> list[str]:
+def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list[str]:
+    """The arguments that place a job's inputs and results inside the campaign's folder."""
     if stage.job == "corpus":
         return ["--output", f"{output}/corpus"]
     if stage.job == "compare":
         return [f"{output}/runs/main", "--output", f"{output}/{COMPARISON}"]
     assert variant is not None
     if Path(variant).is_dir():
-        variant = str(Path(variant).resolve())  # a job starts elsewhere
+        # A job starts in another folder.
+        variant = str(Path(variant).resolve())
     if stage.job == "finetune":
         return ["--variant", variant, "--corpus", f"{output}/corpus", "--output", f"{output}/finetuned"]
     name = get_variant(variant).name
     model = f"{output}/finetuned/main/{name}/{name}-safe" if stage.models_of else variant
-    benchmarks = [word for benchmark in stage.benchmarks for word in ("--benchmark", benchmark)]
+    benchmarks = [argument for benchmark in stage.benchmarks for argument in ("--benchmark", benchmark)]
     return ["--variant", model, *benchmarks, "--output", f"{output}/runs"]
 
 
-def _flag(name: str, value: str | int | bool) -> list[str]:
+def _flag_arguments(name: str, value: str | int | bool) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
     return [f"--{name}", str(value)]
 
 
-def _short(variant: str) -> str:
-    """A variant's name: a hub id or folder without its slashes."""
-    return get_variant(variant).name
-
-
 def _needs(step: Step, stage: StageConfig, steps: dict[str, Step]) -> tuple[str, ...]:
-    """The needed stages' steps: of the same variant where both go by variants, else all of them."""
-    found = []
-    for needed in needs_of(stage):
+    """The steps of the needed stages: of the same variant where both stages have variants, else all."""
+    needs: list[str] = []
+    for needed in stage.dependencies:
         of_stage = [each for each in steps.values() if each.stage == needed]
-        same = [each for each in of_stage if each.variant == step.variant]
-        found += same if step.variant and any(each.variant for each in of_stage) else of_stage
-    return tuple(each.name for each in found)
+        if step.variant and any(each.variant for each in of_stage):
+            of_stage = [each for each in of_stage if each.variant == step.variant]
+        needs += [each.name for each in of_stage]
+    return tuple(needs)
 
 
-def _check(recipe: Recipe, steps: dict[str, Step]) -> None:
+def _check(recipe: CampaignRecipe, steps: dict[str, Step]) -> None:
     for step in steps.values():
-        room = recipe.groups[step.group].room
-        if step.units > room:
+        capacity = recipe.groups[step.group].capacity
+        if step.units > capacity:
             raise ConfigError(
-                f"{step.name} takes {step.units} GPUs and group {step.group} has {room}: raise its max_nodes"
+                f"{step.name} takes {step.units} GPUs and group {step.group} has {capacity}: "
+                "raise its max_nodes"
             )
     total = sum(step.gpu_hours for step in steps.values())
     if recipe.budget_gpu_hours is not None and total > recipe.budget_gpu_hours:
-        least = min((step.gpu_hours for step in steps.values() if step.gpu_hours), default=0.0)
+        smallest = min((step.gpu_hours for step in steps.values() if step.gpu_hours), default=0.0)
         raise ConfigError(
-            f"the plan takes {total:,.0f} GPU-hours and the budget is {recipe.budget_gpu_hours:,.0f} (the smallest job alone "
-            f"takes {least:,.1f}): raise --budget-gpu-hours, or choose variants with --only"
+            f"the plan takes {total:,.0f} GPU-hours and the budget is {recipe.budget_gpu_hours:,.0f} (the "
+            f"smallest job alone takes {smallest:,.1f}): raise --budget-gpu-hours, or choose variants with "
+            "--only"
         )

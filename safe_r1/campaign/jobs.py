@@ -4,7 +4,7 @@ import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
 
@@ -12,15 +12,18 @@ from safe_r1.errors import ClusterLostError, ResourceError
 from safe_r1.progress import Progress
 from safe_r1.resources import NODE_LABELS
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Phase = Literal["starting", "running", "done", "failed", "stopped", "lost"]
 
 _TAIL_CHARS = 20_000
-# What the job's own last line is worth where it explains why the job ended.
-_SAID_CHARS = 400
-# A head that restarts is waited for.
-_PATIENCE_S = 600.0
+_LAST_LINE_CHARS = 400
+# A head that restarts answers again within some minutes.
+_RETRY_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,10 @@ class JobView:
     Attributes:
         phase: ``starting`` until its driver runs; ``stopped`` by hand; ``lost`` where the cluster does not
             know it.
-        exit_code: Of its driver; None where it never ended by itself, for example with its node.
+        exit_code: Of its driver; None where the driver did not end by itself, for example lost with its node.
         started_at, ended_at: Unix seconds.
         progress: The newest that it printed; None where it has printed none.
-        said: Its last words.
+        last_line: The last line that it printed, which says why it failed; empty where it succeeded.
     """
 
     phase: Phase
@@ -41,20 +44,27 @@ class JobView:
     started_at: float | None = None
     ended_at: float | None = None
     progress: Progress | None = None
-    said: str = ""
+    last_line: str = ""
 
 
 class Jobs(Protocol):
-    """Whoever runs jobs."""
+    """A service that runs jobs."""
 
     def submit(
-        self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]
+        self, name: str, argv: Sequence[str], labels: Mapping[str, str], metadata: Mapping[str, str]
     ) -> None:
-        """Start a job under a name of its own; nothing where it is there already."""
+        """Start a job under a name of its own; nothing where there is already a job of that name.
+
+        Args:
+            name: Unique among all jobs of the cluster.
+            argv: Arguments of the interpreter.
+            labels: Of the nodes that do the job's work.
+            metadata: Shown beside the job.
+        """
         ...
 
-    def look(self, name: str) -> JobView:
-        """How it is."""
+    def view(self, name: str) -> JobView:
+        """The job's present state."""
         ...
 
 
@@ -67,6 +77,7 @@ class RayJobs:
         working_dir: str | None,
         python: str,
         driver_labels: Mapping[str, str] | None = None,
+        ray_address: str | None = None,
     ):
         """Connect.
 
@@ -75,56 +86,55 @@ class RayJobs:
             working_dir: Folder or URI with the code; None: it is in the image.
             python: The interpreter of the jobs.
             driver_labels: Nodes on which drivers run.
+            ray_address: Of the head, which jobs join; None: the one that Ray finds on the driver's node.
 
         Raises:
             ResourceError: The cluster does not answer, or runs another version of Ray.
         """
-        self._client, self._python = _connect(address), python
+        self._client = _connect(address)
+        # Ray gives a job the address of any Ray that runs on the node, which may be another one's.
+        self._command = [*(["env", f"RAY_ADDRESS={ray_address}"] if ray_address else []), python]
         self._env = {"working_dir": working_dir} if working_dir else {}
         self._driver_labels = dict(driver_labels or {})
 
     def submit(
-        self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]
+        self, name: str, argv: Sequence[str], labels: Mapping[str, str], metadata: Mapping[str, str]
     ) -> None:
         """See ``Jobs.submit``."""
         pairs = ",".join(f"{key}={value}" for key, value in labels.items())
-        job = {
-            "entrypoint": shlex.join([self._python, *words]),
-            "submission_id": name,
-            "metadata": dict(about),
-            "runtime_env": self._env | ({"env_vars": {NODE_LABELS: pairs}} if pairs else {}),
-            "entrypoint_label_selector": self._driver_labels or None,
-        }
 
         def submit() -> None:
-            # An answer that was lost on its way: the job may be there already.
+            # Where the answer to an earlier try was lost, the job is there already.
             if self._info(name) is None:
-                self._client.submit_job(**job)
+                self._client.submit_job(
+                    entrypoint=shlex.join([*self._command, *argv]),
+                    submission_id=name,
+                    metadata=dict(metadata),
+                    runtime_env=self._env | ({"env_vars": {NODE_LABELS: pairs}} if pairs else {}),
+                    entrypoint_label_selector=self._driver_labels or None,
+                )
 
-        self._patiently(submit)
+        self._retry(submit)
 
-    def look(self, name: str) -> JobView:
-        """See ``Jobs.look``."""
-        info = self._patiently(lambda: self._info(name))
+    def view(self, name: str) -> JobView:
+        """See ``Jobs.view``."""
+        info = self._retry(lambda: self._info(name))
         if info is None:
             return JobView("lost")
-        logs = self._logs(name)
-        lines = [line for line in logs.splitlines() if line.strip()]
-        said = (
-            "" if info.status == "SUCCEEDED" else (lines[-1] if lines else info.message or "")[:_SAID_CHARS]
-        )
+        lines = [line for line in self._logs(name).splitlines() if line.strip()]
+        last_line = lines[-1] if lines else info.message or ""
         parsed = (Progress.parse(line) for line in reversed(lines))
         return JobView(
-            _PHASES[str(info.status)],
-            info.driver_exit_code,
-            _seconds(info.start_time),
-            _seconds(info.end_time),
-            next((progress for progress in parsed if progress), None),
-            said,
+            phase=_PHASES[str(info.status)],
+            exit_code=info.driver_exit_code,
+            started_at=_seconds(info.start_time),
+            ended_at=_seconds(info.end_time),
+            progress=next((progress for progress in parsed if progress), None),
+            last_line="" if info.status == "SUCCEEDED" else last_line[:_LAST_LINE_CHARS],
         )
 
-    def _info(self, name: str) -> Any:
-        """Ray's record of a job; None where there is none."""
+    def _info(self, name: str) -> "JobDetails | None":
+        """Ray's record of a job; None where it has none."""
         try:
             return self._client.get_job_info(name)
         except RuntimeError as error:
@@ -138,15 +148,15 @@ class RayJobs:
         except (RuntimeError, OSError):  # requests' errors are OSErrors
             return ""  # its node is gone, and its log with it
 
-    def _patiently(self, call: Callable[[], Any]) -> Any:
+    def _retry(self, call: Callable[[], T]) -> T:
         """Call until the server answers.
 
         Raises:
-            ResourceError: It did not for a long time, or it refused.
+            ResourceError: It did not for ten minutes, or it refused.
         """
         retrying = Retrying(
-            retry=retry_if_exception(_is_passing),
-            stop=stop_after_delay(_PATIENCE_S),
+            retry=retry_if_exception(_is_transient),
+            stop=stop_after_delay(_RETRY_S),
             wait=wait_exponential(max=30),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
@@ -154,7 +164,7 @@ class RayJobs:
         try:
             return retrying(call)
         except (RuntimeError, OSError) as error:
-            kind = ClusterLostError if _is_passing(error) else ResourceError
+            kind = ClusterLostError if _is_transient(error) else ResourceError
             raise kind(f"the cluster's Jobs server: {str(error).splitlines()[0]}") from None
 
 
@@ -167,11 +177,11 @@ _PHASES: dict[str, Phase] = {
 }
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) or "status code 5" in str(error)
 
 
-def _connect(address: str) -> Any:
+def _connect(address: str) -> "JobSubmissionClient":
     import ray
     from ray.job_submission import JobSubmissionClient
 

@@ -1,41 +1,42 @@
-"""A campaign on paper, as text: what ``--dry-run`` prints."""
+"""The plan of a campaign as text: what ``--dry-run`` prints."""
 
 from collections.abc import Mapping
 
 from safe_r1.campaign.graph import Step
-from safe_r1.campaign.recipe import Recipe
+from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.campaign.schedule import ORDERS
 from safe_r1.campaign.simulate import simulate
 
 
-def to_text(recipe: Recipe, steps: Mapping[str, Step]) -> str:
-    """The jobs with what they take, then the whole: makespan, critical path, GPU-hours, cost, peak of nodes."""
+def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
+    """The jobs with what they take, then makespan, critical path, GPU-hours, cost and peak of nodes."""
     lines = [
         recipe.description,
         "",
         f"{'job':44} {'group':16} {'GPUs':>4} {'hours':>6} {'GPU-h':>6} {'$':>7}  after",
+        *(_job_line(step, recipe.groups[step.group].usd_per_gpu_hour) for step in steps.values()),
+        "",
     ]
-    for step in steps.values():
-        price = recipe.groups[step.group].usd_per_gpu_hour
-        figures = f"{step.estimate.gpus:4} {step.estimate.hours:6.2f} {step.gpu_hours:6.1f} {step.gpu_hours * price:7,.0f}"
-        lines.append(f"{step.name:44} {step.group:16} {figures}  {_after(step)}")
     runs = {order: simulate(steps, recipe.groups, order) for order in ORDERS}
     best = runs["largest"]
     usd = sum(step.gpu_hours * recipe.groups[step.group].usd_per_gpu_hour for step in steps.values())
     peak = ", ".join(f"{number} {name}" for name, number in best.peak_nodes.items() if number)
     orders = ", ".join(f"{order} {run.makespan_hours:.2f} h" for order, run in runs.items())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"GPU-hours  {best.gpu_hours:,.0f}, about ${usd:,.0f}",
-            f"makespan   {best.makespan_hours:.2f} h, nodes starting included; orders: {orders}",
-            f"longest    {best.critical_hours:.2f} h: {' → '.join(best.critical_path)}",
-            f"nodes      {peak or 'none'} at the peak",
-        ]
+    lines += [
+        f"GPU-hours  {best.gpu_hours:,.0f}, about ${usd:,.0f}",
+        f"makespan   {best.makespan_hours:.2f} h, nodes starting included; orders: {orders}",
+        f"longest    {best.critical_hours:.2f} h: {' → '.join(best.critical_path)}",
+        f"nodes      {peak or 'none'} at the peak",
+    ]
+    return "\n".join(lines)
+
+
+def _job_line(step: Step, usd_per_gpu_hour: float) -> str:
+    usd = step.gpu_hours * usd_per_gpu_hour
+    after = ", ".join(step.needs[:2])
+    if len(step.needs) > 2:
+        after = f"{after} and {len(step.needs) - 2} more"
+    return (
+        f"{step.name:44} {step.group:16} {step.estimate.gpus:4} {step.estimate.hours:6.2f} "
+        f"{step.gpu_hours:6.1f} {usd:7,.0f}  {after}"
     )
-
-
-def _after(step: Step) -> str:
-    shown = ", ".join(step.needs[:2])
-    return f"{shown} and {len(step.needs) - 2} more" if len(step.needs) > 2 else shown

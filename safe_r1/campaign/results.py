@@ -1,4 +1,4 @@
-"""What a campaign found: the overall rates of its comparison, for its page."""
+"""Results of a campaign: the overall rates of its comparison, for its page."""
 
 import csv
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Results:
-    """Variants by what was measured.
+    """A table of rates: variants by metrics.
 
     Attributes:
         columns: Benchmark and metric.
@@ -28,15 +28,16 @@ def read_results(comparison: UPath) -> Results:
     """The overall rates in a comparison's ``tables/*.csv``, in the order of the metrics' names; empty where
     there are none.
     """
-    found: dict[tuple[str, str], dict[str, Interval]] = {}
+    rates: dict[tuple[str, str], dict[str, Interval]] = {}
+    # A dict and not a set, as it keeps the order of the tables.
     variants: dict[str, None] = {}
     for file in sorted((comparison / "tables").glob("*.csv")):
         for row in csv.DictReader(file.read_text("utf-8").splitlines()):
             if row["scope"] == "overall":
                 rate = (float(row["rate"]), float(row["low"]), float(row["high"]))
-                found.setdefault((row["benchmark"], row["metric"]), {})[row["variant"]] = rate
+                rates.setdefault((row["benchmark"], row["metric"]), {})[row["variant"]] = rate
                 variants[row["variant"]] = None
     order = list(METRICS)
-    keys = sorted(found, key=lambda key: (key[0], order.index(key[1])))
-    rows = [(variant, [found[key].get(variant) for key in keys]) for variant in variants]
+    keys = sorted(rates, key=lambda key: (key[0], order.index(key[1])))
+    rows = [(variant, [rates[key].get(variant) for key in keys]) for variant in variants]
     return Results([(benchmark, METRICS[metric]) for benchmark, metric in keys], rows)

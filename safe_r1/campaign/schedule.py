@@ -1,6 +1,4 @@
-"""Which jobs go next: a pure function of what is ready and what is free, for the real campaign and the
-simulated one.
-"""
+"""Which jobs start next: pure functions, for the real campaign and the simulated one."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
@@ -9,43 +7,48 @@ from safe_r1.campaign.graph import Step
 
 Order = Literal["largest", "longest-path", "declared"]
 ORDERS: tuple[Order, ...] = ("largest", "longest-path", "declared")
+Priority = Callable[[Step], tuple[float, ...]]
+"""A key to sort by, the first to start first."""
 
 
 def longest_paths(steps: Mapping[str, Step]) -> dict[str, float]:
-    """Hours from the start of each step to the end of all that waits for it, as planned."""
+    """Planned hours from the start of each step to the end of the longest chain of steps that needs it."""
     paths: dict[str, float] = {}
-    for step in reversed(list(steps.values())):  # each step stands after those that it needs
+    # Backwards, as each step stands after those that it needs.
+    for step in reversed(list(steps.values())):
         after = (paths[each.name] for each in steps.values() if step.name in each.needs)
         paths[step.name] = step.estimate.hours + max(after, default=0.0)
     return paths
 
 
-def choose(ready: Iterable[Step], free: Mapping[str, int], priority: Callable[[Step], object]) -> list[Step]:
-    """The steps to start now, in their order; one that does not fit lets smaller ones past.
+def choose(ready: Iterable[Step], free: Mapping[str, int], priority: Priority) -> list[Step]:
+    """The steps to start now, in their order; smaller ones may overtake one that does not fit.
 
     Args:
         ready: Steps whose needs are met.
-        free: Room of each group that nobody holds, see ``NodeGroup.room``.
-        priority: A key to sort by, the first to start first.
+        free: Units of each group that no job holds, see ``NodeGroup.capacity``.
+        priority: Their order.
     """
-    left, chosen = dict(free), []
-    for step in sorted(ready, key=priority):  # type: ignore[arg-type]
+    left = dict(free)
+    chosen: list[Step] = []
+    for step in sorted(ready, key=priority):
         if step.units <= left[step.group]:
             left[step.group] -= step.units
             chosen.append(step)
     return chosen
 
 
-def priority_of(order: Order, steps: Mapping[str, Step]) -> Callable[[Step], tuple[float, ...]]:
+def priority_of(order: Order, steps: Mapping[str, Step]) -> Priority:
     """The key of an order.
 
     ``largest``: most GPUs first, then the longest. ``longest-path``: what the end waits for longest.
-        ``declared``: as written.
+    ``declared``: as written.
     """
-    paths, places = longest_paths(steps), {name: place for place, name in enumerate(steps)}
-    keys: dict[Order, Callable[[Step], tuple[float, ...]]] = {
-        "largest": lambda step: (-step.estimate.gpus, -step.estimate.hours, places[step.name]),
-        "longest-path": lambda step: (-paths[step.name], -step.estimate.gpus, places[step.name]),
-        "declared": lambda step: (places[step.name],),
+    paths = longest_paths(steps)
+    positions = {name: position for position, name in enumerate(steps)}
+    keys: dict[Order, Priority] = {
+        "largest": lambda step: (-step.estimate.gpus, -step.estimate.hours, positions[step.name]),
+        "longest-path": lambda step: (-paths[step.name], -step.estimate.gpus, positions[step.name]),
+        "declared": lambda step: (positions[step.name],),
     }
     return keys[order]

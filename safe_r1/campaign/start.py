@@ -6,24 +6,43 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from safe_r1.campaign.graph import Step, commands
 from safe_r1.campaign.jobs import RayJobs
-from safe_r1.campaign.recipe import Recipe
+from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.campaign.run import Campaign
 from safe_r1.campaign.schedule import Order
 from safe_r1.campaign.view import campaign_folder
 from safe_r1.errors import ConfigError, ResourceError
-from safe_r1.resources import init_ray
+from safe_r1.resources import init_ray, is_jobs_server, locate_ray
 
 # Logical CPUs of a local Ray: the stages of one job ask for eight at the same time.
 _LOCAL_CPUS = 16
-# A local Ray's agent, which starts the jobs, listens here and nowhere else. One that was killed leaves it
-# after some seconds.
-_AGENT_PORT, _PORT_WAIT_S = 52365, 60.0
+# A local Ray's agent, which starts the jobs, listens here and nowhere else. After a kill the port is free
+# again within some seconds.
+_AGENT_PORT = 52365
+_PORT_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class JobsServer:
+    """Where jobs are submitted, and how they run.
+
+    Attributes:
+        url: Of the dashboard.
+        working_dir: Folder or URI with the code; None: it is installed on the nodes.
+        python: The interpreter of the jobs.
+        ray_address: Of the cluster's head, as its jobs reach it; None where only the dashboard is known.
+    """
+
+    url: str
+    working_dir: str | None
+    python: str
+    ray_address: str | None = None
 
 
 def shared_path(output: str) -> str:
@@ -40,9 +59,9 @@ def shared_path(output: str) -> str:
 
 
 def open_campaign(
-    recipe: Recipe, steps: Mapping[str, Step], output: str, order: Order = "largest"
+    recipe: CampaignRecipe, steps: Mapping[str, Step], output: str, order: Order = "largest"
 ) -> Campaign:
-    """Connect, refuse what the folder or the cluster does not fit, and read what was done before.
+    """Connect, refuse a folder or cluster that does not fit, and read the state of earlier sessions.
 
     Raises:
         ConfigError: A secret is missing, or two models have one name.
@@ -54,37 +73,48 @@ def open_campaign(
             f"secret {', '.join(missing)} is not set: recipe {recipe.name} needs it in the environment of "
             "the campaign and of the nodes (a Kubernetes Secret), never in a file of the project"
         )
-    address, working_dir, python = _server()
+    server = _find_server()
     driver_labels = recipe.groups["cpu"].labels if "cpu" in recipe.groups else {}
-    jobs = RayJobs(address, working_dir, python, driver_labels)
+    jobs = RayJobs(server.url, server.working_dir, server.python, driver_labels, server.ray_address)
     folder = campaign_folder(output)
     folder.open(commands(recipe, output), {"recipe": recipe.model_dump()}, name="campaign.json")
     return Campaign(recipe, steps, folder, jobs, order)
 
 
-def _server() -> tuple[str, str | None, str]:
-    """Address of the Jobs server, where its jobs' code is, and the interpreter that runs them."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address and address.startswith("http"):
-        return address, _code(), "python"
-    if not address:
-        wait_for_port(_AGENT_PORT, _PORT_WAIT_S)
+def _find_server() -> JobsServer:
+    """The Jobs server of ``RAY_ADDRESS``, of the Ray that is running, or of a local one.
+
+    Raises:
+        ResourceError: No Ray can be joined or started, or it has no Jobs server.
+    """
+    location = locate_ray()
+    if location.address and is_jobs_server(location.address):
+        return JobsServer(location.address, _code(), "python")
+    if location.address is None:
+        wait_for_port(_AGENT_PORT, _PORT_TIMEOUT_S)
     context = init_ray(log_to_driver=False, num_cpus=_LOCAL_CPUS, include_dashboard=True)
     import ray
 
-    inherited = ray.get_runtime_context().runtime_env.get("working_dir")
-    return (
-        f"http://{context.dashboard_url}",
-        inherited or _code(),
-        sys.executable,
-    )  # the cluster's nodes are like this one
+    runtime = ray.get_runtime_context()
+    if not context.dashboard_url:
+        raise ResourceError(
+            f"the Ray at {runtime.gcs_address} has no dashboard, which takes a campaign's jobs: start it "
+            "with `ray start --head --include-dashboard=true`, or set RAY_ADDRESS=local and the campaign "
+            "starts a Ray of its own"
+        )
+    return JobsServer(
+        url=f"http://{context.dashboard_url}",
+        working_dir=runtime.runtime_env.get("working_dir") or _code(),
+        python=sys.executable,  # the cluster's nodes are like this one
+        ray_address=runtime.gcs_address,
+    )
 
 
 def wait_for_port(port: int, timeout_s: float) -> None:
-    """Until nobody listens there: without its agent, a Ray that starts now would take no job, ever.
+    """Wait until a port is free: without its agent, a Ray that starts now would never start a job.
 
     Raises:
-        ResourceError: Somebody still does.
+        ResourceError: It is still in use after the timeout.
     """
     retrying = Retrying(
         stop=stop_after_delay(timeout_s),
@@ -96,8 +126,8 @@ def wait_for_port(port: int, timeout_s: float) -> None:
         retrying(_bind, port)
     except OSError:
         raise ResourceError(
-            f"another Ray runs on this machine (its agent has port {port}): stop it, or run the campaign on it "
-            "with RAY_ADDRESS=http://127.0.0.1:8265, the address of its dashboard"
+            f"another Ray runs on this machine (its agent has port {port}): stop it, or run the campaign on "
+            "it with RAY_ADDRESS=http://127.0.0.1:8265, the address of its dashboard"
         ) from None
 
 

@@ -1,8 +1,9 @@
-"""How far a campaign is: a snapshot in its folder, a table for the terminal, a page for a browser."""
+"""Status of a campaign: a snapshot in its folder, a table for the terminal, a page for a browser."""
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 from pydantic import BaseModel
@@ -13,7 +14,7 @@ from rich.text import Text
 from upath import UPath
 
 from safe_r1.campaign.graph import COMPARISON, Step
-from safe_r1.campaign.recipe import Recipe
+from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.campaign.results import read_results
 from safe_r1.campaign.state import ENDED, SNAPSHOT, Status, StepState
 from safe_r1.errors import StorageError
@@ -41,7 +42,7 @@ _STYLES: dict[Status, str] = {
 
 
 class Cell(BaseModel):
-    """One step, as it is shown."""
+    """One step as it is shown: a cell of the table of variants by stages."""
 
     name: str
     stage: str
@@ -57,11 +58,21 @@ class Cell(BaseModel):
 
     @property
     def text(self) -> str:
-        """A few words for a table."""
+        """Text in the table: the status, and while it runs its stage and share done."""
         progress = Progress.parse(self.progress)
         if self.status == "running" and progress:
             return f"{progress.stage} {progress.percent} %"
         return {"starting": "starting nodes"}.get(self.status, self.status)
+
+
+class Cost(NamedTuple):
+    """GPU-hours and US dollars of some steps, as planned and as held until now."""
+
+    name: str
+    planned_hours: float
+    held_hours: float
+    planned_usd: float
+    held_usd: float
 
 
 class Snapshot(BaseModel):
@@ -78,46 +89,47 @@ class Snapshot(BaseModel):
 
     @property
     def missing(self) -> list[Cell]:
-        """Steps without a result, whatever the reason."""
+        """Steps that failed or were skipped."""
         return [cell for cell in self.cells if cell.status in ("failed", "skipped")]
 
     @property
     def stages(self) -> list[str]:
-        """In their order."""
+        """Names of the stages, in the recipe's order."""
         return list(dict.fromkeys(cell.stage for cell in self.cells))
 
     @property
     def variants(self) -> list[str]:
-        """In their order; steps of no variant stand in the row of an empty name."""
+        """Names of the variants, in the recipe's order; steps that run once have the empty name."""
         return list(dict.fromkeys(cell.variant for cell in self.cells))
 
     def cell(self, variant: str, stage: str) -> Cell | None:
-        """Of one place in the table."""
+        """The step of a variant and stage; None where there is no such step."""
         return next((cell for cell in self.cells if (cell.variant, cell.stage) == (variant, stage)), None)
 
-    def costs(self, by: str) -> list[tuple[str, float, float, float, float]]:
-        """GPU-hours planned and held, and US dollars planned and held, for each ``stage`` or ``variant`` and
-        in all.
-        """
+    def costs(self, by: Literal["stage", "variant"]) -> list[Cost]:
+        """For each stage or variant that takes GPUs, and in total."""
         names = self.stages if by == "stage" else self.variants
-        rows = [
-            (name or "—", *_cost([cell for cell in self.cells if getattr(cell, by) == name]))
-            for name in names
+        costs = [
+            _cost(name or "—", [cell for cell in self.cells if getattr(cell, by) == name]) for name in names
         ]
-        return [row for row in rows if row[1] or row[2]] + [("total", *_cost(self.cells))]
+        return [cost for cost in costs if cost.planned_hours or cost.held_hours] + [
+            _cost("total", self.cells)
+        ]
 
 
-def _cost(cells: list[Cell]) -> tuple[float, float, float, float]:
-    planned = [cell.gpus * cell.planned_hours for cell in cells]
-    held = [cell.gpus * cell.hours for cell in cells]
-    prices = [cell.usd_per_gpu_hour for cell in cells]
-    in_usd = (
-        sum(hours * price for hours, price in zip(each, prices, strict=True)) for each in (planned, held)
+def _cost(name: str, cells: Sequence[Cell]) -> Cost:
+    return Cost(
+        name=name,
+        planned_hours=sum(cell.gpus * cell.planned_hours for cell in cells),
+        held_hours=sum(cell.gpus * cell.hours for cell in cells),
+        planned_usd=sum(cell.gpus * cell.planned_hours * cell.usd_per_gpu_hour for cell in cells),
+        held_usd=sum(cell.gpus * cell.hours * cell.usd_per_gpu_hour for cell in cells),
     )
-    return (sum(planned), sum(held), *in_usd)  # type: ignore[return-value]
 
 
-def take_snapshot(recipe: Recipe, steps: Mapping[str, Step], states: Mapping[str, StepState]) -> Snapshot:
+def take_snapshot(
+    recipe: CampaignRecipe, steps: Mapping[str, Step], states: Mapping[str, StepState]
+) -> Snapshot:
     """The campaign as it stands."""
     now = time.time()
     return Snapshot(
@@ -143,11 +155,12 @@ def take_snapshot(recipe: Recipe, steps: Mapping[str, Step], states: Mapping[str
 
 
 def write_snapshot(output: str, snapshot: Snapshot) -> None:
-    """``status.json`` and the page; once there is a comparison, the page begins with what it found."""
+    """Write ``status.json`` and the page, which begins with the comparison's rates once there is one."""
     from safe_r1.report.html import asset, content_policy, html_environment
     from safe_r1.report.markdown import percent
 
-    folder, style = campaign_folder(output), asset("report.css") + asset("campaign.css")
+    folder = campaign_folder(output)
+    style = asset("report.css") + asset("campaign.css")
     folder.write_json(SNAPSHOT, snapshot.model_dump())
     page = (
         html_environment()
@@ -157,7 +170,7 @@ def write_snapshot(output: str, snapshot: Snapshot) -> None:
             zh=_CHINESE,
             style=Markup(style),
             policy=content_policy("", style),
-            updated=_when(snapshot.updated_at),
+            updated=_format_time(snapshot.updated_at),
             results=read_results(UPath(output) / COMPARISON),
             comparison=COMPARISON,
             percent=percent,
@@ -179,14 +192,14 @@ def read_snapshot(output: str) -> Snapshot:
 
 
 def campaign_folder(output: str) -> RunFolder:
-    """Where a campaign keeps its book."""
+    """The folder of a campaign's states, snapshot and page."""
     return RunFolder(UPath(output) / FOLDER)
 
 
 def to_table(snapshot: Snapshot) -> Group:
-    """Variants by stages, then what is missing and why."""
+    """A table of variants by stages, then the totals, then the steps without a result and why."""
     table = Table(
-        title=f"{snapshot.recipe}, {_when(snapshot.updated_at)}", title_justify="left", pad_edge=False
+        title=f"{snapshot.recipe}, {_format_time(snapshot.updated_at)}", title_justify="left", pad_edge=False
     )
     for title in ("variant", *snapshot.stages):
         table.add_column(title, overflow="fold")
@@ -197,18 +210,16 @@ def to_table(snapshot: Snapshot) -> Group:
         Text.from_markup(f"[red]{cell.status}[/] {escape(cell.name)}: {escape(cell.reason)}")
         for cell in snapshot.missing
     ]
-    _, planned, held, *_ = snapshot.costs("stage")[-1]
-    counts = ", ".join(f"{number} {status}" for status, number in _counts(snapshot).items())
-    return Group(table, Text(f"{counts}; {held:,.1f} of {planned:,.1f} planned GPU-hours"), *lines)
+    total = snapshot.costs("stage")[-1]
+    counts = Counter(cell.status for cell in snapshot.cells)
+    totals = ", ".join(f"{number} {status}" for status, number in counts.items())
+    hours = f"{total.held_hours:,.1f} of {total.planned_hours:,.1f} planned GPU-hours"
+    return Group(table, Text(f"{totals}; {hours}"), *lines)
 
 
 def _styled(cell: Cell | None) -> Text:
     return Text("") if cell is None else Text(cell.text, style=_STYLES[cell.status])
 
 
-def _counts(snapshot: Snapshot) -> Counter[str]:
-    return Counter(cell.status for cell in snapshot.cells)
-
-
-def _when(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

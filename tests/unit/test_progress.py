@@ -75,4 +75,4 @@ def test_a_campaign_parses_what_the_terminal_prints(steps: list[Progress]):
         ),
         get_job_logs=lambda _: terminal.getvalue(),
     )
-    assert jobs.look("job").progress == last
+    assert jobs.view("job").progress == last

@@ -90,7 +90,7 @@ def test_what_runs_longer_than_planned_counts_as_it_is(tmp_path: Path, hours: fl
     end(cluster, f"evaluate/{SEVEN}", 0.5)
     [name] = [name for name in cluster.running() if "evaluate" in name]
     cluster.views[name] = JobView("running", started_at=1000.0, progress=Progress("evaluate", 1, 9))
-    one._look(f"evaluate/{BASE}")
+    one._refresh(f"evaluate/{BASE}")
     clock.now += 3600 * hours
     one.tick()
     assert statuses(one)[FINETUNE] == status

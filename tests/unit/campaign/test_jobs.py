@@ -46,6 +46,11 @@ class Server:
         return self.logs[name]
 
 
+def server_of(jobs: RayJobs) -> Server:
+    client: Any = jobs._client
+    return client
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Server)
@@ -58,7 +63,7 @@ def test_a_job_is_submitted_once_with_its_labels(server: type[Server]):
         jobs.submit(
             "a-1", ["ray_jobs/x.py", "--set", "a={b: 1}"], {"safe-r1/group": "gpu-eval"}, {"step": "x"}
         )
-    made = jobs._client.jobs["a-1"]
+    made = server_of(jobs).jobs["a-1"]
     assert made.entrypoint == "python ray_jobs/x.py --set 'a={b: 1}'"
     assert made.entrypoint_label_selector == {"safe-r1/group": "cpu"}
     assert made.runtime_env == {
@@ -80,21 +85,20 @@ def test_a_job_is_submitted_once_with_its_labels(server: type[Server]):
 def test_how_a_job_is(server: type[Server], status: JobStatus, phase: str):
     jobs = RayJobs("http://head:8265", None, "python")
     jobs.submit("a-1", ["x.py"], {}, {})
-    info = jobs._client.jobs["a-1"]
+    info = server_of(jobs).jobs["a-1"]
     info.status, info.driver_exit_code, info.end_time = status, 2, 5000
-    assert jobs.look("a-1").progress is None  # no log: its node is gone
-    jobs._client.logs["a-1"] = (
+    assert jobs.view("a-1").progress is None  # no log: its node is gone
+    server_of(jobs).logs["a-1"] = (
         "evaluate: demo on x\ncompletions: 3/48 rows\ncompletions: 16/48 rows, 4,096 tokens\nfailed: oh\n"
     )
-    view = jobs.look("a-1")
+    view = jobs.view("a-1")
     assert (view.phase, view.exit_code, view.started_at, view.ended_at) == (phase, 2, 1.0, 5.0)
     assert view.progress == Progress("completions", 16, 48, tokens=4096)
-    assert view.progress.format() == "completions: 16/48 rows, 4,096 tokens"
-    assert view.said == ("" if phase == "done" else "failed: oh")
+    assert view.last_line == ("" if phase == "done" else "failed: oh")
 
 
 def test_a_cluster_that_does_not_know_the_job(server: type[Server]):
-    assert RayJobs("http://head:8265", None, "python").look("nothing").phase == "lost"
+    assert RayJobs("http://head:8265", None, "python").view("nothing").phase == "lost"
 
 
 def test_a_head_that_restarts_is_waited_for(server: type[Server], monkeypatch: pytest.MonkeyPatch):
@@ -107,7 +111,7 @@ def test_a_head_that_restarts_is_waited_for(server: type[Server], monkeypatch: p
     monkeypatch.setattr(server, "outage", [*broken])
     jobs.submit("a-1", ["x.py"], {}, {})
     monkeypatch.setattr(server, "outage", [*broken])
-    assert jobs.look("a-1").phase == "starting"
+    assert jobs.view("a-1").phase == "starting"
 
 
 def test_a_server_that_refuses_is_one_clear_line(server: type[Server], monkeypatch: pytest.MonkeyPatch):
@@ -118,7 +122,7 @@ def test_a_server_that_refuses_is_one_clear_line(server: type[Server], monkeypat
     with pytest.raises(
         ResourceError, match=r"the cluster's Jobs server: Request failed with status code 400: no$"
     ):
-        jobs.look("a-1")
+        jobs.view("a-1")
 
 
 def test_another_version_of_ray_is_refused(server: type[Server], monkeypatch: pytest.MonkeyPatch):

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from safe_r1.benchmarks import names
-from safe_r1.campaign.estimate import WORK
 from safe_r1.campaign.graph import make_steps
-from safe_r1.campaign.recipe import Recipe, load_recipe
+from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
 from safe_r1.errors import ConfigError
 
 SMALL: dict[str, Any] = {
@@ -55,7 +54,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def small(**changes: Any) -> Recipe:
+def small(**changes: Any) -> CampaignRecipe:
     """The recipe with some values of it changed, by their dotted names with ``__`` for the dot."""
     tree = tomllib.loads("")
     tree |= {name: _copy(value) for name, value in SMALL.items()}
@@ -65,7 +64,7 @@ def small(**changes: Any) -> Recipe:
         for parent in parents:
             place = place.setdefault(parent, {})
         place[last] = value
-    return Recipe.model_validate(tree)
+    return CampaignRecipe.model_validate(tree)
 
 
 def _copy(value: Any) -> Any:
@@ -83,12 +82,12 @@ def test_one_step_for_each_stage_and_variant_with_its_command():
         "evaluate-after/r1-distill-qwen-7b",
         "compare",
     }
-    assert " ".join(steps["evaluate/qwen2.5-math-7b"].words) == (
-        "ray_jobs/evaluate.py --variant qwen2.5-math-7b --benchmark chisafetybench --output /out/runs --limit 10 "
-        "--swap-options --set engine.device=gpu"
+    assert " ".join(steps["evaluate/qwen2.5-math-7b"].argv) == (
+        "ray_jobs/evaluate.py --variant qwen2.5-math-7b --benchmark chisafetybench --output /out/runs "
+        "--limit 10 --swap-options --set engine.device=gpu"
     )
     after = steps["evaluate-after/r1-distill-qwen-7b"]
-    assert after.words[2] == "/out/finetuned/main/r1-distill-qwen-7b/r1-distill-qwen-7b-safe"
+    assert after.argv[2] == "/out/finetuned/main/r1-distill-qwen-7b/r1-distill-qwen-7b-safe"
     assert after.needs == ("finetune/r1-distill-qwen-7b",)
     assert steps["finetune/r1-distill-qwen-7b"].needs == ("corpus",)
     assert len(steps["compare"].needs) == 3
@@ -145,19 +144,23 @@ def test_a_recipe_that_does_not_hang_together_is_refused(change: Callable[[], An
         (lambda: small(budget_gpu_hours=1), r"takes [0-9]+ GPU-hours and the budget is 1 "),
     ],
 )
-def test_what_can_never_run_is_refused_before_anything_is_submitted(recipe: Callable[[], Recipe], said: str):
+def test_what_can_never_run_is_refused_before_anything_is_submitted(
+    recipe: Callable[[], CampaignRecipe], said: str
+):
     with pytest.raises(ConfigError, match=said):
         make_steps(recipe(), "/out")
 
 
 def test_every_benchmark_has_an_estimate_and_a_limit_makes_it_smaller():
-    assert set(names()) == WORK.keys()
+    for name in names():
+        estimate = make_steps(small(stages__evaluate__benchmarks=[name], stages__evaluate__flags={}), "/out")
+        assert estimate["evaluate/qwen2.5-math-7b"].estimate.hours > 0
     whole, part = (
         make_steps(small(stages__evaluate__flags=flags), "/out")["evaluate/qwen2.5-math-7b"].estimate
         for flags in ({}, {"limit": 100})
     )
-    assert part.why == "70,000 tokens"
-    assert whole.why == "1,491,000 tokens"
+    assert part.basis == "70,000 tokens"
+    assert whole.basis == "1,491,000 tokens"
     assert part.hours < whole.hours
     judged = make_steps(small(stages__evaluate__flags={"judge": "llm"}), "/out")[
         "evaluate/qwen2.5-math-7b"
@@ -169,8 +172,8 @@ def test_two_engines_take_twice_the_gpus_and_half_the_time():
     name = "evaluate/qwen2.5-math-7b"
     one = make_steps(small(), "/out")[name]
     two = make_steps(small(stages__evaluate__set_of={"qwen2.5-math-7b": ["engine.replicas=2"]}), "/out")
-    assert two[name].words[-2:] == ("--set", "engine.replicas=2")
-    assert "engine.replicas=2" not in two["evaluate/r1-distill-qwen-7b"].words
+    assert two[name].argv[-2:] == ("--set", "engine.replicas=2")
+    assert "engine.replicas=2" not in two["evaluate/r1-distill-qwen-7b"].argv
     assert two[name].estimate.gpus == 2 * one.estimate.gpus
     assert one.estimate.hours / 2 < two[name].estimate.hours < one.estimate.hours
 

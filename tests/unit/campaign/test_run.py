@@ -1,5 +1,6 @@
 import itertools
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,25 @@ class Cluster:
 
     def __init__(self) -> None:
         self.views: dict[str, JobView] = {}
-        self.words: dict[str, Sequence[str]] = {}
+        self.argv: dict[str, Sequence[str]] = {}
         self.labels: dict[str, Mapping[str, str]] = {}
 
     def submit(
-        self, name: str, words: Sequence[str], labels: Mapping[str, str], about: Mapping[str, str]
+        self, name: str, argv: Sequence[str], labels: Mapping[str, str], metadata: Mapping[str, str]
     ) -> None:
-        assert name not in self.words, "submitted twice"
-        self.views[name], self.words[name], self.labels[name] = (
+        assert name not in self.argv, "submitted twice"
+        self.views[name], self.argv[name], self.labels[name] = (
             JobView("running", started_at=1000.0),
-            words,
+            argv,
             labels,
         )
 
-    def look(self, name: str) -> JobView:
+    def view(self, name: str) -> JobView:
         return self.views.get(name, JobView("lost"))
 
-    def end(self, step: str, phase: Any = "done", exit_code: int | None = 0, said: str = "") -> None:
+    def end(self, step: str, phase: Any = "done", exit_code: int | None = 0, last_line: str = "") -> None:
         [name] = [name for name in self.running() if f"-{step.replace('/', '-').replace('.', '-')}-" in name]
-        self.views[name] = JobView(phase, exit_code, 1000.0, 4600.0, said=said)
+        self.views[name] = JobView(phase, exit_code, 1000.0, 4600.0, last_line=last_line)
 
     def running(self) -> list[str]:
         return [name for name, view in self.views.items() if view.phase == "running"]
@@ -84,7 +85,7 @@ def test_steps_follow_each_other(tmp_path: Path):
     one.tick()
     assert one.is_over
     assert set(statuses(one).values()) == {"done"}
-    [name] = [name for name in cluster.words if "finetune" in name]
+    [name] = [name for name in cluster.argv if "finetune" in name]
     assert cluster.labels[name] == {}
     assert {"safe-r1/group": "eval"} in cluster.labels.values()
 
@@ -178,13 +179,13 @@ def test_the_same_command_adopts_what_runs_and_repeats_nothing_that_is_done(tmp_
     cluster = Cluster()
     campaign(tmp_path, cluster).tick()
     cluster.end("corpus")
-    running = set(cluster.words)
+    running = set(cluster.argv)
     two = campaign(tmp_path, cluster)
     two.tick()
     assert statuses(two)["corpus"] == "done"
     assert statuses(two)[f"evaluate/{SEVEN}"] == "running"
-    assert {name for name in cluster.words if name not in running} == {
-        name for name in cluster.words if "finetune" in name
+    assert {name for name in cluster.argv if name not in running} == {
+        name for name in cluster.argv if "finetune" in name
     }
     # Another cluster knows none of the jobs: those that were running are begun again, those that were done
     # are not.
@@ -193,8 +194,8 @@ def test_the_same_command_adopts_what_runs_and_repeats_nothing_that_is_done(tmp_
     three.tick()
     clock.now += 3600
     three.tick()
-    assert not [name for name in other.words if "corpus" in name]
-    assert all(name.endswith("-2") for name in other.words if "evaluate-" in name)
+    assert not [name for name in other.argv if "corpus" in name]
+    assert all(name.endswith("-2") for name in other.argv if "evaluate-" in name)
 
 
 def test_what_failed_is_tried_again_by_the_same_command(tmp_path: Path):
@@ -259,7 +260,7 @@ def test_the_page_begins_with_what_the_comparison_found(tmp_path: Path):
     write_snapshot(str(tmp_path), take_snapshot(small(), one.steps, one.states))
     page = (tmp_path / "campaign" / "campaign.html").read_text("utf-8")
     assert page.index("&lt;b&gt;a&lt;/b&gt;") < page.index("进度")
-    assert '25.0 <span class="en">[5.0, 70.0]' in page
+    assert re.search(r'25\.0\s<span class="en"[^>]*>\[5\.0, 70\.0\]', page)
     assert "99.0" not in page
     assert 'href="../comparison/report.html"' in page
 

@@ -4,7 +4,7 @@ import pytest
 
 from safe_r1.campaign import start
 from safe_r1.campaign.graph import Step, make_steps
-from safe_r1.campaign.recipe import Recipe, load_recipe
+from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
 from safe_r1.errors import ConfigError, RunConflictError
 from tests.unit.campaign.test_recipe import small
 
@@ -13,7 +13,7 @@ FOURTEEN = "r1-distill-qwen-14b"
 
 
 def baselines(step: Step) -> list[str]:
-    return step.words[step.words.index("--baseline") + 1].split(",")
+    return step.argv[step.argv.index("--baseline") + 1].split(",")
 
 
 def test_one_variant_of_the_paper_is_compared_with_what_it_was_before():
@@ -30,7 +30,7 @@ def test_one_variant_of_the_paper_is_compared_with_what_it_was_before():
         f"{FOURTEEN}-safe",
     ]
     assert steps[f"evaluate-after/{FOURTEEN}"].needs == (f"finetune/{FOURTEEN}",)
-    assert steps[f"evaluate-after/{FOURTEEN}"].words[2] == f"/out/finetuned/main/{FOURTEEN}/{FOURTEEN}-safe"
+    assert steps[f"evaluate-after/{FOURTEEN}"].argv[2] == f"/out/finetuned/main/{FOURTEEN}/{FOURTEEN}-safe"
 
 
 def test_no_corpus_is_built_for_nobody_and_one_result_is_not_compared():
@@ -62,10 +62,10 @@ def test_a_variant_that_is_not_there():
 def test_the_folder_goes_on_with_other_variants_and_belongs_to_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(start, "_server", lambda: ("http://nowhere", None, "python"))
+    monkeypatch.setattr(start, "_find_server", lambda: start.JobsServer("http://nowhere", None, "python"))
     monkeypatch.setattr(start, "RayJobs", lambda *_: None)
 
-    def begin(recipe: Recipe, *only: str) -> set[str]:
+    def begin(recipe: CampaignRecipe, *only: str) -> set[str]:
         return set(start.open_campaign(recipe, make_steps(recipe, str(tmp_path), only), str(tmp_path)).steps)
 
     recipe = small(groups__eval__max_nodes=1)
