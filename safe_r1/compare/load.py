@@ -10,6 +10,7 @@ from upath import UPath
 
 from safe_r1.errors import ConfigError, DataError, StorageError
 from safe_r1.evaluation.results import read_results
+from safe_r1.judge.base import judge_label
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.runs import RunFolder, sha256
 
@@ -51,22 +52,27 @@ class Run:
         data = fingerprint["data"]
         # Runs with different --limit may have equally many questions, but not the same ones.
         questions = sorted({row.question_id for row in self.rows})
-        # Settings that were not given say nothing; twelve digits are enough to tell hashes apart.
-        judge = {
-            name: value[:12] if name == "identity" else value
-            for name, value in fingerprint["judge"].items()
-            if value not in (None, [])
-        }
         schema = self.metrics["schema_version"]
         return {
             "data": data["sha256"][:12],
             "answer key": f"{data['answer_key_name']} {data['answer_key'][:12]}".strip(),
             "questions": f"{len(questions)} questions {sha256(questions)[:12]}",
-            "judge": _format_settings(judge),
+            "judge": _format_settings(_judge_settings(fingerprint["judge"])),
             "generation": _format_settings(fingerprint["generation"]),
             "repeats": str(fingerprint["repeats"]),
             "schema": str(_EQUAL_SCHEMAS.get(schema, schema)),
         }
+
+
+def _judge_settings(judge: Mapping[str, Any]) -> dict[str, object]:
+    """The judge's settings in a fingerprint, with its printed name in place of name and identity."""
+    given = {name: value for name, value in judge.items() if value not in (None, [])}
+    if "identity" in given:
+        given["judge"] = judge_label(given.pop("name"), given.pop("identity"))
+    # Schema version 1 has a kind, and for a judge without a model its rules as in "lexicon-1a2b3c4d".
+    elif "model" not in given and given.get("rules", "").startswith(f"{given.get('kind')}-"):
+        given["judge"] = judge_label(given.pop("kind"), given.pop("rules").rpartition("-")[2])
+    return dict(sorted(given.items()))
 
 
 def _format_settings(settings: Mapping[str, object]) -> str:

@@ -12,6 +12,7 @@ from upath import UPath
 
 from safe_r1.cli import app
 from safe_r1.compare.run import compare
+from safe_r1.errors import ConfigError
 from safe_r1.evaluation.results import read_results
 from safe_r1.report.markdown import render_markdown
 from safe_r1.runs import RunFolder
@@ -95,7 +96,21 @@ def test_stored_runs_can_be_compared(tmp_path: Path):
     assert "demo → other (against the baseline)" in result.output
     assert "Accuracy                          20.0 →  20.0 %" in result.output
     assert "mismatch" not in result.output
-    assert "kind lexicon" in (output / "report.md").read_text("utf-8")
+    assert "judge lexicon@a8d59732" in (output / "report.md").read_text("utf-8")
+
+
+def test_a_stored_run_compares_with_one_of_today_by_the_same_judge(tmp_path: Path):
+    copy_run(tmp_path / "runs", "demo")
+    other = copy_run(tmp_path / "runs", "other")
+    info = json.loads((other / "run.json").read_text("utf-8"))
+    identity = "a8d59732" + "0" * 56
+    info["fingerprint"]["judge"] = {"name": "lexicon", "identity": identity, "parts": ["answer", "reasoning"]}
+    (other / "run.json").write_text(json.dumps(info), "utf-8")
+    assert not compare([str(tmp_path / "runs")], "demo", str(tmp_path / "report")).data.problems
+    info["fingerprint"]["judge"]["identity"] = "b" * 64
+    (other / "run.json").write_text(json.dumps(info), "utf-8")
+    with pytest.raises(ConfigError, match=r"judge of other is \[judge lexicon@bbbbbbbb, parts"):
+        compare([str(tmp_path / "runs")], "demo", str(tmp_path / "report"))
 
 
 @pytest.mark.parametrize(
