@@ -34,9 +34,11 @@ def bare_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_folder(tmp_path: Path, bare_tokenizer: Path) -> MakeFolder:
-    """Makes a model folder without weights: a config, a tokenizer, and a template in ``chat_template.jinja``."""
+    """Makes a model folder without weights: config, tokenizer, and a template in chat_template.jinja."""
 
-    def make(template: str | None = None, config: dict[str, object] | None = None, name: str = "model") -> Path:
+    def make(
+        template: str | None = None, config: dict[str, object] | None = None, name: str = "model"
+    ) -> Path:
         folder = tmp_path / name
         shutil.copytree(bare_tokenizer, folder)
         (folder / "config.json").write_text(json.dumps({**CONFIG, **(config or {})}), encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 from safe_r1.errors import ModelError
 from safe_r1.models.chat import render, render_text
 from safe_r1.models.checkpoints import demo_model, prepare
-from safe_r1.models.prompts import CHAT, R1, load_tokenizer, read_prompt_format
+from safe_r1.models.prompts import CHAT, R1, apply_template, load_tokenizer, read_prompt_format
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.models.registry import get_variant
 from safe_r1.schema import Message
@@ -61,7 +61,7 @@ def test_the_prefix_is_what_the_template_wrote_byte_for_byte(
     assert (variant.style, variant.prompt_format.reasoning_prefix) == ("r1", prefix)
     assert variant.prompt_format.is_reasoning
     tokenizer = load_tokenizer(variant.source)
-    stock = tokenizer.apply_chat_template([{**QUESTION[0]}], tokenize=False, add_generation_prompt=True)
+    stock = apply_template(QUESTION, tokenizer, add_generation_prompt=True)
     text, completion_prefix = render_text(QUESTION, variant.prompt_format, tokenizer)
     assert (text, completion_prefix) == (stock, prefix)
     tokens, _ = render(QUESTION, variant.prompt_format, tokenizer)

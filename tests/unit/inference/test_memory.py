@@ -1,0 +1,68 @@
+"""Memory of an engine on CPU, and that its check and its environment agree on it."""
+
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from safe_r1.config import EngineConfig
+from safe_r1.errors import ResourceError
+from safe_r1.inference.engine import check_resources, engine_environment
+from safe_r1.inference.memory import cpu_kv_cache_gib, cpu_memory_gib
+from safe_r1.models.registry import VARIANTS
+
+DEMO = VARIANTS["demo"]
+R1_SMALL = VARIANTS["r1-distill-qwen-1.5b"]
+
+
+def test_the_demos_cache_is_one_gib():
+    # 64 sequences of 256 + 192 / 2 tokens, 11,520 numbers of 4 bytes each: 0.97 GiB.
+    assert cpu_kv_cache_gib(DEMO, EngineConfig(), memory_gib=16) == 1
+    assert engine_environment(DEMO, EngineConfig(), "cpu")["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_the_cache_grows_with_sequences_and_type():
+    assert cpu_kv_cache_gib(DEMO, EngineConfig(max_num_seqs=256), memory_gib=64) == 4
+    assert cpu_kv_cache_gib(DEMO, EngineConfig(max_num_seqs=256, dtype="bfloat16"), memory_gib=64) == 2
+    # 64 sequences of 256 + 8,192 / 2 tokens, 14,336 numbers of 4 bytes each: 14.9 GiB.
+    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(), memory_gib=64) == 15
+
+
+def test_a_short_context_bounds_a_sequence():
+    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(max_model_len=1024), memory_gib=64) == 4
+
+
+def test_a_reasoning_benchmark_has_longer_completions():
+    # min(36,864, 256 + 32,768 / 2) tokens.
+    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(max_model_len=36864, max_num_seqs=8), memory_gib=64) == 8
+
+
+def test_the_cache_takes_half_of_what_is_free_beside_the_weights():
+    # (20 - 6.6 - 1.5) / 2 GiB.
+    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(), memory_gib=20) == 5
+
+
+def test_the_cache_holds_one_sequence_however_little_is_free():
+    engine = EngineConfig(max_model_len=36864)
+    # 36,864 tokens of 57,344 bytes: 1.97 GiB.
+    assert cpu_kv_cache_gib(R1_SMALL, engine, memory_gib=4) == 2
+    with pytest.raises(ResourceError, match=r"needs 10\.1 GiB of memory on CPU; 4\.0 GiB are free"):
+        check_resources(R1_SMALL, engine, "cpu", 0, 4)
+
+
+def test_what_the_settings_say_counts():
+    engine = EngineConfig(cpu_kv_cache_gib=3)
+    assert cpu_kv_cache_gib(DEMO, engine, memory_gib=1) == 3
+    assert engine_environment(DEMO, engine, "cpu")["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+
+def test_a_model_of_unknown_sizes_gets_four_gib():
+    assert cpu_kv_cache_gib(replace(DEMO, kv_elements_per_token=0), EngineConfig(), memory_gib=64) == 4
+
+
+def test_the_check_and_the_engine_have_the_same_figure(monkeypatch: pytest.MonkeyPatch):
+    free = psutil.virtual_memory()._replace(available=20 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    size = int(engine_environment(R1_SMALL, EngineConfig(), "cpu")["VLLM_CPU_KVCACHE_SPACE"])
+    assert cpu_memory_gib(R1_SMALL, EngineConfig(), 20) == pytest.approx(R1_SMALL.weights_gib(4) + size + 1.5)
+    check_resources(R1_SMALL, EngineConfig(), "cpu", 0, 20)
