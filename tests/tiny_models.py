@@ -50,7 +50,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
 )
 
-_SHARED: dict[str, Any] = {
+Settings = dict[str, Any]
+
+_SHARED: Settings = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -171,7 +173,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _config(arch: str, changes: dict[str, Any]) -> PreTrainedConfig:
+def _config(arch: str, changes: Settings) -> PreTrainedConfig:
     if arch == "qwen2":
         return Qwen2Config(**(_SHARED | _DENSE | changes))
     if arch == "llama":
@@ -181,11 +183,11 @@ def _config(arch: str, changes: dict[str, Any]) -> PreTrainedConfig:
     raise ValueError(f"unknown architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
 
 
-_DENSE: dict[str, Any] = {"num_key_value_heads": 1, "intermediate_size": 128}
+_DENSE: Settings = {"num_key_value_heads": 1, "intermediate_size": 128}
 
 # kv_lora_rank and qk_rope_head_dim are R1's own: MLA takes no other. So is YaRN; with plain RoPE, vLLM 0.32
 # on CPU rotates MLA's strided queries wrongly. One dense layer, then one with experts.
-_DEEPSEEK: dict[str, Any] = {
+_DEEPSEEK: Settings = {
     "num_key_value_heads": 2,
     "intermediate_size": 128,
     "moe_intermediate_size": 64,

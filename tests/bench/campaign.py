@@ -32,6 +32,9 @@ from tests.bench.results import begin, make_parser, parse, show, write
 _REPOSITORY = Path(__file__).parents[2]
 _GROUP = "engines"
 
+# Figures of one campaign, as in the results file.
+Run = dict[str, Any]
+
 
 def main() -> None:
     args = _arguments()
@@ -40,7 +43,7 @@ def main() -> None:
     # Jobs start in the folder in which the cluster was started.
     os.chdir(_REPOSITORY)
     overhead = 0.0
-    runs: list[dict[str, Any]] = []
+    runs: list[Run] = []
     for nodes in args.nodes:
         run = _run(nodes, args.jobs, args.seconds, overhead, folder / str(nodes))
         runs.append(run)
@@ -76,7 +79,7 @@ def _steps(recipe: CampaignRecipe, num_jobs: int | None, seconds: float, folder:
     return steps
 
 
-def _run(nodes: int, num_jobs: int | None, seconds: float, overhead: float, folder: Path) -> dict[str, Any]:
+def _run(nodes: int, num_jobs: int | None, seconds: float, overhead: float, folder: Path) -> Run:
     """One campaign on a cluster of its own that grows to ``nodes``, beside its simulation."""
     folder.mkdir(parents=True)
     paper = load_recipe("paper")
@@ -127,7 +130,7 @@ def _num_engine_nodes() -> int:
     return sum(node["Alive"] and node["Resources"].get("GPU", 0) > 0 for node in ray.nodes())
 
 
-def _draw(runs: list[dict[str, Any]], path: Path) -> None:
+def _draw(runs: list[Run], path: Path) -> None:
     """Gantt chart of each run: a row for each node, a bar for each job."""
     import matplotlib.pyplot as plt
 

@@ -4,7 +4,6 @@ Ray's own ``AutoscalingCluster`` stops every Ray of the machine, and reads a con
 lacks.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -13,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Self
 
-import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
 
+from tests.ray_processes import end_ray
 from tests.serving import ports
 
 # By its type alone, Ray would look for a file that its wheel lacks.
@@ -77,26 +76,9 @@ class GrowingCluster:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """End the processes of this cluster alone; its logs stay if there was an error."""
-        own = self._processes()
-        for process in own:
-            with contextlib.suppress(psutil.Error):
-                process.terminate()
-        _gone, alive = psutil.wait_procs(own, timeout=20)
-        for process in [*alive, *self._processes()]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        end_ray(self._temp_dir, self.address)
         if error is None:
             shutil.rmtree(self._temp_dir, ignore_errors=True)
-
-    def _processes(self) -> list[psutil.Process]:
-        """Every process that was given this cluster's folder or address."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                command = " ".join(process.cmdline())
-                if process.pid != os.getpid() and (self._temp_dir in command or self.address in command):
-                    found.append(process)
-        return found
 
 
 def _config(max_nodes: int, address: str) -> dict[str, object]:

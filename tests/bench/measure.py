@@ -1,4 +1,4 @@
-"""From what a run of one side measured to the figures that are compared."""
+"""Figures of a comparison from the measurements of its runs."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,16 +7,19 @@ from typing import Any
 
 _EDGE = 0.1
 
+# See ``compare``; the sides are keys of their own.
+Comparison = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Timings:
     """One run of one side.
 
     Attributes:
-        wall_s: The whole process, from its start to its exit, the start of the engine included.
+        wall_s: Seconds of the whole process, with the start of the engine.
         tokens: Generated tokens.
-        steady_tokens_per_s: See ``steady_tokens_per_s``; None where the side shows no single rows.
-        parts_s: What the side itself timed, by name.
+        steady_tokens_per_s: See ``steady_tokens_per_s``; None for a side without times of single rows.
+        parts_s: Seconds that the side measured itself, by name.
     """
 
     wall_s: float
@@ -47,17 +50,17 @@ def steady_tokens_per_s(finishes: Sequence[tuple[float, int]]) -> float:
     return sum(tokens for at, tokens in rows if begin < at <= end) / (end - begin)
 
 
-def compare(ours: Sequence[Timings], theirs: Sequence[Timings], name: str) -> dict[str, Any]:
+def compare(ours: Sequence[Timings], theirs: Sequence[Timings], name: str) -> Comparison:
     """Medians of two sides and of their ratios, pair by pair.
 
     Args:
         ours: This job's runs, in the order of the pairs.
         theirs: The other side's.
-        name: Of the other side.
+        name: The other side's name.
 
     Returns:
-        ``ratio_wall`` is our time over theirs (below 1: we are quicker), ``ratio_steady`` our speed over
-        theirs (above 1: we are quicker; None without steady speeds).
+        ``ratio_wall`` is our time over theirs (below 1: ours is faster), ``ratio_steady`` our speed over
+        theirs (above 1: ours is faster; None without steady speeds).
     """
     pairs = list(zip(ours, theirs, strict=True))
     speeds = [(a.steady_tokens_per_s, b.steady_tokens_per_s) for a, b in pairs]
@@ -71,7 +74,7 @@ def compare(ours: Sequence[Timings], theirs: Sequence[Timings], name: str) -> di
     }
 
 
-def _summary(runs: Sequence[Timings]) -> dict[str, Any]:
+def _summary(runs: Sequence[Timings]) -> dict[str, object]:
     steady = [run.steady_tokens_per_s for run in runs if run.steady_tokens_per_s]
     return {
         "median_wall_s": statistics.median(run.wall_s for run in runs),

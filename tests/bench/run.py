@@ -16,7 +16,6 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ from safe_r1.benchmarks.chisafetybench import (
     HISTORY_FILE,
     MCQ_FILE,
 )
-from tests.bench.measure import Timings, compare
+from tests.bench.measure import Comparison, Timings, compare
 from tests.bench.results import begin, make_parser, parse, write
 from tests.bench.sides import Bench, Texts, make_bench, run_bare, run_harness, run_job
 
@@ -104,7 +103,7 @@ def _mcq_data(source: Path, target: Path) -> Path:
     return target
 
 
-def _pairs(bench: Bench, side: Side, name: str, part: str, args: argparse.Namespace) -> dict[str, Any]:
+def _pairs(bench: Bench, side: Side, name: str, part: str, args: argparse.Namespace) -> Comparison:
     """Run the job and the other side alternately, and compare them."""
     sides: dict[str, Side] = {"job": run_job, name: side}
     runs: dict[str, list[Timings]] = {"job": [], name: []}
@@ -128,7 +127,7 @@ def _share_of_same(ours: Texts, theirs: Texts) -> float:
     return sum(ours[key].strip() == text.strip() for key, text in theirs.items()) / len(theirs)
 
 
-def _headline(part: str, result: dict[str, Any], name: str) -> str:
+def _headline(part: str, result: Comparison, name: str) -> str:
     steady = result["ratio_steady"]
     speed = f", steady tokens/s job / {name} = {steady:.3f} (aim: at least 0.95)" if steady else ""
     aim = " (aim: at most 1)" if part == "mcq" else ""

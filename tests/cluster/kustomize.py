@@ -62,7 +62,7 @@ def apply_patch(manifests: list[Manifest], target: Manifest, operations: list[Ma
     return [patched if manifest is chosen[0] else manifest for manifest in manifests]
 
 
-def set_images(tree: Any, images: dict[str, str]) -> None:
+def set_images(tree: object, images: dict[str, str]) -> None:
     """Give the images of all containers their registry and tag."""
     if isinstance(tree, list):
         for value in tree:

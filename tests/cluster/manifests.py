@@ -42,7 +42,7 @@ each_manifest = pytest.mark.parametrize(
 )
 
 
-def find(tree: Any, name: str) -> Iterator[Any]:
+def find(tree: object, name: str) -> Iterator[Any]:
     """Every value under a key, anywhere."""
     if isinstance(tree, dict):
         for key, value in tree.items():

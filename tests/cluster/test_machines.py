@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -20,7 +19,7 @@ from ray.scripts.scripts import start as ray_start
 from safe_r1 import __version__
 from safe_r1.campaign.recipe import load_recipe
 from tests.cluster.commands import JOBS, ROOT, check_command, comment_lines, read_options, shell_lines
-from tests.cluster.kustomize import render
+from tests.cluster.kustomize import Manifest, render
 
 CLUSTER = ROOT / "cluster"
 VMS = sorted((CLUSTER / "vms").glob("*.yaml"))
@@ -43,7 +42,7 @@ TEXTS = sorted(
 )
 
 
-def read_vm(file: Path) -> Any:
+def read_vm(file: Path) -> Manifest:
     return yaml.safe_load(file.read_text("utf-8"))
 
 

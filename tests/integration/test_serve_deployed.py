@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.ray_processes import end_ray
 from tests.serving import REPOSITORY, START_S, ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -114,9 +115,7 @@ def deployed(
         wait_until(lambda: is_up(service), START_S, "the service did not come up")
         yield service
     finally:
-        subprocess.run(
-            [BIN / "ray", "stop", "--force"], env=env, capture_output=True, timeout=120, check=False
-        )
+        end_ray(str(start["temp-dir"]), f"127.0.0.1:{gcs}")
 
 
 def is_up(service: Deployed) -> bool:
