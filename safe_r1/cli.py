@@ -93,7 +93,7 @@ def fetch(
     from safe_r1.benchmarks import find_benchmark, names
     from safe_r1.benchmarks.fetch import fetch as download
 
-    found = find_benchmark(benchmark)
+    found = find_benchmark(benchmark) if benchmark in names() else None
     if found is None or found.source is None:
         known = [name for name in names() if (each := find_benchmark(name)) and each.source]
         raise ConfigError(f"cannot fetch {benchmark!r}: known are {', '.join(known)}")

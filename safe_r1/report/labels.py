@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
-from safe_r1.benchmarks import find_benchmark
+from safe_r1.benchmarks import Benchmark, find_benchmark
 from safe_r1.report.text import one_line
 from safe_r1.schema import ComplianceLabel, RefusalLabel
 
@@ -210,11 +211,17 @@ class BenchmarkLabels:
         return sorted(set(keys), key=lambda key: (positions.get(key, len(positions)), key))
 
 
+@cache
+def installed_benchmark(name: str) -> Benchmark | None:
+    """The benchmark with this name; None, with one warning, where no installed package has it."""
+    return find_benchmark(name)
+
+
 def benchmark_labels(benchmark: str) -> BenchmarkLabels:
     """Labels of the benchmark with this name; empty where no installed benchmark has it, so that a finished
     run stays readable without the package that added its benchmark.
     """
-    found = find_benchmark(benchmark)
+    found = installed_benchmark(benchmark)
     return BenchmarkLabels(found.labels if found else {})
 
 

@@ -69,6 +69,7 @@ def test_fetch_names_the_benchmarks_that_can_be_downloaded():
     assert "cannot fetch 'no-such': known are chisafetybench, " in str(result.exception)
     assert "gsm8k" in str(result.exception)
     assert "sample" not in str(result.exception)
+    assert not result.output
 
 
 def test_allow_works_with_a_warning(tmp_path: Path):

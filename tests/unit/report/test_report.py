@@ -162,8 +162,7 @@ def test_a_benchmark_of_another_package_brings_its_labels_and_published_figures(
     )
     labels = {"b": ("乙", "Area B"), "a": ("甲", "Area A"), "c1": ("丙", "Category C"), "mcq": ("题", "Quiz")}
     benchmark = SimpleNamespace(labels=labels, published=published)
-    for module in (report_labels, references):
-        monkeypatch.setattr(module, "find_benchmark", {"quiz": benchmark}.get)
+    monkeypatch.setattr(report_labels, "find_benchmark", {"quiz": benchmark}.get)
     samples, completions, verdicts = make_rows(20, 0)
     # The category says nothing about its area; the samples do.
     places = [("a", "c1"), ("b", "z"), ("b", "y"), ("a", "c1")] * 5
@@ -183,6 +182,7 @@ def test_a_benchmark_of_another_package_brings_its_labels_and_published_figures(
     references.published_figures.cache_clear()
     assert "Published figures" not in render_markdown(samples, metrics, {"benchmark": "quiz"})
     references.published_figures.cache_clear()
+    report_labels.installed_benchmark.cache_clear()
 
 
 def test_report_and_comparison_know_no_benchmark_by_name():
