@@ -37,8 +37,12 @@ class EngineConfig(Settings):
     max_model_len: int | None = Field(
         default=None, ge=32, description="context in tokens, prompt and completion together"
     )
-    tensor_parallel_size: int | None = Field(default=None, ge=1)
-    pipeline_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int | None = Field(
+        default=None, ge=1, description="GPUs that share each matrix product of one engine"
+    )
+    pipeline_parallel_size: int = Field(
+        default=1, ge=1, description="groups of GPUs that each hold some layers of one engine"
+    )
     replicas: int = Field(
         default=1, ge=1, description="most engines side by side; started as resources become free"
     )
@@ -46,13 +50,15 @@ class EngineConfig(Settings):
         default=None, ge=1, description="sequences decoded concurrently; None: 256 on GPU, 64 on CPU"
     )
     batch_size: int = Field(default=16, ge=1, description="rows sent to an engine, and written, together")
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="share of a GPU's memory that vLLM may use"
+    )
     cpu_kv_cache_gib: int | None = Field(
         default=None,
         ge=1,
         description="key-value cache of an engine on CPU; None: what model and max_num_seqs need",
     )
-    enforce_eager: bool = False
+    enforce_eager: bool = Field(default=False, description="run without CUDA graphs")
     trust_remote_code: bool = Field(default=False, description="run code from the model's repository")
     start_timeout_s: int = Field(
         default=3600, ge=1, description="how long the first engine may take to start"
@@ -66,15 +72,17 @@ class EngineConfig(Settings):
 class GenerationConfig(Settings):
     """Sampling. None: the variant's own value (``safe_r1.models.variant.Variant``)."""
 
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    temperature: float | None = Field(default=None, ge=0, description="sampling temperature; 0: greedy")
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="nucleus sampling: share of the probability that is kept"
+    )
     max_tokens: int | None = Field(
         default=None, ge=1, description="for every task; takes precedence over the next three"
     )
-    max_tokens_mcq: int | None = Field(default=None, ge=1)
+    max_tokens_mcq: int | None = Field(default=None, ge=1, description="for multiple-choice questions")
     max_tokens_refusal: int | None = Field(default=None, ge=1, description="XSTest too")
     max_tokens_reasoning: int | None = Field(default=None, ge=1, description="mathematics, GPQA, programs")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of sampling and of the choice of questions")
 
 
 class JudgeConfig(Settings):
@@ -117,10 +125,16 @@ class EvaluateConfig(Settings):
     """
 
     variant: str = Field(description="a name of `safe-r1 models`, a hub id, or a folder")
-    benchmarks: tuple[str, ...] = ("chisafetybench",)
-    data: str | None = None
-    answer_key: str | None = None
-    output: str = "runs"
+    benchmarks: tuple[str, ...] = Field(
+        default=("chisafetybench",), description="names of benchmarks, or all-paper"
+    )
+    data: str | None = Field(
+        default=None, description="folder or URI of the benchmarks' files: of one, or with a folder for each"
+    )
+    answer_key: str | None = Field(
+        default=None, description="file or URI of a key that replaces the shipped one"
+    )
+    output: str = Field(default="runs", description="folder or URI of the results")
     run: str = Field(
         default="main",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",

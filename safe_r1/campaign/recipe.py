@@ -34,8 +34,8 @@ class NodeGroup(Settings):
     start_minutes: float = Field(
         default=8.0, ge=0, description="from the request for a node until a job runs on it"
     )
-    usd_per_gpu_hour: float = Field(default=0.0, ge=0)
-    labels: dict[str, str] = Field(default_factory=dict)
+    usd_per_gpu_hour: float = Field(default=0.0, ge=0, description="price for the plan's cost")
+    labels: dict[str, str] = Field(default_factory=dict, description="labels of the group's nodes")
 
     @property
     def capacity(self) -> int:
@@ -60,7 +60,7 @@ class NodeGroup(Settings):
 class StageConfig(Settings):
     """One stage: a job for each of its variants, or one job for all."""
 
-    job: JobKind
+    job: JobKind = Field(description="which job the stage runs")
     group: str = Field(description="node group of its jobs")
     group_of: dict[str, str] = Field(default_factory=dict, description="variants that take another group")
     variants: tuple[str, ...] = Field(
@@ -147,10 +147,10 @@ class StageConfig(Settings):
 class CampaignRecipe(Settings):
     """The stages of a campaign and the node groups that they run on."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    description: str = ""
-    groups: dict[str, NodeGroup]
-    stages: dict[str, StageConfig] = Field(min_length=1)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the campaign")
+    description: str = Field(default="", description="one sentence for the plan")
+    groups: dict[str, NodeGroup] = Field(description="node groups by name")
+    stages: dict[str, StageConfig] = Field(min_length=1, description="stages by name")
     secrets: tuple[str, ...] = Field(
         default=(), description="names, not values, of environment variables that must be set"
     )

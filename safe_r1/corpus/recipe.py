@@ -28,15 +28,17 @@ class FieldMapping(Settings):
     prompt for the teacher.
     """
 
-    prompt: str | None = None
+    prompt: str | None = Field(default=None, description="field with the user's turn")
     messages: str | None = Field(
         default=None, description="list of chat messages; a final assistant message is the response"
     )
     role: str = Field(default="role", description="field of a message that holds its role")
     content: str = Field(default="content", description="field of a message that holds its text")
-    response: str | None = None
-    reasoning: str | None = None
-    answer: str | None = None
+    response: str | None = Field(
+        default=None, description="field with the response, its reasoning in <think> tags"
+    )
+    reasoning: str | None = Field(default=None, description="field with the reasoning")
+    answer: str | None = Field(default=None, description="field with the answer after the reasoning")
     solution: Literal["plain", "gsm8k"] = Field(
         default="plain", description="gsm8k: `answer` holds the steps and `#### RESULT`"
     )
@@ -68,8 +70,8 @@ class DataLocation(Settings):
     that is shipped in ``safe_r1/corpus``.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    path: str | None = None
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name in row ids, reports and the card")
+    path: str | None = Field(default=None, description="file, folder, URI, or package:PATH")
     hub: str | None = Field(default=None, description="dataset id on the Hugging Face Hub")
     subset: str | None = Field(default=None, description="hub: configuration of the dataset")
     split: str = Field(default="train", description="hub: split of the dataset")
@@ -89,9 +91,9 @@ class DataLocation(Settings):
 class Source(DataLocation):
     """One raw source: its location, the meaning of its fields, and its licence."""
 
-    kind: ConversationKind
-    language: Language
-    licence: str
+    kind: ConversationKind = Field(description="safety, benign-sensitive or reasoning")
+    language: Language = Field(description="language of the rows")
+    licence: str = Field(description="licence of the source; it has to be among the recipe's licences")
     why: str = Field(default="", description="reason for including this source; shown in the dataset card")
     mapping: FieldMapping
     category: str | None = Field(default=None, description="taxonomy key for every row of the source")
@@ -121,10 +123,10 @@ class Source(DataLocation):
 class Quota(Settings):
     """A share of the corpus; a row counts in the first quota that matches it, and is dropped if none does."""
 
-    share: float = Field(gt=0, le=1)
-    kind: ConversationKind
-    language: Language | None = None
-    area: str | None = None
+    share: float = Field(gt=0, le=1, description="share of the corpus")
+    kind: ConversationKind = Field(description="kind of the rows")
+    language: Language | None = Field(default=None, description="language of the rows; None: any")
+    area: str | None = Field(default=None, description="risk area of the rows; None: any")
 
     @field_validator("area")
     @classmethod
@@ -146,12 +148,12 @@ class Quota(Settings):
 class FilterConfig(Settings):
     """Thresholds of the filters; lengths in characters."""
 
-    min_prompt_chars: int = Field(default=4, ge=1)
-    max_prompt_chars: int = Field(default=8_000, ge=1)
-    min_reasoning_chars: int = Field(default=20, ge=0)
-    max_reasoning_chars: int = Field(default=40_000, ge=1)
-    min_answer_chars: int = Field(default=2, ge=1)
-    max_answer_chars: int = Field(default=12_000, ge=1)
+    min_prompt_chars: int = Field(default=4, ge=1, description="shorter prompts are dropped")
+    max_prompt_chars: int = Field(default=8_000, ge=1, description="longer prompts are dropped")
+    min_reasoning_chars: int = Field(default=20, ge=0, description="shorter reasoning is dropped")
+    max_reasoning_chars: int = Field(default=40_000, ge=1, description="longer reasoning is dropped")
+    min_answer_chars: int = Field(default=2, ge=1, description="shorter answers are dropped")
+    max_answer_chars: int = Field(default=12_000, ge=1, description="longer answers are dropped")
     max_repetition: float = Field(default=0.35, gt=0, le=1, description="maximum share of repeated text")
     judge_parts: tuple[Part, ...] = Field(
         default=("answer",), description="parts of a safety response that the judge labels"
@@ -177,7 +179,9 @@ class DedupConfig(Settings):
 class ProtectedSet(DataLocation):
     """Questions that must not be in the corpus: a registered benchmark by name, or any records."""
 
-    benchmark: str | None = None
+    benchmark: str | None = Field(
+        default=None, description="name of a benchmark of this package; None: path or hub with text"
+    )
     text: tuple[str, ...] = Field(default=(), description="fields that hold the question")
 
     @model_validator(mode="after")
@@ -190,7 +194,9 @@ class ProtectedSet(DataLocation):
 class DecontaminationConfig(Settings):
     """Decontamination: removal of rows that overlap with benchmark questions."""
 
-    protected: tuple[ProtectedSet, ...] = ()
+    protected: tuple[ProtectedSet, ...] = Field(
+        default=(), description="questions that must not be in the corpus"
+    )
     ngram_chars: int = Field(
         default=13, ge=4, description="length of a shared n-gram that is a match, in Chinese characters"
     )
@@ -214,32 +220,36 @@ class SynthesisConfig(Settings):
         default=None,
         description="teacher llm: variant, hub id or folder; teacher URL: name of the served model",
     )
-    temperature: float = Field(default=0.7, ge=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=3072, ge=16)
+    temperature: float = Field(default=0.7, ge=0, description="sampling temperature of the teacher")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus sampling of the teacher")
+    max_tokens: int = Field(default=3072, ge=16, description="longest response of the teacher in tokens")
     concurrency: int = Field(default=32, ge=1, description="concurrent requests to a teacher endpoint")
-    timeout_s: float = Field(default=300.0, gt=0)
-    max_retries: int = Field(default=5, ge=0)
+    timeout_s: float = Field(default=300.0, gt=0, description="of one request to a teacher endpoint")
+    max_retries: int = Field(
+        default=5, ge=0, description="further attempts of one request to a teacher endpoint"
+    )
     engine: EngineConfig = Field(default=EngineConfig())
 
 
 class CorpusRecipe(Settings):
     """All settings of a corpus."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    description: str = ""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the corpus")
+    description: str = Field(default="", description="one or two sentences for the card")
     data: str | None = Field(
         default=None, description="folder or URI that relative paths of sources start from"
     )
-    output: str = "corpus"
+    output: str = Field(default="corpus", description="folder or URI of the corpus")
     teacher: str = Field(
         default="template", description="template, llm, or the URL of an OpenAI-compatible endpoint"
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of shuffling, splitting and the teacher")
     total: int | None = Field(
         default=None, ge=1, description="number of rows of the corpus; None keeps every clean row"
     )
-    validation_share: float = Field(default=0.02, ge=0, lt=1)
+    validation_share: float = Field(
+        default=0.02, ge=0, lt=1, description="share of the rows in the validation split"
+    )
     max_shortfall: float = Field(
         default=0.0, ge=0, lt=1, description="maximum share of a quota that may be missing"
     )
@@ -248,8 +258,10 @@ class CorpusRecipe(Settings):
     )
     licences: tuple[str, ...] = Field(min_length=1, description="accepted licences of sources")
     rows_per_part: int = Field(default=2_000, ge=1, description="records per task and per intermediate file")
-    sources: tuple[Source, ...] = Field(min_length=1)
-    quotas: tuple[Quota, ...] = ()
+    sources: tuple[Source, ...] = Field(min_length=1, description="where the rows come from")
+    quotas: tuple[Quota, ...] = Field(
+        default=(), description="shares of the corpus by kind, language and area"
+    )
     filters: FilterConfig = Field(default=FilterConfig())
     dedup: DedupConfig = Field(default=DedupConfig())
     decontamination: DecontaminationConfig = Field(default=DecontaminationConfig())

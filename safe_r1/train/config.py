@@ -55,10 +55,11 @@ class OptimizerConfig(Settings):
     warmup_share: float = Field(
         default=0.03, ge=0, lt=1, description="length of the warm-up, as a fraction of all steps"
     )
-    weight_decay: float = Field(default=0.0, ge=0)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
+    # The betas with which DeepSeek-V3 was trained; PyTorch's default for beta2 is 0.999.
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW's decay of the second moment")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
     states: States | None = Field(
         default=None, description="data type of the moments; None: as in the variant's layout"
@@ -68,7 +69,7 @@ class OptimizerConfig(Settings):
 class LoraConfig(Settings):
     """Low-rank adapters instead of training all parameters; they are merged on export."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, description="rank of the adapters")
     alpha: int = Field(default=32, ge=1, description="adapter outputs are scaled by alpha / rank")
 
 
@@ -94,7 +95,7 @@ class FinetuneConfig(Settings):
 
     variant: str = Field(description="a name of `safe-r1 models`, a hub id, or a folder")
     corpus: str = Field(description="folder or URI that build_corpus wrote")
-    output: str = "finetuned"
+    output: str = Field(default="finetuned", description="folder or URI of checkpoints and exported model")
     run: str = Field(
         default="main",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -103,14 +104,16 @@ class FinetuneConfig(Settings):
     num_workers: str | None = Field(
         default=None, description="N, or MIN-MAX for elastic training; None: as in the variant's layout"
     )
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="auto: gpu where the cluster has one"
+    )
     gpu: str | None = Field(
         default=None, description="GPU type of the cluster, for the plan; None: as in the variant's layout"
     )
     dtype: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="compute data type; auto: bf16 on GPU, fp32 on CPU"
     )
-    epochs: int = Field(default=2, ge=1)
+    epochs: int = Field(default=2, ge=1, description="passes over the corpus")
     max_steps: int | None = Field(
         default=None, ge=1, description="maximum number of optimizer steps; None: as the epochs give"
     )
@@ -120,11 +123,15 @@ class FinetuneConfig(Settings):
     seed: int = Field(default=0, ge=0, description="order of the sequences, and initial adapters")
     max_failures: int = Field(default=3, ge=0, description="worker failures before the job stops")
     resume: bool = Field(default=False, description="fail unless there is a run to resume")
-    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        default=("tensorboard",), description="further experiment trackers"
+    )
     trust_remote_code: bool = Field(
         default=False, description="run code from the model's repository; must be set explicitly"
     )
-    lora: LoraConfig | None = None
+    lora: LoraConfig | None = Field(
+        default=None, description="low-rank adapters in place of all parameters; None: full fine-tuning"
+    )
     pack: PackConfig = Field(default=PackConfig())
     parallel: ParallelConfig = Field(default=ParallelConfig())
     optimizer: OptimizerConfig = Field(default=OptimizerConfig())
