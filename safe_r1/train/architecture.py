@@ -128,6 +128,7 @@ class Architecture:
 
         Routed experts are not counted.
         """
+        # The router has one row per expert.
         common = self.attention_params + 2 * self.hidden_size
         if not (with_experts and self.experts):
             return common + self.mlp_params(self.intermediate_size)

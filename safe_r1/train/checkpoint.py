@@ -121,6 +121,7 @@ class Checkpoints:
         Raises:
             StorageError: This or the previous checkpoint cannot be written.
         """
+        # One at a time: a second pending checkpoint would need another copy of the state in host memory.
         self.finish()
         path = self.folder / f"{_PREFIX}{step:06d}"
         model_state, optimizer_state = get_state_dict(model, optimizer)
@@ -158,6 +159,7 @@ class Checkpoints:
         self._pending = None
         with self._storage_errors():
             pending.result()
+        # Without it, a worker could end, or load, before rank 0 has written state.json.
         if self._group is not None:
             dist.barrier(self._group)
 

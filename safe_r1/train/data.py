@@ -82,8 +82,10 @@ def prepare_data(
         **identity,
     }
     work = RunFolder(UPath(folder) / sha256(fingerprint)[:12])
+    # Written last, so that its presence means complete data.
     if content := work.read_json(DATA_FILE):
         return PreparedData(work.path, cast(DataSummary, content), was_complete=True)
+    # Each file is a task of its own, so one logical CPU suffices; a larger Ray is used in full.
     connect(1)
     tokenize = TokenizeShard(corpus, variant, pack, trust_remote_code)
     token_files, packed_files = plan_files(work.path, shards, tokenize)

@@ -54,6 +54,7 @@ def summarize_split(
             two stages.
     """
     files = [file for file in packed_files if file.target.parent.name == split]
+    # What packing wrote is compared with what tokenizing wrote, by kind of row.
     counts = sum((count_tokens(source) for file in files for source in file.sources), Counts())
     packed_counts = [count_packed(file.target) for file in files]
     packed = sum(packed_counts, Counts())

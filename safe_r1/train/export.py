@@ -73,6 +73,7 @@ def export(spec: ExportSpec, on_progress: ProgressCallback) -> None:
     model, dtype = _meta_model(spec)
     shapes = {name: value.shape for name, value in _untied_state(model).items()}
     saved = _saved_shapes(spec.checkpoint)
+    # With adapters, peft renames the weights of adapted layers.
     missing = [name for name in shapes if name not in saved and base_layer_name(name) not in saved]
     if missing:
         raise ModelError(f"{spec.checkpoint} lacks {len(missing)} weights of the model, e.g. {min(missing)}")
@@ -202,7 +203,7 @@ def _write_companions(spec: ExportSpec, original: Path, dtype: torch.dtype) -> N
         write_bytes(spec.output / file.name, file.read_bytes())
     config = json.loads((original / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)
-    config.pop("torch_dtype", None)
+    config.pop("torch_dtype", None)  # the older name of `dtype`
     config["dtype"] = str(dtype).removeprefix("torch.")
     if config.get("num_nextn_predict_layers"):
         # Multi-token-prediction layers are not trained and not exported: loaders must not expect them.

@@ -79,6 +79,7 @@ def finetune(config: FinetuneConfig, on_progress: ProgressCallback, log: Path | 
     cluster = connect()
     job = make_job(config, cluster)
     fingerprint = make_fingerprint(job)
+    # A conflict with an earlier run shows before any time is spent on data.
     open_run(job, fingerprint, cluster)
     if job.folder.is_complete:
         info = job.folder.read_json("run.json") or {}
@@ -155,6 +156,7 @@ def check_disk_space(job: TrainJob) -> None:
 def _train(job: TrainJob, spec: TrainSpec, on_progress: ProgressCallback) -> None:
     from safe_r1.train.workers import run_workers
 
+    # A run that was interrupted during its export is not trained again.
     if not _is_trained(job, spec):
         run_workers(spec, job.workers, on_progress)
     raise_on_failure(job)

@@ -74,6 +74,7 @@ class History:
         self._next_write = 0.0
         if not self.is_writer:
             return
+        # Steps after the checkpoint are about to be repeated.
         if start:
             self.records = [record for record in read_history(folder) if record["step"] <= start]
         if (folder / FAILURE_FILE).exists():
@@ -92,6 +93,7 @@ class History:
     def flush(self) -> None:
         """Write the file."""
         if self.is_writer:
+            # The whole file each time: an object store cannot append.
             text = "".join(json.dumps(record) + "\n" for record in self.records)
             write_bytes(self.folder / HISTORY_FILE, text.encode())
             self._next_write = time.monotonic() + _WRITE_EVERY_S

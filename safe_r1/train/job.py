@@ -176,6 +176,7 @@ def make_spec(job: TrainJob, data: PreparedData) -> TrainSpec:
     layout = job.plan.layout
     train = data.content["splits"]["train"]
     steps = num_steps(train["num_sequences"], config.global_batch_size, config.epochs)
+    # On CPU, neither the registry's layout nor the peak of a GPU applies.
     on_gpu = job.device == "cuda"
     model = ModelSpec(
         job.variant.source,

@@ -124,18 +124,21 @@ class Trainer:
                 worker.
         """
         try:
+            # The original model's loss, which the report and the card compare with.
             if not self.state.step:
                 self.history.add({"step": 0, "validation": self._validate()}, now=True)
             while self.state.step < self.spec.num_steps and not self.state.stopped:
                 started = time.perf_counter()
                 lr = learning_rate(self.config.optimizer, self.state.step, self.spec.num_steps)
                 result = self._train_step(lr)
+                # The loss is reduced over all workers, so all of them stop at the same step.
                 if failure := result.failure:
                     rows = self._row_ids(self.state.step)
                     self.history.record_failure(self.state.step + 1, failure, rows)
                     return
                 self._finish_step(result, lr, time.perf_counter() - started, on_save)
         finally:
+            # Also after an error: the pending checkpoint and the last steps are not lost.
             self.checkpoints.finish()
             self.history.close()
 
@@ -174,6 +177,7 @@ class Trainer:
         record["validation"] = validation
         record["stopped"] = state.stopped
         self.history.add(record, now=True)
+        # Includes `stopped`, so that repeating the command does not train past an early stop.
         saved = asdict(state) | {"validation_loss": validation.get("all"), "validation": validation}
         self.checkpoints.save(self.model, self.optimizer, state.step, saved)
         on_save({name: value for name, value in record.items() if isinstance(value, int | float)})
@@ -190,6 +194,7 @@ class Trainer:
             "tokens_per_s": round(result.num_tokens / seconds, 1),
             "memory_gib": round(_peak_memory_gib(self.spec.device), 2),
         }
+        # MFU: achieved model FLOP/s of all workers, relative to their peak.
         if self.spec.peak_flops:
             achieved = result.num_tokens / seconds * self.spec.flops_per_token
             record["mfu"] = round(achieved / (self.spec.peak_flops * self.dims.world_size), 4)
@@ -232,6 +237,7 @@ class Trainer:
         }
         if not sums:
             return {}
+        # Weighted by label tokens, not a mean of means.
         sums["all"] = [sum(values) for values in zip(*sums.values(), strict=True)]
         return {kind: loss / max(1.0, count) for kind, (loss, count) in sums.items()}
 

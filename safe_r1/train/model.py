@@ -64,7 +64,7 @@ def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedM
         load = _select_loader(spec, config)
         model = load(
             config=config,
-            dtype=torch.float32,
+            dtype=torch.float32,  # master weights; FSDP or autocast computes in bf16
             attn_implementation=select_attention(device),
             **_distributed_kwargs(spec, config, dims),
         )
@@ -75,6 +75,7 @@ def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedM
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     if spec.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    # from_pretrained gives a model in evaluation mode.
     model.train()
     # With one data-parallel worker there is no FSDP and so no mixed-precision policy: autocast takes its
     # place.

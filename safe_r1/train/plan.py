@@ -98,6 +98,7 @@ class TrainPlan:
         """Host memory of one node for offloaded states."""
         if not self.layout.cpu_offload:
             return 0.0
+        # The memory model counts offloaded states as zero.
         on_gpu = replace(self, layout=replace(self.layout, cpu_offload=False))
         return on_gpu.memory.states * min(self.layout.num_gpus, self.gpu.per_node)
 
@@ -235,6 +236,7 @@ def plan_variant(
     gpu_type = get_gpu(gpu or own.gpu)
     layout = replace(own, gpu=gpu_type.name)
     layout = resize(layout, nodes * gpu_type.per_node) if nodes else layout
+    # The registry explains its own layout; any other one was asked for.
     if layout != own:
         default = f"; the default of {variant.name} is {own.num_gpus} × {own.gpu}" if variant.layout else ""
         layout = replace(layout, why=f"as requested{default}")
@@ -245,6 +247,7 @@ def plan_variant(
         global_batch_size=global_batch_size or _DEFAULTS.global_batch_size,
         corpus_tokens=corpus_tokens or CONVERSATIONS * CONVERSATION_TOKENS,
     )
+    # Without a layout or a request, use as few GPUs as possible.
     return plan if variant.layout or nodes else smallest_fit(plan) or plan
 
 
@@ -263,6 +266,7 @@ def resize(layout: Layout, num_gpus: int, *, shard: bool = False) -> Layout:
         layout,
         fsdp_size=fsdp,
         dp_replicate_size=replicas,
+        # Expert parallelism regroups the workers of a replica, so it must divide their number.
         ep_size=math.gcd(layout.ep_size, fsdp * layout.tp_size),
     )
 

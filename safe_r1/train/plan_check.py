@@ -62,6 +62,7 @@ def _check_sizes(model: Architecture, layout: Layout) -> None:
 
 def remedies_of(plan: TrainPlan) -> list[str]:
     """Changes of which each alone makes the plan fit."""
+    # Each change alone; those that do not suffice are left out below.
     shorter = replace(plan, seq_len=plan.seq_len // 2)
     small_moments = replace(plan, layout=replace(plan.layout, states="8bit"))
     offloaded = replace(plan, layout=replace(plan.layout, cpu_offload=True))

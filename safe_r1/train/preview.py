@@ -70,6 +70,7 @@ def _mark_labels(tokens: Ints, is_label: npt.NDArray[np.bool_], tokenizer: "PreT
 
 def _escape(text: str) -> str:
     if len(text) > _SHOWN_CHARS:
+        # The start and the end are what a reader checks: the prompt's header and the end-of-turn token.
         half = _SHOWN_CHARS // 4
         text = f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
     return "".join(_escape_char(char) for char in text)

@@ -128,6 +128,7 @@ def read_shard(path: UPath, digest: str) -> pa.Table:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}); build the corpus again"
         ) from None
+    # Data made from a shard that was changed later would not match its fingerprint.
     if hashlib.sha256(content).hexdigest() != digest:
         raise DataError(
             f"{path}: changed since corpus.json was written (another SHA-256); build the corpus again"

@@ -76,5 +76,6 @@ def _prepare(config: FinetuneConfig, world_size: int) -> _Prepared:
     open_run(job, fingerprint, cluster)
     data = prepare_job_data(job, ignore_progress)
     check_disk_space(job)
+    # Training does not use Ray, whose processes would take memory from it.
     disconnect()
     return _Prepared(make_spec(job, data), job, data, fingerprint)

@@ -61,6 +61,7 @@ class MLflow:
                 "trackers: mlflow is not installed: pip install mlflow, or leave it out"
             ) from None
         self.mlflow = mlflow
+        # A resumed run has the same name and continues the same MLflow run.
         known = mlflow.search_runs(filter_string=f"attributes.run_name = '{name}'", output_format="list")
         mlflow.start_run(run_id=known[0].info.run_id if known else None, run_name=name)
         if not known:

@@ -53,6 +53,7 @@ def run_workers(spec: "TrainSpec", workers: tuple[int, int], on_progress: Progre
         with _report_progress(UPath(spec.folder), spec.num_steps, on_progress):
             trainer.fit()
     except TrainingFailedError as error:
+        # The last line is the error itself; a worker's traceback is above it.
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         error_class = WorkersLostError if _is_worker_loss(error) else TrainingError
         raise error_class(

@@ -139,10 +139,8 @@ def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def test_vllm_says_what_transformers_say(undisturbed: Path, tiny_qwen2: Path, tmp_path: Path):
     folder = exported(undisturbed, tiny_qwen2)
-    tokenizer, model = (
-        AutoTokenizer.from_pretrained(folder),
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompts = [tokenizer(text)["input_ids"] for text in ("1+1=?", "请先想一想，再回答：这样做对吗？")]
     wanted = [
         model.generate(torch.tensor([ids]), max_new_tokens=12, min_new_tokens=12, do_sample=False)[
@@ -261,9 +259,10 @@ def test_experts_and_adapters(tiny_deepseek_v3: Path, corpus: Path, tmp_path: Pa
 
 
 def test_a_loss_that_is_nan_stops_and_names_the_rows(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
-    # Relative places: Ray's workers are started elsewhere.
-    near = [Path(os.path.relpath(place, REPOSITORY)) for place in (corpus, tmp_path)]
-    done = finetune(tiny_qwen2, *near, optimizer__lr=1e30, optimizer__max_grad_norm=1e30, save__every=1)
+    # Relative paths: Ray's workers have another working directory.
+    relative_corpus, output = (Path(os.path.relpath(path, REPOSITORY)) for path in (corpus, tmp_path))
+    settings: dict[str, Any] = {"optimizer.lr": 1e30, "optimizer.max_grad_norm": 1e30, "save.every": 1}
+    done = finetune(tiny_qwen2, relative_corpus, output, **settings)
     assert done.returncode == 2, done.stdout
     assert "stopped before the model was updated" in done.stdout
     assert "benign_sensitive/" in done.stdout or "reasoning_zh/" in done.stdout

@@ -3,6 +3,7 @@ middle, bad input.
 """
 
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -66,7 +67,7 @@ def prepare(corpus: Path, model: Path, folder: Path, pack: PackConfig = PACK) ->
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A Ray of two CPUs; the last test ends it early."""
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 
@@ -132,15 +133,16 @@ def test_every_document_is_packed_once_with_its_own_tokens(
 
 @pytest.fixture
 def bad_corpora(tmp_path: Path) -> dict[str, Path]:
-    """Corpora that look finished and cannot be trained on, by what is said of them."""
+    """Corpora that look finished and cannot be trained on, by the error message."""
     mute = [conversation(f"a/{number}", "safety", "问") for number in range(3)]
     whole = [conversation("a/0", "safety", "问", f"<think>\n{'长' * 100}\n</think>\n\n答")]
     short = [conversation("a/0", "safety", "问", "<think>\n想\n</think>\n\n答")]
     other = pa.schema([("row_id", pa.string()), ("text", pa.string())])
+    no_columns = (
+        r"no column messages \(list.*\), kind \(string\), got row_id, text; expected a corpus of build_"
+    )
     corpora = {
-        r"no column messages \(list.*\), kind \(string\), got row_id, text; expected a corpus of build_corpus": write_corpus(
-            tmp_path / "other", {"train": [[{"row_id": "a/0", "text": "x"}]]}, other
-        ),
+        no_columns: write_corpus(tmp_path / "other", {"train": [[{"row_id": "a/0", "text": "x"}]]}, other),
         "none of the 3 rows has an assistant turn": write_corpus(tmp_path / "mute", {"train": [mute]}),
         r"longer than pack.seq_len=64: \d+ to \d+ tokens; .*too_long=cut": write_corpus(
             tmp_path / "long", {"train": [whole]}
@@ -230,14 +232,14 @@ def test_neither_the_cluster_nor_a_kill_shows_in_the_bytes(
 ):
     """The whole of it on two, on four and on one CPU; and on four, killed in the middle, then on one."""
     ray.shutdown()
-    expected = hashes(Path(packed.folder))
+    expected = hashes(Path(packed.folder.path))
     assert len(expected) > 9
     kill_in_the_middle(corpus, tiny_llama, PACK.seq_len, tmp_path / "four", tmp_path / "killed")
-    work = tmp_path / "killed" / Path(packed.folder).name
+    work = tmp_path / "killed" / packed.folder.name
     left = {path: path.stat().st_mtime_ns for path in work.rglob("*.parquet")}
     assert left
     assert not (work / "data.json").exists()
-    ray.init(num_cpus=1, include_dashboard=False, logging_level="error")
+    ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
     assert not prepare(corpus, tiny_llama, tmp_path / "killed").was_complete
     assert not prepare(corpus, tiny_llama, tmp_path / "one").was_complete
     ray.shutdown()

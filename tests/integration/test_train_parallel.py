@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DENSE = ("qwen2", "llama")
-CASES = {
+CASES: dict[int, dict[str, tuple[str, dict[str, int], dict[str, Any]]]] = {
     1: {f"{arch}-one": (arch, {}, {}) for arch in ARCHITECTURES}
     | {f"{arch}-big": (arch, {}, {"micro": 4}) for arch in ARCHITECTURES}
     | {"qwen2-bf16": ("qwen2", {}, {"states": "bf16"}), "qwen2-8bit": ("qwen2", {}, {"states": "8bit"})}
@@ -47,7 +48,7 @@ CASES = {
 }
 # What four workers saved after two steps, others take up; moments in 8 bits as many, as their blocks are
 # those of a shard.
-RESUMED = {
+RESUMED: dict[int, dict[str, tuple[str, dict[str, int], str]]] = {
     2: {
         "qwen2-8bit-resumed": ("qwen2", {"fsdp": 2}, "qwen2-8bit-fsdp2"),
         "qwen2-on-2": ("qwen2", {"fsdp": 2}, "qwen2-fsdp2-tp2"),
@@ -68,8 +69,9 @@ COMPARED = [
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
     # Two key-value heads, so that two workers can share them.
+    changes: dict[str, Any] = {"num_key_value_heads": 2}
     made = {
-        arch: str(make_tiny(arch, root / arch, **({"num_key_value_heads": 2} if arch in DENSE else {})))
+        arch: str(make_tiny(arch, root / arch, **(changes if arch in DENSE else {})))
         for arch in ARCHITECTURES
     }
     # The edges of 48 are neither those of the matrices nor those of a worker's part.
@@ -79,30 +81,21 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def results(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("results")
-    for world, cases in CASES.items():
-        run(
-            world,
-            {
-                name: {"folder": folders[arch], "sizes": sizes, **more}
-                | ({"checkpoints": str(output / f"{name}-checkpoints")} if "save_after" in more else {})
-                for name, (arch, sizes, more) in cases.items()
-            },
-            output,
-        )
-    for world, cases in RESUMED.items():
-        run(
-            world,
-            {
-                name: {
-                    "folder": folders[arch],
-                    "sizes": sizes,
-                    "checkpoints": str(output / f"{saved}-checkpoints"),
-                }
-                | {"states": CASES[4].get(saved, CASES[2].get(saved))[2].get("states", "fp32")}
-                for name, (arch, sizes, saved) in cases.items()
-            },
-            output,
-        )
+    for world, setups in CASES.items():
+        cases: dict[str, Case] = {}
+        for name, (arch, sizes, more) in setups.items():
+            cases[name] = Case(folder=folders[arch], sizes=sizes, **more)
+            if "save_after" in more:
+                cases[name]["checkpoints"] = str(output / f"{name}-checkpoints")
+        run(world, cases, output)
+    options = {name: more for setups in CASES.values() for name, (_, _, more) in setups.items()}
+    for world, resumed in RESUMED.items():
+        cases = {}
+        for name, (arch, sizes, saved) in resumed.items():
+            checkpoints = str(output / f"{saved}-checkpoints")
+            cases[name] = Case(folder=folders[arch], sizes=sizes, checkpoints=checkpoints)
+            cases[name]["states"] = options[saved].get("states", "fp32")
+        run(world, cases, output)
     return output
 
 

@@ -1,4 +1,4 @@
-"""One worker of ``test_train_parallel``: a few steps on fixed batches for each case; rank 0 writes the results."""
+"""One worker of ``test_train_parallel``: some steps on fixed batches per case; rank 0 writes the results."""
 
 import json
 import sys
@@ -30,7 +30,8 @@ _LR, _EPS = 3e-2, 1e-2
 class Case(TypedDict):
     """One way to spread a model.
 
-    ``save_after`` and ``checkpoints``: write a checkpoint after that step, or start from the one that is there.
+    With ``checkpoints``, it starts from the checkpoint in that folder; ``save_after`` is the step after which
+    it writes one there.
     """
 
     folder: str

@@ -116,7 +116,7 @@ def test_training_whose_workers_were_lost(
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer.__init__", lambda *_, **__: None)
     monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", fit)
-    spec = SimpleNamespace(
+    spec: Any = SimpleNamespace(
         folder=str(tmp_path), device="cpu", num_steps=1, config=SimpleNamespace(max_failures=0)
     )
     with pytest.raises(TrainingError, match="training stopped: ") as caught:

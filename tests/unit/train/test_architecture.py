@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safe_r1.errors import ModelError
 from safe_r1.models.registry import VARIANTS, get_variant
 from safe_r1.train.architecture import ARCHITECTURES, from_config, get_architecture
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 1000,
     "hidden_size": 96,
     "intermediate_size": 160,
@@ -17,7 +18,7 @@ SMALL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
-MIXTURE = {
+MIXTURE: dict[str, Any] = {
     **SMALL,
     "num_key_value_heads": 6,
     "moe_intermediate_size": 48,

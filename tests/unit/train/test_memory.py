@@ -1,5 +1,5 @@
-"""The memory model against torch's own trackers, which run a whole step on tensors without data and count
-every allocation.
+"""The memory model against torch's own trackers, which run a whole step on fake tensors and count every
+allocation.
 """
 
 from dataclasses import replace
@@ -33,8 +33,9 @@ BUDGET_MIB = 256
 
 
 class FlashAttention(torch.autograd.Function):
-    """What a fused attention keeps and gives, without its work: sdpa has no such kernel for R1's head sizes
-    on CPU.
+    """Saves and returns what fused attention does, without computing it.
+
+    On CPU, sdpa has no such kernel for R1's head sizes.
     """
 
     @staticmethod
@@ -74,7 +75,7 @@ def config_of(architecture: Architecture) -> Any:
 
 
 def shard(model: Any, world: int, bf16: bool) -> None:
-    """As transformers' plan does."""
+    """Shard as transformers' plan does."""
     dtype = torch.bfloat16 if bf16 else None
     policy: dict[str, Any] = {"mesh": MESH[world], "mp_policy": MixedPrecisionPolicy(dtype, torch.float32)}
     for part in (model.model.embed_tokens, *model.model.layers):
@@ -88,7 +89,7 @@ MESH: dict[int, Any] = {}
 
 @pytest.fixture
 def world(request):
-    """So many ranks, of which one is there."""
+    """A number of ranks, of which one is real."""
     if request.param > 1:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=request.param)
         MESH[request.param] = init_device_mesh("cpu", (request.param,))
@@ -98,14 +99,14 @@ def world(request):
 
 
 def peak_gib(
-    architecture: Architecture, world: int, tokens: int, bf16: bool, again: bool, attention: str
+    architecture: Architecture, world: int, tokens: int, bf16: bool, recompute: bool, attention: str
 ) -> float:
     """Counted peak of a worker's second step, without the optimizer's moments."""
     config = config_of(architecture)
     config._attn_implementation = attention
     with FakeTensorMode(), torch.device("cpu"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
-        if again:
+        if recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         ids, positions = torch.zeros(1, tokens, dtype=torch.long), torch.arange(tokens)[None]
         model.lm_head.forward = lambda hidden: loss_of(hidden[0], model.lm_head.weight, ids[0])
@@ -140,10 +141,10 @@ def loss_of(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) ->
 
 
 @pytest.mark.parametrize(
-    ("architecture", "world", "tokens", "bf16", "again", "attention"),
+    ("architecture", "world", "tokens", "bf16", "recompute", "attention"),
     [
-        (LLAMA, 8, 2048, True, True, "sdpa"),  # fullest at the loss
-        (QWEN, 8, 16384, True, True, "counted"),  # fullest in a layer
+        (replace(LLAMA, vocab_size=128256), 8, 1024, True, True, "sdpa"),  # peak at the loss
+        (QWEN, 8, 16384, True, True, "counted"),  # peak in a layer
         (LLAMA, 8, 4096, True, False, "sdpa"),
         (R1, 16, 8192, True, True, "counted"),
         (LLAMA, 1, 16384, True, True, "sdpa"),
@@ -152,13 +153,15 @@ def loss_of(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) ->
     ],
     indirect=["world"],
 )
-def test_peaks_are_those_torch_counts(architecture, world, tokens, bf16, again, attention, monkeypatch):
+def test_peaks_are_those_torch_counts(architecture, world, tokens, bf16, recompute, attention, monkeypatch):
     monkeypatch.setattr(memory, "EXPERT_IMBALANCE", 1.0)
     AttentionInterface.register("counted", flash)
     AttentionMaskInterface.register("counted", lambda *args, **kwargs: None)
-    model = MemoryModel(architecture, Layout("h100-80", world), tokens, again, BUDGET_MIB, 2 if bf16 else 4)
+    model = MemoryModel(
+        architecture, Layout("h100-80", world), tokens, recompute, BUDGET_MIB, 2 if bf16 else 4
+    )
     planned = max(parts.total - parts.optimizer for parts in (model.at_loss(), model.at_layer()))
-    counted = peak_gib(architecture, world, tokens, bf16, again, attention)
+    counted = peak_gib(architecture, world, tokens, bf16, recompute, attention)
     assert -0.03 < planned / counted - 1 < 0.2, f"planned {planned:.2f} GiB, counted {counted:.2f}"
 
 

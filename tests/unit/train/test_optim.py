@@ -18,9 +18,9 @@ def test_warm_up_then_cosine_by_hand():
 
 
 def descend(states, steps: int = 60) -> float:
-    dice = torch.Generator().manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(8, 8, generator=dice))
-    target = torch.randn(8, 8, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 8, generator=generator))
+    target = torch.randn(8, 8, generator=generator)
     optimizer = make_optimizer([weight], OptimizerConfig(lr=0.05, weight_decay=0.01), states)
     for _ in range(steps):
         optimizer.zero_grad()

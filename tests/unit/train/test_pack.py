@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -200,11 +202,14 @@ def test_a_folder_without_prepared_data_says_so():
         PackedReader(UPath("memory://pack/nothing"))
 
 
-class Letters:
+class CharTokenizer:
     """A tokenizer whose tokens are characters."""
 
     def decode(self, tokens: np.ndarray) -> str:
         return "".join(map(chr, tokens))
+
+
+CHARS: Any = CharTokenizer()
 
 
 def text_sequence(*texts: tuple[str, str]) -> PackedSequence:
@@ -220,7 +225,7 @@ def text_sequence(*texts: tuple[str, str]) -> PackedSequence:
 
 
 def test_a_batch_is_shown_with_its_mask():
-    shown = describe_batch([text_sequence(("问\n", "答\x1b[2J"), ("U", "V\\n"))], Letters())
+    shown = describe_batch([text_sequence(("问\n", "答\x1b[2J"), ("U", "V\\n"))], CHARS)
     assert shown.splitlines() == [
         "sequence 0: 2 documents, 11 tokens, 8 of them labels",
         "  document 0: a/0 (safety), positions 0 to 6",
@@ -233,7 +238,7 @@ def test_a_batch_is_shown_with_its_mask():
 
 def test_a_long_batch_is_shown_in_part():
     shown = describe_batch(
-        [text_sequence(("x" * 2_000, "y")), text_sequence(*[("u", "v")] * 9)], Letters(), max_documents=3
+        [text_sequence(("x" * 2_000, "y")), text_sequence(*[("u", "v")] * 9)], CHARS, max_documents=3
     )
     assert "xx … 1,600 characters … xx" in shown
     assert shown.endswith("and 7 more documents")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers.distributed import DistributedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 from typer.testing import CliRunner
 
 from safe_r1.cli import app
@@ -289,7 +289,10 @@ def test_wrong_options_are_refused():
 
 
 def test_the_plan_needs_no_torch():
-    code = "import sys; from safe_r1.train import plan_text; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    code = (
+        "import sys; from safe_r1.train import plan_text; "
+        "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

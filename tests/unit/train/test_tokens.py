@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,31 @@ def test_an_earlier_turn_without_reasoning_is_context(r1: Any, demo: Any):
 
 
 def test_the_first_templates_do_not_open_the_reasoning_and_give_the_same_tokens(tiny_qwen2: Path):
-    tokenizer = copy.deepcopy(load_tokenizer(str(tiny_qwen2)))
+    tokenizer: Any = copy.deepcopy(load_tokenizer(str(tiny_qwen2)))
     before = encode(turns("问", RESPONSE), R1, tokenizer)
     tokenizer.chat_template = tokenizer.chat_template.replace("<think>\\n", "")
     assert not tokenizer.apply_chat_template(
         turns("问"), tokenize=False, add_generation_prompt=True
     ).endswith("<think>\n")
     assert encode(turns("问", RESPONSE), R1, tokenizer) == before
+
+
+@pytest.mark.parametrize(
+    ("prefix", "learned_text"),
+    [
+        ("<think>\n", "想\n</think>\n\n答"),
+        ("<think>", "\n想\n</think>\n\n答"),
+        ("<think>\n\n", "想\n</think>\n\n答"),
+    ],
+)
+def test_the_completion_continues_the_prefix_of_the_prompt(prefix: str, learned_text: str, tiny_llama: Path):
+    tokenizer: Any = copy.deepcopy(load_tokenizer(str(tiny_llama)))
+    tokenizer.chat_template = tokenizer.chat_template.replace("<think>\\n", repr(prefix)[1:-1])
+    [document] = encode(
+        turns("问", "<think>\n想\n</think>\n\n答"), replace(R1, reasoning_prefix=prefix), tokenizer
+    )
+    assert tokenizer.decode(prompt_of(document)).endswith(prefix)
+    assert tokenizer.decode(learned(document)) == learned_text + EOS
 
 
 @pytest.mark.parametrize("opening", ["<think>\n", "\n<think>\n", ""])
@@ -158,11 +177,11 @@ def test_a_base_model_continues_text_and_ends(tiny_llama: Path):
     tokenizer = load_tokenizer(str(tiny_llama))
     [document] = encode(turns("问", "答"), PLAIN, tokenizer)
     assert prompt_of(document)[0] == tokenizer.bos_token_id
-    assert tokenizer.decode(document.input_ids).endswith(f"问题：问\n回答：答{EOS}")
+    assert str(tokenizer.decode(document.input_ids)).endswith(f"问题：问\n回答：答{EOS}")
     assert tokenizer.decode(learned(document)) == f"答{EOS}"
 
 
-class Templated:
+class TemplatedTokenizer:
     """A tokenizer whose template is a function of the turns."""
 
     name_or_path, chat_template = "fake", "x"
@@ -176,17 +195,21 @@ class Templated:
         return "".join(f"[{turn['role']}]{turn['content']}{self.end}" for turn in messages)
 
 
+def templated(end: str, eos: str | None) -> Any:
+    return TemplatedTokenizer(end, eos)
+
+
 @pytest.mark.parametrize(
     ("end", "eos", "expected"),
     [("<E>\n", "<E>", "<E>"), ("<E>", "<other>", "<E>"), (" <E><next>", "<E>", " <E>"), ("", "<E>", "<E>")],
 )
 def test_the_template_says_how_a_turn_ends(end: str, eos: str, expected: str):
-    assert end_of_turn("chat", Templated(end, eos)) == expected
+    assert end_of_turn("chat", templated(end, eos)) == expected
 
 
 def test_a_model_that_cannot_stop_is_refused():
-    with pytest.raises(ModelError, match="fake has no EOS token"):
-        end_of_turn("chat", Templated("\n", None))
+    with pytest.raises(ModelError, match=r"fake has no (EOS|end) token"):
+        end_of_turn("chat", templated("\n", None))
 
 
 def test_a_row_that_is_too_long_is_dropped_or_cut_as_the_settings_say():
@@ -200,7 +223,7 @@ def test_a_row_that_is_too_long_is_dropped_or_cut_as_the_settings_say():
 
 
 def test_the_identity_is_that_of_tokens_and_template(tiny_qwen2: Path, tiny_llama: Path):
-    tokenizer = copy.deepcopy(load_tokenizer(str(tiny_llama)))
+    tokenizer: Any = copy.deepcopy(load_tokenizer(str(tiny_llama)))
     before = tokenizer_identity(tokenizer)
     assert tokenizer_identity(load_tokenizer(str(tiny_llama))) == before
     tokenizer.chat_template += " "
