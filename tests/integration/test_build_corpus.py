@@ -1,6 +1,4 @@
-"""The corpus job as a user runs it: real Ray Data, real rows of the package, a teacher's endpoint, a kill in
-the middle.
-"""
+"""The corpus job as a user runs it: real Ray Data, real rows of the package, a teacher endpoint, a kill."""
 
 import hashlib
 import json
@@ -160,9 +158,10 @@ def test_every_row_is_accounted_for(built: Path):
 
 
 def test_trainers_can_read_it(built: Path, tmp_path: Path):
-    from datasets import load_dataset
+    from datasets import Dataset, load_dataset
 
-    corpus = load_dataset(str(built), cache_dir=str(tmp_path))
+    corpus: Any = load_dataset(str(built), cache_dir=str(tmp_path))
+    assert all(isinstance(split, Dataset) for split in corpus.values())
     assert sum(len(split) for split in corpus.values()) == 180
     assert 12 <= len(corpus["validation"]) <= 24
     for row in corpus["train"]:
@@ -197,7 +196,8 @@ import ray
 ray.init(num_cpus={workers}, include_dashboard=False, logging_level="error")
 from safe_r1.corpus.build import build
 from safe_r1.corpus.recipe import load_recipe
-build(load_recipe({str(recipe)!r}, [], data={str(recipe.parent)!r}, output={str(tmp_path / "c")!r}), lambda *args: None)
+recipe = load_recipe({str(recipe)!r}, [], data={str(recipe.parent)!r}, output={str(tmp_path / "c")!r})
+build(recipe, lambda progress: None)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -212,7 +212,7 @@ build(load_recipe({str(recipe)!r}, [], data={str(recipe.parent)!r}, output={str(
 
 
 class Teacher:
-    """An OpenAI-compatible endpoint that counts its calls by prompt and says who was cut off."""
+    """An OpenAI-compatible endpoint that counts requests and completed replies by prompt."""
 
     def __init__(self):
         self.answered: Counter[str] = Counter()
@@ -255,7 +255,7 @@ class Teacher:
                 except OSError:
                     pass
 
-            def log_message(self, *args: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -345,23 +345,56 @@ def test_a_model_in_the_same_job_teaches(tiny_qwen2: Path, tmp_path: Path):
     assert info["num_read"] == 24 == info["num_kept"] + info["num_dropped"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--recipe", "papr-50k"], "did you mean paper-50k"),
-        (["--set", "total=100000"], "too few"),
-        (["--set", "max_malformed_share=0.05"], "own.jsonl:11"),
-        (["--set", 'licences=["MIT"]'], "does not allow"),
-        (["--data", "/nowhere"], "/nowhere"),
-        (["--set", "filtres.min_prompt_chars=3"], "unknown setting"),
-        (["--output", "/proc/nowhere"], "/proc/nowhere"),
-    ],
-)
-def test_bad_input_is_one_line(arguments: list[str], message: str, recipe: Path, tmp_path: Path):
-    text = run(recipe, tmp_path / "out", *arguments, code=2)
+BAD_INPUT = [
+    (["--recipe", "papr-50k"], "did you mean paper-50k"),
+    (["--set", "total=100000"], "too few"),
+    (["--set", 'licences=["MIT"]'], "does not allow"),
+    (["--data", "/nowhere"], "/nowhere"),
+    (["--set", "filtres.min_prompt_chars=3"], "unknown setting"),
+    (["--output", "/proc/nowhere"], "/proc/nowhere"),
+]
+# Several command lines in one process: none of them starts Ray, and most of the time goes into imports.
+RUN_EACH = """
+import json, sys
+from ray_jobs.build_corpus import app
+for arguments in json.loads(sys.argv[1]):
+    try:
+        app(arguments)
+    except SystemExit as exit:
+        print(f"exit code {exit.code}", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What each command line of ``BAD_INPUT`` prints."""
+    output = tmp_path_factory.mktemp("refused") / "out"
+    commands = [command(recipe, output, *arguments)[2:] for arguments, _ in BAD_INPUT]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH, json.dumps(commands)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    assert not (output / "_SUCCESS").exists()
+    assert done.stdout.count("exit code 2\n") == len(BAD_INPUT), done.stdout + done.stderr
+    return done.stdout.split("exit code 2\n")
+
+
+@pytest.mark.parametrize("number", range(len(BAD_INPUT)), ids=lambda number: BAD_INPUT[number][1])
+def test_bad_input_is_one_line(number: int, refusals: list[str]):
+    last = refusals[number].strip().splitlines()[-1]
+    assert last.startswith("build_corpus: ")
+    assert BAD_INPUT[number][1] in last
+
+
+def test_too_many_malformed_records_are_one_line(recipe: Path, tmp_path: Path):
+    text = run(recipe, tmp_path / "out", "--set", "max_malformed_share=0.05", code=2)
     last = text.strip().splitlines()[-1]
     assert last.startswith("build_corpus: ")
-    assert message in last
+    assert "own.jsonl:11" in last
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
