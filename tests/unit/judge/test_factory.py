@@ -144,7 +144,7 @@ def test_an_endpoints_identity_is_what_can_change_a_verdict(monkeypatch: pytest.
 def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What identifies the models' weights; no hub is asked."""
     found = {"demo": "sha256:1", "qwen2.5-72b-instruct": "sha256:2"}
-    monkeypatch.setattr("safe_r1.models.checkpoints.prepare", lambda each: (each, found[each.name]))
+    monkeypatch.setattr("safe_r1.models.checkpoints.prepare", lambda each, trust: (each, found[each.name]))
     return found
 
 
