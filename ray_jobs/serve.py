@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ray_jobs.common import job, join_ray
-from safe_r1.config import load_config
+from safe_r1.config import hide_credentials, load_config
 
 
 def main(
@@ -59,7 +59,7 @@ def main(
         check_config(settings)
         models = ", ".join(settings.variants) or "no model"
         join_ray(console)
-        console.show(f"serve: {models}, judge {settings.judge.kind}; starting (log: {console.log})")
+        console.show(f"serve: {models}, judge {hide_credentials(settings.judge.kind)}; starting (log: {console.log})")
         ingress = run(settings, connect())
         url = f"http://{settings.host}:{settings.port}"
         console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")

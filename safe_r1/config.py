@@ -5,6 +5,7 @@ nearest known ones.
 """
 
 import difflib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -242,3 +243,17 @@ def setting_names(schema: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             names.append(f"{prefix}{name}")
     return names
+
+
+# The user and password of a URL; no character that can stand in either ends the run too early or backtracks.
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s\"]*@")
+
+
+def hide_credentials(text: str) -> str:
+    """The text without user names and passwords in its URLs."""
+    return _CREDENTIALS.sub("", text)
+
+
+def public_settings(settings: Settings) -> dict[str, Any]:
+    """Settings as plain values for files and terminals, without user names and passwords in URLs."""
+    return json.loads(hide_credentials(settings.model_dump_json()))

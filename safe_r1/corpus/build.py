@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from upath import UPath
 
+from safe_r1.config import public_settings
 from safe_r1.corpus.accounting import CorpusInfo, account
 from safe_r1.corpus.candidates import sum_costs
 from safe_r1.corpus.card import measure_lengths, render_card, write_figures
@@ -18,7 +19,7 @@ from safe_r1.corpus.decontaminate import Decontaminator
 from safe_r1.corpus.export import WORK, export
 from safe_r1.corpus.index import RowIndex
 from safe_r1.corpus.ingest import STAGE, Ingest, read_counts
-from safe_r1.corpus.plan import CorpusPlan, fingerprint, make_plan, public_settings
+from safe_r1.corpus.plan import CorpusPlan, fingerprint, make_plan
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.selection import select_rows
 from safe_r1.corpus.sources import SourcePart

@@ -1,14 +1,13 @@
 """Planning of a corpus: all checks and costs that can be determined before anything is started or written."""
 
 import hashlib
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from upath import UPath
 
+from safe_r1.config import hide_credentials
 from safe_r1.corpus.decontaminate import Question, load_questions
 from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
 from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
@@ -28,8 +27,6 @@ _TOKENS_PER_POLICY = 700
 _TOKENS_PER_RESPONSE = 900
 # Settings of the teacher that change how a response is obtained, but not the response.
 _RUNTIME_SETTINGS = ("engine", "concurrency", "timeout_s", "max_retries")
-# User and password of a URL: everything between "//" and an "@" before the path.
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s\"]*@")
 
 
 @dataclass(frozen=True)
@@ -138,16 +135,6 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
         "minhash": [NUM_PERM, NUM_BANDS],
         "versions": versions(("safe_r1", "rensa")),
     }
-
-
-def public_settings(recipe: CorpusRecipe) -> dict[str, object]:
-    """The recipe as plain values, without user names and passwords in URLs."""
-    return json.loads(hide_credentials(recipe.model_dump_json()))
-
-
-def hide_credentials(text: str) -> str:
-    """The text without user names and passwords in its URLs."""
-    return _CREDENTIALS.sub("", text)
 
 
 def _hash_files(parts: Sequence[SourcePart]) -> dict[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safe_r1.config import EvaluateConfig
+from safe_r1.config import EvaluateConfig, public_settings
 from safe_r1.errors import IntegrityError, RowsLostError
 from safe_r1.evaluation.plan import EvaluationPlan, finish_plan, make_plan
 from safe_r1.evaluation.publish import BenchmarkResult, publish
@@ -113,7 +113,7 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: Device) -> None:
                 "name": fingerprint["data"]["answer_key_name"],
                 "sha256": fingerprint["data"]["answer_key"],
             },
-            "config": plan.config.model_dump(mode="json"),
+            "config": public_settings(plan.config),
             "versions": versions(),
             "hardware": hardware()
             | {"device": device, "cluster_gpus": cluster.gpu_total, "cluster_cpus": cluster.cpu_total},
@@ -121,7 +121,7 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: Device) -> None:
         }
         # Another judge may be chosen until the first has judged: nothing before that depends on it.
         has_judged = any(map(is_judged, read_verdicts(folder).values()))
-        folder.open(fingerprint, info, free=() if has_judged else ("judge",))
+        folder.open(fingerprint, info, mutable=() if has_judged else ("judge",))
         if not folder.is_complete:
             known = {row["sample_id"] for row in folder.read_rows("samples", SAMPLE_SCHEMA)}
             missing = [sample for sample in plan.samples[name] if sample.sample_id not in known]

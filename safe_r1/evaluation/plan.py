@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from safe_r1.benchmarks import Benchmark, expand, get_benchmark
 from safe_r1.benchmarks.selection import select
-from safe_r1.config import EngineConfig, EvaluateConfig
+from safe_r1.config import EngineConfig, EvaluateConfig, hide_credentials
 from safe_r1.errors import ConfigError
 from safe_r1.inference.batch import Sampling
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU
@@ -176,7 +176,7 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
     nothing.
     """
     plan = make_plan(config)
-    show(config.model_dump_json(indent=1))
+    show(hide_credentials(config.model_dump_json(indent=1)))
     tokenizer = plan.load_tokenizer()
     for name, samples in plan.samples.items():
         _show_prompts(plan, plan.benchmarks[name], samples, tokenizer, show)

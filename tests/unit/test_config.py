@@ -1,6 +1,6 @@
 import pytest
 
-from safe_r1.config import EvaluateConfig, load_config, setting_names
+from safe_r1.config import EvaluateConfig, load_config, public_settings, setting_names
 from safe_r1.errors import ConfigError
 
 
@@ -57,3 +57,13 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_names_reach_into_groups():
     names = setting_names(EvaluateConfig)
     assert {"variant", "judge.engine.dtype", "generation.seed"} <= set(names)
+
+
+def test_settings_are_shown_without_credentials():
+    judge = "https://user:p%40ss@host:8000/v1"
+    config = load("output=s3://key:secret@store/runs", judge__kind=judge)
+    assert config.judge.kind == judge
+    shown = str(public_settings(config))
+    assert "https://host:8000/v1" in shown
+    assert "s3://store/runs" in shown
+    assert not any(word in shown for word in ("user", "p%40ss", "key:", "secret"))
