@@ -91,15 +91,15 @@ def without_byte_order_marks(folder: Path) -> Path:
     transformers and vLLM refuse such a JSON file, and a mark before a template becomes a part of every
     prompt. The view lies in the cache folder: copies of the files concerned, and links to all others.
     """
+    files = sorted(folder.iterdir())
     marked = {
-        file.name: content.removeprefix(codecs.BOM_UTF8)
-        for file in sorted(folder.iterdir())
-        if file.suffix in _TEXT_SUFFIXES and file.is_file()
-        if (content := file.read_bytes()).startswith(codecs.BOM_UTF8)
+        file.name: file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        for file in files
+        if file.suffix in _TEXT_SUFFIXES and file.is_file() and _begins_with_mark(file)
     }
     if not marked:
         return folder
-    names = sorted(file.name for file in folder.iterdir())
+    names = [file.name for file in files]
     digest = hashlib.sha256(repr((str(folder.resolve()), names, marked)).encode()).hexdigest()
     view = cache_folder() / "utf8" / digest[:16] / folder.resolve().name
     if view.is_dir():
@@ -115,6 +115,11 @@ def without_byte_order_marks(folder: Path) -> Path:
                 (staged / name).symlink_to((folder / name).resolve())
         move_into_place(staged, view)
     return view
+
+
+def _begins_with_mark(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def move_into_place(staged: Path, folder: Path) -> None:
