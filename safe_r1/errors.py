@@ -1,19 +1,20 @@
 """Errors of safe_r1: one base, few kinds.
 
-A message says what was wrong, what was got, what was expected and what to do, in one line. All errors are
+A message says in one line what was wrong, what was given, what was expected and what to do. All errors are
 plain exceptions with one string argument, so that Ray can pickle them from a worker to the driver.
 """
 
 
 class SafeR1Error(Exception):
-    """Base of every error a user can cause or repair; jobs print its one line and exit with ``exit_code``."""
+    """Base of every error that a user can repair; jobs print its one line and exit with ``exit_code``."""
 
     exit_code = 2
 
 
 class TransientError(SafeR1Error):
-    """Nothing that a user has to repair: a machine was lost or did not come, and the same command may
-    succeed.
+    """Nothing that a user has to repair: a machine was lost or did not start.
+
+    The same command may succeed.
     """
 
     exit_code = 3
@@ -32,7 +33,7 @@ class ModelError(SafeR1Error):
 
 
 class ResourceError(SafeR1Error):
-    """Too little memory, no accelerator, or no room in the cluster for what was asked."""
+    """Too little memory, no accelerator, or a cluster that is too small for what was requested."""
 
 
 class SandboxError(SafeR1Error):
@@ -40,7 +41,7 @@ class SandboxError(SafeR1Error):
 
 
 class StorageError(SafeR1Error):
-    """A place that cannot be written or read."""
+    """A file or folder that cannot be written or read."""
 
 
 class RunConflictError(SafeR1Error):
@@ -48,11 +49,11 @@ class RunConflictError(SafeR1Error):
 
 
 class TrainingError(SafeR1Error):
-    """A run that stopped by itself: its loss is none any more, or its workers kept dying."""
+    """A training that stopped by itself: its loss is NaN or inf, or its workers kept dying."""
 
 
 class CampaignError(SafeR1Error):
-    """Steps of a campaign that came to no result."""
+    """Steps of a campaign without a result."""
 
 
 class EndpointError(SafeR1Error):
@@ -68,7 +69,7 @@ class IntegrityError(SafeR1Error):
 
 
 class EngineLostError(TransientError, ModelError):
-    """An engine that died too often with its machine, or for which none came."""
+    """An engine that died too often with its machine, or whose machine did not start."""
 
 
 class ClusterLostError(TransientError, ResourceError):
@@ -76,7 +77,7 @@ class ClusterLostError(TransientError, ResourceError):
 
 
 class WorkersLostError(TransientError, TrainingError):
-    """Workers of a training that died too often with their machines, or for which none came."""
+    """Workers of a training that died too often with their machines, or whose machines did not start."""
 
 
 class RowsLostError(TransientError, IntegrityError):

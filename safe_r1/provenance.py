@@ -1,10 +1,9 @@
-"""What a run ran on: versions and hardware, for ``run.json``."""
+"""Provenance of a run: versions and hardware, for ``run.json``."""
 
 import datetime
 import os
 import platform
 from importlib import metadata
-from typing import Any
 
 PACKAGES = ("safe_r1", "ray", "vllm", "torch", "transformers", "pyarrow", "numpy", "scikit-learn")
 # The CPU build of vLLM is another distribution of the same package.
@@ -30,7 +29,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> dict[str, str | int | float | None]:
     """Processor, cores and memory of this machine."""
     import psutil
 

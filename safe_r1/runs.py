@@ -2,8 +2,8 @@
 
 ``OUTPUT/RUN/VARIANT/BENCHMARK/{samples,completions,verdicts}/*.parquet``, ``run.json``, ``metrics.json``, the
 report, and ``_SUCCESS`` written last. Any fsspec URI serves as OUTPUT. A shard is named after the keys in it
-and appears at once, so a write that is killed leaves nothing and one that is repeated replaces itself. What a
-resume has to do is read from the shards: there is no second book of what was done.
+and written atomically: a write that is killed leaves nothing, and one that is repeated replaces itself. The
+shards say what a resumed run has to do: there is no other record of what was done.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,29 +23,34 @@ from upath import UPath
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
 
 SUCCESS = "_SUCCESS"
+_SHOWN_DIFFERENCES = 6
 Row = dict[str, Any]
+"""A row of a Parquet table."""
+JsonObject = dict[str, Any]
+"""Content of a JSON file."""
 Key = tuple[Any, ...]
+"""Identity of a row within a stage."""
 
 
-def sha256(value: Any) -> str:
-    """Hash of a value by its canonical JSON."""
+def sha256(value: object) -> str:
+    """Hash of a value by its canonical JSON, in hexadecimal."""
     return hashlib.sha256(
         json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()
     ).hexdigest()
 
 
 def is_local(path: UPath) -> bool:
-    """True for a path of this machine's file system."""
+    """True for a path in this machine's file system."""
     return path.protocol in ("", "file", "local")
 
 
 def write_bytes(path: UPath, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file atomically.
 
     An object store shows an object when its upload is complete; on a file system a rename does the same.
 
     Raises:
-        StorageError: The place cannot be written.
+        StorageError: The path cannot be written.
     """
     try:
         if is_local(path):
@@ -60,15 +65,15 @@ def write_bytes(path: UPath, content: bytes) -> None:
             path.write_bytes(content)
     except OSError as error:
         raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; choose another --output or free the place"
+            f"cannot write {path}: {error.strerror or error}; make it writable or choose another --output"
         ) from None
 
 
 def write_table(path: UPath, table: pa.Table) -> None:
-    """Write a Parquet file so that it is there whole or not at all; equal tables give equal bytes.
+    """Write a Parquet file atomically; equal tables give equal bytes.
 
     Raises:
-        StorageError: The place cannot be written.
+        StorageError: The path cannot be written.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -89,28 +94,27 @@ class RunFolder:
 
     @classmethod
     def locate(cls, output: str, run: str, variant: str, benchmark: str) -> "RunFolder":
-        """The folder of a run, whether it exists or not."""
+        """The folder of a run, which need not exist."""
         return cls(UPath(output) / run / variant / benchmark)
 
     @property
     def is_complete(self) -> bool:
-        """True once everything is published."""
+        """True once the marker of a complete run is there."""
         return (self.path / SUCCESS).exists()
 
     def open(
         self,
-        fingerprint: dict[str, Any],
-        info: dict[str, Any],
-        free: Sequence[str] = (),
+        fingerprint: Mapping[str, object],
+        info: Mapping[str, object],
+        mutable: Sequence[str] = (),
         name: str = "run.json",
     ) -> None:
         """Create the folder, or check that it belongs to the same run.
 
         Args:
             fingerprint: Everything that could change a result, as nested dicts of plain values.
-            info: What else the file shall hold.
-            free: Parts of the fingerprint that nothing in the folder depends on yet, and that may therefore
-                change.
+            info: Further content of the file.
+            mutable: Parts of the fingerprint that may change, as nothing in the folder depends on them yet.
             name: The file that holds both.
 
         Raises:
@@ -121,21 +125,27 @@ class RunFolder:
         if old is None:
             self.write_json(name, {**info, "fingerprint": fingerprint})
             return
-        before, after = old.get("fingerprint", {}), json.loads(json.dumps(fingerprint, default=str))
-        differences = diff({**before, **{name: after.get(name) for name in free}}, after)
+        before: JsonObject = old.get("fingerprint", {})
+        # As it will be read again: tuples become lists, other values their text.
+        after: JsonObject = json.loads(json.dumps(fingerprint, default=str))
+        differences = diff({**before, **{part: after.get(part) for part in mutable}}, after)
         if differences:
-            shown = "; ".join(differences[:6]) + (
-                f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
-            )
+            shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
+            if len(differences) > _SHOWN_DIFFERENCES:
+                shown += f"; and {len(differences) - _SHOWN_DIFFERENCES} more"
             raise RunConflictError(
-                f"{self.path} already holds a run with other settings ({shown}). Repeat it as it was, or give this one "
-                "a name of its own: --set run=NAME, or another --output."
+                f"{self.path} already holds a run with other settings ({shown}). Repeat it with the same "
+                "settings, or give this one another name with --set run=NAME, or another --output."
             )
         if before != after:
             self.write_json(name, {**old, **info, "started_at": old.get("started_at"), "fingerprint": after})
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the folder, or None where there is none."""
+    def read_json(self, name: str) -> JsonObject | None:
+        """Content of a JSON file of the folder; None where there is no such file.
+
+        Raises:
+            StorageError: The file is damaged or cannot be read.
+        """
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -144,12 +154,12 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from None
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file at once."""
+    def write_json(self, name: str, value: object) -> None:
+        """Write a JSON file atomically."""
         self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file at once; lone surrogates in model output become replacement characters."""
+        """Write a text file atomically; lone surrogates in model output become replacement characters."""
         write_bytes(self.path / name, text.encode("utf-8", errors="replace"))
 
     def write_shard(
@@ -162,8 +172,8 @@ class RunFolder:
         )
 
     def shards(self, stage: str) -> list[UPath]:
-        """The Parquet files of a stage by name; none where it has not begun."""
-        # Not by glob: a folder's name may hold its special characters.
+        """The Parquet files of a stage by name; empty before its first."""
+        # Not by glob, as a folder's name may hold its special characters.
         folder = self.path / stage
         names = folder.iterdir() if folder.exists() else ()
         return sorted((path for path in names if path.name.endswith(".parquet")), key=lambda path: path.name)
@@ -173,18 +183,18 @@ class RunFolder:
         return [row for shard in self.shards(stage) for row in read_table(shard, schema.names).to_pylist()]
 
     def keep_log(self, log: Path) -> None:
-        """Copy a session's log beside the results; earlier sessions' logs stay."""
+        """Copy a session's log into the folder, beside those of earlier sessions."""
         write_bytes(self.path / "logs" / log.name, log.read_bytes())
 
     def publish(self) -> None:
-        """Write the marker of a complete run; nothing is written after it."""
+        """Write the marker of a complete run, which is the last write."""
         self.write_text(SUCCESS, "")
 
 
 def latest(rows: Iterable[Row], key: Callable[[Row], Key], is_final: Callable[[Row], bool]) -> dict[Key, Row]:
-    """One row a key: a final one before one that may be tried again.
+    """One row for each key, where a final one takes precedence over one that may be tried again.
 
-    A batch whose worker died after writing is computed again and may lie in two shards with the same content.
+    A batch whose worker died after writing is computed again, and its rows may be in two shards.
     """
     kept: dict[Key, Row] = {}
     for row in rows:
@@ -195,26 +205,32 @@ def latest(rows: Iterable[Row], key: Callable[[Row], Key], is_final: Callable[[R
 
 
 def check_complete(stage: str, expected: Iterable[Key], found: Iterable[Key]) -> None:
-    """Every expected key is there, and no other.
+    """Check that every expected key was found, and no other.
 
     Raises:
-        IntegrityError: Keys are missing or foreign; some are named.
+        IntegrityError: Keys are missing or foreign; the message names some.
     """
-    wanted, had = set(expected), set(found)
-    for word, keys in (("missing", wanted - had), ("not of this run", had - wanted)):
+    expected_keys = set(expected)
+    found_keys = set(found)
+    for problem, keys in (
+        ("missing", expected_keys - found_keys),
+        ("not of this run", found_keys - expected_keys),
+    ):
         if keys:
             shown = ", ".join("/".join(map(str, key)) for key in sorted(keys)[:5])
             raise IntegrityError(
-                f"{stage}: {len(keys)} of {len(wanted)} rows are {word}, e.g. {shown}; run the same command again"
+                f"{stage}: {len(keys)} of {len(expected_keys)} rows are {problem}, e.g. {shown}; run the "
+                "same command again"
             )
 
 
-def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def diff(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:
     """The differences between two nested dicts, one ``name: old → new`` each."""
-    lines = []
+    lines: list[str] = []
     for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
+        before = old.get(name)
+        after = new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += diff(before, after, f"{prefix}{name}.")
         elif before != after:
             lines.append(f"{prefix}{name}: {before!r} → {after!r}")
@@ -222,7 +238,7 @@ def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str
 
 
 def remove(folder: UPath) -> None:
-    """Remove a folder and all in it; nothing where there is none."""
+    """Remove a folder and its content; no error where there is none."""
     if is_local(folder):
         shutil.rmtree(folder.path, ignore_errors=True)
     elif folder.exists():

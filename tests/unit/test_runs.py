@@ -1,12 +1,17 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
-from safe_r1.runs import RunFolder, check_complete, diff, latest
+from safe_r1.runs import Key, Row, RunFolder, check_complete, diff, latest
 from safe_r1.schema import VERDICT_SCHEMA, Sample
 
 
-def verdict(sample_id="b/mcq/1", repeat=0, label="correct", reason=None):
+def verdict(
+    sample_id: str = "b/mcq/1", repeat: int = 0, label: str | None = "correct", reason: str | None = None
+) -> dict[str, Any]:
     return {
         "sample_id": sample_id,
         "variant": "v",
@@ -21,36 +26,36 @@ def verdict(sample_id="b/mcq/1", repeat=0, label="correct", reason=None):
     }
 
 
-def key(row):
+def key(row: Row) -> Key:
     return row["sample_id"], row["repeat"], row["part"]
 
 
 @pytest.fixture(params=["local", "memory"])
-def folder(request, tmp_path):
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     output = str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}-{request.node.name}"
     return RunFolder.locate(output, "main", "v", "b")
 
 
-def test_rows_come_back_from_any_filesystem(folder):
+def test_rows_come_back_from_any_filesystem(folder: RunFolder):
     rows = [verdict(), verdict("b/mcq/2")]
     folder.write_shard("verdicts", rows, VERDICT_SCHEMA, key)
     assert folder.read_rows("verdicts", VERDICT_SCHEMA) == rows
 
 
-def test_a_repeated_write_replaces_itself(folder):
+def test_a_repeated_write_replaces_itself(folder: RunFolder):
     for _ in range(2):
         folder.write_shard("verdicts", [verdict()], VERDICT_SCHEMA, key)
     assert len(folder.read_rows("verdicts", VERDICT_SCHEMA)) == 1
 
 
-def test_a_half_written_shard_is_never_read(tmp_path):
+def test_a_half_written_shard_is_never_read(tmp_path: Path):
     folder = RunFolder.locate(str(tmp_path), "main", "v", "b")
     folder.write_shard("verdicts", [verdict()], VERDICT_SCHEMA, key)
     (tmp_path / "main/v/b/verdicts/part-0123.parquet.abcd.tmp").write_bytes(b"PAR1 half")
     assert len(folder.read_rows("verdicts", VERDICT_SCHEMA)) == 1
 
 
-def test_the_same_settings_open_again(folder):
+def test_the_same_settings_open_again(folder: RunFolder):
     folder.open({"seed": 1}, {"started_at": "then"})
     folder.open({"seed": 1}, {"started_at": "now"})
     run = folder.read_json("run.json")
@@ -58,37 +63,37 @@ def test_the_same_settings_open_again(folder):
     assert run["started_at"] == "then"
 
 
-def test_other_settings_are_refused_with_the_difference(folder):
+def test_other_settings_are_refused_with_the_difference(folder: RunFolder):
     folder.open({"generation": {"temperature": 0.6}, "seed": 1}, {})
     with pytest.raises(RunConflictError, match=r"generation\.temperature: 0\.6 → 0\.7") as caught:
         folder.open({"generation": {"temperature": 0.7}, "seed": 1}, {})
     assert "seed:" not in str(caught.value)
 
 
-def test_a_free_part_may_change(folder):
+def test_a_mutable_part_may_change(folder: RunFolder):
     folder.open({"judge": {"kind": "lexicon"}, "seed": 1}, {"started_at": "then"})
-    folder.open({"judge": {"kind": "llm"}, "seed": 1}, {"started_at": "now"}, free=("judge",))
+    folder.open({"judge": {"kind": "llm"}, "seed": 1}, {"started_at": "now"}, mutable=("judge",))
     run = folder.read_json("run.json")
     assert run is not None
     assert (run["fingerprint"]["judge"]["kind"], run["started_at"]) == ("llm", "then")
     with pytest.raises(RunConflictError):
-        folder.open({"judge": {"kind": "llm"}, "seed": 2}, {}, free=("judge",))
+        folder.open({"judge": {"kind": "llm"}, "seed": 2}, {}, mutable=("judge",))
 
 
-def test_complete_only_with_the_marker(folder):
+def test_complete_only_with_the_marker(folder: RunFolder):
     folder.open({}, {})
     assert not folder.is_complete
     folder.publish()
     assert folder.is_complete
 
 
-def test_an_unwritable_output_is_one_line(tmp_path):
+def test_an_unwritable_output_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write"):
         RunFolder(UPath(tmp_path / "file" / "run")).write_text("run.json", "{}")
 
 
-def test_a_damaged_run_file_is_named(tmp_path):
+def test_a_damaged_run_file_is_named(tmp_path: Path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(StorageError, match=r"run\.json is damaged"):
         RunFolder(UPath(tmp_path)).open({}, {})
