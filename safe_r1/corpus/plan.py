@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from upath import UPath
 
-from safe_r1.config import hide_credentials
+from safe_r1.config import hide_credentials, public_settings
 from safe_r1.corpus.decontaminate import Question, load_questions
 from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
 from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from safe_r1.config import public_settings
 from safe_r1.corpus import plan
 from safe_r1.corpus.accounting import CorpusInfo
 from safe_r1.corpus.card import render_card
@@ -75,7 +76,7 @@ def test_a_password_in_a_url_is_shown_nowhere(data: Path):
     shown: list[str] = []
     plan.dry_run(recipe, shown.append)
     info = CorpusInfo(
-        recipe=plan.public_settings(recipe),
+        recipe=public_settings(recipe),
         fingerprint=fingerprint(data, **changes),
         num_read=0,
         num_kept=0,

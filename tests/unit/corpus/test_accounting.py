@@ -1,0 +1,86 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from upath import UPath
+
+from safe_r1.corpus.accounting import account, sum_rows
+from safe_r1.corpus.index import RowIndex
+from safe_r1.corpus.mixing import RowSummary
+from safe_r1.corpus.plan import CorpusPlan
+from safe_r1.corpus.recipe import CorpusRecipe
+from safe_r1.corpus.rows import ROW_SCHEMA, Drop
+from safe_r1.corpus.selection import Selection
+from safe_r1.corpus.sources import SourcePart
+from safe_r1.errors import DataError, IntegrityError
+from safe_r1.runs import RunFolder
+
+SOURCE = {
+    "name": "a",
+    "path": "a.jsonl",
+    "kind": "safety",
+    "language": "zh",
+    "licence": "MIT",
+    "mapping": {"prompt": "q"},
+}
+COLUMNS = ("row_id", "source", "kind", "language", "area", "category")
+
+
+def table_row(number: int, drop: Drop | None = None) -> dict[str, Any]:
+    values = (f"a/{number}", "a", "safety", "zh", "rights", "privacy")
+    return {
+        **dict(zip(COLUMNS, values, strict=True)),
+        "drop_stage": drop and drop.stage,
+        "drop_reason": drop and drop.reason,
+        "drop_detail": drop and drop.detail,
+    }
+
+
+def count(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    kept: list[str],
+    drops: dict[str, Drop],
+    num_read: int | None = None,
+):
+    recipe = CorpusRecipe.model_validate(
+        {"name": "t", "licences": ["MIT"], "sources": [SOURCE], "rows_per_part": 2}
+    )
+    num_read = len(rows) if num_read is None else num_read
+    plan = CorpusPlan(recipe, [SourcePart("a", 0, 0, num_read, "a.jsonl", "jsonl", 0, 1)], [])
+    names = [*COLUMNS, "drop_stage", "drop_reason", "drop_detail"]
+    schema = pa.schema([ROW_SCHEMA.field(name) for name in names])
+    table = pa.Table.from_pylist(rows, schema)
+    index = RowIndex([], np.array([0, len(rows)]), table, np.zeros(0, np.int64))
+    train = [RowSummary(row_id, "a", "safety", "zh", "rights", "privacy", 0, 0) for row_id in kept]
+    selection = Selection(dict.fromkeys(kept), {"train": train, "validation": []}, drops)
+    return account(plan, RunFolder(UPath(folder)), index, selection)
+
+
+def test_every_row_is_kept_or_dropped_with_a_reason(tmp_path: Path):
+    rows = [table_row(0), table_row(1, Drop("filter", "language", "en")), table_row(2), table_row(3)]
+    counts = count(tmp_path, rows, ["a/0"], {"a/2": Drop("deduplicate", "exact_duplicate", "a/0")})
+    assert (counts["num_read"], counts["num_kept"], counts["num_dropped"]) == (4, 1, 3)
+    assert sum_rows(counts["kept"], "category", "kind") == {("privacy", "safety"): 1}
+    assert counts["splits"] == {"train": 1, "validation": 0}
+    drops = pq.read_table(tmp_path / "drops").to_pylist()
+    assert [(drop["row_id"], drop["stage"], drop["reason"], drop["detail"]) for drop in drops] == [
+        ("a/1", "filter", "language", "en"),
+        ("a/2", "deduplicate", "exact_duplicate", "a/0"),
+        ("a/3", "mix", "over_quota", "not drawn"),
+    ]
+
+
+def test_a_row_that_is_missing_is_an_error(tmp_path: Path):
+    with pytest.raises(IntegrityError, match="3 rows read, 1 kept and 1 dropped"):
+        count(tmp_path, [table_row(0), table_row(1)], ["a/0"], {}, num_read=3)
+
+
+def test_a_corpus_without_rows_is_an_error(tmp_path: Path):
+    rows = [table_row(0, Drop("filter", "language", "en")), table_row(1, Drop("filter", "language", "en"))]
+    with pytest.raises(DataError, match=r"none of 2 rows is kept \(filter: language 2\)"):
+        count(tmp_path, rows, [], {})
+    assert pq.read_table(tmp_path / "drops").num_rows == 2
