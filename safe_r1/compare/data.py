@@ -9,12 +9,12 @@ from upath import UPath
 
 from safe_r1.compare.differences import Comparison, Relation, lineage_order
 from safe_r1.compare.load import Run
+from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.rates import (
     METRICS_OF_GROUP,
     OVER_REFUSAL_METRICS,
     REFUSAL_METRICS,
     Rate,
-    read_counts,
     read_rates,
 )
 from safe_r1.report.labels import HISTORY, METRICS, BilingualName, MetricName, benchmark_labels

@@ -1,4 +1,4 @@
-"""Confidence intervals of a proportion, also where the trials come in clusters.
+"""Confidence intervals of a proportion, for independent and for clustered trials.
 
 Source:
     Wilson interval: Brown, Cai, DasGupta, "Interval Estimation for a Binomial Proportion", Statistical
@@ -27,9 +27,8 @@ def wilson_interval(numerator: float, denominator: float) -> tuple[float, float]
     """
     if denominator <= 0:
         raise ValueError(f"a rate needs a positive denominator, got {denominator}")
-    from statsmodels.stats.proportion import (
-        proportion_confint,
-    )  # brings pandas: seconds that other commands need not wait
+    # Imported here, as it loads pandas: seconds that commands without intervals should not wait.
+    from statsmodels.stats.proportion import proportion_confint
 
     low, high = np.asarray(
         proportion_confint(numerator, denominator, alpha=1 - CONFIDENCE, method="wilson"), float
@@ -50,17 +49,23 @@ def effective_sample_size(successes: Sequence[int], trials: Sequence[int]) -> fl
         successes: Number of successes in each cluster.
         trials: Number of trials in each cluster, all positive.
     """
-    hits, sizes = np.asarray(successes, float), np.asarray(trials, float)
-    total, num_clusters = sizes.sum(), len(sizes)
+    hits = np.asarray(successes, float)
+    sizes = np.asarray(trials, float)
+    total = sizes.sum()
+    num_clusters = len(sizes)
     smallest = total**2 / (sizes**2).sum()
     rate = hits.sum() / total
+    # Nothing to estimate a design effect from: full dependence is the assumption that cannot be too narrow.
     if num_clusters < 2 or rate in (0.0, 1.0):
-        return float(smallest)  # no spread to estimate a design effect from: assume the worst
+        return float(smallest)
+    # Residuals are added up within a cluster before squaring, as its trials do not vary independently.
     variance = num_clusters / (num_clusters - 1) * ((hits - rate * sizes) ** 2).sum() / total**2
+    # All clusters have the same rate: less spread than independent trials, and no reason to widen.
     if variance == 0:
         return float(total)
     quantile = 0.5 + CONFIDENCE / 2
     few_clusters = (stdtrit(total - 1, quantile) / stdtrit(num_clusters - 1, quantile)) ** 2
+    # Estimated from a few clusters, the size may leave the range that is possible at all.
     return float(np.clip(rate * (1 - rate) / variance * few_clusters, smallest, total))
 
 
@@ -74,6 +79,7 @@ def clustered_interval(successes: Sequence[int], trials: Sequence[int]) -> tuple
     if max(trials, default=0) <= 1:
         return *wilson_interval(sum(successes), total), WILSON
     size = effective_sample_size(successes, trials)
+    # At the borders the count is exact: a product with the size could be off by a rounding error.
     if sum(successes) in (0, total):
         return *wilson_interval(size if sum(successes) else 0, size), WILSON_CLUSTER
     return *wilson_interval(sum(successes) / total * size, size), WILSON_CLUSTER

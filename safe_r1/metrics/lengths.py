@@ -1,16 +1,21 @@
-"""How long completions are, in tokens: does training for safety shorten the thinking?"""
+"""Lengths of completions in tokens, which show whether training for safety shortens the reasoning."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from safe_r1.schema import Completion
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _BATCH = 256
 
 
-def token_lengths(completions: Sequence[Completion], tokenizer: Any) -> dict[str, dict[str, float]]:
+def token_lengths(
+    completions: Sequence[Completion], tokenizer: "PreTrainedTokenizerBase"
+) -> dict[str, dict[str, float]]:
     """Lengths by part: ``completion`` of all rows that did not fail, ``reasoning`` of those that have one.
 
     Args:
@@ -23,6 +28,7 @@ def token_lengths(completions: Sequence[Completion], tokenizer: Any) -> dict[str
     whole = [row.completion_tokens for row in completions if row.error is None]
     texts = [row.reasoning for row in completions if row.reasoning]
     reasoning: list[int] = []
+    # In batches: all at once, the encodings of a large run would take gigabytes.
     for start in range(0, len(texts), _BATCH):
         encoded = tokenizer(texts[start : start + _BATCH], add_special_tokens=False)["input_ids"]
         reasoning += [len(ids) for ids in encoded]

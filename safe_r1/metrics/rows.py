@@ -1,21 +1,24 @@
-"""Samples, completions and verdicts brought together, each row once, or an error that names the ids."""
+"""Joins samples, completions and verdicts into rows, each key once, or raises an error that names the ids."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from safe_r1.errors import IntegrityError
 from safe_r1.schema import Completion, ComplianceLabel, Part, RefusalLabel, Sample, Verdict
 
-FAILED, TRUNCATED = "failed", "truncated"
-CORRECT, INCORRECT = "correct", "incorrect"
+FAILED = "failed"
+TRUNCATED = "truncated"
+CORRECT = "correct"
+INCORRECT = "incorrect"
 _SHOWN_IDS = 8
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One sample in one repeat: what was asked, what was said, and the verdicts on both parts."""
+    """One sample in one repeat: the question, the completion, and the verdicts on both parts."""
 
     sample: Sample
     completion: Completion
@@ -42,14 +45,14 @@ class ScoredRow:
         )
 
     def verdict(self, part: Part) -> Verdict | None:
-        """The verdict on one part; None for a reasoning that nobody judged."""
+        """The verdict on one part; None for a reasoning that was not judged."""
         return self.answer if part == "answer" else self.reasoning
 
 
 def join_rows(
     samples: Sequence[Sample], completions: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> list[ScoredRow]:
-    """Bring the three row types together, in the order of the samples and then of the repeats.
+    """Join the three row types, in the order of the samples and then of the repeats.
 
     Raises:
         IntegrityError: No samples, a key missing or doubled, a row of an unknown sample, rows of several
@@ -61,7 +64,7 @@ def join_rows(
             "each"
         )
     by_id = {sample.sample_id: sample for sample in samples}
-    said = {(row.sample_id, row.repeat): row for row in completions}
+    completed = {(row.sample_id, row.repeat): row for row in completions}
     scored = {(row.sample_id, row.repeat, row.part): row for row in verdicts}
     _reject("samples given twice", _doubled(sample.sample_id for sample in samples))
     _reject("completions given twice", _doubled((row.sample_id, row.repeat) for row in completions))
@@ -75,29 +78,32 @@ def join_rows(
     repeats = sorted({row.repeat for row in completions})
     expected = [(sample_id, repeat) for sample_id in by_id for repeat in repeats]
     known = set(expected)
-    _reject("completions of unknown samples", [key for key in said if key not in known])
-    _reject("samples without a completion", [key for key in expected if key not in said])
+    _reject("completions of unknown samples", [key for key in completed if key not in known])
+    _reject("samples without a completion", [key for key in expected if key not in completed])
     _reject("verdicts without a completion", [key for key in scored if key[:2] not in known])
     _reject(
         "completions without a verdict on their answer",
         [key for key in expected if (*key, "answer") not in scored],
     )
+    # From the expected keys and not from the completions: the order is the same however rows were written.
     rows = [
-        ScoredRow(by_id[key[0]], said[key], scored[(*key, "answer")], scored.get((*key, "reasoning")))
+        ScoredRow(by_id[key[0]], completed[key], scored[(*key, "answer")], scored.get((*key, "reasoning")))
         for key in expected
     ]
     _reject(
         "verdicts that contradict their row",
         [key for key, row in zip(expected, rows, strict=True) if _contradicts(row)],
     )
+    # Swap metrics compare pairs: a swapped question alone would silently drop out of them.
     twins = {row.sample.metadata["swap_of"] for row in rows if row.is_swapped}
     _reject("swapped questions without their original", sorted(twins - by_id.keys()))
     return rows
 
 
 def _contradicts(row: ScoredRow) -> bool:
-    """True where a verdict has no or both of label and reason, an unknown label, or scores an answer that
-    does not exist.
+    """True where a verdict does not fit its completion or has not exactly one of label and reason.
+
+    Also for an unknown label, and for a score of an answer that does not exist.
     """
     judged = {"refusal": set(RefusalLabel), "over_refusal": set(ComplianceLabel)}
     labels = judged.get(row.sample.task, {CORRECT, INCORRECT})
@@ -115,11 +121,11 @@ def _contradicts(row: ScoredRow) -> bool:
     return wanted is not None and row.answer.unscored_reason != wanted
 
 
-def _doubled(keys: Iterable[Any]) -> list[Any]:
+def _doubled(keys: Iterable[_Key]) -> list[_Key]:
     return [key for key, number in Counter(keys).items() if number > 1]
 
 
-def _reject(what: str, keys: Sequence[Any]) -> None:
+def _reject(what: str, keys: Sequence[Hashable]) -> None:
     if keys:
         more = f" and {len(keys) - _SHOWN_IDS} more" if len(keys) > _SHOWN_IDS else ""
         raise IntegrityError(

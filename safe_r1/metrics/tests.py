@@ -1,4 +1,4 @@
-"""Tests and intervals of a difference between two variants that were asked the same questions.
+"""Tests and intervals of a difference between two variants on the same questions.
 
 Questions are independent, the completions of one question are not: every test and every resample is over
 questions.
@@ -8,17 +8,17 @@ Source:
     is the sign test over the questions whose share of hits rose or fell (Conover, "Practical Nonparametric
     Statistics", 3.4 and 3.5).
     Interval: percentile bootstrap over questions, with one question gained and one lost added. Bonett and
-        Price, "Adjusted
-    Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data", Journal of
-    Educational and Behavioral Statistics 37 (2012), add the same to Wald's interval: without it no change at
-    all would give the interval 0 to 0. Several tests: Holm, "A Simple Sequentially Rejective Multiple Test
-    Procedure", Scandinavian Journal of Statistics 6 (1979).
+    Price, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data",
+    Journal of Educational and Behavioral Statistics 37 (2012), add the same to Wald's interval: without it no
+    change at all would give the interval 0 to 0.
+    Several tests: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of
+    Statistics 6 (1979).
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -66,11 +66,14 @@ def difference(trials: Trials) -> Difference:
     """
     if not trials:
         raise ValueError("a difference needs at least one question that was scored for both variants")
+    # In one order whatever the mapping's, so that equal trials give equal results.
     table = np.array([trials[question] for question in sorted(trials)], dtype=np.int64)
-    change, sizes = table[:, 1] - table[:, 0], table[:, 2]
+    change = table[:, 1] - table[:, 0]
+    sizes = table[:, 2]
     total = int(sizes.sum())
     low, high = _bootstrap(change, sizes)
-    gained, lost = int((change > 0).sum()), int((change < 0).sum())
+    gained = int((change > 0).sum())
+    lost = int((change < 0).sum())
     return Difference(
         first=table[:, 0].sum() / total,
         second=table[:, 1].sum() / total,
@@ -86,9 +89,7 @@ def difference(trials: Trials) -> Difference:
 
 
 def exact_test(gained: int, lost: int) -> float:
-    """Two-sided p value of as many gains and losses, where each question that changed was as likely to do
-    either.
-    """
+    """Two-sided p value of these gains and losses if a changed question is as likely to be either."""
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
@@ -100,12 +101,14 @@ def _bootstrap(change: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     Questions with the same change and size are interchangeable: how often each kind is drawn is multinomial,
     which is the bootstrap itself and takes no memory for the questions.
     """
+    # The added question that was gained and the one that was lost have the usual number of completions.
     one = max(1, round(float(sizes.mean())))
     kinds, counts = np.unique(
         np.column_stack([np.append(change, [one, -one]), np.append(sizes, [one, one])]),
         axis=0,
         return_counts=True,
     )
+    # Seeded by the data: the same comparison gives the same interval, and others share no random numbers.
     seed = int.from_bytes(
         hashlib.sha256(np.ascontiguousarray(np.column_stack([kinds, counts])).tobytes()).digest()[:8], "big"
     )
@@ -117,12 +120,12 @@ def _bootstrap(change: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values that hold for the whole family, in the given order."""
+    """Holm-adjusted p values of one family of tests, in the given order."""
     if not p_values:
         return []
     from statsmodels.stats.multitest import multipletests
 
-    corrected: Any = multipletests(p_values, method="holm")[1]
+    corrected = np.asarray(multipletests(p_values, method="holm")[1], float)
     return [float(value) for value in corrected]
 
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.rates import (
     OVER_REFUSAL_METRICS,
     REFUSAL_METRICS,
     Rate,
     find_rate,
-    read_counts,
     read_rates,
 )
 from safe_r1.report.charts import AreaChart, area_charts

@@ -1,0 +1,95 @@
+"""Counts of rows by outcome: the ``counts`` of ``metrics.json``."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+from safe_r1.metrics.rows import FAILED, TRUNCATED, ScoredRow
+from safe_r1.runs import JsonObject
+from safe_r1.schema import Verdict
+
+# Groups as metrics.json of schema version 1 calls them.
+_FORMER_GROUPS: dict[str, str] = {"science": "mcq_shuffled", "compliance": "over_refusal"}
+
+
+class VerdictCounts(TypedDict):
+    """Verdicts by outcome: ``num_rows = num_scored + num_unscored + num_failed``.
+
+    Attributes:
+        num_rows: Verdicts in all.
+        num_scored: Those with a label.
+        num_unscored: Those without one, apart from failed generations.
+        num_unscored_by_reason: The unscored ones by reason.
+        num_failed: Those of failed generations.
+    """
+
+    num_rows: int
+    num_scored: int
+    num_unscored: int
+    num_unscored_by_reason: dict[str, int]
+    num_failed: int
+
+
+class ReasoningCounts(VerdictCounts):
+    """Verdicts on the reasoning.
+
+    Attributes:
+        num_absent: Rows whose reasoning has no verdict.
+    """
+
+    num_absent: int
+
+
+class GroupCounts(VerdictCounts):
+    """Rows of one group of samples by the verdict on their answer.
+
+    Attributes:
+        num_samples: Questions; one with reversed options counts as one of its own.
+        num_truncated: Unscored rows whose reasoning reached the token limit.
+        num_no_choice: Scored answers in which no option or result was found.
+        reasoning: Verdicts on the reasoning, where a judge labelled any.
+        num_pairs: Of reversed questions: pairs with the original.
+        num_pairs_chosen: Of reversed questions: pairs with an option chosen in both forms.
+    """
+
+    num_samples: int
+    num_truncated: int
+    num_no_choice: int
+    reasoning: NotRequired[ReasoningCounts]
+    num_pairs: NotRequired[int]
+    num_pairs_chosen: NotRequired[int]
+
+
+def count_rows(rows: Sequence[ScoredRow]) -> GroupCounts:
+    """Count the rows of one group by outcome."""
+    reasoning = [row.reasoning for row in rows if row.reasoning is not None]
+    answers = [row.answer for row in rows]
+    counts: GroupCounts = {
+        "num_samples": len({row.sample.sample_id for row in rows}),
+        **count_verdicts(answers),
+        "num_truncated": sum(verdict.unscored_reason == TRUNCATED for verdict in answers),
+        "num_no_choice": sum(row.has_no_choice for row in rows),
+    }
+    if reasoning:
+        counts["reasoning"] = {**count_verdicts(reasoning), "num_absent": len(rows) - len(reasoning)}
+    return counts
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> VerdictCounts:
+    """Count verdicts by outcome."""
+    reasons = Counter(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason)
+    # A failed generation says nothing about the judge or the model: counted apart, or it would look unscored.
+    num_failed = reasons.pop(FAILED, 0)
+    return {
+        "num_rows": len(verdicts),
+        "num_scored": sum(verdict.label is not None for verdict in verdicts),
+        "num_unscored": reasons.total(),
+        "num_unscored_by_reason": dict(sorted(reasons.items())),
+        "num_failed": num_failed,
+    }
+
+
+def read_counts(metrics: JsonObject) -> dict[str, GroupCounts]:
+    """The counts of a ``metrics.json`` by the current names of groups, whichever version wrote it."""
+    counts: Mapping[str, GroupCounts] = metrics["counts"]
+    return {_FORMER_GROUPS.get(group, group): entry for group, entry in counts.items()}
