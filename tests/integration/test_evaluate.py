@@ -1,6 +1,4 @@
-"""The job as a user runs it: real Ray Data, real vLLM, tiny models, a process killed with SIGKILL at several
-moments.
-"""
+"""The evaluation job as a user runs it: real Ray Data and vLLM, tiny models, processes that are killed."""
 
 import json
 import os
@@ -71,6 +69,10 @@ def folder_of(model: Path | str, output: Path) -> RunFolder:
     return RunFolder.locate(str(output), "main", Path(model).name, "chisafetybench-sample")
 
 
+def output_of(folder: RunFolder) -> Path:
+    return Path(str(folder.path.parents[2]))
+
+
 def rows_of(folder: RunFolder) -> tuple[dict, dict]:
     return read_completions(folder), read_verdicts(folder)
 
@@ -100,7 +102,7 @@ def start_and_wait_for_rows(model: Path, output: Path, shards: int) -> subproces
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    completions = Path(folder_of(model, output).path) / "completions"
+    completions = Path(str(folder_of(model, output).path)) / "completions"
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         if completions.is_dir() and len(list(completions.glob("part-*.parquet"))) >= shards:
@@ -146,13 +148,13 @@ def test_a_run_is_whole(undisturbed: RunFolder):
 
 def test_a_finished_run_starts_no_engine(undisturbed: RunFolder, tiny_qwen2: Path):
     started = time.monotonic()
-    text = run(tiny_qwen2, undisturbed.path.parents[2])
+    text = run(tiny_qwen2, output_of(undisturbed))
     assert "was complete" in text
     assert time.monotonic() - started < 60
 
 
 def test_another_setting_under_the_same_name_is_refused(undisturbed: RunFolder, tiny_qwen2: Path):
-    text = run(tiny_qwen2, undisturbed.path.parents[2], "--set", "generation.temperature=0.9", code=2)
+    text = run(tiny_qwen2, output_of(undisturbed), "--set", "generation.temperature=0.9", code=2)
     assert "generation.temperature: 0.6 → 0.9" in text
     assert undisturbed.is_complete
 
@@ -257,9 +259,7 @@ def test_dry_run_shows_prompts_and_writes_nothing(tiny_qwen2: Path, tmp_path: Pa
 
 
 def test_programs_and_results_are_checked_in_the_same_job(tiny_qwen2: Path, tmp_path: Path):
-    """Two benchmarks of other tasks, several completions a question, through vLLM, the checkers and the
-    report.
-    """
+    """Two benchmarks of other tasks with several completions of each question."""
     data = tmp_path / "data" / "math500"
     data.mkdir(parents=True)
     rows = [

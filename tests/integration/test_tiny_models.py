@@ -1,11 +1,10 @@
-"""The tiny checkpoints say the same in vLLM as in transformers, so that tests on them mean something for
-both.
-"""
+"""The tiny checkpoints give the same tokens in vLLM as in transformers: tests on them hold for both."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +48,7 @@ def vllm_tokens(
 def test_vllm_and_transformers_agree(
     arch: str, folders: dict[str, Path], vllm_tokens: dict[str, list[list[int]]]
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folders[arch])
+    model: Any = AutoModelForCausalLM.from_pretrained(folders[arch])
     for prompt, tokens in zip(_prompts(folders[arch]), vllm_tokens[arch], strict=True):
         out = model.generate(
             torch.tensor([prompt]), do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
