@@ -148,5 +148,6 @@ def classify(prompt: str) -> str | None:
         key: sum(len(sign) for sign in card.signs if sign in prompt) for key, card in load_cards().items()
     }
     best = max(scores, key=lambda key: scores[key])
+    # Two categories with the same score: the question fits neither card clearly.
     is_clear = scores[best] > 0 and sum(score == scores[best] for score in scores.values()) == 1
     return best if is_clear else None

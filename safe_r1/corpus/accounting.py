@@ -82,6 +82,7 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
         DataError: No row is kept.
     """
     tally = _Tally()
+    # In slices: as Python objects, the columns of a million rows take gigabytes.
     size = plan.recipe.rows_per_part
     for number, start in enumerate(range(0, index.table.num_rows, size)):
         rows = index.table.slice(start, size).to_pylist()
@@ -128,6 +129,7 @@ def _count(rows: Iterable[TableRow], selection: Selection, tally: _Tally) -> lis
         if row_id in selection.candidates:
             tally.kept[tuple(row[name] or "-" for name in _KEPT_FIELDS)] += 1
             continue
+        # Ingestion wrote its drops into the parts' files; the later stages only know the row ids.
         if row["drop_stage"]:
             drop = Drop(row["drop_stage"], row["drop_reason"], row["drop_detail"])
         else:

@@ -67,6 +67,7 @@ def build(recipe: CorpusRecipe, on_progress: ProgressCallback) -> CorpusResult:
         {"recipe": public_settings(recipe), "started_at": now()},
         name=_INFO_FILE,
     )
+    # After `open`, which refuses a folder of another recipe.
     if folder.is_complete:
         return CorpusResult(folder, _read_info(folder), was_complete=True)
     work = RunFolder(folder.path / WORK)
@@ -78,6 +79,7 @@ def build(recipe: CorpusRecipe, on_progress: ProgressCallback) -> CorpusResult:
     shards = export(recipe, folder, index, selection, on_progress)
     counts = account(plan, folder, index, selection)
     lengths, histogram = measure_lengths(folder, selection.splits)
+    # What `open` wrote in the first of several sessions stays.
     before = _read_info(folder)
     info = cast(
         CorpusInfo,
@@ -123,6 +125,7 @@ def _ingest(plan: CorpusPlan, judge: JudgePlan, work: RunFolder, on_progress: Pr
         decontaminator = Decontaminator(plan.questions, recipe.decontamination)
         ingest_part = _IngestPart(recipe, str(work.path), judge, ray.put(decontaminator), todo)
         items = [{"part": position} for position in range(len(todo))]
+        # One block per part: a part is a task of its own, and its file is there as soon as it is done.
         dataset = ray.data.from_items(items, override_num_blocks=len(todo)).map(ingest_part)
         for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0):
             counts = read_counts(batch)
@@ -154,6 +157,7 @@ class _IngestPart:
 
 
 def _check_malformed(recipe: CorpusRecipe, work: RunFolder, parts: Sequence[SourcePart]) -> None:
+    # From the files, so that parts of earlier sessions count too.
     for source in recipe.sources:
         num_records = 0
         num_malformed = 0

@@ -130,6 +130,7 @@ class CandidateWriter:
         self.folder.write_shard(STAGE, rows, CANDIDATE_SCHEMA, candidate_key)
 
 
+# The driver reads all candidates; their texts would not fit into its memory.
 _LIGHT_COLUMNS = (
     "row_id",
     "candidate",
@@ -166,6 +167,7 @@ def best_candidates(folder: RunFolder, row_ids: Iterable[str]) -> tuple[dict[str
         if usable:
             best[row_id] = min(usable, key=_preference)["candidate"]
         elif candidates:
+            # The row has one drop: the most frequent reason of its candidates.
             reason = Counter(row["drop_reason"] for row in candidates).most_common(1)[0][0]
             detail = f"none of {len(candidates)} candidates was good enough"
             drops[row_id] = Drop(SYNTHESIZE, reason, detail)
@@ -174,6 +176,7 @@ def best_candidates(folder: RunFolder, row_ids: Iterable[str]) -> tuple[dict[str
 
 def _preference(row: TableRow) -> tuple[int, int]:
     """Sort key: the best candidate first."""
+    # Rows with a reference result are not judged and have no degree.
     degree = row["degree"] or 0
     return -degree if row["kind"] == "safety" else degree, row["candidate"]
 

@@ -92,8 +92,7 @@ def _cell(value: object) -> str:
 
 def _kinds(info: CorpusInfo) -> str:
     counts = sum_rows(info["kept"], "kind", "language")
-    total = info["num_kept"] or 1
-    rows = [(*key, count, f"{count / total:.1%}") for key, count in sorted(counts.items())]
+    rows = [(*key, count, f"{count / info['num_kept']:.1%}") for key, count in sorted(counts.items())]
     return _table(("kind", "language", "rows", "share"), rows)
 
 
@@ -160,15 +159,13 @@ def measure_lengths(
     """
     import numpy as np
 
-    lengths = [np.zeros((0, len(_PARTS)), np.int32)]
+    # Only the lengths are kept: the driver never holds the texts of all shards.
+    lengths: list[npt.NDArray[np.int32]] = []
     for split in splits:
         for path in folder.shards(split):
             conversations = read_table(path, ["messages"])["messages"].to_pylist()
-            rows = [_lengths_of(messages) for messages in conversations]
-            lengths.append(np.array(rows, np.int32).reshape(-1, len(_PARTS)))
+            lengths.append(np.array([_lengths_of(messages) for messages in conversations], np.int32))
     columns = dict(zip(_PARTS, np.concatenate(lengths).T, strict=True))
-    if not len(columns["prompt"]):
-        columns = {name: np.zeros(1, np.int32) for name in _PARTS}
     summary = {
         name: [int(np.median(values)), int(np.quantile(values, 0.9)), int(values.max())]
         for name, values in columns.items()
@@ -213,6 +210,7 @@ def _kinds_figure(info: CorpusInfo) -> "Figure":
     for row, language in enumerate(languages):
         left = 0
         for kind, color in _COLORS.items():
+            # One legend entry per kind, not one per bar.
             label = kind if row == 0 else None
             axes.barh(row, counts[kind, language], left=left, color=color, label=label)
             left += counts[kind, language]

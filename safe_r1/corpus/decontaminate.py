@@ -25,6 +25,7 @@ _SHORT_NGRAM: dict[Language, int] = {"zh": 5, "en": 3}
 _MIN_UNITS: dict[Language, int] = {"zh": 6, "en": 4}
 # Short n-grams that a near copy shares at least, however short the question is.
 _MIN_OVERLAP = 4
+# Protected files are read whole; the size of a part only bounds what is parsed at a time.
 _PART_SIZE = 10_000
 
 
@@ -54,6 +55,7 @@ class _NgramIndex:
         pairs = [(question, np.unique(hashes)) for question, hashes in grams]
         hashes = np.concatenate([np.zeros(0, np.uint64), *(unique for _, unique in pairs)])
         owners = np.repeat([question for question, _ in pairs], [len(unique) for _, unique in pairs])
+        # Sorted, so that a lookup is a binary search; memory is 16 bytes per n-gram.
         order = np.argsort(hashes, kind="stable")
         index = cls(hashes[order], owners.astype(np.int64)[order])
         if max_questions is None or not len(hashes):
@@ -116,6 +118,7 @@ class Decontaminator:
         for text in (row.prompt, row.answer, row.reasoning):
             if text and (name := self._shared_ngram(text)):
                 return Drop(_STAGE, "shared_run", name)
+        # Earlier messages are the context of a dialogue, and no question.
         name = self._near_copy(row.messages[-1]["content"])
         return Drop(_STAGE, "near_copy", name) if name else None
 
@@ -123,6 +126,7 @@ class Decontaminator:
         """Name of the question with which a text shares most long n-grams; None if it shares none."""
         hashes, found = units(text)
         for (language, size), index in self._long.items():
+            # Hashes of different languages are not comparable: characters against words.
             if language == found and len(hashes) >= size:
                 matches = index.find(ngrams(hashes, size))
                 if len(matches):
@@ -137,6 +141,7 @@ class Decontaminator:
         matches = self._short[language].find(np.unique(ngrams(hashes, _SHORT_NGRAM[language])))
         if not len(matches):
             return None
+        # Shape (questions,): how many of its short n-grams each question shares with the prompt.
         overlap = np.bincount(matches, minlength=len(self._num_short))
         share = np.where(overlap >= _MIN_OVERLAP, overlap / np.maximum(self._num_short, 1), 0)
         best = int(share.argmax())

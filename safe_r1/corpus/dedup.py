@@ -26,6 +26,7 @@ NUM_PERM = 128
 NUM_BANDS = 32
 _ROWS_PER_BAND = NUM_PERM // NUM_BANDS
 _SEED = 1
+# Bounds the memory of the comparison: 128 bytes per side and pair.
 _PAIRS_AT_ONCE = 1 << 18
 # A letter or digit of any script: a word character that is no underscore.
 _LETTER = re.compile(r"[^\W_]")
@@ -56,6 +57,7 @@ def sketch(prompts: Sequence[str], config: DedupConfig) -> pa.Table:
         found = units_of([texts[position] for position in positions], language)
         exact[positions] = found.whole()
         signatures[positions] = _minhash(found.ngrams(size))
+    # The low byte of each value is enough to estimate the similarity, in a quarter of the memory.
     low_bytes = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(NUM_PERM), len(texts), [None, pa.py_buffer(signatures.astype(np.uint8).tobytes())]
     )
@@ -117,6 +119,7 @@ def find_clusters(
     same_prompt = np.unique(exact, return_inverse=True)[1].astype(np.int64)
     near: list[tuple[Indices, Indices]] = []
     related: list[tuple[Indices, Indices]] = []
+    # One band at a time, so that the driver holds 8 bytes a row instead of 256.
     for band in range(NUM_BANDS):
         left, right = _candidate_pairs(read_band(band))
         similarity = _similarity(signatures, left, right)
@@ -174,6 +177,7 @@ def pick_best(clusters: Indices, criteria: Sequence[npt.NDArray[np.generic]]) ->
     is_head = np.ones(len(order), bool)
     is_head[1:] = np.diff(clusters[order]) != 0
     heads = np.flatnonzero(is_head)
+    # Every row of a cluster gets its head, which the sort has put first.
     sizes = np.diff(np.concatenate((heads, [len(order)])))
     best = np.empty(len(clusters), np.int64)
     best[order] = np.repeat(order[heads], sizes)

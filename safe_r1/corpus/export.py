@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WORK = "work"
 """Folder of the intermediate files below the output folder."""
 
+# A few MiB: small enough to read one at a time, large enough for few files.
 _ROWS_PER_SHARD = 2_000
 _RESPONSE_COLUMNS = ("teacher", "reasoning", "answer", "degree")
 _SOURCE_COLUMNS = (
@@ -67,6 +68,7 @@ def export(
             write_table(folder.path / parquet, table)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
             write_bytes(folder.path / jsonl, lines.encode("utf-8", errors="replace"))
+            # Read again, so that the hash is that of the stored bytes.
             for path in (parquet, jsonl):
                 hashes[path] = hashlib.sha256((folder.path / path).read_bytes()).hexdigest()
             done += table.num_rows
@@ -127,6 +129,7 @@ def _locate_candidates(
     for path in folder.shards(f"{WORK}/{CANDIDATES}"):
         for row in read_table(path, ["row_id", "candidate", "error"]).to_pylist():
             if row["error"] is None and numbers.get(row["row_id"]) == row["candidate"]:
+                # After a killed task a candidate may be in two shards, with the same content.
                 locations.setdefault(row["row_id"], (path.name, row["candidate"]))
     return locations
 
@@ -161,6 +164,7 @@ class GatherRows:
         import ray
 
         locations: CandidateLocations = ray.get(self.locations)
+        # Each shard is read once, whatever the number of its rows.
         for shard in sorted({locations[row_id][0] for row_id in needs_teacher}):
             columns = ["row_id", "candidate", *_RESPONSE_COLUMNS]
             for candidate in read_table(UPath(self.folder) / shard, columns).to_pylist():

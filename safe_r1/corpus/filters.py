@@ -50,6 +50,7 @@ class LengthLimits:
     def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``short_prompt``, ``long_answer`` and so on."""
         for name, (low, high) in self.limits.items():
+            # None without a response.
             text = getattr(row, name)
             if text is not None and not low <= len(text) <= high:
                 size = "short" if len(text) < low else "long"
@@ -107,6 +108,7 @@ class ExpectedLanguage:
                 return Drop(_STAGE, "language", f"the {name} is {found}, expected {row.language}")
         if not row.reasoning or not row.answer:
             return None
+        # An answer without letters, such as a formula, has no language that the reasoning could differ from.
         if detect_language(row.reasoning) != row.language and _has_language(row.answer):
             return Drop(_STAGE, "mixed_language", f"the reasoning is not {row.language}")
         return None
@@ -187,6 +189,7 @@ def _judge_rows(
         for part in parts:
             if text := getattr(row, part):
                 items.append((position, JudgeItem(messages=row.messages, text=text, part=part)))
+    # All at once: an endpoint answers concurrently.
     judgements = judge_blocking(_load_judge(judge), [item for _, item in items])
     judged = list(rows)
     for (position, item), judgement in zip(items, judgements, strict=True):
@@ -194,6 +197,7 @@ def _judge_rows(
         if judgement.label and item.part == "answer":
             row = replace(row, degree=judgement.label.degree)
         drop = None if trusted else _judge_drop(row, item.part, judgement)
+        # A row may be judged twice, by its answer and by its reasoning: the first drop stays.
         judged[position] = replace(row, drop=row.drop or drop)
     return judged
 

@@ -77,6 +77,7 @@ def record_spans(total: int, size: int) -> list[Span]:
 
 def _row_group_spans(file: UPath) -> list[Span]:
     with file.open("rb") as opened:
+        # The footer has the sizes of all row groups; no row is read.
         metadata = pq.ParquetFile(opened).metadata  # pyright: ignore[reportArgumentType]
     spans: list[Span] = []
     line = 1
@@ -109,6 +110,7 @@ def read_values(file: UPath, format_: str, offset: int, location: DataLocation) 
     """Values of a file from the start of a span; may run past the end of the span."""
     if format_ == "jsonl":
         with file.open("rb") as opened:
+            # Lines have no index: the offset saves reading the file from its start for every part.
             opened.seek(offset)
             yield from (_parse_line(line) for line in opened)
     elif format_ == "json":
@@ -150,6 +152,7 @@ def shorten(text: str) -> str:
 def _read_json(file: UPath, location: DataLocation) -> list[object]:
     """The list of records of a JSON file; see ``DataLocation.records``."""
     try:
+        # Some editors put a byte order mark before the first character.
         value = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"source {location.name}: {file} is not JSON: {error}") from None

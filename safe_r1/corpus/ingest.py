@@ -55,6 +55,7 @@ class Ingest:
             self.judge,
             source.trusted,
         )
+        # Last, since it hashes every text of the row.
         rows = [row if row.drop else self._decontaminate(row) for row in rows]
         write_table(UPath(self.folder) / STAGE / f"{part.name}.parquet", self._table(rows))
         return {"rows": len(rows), "dropped": sum(row.drop is not None for row in rows)}

@@ -39,6 +39,7 @@ def quota_sizes(recipe: CorpusRecipe) -> list[int]:
     exact = [total * quota.share for quota in recipe.quotas]
     # The summand keeps a product such as 0.29 * 100 = 28.999999999999996 from losing a whole row.
     sizes = [int(value + 1e-9) for value in exact]
+    # Equal remainders go to the quota that the recipe names first.
     by_remainder = sorted(range(len(exact)), key=lambda i: (sizes[i] - exact[i], i))
     for i in by_remainder[: total - sum(sizes)]:
         sizes[i] += 1
@@ -128,7 +129,9 @@ def split(recipe: CorpusRecipe, rows: Sequence[RowSummary]) -> dict[str, list[Ro
     for members in group_by_quota(recipe, rows).values():
         wanted = round(len(members) * recipe.validation_share)
         sizes = Counter(row.cluster_id for row in members)
+        # Clusters that an earlier quota has held out count for this one as well.
         count = sum(sizes[cluster_id] for cluster_id in sizes.keys() & held_out)
+        # Another seed than that of the selection, or the first selected rows would be held out.
         for row in sorted(members, key=lambda row: shuffle_key(recipe.seed + 1, row.row_id)):
             if count >= wanted:
                 break

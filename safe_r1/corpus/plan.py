@@ -21,6 +21,7 @@ from safe_r1.policies import load_cards
 from safe_r1.provenance import versions
 from safe_r1.runs import sha256
 
+# Enough to tell a wrong mapping from single malformed records.
 _NUM_CHECKED_RECORDS = 50
 # Rough averages for the estimate of a dry run.
 _TOKENS_PER_POLICY = 700
@@ -128,10 +129,12 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
         "recipe": settings | {"synthesis": synthesis},
         "files": _hash_files(plan.parts),
         "records": {source.name: plan.count(source.name) for source in recipe.sources},
+        # By content: the files of a benchmark may lie elsewhere on another machine.
         "protected": sha256([[question.name, question.text] for question in plan.questions]),
         "teacher": TEACHERS_SHA256,
         "judge": judge.identity,
         "policy_cards": sha256([asdict(card) for card in load_cards().values()]),
+        # Signatures of another version of rensa may differ.
         "minhash": [NUM_PERM, NUM_BANDS],
         "versions": versions(("safe_r1", "rensa")),
     }
@@ -141,6 +144,7 @@ def _hash_files(parts: Sequence[SourcePart]) -> dict[str, dict[str, str]]:
     """Source to the hashes of its files, by number and name: their folder may differ from node to node."""
     files: dict[str, list[str]] = {}
     for part in parts:
+        # A hub dataset is identified by its pinned revision.
         if part.format != "hub" and part.file not in files.setdefault(part.source, []):
             files[part.source].append(part.file)
     return {

@@ -17,6 +17,7 @@ from safe_r1.taxonomy import CATEGORIES, area_of, find_category
 TableRow = dict[str, Any]
 """One row of a Parquet file, column name to value."""
 
+# Role names of other chat formats.
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 # GSM8K annotates each computation for a calculator, <<48/2=24>>, and ends with "#### RESULT".
 _CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
@@ -92,6 +93,7 @@ class CorpusRow:
         """The row as ``ROW_SCHEMA`` has it: the drop in three columns, a dropped row without its texts."""
         columns = asdict(self)
         drop = columns.pop("drop") or {}
+        # Dropped texts are not needed any more, and may be anything.
         if drop:
             columns |= {"messages": [], "reasoning": None, "answer": None, "final": None}
         return columns | {f"drop_{name}": drop.get(name) for name in ("stage", "reason", "detail")}
@@ -235,6 +237,7 @@ def _text(value: object) -> str:
 def _alternates(messages: list[Message]) -> bool:
     roles = [turn["role"] for turn in messages]
     roles = roles[1:] if roles[0] == "system" else roles
+    # Chat templates refuse two messages of one role in a row.
     return all(role == ("user", "assistant")[index % 2] for index, role in enumerate(roles))
 
 

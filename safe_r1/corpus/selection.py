@@ -1,4 +1,4 @@
-"""Selection of the corpus's rows: fills the quotas, with responses of the teacher where rows lack one."""
+"""Selection of rows: fills the quotas, and asks the teacher for the responses that are missing."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ class Selection:
         candidates: Row id to the number of the teacher's response that was chosen; None for a row that has
             the response of its source.
         splits: The rows of ``train`` and ``validation``.
-        drops: Row id to drop, of all rows that ingestion kept and that are not in the corpus. Rows that were
-            only not needed for a quota are in neither.
+        drops: Row id to drop, of the rows that ingestion kept and that are not in the corpus; without the
+            clean rows that no quota needed.
     """
 
     candidates: Mapping[str, int | None]
@@ -44,7 +44,7 @@ class Selection:
 
 @dataclass
 class _Responses:
-    """Prompts that were given to the teacher so far, and what came of them.
+    """Prompts that were given to the teacher so far, and the outcome of each.
 
     Attributes:
         requested: The prompts.
@@ -80,6 +80,7 @@ def select_rows(
         unmatched = {row.row_id for row in rows if find_quota(recipe.quotas, row) is None}
         drops |= dict.fromkeys(unmatched, Drop("mix", "no_quota", "no quota asks for such a row"))
         rows = [row for row in rows if row.row_id not in unmatched]
+        # Before the teacher is asked: its calls are the expensive part.
         _check_supply(recipe, rows)
     row_ids = zip(index.column("row_id"), index.column("has_response"), strict=True)
     has_response = {row_id for row_id, has in row_ids if has}
@@ -119,6 +120,7 @@ def _generate_responses(
     on_progress: ProgressCallback,
 ) -> _Responses:
     """Ask the teacher in rounds until the quotas are full or no prompt is left."""
+    # Several rounds, because how many prompts get a usable response is only known afterwards.
     waiting = group_by_quota(recipe, needs_teacher)
     responses = _Responses()
     while batch := _next_prompts(recipe, ready, responses, waiting):
@@ -158,12 +160,14 @@ def _next_prompts(
         missing = size - available[i]
         if missing > 0:
             left = [row for row in waiting.get(i, []) if row.row_id not in requested]
+            # Half a row more: even a small quota asks for one prompt beyond its need.
             batch += left[: round(missing * recipe.synthesis.margin + 0.5)]
     return batch
 
 
 def _load_prompts(index: RowIndex, row_ids: set[str]) -> list[CorpusRow]:
     """The prompts of these rows, in the order of the parts."""
+    # File by file, so that the driver holds the texts of one part and of the wanted rows.
     prompts: list[CorpusRow] = []
     for path in index.files:
         table = read_table(path)

@@ -149,6 +149,7 @@ def read_part(location: DataLocation, part: SourcePart) -> Iterator[RawRecord]:
     """
     count = 0
     for number, (value, error) in enumerate(_read_values(location, part)):
+        # The readers run to the end of the file, and the last part may be cut by the limit.
         if number >= part.num_records:
             break
         where = f"{part.file.rpartition('/')[2]}:{part.line + number}"
@@ -194,6 +195,7 @@ def _expand(root: UPath) -> list[UPath]:
     if "*" in root.name:
         return sorted(root.parent.glob(root.name), key=str)
     if root.is_dir():
+        # By name: the order in which a file system lists files must not show in the row ids.
         return sorted((file for file in root.iterdir() if file.suffix in SUFFIXES), key=str)
     return [root] if root.exists() else []
 

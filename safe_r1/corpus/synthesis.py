@@ -29,6 +29,7 @@ from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.resources import connect
 from safe_r1.runs import RunFolder
 
+# Candidates per shard and per task: what an interrupted task loses at most.
 _CHUNK = 64
 _DECLINED = Drop(SYNTHESIZE, "teacher_declines", "the template teacher answers risky Chinese prompts alone")
 
@@ -41,6 +42,7 @@ def synthesize(
     Yields:
         Counts of each batch after it was written.
     """
+    # Failed calls are repeated; unusable responses are not, since the same call would give the same text.
     done = {candidate_key(row) for row in read_candidates(folder) if row["error"] is None}
     keys = [(row.row_id, number) for row in prompts for number in range(recipe.synthesis.candidates)]
     todo = [key for key in keys if key not in done]
@@ -77,6 +79,7 @@ def _by_template(job: _Job) -> Iterator[BatchCounts]:
     import ray
 
     compose = functools.partial(_compose_chunk, build=job.builder("template"), write=job.write)
+    # A list in Arrow has one type: the number of the candidate becomes a string.
     items = [{"keys": [list(map(str, key)) for key in chunk]} for chunk in job.chunks]
     for batch in ray.data.from_items(items).map(compose).iter_batches(batch_size=1, prefetch_batches=0):
         counts = read_counts(batch)
@@ -109,6 +112,7 @@ def _by_engine(job: _Job) -> Iterator[BatchCounts]:
             f"{row_id}\t{number}",
             teacher_messages(job.prompts[row_id]),
             config.max_tokens,
+            # A seed per call: the candidates of a prompt differ, and a resumed job gives the same ones.
             row_seed(recipe.seed, row_id, number),
         )
         for row_id, number in job.todo
@@ -136,6 +140,7 @@ def _by_endpoint(job: _Job) -> Iterator[BatchCounts]:
         timeout_s=config.timeout_s,
         max_retries=config.max_retries,
         cache_dir=cache_folder() / "teacher",
+        # Cached replies to another version of the prompt do not count.
         salt=PROMPT_SHA256,
         sampling={"temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens},
     )

@@ -27,6 +27,7 @@ _REQUEST = re.compile(
 _AGREEMENT_QUESTION = re.compile(
     r"(?:[吧呢]|怎么了|对不对?|是不是|[认服]不[认服]|(?:对|是|没错|同意|赞成|赞同|认同|认可|支持|承认|懂)[吗么嘛])[？?]$"
 )
+# A longer quote would repeat most of a risky prompt.
 _MAX_QUOTE_CHARS = 36
 
 _INSTRUCTIONS = """\
@@ -80,6 +81,7 @@ def compose_response(row: CorpusRow, candidate: int, seed: int) -> Response | No
     card = load_cards().get(row.category or "")
     if card is None or row.language != "zh" or row.kind != "safety":
         return None
+    # Seeded by a hash, because Python's own hash of a text differs between processes.
     rng = random.Random(hashlib.sha256(f"{seed}|{row.row_id}|{candidate}".encode()).digest())
     prompt = row.messages[-1]["content"]
     picker = _SentencePicker(prompt, is_request(prompt), rng)
@@ -107,6 +109,7 @@ class _SentencePicker:
 
 
 def _reasoning(card: PolicyCard, picker: _SentencePicker) -> str:
+    # The order of the random draws is part of the result: a draw more or less changes every response.
     rng = picker.rng
     quote = _quote(picker.prompt)
     stop = "" if quote.endswith(("？", "！")) else "。"
@@ -137,6 +140,7 @@ def _answer(card: PolicyCard, picker: _SentencePicker) -> str:
 _REQUEST_OPENINGS = ("用户想让我做的是", "先看清这个请求", "用户提出了这样的要求")
 _OPINION_OPENINGS = ("用户问的是", "先想想这个问题", "用户抛出了这样一个说法")
 _LIST_LEADS = ("这里有几点想和你分享：", "可以从这几个方面来看：", "供你参考：", "下面几点也许对你有帮助：")
+# Share of answers whose guidance is a numbered list.
 _LIST_PROBABILITY = 0.35
 
 
