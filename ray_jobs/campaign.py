@@ -57,6 +57,7 @@ def main(
             while True:
                 campaign.tick()
                 snapshot = take_snapshot(chosen, steps, campaign.states)
+                # Each time and not at the end, so that `safe-r1 status` sees a campaign that was killed.
                 write_snapshot(place, snapshot)
                 screen.show(snapshot)
                 if campaign.is_over:
@@ -89,6 +90,7 @@ class _Screen:
             if cell.status == "waiting" and not cell.reason:
                 continue
             line = f"{cell.name}: {cell.status}{f', {cell.reason}' if cell.reason else ''}"
+            # A log with a line for each look, every few seconds for hours, could not be read.
             if self._shown.get(cell.name) != line:
                 self._console.show(f"campaign: {line}")
             self._shown[cell.name] = line

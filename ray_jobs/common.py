@@ -1,4 +1,4 @@
-"""What every job shares: a quiet terminal, one line for an error, progress."""
+"""Shared by all jobs: a quiet terminal, progress, one line for an error, and the Ray that is joined."""
 
 import contextlib
 import datetime
@@ -17,7 +17,8 @@ from safe_r1.models.checkpoints import cache_folder
 from safe_r1.progress import Progress
 from safe_r1.resources import connect, is_jobs_server, locate_ray
 
-_LINE_EVERY_S = 30.0
+# Without a terminal, the output is a file, or the log of a Ray job.
+_LINE_INTERVAL_S = 30.0
 
 
 class Console:
@@ -36,7 +37,7 @@ class Console:
         self._line_due = 0.0
 
     def show(self, text: str) -> None:
-        """One piece of text for the user."""
+        """Print text for the user."""
         self._close_bar()
         print(text, file=self.out, flush=True)
 
@@ -48,7 +49,7 @@ class Console:
             self._update_bar(progress, is_new_stage)
         elif is_new_stage or progress.done == progress.total or time.monotonic() > self._line_due:
             print(progress.format(), file=self.out, flush=True)
-            self._line_due = time.monotonic() + _LINE_EVERY_S
+            self._line_due = time.monotonic() + _LINE_INTERVAL_S
 
     def _update_bar(self, progress: Progress, is_new_stage: bool) -> None:
         if is_new_stage or self._bar is None:
@@ -77,6 +78,7 @@ def join_ray(console: Console) -> None:
         ResourceError: It cannot be joined.
     """
     location = locate_ray()
+    # Only a campaign can use such an address, and it submits its jobs there without joining.
     if is_jobs_server(location.address):
         return
     if location.dead_address:
@@ -85,6 +87,7 @@ def join_ray(console: Console) -> None:
         )
     if location.address is None:
         return
+    # How many CPUs the job needs, it says itself when it connects.
     cluster = connect(min_cpus=0)
     nodes = f"{cluster.num_nodes} node{'' if cluster.num_nodes == 1 else 's'}"
     console.show(
@@ -98,11 +101,13 @@ def job(name: str) -> Iterator[Console]:
     """Run a job's body with a quiet terminal; a ``SafeR1Error`` becomes one line and its exit code."""
     log = cache_folder() / "logs" / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    out, err = os.dup(1), os.dup(2)
+    out = os.dup(1)
+    err = os.dup(2)
     console = Console(os.fdopen(out, "w", encoding="utf-8", errors="replace"), log)
     with log.open("w", encoding="utf-8") as file:
         sys.stdout.flush()
         sys.stderr.flush()
+        # The descriptors and not sys.stdout alone, as Ray and vLLM print from C++ and from child processes.
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         logging.basicConfig(
@@ -117,6 +122,7 @@ def job(name: str) -> Iterator[Console]:
             logging.getLogger(name).exception("the job ends")
             console.show(f"{name}: {' '.join(str(error).split())}")
         except KeyboardInterrupt:
+            # 128 + SIGINT, as shells report it.
             code = 130
             console.show(f"{name}: stopped; the same command resumes from here")
         finally:

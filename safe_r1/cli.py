@@ -206,7 +206,7 @@ def compare(
 
 @app.command()
 def status(output: Annotated[str, typer.Argument(help="Folder or URI of a campaign.")]) -> None:
-    """Show how far a campaign is, from anywhere that its folder can be read."""
+    """Show the status of a campaign, from any machine that can read its folder."""
     from rich.console import Console
 
     from safe_r1.campaign.view import read_snapshot, to_table

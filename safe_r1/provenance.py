@@ -43,6 +43,7 @@ def hardware() -> dict[str, str | int | float | None]:
 
 def _processor() -> str:
     try:
+        # On Linux, `platform.processor` is empty or names the architecture alone.
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):

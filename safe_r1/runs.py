@@ -55,6 +55,8 @@ def write_bytes(path: UPath, content: bytes) -> None:
     try:
         if is_local(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            # A name of its own, as two workers may write the same shard; in the same folder, as a rename
+            # is atomic only within a file system.
             temporary = f"{path.path}.{uuid.uuid4().hex[:8]}.tmp"
             with open(temporary, "wb") as file:
                 file.write(content)
@@ -75,6 +77,7 @@ def write_table(path: UPath, table: pa.Table) -> None:
     Raises:
         StorageError: The path cannot be written.
     """
+    # Through memory, so that the file is written by one call of `write_bytes`.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_bytes(path, sink.getvalue().to_pybytes())
@@ -138,6 +141,7 @@ class RunFolder:
                 "settings, or give this one another name with --set run=NAME, or another --output."
             )
         if before != after:
+            # A mutable part changed; the run still began when it began.
             self.write_json(name, {**old, **info, "started_at": old.get("started_at"), "fingerprint": after})
 
     def read_json(self, name: str) -> JsonObject | None:
@@ -166,6 +170,7 @@ class RunFolder:
         self, stage: str, rows: Sequence[Row], schema: pa.Schema, key: Callable[[Row], Key]
     ) -> None:
         """Add rows to a stage as one Parquet shard, named after their keys."""
+        # Sorted: a batch that is computed again may have its rows in another order.
         name = sha256(sorted(key(row) for row in rows))[:16]
         write_table(
             self.path / stage / f"part-{name}.parquet", pa.Table.from_pylist(list(rows), schema=schema)

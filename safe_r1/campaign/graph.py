@@ -94,6 +94,7 @@ def commands(recipe: CampaignRecipe, output: str) -> dict[str, list[str]]:
 
 def _iter_steps(recipe: CampaignRecipe) -> Iterator[tuple[str, str, str | None]]:
     """Name, stage and variant of each step, after those that it needs."""
+    # Results are filed under the variant's name: a second model of that name would overwrite the first one's.
     by_name: dict[str, str] = {}
     for stage in recipe.order():
         if recipe.stages[stage].job in RUN_ONCE:
@@ -146,12 +147,14 @@ def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list
     if stage.job == "finetune":
         return ["--variant", variant, "--corpus", f"{output}/corpus", "--output", f"{output}/finetuned"]
     name = get_variant(variant).name
+    # The folder to which the fine-tuning job exports; it is not there yet while the campaign is planned.
     model = f"{output}/finetuned/main/{name}/{name}-safe" if stage.models_of else variant
     benchmarks = [argument for benchmark in stage.benchmarks for argument in ("--benchmark", benchmark)]
     return ["--variant", model, *benchmarks, "--output", f"{output}/runs"]
 
 
 def _flag_arguments(name: str, value: str | int | bool) -> list[str]:
+    # A flag without a value; false leaves it out, so that a copied recipe can switch it off.
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
     return [f"--{name}", str(value)]
@@ -162,6 +165,7 @@ def _needs(step: Step, stage: StageConfig, steps: dict[str, Step]) -> tuple[str,
     needs: list[str] = []
     for needed in stage.dependencies:
         of_stage = [each for each in steps.values() if each.stage == needed]
+        # A stage that runs once, such as the corpus, is needed by all variants, and needs all of them.
         if step.variant and any(each.variant for each in of_stage):
             of_stage = [each for each in of_stage if each.variant == step.variant]
         needs += [each.name for each in of_stage]
@@ -178,6 +182,7 @@ def _check(recipe: CampaignRecipe, steps: dict[str, Step]) -> None:
             )
     total = sum(step.gpu_hours for step in steps.values())
     if recipe.budget_gpu_hours is not None and total > recipe.budget_gpu_hours:
+        # If even this is above the budget, no choice of variants helps.
         smallest = min((step.gpu_hours for step in steps.values() if step.gpu_hours), default=0.0)
         raise ConfigError(
             f"the plan takes {total:,.0f} GPU-hours and the budget is {recipe.budget_gpu_hours:,.0f} (the "

@@ -121,6 +121,7 @@ class RayJobs:
         info = self._retry(lambda: self._info(name))
         if info is None:
             return JobView("lost")
+        # From the end: a log is long, and only its newest lines matter.
         lines = [line for line in self._logs(name).splitlines() if line.strip()]
         last_line = lines[-1] if lines else info.message or ""
         parsed = (Progress.parse(line) for line in reversed(lines))

@@ -17,6 +17,7 @@ def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
         *(_job_line(step, recipe.groups[step.group].usd_per_gpu_hour) for step in steps.values()),
         "",
     ]
+    # All orders are simulated, to show whether another one would end earlier.
     runs = {order: simulate(steps, recipe.groups, order) for order in ORDERS}
     best = runs["largest"]
     usd = sum(step.gpu_hours * recipe.groups[step.group].usd_per_gpu_hour for step in steps.values())

@@ -40,6 +40,7 @@ class NodeGroup(Settings):
     @property
     def capacity(self) -> int:
         """GPUs of all its nodes; for nodes without a GPU, the number of concurrent jobs."""
+        # Without GPUs to count, the recipe says how many jobs share a node.
         if self.gpu is None:
             return self.max_nodes * self.jobs_per_node
         return self.max_nodes * self.node_gpus
@@ -99,6 +100,7 @@ class StageConfig(Settings):
 
     def setting(self, name: str, variant: str | None, default: str | None = None) -> str | None:
         """The value of one setting, as it is written in the recipe."""
+        # One without "=" is left to the job, which refuses it with its own message.
         pairs = (setting.split("=", 1) for setting in self.settings(variant) if "=" in setting)
         return dict(pairs).get(name, default)
 
@@ -124,6 +126,7 @@ class StageConfig(Settings):
     @field_validator("benchmarks")
     @classmethod
     def _known_benchmarks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        # The names stay as they are written: the job expands all-paper by its own version.
         for name in expand(names):
             _as_value_error(get_benchmark, name)
         return names
@@ -137,6 +140,7 @@ class StageConfig(Settings):
         if self.job == "evaluate":
             if not self.benchmarks:
                 raise ValueError("evaluate jobs need benchmarks")
+            # None stands for the variants without settings of their own.
             for variant in (None, *self.set_of):
                 _as_value_error(self._check_judge, variant)
         if self.job == "compare" and "baseline" not in self.flags:
@@ -169,6 +173,7 @@ class CampaignRecipe(Settings):
         for name, stage in self.stages.items():
             self._check_stage(name, stage)
         try:
+            # Sorting finds circles, which no check of a single stage can see.
             self.order()
         except graphlib.CycleError as error:
             raise ValueError(f"the stages wait for each other: {' → '.join(error.args[1])}") from None

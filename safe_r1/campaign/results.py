@@ -34,6 +34,7 @@ def read_results(comparison: UPath) -> Results:
     for file in sorted((comparison / "tables").glob("*.csv")):
         for row in csv.DictReader(file.read_text("utf-8").splitlines()):
             if row["scope"] == "overall":
+                # The page leaves out the rates of areas and categories, which the tables list too.
                 rate = (float(row["rate"]), float(row["low"]), float(row["high"]))
                 rates.setdefault((row["benchmark"], row["metric"]), {})[row["variant"]] = rate
                 variants[row["variant"]] = None

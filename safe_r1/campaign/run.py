@@ -57,6 +57,7 @@ class Campaign:
         self.states = {name: self._store.read(step) for name, step in self.steps.items()}
         # A job that is gone with its cluster held GPUs until it was last seen.
         self._seen_at = float((folder.read_json(SNAPSHOT) or {}).get("updated_at", 0.0))
+        # Of the folder too: two campaigns of one recipe may share a cluster.
         self._name = f"{recipe.name}-{sha256(str(folder.path))[:8]}"
         for name, state in self.states.items():
             # The same command again: a step that failed is tried again, with a full number of attempts.
@@ -72,6 +73,7 @@ class Campaign:
 
     def tick(self) -> None:
         """View every job, then start what can start."""
+        # Jobs first: what has just ended frees capacity for the steps below.
         for name, state in self.states.items():
             if state.is_active:
                 self._refresh(name)
@@ -101,6 +103,7 @@ class Campaign:
     def _attempt(self, attempt: Attempt, view: JobView) -> Attempt:
         is_lost = view.phase == "lost"
         is_over = view.phase not in ("starting", "running")
+        # Its driver runs on a small node at once; only progress shows that its GPU nodes have started.
         is_at_work = view.phase == "running" and view.progress is not None
         ended_at = (view.ended_at or (self._seen_at if is_lost else self._now())) if is_over else None
         return attempt.model_copy(
@@ -156,6 +159,7 @@ class Campaign:
         state = self.states[name]
         if state.status != "waiting" or (state.retry_at is not None and state.retry_at > self._now()):
             return False
+        # A comparison waits for all evaluations to end, and leaves out those that failed.
         sufficient = ENDED if step.tolerates_failures else ("done",)
         return all(self.states[needed].status in sufficient for needed in step.needs)
 
@@ -192,6 +196,7 @@ class Campaign:
             state = self.states[name]
             gpus = step.estimate.gpus
             held += gpus * state.hours(now)
+            # A job that runs longer than planned adds nothing here: it counts by what it holds.
             if state.is_active:
                 planned += gpus * max(0.0, step.estimate.hours - state.attempts[-1].hours(now))
         return held, planned
@@ -202,6 +207,7 @@ class Campaign:
         After a kill between the two, the next session finds that the cluster has no such job.
         """
         state = self.states[step.name]
+        # The hash keeps apart two steps with the same slug, and the number two attempts.
         job = f"{self._name}-{_slug(step.name)}-{sha256(step.name)[:8]}-{len(state.attempts) + 1}"
         attempts = [*state.attempts, Attempt(job=job, submitted_at=self._now())]
         self._record(step.name, StepState(status="starting", attempts=attempts))

@@ -112,6 +112,7 @@ class _Pool:
             allocated[number] = min(left, capacity)
             left -= allocated[number]
             started.append(number)
+        # Nothing was changed up to here, so that a job that does not fit leaves no trace.
         if left:
             return None
         for number in started:
@@ -168,6 +169,7 @@ def simulate(
             ended = started + step.estimate.hours
             spans[step.name] = Span(step.name, now, started, ended, tuple(allocations[step.name]))
             heapq.heappush(running, (ended, step.name))
+        # Something is always running here, as each step fits into an empty group, see `make_steps`.
         now, name = heapq.heappop(running)
         done.add(name)
         pools[steps[name].group].release(allocations[name], now)
@@ -184,6 +186,7 @@ def _free_units(steps: Mapping[str, Step], pools: Mapping[str, _Pool], running: 
 def _result(
     steps: Mapping[str, Step], spans: Mapping[str, Span], pools: Mapping[str, _Pool], now: float
 ) -> Simulation:
+    # The nodes that are still up at the end are idle for as long as any other.
     for pool in pools.values():
         pool.take_down_idle(float("inf"))
     path = _critical_path(steps)

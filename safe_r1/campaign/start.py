@@ -89,6 +89,7 @@ def _find_server() -> JobsServer:
     """
     location = locate_ray()
     if location.address and is_jobs_server(location.address):
+        # A remote cluster's interpreter has its own path.
         return JobsServer(location.address, _code(), "python")
     if location.address is None:
         wait_for_port(_AGENT_PORT, _PORT_TIMEOUT_S)
@@ -104,6 +105,7 @@ def _find_server() -> JobsServer:
         )
     return JobsServer(
         url=f"http://{context.dashboard_url}",
+        # Under `ray job submit` the code was uploaded already.
         working_dir=runtime.runtime_env.get("working_dir") or _code(),
         python=sys.executable,  # the cluster's nodes are like this one
         ray_address=runtime.gcs_address,
@@ -133,6 +135,7 @@ def wait_for_port(port: int, timeout_s: float) -> None:
 
 def _bind(port: int) -> None:
     with socket.socket() as probe:
+        # Connections that linger after a kill do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))
 

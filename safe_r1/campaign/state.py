@@ -61,6 +61,7 @@ class StepState(BaseModel):
         retry_at: Unix seconds before which it is not submitted again.
     """
 
+    # A file of a later version is refused: its unknown fields could not be written back.
     model_config = ConfigDict(extra="forbid")
     status: Status = "waiting"
     reason: str = ""
@@ -95,4 +96,5 @@ class StateStore:
 
 
 def _file(step: Step) -> str:
+    # Variants' names may hold dots and single underscores, but no slash.
     return f"steps/{step.name.replace('/', '__')}.json"

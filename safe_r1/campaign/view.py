@@ -31,6 +31,7 @@ _CHINESE: dict[Status, str] = {
     "failed": "失败",
     "skipped": "跳过",
 }
+# Of rich, for the terminal; the page has its own style sheet.
 _STYLES: dict[Status, str] = {
     "waiting": "dim",
     "starting": "yellow",
@@ -59,6 +60,7 @@ class Cell(BaseModel):
     @property
     def text(self) -> str:
         """Text in the table: the status, and while it runs its stage and share done."""
+        # A snapshot keeps the line itself, as one of another version may have units that this one lacks.
         progress = Progress.parse(self.progress)
         if self.status == "running" and progress:
             return f"{progress.stage} {progress.percent} %"
@@ -108,6 +110,7 @@ class Snapshot(BaseModel):
 
     def costs(self, by: Literal["stage", "variant"]) -> list[Cost]:
         """For each stage or variant that takes GPUs, and in total."""
+        # Steps that take no GPU, such as the corpus, would be rows of zeros.
         names = self.stages if by == "stage" else self.variants
         costs = [
             _cost(name or "—", [cell for cell in self.cells if getattr(cell, by) == name]) for name in names
@@ -156,6 +159,7 @@ def take_snapshot(
 
 def write_snapshot(output: str, snapshot: Snapshot) -> None:
     """Write ``status.json`` and the page, which begins with the comparison's rates once there is one."""
+    # Imported late: the status command reads snapshots without a template engine.
     from safe_r1.report.html import asset, content_policy, html_environment
     from safe_r1.report.markdown import percent
 
@@ -206,6 +210,7 @@ def to_table(snapshot: Snapshot) -> Group:
     for variant in snapshot.variants:
         cells = (snapshot.cell(variant, stage) for stage in snapshot.stages)
         table.add_row(variant or "—", *(_styled(cell) for cell in cells))
+    # Reasons hold what a job printed: escaped, so that square brackets in them are no markup.
     lines = [
         Text.from_markup(f"[red]{cell.status}[/] {escape(cell.name)}: {escape(cell.reason)}")
         for cell in snapshot.missing

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from safe_r1.campaign.jobs import JobView
@@ -57,3 +58,27 @@ def test_names_that_differ_only_in_what_a_jobs_name_cannot_hold_are_two_jobs(tmp
     one.tick()
     assert sum("-evaluate-" in name for name in cluster.running()) == len(folders)
     assert all(name.isascii() for name in cluster.running())
+
+
+def test_states_of_an_earlier_version_are_read(tmp_path: Path):
+    attempt = {
+        "job": "small-1",
+        "submitted_at": 900.0,
+        "started_at": 910.0,
+        "held_from": 1000.0,
+        "ended_at": 4600.0,
+        "exit_code": 2,
+        "said": "evaluate: no such model",
+        "is_forgotten": False,
+    }
+    state = {"status": "failed", "reason": "no such model", "progress": "completions: 3/48 rows"}
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / f"evaluate__{BASE}.json").write_text(json.dumps(state | {"attempts": [attempt]}))
+    one = campaign(tmp_path, Cluster())
+    [read] = one.states[f"evaluate/{BASE}"].attempts
+    assert (read.busy_since, read.last_line, read.hours(9999.0)) == (1000.0, "evaluate: no such model", 1.0)
+    one.tick()
+    written = json.loads((tmp_path / "steps" / f"evaluate__{BASE}.json").read_text())
+    assert [sorted({"last_line", "said"} & each.keys()) for each in written["attempts"]] == [
+        ["last_line"]
+    ] * 2

@@ -66,6 +66,9 @@ def test_a_job_is_submitted_once_with_its_labels(server: type[Server]):
     made = server_of(jobs).jobs["a-1"]
     assert made.entrypoint == "python ray_jobs/x.py --set 'a={b: 1}'"
     assert made.entrypoint_label_selector == {"safe-r1/group": "cpu"}
+    jobs = RayJobs("http://head:8265", None, "python", ray_address="10.0.0.1:6379")
+    jobs.submit("a-1", ["x.py"], {}, {})
+    assert server_of(jobs).jobs["a-1"].entrypoint == "env RAY_ADDRESS=10.0.0.1:6379 python x.py"
     assert made.runtime_env == {
         "working_dir": "gcs://code.zip",
         "env_vars": {NODE_LABELS: "safe-r1/group=gpu-eval"},

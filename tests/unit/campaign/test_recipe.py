@@ -120,6 +120,8 @@ def test_the_paper_is_56_jobs_and_two_that_run_once():
         (lambda: small(stages__corpus__variants=["demo"]), "runs once"),
         (lambda: small(stages__finetune__variants=[]), "need either variants or models_of"),
         (lambda: small(stages__compare__flags={}), "baseline"),
+        (lambda: small(stages__evaluate__flags={"judge": "lexikon"}), "unknown judge 'lexikon'.*lexicon"),
+        (lambda: small(stages__evaluate__set=["judge.kind=lexikon"]), "unknown judge 'lexikon'"),
         (lambda: small(stages__evaluate__set_of={"r1": ["a=1"]}), "evaluate: 'r1' is none of its variants: "),
         (
             lambda: small(stages__finetune__group_of={"r1": "eval"}),
@@ -166,6 +168,8 @@ def test_every_benchmark_has_an_estimate_and_a_limit_makes_it_smaller():
         "evaluate/qwen2.5-math-7b"
     ].estimate
     assert (whole.gpus, judged.gpus) == (1, 4)
+    small_judge = small(stages__evaluate__flags={"judge": "llm"}, stages__evaluate__set=["judge.model=demo"])
+    assert make_steps(small_judge, "/out")["evaluate/qwen2.5-math-7b"].estimate.gpus == 1
 
 
 def test_two_engines_take_twice_the_gpus_and_half_the_time():
