@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import httpx
@@ -237,14 +238,33 @@ def test_a_killed_engine_is_restarted(service: Service):
     assert set(statuses) <= {200, 429, 503}
 
 
+def read_stream(http: httpx.Client, body: dict[str, Any], started: Barrier) -> tuple[int, list[str]]:
+    """Status and events of a streamed answer; waits at ``started`` after the first event."""
+    with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+        events: list[str] = []
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                events.append(line.removeprefix("data: "))
+                # The first event has no text: it is sent when the engine has begun.
+                if len(events) == 1:
+                    started.wait(START_S)
+        return response.status_code, events
+
+
 def test_requests_in_progress_are_finished_at_shutdown(service: Service):
     """The last test with this service, which it stops."""
-    body = {"model": service.model, "messages": CHAT, "max_tokens": 900, "temperature": 0}
-    with httpx.Client(base_url=service.url, timeout=600) as http, ThreadPoolExecutor(6) as pool:
-        requests = [pool.submit(http.post, "/v1/chat/completions", json=body) for _ in range(6)]
-        time.sleep(2)  # until all of them are in progress
+    num_requests = 6
+    body = {"model": service.model, "messages": CHAT, "max_tokens": 300, "temperature": 0}
+    started = Barrier(num_requests + 1)
+    with httpx.Client(base_url=service.url, timeout=600) as http, ThreadPoolExecutor(num_requests) as pool:
+        streams = [pool.submit(read_stream, http, body, started) for _ in range(num_requests)]
+        started.wait(START_S)
         service.process.terminate()
-        assert [request.result().status_code for request in requests] == [200] * 6
+        for stream in streams:
+            status, events = stream.result()
+            assert status == 200
+            assert events[-1] == "[DONE]"
+            assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
     assert service.process.wait(120) == 0
 
 
