@@ -1,4 +1,4 @@
-"""The campaign's command as a user meets it, and by `ray job submit` on four nodes, one of which dies in each
+"""The campaign's command as a user calls it, and by `ray job submit` on four nodes, one of which dies in each
 stage.
 """
 
@@ -23,7 +23,7 @@ from tests.serving import ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_S = 900
+TIMEOUT_S = 900
 GROUP = "safe-r1/group"
 
 RECIPE = """
@@ -51,8 +51,10 @@ needs = ["corpus"]
 variants = ["{model}"]
 benchmarks = ["chisafetybench-sample"]
 flags = {{ limit = 8 }}
-set = ["engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.batch_size=2", "engine.cpu_kv_cache_gib=1",
-       "generation.max_tokens=200"]
+set = [
+  "engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.batch_size=2", "engine.cpu_kv_cache_gib=1",
+  "generation.max_tokens=200",
+]
 hours = 0.1
 [stages.finetune]
 job = "finetune"
@@ -69,6 +71,7 @@ class Nodes:
     """A head and a node of each group, which can be taken away and replaced."""
 
     def __init__(self, port: int):
+        self.dashboard = f"http://127.0.0.1:{port}"
         self.cluster = Cluster(
             initialize_head=True,
             head_node_args={
@@ -82,9 +85,9 @@ class Nodes:
         self.of = {group: self._add(group) for group in ("cpu", "eval", "train")}
 
     def _add(self, group: str) -> Any:
-        # A place of its own for the jobs' code: on one disk, nodes would unpack it over each other.
-        place = f"runtime_resources_{next(self.count)}"
-        return self.cluster.add_node(num_cpus=9, labels={GROUP: group}, runtime_env_dir_name=place)
+        # A folder of its own for the jobs' code: on one disk, nodes would unpack it over each other.
+        folder = f"runtime_resources_{next(self.count)}"
+        return self.cluster.add_node(num_cpus=9, labels={GROUP: group}, runtime_env_dir_name=folder)
 
     def replace(self, group: str) -> None:
         """The node dies; another comes."""
@@ -93,25 +96,28 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[Nodes, str]]:
+def nodes() -> Iterator[Nodes]:
     [port] = ports(1)
     made = Nodes(port)
     try:
-        yield made, f"http://127.0.0.1:{port}"
+        yield made
     finally:
         made.cluster.shutdown()
 
 
-def submit(address: str, recipe: Path, output: Path) -> subprocess.Popen:
+def submit(nodes: Nodes, recipe: Path, output: Path) -> subprocess.Popen:
     command = [
         Path(sys.executable).parent / "ray",
         "job",
         "submit",
         "--address",
-        address,
+        nodes.dashboard,
         "--working-dir",
         str(REPOSITORY),
         "--",
+        # Ray would give the job the address of any Ray that runs on this machine.
+        "env",
+        f"RAY_ADDRESS={nodes.cluster.address}",
         sys.executable,
         "ray_jobs/campaign.py",
         "--recipe",
@@ -132,8 +138,8 @@ def snapshot(output: Path) -> Snapshot | None:
 
 
 def wait_for(running: subprocess.Popen, output: Path, step: str, files: str) -> None:
-    """Until a step has written its first part."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Wait until a step has written its first part."""
+    deadline = time.monotonic() + TIMEOUT_S
     while not any(output.glob(files)):
         seen = snapshot(output)
         cell = next((cell for cell in seen.cells if cell.name.startswith(step)), None) if seen else None
@@ -147,7 +153,7 @@ def wait_for(running: subprocess.Popen, output: Path, step: str, files: str) -> 
 
 
 def results(output: Path) -> dict[str, Any]:
-    """Everything that a campaign makes, without times and places."""
+    """Everything that a campaign makes, without times and paths."""
     files = [*(output / "corpus").rglob("*.parquet"), *(output / "finetuned").rglob("*-safe/*.safetensors")]
     found: dict[str, Any] = {
         str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
@@ -183,20 +189,19 @@ def test_bad_input_is_one_clear_line(recipe: str, env: dict[str, str], said: str
     assert not (tmp_path / "out").exists()
 
 
-def test_a_node_dies_in_each_stage(nodes: tuple[Nodes, str], tiny_qwen2: Path, tmp_path: Path):
-    cluster, address = nodes
+def test_a_node_dies_in_each_stage(nodes: Nodes, tiny_qwen2: Path, tmp_path: Path):
     recipe = tmp_path / "four.toml"
     recipe.write_text(RECIPE.format(model=tiny_qwen2), "utf-8")
     disturbed, quiet = tmp_path / "disturbed", tmp_path / "quiet"
-    running = submit(address, recipe, disturbed)
+    running = submit(nodes, recipe, disturbed)
     wait_for(running, disturbed, "corpus", "corpus/work/candidates/*.parquet")
-    cluster.replace("cpu")
+    nodes.replace("cpu")
     wait_for(running, disturbed, "evaluate/", "runs/main/*/*/completions/*.parquet")
-    cluster.replace("eval")
+    nodes.replace("eval")
     wait_for(running, disturbed, "finetune/", "finetuned/main/*/checkpoints/*/state.json")
-    cluster.replace("train")
-    assert running.wait(PATIENCE_S) == 0, disturbed.with_suffix(".log").read_text()
-    assert submit(address, recipe, quiet).wait(PATIENCE_S) == 0, quiet.with_suffix(".log").read_text()
+    nodes.replace("train")
+    assert running.wait(TIMEOUT_S) == 0, disturbed.with_suffix(".log").read_text()
+    assert submit(nodes, recipe, quiet).wait(TIMEOUT_S) == 0, quiet.with_suffix(".log").read_text()
     assert len(results(quiet)) >= 3
     assert results(disturbed) == results(quiet)
     seen = snapshot(disturbed)
