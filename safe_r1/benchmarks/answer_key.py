@@ -1,8 +1,7 @@
-"""The answer key of a benchmark's multiple-choice questions: a JSON line a question, checked against the
-questions.
+"""The answer key of a benchmark's multiple-choice questions, one line of JSON for each question.
 
 CHiSafetyBench publishes no key; ``data/chisafetybench/ANSWER_KEY.md`` says how ours was made. A key that does
-not fit the questions one to one is refused, as it would change the score unseen.
+not match the questions one to one is rejected, as it would change the score unnoticed.
 """
 
 import hashlib
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from upath import UPath
 
 from safe_r1.benchmarks.base import KeyIdentity
-from safe_r1.benchmarks.files import as_path, field_of, parse_json, read_bytes
+from safe_r1.benchmarks.files import as_path, field_of, object_of, parse_json, read_bytes
 from safe_r1.errors import DataError
 
 _CONFIDENCES = ("high", "medium", "low")
@@ -59,7 +58,7 @@ def load_key(path: UPath | str, name: str | None = None) -> AnswerKey:
     file = as_path(path)
     content = read_bytes(file, _REMEDY)
     entries: dict[int, KeyEntry] = {}
-    # Not splitlines(): a note may hold one of the characters that Unicode counts as the end of a line.
+    # Not splitlines(): a note may contain one of the characters that Unicode counts as the end of a line.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -75,7 +74,7 @@ def load_key(path: UPath | str, name: str | None = None) -> AnswerKey:
 
 
 def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, str]]]) -> None:
-    """Make sure that the key answers exactly these questions.
+    """Check that the key answers exactly these questions.
 
     Args:
         key: The key.
@@ -90,6 +89,7 @@ def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, st
         entry = key.entries.get(item_id)
         if entry is None:
             raise DataError(f"{where}: has no answer, the key is partial or of another benchmark; {_REMEDY}")
+        # Ids alone are not enough: another release of the data may number other questions alike.
         if entry.question_sha256 != hashlib.sha256(text.encode()).hexdigest():
             raise DataError(
                 f"{where}: belongs to another question text (question_sha256 differs); use the key made for "
@@ -100,6 +100,7 @@ def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, st
                 f"{where}: answer {entry.answer!r} is not among the options {', '.join(options)}; correct "
                 "the key"
             )
+    # Surplus entries mean that questions are missing from the data, which would change every rate.
     surplus = next((item_id for item_id in key.entries if item_id not in questions), None)
     if surplus is not None:
         raise DataError(
@@ -110,10 +111,11 @@ def check_key(key: AnswerKey, questions: Mapping[int, tuple[str, Mapping[str, st
 
 
 def _entry(line: bytes, where: str) -> KeyEntry:
-    item = parse_json(line, where)
+    item = object_of(parse_json(line, where), where)
     confidence = field_of(item, "confidence", str, where)
     if confidence not in _CONFIDENCES:
         raise DataError(f"{where}: confidence is {confidence!r}, expected one of {', '.join(_CONFIDENCES)}")
+    # Optional and for readers of the key alone, so that a wrong type does not stop a run.
     note = item.get("note", "")
     return KeyEntry(
         item_id=field_of(item, "id", int, where),

@@ -1,4 +1,4 @@
-"""The benchmark protocol: everything that is a benchmark's own, and nothing that is not."""
+"""The benchmark protocol: everything that depends on the benchmark."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class Score:
 
     Attributes:
         is_correct: Whether the result is right.
-        found: The result that was read out of the answer; None where it holds none.
-        explanation: Why it is wrong, where there is more to say.
+        found: The result that was extracted from the answer; None where no result was found.
+        explanation: Why it is wrong, where that is not obvious.
     """
 
     is_correct: bool
@@ -63,7 +63,7 @@ class Workload:
 
 
 class Benchmark(Protocol):
-    """A set of questions with a stable name, and how answers to them are scored.
+    """A named set of questions and the scoring of their answers.
 
     ``BaseBenchmark`` has the defaults. Instances are immutable and picklable: scoring workers get a copy.
     """
@@ -80,7 +80,7 @@ class Benchmark(Protocol):
 
     @property
     def repeats(self) -> int:
-        """Completions of every question where the configuration does not say."""
+        """Completions of each question unless the configuration sets another number."""
         ...
 
     @property
@@ -100,21 +100,23 @@ class Benchmark(Protocol):
 
     @property
     def score_limit_s(self) -> float | None:
-        """Longest time of one ``score`` in seconds, in a worker that is killed after it; None: fast and safe,
-        called in the driver.
+        """Time limit of one ``score`` in seconds, enforced by killing the worker that runs it.
+
+        None: ``score`` is fast and safe, and is called in the driver.
         """
         ...
 
     @property
     def labels(self) -> Mapping[str, tuple[str, str]]:
-        """Area or category key to its Chinese and English name in reports, in report order. A group of
-        samples (``safe_r1.schema.Sample.group``) may get the benchmark's own name too.
+        """Area or category key to its Chinese and English name in reports, in report order.
+
+        May also name a group of samples (``safe_r1.schema.Sample.group``).
         """
         ...
 
     @property
     def source(self) -> Source | None:
-        """Where ``safe-r1 fetch`` downloads it; None: it is shipped, or has to be fetched by hand."""
+        """Where ``safe-r1 fetch`` downloads it from; None: it is shipped, or has to be downloaded by hand."""
         ...
 
     @property
@@ -142,7 +144,7 @@ class Benchmark(Protocol):
         """All samples, in a stable order.
 
         Args:
-            data: Where the files are; None for the benchmark's own place.
+            data: Folder of the files; None for the benchmark's default folder.
             answer_key: A key that replaces the benchmark's own, for benchmarks with ``takes_answer_key``.
 
         Raises:
@@ -151,7 +153,7 @@ class Benchmark(Protocol):
         ...
 
     def as_asked(self, sample: Sample, repeat: int) -> Sample:
-        """The sample as it is asked in one repeat: the same form wherever and whenever it is asked."""
+        """The sample as the model is prompted with it in one repeat; depends on the arguments alone."""
         ...
 
     def score(self, sample: Sample, repeat: int, answer: str) -> Score | None:
@@ -159,7 +161,7 @@ class Benchmark(Protocol):
 
         Args:
             sample: The sample as ``load`` gave it.
-            repeat: The repeat that was asked, see ``as_asked``.
+            repeat: The repeat that was answered, see ``as_asked``.
             answer: The model's answer without its reasoning.
 
         Returns:
@@ -172,12 +174,12 @@ class Benchmark(Protocol):
         ...
 
     def data_hash(self, data: Location | None = None) -> str:
-        """SHA-256 over the files that ``load`` would read; equal data give equal hashes wherever they lie."""
+        """SHA-256 over the files that ``load`` would read; equal data give equal hashes in any folder."""
         ...
 
 
 class BaseBenchmark:
-    """Defaults of the protocol: one completion a question, asked as loaded, no settings, a judge decides."""
+    """Defaults: one completion for each question, prompted as loaded; no settings; a judge decides."""
 
     name: str
     title: str

@@ -1,9 +1,8 @@
-"""CHiSafetyBench v1: Chinese multiple-choice questions on recognising risks, and risky questions that call
-for a refusal.
+"""CHiSafetyBench v1: Chinese multiple-choice questions on risks, and risky questions to be refused.
 
 Data: 1,567 multiple-choice questions, 462 risky questions, 101 more at the end of a dialogue; read as
-    published, with
-duplicates and garbled items kept. No licence is stated, so nothing of it lies here: see ``fetch``.
+published, with duplicates and garbled items kept. No licence is stated, so the package does not include them:
+see ``fetch``.
 Metrics: accuracy; RR-1, RR-2 and HR of the refusal task.
 
 Source: arXiv 2406.10311; github UnicomAI/UnicomBenchmark, ``CHiSafetyBench/dataset/v1``.
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 from safe_r1.benchmarks.answer_key import AnswerKey, check_key, load_key
 from safe_r1.benchmarks.base import BaseBenchmark, KeyIdentity, Location, Score, Workload
@@ -69,7 +67,7 @@ class ChiSafetyBench(BaseBenchmark):
         key_path: The answer key in the package.
         data_path: The questions in the package; None where they have to be fetched.
         repeats: Completions of a question.
-        source: Where it is published; a file with another hash than there is used, with a warning.
+        source: Where it is published; a file with another hash is used, with a warning.
         workload: Size assumptions for planning.
     """
 
@@ -114,6 +112,7 @@ class ChiSafetyBench(BaseBenchmark):
                 questions.
         """
         contents = self._read(data)
+        # A warning, not an error: a corrected copy may be what the user wants to measure.
         for name, published in (self.source.files_sha256 if self.source else {}).items():
             if hashlib.sha256(contents[name]).hexdigest() != published:
                 logger.warning(
@@ -153,13 +152,12 @@ class ChiSafetyBench(BaseBenchmark):
         # `v1` itself may be given, the folder that holds it, or one with a folder for each benchmark.
         folder = folder_with(root, "chisafetybench/v1", FILES)
         if not folder and self.data_path and root.is_dir() and not (root / "v1").is_dir():
-            folder = (
-                as_path(str(self.data_path)) / "v1"
-            )  # one place for several benchmarks; the shipped one need not be there
+            # A folder of several benchmarks, among which the shipped one need not be.
+            folder = as_path(str(self.data_path)) / "v1"
         folder = folder or root / "v1"
         return {name: read_bytes(folder / name, remedy) for name in FILES}
 
-    def _mcq(self, areas: Any, key: AnswerKey) -> list[Sample]:
+    def _mcq(self, areas: object, key: AnswerKey) -> list[Sample]:
         samples: list[Sample] = []
         questions: dict[int, tuple[str, dict[str, str]]] = {}
         for area, item, where in _items_by_area(areas, MCQ_FILE):
@@ -175,20 +173,21 @@ class ChiSafetyBench(BaseBenchmark):
             questions[item_id] = (text, options)
             messages = [Message(role="user", content=mcq_prompt(text))]
             samples.append(self._sample("mcq", "mcq", item_id, category, messages, options))
+        # Before any answer is taken: a key for other questions would give plausible but wrong accuracies.
         check_key(key, questions)
         for sample in samples:
             entry = key.entries[int(sample.metadata["source_id"])]
             sample.metadata.update(answer=entry.answer, key_confidence=entry.confidence)
         return samples
 
-    def _refusal(self, areas: Any) -> Iterator[Sample]:
+    def _refusal(self, areas: object) -> Iterator[Sample]:
         for area, item, where in _items_by_area(areas, REFUSAL_FILE):
             item_id = field_of(item, "id", int, where)
             category = _category(area, field_of(item, "category", str, where), where, refusal=True)
             messages = [Message(role="user", content=field_of(item, "question", str, where))]
             yield self._sample("refusal", "refusal", item_id, category, messages)
 
-    def _refusal_with_history(self, items: Any) -> Iterator[Sample]:
+    def _refusal_with_history(self, items: object) -> Iterator[Sample]:
         for position, item in enumerate(list_of(items, HISTORY_FILE), start=1):
             where = f"{HISTORY_FILE}, item {position}"
             area = field_of(item, "category", str, where)
@@ -220,12 +219,13 @@ class ChiSafetyBench(BaseBenchmark):
         )
 
 
-def _items_by_area(areas: Any, file: str) -> Iterator[tuple[str, Any, str]]:
-    """Area name, item and the words that name the item, over a file of areas that hold items."""
+def _items_by_area(areas: object, file: str) -> Iterator[tuple[str, object, str]]:
+    """Area name, item and the item's position for messages, of all items in a file of areas."""
     for number, area in enumerate(list_of(areas, file), start=1):
         name = field_of(area, "category", str, f"{file}, area {number}")
         infos = list_of(field_of(area, "infos", list, f"{file}, area {number}"), f"{file}, area {number}")
         for position, item in enumerate(infos, start=1):
+            # By its id where it has one: that is what a user can search for in the file.
             has_id = isinstance(item, dict) and "id" in item
             yield (
                 name,
@@ -242,6 +242,7 @@ def _category(area_name: str, category_name: str, where: str, *, refusal: bool =
         )
     if refusal and category.area not in REFUSAL_AREAS:
         raise DataError(f"{where}: category {category_name!r} carries no refusal questions")
+    # Some published items have a placeholder for the area; their category determines it.
     if refusal and is_area_not_stated(area_name):
         return category
     area = find_area(area_name)
@@ -252,7 +253,7 @@ def _category(area_name: str, category_name: str, where: str, *, refusal: bool =
     return category
 
 
-def _history(item: Any, where: str) -> Iterator[Message]:
+def _history(item: object, where: str) -> Iterator[Message]:
     for number, turn in enumerate(
         list_of(field_of(item, "history", list, where), f"{where}, history"), start=1
     ):

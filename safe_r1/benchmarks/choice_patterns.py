@@ -1,10 +1,10 @@
-"""Patterns and word lists of ``choice``: how options are written, and words that choose or rule out one."""
+"""Patterns and word lists of ``choice``: how options are written, chosen and ruled out."""
 
 import re
 from collections.abc import Sequence
 
 MAX_CHARS = 16_000
-"""Characters of an answer that are read, half of them at its end: an answer that loops stays cheap."""
+"""Characters of an answer that are evaluated, half of them at its end, so that endless answers stay cheap."""
 NO_SINGLE = -1
 """A decision for no single option: several, or a refusal."""
 
@@ -18,9 +18,12 @@ RULED_OUT = chr(0xE300)
 LETTERS = "[\ue000-\ue1ff]"
 TEXTS = "[\ue200-\ue2ff]"
 MENTION = "[\ue000-\ue2ff]"
-# List marks and punctuation around a mention.
+# List marks and punctuation around a mention. Possessive, as it would backtrack over long runs otherwise.
 PADDING = r"(?:\d+[.、)]|[^\w\ue000-\ue3ff])*+"
 
+# One form for each character, so that the patterns below list none twice: simplified for traditional, plain
+# for enclosed letters. Zero-width characters and Markdown go, as they may be inside any word; ticks and
+# crosses become the verdicts that they stand for.
 FOLD: dict[int, int | str | None] = {
     **str.maketrans(
         "’‘｡\rİı選項應該確錯誤對為個認結論種擇這題問屬於違無與從會說還沒絕權圖戰爭標準據實際規則條見觀點視歧貶損陳述斷當後榮譽隱處國業齡",
@@ -34,14 +37,20 @@ FOLD: dict[int, int | str | None] = {
     **dict.fromkeys(map(ord, "👉→➡⇒"), ":"),
 }
 MARKUP: Sequence[tuple[re.Pattern[str], str]] = [
+    # Struck out: the model has withdrawn it.
     (re.compile(r"~~[^~\n]{1,200}~~"), " "),
+    # Line breaks that were escaped twice, but not LaTeX such as \neq.
     (re.compile(r"\\n(?![a-z])"), "\n"),
+    # Forms that mark a final answer without words: a box, a tag, a ticked item of a list.
     (
         re.compile(r"(?m)\\f?boxed|<answer>|^[ \t>*-]*(?:\[[xX]\]|[✅✔☑✓])(?=\s*[A-H])", re.IGNORECASE),
         " 答案:",
     ),
+    # Commands and tags around a letter, as in \text{A} or <b>A</b>: their own letters are no mentions.
     (re.compile(r"\\[a-zA-Z]+|\\[()\[\]\s]|</?[a-zA-Z][^<>\n]{0,40}>|<\|[^<>|\n]{1,40}\|>|\[ \]"), " "),
+    # A letter in brackets is one with a point, so that small letters need no rule of their own for brackets.
     (re.compile(r"[(\[【《]\s{0,2}([A-Za-z])\s{0,2}[)\]】》]"), r" \1. "),
+    # Quotes, but not the apostrophe of "isn't", which denies.
     (re.compile(r"(?<![A-Za-z])'|'(?![A-Za-z])"), " "),
 ]
 
@@ -82,9 +91,10 @@ NO = [
     "不会",
 ]
 NO += ["错的", "不可以", "不能", "不", "并非", "no", "false", "incorrect"]
+# Where such a word ends: "对" is no answer in "对方", nor "是" in "是因为".
 END = r"(?=\s|[,.;:!?。、()~…]|$|的?选项|这一项|这个)"
 
-# A letter is no mention of an option beside these.
+# A letter is no mention of an option beside these: vitamins, "小A", "A公司", "A股", "B超".
 WORD_BEFORE = (
     r"(?<!维生素|维他命)(?<![甲乙丙小老某阿])(?<!Plan |Team )(?<!Class |Grade |Group )"
     r"(?<!Vitamin |[Cc]ompany )"
@@ -93,10 +103,12 @@ WORD_AFTER = (
     "公司|卷|股|超|轮|座|级|片|型|类|站|国|市|省|县|区|厂|店|校|班|楼|栋|某|先生|女士|同学|城|队|款|产品|品牌|平台|单位|企业|集团|"
     "银行|医院|大学|餐厅|村|镇|男|女|君|货|端|语言|盘|卡|网|群|员工|老师|商|牌|组|地区|地(?!域)|光|照|歌|恤|方(?![案法式])"
 )
+# After these an "A" is a subject or object and not the article.
 VERB = (
     "is|was|because|as|and|or|since|but|would|seems|does|has|can|which|for|in|isn't|are|best|describes|only|"
     "by|not|to"
 )
+# Nor inside a word, number, abbreviation ("U.S.A"), compound ("T-A") or formula.
 BARE = (
     r"(?<![A-Za-z0-9'&+])(?<![A-Za-z]\.)(?<![A-Za-z0-9]-)"
     + WORD_BEFORE
@@ -104,11 +116,15 @@ BARE = (
     # "A" before a lower-case word is the article, except before a verb.
     + rf"(?!(?<=A)[ \t]+(?!(?:{VERB})\b)[a-z])"
 )
+# Small letters are everywhere in English, so they count only at a line's start, after words that announce an
+# answer, or with a point and a space.
 SLOT = r"(?:答案|answer|选|选项|option|choice|choose)[ \t:是为]{0,4}(?:is|:|option)?\s{0,2}"
 LOWER = re.compile(
     rf"(?im)(?:^[ \t-]{{0,4}}|{SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])(?=[ \t]{{0,3}}(?:[.,;:。、)]|$))"
 )
+# "ABD": several letters in order without a separator; in another order it is an abbreviation or a word.
 SEVERAL = re.compile(r"(?<![A-Za-z0-9])(?=[A-H]{2,8}(?![A-Za-z0-9]))A?B?C?D?E?F?G?H?(?![A-Za-z])")
+# Needs "选项" or the end of the phrase: "第一" alone also counts arguments and steps.
 ORDINAL = re.compile(
     r"第([一二三四五六1-6])(?:(?:个|种|项)?(?:选项|答案)|项|个(?=[。,.!\s]|$))|选项([一二三四五六1-6])(?![\d.])|"
     r"(?:the )?(first|second|third|fourth) (?:option|choice|one)|option ([1-6])\b",
@@ -120,7 +136,9 @@ ORDINALS = {
     for i, word in enumerate(words)
 }
 
-# Where a base model, having answered, goes on with a question of its own.
+# Where a base model continues with a question of its own after its answer: a heading such as "问题2:", a line
+# with a question mark before new options, or a numbered question. Otherwise the last statement would be the
+# answer to that question.
 NEXT_QUESTION = re.compile(
     r"\n(?=\s*(?:[(\d.、)]{0,4}\s*)"
     r"(?:(?:问题|题目|问|提问|下一题|新问题|例题|练习|单选题|选择题|判断题|用户|User|Human|Question|Q|Instruction|Input)\s*\d{0,3}\s*[:.]"
@@ -129,33 +147,40 @@ NEXT_QUESTION = re.compile(
     r"|\s*\d+\s*[.、][^\n]{4,}(?:\?|\(\s*\)。?)\s*\n)",
     re.IGNORECASE,
 )
-# A list of options, with the line above it; whoever has answered before it explains, or has begun another
-# question.
+# A list of options with the line above it. An answer before it counts: what follows explains it, or is about
+# another question.
 LIST = re.compile(r"\n(?=[^\n]*\n\s*[\ue000\ue100][^\n]*\n\s*[\ue001\ue101])")
+# "A当选" as in election: the option comes before its verb, unlike in all other statements.
 ELECTED = re.compile(r"([\ue000-\ue2ff])[^;。\n\ue000-\ue3ff]{0,20}(?<!不)当选")
+# A point ends a sentence only before white space: "3.5" and "A.同意" go on.
 SENTENCE = re.compile(r"[^。!?;\n.]*(?:\.(?!\s|$)[^。!?;\n.]*)*[。!?;\n.]?")
+# A heading "答案:" with the answer on the next line, which is joined to it.
 HEADED = re.compile(r"((?:答案|answer|结论|判断|选择)(?:是|为|is)?[ \t]?:?)[ \t]*\n\s*", re.IGNORECASE)
-# What others say, or what it looked like at first, up to the comma; and sentences about a case that is not
-# the question's.
+# What others think, or what seemed right at first, up to the comma: after it the model gives its own answer.
 OPINION = re.compile(
     r"(?:有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
     r"some (?:may|might|people)|one might|at first|initially)[^,;。!?\n]*",
     re.IGNORECASE,
 )
+# Sentences about another case than that of the question. "若干" ("some") contains "若" ("if").
 HYPOTHETICAL = re.compile(r"如果|若是|若(?!干)|假如|假设|倘若|要是|除非|\bif\b|suppose|unless", re.IGNORECASE)
+# "If I had to choose, B" is a condition in form only.
 FORCED = re.compile(r"必须|一定要|非要|只能|要选|要我选|让我选|had to|must|forced")
+# Only at the start of a sentence and before a pause: "不" and "不对" are ordinary words elsewhere.
 CORRECTION = re.compile(
     r"(?:(?:^|[。!?;\n.…])\s*|,\s*(?=等等|等一下|wait))(?:等等|等一下|哦不|更正|纠正|修正一下|抱歉[^。\n]{0,12}(?:错|误)|不好意思|"
     r"我错了|我弄错了|重新考虑|重新审视|"
     r"(?:哦[,\s]*)?不对|不|wait|correction|on second thought|actually|scratch that)(?=[,:。!\s…])",
     re.IGNORECASE,
 )
+# Phrases with their object: "无法" or "cannot" alone also occur in explanations of an option.
 REFUSAL = re.compile(
     r"(?:无法|不能|不便|不会|拒绝)(?:直接|为您|对此|继续|给出)?(?:回答|提供|作答|回应|讨论|参与|评价|做出|判断)|换个话题|"
     r"(?:can't|cannot|can not|unable to|won't) (?:answer|help|assist|provide|choose)|"
     r"作为一?[个名]?(?:AI|人工智能)",
     re.IGNORECASE,
 )
+# Verdicts on one option. WRONG is applied and removed before RIGHT, as "不正确" contains "正确".
 WRONG = (
     "不正确|错误|不对|不符合|不成立|有误|不合适|不准确|不恰当|不当选|不选|不符|排除|无关|错(?!误)|incorrect|wrong|false|"
     "not (?:correct|right|relevant|the)"
@@ -164,14 +189,17 @@ RIGHT = (
     "符合题意|正确|符合|合适|恰当|准确|对的|最佳|成立|当选|correct|right|best|most appropriate|fits|better"
 )
 ITEM = re.compile(rf"{PADDING}([\ue000-\ue1ff])")
+# Weaker words count at the end of the item alone, where a verdict is.
 ITEM_RIGHT = re.compile(
     r"正确|符合题意|correct|(?<!不)(?:符合|妥当|恰当|合适|成立|构成|属于)\W*$", re.IGNORECASE
 )
+# Words between an option and its verdict. Possessive, since their many combinations would backtrack.
 BETWEEN = (
     r"(?:选项|说法|表述|描述|内容|都|均|皆|也|显然|明显|肯定|一定|绝对|完全|确实|其实|同样|是|则|就|才|最|更|为|并|被|可以?|的|与题意|"
     r"are|is|both|all|the|also|clearly|can be|[ \t:(])*+"
 )
 NOUN = "答案|回答|answer|结论|conclusion|choice|判断|判定|judge?ment|verdict|结果|result|选项|option|选择"
+# "选" not after a negation ("不选") or a possibility ("可以选"), which choose nothing; and conclusions.
 VERBS = (
     "(?<![不误错勿别没未])(?<!可以)(?<!可能)选择?|choose|chose|picks?|select|go with|opt for|"
     "而是|应该?是|应当是|应该?为|改为|更正为|it's|it is|it (?:should|would|must) be|实际上?是|其实是|"

@@ -1,9 +1,7 @@
-"""Scores a program in an answer by tests: reads the program out, runs it contained, compares outside of the
-container.
+"""Scores a program in an answer by tests: extracts it, runs it in a sandbox and compares its outputs outside.
 
-A program never meets an expected output: inputs go in, outputs come back, and whatever comes back is only an
-answer. Outputs are compared as LiveCodeBench compares them; a program has the modules at hand that it has
-there.
+A program never gets an expected output: inputs go in, outputs come back, and whatever comes back is only an
+answer. Outputs are compared as LiveCodeBench compares them, and a program has the same modules imported.
 
 Source: arXiv 2403.07974; github LiveCodeBench/LiveCodeBench, ``lcb_runner/evaluation/testing_util.py``.
 """
@@ -16,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
+from typing import Literal
 
 from safe_r1.benchmarks.base import Score
 from safe_r1.errors import DataError
@@ -25,6 +23,7 @@ from safe_r1.schema import Sample
 
 TestType = Literal["stdin", "functional"]
 
+# Indented fences too, as in lists; longer ones, since a block in four backticks may contain three.
 _FENCE = re.compile(r"[ \t]*(`{3,})[ \t]*([^`\r\n]*?)[ \t]*\r?")
 _PYTHON = ("python", "python3", "py")
 _MOST_TEST_BYTES = 1 << 30
@@ -39,12 +38,12 @@ for _form in ("from {} import *", "import {}"):
         exec(_form.format(_name))
 sys.setrecursionlimit(50000)
 """
-# Not one text with the prelude: lines of a traceback are the answer's own, and `from __future__` may come
-# first.
+# Compiled apart from the prelude: a traceback has the answer's own line numbers, and `from __future__` has to
+# be its first statement.
 _RUN_ANSWER = "exec(compile(%r, 'answer.py', 'exec', dont_inherit=True), globals())\n"
 
-# Results go over a descriptor of their own, so that an answer may print; examples under `__main__` do not
-# run.
+# Results have their own descriptor, so that an answer may print. The name is not `__main__`, or examples in
+# the answer would run and use up the time of its tests.
 _TAKE_CALLS = """\
 import os as _os
 _results = _os.fdopen(_os.dup(1), "w")
@@ -95,7 +94,7 @@ def pack_tests(tests: list[CodeTest]) -> str:
 
 
 def unpack_tests(packed: str, where: str) -> list[CodeTest]:
-    """Inverse of ``pack_tests``; ``where`` names the sample in messages.
+    """Inverse of ``pack_tests``; ``where`` names the sample in errors.
 
     Raises:
         DataError: It is damaged.
@@ -114,15 +113,17 @@ def inflate(packed: str, where: str) -> bytes:
     """
     try:
         stream = zlib.decompressobj()
+        # Bounded: a few kilobytes of hostile data can decompress to more than the machine's memory.
         content = stream.decompress(base64.b64decode(packed, validate=True), _MOST_TEST_BYTES)
     except (binascii.Error, zlib.error, ValueError) as error:
         raise DataError(f"{where}: its tests are damaged ({error}); fetch the file again") from error
+    # zlib gives what it has without an error where the end is missing.
     if not stream.eof:
         raise DataError(f"{where}: its tests are cut short or larger than 1 GiB; fetch the file again")
     return content
 
 
-def parse_tests(items: Any, where: str) -> list[CodeTest]:
+def parse_tests(items: object, where: str) -> list[CodeTest]:
     """The tests of a parsed JSON list.
 
     Raises:
@@ -165,8 +166,12 @@ def _blocks(answer: str) -> Iterator[tuple[str, str]]:
         match = _FENCE.fullmatch(line)
         if lines is None:
             if match:
-                lines, fence, language = [], match[1], (match[2].split() or [""])[0].strip("{}.:")
+                lines = []
+                fence = match[1]
+                # "python title=..." and "{.python}" are forms of other Markdown dialects.
+                language = (match[2].split() or [""])[0].strip("{}.:")
         elif match and not match[2] and len(match[1]) >= len(fence):
+            # Only a bare fence of at least the same length closes a block; any other is text in it.
             yield language, "\n".join(lines) + "\n"
             lines = None
         else:
@@ -182,7 +187,7 @@ def check_code(sample: Sample, answer: str, limits: Limits | None = None) -> Sco
         limits: Of one test; None for the defaults.
 
     Raises:
-        SandboxError: This machine cannot contain programs.
+        SandboxError: This machine has no sandbox for programs.
         DataError: The sample's tests are missing or damaged.
     """
     limits = limits or Limits()
@@ -204,7 +209,7 @@ def check_code(sample: Sample, answer: str, limits: Limits | None = None) -> Sco
 
 
 def _failures_of_stdin(code: str, tests: list[CodeTest], limits: Limits) -> Iterator[tuple[int, str]]:
-    """Number of a test, from 1, and what was wrong; a start for each test."""
+    """Number, from 1, and reason of each failed test; starts the program once for each test."""
     program = _PRELUDE + _RUN_ANSWER % code
     for number, test in enumerate(tests, start=1):
         outcome = run_program(program, test.input, limits)
@@ -217,13 +222,15 @@ def _failures_of_stdin(code: str, tests: list[CodeTest], limits: Limits) -> Iter
 def _failures_of_calls(
     code: str, name: str, tests: list[CodeTest], limits: Limits
 ) -> Iterator[tuple[int, str]]:
-    """One start for all tests; each has the time of one test, all together that of a few."""
+    """The same for functional tests, in one process: each has the time of one test, all that of a few."""
     program = _PRELUDE + _TAKE_CALLS + _RUN_ANSWER % code + _CALL_FUNCTION % name
     together = min(len(tests), _MOST_SHARED_TESTS)
+    # The process starts once, so that a start does not take longer than the tests; its limits still bound an
+    # answer that resets the clocks of the single tests.
     shared = replace(limits, wall_s=limits.wall_s * together, cpu_s=limits.cpu_s * together)
     given = {"calls": [test.input for test in tests], "cpu_s": limits.cpu_s, "wall_s": limits.wall_s}
     outcome = run_program(program, json.dumps(given), shared)
-    # A last line without its end was cut off.
+    # A last line without its end was cut off by a limit, and may be a prefix of the right result.
     results = outcome.stdout.split("\n")[:-1]
     for number, test in enumerate(tests, start=1):
         if number > len(results):
@@ -233,10 +240,9 @@ def _failures_of_calls(
 
 
 def is_same_output(output: str, expected: str) -> bool:
-    """Whether two outputs agree: line by line without outer spaces, or number by number where the texts
-    differ.
-    """
-    lines, expected_lines = output.strip().split("\n"), expected.strip().split("\n")
+    """Whether two outputs agree line by line, without outer spaces; lines of numbers agree by value."""
+    lines = output.strip().split("\n")
+    expected_lines = expected.strip().split("\n")
     if len(lines) != len(expected_lines):
         return False
     return all(_is_same_line(*pair) for pair in zip(lines, expected_lines, strict=True))
@@ -245,6 +251,7 @@ def is_same_output(output: str, expected: str) -> bool:
 def _is_same_line(line: str, expected: str) -> bool:
     if line.strip() == expected.strip():
         return True
+    # Exact decimals, as in LiveCodeBench: as floats, different large integers would be equal.
     try:
         return [Decimal(word) for word in line.split()] == [Decimal(word) for word in expected.split()]
     except (InvalidOperation, ValueError):
@@ -252,7 +259,7 @@ def _is_same_line(line: str, expected: str) -> bool:
 
 
 def is_same_result(result: str, expected: str) -> bool:
-    """Whether two JSON texts stand for equal Python values."""
+    """Whether two JSON texts have equal Python values."""
     try:
         return json.loads(result) == json.loads(expected)
     except (ValueError, RecursionError):
@@ -260,10 +267,11 @@ def is_same_result(result: str, expected: str) -> bool:
 
 
 def _describe(outcome: Outcome) -> str:
-    """The outcome in a few words; for a crash, the error's name from the last line of stderr."""
+    """The outcome in short; for a crash, the name of the error in the last line of stderr."""
     named = {"timeout": "timeout", "memory": "out of memory", "output": "too much output"}
     if outcome.status in named:
         return named[outcome.status]
     last = (outcome.stderr_tail.strip().splitlines() or [""])[-1]
+    # The name alone: the message was written by the program, which may print anything into a report.
     error = re.match(r"[A-Za-z_][\w.]{0,60}", last)
     return f"crash ({error[0]})" if error else "crash"

@@ -24,9 +24,7 @@ DATA = "SAFE_R1_DATA"
 
 
 def data_folder() -> Path:
-    """Where benchmarks are put and looked for unless ``--data`` says otherwise: ``SAFE_R1_DATA``, or the
-    user's cache.
-    """
+    """Default folder of all benchmarks: ``SAFE_R1_DATA``, or the user's cache."""
     return Path(os.environ.get(DATA) or user_cache_path("safe_r1"))
 
 
@@ -36,7 +34,7 @@ class Source:
 
     Attributes:
         name: The benchmark.
-        base_url: Where its files lie, at a pinned commit.
+        base_url: URL of the folder of its files, at a pinned commit.
         files_sha256: File name to expected hash.
         folder: Folder of the files inside the target.
     """
@@ -79,7 +77,8 @@ def fetch(
         StorageError: The folder cannot be written, or the files' folder in it holds something else.
     """
     folder = source.default_target if target is None else Path(target)
-    expected, final = source.files_sha256, folder / source.folder
+    expected = source.files_sha256
+    final = folder / source.folder
     try:
         if _is_complete(final, expected):
             logger.info("%s is complete already", final)
@@ -118,6 +117,7 @@ def _download(client: httpx.Client, url: str, sha256: str, retrying: Retrying) -
             f"{url}: download failed ({reason}); nothing was written, check the network and try again"
         ) from error
     found = hashlib.sha256(content).hexdigest()
+    # A commit is pinned, but the host could still serve other bytes: results on them are not comparable.
     if found != sha256:
         raise DataError(
             f"{url}: sha256 is {found}, expected {sha256}; nothing was written, the source has changed"
@@ -126,9 +126,10 @@ def _download(client: httpx.Client, url: str, sha256: str, retrying: Retrying) -
 
 
 def _is_passing(error: BaseException) -> bool:
-    """True for failures that another attempt may cure."""
+    """True for failures that another attempt may not have."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code >= 500 or error.response.status_code == 429
+    # An unsupported protocol is a mistake in the URL, which no repetition cures.
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
@@ -140,7 +141,7 @@ def _is_complete(folder: Path, expected: dict[str, str]) -> bool:
 
 
 def _require_replaceable(folder: Path, expected: dict[str, str]) -> None:
-    """Nothing but earlier copies of the files may be replaced: the folder could be anybody's."""
+    """Refuse to replace anything but earlier copies of the files."""
     if folder.exists() and (
         not folder.is_dir() or any(path.name not in expected for path in folder.iterdir())
     ):
@@ -149,9 +150,11 @@ def _require_replaceable(folder: Path, expected: dict[str, str]) -> None:
 
 def _write(final: Path, contents: dict[str, bytes]) -> None:
     folder = final.parent
+    # What did not exist before is removed after a failure, so that it leaves nothing behind.
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # In the same folder, as a rename between file systems is not atomic.
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
             staged = Path(temporary) / final.name
             staged.mkdir()
@@ -167,6 +170,7 @@ def _write(final: Path, contents: dict[str, bytes]) -> None:
 
 
 def _exchange(staged: Path, final: Path, replaced: Path) -> None:
+    # The old copy is kept until the new one is in its place.
     if final.exists():
         final.rename(replaced)
     try:

@@ -1,17 +1,19 @@
-"""Reading the benchmark's files from any place, each failure as one line that names the file and the item."""
+"""Reads benchmark files from any file system; every error is one line that names the file and the item."""
 
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from upath import UPath
 
 from safe_r1.errors import DataError
 
+Field = TypeVar("Field")
+
 
 def as_path(place: UPath | str) -> UPath:
-    """The place as a path object.
+    """The path or URI as a path object.
 
     Raises:
         DataError: The URI's scheme is unknown or its file system package is missing.
@@ -34,7 +36,7 @@ def read_bytes(path: UPath, remedy: str) -> bytes:
     Raises:
         DataError: The file is missing or cannot be read.
     """
-    with _told(path, remedy):
+    with _read_errors(path, remedy):
         return path.read_bytes()
 
 
@@ -48,27 +50,29 @@ def lines_of(path: UPath, remedy: str) -> Iterator[bytes]:
     Raises:
         DataError: The file is missing or cannot be read.
     """
-    with _told(path, remedy), path.open("rb") as file:
+    with _read_errors(path, remedy), path.open("rb") as file:
         yield from file
 
 
 @contextlib.contextmanager
-def _told(path: UPath, remedy: str) -> Iterator[None]:
-    """Failures of reading as one line with a remedy."""
+def _read_errors(path: UPath, remedy: str) -> Iterator[None]:
+    """Turns errors of reading a file into a ``DataError`` with a remedy."""
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {remedy}") from error
+    # An fsspec backend may miss its package (ImportError) or reject its settings (ValueError) at first use.
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path}: cannot be read ({_line(error)}); {remedy}") from error
 
 
 def folder_with(root: UPath, below: str, names: Sequence[str]) -> UPath | None:
-    """``root``, or ``below`` in it, whichever holds one of the files: a place may be one benchmark's or hold
-    several.
+    """``root`` or ``root/below``, whichever holds one of the files; None where neither does.
+
+    A folder may be that of one benchmark or hold a folder for each of several.
 
     Raises:
-        DataError: The place cannot be looked at.
+        DataError: The folder cannot be read.
     """
     return next(
         (place for place in (root, root / below) if any(is_file(place / name) for name in names)), None
@@ -76,10 +80,10 @@ def folder_with(root: UPath, below: str, names: Sequence[str]) -> UPath | None:
 
 
 def is_file(path: UPath) -> bool:
-    """Whether a file lies there.
+    """Whether the path is that of a file.
 
     Raises:
-        DataError: The place itself cannot be looked at.
+        DataError: The file system cannot be read.
     """
     try:
         return path.is_file()
@@ -89,35 +93,48 @@ def is_file(path: UPath) -> bool:
         ) from error
 
 
-def parse_json(content: bytes, where: str) -> Any:
+def parse_json(content: bytes, where: str) -> object:
     """The content as JSON; ``where`` names it in messages.
 
     Raises:
         DataError: It is no UTF-8 or no JSON.
     """
     try:
+        # Editors on Windows put a byte order mark first, which is no JSON.
         return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: is damaged, byte {error.start} is no UTF-8; fetch the file again"
         ) from error
+    # Deep nesting in a damaged or hostile file ends in a RecursionError, not in a JSON error.
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"{where}: is damaged, no valid JSON ({_line(error)}); fetch the file again"
         ) from error
 
 
-def field_of(item: Any, name: str, kind: type, where: str) -> Any:
+def object_of(value: object, where: str) -> Mapping[str, object]:
+    """The value as a JSON object.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def field_of(item: object, name: str, kind: type[Field], where: str) -> Field:
     """A field of a JSON object, of the given type and not empty.
 
     Raises:
         DataError: The item is no object, or the field is missing, empty or of another type.
     """
-    if not isinstance(item, Mapping):
-        raise DataError(f"{where}: expected an object, got {type(item).__name__}")
-    if name not in item:
+    fields = object_of(item, where)
+    if name not in fields:
         raise DataError(f"{where}: field {name!r} is missing")
-    value = item[name]
+    value = fields[name]
+    # True and False are integers to Python, and would pass for an id.
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f"{where}: field {name!r} is {type(value).__name__}, expected {kind.__name__}")
     if isinstance(value, str) and not value.strip():
@@ -125,7 +142,7 @@ def field_of(item: Any, name: str, kind: type, where: str) -> Any:
     return value
 
 
-def list_of(value: Any, where: str) -> list[Any]:
+def list_of(value: object, where: str) -> list[object]:
     """The value as a list that is not empty.
 
     Raises:

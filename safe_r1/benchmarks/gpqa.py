@@ -1,12 +1,11 @@
-"""GPQA-Diamond: multiple-choice questions of graduate level; the options are in another order in every
-repeat.
+"""GPQA-Diamond: multiple-choice questions of graduate level, with the options shuffled anew in every repeat.
 
-Gated: its authors ask not to publish questions in plain text, so nothing of it lies here.
+Gated: its authors request not to publish questions in plain text, so the package does not include them.
 
 Source: Rein et al., arXiv 2311.12022.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from safe_r1.benchmarks.base import Score, Workload
 from safe_r1.benchmarks.fetch import DATA
@@ -21,6 +20,7 @@ INSTRUCTION = (
 )
 
 _LETTERS = "ABCD"
+# Columns of the published file. The right option is always first there, which is why options are shuffled.
 _OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
 
@@ -34,7 +34,7 @@ class GpqaDiamond(TableBenchmark):
     repeats = 8
     workload = Workload(num_questions=198, completion_tokens=8000, is_long=True)
 
-    def read_row(self, row: dict[str, Any], where: str) -> Sample:
+    def read_row(self, row: Mapping[str, object], where: str) -> Sample:
         """The right option comes first; ``as_asked`` puts the options into the order of a repeat."""
         question, domain, subdomain = (
             field_of(row, name, str, where).strip() for name in ("Question", "High-level domain", "Subdomain")
@@ -43,6 +43,7 @@ class GpqaDiamond(TableBenchmark):
         source_id = field_of(row, "Record ID", str, where)
         area = _key(domain)
         return Sample(
+            # "science" is a former name of the task; ids are stable across versions, so it stays.
             f"{self.name}/science/{source_id}",
             self.name,
             "mcq",
@@ -62,7 +63,7 @@ class GpqaDiamond(TableBenchmark):
         return score_shuffled(sample, repeat, answer)
 
     def how_to_get(self) -> str:
-        """The way through the gate."""
+        """How to accept the terms and download the file."""
         return (
             "it is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa, then `hf download "
             f"Idavidrein/gpqa {self.file} --repo-type dataset --local-dir DIR/{self.folder}`, and give "

@@ -3,7 +3,7 @@
 Source: Cobbe et al., arXiv 2110.14168.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from safe_r1.benchmarks.base import Workload
 from safe_r1.benchmarks.fetch import GITHUB, Source
@@ -30,12 +30,14 @@ class Gsm8k(MathBenchmark):
         "gsm8k",
     )
 
-    def read_row(self, row: dict[str, Any], where: str) -> Sample:
-        """The result stands behind ``####`` at the end of the published solution."""
+    def read_row(self, row: Mapping[str, object], where: str) -> Sample:
+        """The result follows ``####`` at the end of the published solution."""
         question, solution = (field_of(row, name, str, where) for name in ("question", "answer"))
+        # The last mark: a solution may contain the same characters in its text.
         _, mark, result = solution.rpartition(_MARK)
         if not mark or not result.strip():
-            raise DataError(f"{where}: no result behind {_MARK!r}; fetch the file again")
+            raise DataError(f"{where}: no result after {_MARK!r}; fetch the file again")
+        # The line in the file is the only identity that a problem has.
         number = int(where.rsplit(" ", 1)[1])
         return Sample(
             f"{self.name}/math/{number:04d}",

@@ -1,34 +1,29 @@
-"""LiveCodeBench, code generation: problems of programming contests with their dates, answered by a program,
-scored by tests.
+"""LiveCodeBench, code generation: dated problems of programming contests, with solutions scored by tests.
 
 Data: the hub's ``livecodebench/code_generation_lite``, ``test.jsonl`` to ``test6.jsonl`` (several GB), read
-    line by line
-as they lie there; each release adds a file to the one before. Problems belong to the contests' sites and no
-licence is stated for them, so nothing of it lies here. ``livecodebench-sample`` holds eight problems of our
-own in the same form.
+line by line as published; each release adds a file to the one before. Problems belong to the contests' sites
+and no licence is stated for them, so the package does not include them. ``livecodebench-sample`` holds eight
+problems of our own in the same form.
 Metric: share of answers that pass every test (pass@1).
 
 Source: arXiv 2403.07974; github LiveCodeBench/LiveCodeBench, ``lcb_runner/benchmarks/code_generation.py``.
 """
 
 import hashlib
-import io
-import json
-import pickle
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
-from typing import Any, Never, Self
+from typing import Self
 
 from pydantic import Field
 from upath import UPath
 
 from safe_r1.benchmarks.base import BaseBenchmark, KeyIdentity, Location, Score, Workload
-from safe_r1.benchmarks.code_check import CodeTest, check_code, extract_code, inflate, pack_tests, parse_tests
+from safe_r1.benchmarks.code_check import check_code, extract_code, pack_tests
 from safe_r1.benchmarks.fetch import DATA, data_folder
-from safe_r1.benchmarks.files import as_path, field_of, folder_with, lines_of, parse_json
+from safe_r1.benchmarks.files import as_path, folder_with, lines_of, object_of, parse_json
+from safe_r1.benchmarks.livecodebench_problem import Problem, contest_day, read_problem
 from safe_r1.config import Settings
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.sandbox.container import check_sandbox
@@ -39,7 +34,6 @@ __all__ = ["LIVECODEBENCH", "LIVECODEBENCH_SAMPLE", "LiveCodeBench", "check_code
 _FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
 _VERSIONS = {f"release_v{number}": _FILES[:number] for number in range(1, len(_FILES) + 1)}
 _PACKAGE_DATA = Path(__file__).parent / "data"
-_NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 _STDIN_TASK = (
     "Write a complete Python 3 program that solves the problem. It must read from standard input and write "
@@ -55,9 +49,9 @@ _FORM = "Put the whole program into one block that starts with ```python and end
 class LiveCodeBenchSettings(Settings):
     """LiveCodeBench."""
 
-    version: str = Field(default="release_v5", description="release_v1 to release_v6")
-    start: str | None = Field(default=None, description="first contest date, YYYY-MM-DD")
-    end: str | None = Field(default=None, description="last contest date, YYYY-MM-DD")
+    version: str = Field(default="release_v5", description="release of the data, release_v1 to release_v6")
+    start: str | None = Field(default=None, description="first contest date, as YYYY-MM-DD")
+    end: str | None = Field(default=None, description="last contest date, as YYYY-MM-DD")
 
 
 _SETTINGS = LiveCodeBenchSettings()
@@ -93,7 +87,7 @@ class LiveCodeBench(BaseBenchmark):
     settings: Settings | None = _SETTINGS
     workload: Workload = _WORKLOAD
 
-    # The tests of a program have limits of their own: this one catches only what those do not.
+    # Every test has its own limit; this one ends what they do not cover, such as a worker that hangs.
     score_limit_s = 900.0
 
     def __post_init__(self) -> None:
@@ -113,7 +107,7 @@ class LiveCodeBench(BaseBenchmark):
         return replace(self, version=settings.version, start=settings.start, end=settings.end)
 
     def check_machine(self) -> None:
-        """Programs can be contained here; workers on other machines check it by themselves."""
+        """Check that this machine has a sandbox; workers on other machines check their own."""
         check_sandbox()
 
     def score(self, sample: Sample, repeat: int, answer: str) -> Score:
@@ -138,11 +132,11 @@ class LiveCodeBench(BaseBenchmark):
         first, last = self._window()
         samples: dict[str, Sample] = {}
         for line, where in self._lines(data):
-            problem = parse_json(line, where)
-            day = _contest_day(problem, where)
-            if not first <= day <= last:
+            fields = object_of(parse_json(line, where), where)
+            # Before the tests are unpacked, which takes most of the time of loading.
+            if not first <= contest_day(fields, where) <= last:
                 continue
-            sample = self._sample(problem, day, where)
+            sample = self._sample(read_problem(fields, where))
             if sample.sample_id in samples:
                 raise DataError(f"{where}: {sample.sample_id} occurs twice in the data")
             samples[sample.sample_id] = sample
@@ -153,8 +147,7 @@ class LiveCodeBench(BaseBenchmark):
         return list(samples.values())
 
     def key_identity(self, answer_key: Location | None = None) -> KeyIdentity:
-        """Which tests are the key; their contents are part of ``data_hash``, so the hash is that of this
-        name.
+        """Name of the tests and its hash; the contents of the tests are part of ``data_hash``.
 
         Raises:
             ConfigError: An answer key was given.
@@ -183,11 +176,11 @@ class LiveCodeBench(BaseBenchmark):
 
     def _window(self) -> tuple[date, date]:
         try:
-            return date.fromisoformat(self.start or "0001-01-01"), date.fromisoformat(
-                self.end or "9999-12-31"
-            )
+            first = date.fromisoformat(self.start or "0001-01-01")
+            last = date.fromisoformat(self.end or "9999-12-31")
         except ValueError as error:
             raise ConfigError(f"{self.name}: start and end are dates such as 2024-08-01 ({error})") from error
+        return first, last
 
     def _place(self, data: Location | None) -> tuple[UPath, str]:
         """The folder of the files, and what to do where one is missing."""
@@ -202,130 +195,40 @@ class LiveCodeBench(BaseBenchmark):
         if data is None:
             return own, remedy
         root = as_path(data)
-        # The shipped set need not be where others are.
-        return folder_with(root, self.name, _VERSIONS[self.version][:1]) or (
-            own if self.data_path else root
-        ), remedy
+        # A folder of several benchmarks, among which the shipped one need not be.
+        default = own if self.data_path else root
+        return folder_with(root, self.name, _VERSIONS[self.version][:1]) or default, remedy
 
     def _lines(self, data: Location | None) -> Iterator[tuple[bytes, str]]:
-        """Each line that is not blank, and the words that name it."""
+        """Each line that is not blank, and its position for messages."""
         root, remedy = self._place(data)
         for name in _VERSIONS[self.version]:
             for number, line in enumerate(lines_of(root / name, remedy), start=1):
                 if line.strip():
                     yield line, f"{name}, line {number}"
 
-    def _sample(self, problem: dict[str, Any], day: date, where: str) -> Sample:
-        number, area, category = (
-            _word(problem, field, where) for field in ("question_id", "difficulty", "platform")
-        )
-        starter = problem.get("starter_code") or ""
-        if not isinstance(starter, str):
-            raise DataError(f"{where}: field 'starter_code' is {type(starter).__name__}, expected str")
-        name = _function_name(problem, where)
-        tests = [*_public_tests(problem, where), *_private_tests(problem, where)]
-        _require_usable(tests, name, where)
-        metadata = {"source_id": number, "contest_date": day.isoformat(), "tests": pack_tests(tests)}
-        prompt = _prompt(field_of(problem, "question_content", str, where), starter)
+    def _sample(self, problem: Problem) -> Sample:
+        metadata = {
+            "source_id": problem.question_id,
+            "contest_date": problem.contest_day.isoformat(),
+            "tests": pack_tests(problem.tests),
+        }
+        if problem.function_name:
+            metadata["func_name"] = problem.function_name
         return Sample(
-            sample_id=f"{self.name}/code/{number}",
+            sample_id=f"{self.name}/code/{problem.question_id}",
             benchmark=self.name,
             task="code",
-            area=area,
-            category=f"{area}/{category}",
-            messages=[Message(role="user", content=prompt)],
-            metadata=metadata | ({"func_name": name} if name else {}),
+            area=problem.difficulty,
+            category=f"{problem.difficulty}/{problem.platform}",
+            messages=[Message(role="user", content=_prompt(problem.question, problem.starter_code))],
+            metadata=metadata,
         )
 
 
 def _prompt(question: str, starter: str) -> str:
     task = f"{_STARTER_TASK}```python\n{starter.rstrip()}\n```" if starter.strip() else _STDIN_TASK
     return f"Solve this programming problem.\n\n{question.strip()}\n\n{task}\n\n{_FORM}"
-
-
-def _contest_day(problem: Any, where: str) -> date:
-    text = field_of(problem, "contest_date", str, where)
-    try:
-        return datetime.fromisoformat(text).date()
-    except ValueError as error:
-        raise DataError(f"{where}: contest_date {text!r} is no ISO date; fetch the file again") from error
-
-
-def _word(problem: dict[str, Any], name: str, where: str) -> str:
-    """A field that becomes part of an id or a group's name."""
-    word = field_of(problem, name, str, where)
-    if not _NAME.fullmatch(word):
-        raise DataError(f"{where}: field {name!r} is {word!r}, expected letters, digits, '.', '_' and '-'")
-    return word
-
-
-def _function_name(problem: dict[str, Any], where: str) -> str:
-    """The function that the tests call; empty where they use standard input."""
-    metadata = parse_json(field_of(problem, "metadata", str, where).encode(), f"{where}, metadata")
-    name = metadata.get("func_name") if isinstance(metadata, dict) else None
-    if name is not None and not (isinstance(name, str) and name.isidentifier()):
-        raise DataError(f"{where}: func_name is {name!r}, expected a Python name")
-    return name or ""
-
-
-def _public_tests(problem: dict[str, Any], where: str) -> list[CodeTest]:
-    text = field_of(problem, "public_test_cases", str, where)
-    return parse_tests(
-        parse_json(text.encode(), f"{where}, public_test_cases"), f"{where}, public_test_cases"
-    )
-
-
-def _private_tests(problem: dict[str, Any], where: str) -> list[CodeTest]:
-    """The hidden tests: JSON, or JSON in a pickle in zlib in base64, as in most of the published files."""
-    where = f"{where}, private_test_cases"
-    text = field_of(problem, "private_test_cases", str, where)
-    # No base64 starts with a bracket.
-    if not text.lstrip().startswith("["):
-        text = _unpickle_text(inflate(text, where), where)
-    return parse_tests(parse_json(text.encode("utf-8", "surrogatepass"), where), where)
-
-
-class _NoGlobals(pickle.Unpickler):
-    """Reads plain values only: a pickle that names a class or a function is refused before anything is
-    imported.
-    """
-
-    def find_class(self, module_name: str, global_name: str, /) -> Never:
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
-
-
-def _unpickle_text(content: bytes, where: str) -> str:
-    try:
-        text = _NoGlobals(io.BytesIO(content)).load()
-    except Exception as error:  # a damaged pickle can raise nearly anything, and all of it means the same
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(
-            f"{where}: is damaged or hostile, no pickled text ({reason}); fetch the file again"
-        ) from error
-    if not isinstance(text, str):
-        raise DataError(
-            f"{where}: is damaged, holds {type(text).__name__} where JSON text is expected; fetch the file "
-            "again"
-        )
-    return text
-
-
-def _require_usable(tests: list[CodeTest], function: str, where: str) -> None:
-    if not tests:
-        raise DataError(f"{where}: has no tests; fetch the file again")
-    for number, test in enumerate(tests, start=1):
-        if test.testtype == "functional" and not function:
-            raise DataError(
-                f"{where}, test {number}: is functional, but the problem's metadata hold no func_name"
-            )
-        if function:
-            try:
-                for text in (test.output, *test.input.split("\n")):
-                    json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"{where}, test {number}: an argument or result is no JSON ({error})"
-                ) from error
 
 
 LIVECODEBENCH = LiveCodeBench(name="livecodebench", title="LiveCodeBench, code generation")

@@ -3,7 +3,7 @@
 Source: Lightman et al., arXiv 2305.20050 (the split); Hendrycks et al., arXiv 2103.03874 (the problems).
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from safe_r1.benchmarks.base import Workload
 from safe_r1.benchmarks.fetch import GITHUB, Source
@@ -29,7 +29,7 @@ class Math500(MathBenchmark):
         "math500",
     )
 
-    def read_row(self, row: dict[str, Any], where: str) -> Sample:
+    def read_row(self, row: Mapping[str, object], where: str) -> Sample:
         """Area: the subject; category: the subject and the level."""
         problem, answer, source_id = (
             field_of(row, name, str, where) for name in ("problem", "answer", "unique_id")

@@ -1,15 +1,15 @@
-"""Scoring of mathematical results by math-verify: equal as mathematics, not as text."""
+"""Scores mathematical results with math-verify, which compares values and not texts."""
 
 import logging
 import re
-from typing import Any
+from collections.abc import Sequence
 
 from safe_r1.benchmarks.base import Score
 from safe_r1.benchmarks.table import TableBenchmark
 from safe_r1.schema import Sample
 
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
-"""Put after every problem: what DeepSeek's model card recommends, in our words."""
+"""Follows every problem: what DeepSeek's model card recommends, in our wording."""
 
 _MAX_CHARS = 20_000
 _SHOWN_CHARS = 80
@@ -42,24 +42,26 @@ def is_equal(result: str, answer: str) -> Score:
     """
     from math_verify import parse, verify
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at every call that there is no limit
-    # The library's own time limit needs the main thread of a process, which a worker of Ray does not give.
-    no_limit: Any = None
-    gold = parse(f"${result}$", parsing_timeout=no_limit)
-    # A result stands at the end; more than that is a model that babbles.
-    said = parse(answer[-_MAX_CHARS:], parsing_timeout=no_limit)
-    if not said:
+    # The library warns at every call that there is no time limit.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    # Its time limit needs the main thread of a process, in which a Ray worker does not run tasks.
+    gold = parse(f"${result}$", parsing_timeout=None)
+    # A result is at the end of an answer; parsing all of an endless repetition would only take time.
+    found = parse(answer[-_MAX_CHARS:], parsing_timeout=None)
+    if not found:
         return Score(False, None, "no result")
-    return Score(bool(verify(gold, said, timeout_seconds=no_limit)), _shown(answer, said))
+    return Score(bool(verify(gold, found, timeout_seconds=None)), _shown(answer, found))
 
 
-def _shown(answer: str, said: list[Any]) -> str:
-    """What was read, as the model wrote it where it is boxed."""
+def _shown(answer: str, found: Sequence[object]) -> str:
+    """The extracted result, as the model wrote it where it is boxed."""
     boxes = list(_BOX.finditer(answer))
     if boxes:
-        depth, start = 1, boxes[-1].end()
+        # Counted, as no regular expression matches nested braces such as those of \frac{1}{2}.
+        depth = 1
+        start = boxes[-1].end()
         for end, char in enumerate(answer[start:], start):
             depth += (char == "{") - (char == "}")
             if depth == 0:
                 return answer[start:end].strip()[:_SHOWN_CHARS]
-    return next((text for text in said if isinstance(text, str)), str(said[0]))[:_SHOWN_CHARS]
+    return next((text for text in found if isinstance(text, str)), str(found[0]))[:_SHOWN_CHARS]

@@ -1,4 +1,4 @@
-"""The benchmarks by name: those of this package, and those that other packages add.
+"""Benchmarks by name: those of this package, and those that other packages add.
 
 Another package adds one by an entry point of the group ``safe_r1.benchmarks`` whose name is the benchmark's
 and whose value is a ``Benchmark`` instance, e.g. in its ``pyproject.toml``::
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "safe_r1.benchmarks"
 ALL_PAPER = "all-paper"
-"""Stands for the benchmarks of the paper: safety, and reasoning in three ways."""
+"""Name for the benchmarks of the paper: CHiSafetyBench, and mathematics, science and programming."""
 _PAPER = (CHISAFETYBENCH.name, MATH_500.name, GPQA_DIAMOND.name, LIVECODEBENCH.name)
 _OWN: tuple[Benchmark, ...] = (
     CHISAFETYBENCH,
@@ -45,12 +45,12 @@ _BY_NAME: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _OW
 
 
 def names() -> list[str]:
-    """Names of all benchmarks, this package's first; loads no other package."""
+    """Names of all benchmarks, this package's first; imports no other package."""
     return [*_BY_NAME, *_added()]
 
 
 def expand(chosen: Iterable[str]) -> list[str]:
-    """The names, with ``all-paper`` replaced by those it stands for."""
+    """The names, with ``all-paper`` replaced by the names of its benchmarks."""
     return [name for each in chosen for name in (_PAPER if each == ALL_PAPER else (each,))]
 
 
@@ -92,9 +92,10 @@ def evaluate_schema() -> type[EvaluateConfig]:
 
 @functools.cache
 def _added() -> Mapping[str, EntryPoint]:
-    """Entry points of other packages by name; one that takes a name of ours is left out, with a warning."""
+    """Entry points of other packages by name; a name that is already in use is left out, with a warning."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=ENTRY_POINTS):
+        # The first one wins: otherwise an installed package could replace a published benchmark unnoticed.
         if point.name in _BY_NAME or point.name in found:
             logger.warning(
                 "benchmark %r of package %s is ignored: the name is taken", point.name, _origin(point)

@@ -1,4 +1,4 @@
-"""Which questions of a benchmark a run asks."""
+"""Selects the questions of a benchmark for a run."""
 
 import hashlib
 from collections import defaultdict
@@ -9,8 +9,7 @@ from safe_r1.schema import Sample
 
 
 def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) -> list[Sample]:
-    """The first ``limit`` questions of a stratified, seeded draw, in the benchmark's order, and their swapped
-    forms.
+    """A stratified, seeded sample of ``limit`` questions in the benchmark's order, then their swapped forms.
 
     The limit is shared among the groups (task, with or without history) so that a small one holds some of
     each, then within a group among its categories by largest remainders. Swapped forms come on top of the
@@ -21,6 +20,7 @@ def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) 
 
 
 def _stratified(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample]:
+    # By task and history first: the rates of these are reported apart, so a small sample needs some of each.
     groups = _by(samples, lambda sample: f"{sample.task}|{sample.metadata.get('has_history', 'false')}")
     kept: set[str] = set()
     for group, quota in _share_among_groups(
@@ -29,8 +29,9 @@ def _stratified(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample
         categories = _by(groups[group], lambda sample: sample.category)
         sizes = {category: len(members) for category, members in categories.items()}
         for category, size in _share_among_categories(sizes, quota, f"{seed}|{group}").items():
-            drawn = sorted(categories[category], key=lambda sample: _draw(seed, sample.sample_id))[:size]
-            kept.update(sample.sample_id for sample in drawn)
+            # By hash, not by a generator's state: with a larger share a category keeps its earlier questions.
+            ids = [sample.sample_id for sample in categories[category]]
+            kept.update(sorted(ids, key=lambda sample_id: _shuffle_key(seed, sample_id))[:size])
     return [sample for sample in samples if sample.sample_id in kept]
 
 
@@ -56,12 +57,12 @@ def _share_among_categories(sizes: dict[str, int], limit: int, seed: str) -> dic
     quotas = {category: int(share) for category, share in shares.items()}
     # Ties are broken by the seed, so that no category is favoured by its name.
     by_remainder = sorted(
-        sizes, key=lambda category: (quotas[category] - shares[category], _draw(seed, category))
+        sizes, key=lambda category: (quotas[category] - shares[category], _shuffle_key(seed, category))
     )
     for category in by_remainder[: limit - sum(quotas.values())]:
         quotas[category] += 1
     return quotas
 
 
-def _draw(seed: int | str, *parts: str) -> bytes:
+def _shuffle_key(seed: int | str, *parts: str) -> bytes:
     return hashlib.sha256("|".join([str(seed), *parts]).encode()).digest()

@@ -1,7 +1,6 @@
-"""XSTest: harmless prompts that look dangerous, and dangerous ones that look like them. Is a model too
-careful?
+"""XSTest: safe prompts that look dangerous, and similar unsafe ones, to measure over-refusal.
 
-``zh`` asks our own Chinese translations (CC-BY-4.0, as the prompts).
+The language ``zh`` uses our own Chinese translations (CC-BY-4.0, as the prompts).
 
 Source: Röttger et al., arXiv 2308.01263; github paul-rottger/exaggerated-safety.
 """
@@ -9,9 +8,10 @@ Source: Röttger et al., arXiv 2308.01263; github paul-rottger/exaggerated-safet
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -37,7 +37,7 @@ class XSTest(TableBenchmark):
     """250 safe and 200 unsafe prompts of 18 types.
 
     Attributes:
-        language: ``zh`` asks the translations.
+        language: ``zh`` for the translations.
     """
 
     language: Language = "en"
@@ -60,7 +60,7 @@ class XSTest(TableBenchmark):
         assert isinstance(settings, XSTestSettings)
         return replace(self, language=settings.language)
 
-    def read_row(self, row: dict[str, Any], where: str) -> Sample:
+    def read_row(self, row: Mapping[str, object], where: str) -> Sample:
         """Area: ``safe`` or ``unsafe``; category: the prompt's type."""
         source_id, prompt, kind, area = (
             field_of(row, name, str, where) for name in ("id", "prompt", "type", "label")
@@ -72,6 +72,7 @@ class XSTest(TableBenchmark):
                 raise DataError(f"{where}: id {source_id!r} has no translation; use the published file")
             prompt = _translations()[source_id]
         return Sample(
+            # "compliance" is a former name of the task; ids are stable across versions, so it stays.
             f"{self.name}/compliance/{int(source_id):04d}"
             if source_id.isdecimal()
             else f"{self.name}/compliance/{source_id}",
@@ -84,7 +85,7 @@ class XSTest(TableBenchmark):
         )
 
     def data_hash(self, data: Location | None = None) -> str:
-        """SHA-256 of the file, and of the translations where they are asked."""
+        """SHA-256 of the file, and of the translations where they are used."""
         published = super().data_hash(data)
         return (
             hashlib.sha256(published.encode() + _translation_bytes()).hexdigest()

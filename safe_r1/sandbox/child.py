@@ -1,10 +1,9 @@
-"""The inner half of ``safe_r1.sandbox.container``: builds the container around itself, then runs the program
-in it.
+"""The inner half of ``safe_r1.sandbox.container``: puts itself into a container and runs the program there.
 
-Run as a script by ``sandbox`` in a fresh interpreter (``-I -S``), never imported; it needs the standard
+Run as a script by ``container`` in a fresh interpreter (``-I -S``), never imported; it needs the standard
 library alone. Three processes: this one (A) stays outside the new process namespace and waits; its child (B)
-is that namespace's init, so that its end ends everything in it; B's child (P) gives up every privilege and
-becomes the program. A step that the kernel refuses ends the whole with ``SETUP_FAILED`` and one line on
+is that namespace's init, whose end ends every process in it; B's child (P) gives up every privilege and
+becomes the program. A step that the kernel refuses ends all three with ``SETUP_FAILED`` and one line on
 stderr, before anything of the program has run.
 
 Source: namespaces(7), user_namespaces(7), pivot_root(2), mount_setattr(2), seccomp(2), capabilities(7).
@@ -18,26 +17,39 @@ import resource
 import signal
 import struct
 import sys
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn, TypedDict
 
 EXIT_CODES: dict[int, Literal["ok", "failed", "timeout"]] = {0: "ok", 1: "failed", 2: "timeout"}
 SETUP_FAILED = 3
 UNPRIVILEGED_ID = 65534
 
+# Constants of the kernel's headers, which Python 3.11 does not have.
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUTS = 0x04000000
+_CLONE_NEWIPC = 0x08000000
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWPID = 0x20000000
+_CLONE_NEWNET = 0x40000000
 _NEW_NAMESPACES = (
-    0x00020000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000
-)  # NS USER PID NET IPC UTS
-_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
-_MNT_DETACH, _AT_FDCWD, _AT_RECURSIVE = 2, -100, 0x8000
-_ATTR_READ_ONLY, _ATTR_NOSUID = 1, 2
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = (
-    1,
-    4,
-    22,
-    24,
-    38,
+    _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNET
 )
-_MOUNT_SETATTR = 442  # the same on every machine
+_MS_NOSUID = 2
+_MS_NODEV = 4
+_MS_BIND = 4096
+_MS_REC = 16384
+_MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_ATTR_READ_ONLY = 1
+_ATTR_NOSUID = 2
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+# The C library may have no wrapper for it; the number is the same on every machine.
+_MOUNT_SETATTR = 442
 
 # Refused system calls reach what no namespace covers (vsock, key rings), memory that no resource limit counts
 # (shared memory, memfd) or rarely used parts of the kernel: socket, shmget, msgget, semget, ptrace, add_key,
@@ -48,24 +60,54 @@ MACHINES = {
     "x86_64": (0xC000003E, 155, (41, 29, 68, 64, 101, 248, 249, 250, 272, 298, 319, 321, 323)),
     "aarch64": (0xC00000B7, 41, (198, 194, 186, 190, 117, 217, 218, 219, 97, 241, 279, 280, 282)),
 }
-_MEDIUM = (
-    "/proc"  # every Linux has it, no interpreter lies in it, and it is not needed once the ids are mapped
-)
+# Where the new root is mounted: every Linux has this folder, no interpreter is in it, and it is not needed
+# once the ids are mapped.
+_MEDIUM = "/proc"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main() -> int:
-    """Contain this process as the plan on the command line says and run the program; the exit code is the
-    outcome.
+class Plan(TypedDict):
+    """What the inner half needs to know, as JSON on its command line.
+
+    Attributes:
+        argv: Command of the program, in the new root.
+        binds: Source and target of everything that the program may read.
+        environment: Its environment variables.
+        hidden: Folders that are shown empty.
+        parent: Process id of the caller.
+        program: Path of the program in the new root.
+        source_fd: Descriptor of the program's text.
+        cpu_s: See ``safe_r1.sandbox.container.Limits``, as for the following.
+        memory_mib: Address space.
+        num_processes: Processes and threads.
+        file_mib: Size of the folder for temporary files.
     """
-    plan = json.loads(sys.argv[1])
+
+    argv: list[str]
+    binds: list[tuple[str, str]]
+    environment: dict[str, str]
+    hidden: list[str]
+    parent: int
+    program: str
+    source_fd: int
+    cpu_s: int
+    memory_mib: int
+    num_processes: int
+    file_mib: int
+
+
+def main() -> int:
+    """Contain this process by the plan on the command line and run the program; gives the exit code."""
+    plan: Plan = json.loads(sys.argv[1])
     try:
         _enter_namespaces()
         _build_root(plan)
         _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The caller may have died before its death was signalled here.
         if os.getppid() != plan["parent"]:
             return SETUP_FAILED
+        # B notices by the closed pipe that A died before B asked for a signal at its death.
         lifeline, held = os.pipe()
         init = os.fork()
     except OSError as error:
@@ -73,22 +115,23 @@ def main() -> int:
     if init == 0:
         os.close(held)
         _init(plan, lifeline)
-    # Asked to end, A ends B and stays to reap it: B would otherwise be a zombie where nobody reaps orphans.
+    # At SIGTERM, A ends B and stays to reap it: B would otherwise be a zombie where no process reaps orphans.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(init, signal.SIGKILL))
     status = os.waitpid(init, 0)[1]
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1
 
 
 def _enter_namespaces() -> None:
-    uid, gid, pid = os.geteuid(), os.getegid(), os.getpid()
-    _write(
-        "/proc/self/oom_score_adj", "1000"
-    )  # where memory runs out after all, the program goes and not the runner
+    uid = os.geteuid()
+    gid = os.getegid()
+    pid = os.getpid()
+    # Where memory runs out nevertheless, the kernel is to kill the program and not the evaluation.
+    _write("/proc/self/oom_score_adj", "1000")
     ready, release = os.pipe()
     helper = 0
     if uid == 0:
-        # Process limits do not bind the machine's root: a second id is mapped for the program. Only a process
-        # outside of the new namespace may do so.
+        # Process limits do not apply to the machine's root, so a second id is mapped for the program. Only a
+        # process outside the new namespace may do so.
         helper = os.fork()
         if helper == 0:
             os.close(release)
@@ -96,11 +139,13 @@ def _enter_namespaces() -> None:
     _call("unshare", _NEW_NAMESPACES)
     os.write(release, b"1")
     if not helper or os.waitpid(helper, 0)[1] != 0:
+        # The kernel lets an ordinary user map its group only after this: leaving a group could grant access.
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
         _write("/proc/self/gid_map", f"0 {gid} 1")
     os.close(ready)
     os.close(release)
+    # Otherwise later mounts of the machine would appear here, and pivot_root refuses a shared mount.
     _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
 
 
@@ -113,10 +158,8 @@ def _map_two_ids(pid: int) -> int:
     return 0
 
 
-def _build_root(plan: dict[str, Any]) -> None:
-    """A new root that holds only what the plan names, read-only, and an empty ``/tmp``; the old one is gone
-    after.
-    """
+def _build_root(plan: Plan) -> None:
+    """Replace the root by one with only what the plan names, read-only, and an empty ``/tmp``."""
     os.umask(0o022)
     root = _MEDIUM + "/root"
     _tmpfs(_MEDIUM, "mode=0755,size=64m,nr_inodes=4096")
@@ -130,17 +173,20 @@ def _build_root(plan: dict[str, Any]) -> None:
             _tmpfs(root + folder, "mode=0755,size=4k")
     with open(root + plan["program"], "wb") as file, open(plan["source_fd"], "rb") as source:
         file.write(source.read())
+    # After all writes, and recursive: a bind mount alone does not inherit read-only from the mount above it.
     _set_attributes(_MEDIUM, _AT_RECURSIVE, add=_ATTR_READ_ONLY | _ATTR_NOSUID)
     _set_attributes(root + "/tmp", 0, clear=_ATTR_READ_ONLY)
     _call("syscall", MACHINES[platform.machine()][1], _MEDIUM.encode(), (_MEDIUM + "/old").encode())
     os.chdir("/")
     _call("umount2", b"/old", _MNT_DETACH)
-    # In a changed root the kernel grants no further user namespace, and so no mounts and no capabilities.
+    # In a changed root the kernel creates no further user namespace, so the program gets no mounts and no
+    # capabilities.
     os.chroot("/root")
     os.chdir("/tmp")
 
 
 def _bind(source: str, target: str) -> None:
+    # As a link: on most systems /lib is one into /usr, and mounting on it would mount on its target.
     if os.path.islink(source):
         os.symlink(os.readlink(source), target)
         return
@@ -154,17 +200,16 @@ def _bind(source: str, target: str) -> None:
     _call("mount", os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
 
 
-def _init(plan: dict[str, Any], lifeline: int) -> NoReturn:
-    """B: start the program, reap whatever it leaves, and end with an exit code that the program cannot choose
-    freely.
-    """
+def _init(plan: Plan, lifeline: int) -> NoReturn:
+    """B: start the program, reap its children, and end with an exit code that it cannot choose freely."""
     try:
         _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The program has the same id as an ordinary user's B: so it can neither trace nor read B.
         _call("prctl", _PR_SET_DUMPABLE, 0)
         os.set_blocking(lifeline, False)
         try:
             os.read(lifeline, 1)
-            os._exit(SETUP_FAILED)  # A has died before its death could be noticed
+            os._exit(SETUP_FAILED)  # the end of the pipe: A has died already
         except BlockingIOError:
             pass
         complaint, complain = os.pipe()
@@ -181,6 +226,7 @@ def _init(plan: dict[str, Any], lifeline: int) -> NoReturn:
     if message:
         os.write(2, message)
         os._exit(SETUP_FAILED)
+    # The used time too: a program that catches the signal of its CPU limit may exit by itself.
     clock = (signal.SIGXCPU, signal.SIGPROF, signal.SIGALRM)
     is_timeout = (os.WIFSIGNALED(status) and os.WTERMSIG(status) in clock) or (
         status != 0 and usage.ru_utime + usage.ru_stime >= plan["cpu_s"]
@@ -188,12 +234,10 @@ def _init(plan: dict[str, Any], lifeline: int) -> NoReturn:
     os._exit(2 if is_timeout else int(status != 0))
 
 
-def _become_program(plan: dict[str, Any], complain: int) -> NoReturn:
-    """P: limits, then no privileges, then the filter, then the program; a failure is told through
-    ``complain``.
-    """
+def _become_program(plan: Plan, complain: int) -> NoReturn:
+    """P: set limits, drop privileges, install the filter, then run the program; errors go to ``complain``."""
     try:
-        # As an ordinary user, A and B count as well: they have the program's id.
+        # Without a second id A and B count as well: they have the program's.
         has_second_id = _has_second_id()
         processes = plan["num_processes"] + (0 if has_second_id else 2)
         memory = plan["memory_mib"] << 20
@@ -208,11 +252,11 @@ def _become_program(plan: dict[str, Any], complain: int) -> NoReturn:
             (resource.RLIMIT_AS, memory),
         ):
             resource.setrlimit(name, (value, value))
+        # The hard limit, a second later, kills a program that catches the signal of the soft one.
         resource.setrlimit(resource.RLIMIT_CPU, (plan["cpu_s"], plan["cpu_s"] + 1))
         for capability in range(64):
-            _libc.prctl(
-                _PR_CAPBSET_DROP, capability, 0, 0, 0
-            )  # refused for numbers that this kernel does not have
+            # Not checked: it fails for numbers that this kernel does not have.
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         if has_second_id:
             os.setgroups([])
             os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
@@ -237,14 +281,22 @@ def _has_second_id() -> bool:
 def _refuse_calls() -> None:
     architecture, _, refused = MACHINES[platform.machine()]
     numbers = (*refused, *_REFUSED_EVERYWHERE)
-    load, jump_equal, jump_from, answer = 0x20, 0x15, 0x35, 0x06
-    kill, allow, refuse = 0x80000000, 0x7FFF0000, 0x00050001  # refuse: the call fails with EPERM
+    # Instructions of classic BPF.
+    load = 0x20
+    jump_equal = 0x15
+    jump_from = 0x35
+    answer = 0x06
+    # Answers to a call; the refused one fails with EPERM, which libraries handle, unlike a kill.
+    kill = 0x80000000
+    allow = 0x7FFF0000
+    refuse = 0x00050001
+    # Numbers of calls depend on the architecture, which is therefore checked first; jumps are relative.
     steps = [
         (load, 0, 0, 4),
         (jump_equal, 1, 0, architecture),
         (answer, 0, 0, kill),
         (load, 0, 0, 0),
-        (jump_from, len(numbers) + 1, 0, 0x40000000),  # the x32 twins of the calls
+        (jump_from, len(numbers) + 1, 0, 0x40000000),  # the same calls under their x32 numbers
         *((jump_equal, len(numbers) - place, 0, number) for place, number in enumerate(numbers)),
         (answer, 0, 0, allow),
         (answer, 0, 0, refuse),
@@ -254,23 +306,23 @@ def _refuse_calls() -> None:
     _call("prctl", _PR_SET_SECCOMP, 2, program, 0, 0)
 
 
-def _tmpfs(place: str, options: str) -> None:
-    _call("mount", b"tmpfs", os.fsencode(place), b"tmpfs", _MS_NOSUID | _MS_NODEV, options.encode())
+def _tmpfs(path: str, options: str) -> None:
+    _call("mount", b"tmpfs", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, options.encode())
 
 
-def _set_attributes(place: str, flags: int, add: int = 0, clear: int = 0) -> None:
+def _set_attributes(path: str, flags: int, add: int = 0, clear: int = 0) -> None:
     attributes = ctypes.create_string_buffer(struct.pack("QQQQ", add, clear, 0, 0), 32)
-    _call("syscall", _MOUNT_SETATTR, _AT_FDCWD, os.fsencode(place), flags, attributes, ctypes.c_size_t(32))
+    _call("syscall", _MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), flags, attributes, ctypes.c_size_t(32))
 
 
-def _call(name: str, *arguments: Any) -> None:
-    """Call the C library; integers go as longs, since ``syscall`` and ``prctl`` read them so."""
+def _call(name: str, *arguments: object) -> None:
+    """Call a function of the C library; raises an ``OSError`` where it fails."""
+    # ctypes passes an int as a C int, while variadic functions such as `syscall` read longs.
     longs = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     if getattr(_libc, name)(*longs) < 0:
         number = ctypes.get_errno()
-        raise OSError(
-            number, f"{name}{tuple(a for a in arguments if isinstance(a, int | bytes))} {os.strerror(number)}"
-        )
+        shown = tuple(argument for argument in arguments if isinstance(argument, int | bytes))
+        raise OSError(number, f"{name}{shown} {os.strerror(number)}")
 
 
 def _write(path: str, text: str) -> None:
@@ -291,5 +343,5 @@ def _refuse(error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    # No clean-up of the interpreter: there is nothing left to flush.
+    # Without the interpreter's clean-up, which takes time and has nothing to flush.
     os._exit(main())

@@ -1,10 +1,9 @@
 """Runs one untrusted Python program in a container of its own, without root and without a container service.
 
 Contained: the program sees a new root with ``/usr``, the interpreter and its site-packages, all read-only, an
-    empty
-``/tmp`` that ends with it, ``/dev/{null,zero,urandom}`` and nothing else: no home folder, no run folder, no
-``/proc``, no ``/etc``, no other process, no network interface. It may open no socket of any kind. It has no
-capability and cannot get one. Its environment is fixed. Every process that it starts ends with it.
+empty ``/tmp`` that is deleted after it, ``/dev/{null,zero,urandom}`` and nothing else: no home folder, no run
+folder, no ``/proc``, no ``/etc``, no other process, no network interface. It may open no socket of any kind.
+It has no capability and cannot get one. Its environment is fixed. Every process that it starts ends with it.
 
 Not hidden or not bounded: what lies in ``/usr`` and in the interpreter's own folders (without ``safe_r1``);
 the names of these folders; the machine's clock, number of cores, kernel version and load. Memory and
@@ -26,7 +25,7 @@ import selectors
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
@@ -48,9 +47,9 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 _REMEDY = (
-    "run on Linux 5.14 or newer where this user may make user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
-    "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0; a container needs "
-    "--security-opt seccomp=unconfined or --privileged)"
+    "run on Linux 5.14 or newer where this user may make user namespaces (sysctl "
+    "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, "
+    "user.max_user_namespaces above 0; a container needs --security-opt seccomp=unconfined or --privileged)"
 )
 
 
@@ -95,7 +94,7 @@ class Outcome:
 
 
 def run_program(source: str, stdin: str, limits: Limits | None = None) -> Outcome:
-    """Run a Python program, contained; the call returns when every process of it has ended.
+    """Run a Python program in a container; returns when all of its processes have ended.
 
     Args:
         source: The program; it runs as ``__main__`` with this interpreter.
@@ -103,7 +102,7 @@ def run_program(source: str, stdin: str, limits: Limits | None = None) -> Outcom
         limits: None for the defaults.
 
     Raises:
-        SandboxError: This machine cannot contain it; nothing of it has run.
+        SandboxError: This machine cannot contain it; the program has not run.
     """
     check_sandbox()
     return _run(source, stdin, limits or Limits())
@@ -111,7 +110,7 @@ def run_program(source: str, stdin: str, limits: Limits | None = None) -> Outcom
 
 @functools.cache
 def check_sandbox() -> None:
-    """Make sure, once in this process, that programs are contained here: a probe tries what must not work.
+    """Check, once in each process, that programs are contained: a probe tries what must be refused.
 
     Raises:
         SandboxError: They are not; the message says why and what to do.
@@ -153,7 +152,8 @@ print("not contained: " + ", ".join(failed) if failed else "contained")
 
 def _run(source: str, stdin: str, limits: Limits) -> Outcome:
     start = time.monotonic()
-    source_fd, stdin_fd = _sealed(source), _sealed(stdin)
+    source_fd = _sealed(source)
+    stdin_fd = _sealed(stdin)
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", child.__file__, json.dumps(_plan(limits, source_fd))],
@@ -182,15 +182,19 @@ def _run(source: str, stdin: str, limits: Limits) -> Outcome:
         raise SandboxError(
             f"an untrusted program cannot be contained here ({errors or f'exit code {code}'}); {_REMEDY}"
         )
+    # Python reports the memory limit by this error on the last line; text of the program may only precede it.
     if status == "failed" and re.search(r"^\S*MemoryError\b.*\Z", errors.strip(), re.MULTILINE):
         status = "memory"
     return Outcome(status, stdout.decode(errors="replace"), errors, time.monotonic() - start)
 
 
-def _plan(limits: Limits, source_fd: int) -> dict[str, object]:
-    """What the inner half needs to know; see ``sandbox.child``."""
+def _plan(limits: Limits, source_fd: int) -> child.Plan:
+    """What the inner half needs to know."""
     return {
-        **asdict(limits),
+        "cpu_s": limits.cpu_s,
+        "memory_mib": limits.memory_mib,
+        "num_processes": limits.num_processes,
+        "file_mib": limits.file_mib,
         "argv": [sys.executable, "-I", "-B", "-X", "utf8", _PROGRAM],
         "binds": _binds(),
         "environment": _ENVIRONMENT,
@@ -207,7 +211,7 @@ def _binds() -> list[tuple[str, str]]:
     """Source and place of everything that the program may read, without what lies in another entry."""
     places = {"/usr": "/usr"}
     for folder in (sys.base_prefix, sys.prefix):
-        # An interpreter may name its folder by a link and by its real name.
+        # An interpreter may refer to its folder by a link and by its real name.
         places |= {folder: os.path.realpath(folder), os.path.realpath(folder): os.path.realpath(folder)}
     outer = [
         place
@@ -235,7 +239,8 @@ def _collect(
     assert process.stdout is not None
     assert process.stderr is not None
     most = limits.output_kib * 1024
-    stdout, stderr = bytearray(), bytearray()
+    stdout = bytearray()
+    stderr = bytearray()
     num_stderr = 0
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
@@ -253,6 +258,7 @@ def _collect(
                     stdout += chunk
                 else:
                     num_stderr += len(chunk)
+                    # The tail alone is kept, but all is counted: endless output has to meet the limit.
                     stderr = (stderr + chunk)[-_STDERR_TAIL_BYTES:]
             if len(stdout) > most or num_stderr > most:
                 return "output", bytes(stdout[:most]), bytes(stderr)

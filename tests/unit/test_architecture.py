@@ -48,7 +48,15 @@ READERS_OF_RUNS = {
 }
 # Commands of the command line are the job scripts' functions.
 UPWARD = {("cli", "ray_jobs"), ("reference", "ray_jobs")}
-BENCHMARK_MODULES = {"chisafetybench", "gpqa", "gsm8k", "livecodebench", "math500", "xstest"}
+BENCHMARK_MODULES = {
+    "chisafetybench",
+    "gpqa",
+    "gsm8k",
+    "livecodebench",
+    "livecodebench_problem",
+    "math500",
+    "xstest",
+}
 JUDGE_MODULES = {"endpoint", "installed", "lexicon", "lexicon_features", "lexicon_model"}
 MAX_LOOSE_FILES = 15
 
