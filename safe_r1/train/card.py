@@ -28,12 +28,10 @@ generation settings are those of the base model.
 | base model | `{source}` at `{revision}` |
 | corpus | `{corpus}`, sha256 `{corpus_hash}` |
 | data | {num_rows:,} conversations in {num_sequences:,} sequences of {seq_len} tokens |
-| steps | {num_steps} of {batch} sequences |
-| exported checkpoint | step {exported}, the lowest validation loss |
-| optimizer | AdamW, moments in {states} |
-| learning rate | {lr:g}, warm-up {warmup:.0%} of the steps, cosine decay to {min_lr:.0%} |
+| steps | {num_steps} of {batch} sequences; exported: step {exported}, with the lowest validation loss |
+| optimizer | AdamW, moments in {states}, learning rate {lr:g}, warm-up {warmup:.0%}, cosine to {min_lr:.0%} |
 | seed | {seed} |
-| mean loss of the first and the last 10 steps | {first_loss:.3f}, {last_loss:.3f} |
+| loss on the first and the last steps | {first_loss:.3f}, {last_loss:.3f} |
 
 | validation loss | base model | this checkpoint |
 |---|---|---|
@@ -46,7 +44,7 @@ _MTP_NOTE = """
 The multi-token-prediction layers of the original checkpoint are not included: they were not trained and
 would no longer match the other layers.
 """
-# Steps over which the first and the last loss are averaged.
+# The first and the last loss are means over this many steps.
 _AVERAGED_STEPS = 10
 
 
