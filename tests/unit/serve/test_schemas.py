@@ -26,6 +26,7 @@ def make_app(folder: Path) -> ASGIApp:
     return from_loopback
 
 
+@pytest.mark.slow
 def test_no_request_causes_a_server_error(tmp_path: Path):
     schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(tmp_path))
     num_requests: Counter[str] = Counter()

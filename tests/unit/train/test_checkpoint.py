@@ -105,6 +105,7 @@ print([step for step, _ in list_checkpoints(folder)])
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_line_and_the_last_good_checkpoint_stays(tmp_path: Path):
     # A file system of one megabyte, in a name space of its own.
     mount = f"mount -t tmpfs -o size=1m none {tmp_path} && "

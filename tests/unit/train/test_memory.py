@@ -140,6 +140,7 @@ def loss_of(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) ->
     return torch.stack(losses).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "world", "tokens", "bf16", "recompute", "attention"),
     [
