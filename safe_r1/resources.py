@@ -227,13 +227,16 @@ def _explain(error: Exception, location: RayLocation) -> ResourceError:
     """The error of a connection that failed, with its remedy."""
     place = location.address or "a local start"
     reason = " ".join(str(error).split())
+    own_ray = f"set {_ADDRESS}={_START_LOCAL} and the job starts a Ray of its own"
     if "Version mismatch" in reason:
         return ResourceError(
             f"the Ray at {place} is of another version ({reason}): use the environment that it was started "
-            f"from, or set {_ADDRESS}={_START_LOCAL} and the job starts a Ray of its own"
+            f"from, or {own_ray}"
         )
     if isinstance(error, ValueError):
         return ResourceError(f"cannot connect to Ray at {place}: {reason}")
+    if location.address and not location.is_named:
+        reason = f"{reason}; wait until it answers, or {own_ray}"
     # A head that restarts answers later.
     return ClusterLostError(f"cannot connect to Ray at {place}: {reason}")
 
