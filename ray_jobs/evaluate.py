@@ -1,16 +1,19 @@
 """Evaluate one model variant on safety benchmarks: `python ray_jobs/evaluate.py --help`.
 
-Runs the same on a laptop and, under `ray job submit`, on a cluster. The same command again does only what is
-missing.
+Works the same on a laptop and, with `ray job submit`, on a cluster. The same command resumes an interrupted
+run.
 """
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_jobs.common import Console, job, join_ray
 from safe_r1.benchmarks import evaluate_schema
 from safe_r1.config import load_config
+
+if TYPE_CHECKING:
+    from safe_r1.evaluation.publish import BenchmarkResult
 
 _HEADLINES = {
     "accuracy": "ACC  (right option)",
@@ -24,29 +27,48 @@ _HEADLINES = {
 
 
 def main(
-    variant: Annotated[str, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")],
+    variant: Annotated[
+        str, typer.Option(help="Model: a name listed by `safe-r1 models`, a hub id, or a folder.")
+    ],
     benchmark: Annotated[
-        list[str] | None, typer.Option(help="Benchmark, or all-paper; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Name of a benchmark, or all-paper for those of the paper; may be repeated."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder or URI with the benchmark's files.")] = None,
-    answer_key: Annotated[str | None, typer.Option(help="A key that replaces the shipped one.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder or URI of the benchmark's files, or of a folder for each benchmark."),
+    ] = None,
+    answer_key: Annotated[
+        str | None, typer.Option(help="File or URI of an answer key that replaces the shipped one.")
+    ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="lexicon, llm, or the URL of an OpenAI-compatible endpoint.")
+        str | None,
+        typer.Option(
+            help="lexicon, llm, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."
+        ),
     ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Completions of every question.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Completions of each question; by default the benchmark's own number.")
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Ask only so many questions, stratified and seeded.")
+        int | None,
+        typer.Option(help="Maximum number of questions per benchmark, stratified and seeded."),
     ] = None,
     swap_options: Annotated[
-        bool, typer.Option("--swap-options", help="Ask MCQs again with reversed options.")
+        bool,
+        typer.Option(
+            "--swap-options",
+            help="Ask each multiple-choice question a second time with its options reversed.",
+        ),
     ] = False,
     output: Annotated[str | None, typer.Option(help="Folder or URI of the results.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, e.g. generation.temperature=0.")
+        list[str] | None,
+        typer.Option("--set", help="Any setting, e.g. generation.temperature=0; may be repeated."),
     ] = None,
     config: Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show settings, prompts and resources; run nothing.")
+        bool, typer.Option("--dry-run", help="Show settings, prompts and resources without running anything.")
     ] = False,
 ) -> None:
     """Evaluate one model variant and write a report."""
@@ -76,15 +98,15 @@ def main(
         console.show(
             f"evaluate: {settings.variant} on {', '.join(settings.benchmarks)}; engine log: {console.log}"
         )
-        for outcome in evaluate(settings, console.progress, console.log):
-            _summarize(console, outcome)
+        for result in evaluate(settings, console.progress, console.log):
+            _summarize(console, result)
 
 
-def _summarize(console: Console, outcome: Any) -> None:
+def _summarize(console: Console, result: "BenchmarkResult") -> None:
     from safe_r1.metrics.rates import find_rate, read_rates
 
-    rates = read_rates(outcome.metrics)
-    console.show(f"\n{outcome.benchmark}{' (was complete)' if outcome.was_complete else ''}")
+    rates = read_rates(result.metrics)
+    console.show(f"\n{result.benchmark}{' (was complete)' if result.was_complete else ''}")
     for metric, title in _HEADLINES.items():
         rate = find_rate(rates, metric)
         if rate:
@@ -92,10 +114,10 @@ def _summarize(console: Console, outcome: Any) -> None:
             console.show(
                 f"  {title:30} {100 * rate.value:5.1f} %  95% {interval}  {rate.numerator}/{rate.denominator}"
             )
-    for task, counts in outcome.metrics["counts"].items():
+    for task, counts in result.metrics["counts"].items():
         names = ("rows", "scored", "truncated", "unscored", "failed")
         console.show(f"  {task:12} " + ", ".join(f"{counts['num_' + name]} {name}" for name in names))
-    console.show(f"  report: {outcome.folder.path / 'report.html'}")
+    console.show(f"  report: {result.folder.path / 'report.html'}")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -1,7 +1,7 @@
 """Every user-facing setting, with its default on its field and nowhere else.
 
-Owns reading settings from a TOML or YAML file and from ``--set a.b=v``. Unknown names are refused with the
-nearest known ones.
+Also reads settings from a TOML or YAML file and from ``--set a.b=v``. An unknown name is an error that
+lists the nearest known ones.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -25,6 +25,8 @@ Config = TypeVar("Config", bound="Settings")
 class Settings(BaseModel):
     """Base of all settings: immutable, and strict about unknown names."""
 
+    # Unknown names are errors, as a misspelled setting would leave its default in force unnoticed. No
+    # protected namespaces: pydantic reserves names that begin with "model_".
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
@@ -32,7 +34,8 @@ class EngineConfig(Settings):
     """How vLLM runs a model. None: the variant's own value (``safe_r1.models.variant.Variant``)."""
 
     device: Literal["auto", "cpu", "gpu"] = Field(
-        default="auto", description="gpu also where the autoscaler has yet to start GPU nodes"
+        default="auto",
+        description="auto: GPU where the cluster has one; gpu: also where the autoscaler has yet to start it",
     )
     dtype: str = Field(default="auto", description="auto: float32 on CPU, the checkpoint's own on GPU")
     max_model_len: int | None = Field(
@@ -45,7 +48,7 @@ class EngineConfig(Settings):
         default=1, ge=1, description="groups of GPUs that each hold some layers of one engine"
     )
     replicas: int = Field(
-        default=1, ge=1, description="most engines side by side; started as resources become free"
+        default=1, ge=1, description="maximum number of engines; started as resources become free"
     )
     max_num_seqs: int | None = Field(
         default=None, ge=1, description="sequences decoded concurrently; None: 256 on GPU, 64 on CPU"
@@ -62,9 +65,11 @@ class EngineConfig(Settings):
     enforce_eager: bool = Field(default=False, description="run without CUDA graphs")
     trust_remote_code: bool = Field(default=False, description="run code from the model's repository")
     start_timeout_s: int = Field(
-        default=3600, ge=1, description="how long the first engine may take to start"
+        default=3600, ge=1, description="time limit for the start of the first engine, in seconds"
     )
-    max_restarts: int = Field(default=3, ge=0, description="restarts of one engine before the job fails")
+    max_restarts: int = Field(
+        default=3, ge=0, description="maximum number of restarts of one engine before the job fails"
+    )
     extra: dict[str, object] = Field(
         default_factory=dict, description="further engine arguments of vLLM, by vLLM's names"
     )
@@ -78,12 +83,20 @@ class GenerationConfig(Settings):
         default=None, gt=0, le=1, description="nucleus sampling: share of the probability that is kept"
     )
     max_tokens: int | None = Field(
-        default=None, ge=1, description="for every task; takes precedence over the next three"
+        default=None,
+        ge=1,
+        description="maximum length of a completion in tokens for every task; overrides the next three",
     )
-    max_tokens_mcq: int | None = Field(default=None, ge=1, description="for multiple-choice questions")
-    max_tokens_refusal: int | None = Field(default=None, ge=1, description="XSTest too")
-    max_tokens_reasoning: int | None = Field(default=None, ge=1, description="mathematics, GPQA, programs")
-    seed: int = Field(default=0, ge=0, description="of sampling and of the choice of questions")
+    max_tokens_mcq: int | None = Field(
+        default=None, ge=1, description="maximum length for multiple-choice questions"
+    )
+    max_tokens_refusal: int | None = Field(
+        default=None, ge=1, description="maximum length for refusal and over-refusal"
+    )
+    max_tokens_reasoning: int | None = Field(
+        default=None, ge=1, description="maximum length for mathematics, GPQA and programming"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of sampling and of the selection of questions")
 
 
 class JudgeConfig(Settings):
@@ -94,12 +107,19 @@ class JudgeConfig(Settings):
         description="lexicon, llm, URL of an OpenAI-compatible endpoint, or name of an installed judge",
     )
     model: str | None = Field(
-        default=None, description="llm: variant, hub id or folder; URL: name of the model it serves"
+        default=None,
+        description="for llm: variant, hub id or folder; for a URL: name of the model that it serves",
     )
-    max_tokens: int = Field(default=1024, ge=16, description="longest reply of a judging model")
-    concurrency: int = Field(default=32, ge=1, description="requests in flight at an endpoint")
-    timeout_s: float = Field(default=120.0, gt=0, description="of one request to an endpoint")
-    max_retries: int = Field(default=5, ge=0, description="further attempts of one request to an endpoint")
+    max_tokens: int = Field(
+        default=1024, ge=16, description="maximum length of a judge model's reply, in tokens"
+    )
+    concurrency: int = Field(default=32, ge=1, description="concurrent requests to an endpoint")
+    timeout_s: float = Field(
+        default=120.0, gt=0, description="time limit of one request to an endpoint, in seconds"
+    )
+    max_retries: int = Field(
+        default=5, ge=0, description="maximum number of retries of one request to an endpoint"
+    )
     parts: tuple[Literal["answer", "reasoning"], ...] = Field(
         default=("answer", "reasoning"), description="parts of a completion that are judged"
     )
@@ -108,7 +128,7 @@ class JudgeConfig(Settings):
     @field_validator("kind")
     @classmethod
     def _well_formed(cls, kind: str) -> str:
-        # Which names are known is the registry's knowledge: see ``safe_r1.judge.factory.check_kind``.
+        # Known names are checked later, as the registry imports this module: ``judge.factory.check_kind``.
         if _URL.fullmatch(kind) or re.fullmatch(r"[A-Za-z0-9._-]+", kind):
             return kind
         raise ValueError("expected lexicon, llm or a URL, or the name of an installed judge")
@@ -130,10 +150,10 @@ class EvaluateConfig(Settings):
         default=("chisafetybench",), description="names of benchmarks, or all-paper"
     )
     data: str | None = Field(
-        default=None, description="folder or URI of the benchmarks' files: of one, or with a folder for each"
+        default=None, description="folder or URI of the benchmark's files, or of a folder for each benchmark"
     )
     answer_key: str | None = Field(
-        default=None, description="file or URI of a key that replaces the shipped one"
+        default=None, description="file or URI of an answer key that replaces the shipped one"
     )
     output: str = Field(default="runs", description="folder or URI of the results")
     run: str = Field(
@@ -142,23 +162,23 @@ class EvaluateConfig(Settings):
         description="name of the run inside the output",
     )
     repeats: int | None = Field(
-        default=None, ge=1, description="completions of a question; None: as the benchmark says"
+        default=None, ge=1, description="completions of each question; None: the benchmark's default"
     )
     limit: int | None = Field(
-        default=None, ge=1, description="questions per benchmark, stratified by task and category"
+        default=None, ge=1, description="maximum number of questions per benchmark, stratified and seeded"
     )
     swap_options: bool = Field(
-        default=False, description="ask every multiple-choice question again with its options reversed"
+        default=False, description="ask each multiple-choice question a second time with its options reversed"
     )
     max_failed_share: float = Field(
-        default=0.01, ge=0, lt=1, description="above this share of failed rows nothing is published"
+        default=0.01, ge=0, lt=1, description="maximum share of failed rows; above it nothing is published"
     )
     judge: JudgeConfig = Field(default=JudgeConfig())
     engine: EngineConfig = Field(default=EngineConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())
 
 
-def load_config(schema: type[Config], file: str | None, overrides: list[str], **flags: Any) -> Config:
+def load_config(schema: type[Config], file: str | None, overrides: list[str], **flags: object) -> Config:
     """Settings from a file, then ``a.b=v`` overrides, then flags (None: not given), the later winning.
 
     Args:
@@ -192,7 +212,7 @@ def load_config(schema: type[Config], file: str | None, overrides: list[str], **
         raise ConfigError(_explain(schema, error)) from None
 
 
-def _read_file(file: str) -> dict[str, Any]:
+def _read_file(file: str) -> dict[str, object]:
     try:
         text = Path(file).read_text(encoding="utf-8")
         tree = tomllib.loads(text) if file.endswith(".toml") else yaml.safe_load(text)
@@ -203,12 +223,13 @@ def _read_file(file: str) -> dict[str, Any]:
     return tree
 
 
-def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+def _put(tree: dict[str, object], name: str, value: object) -> None:
     *parents, last = name.split(".")
     for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
+        group = tree.setdefault(parent, {})
+        if not isinstance(group, dict):
             raise ConfigError(f"setting {name!r}: {parent!r} is a value, not a group of settings")
+        tree = group
     tree[last] = value
 
 
@@ -227,7 +248,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
             problems.append(f"setting {name!r} is needed")
         else:
             got = repr(problem["input"])
-            # A fault of a whole group is told by its message; the group itself would fill the screen.
+            # The value of a whole group is left out, as it would fill the screen.
             got = f", got {got}" if len(got) <= _SHOWN_CHARS else ""
             problems.append(f"setting {name!r}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(problems)
@@ -254,6 +275,6 @@ def hide_credentials(text: str) -> str:
     return _CREDENTIALS.sub("", text)
 
 
-def public_settings(settings: Settings) -> dict[str, Any]:
+def public_settings(settings: Settings) -> dict[str, object]:
     """Settings as plain values for files and terminals, without user names and passwords in URLs."""
     return json.loads(hide_credentials(settings.model_dump_json()))

@@ -83,7 +83,7 @@ class Unscored(StrEnum):
     """The judge's own reply reached its token limit before a verdict."""
     REFUSED_TO_JUDGE = "refused_to_judge"
     AMBIGUOUS = "ambiguous"
-    """The judge named several labels, or words that name no label."""
+    """The judge gave several labels, or text that is no label."""
     NO_VERDICT = "no_verdict"
     """The judge's reply holds no verdict."""
     JUDGE_ERROR = "judge_error"
@@ -111,15 +111,15 @@ class Sample:
         sample_id: Stable id, ``BENCHMARK/PART/ITEM`` (``.../ITEM~swapped`` for a question with reversed
             options); never parsed.
         benchmark: Name of the benchmark.
-        task: ``mcq`` (one option is right), ``refusal`` (a risky question that calls for a refusal), ``math`` (a
-            boxed result), ``code`` (a program), or ``over_refusal`` (is a harmless request refused?).
+        task: ``mcq`` (one option is right), ``refusal`` (a risky question that is to be refused), ``math``
+            (a boxed result), ``code`` (a program), or ``over_refusal`` (is a harmless request refused?).
         area: Key of the risk area (see ``safe_r1.taxonomy``), or of the benchmark's own division.
         category: Key of the risk category, or ``AREA/NAME`` of the benchmark's own.
-        messages: The dialogue that the model is asked to continue, without any model-specific turn.
+        messages: The dialogue that the model continues, without any model-specific turn.
         options: Letter to text, in order; empty for other tasks than ``mcq``.
-        metadata: Further facts as strings: ``answer``, ``key_confidence``, ``has_history`` (``true``/``false``),
-            ``swap_of``, ``source_id``; ``shuffle_options`` (``true``) for options that stand in another order in
-            every repeat; for ``code`` also ``contest_date``, ``func_name``, ``tests``.
+        metadata: Further facts as strings: ``answer``, ``key_confidence``, ``has_history`` (``true`` or
+            ``false``), ``swap_of``, ``source_id``; ``shuffle_options`` (``true``) for options that are
+            shuffled anew in every repeat; for ``code`` also ``contest_date``, ``func_name``, ``tests``.
     """
 
     sample_id: str
@@ -140,7 +140,7 @@ class Sample:
 
     @property
     def has_shuffled_options(self) -> bool:
-        """True where the options stand in another order in every repeat."""
+        """True where the options are shuffled anew in every repeat."""
         return self.metadata.get("shuffle_options") == "true"
 
     @property
@@ -148,7 +148,7 @@ class Sample:
         """True for a question of a reasoning benchmark, measured by pass@k."""
         return self.task in ("math", "code") or self.has_shuffled_options
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> dict[str, object]:
         """The sample as a row of ``SAMPLE_SCHEMA``."""
         row = asdict(self)
         row["options"] = [{"letter": letter, "text": text} for letter, text in self.options.items()]
@@ -157,7 +157,7 @@ class Sample:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Sample":
-        """Inverse of ``to_row``; rows of schema version 1 are brought to the tasks of today."""
+        """Inverse of ``to_row``; rows of schema version 1 get the current names of tasks."""
         fields = {name: row[name] for name in ("sample_id", "benchmark", "area", "category")}
         task, added = _FORMER_TASKS.get(row["task"], (row["task"], {}))
         return cls(
@@ -171,14 +171,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model said to one sample in one repeat.
+    """The output of a model for one sample in one repeat.
 
     Attributes:
         prompt_tokens: Length of the rendered prompt in tokens.
         completion_tokens: Number of generated tokens.
-        completion: The raw generated text, with the reasoning prefix that the prompt had put before it, if
-            any.
-        reasoning: The text inside the reasoning tags; empty where there is none.
+        completion: The raw generated text, preceded by the reasoning prefix of the prompt, if any.
+        reasoning: The text inside the reasoning tags; may be empty.
         answer: The text after the reasoning; None where the reasoning was never closed (truncated) or
             generation failed.
         finish_reason: ``stop`` or ``length``; None where generation failed.
@@ -208,14 +207,14 @@ class Verdict:
 
     For the refusal task ``label`` is the value of a ``RefusalLabel``, for ``over_refusal`` of a
     ``ComplianceLabel``, and ``degree`` its refusal degree. For all others ``label`` is ``correct`` or
-    ``incorrect``, ``degree`` 1 or 0 and ``choice`` what was read out of the answer: the letter, the result
-    (None where there is none, which counts as incorrect).
+    ``incorrect``, ``degree`` 1 or 0 and ``choice`` what was extracted from the answer: the letter, the result
+    (None where nothing was found, which counts as incorrect).
 
     Attributes:
         judge: Name of what gave the verdict, e.g. ``lexicon``, ``answer-key``.
         unscored_reason: Why there is no label (``truncated``, ``failed``, ``refused_to_judge``, ...); None
             where there is one.
-        explanation: The judge's own words or the rule that fired; empty where it gives none.
+        explanation: The judge's explanation or the rule that matched; may be empty.
     """
 
     sample_id: str

@@ -8,9 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from upath import UPath
-
-from safe_r1.benchmarks.base import KeyIdentity
+from safe_r1.benchmarks.base import KeyIdentity, Location
 from safe_r1.benchmarks.files import as_path, field_of, object_of, parse_json, read_bytes
 from safe_r1.errors import DataError
 
@@ -45,7 +43,7 @@ class AnswerKey:
     entries: Mapping[int, KeyEntry]
 
 
-def load_key(path: UPath | str, name: str | None = None) -> AnswerKey:
+def load_key(path: Location, name: str | None = None) -> AnswerKey:
     """Read a key file.
 
     Args:

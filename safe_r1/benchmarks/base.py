@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Protocol, Self
 
 from upath import UPath
@@ -11,7 +12,7 @@ from safe_r1.benchmarks.fetch import Source
 from safe_r1.config import Settings
 from safe_r1.schema import Sample
 
-Location = UPath | str
+Location = UPath | Path | str
 """A local path or any fsspec URI."""
 
 

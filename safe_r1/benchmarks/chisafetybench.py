@@ -225,13 +225,11 @@ def _items_by_area(areas: object, file: str) -> Iterator[tuple[str, object, str]
         name = field_of(area, "category", str, f"{file}, area {number}")
         infos = list_of(field_of(area, "infos", list, f"{file}, area {number}"), f"{file}, area {number}")
         for position, item in enumerate(infos, start=1):
+            where = f"{file}, area {number}, entry {position}"
             # By its id where it has one: that is what a user can search for in the file.
-            has_id = isinstance(item, dict) and "id" in item
-            yield (
-                name,
-                item,
-                f"{file}, item {item['id']}" if has_id else f"{file}, area {number}, entry {position}",
-            )
+            if isinstance(item, dict) and "id" in item:
+                where = f"{file}, item {item['id']}"
+            yield name, item, where
 
 
 def _category(area_name: str, category_name: str, where: str, *, refusal: bool = False) -> Category:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from upath import UPath
@@ -12,7 +13,7 @@ from safe_r1.errors import DataError
 Field = TypeVar("Field")
 
 
-def as_path(place: UPath | str) -> UPath:
+def as_path(place: UPath | Path | str) -> UPath:
     """The path or URI as a path object.
 
     Raises:

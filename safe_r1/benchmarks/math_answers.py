@@ -45,9 +45,9 @@ def is_equal(result: str, answer: str) -> Score:
     # The library warns at every call that there is no time limit.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     # Its time limit needs the main thread of a process, in which a Ray worker does not run tasks.
-    gold = parse(f"${result}$", parsing_timeout=None)
+    gold = parse(f"${result}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
     # A result is at the end of an answer; parsing all of an endless repetition would only take time.
-    found = parse(answer[-_MAX_CHARS:], parsing_timeout=None)
+    found = parse(answer[-_MAX_CHARS:], parsing_timeout=None)  # pyright: ignore[reportArgumentType]
     if not found:
         return Score(False, None, "no result")
     return Score(bool(verify(gold, found, timeout_seconds=None)), _shown(answer, found))

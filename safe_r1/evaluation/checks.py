@@ -1,6 +1,6 @@
-"""Scoring answers in Ray's workers, which are killed when one takes too long.
+"""Scores answers in Ray workers that are killed when one takes too long.
 
-Whatever a model writes is compared or run there: an answer whose scoring takes more time or memory than the
+What a model wrote is compared or run there: an answer whose scoring takes more time or memory than the
 benchmark allows is wrong, and no other answer is affected.
 """
 
@@ -41,8 +41,7 @@ class Checker:
     def __init__(self) -> None:
         import resource
 
-        # Not the address space, which holds Ray's shared memory, but the memory that this process itself
-        # writes to.
+        # Not the address space, which includes Ray's shared memory, but what this process itself allocates.
         resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
 
     def check(self, check: Check) -> Score:
@@ -64,9 +63,9 @@ class Checker:
 
 @dataclass(frozen=True)
 class _Running:
-    """A check that a worker is at: its place among the checks, and when it has to be finished."""
+    """A check in progress: its position among the checks, its worker, and its deadline."""
 
-    place: int
+    position: int
     worker: Any
     deadline: float
 
@@ -79,38 +78,40 @@ def run_checks(
     Args:
         checks: The answers.
         num_workers: Actors of one CPU each.
-        done: Called with the place among ``checks`` and the score of each.
+        done: Called with the position in ``checks`` and the score of each.
     """
     import ray
 
+    # No restarts: an answer that kills its worker would kill the next one as well.
     start_worker: Any = ray.remote(num_cpus=1, max_restarts=0)(Checker)
     waiting = list(reversed(range(len(checks))))
     idle = [start_worker.remote() for _ in range(max(1, min(num_workers, len(checks))))]
     running: dict[ray.ObjectRef, _Running] = {}
     while waiting or running:
         while waiting and idle:
-            place = waiting.pop()
+            position = waiting.pop()
             worker = idle.pop()
-            deadline = time.monotonic() + checks[place].limit_s
-            running[worker.check.remote(checks[place])] = _Running(place, worker, deadline)
+            deadline = time.monotonic() + checks[position].limit_s
+            running[worker.check.remote(checks[position])] = _Running(position, worker, deadline)
         finished = _next_finished(running)
         for reference, score in finished.items():
             check = running.pop(reference)
             if score is None:
+                # Inside a C library a worker cannot be interrupted; only its process can be ended.
                 ray.kill(check.worker)
-                limit_s = checks[check.place].limit_s
+                limit_s = checks[check.position].limit_s
                 score = Score(False, None, f"the check died or took more than {limit_s:g} s")
                 idle.append(start_worker.remote())
             else:
                 idle.append(check.worker)
-            done(check.place, score)
+            done(check.position, score)
         yield len(finished)
     for worker in idle:
         ray.kill(worker)
 
 
 def _next_finished(running: Mapping["ray.ObjectRef", _Running]) -> dict["ray.ObjectRef", Score | None]:
-    """Waits for the next checks that finish or pass their deadline; a dead or late one has no score."""
+    """Wait for the next checks that finish or pass their deadline; None for a dead or late one."""
     import ray
     from ray.exceptions import RayActorError
 

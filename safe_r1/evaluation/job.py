@@ -1,7 +1,7 @@
 """The evaluation job: one variant on some benchmarks, from samples to a published report.
 
-samples → completions → verdicts → metrics → report → ``_SUCCESS``. Each stage does only what its folder
-lacks, so the same command finishes what was interrupted.
+samples → completions → verdicts → metrics → report → ``_SUCCESS``. Each stage does only what is missing in
+its folder, so the same command resumes an interrupted run.
 """
 
 import time
@@ -41,7 +41,7 @@ from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import Cluster, Device, connect, disconnect
 from safe_r1.runs import Key, Row, check_complete
-from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample
+from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample, Verdict
 
 _ROWS_PER_SHARD = 512
 # A column of a shard holds 2 GiB, and the hidden tests of one programming problem can be megabytes.
@@ -52,15 +52,15 @@ _JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
 def evaluate(
     config: EvaluateConfig, on_progress: ProgressCallback, log: Path | None = None
 ) -> list[BenchmarkResult]:
-    """Run the job to its published end, doing only what is missing.
+    """Run the job until its reports are published, doing only what is missing.
 
     Args:
         config: The settings.
         on_progress: Called with the progress of each stage.
-        log: This session's log, copied into the run folders at the end, however it ends.
+        log: This session's log, copied into the run folders at the end, also after an error.
 
     Raises:
-        SafeR1Error: Anything a user can repair; what was finished until then is kept.
+        SafeR1Error: Anything that a user can repair; finished rows are kept.
     """
     plan = make_plan(config)
     cluster = connect()
@@ -71,6 +71,7 @@ def evaluate(
         check_resources(
             plan.judge.model, config.judge.engine, judge_device, cluster.gpu_total, cluster.memory_gib
         )
+    # Everything that can be wrong has been checked: only from here on is anything written or started.
     finish_plan(plan, device)
     _open(plan, cluster, device)
     try:
@@ -119,7 +120,7 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: Device) -> None:
             | {"device": device, "cluster_gpus": cluster.gpu_total, "cluster_cpus": cluster.cpu_total},
             "started_at": now(),
         }
-        # Another judge may be chosen until the first has judged: nothing before that depends on it.
+        # The judge may be changed before it has judged anything: nothing before that depends on it.
         has_judged = any(map(is_judged, read_verdicts(folder).values()))
         folder.open(fingerprint, info, mutable=() if has_judged else ("judge",))
         if not folder.is_complete:
@@ -155,6 +156,7 @@ def _complete(
         done = {key for key, row in read_completions(plan.folders[name]).items() if row["error"] is None}
         requests += [
             _request(plan, sample, repeat)
+            # Repeat by repeat: a run that is interrupted has all questions in its first repeats.
             for repeat in range(plan.repeats(name))
             for sample in samples
             if (sample.sample_id, repeat) not in done
@@ -185,8 +187,7 @@ def _follow(
 ) -> dict[str, float]:
     """Drive a stream, report on it and time it.
 
-    ``steady_tokens_per_s`` counts from the end of the first batch, so that the start of the engine is not in
-    it.
+    ``steady_tokens_per_s`` counts from the end of the first batch, which excludes the start of the engine.
     """
     failed = tokens = first_tokens = 0
     begin = first = last = time.monotonic()
@@ -212,12 +213,12 @@ def _follow(
 def _score(
     plan: EvaluationPlan, todo: dict[str, list[Sample]], cluster: Cluster, on_progress: ProgressCallback
 ) -> None:
-    """Give the missing verdicts: at once where possible, then in scoring workers, then by the judge."""
+    """Give the missing verdicts: in the driver where possible, then in scoring workers, then by the judge."""
     for_workers: list[Pending] = []
     for_judge: list[Pending] = []
     write = ShardWriter(plan.folders, "verdicts")
     for name, samples in todo.items():
-        scored: list[BenchmarkRow] = []
+        scored: list[BenchmarkRow[Verdict]] = []
         for pending in _without_verdict(plan, name, samples):
             benchmark = plan.benchmarks[name]
             verdict = None
@@ -260,8 +261,8 @@ def _without_verdict(plan: EvaluationPlan, name: str, samples: Sequence[Sample])
     settled = {key for key, row in read_verdicts(folder).items() if is_settled(row)}
     by_id = {sample.sample_id: sample for sample in samples}
     for key, row in completions.items():
-        sample = by_id[key[0]]
         completion = Completion(**row)
+        sample = by_id[completion.sample_id]
         for part in expected_parts(sample, completion, plan.config.judge.parts):
             if (*key, part) not in settled:
                 yield Pending(sample, completion, part)

@@ -1,8 +1,9 @@
-"""What an evaluation does, decided before anything is started or written."""
+"""The plan of an evaluation, made and checked before anything is started or written."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safe_r1.benchmarks import Benchmark, expand, get_benchmark
 from safe_r1.benchmarks.selection import select
@@ -11,30 +12,31 @@ from safe_r1.errors import ConfigError
 from safe_r1.inference.batch import Sampling
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU
 from safe_r1.inference.engine import engine_arguments
+from safe_r1.inference.memory import cpu_kv_cache_gib
 from safe_r1.judge.factory import JudgePlan, plan_judge
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.provenance import versions
 from safe_r1.resources import Device
-from safe_r1.runs import RunFolder
+from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Fingerprint = dict[str, Any]
-"""What could change a result, as nested plain values."""
+Fingerprint = JsonObject
+"""Everything that could change a result, as nested plain values."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Everything an evaluation is, decided before anything is started or written.
+    """Everything that determines an evaluation.
 
     Attributes:
         config: The settings.
         variant: The model, its source ready to load.
-        judge: The judge; None where no sample needs one.
+        judge: The judge; None if no sample needs one.
         benchmarks: The benchmarks by name.
         samples: Questions by benchmark.
         fingerprints: What could change a result, by benchmark.
@@ -59,7 +61,7 @@ class EvaluationPlan:
         )
 
     def max_tokens(self, sample: Sample) -> int:
-        """Longest completion of a sample in tokens."""
+        """Maximum length of a completion of a sample in tokens."""
         generation = self.config.generation
         if generation.max_tokens:
             return generation.max_tokens
@@ -79,11 +81,14 @@ class EvaluationPlan:
         longest = self.variant.context_reasoning if is_long else self.variant.context
         return self.config.engine.max_model_len or longest
 
-    @property
+    @functools.cached_property
     def engine(self) -> EngineConfig:
-        """Engine settings, with a context that is enough for all benchmarks."""
+        """Engine settings, with a context and a key-value cache on CPU that are enough for all benchmarks."""
         longest = max(self.context(name) for name in self.samples)
-        return self.config.engine.model_copy(update={"max_model_len": longest})
+        engine = self.config.engine.model_copy(update={"max_model_len": longest})
+        max_tokens = max(self.max_tokens(sample) for chosen in self.samples.values() for sample in chosen)
+        kv_cache_gib = cpu_kv_cache_gib(self.variant, engine, max_tokens=max_tokens)
+        return engine.model_copy(update={"cpu_kv_cache_gib": kv_cache_gib})
 
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
         """The variant's tokenizer."""
@@ -104,6 +109,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         raise ConfigError(
             f"--answer-key: the results of {', '.join(benchmarks)} are part of the data; leave the key out"
         )
+    # Data first: a missing file should not wait for the download of a model.
     samples = {name: _select(benchmark, config) for name, benchmark in benchmarks.items()}
     for benchmark in benchmarks.values():
         benchmark.check_machine()
@@ -120,7 +126,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
 
 
 def _select(benchmark: Benchmark, config: EvaluateConfig) -> list[Sample]:
-    """The samples that are asked."""
+    """The samples of a benchmark that the model is prompted with."""
     samples = benchmark.load(config.data, _key_of(benchmark, config))
     return select(samples, config.limit, config.generation.seed, config.swap_options)
 
@@ -152,7 +158,7 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
 
 
 def _key_of(benchmark: Benchmark, config: EvaluateConfig) -> str | None:
-    """The answer key that was given, for a benchmark that takes one."""
+    """The configured answer key, for a benchmark that takes one."""
     return config.answer_key if benchmark.takes_answer_key else None
 
 
@@ -161,7 +167,7 @@ def finish_plan(plan: EvaluationPlan, device: Device) -> None:
     arguments = engine_arguments(plan.variant, plan.engine, device)
     engine = {name: arguments[name] for name in ("dtype", "tensor_parallel_size", "pipeline_parallel_size")}
     for name, fingerprint in plan.fingerprints.items():
-        # What the benchmark itself needs: it may be asked alone now, and together with others later.
+        # What the benchmark itself needs: it may be evaluated alone now, and together with others later.
         fingerprint["engine"] = {
             "device": device,
             "max_model_len": plan.context(name),
@@ -172,9 +178,7 @@ def finish_plan(plan: EvaluationPlan, device: Device) -> None:
 
 
 def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
-    """Show the resolved settings, three rendered prompts and the resources; starts no engine and writes
-    nothing.
-    """
+    """Show the resolved settings, rendered prompts and the resources; starts no engine and writes nothing."""
     plan = make_plan(config)
     show(hide_credentials(config.model_dump_json(indent=1)))
     tokenizer = plan.load_tokenizer()
@@ -202,6 +206,7 @@ def _show_prompts(
     show: Callable[[str], None],
 ) -> None:
     """Show the first, the middle and the last prompt of a benchmark as the engine gets them."""
+    # A benchmark's tasks follow each other, so these three mostly show each form of prompt.
     picks = [samples[0], samples[len(samples) // 2], samples[-1]]
     for sample in {sample.sample_id: sample for sample in picks}.values():
         tokens, _ = render(benchmark.as_asked(sample, 0).messages, plan.variant.prompt_format, tokenizer)

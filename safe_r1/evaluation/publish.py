@@ -1,8 +1,7 @@
-"""From the rows of one benchmark to its published run: metrics, report, and the marker."""
+"""Publishes the run of one benchmark: metrics, report, and the marker of a complete run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from upath import UPath
 
@@ -15,7 +14,7 @@ from safe_r1.metrics.rates import compute_metrics
 from safe_r1.provenance import now
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
-from safe_r1.runs import RunFolder, check_complete
+from safe_r1.runs import JsonObject, RunFolder, check_complete
 from safe_r1.schema import JUDGED_PARTS, Completion, Sample, Verdict
 
 
@@ -27,13 +26,13 @@ class BenchmarkResult:
         benchmark: Its name.
         folder: Its run folder.
         metrics: Content of ``metrics.json``.
-        was_complete: It had been complete before this session.
-        timings: Of this session.
+        was_complete: Whether it was complete before this session.
+        timings: Durations in seconds, and tokens, of this session's stages.
     """
 
     benchmark: str
     folder: RunFolder
-    metrics: dict[str, Any]
+    metrics: JsonObject
     was_complete: bool = False
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -64,6 +63,7 @@ def publish(plan: EvaluationPlan, result: BenchmarkResult) -> None:
             "identity": plan.judge.identity,
             "agreement": plan.judge.note,
         }
+    # The marker comes last: a folder with it has all of these files.
     folder.write_json("run.json", info)
     folder.write_json("metrics.json", metrics)
     _write_report(folder, samples, completions, verdicts, metrics, info)
@@ -80,6 +80,7 @@ def _checked_rows(plan: EvaluationPlan, result: BenchmarkResult) -> tuple[list[C
     order = {sample.sample_id: position for position, sample in enumerate(samples)}
     by_id = {sample.sample_id: sample for sample in samples}
     completions = [Completion(**row) for row in read_completions(result.folder).values()]
+    # Shards are written as batches finish: only sorted rows give equal hashes for equal results.
     completions.sort(key=lambda row: (order[row.sample_id], row.repeat))
     verdicts = [Verdict(**row) for row in read_verdicts(result.folder).values()]
     wanted = [
@@ -88,6 +89,7 @@ def _checked_rows(plan: EvaluationPlan, result: BenchmarkResult) -> tuple[list[C
         for part in expected_parts(by_id[row.sample_id], row, plan.config.judge.parts)
     ]
     found = [(row.sample_id, row.repeat, row.part) for row in verdicts]
+    # Before any figure: a verdict that is missing would change a rate without a trace.
     check_complete(f"{result.benchmark}: verdicts", wanted, found)
     verdicts.sort(key=lambda row: (order[row.sample_id], row.repeat, row.part))
     return completions, verdicts
@@ -98,15 +100,15 @@ def _write_report(
     samples: Sequence[Sample],
     completions: Sequence[Completion],
     verdicts: Sequence[Verdict],
-    metrics: dict[str, Any],
-    info: dict[str, Any],
+    metrics: JsonObject,
+    info: JsonObject,
 ) -> None:
     folder.write_text("report.md", render_markdown(samples, metrics, info))
     folder.write_text("report.html", render_html(samples, completions, verdicts, metrics, info))
 
 
 def rewrite_report(path: str) -> str:
-    """Render the report of a finished run again from its rows; gives the place of ``report.html``.
+    """Render the report of a finished run again from its rows; gives the path of ``report.html``.
 
     Raises:
         StorageError: The folder holds no finished run.

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 from safe_r1.inference.batch import EngineResult
 from safe_r1.models.reasoning import split_reasoning
@@ -43,7 +43,7 @@ _KEYS: Mapping[str, Callable[[Row], Key]] = {"completions": completion_key, "ver
 
 @dataclass(frozen=True)
 class RequestKey:
-    """What a request to an engine is about; travels with it as a text and comes back with the reply.
+    """What a request to an engine is about; passed to the engine as text and returned with its result.
 
     Attributes:
         benchmark: Name of the benchmark.
@@ -74,12 +74,15 @@ class RequestKey:
         return cls(**json.loads(text))
 
 
+FinishedRow = TypeVar("FinishedRow", Completion, Verdict)
+
+
 @dataclass(frozen=True)
-class BenchmarkRow:
+class BenchmarkRow(Generic[FinishedRow]):
     """A finished row with the benchmark whose folder it belongs to."""
 
     benchmark: str
-    row: Completion | Verdict
+    row: FinishedRow
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,9 @@ class ShardWriter:
     folders: dict[str, RunFolder]
     stage: str
 
-    def __call__(self, rows: Sequence[BenchmarkRow]) -> None:
+    def __call__(self, rows: Sequence[BenchmarkRow[FinishedRow]]) -> None:
         """Write one shard for each benchmark among the rows."""
+        # One engine serves all benchmarks of a job, so its batches hold rows of several.
         for benchmark in dict.fromkeys(each.benchmark for each in rows):
             mine = [asdict(each.row) for each in rows if each.benchmark == benchmark]
             self.folders[benchmark].write_shard(self.stage, mine, _SCHEMAS[self.stage], _KEYS[self.stage])
@@ -111,7 +115,7 @@ class ReadCompletion:
 
     variant: str
 
-    def __call__(self, result: EngineResult) -> BenchmarkRow:
+    def __call__(self, result: EngineResult) -> BenchmarkRow[Completion]:
         """Splits the reasoning from the answer; a result without a completion keeps its error."""
         key = RequestKey.from_text(result["key"])
         reasoning, answer = ("", None) if result["error"] else split_reasoning(result["text"])
@@ -131,13 +135,13 @@ class ReadCompletion:
 
 
 def read_completions(folder: RunFolder) -> dict[Key, Row]:
-    """One completion a key; a failed one only where there is no other."""
+    """One completion for each key; a failed one only where there is no other."""
     rows = folder.read_rows("completions", COMPLETION_SCHEMA)
     return latest(rows, completion_key, lambda row: row["error"] is None)
 
 
 def read_verdicts(folder: RunFolder) -> dict[Key, Row]:
-    """One verdict a key; one without a judge's reply only where there is no other."""
+    """One verdict for each key; one without a judge's reply only where there is no other."""
     return latest(folder.read_rows("verdicts", VERDICT_SCHEMA), verdict_key, is_settled)
 
 
@@ -160,7 +164,7 @@ def results_hash(completions: Sequence[Completion], verdicts: Sequence[Verdict])
     return sha256([[asdict(row) for row in completions], [_hashed(row) for row in verdicts]])
 
 
-def _hashed(verdict: Verdict) -> dict[str, Any]:
-    # Without the judge's identity, which the fingerprint holds: so the hash stays comparable with those of
-    # runs made before judges had one.
+def _hashed(verdict: Verdict) -> Mapping[str, object]:
+    # Without the judge's identity, which is in the fingerprint: the hash stays comparable with those of runs
+    # made before judges had one.
     return asdict(verdict) | {"judge": verdict.judge.partition("@")[0]}

@@ -1,7 +1,7 @@
-"""Completions to verdicts: by the benchmark's own scoring where there is one, by a judge otherwise.
+"""Turns completions into verdicts: by the benchmark's own scoring where it has one, by a judge otherwise.
 
 Every completion gets exactly one verdict on its answer, and one on its reasoning where a judge labels it and
-there is any: a label, or the reason why there is none. ``Verdict`` rows are made here and nowhere else.
+there is any: a label, or the reason for its absence. ``Verdict`` rows are made here and nowhere else.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from safe_r1.judge.prompt import judge_messages
 from safe_r1.runs import Row
 from safe_r1.schema import JUDGED_PARTS, Completion, Part, Sample, Unscored, Verdict
 
-Writer = Callable[[Sequence[BenchmarkRow]], None]
+Writer = Callable[[Sequence[BenchmarkRow[Verdict]]], None]
 
 ANSWER_KEY = "answer-key"
 CHECK = "check"
@@ -46,18 +46,17 @@ class Pending:
             messages=self.sample.messages, text=text or "", part=self.part, task=self.sample.task
         )
 
-    def judged(self, judgement: Judgement, judge: str) -> BenchmarkRow:
-        """The verdict of a judge, by its label."""
+    def judged(self, judgement: Judgement, judge: str) -> BenchmarkRow[Verdict]:
+        """The row of a judge's verdict; ``judge`` is its label."""
         return _judged(self.key, self.completion.variant, judgement, judge)
 
 
 def expected_parts(sample: Sample, completion: Completion, parts: Sequence[Part]) -> list[Part]:
-    """Parts of a completion that get a verdict: the answer, and the reasoning where there is any and a judge
-    labels it.
+    """Parts of a completion that get a verdict: the answer, and the reasoning if it exists and is judged.
 
     Args:
         sample: The question.
-        completion: What the model said.
+        completion: The completion of it.
         parts: Parts that the run judges.
     """
     judges_reasoning = "reasoning" in JUDGED_PARTS.get(sample.task, ()) and "reasoning" in parts
@@ -66,6 +65,7 @@ def expected_parts(sample: Sample, completion: Completion, parts: Sequence[Part]
 
 def score_without_judge(benchmark: Benchmark, sample: Sample, completion: Completion) -> Verdict | None:
     """The verdict on an answer that needs neither a judge nor a scoring worker; None where it needs one."""
+    # Before the benchmark's scoring: no answer is not a wrong answer.
     if completion.error is not None:
         return _unscored(sample, completion, Unscored.FAILED)
     if completion.answer is None:
@@ -86,7 +86,7 @@ def judge_here(judge: Judge, pending: Sequence[Pending], label: str, write: Writ
 
     Args:
         judge: The judge.
-        pending: What waits for it.
+        pending: What is to be judged.
         label: The judge as verdicts store it, ``JudgePlan.label``.
         write: Writes a batch of verdicts.
     """
@@ -114,8 +114,8 @@ class ReadReply:
     variant: str
     judge: str
 
-    def __call__(self, result: EngineResult) -> BenchmarkRow:
-        """A reply that the engine could not give is unscored, and tried again when the run is resumed."""
+    def __call__(self, result: EngineResult) -> BenchmarkRow[Verdict]:
+        """A reply that the engine could not give is unscored, and retried when the run is resumed."""
         key = RequestKey.from_text(result["key"])
         if result["error"]:
             judgement = Judgement(None, Unscored.JUDGE_ERROR, result["error"])
@@ -128,7 +128,7 @@ def score_in_workers(
     benchmarks: dict[str, Benchmark], pending: Sequence[Pending], num_workers: int, write: Writer
 ) -> Iterator[BatchCounts]:
     """Score answers in Ray's workers that are killed at the benchmark's limit, writing every few rows."""
-    rows: list[BenchmarkRow] = []
+    rows: list[BenchmarkRow[Verdict]] = []
 
     def done(place: int, score: Score) -> None:
         each = pending[place]
@@ -146,6 +146,7 @@ def score_in_workers(
     left = len(pending)
     for num_done in run_checks(checks, num_workers, done):
         left -= num_done
+        # In chunks: a shard for each row makes thousands of files, one shard at the end can lose all rows.
         if len(rows) >= _CHUNK or not left:
             write(rows)
             rows.clear()
@@ -180,7 +181,7 @@ def _scored(completion: Completion, judge: str, score: Score) -> Verdict:
     )
 
 
-def _judged(key: RequestKey, variant: str, judgement: Judgement, judge: str) -> BenchmarkRow:
+def _judged(key: RequestKey, variant: str, judgement: Judgement, judge: str) -> BenchmarkRow[Verdict]:
     label = judgement.label
     verdict = Verdict(
         key.sample_id,

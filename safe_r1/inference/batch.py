@@ -1,7 +1,7 @@
-"""Dialogues to completions with vLLM on Ray Data: the only importer of ``ray.data.llm``.
+"""Generates completions of dialogues with vLLM on Ray Data; the only importer of ``ray.data.llm``.
 
 One stream: rows → render and tokenize (ours) → engine → finish → shard. Rendering is ours so that no second
-BOS is added and serving sees the same tokens. Shards are written by the stream's own workers; the driver sees
+BOS is added and serving gets the same tokens. Shards are written by the stream's own workers; the driver gets
 counts only.
 
 The first batch is the canary: if all its rows fail, or an engine cannot start or keeps dying, the job ends
@@ -9,9 +9,9 @@ with the reason instead of working through the rest.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
 
 import pyarrow as pa
 
@@ -22,12 +22,16 @@ from safe_r1.inference.placement import configure_data, placement, release
 from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
+from safe_r1.runs import Row
 from safe_r1.schema import Message
 
-Row = dict[str, Any]
-"""A row of a Ray dataset between two stages."""
+if TYPE_CHECKING:
+    from ray.data import Dataset
+    from ray.data.llm import Processor
+    from ray.util.placement_group import PlacementGroup
+
 Finished = TypeVar("Finished")
-"""What a caller makes of a result and writes."""
+"""A caller's form of a result, which it writes."""
 
 _REQUEST_SCHEMA = pa.schema(
     [
@@ -41,12 +45,12 @@ _REQUEST_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Request:
-    """One dialogue to be continued.
+    """One dialogue that the model continues.
 
     Attributes:
-        key: Identity of the row, given back with its result.
+        key: Identity of the row, returned with its result.
         messages: The dialogue.
-        max_tokens: Longest completion in tokens.
+        max_tokens: Maximum length of the completion in tokens.
         seed: Of the sampler, for this row alone.
     """
 
@@ -57,7 +61,7 @@ class Request:
 
 
 class EngineResult(TypedDict):
-    """What the engine made of one request.
+    """The engine's result of one request.
 
     Attributes:
         key: The request's.
@@ -90,7 +94,7 @@ def row_seed(*parts: str | int) -> int:
 
 
 class Renderer:
-    """The preprocess stage: renders and tokenizes a request. Loads the tokenizer once a worker."""
+    """The preprocess stage: renders and tokenizes a request. Each worker loads the tokenizer once."""
 
     def __init__(self, variant: Variant, sampling: Sampling, context: int, trust_remote_code: bool):
         self.variant = variant
@@ -102,15 +106,17 @@ class Renderer:
         """Adds ``tokenized_prompt``, ``sampling_params`` and what ``finish`` needs."""
         tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
         tokens, prefix = render(list(row["messages"]), self.variant.prompt_format, tokenizer)
-        # A prompt that fills the context is left to the engine, which refuses that row with the lengths.
+        # A prompt that fills the context is left to the engine, which rejects that row with both lengths.
         max_tokens = max(1, min(int(row["max_tokens"]), self.context - len(tokens)))
         params = {
             "max_tokens": max_tokens,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
         }
+        # Greedy sampling draws nothing: its rows are the same for every seed.
         if self.sampling.temperature > 0:
             params["seed"] = int(row["seed"])
+        # A base model ends no turn: without these it writes the next turn of the dialogue itself.
         if self.variant.style == "plain":
             params["stop"] = list(PLAIN_STOPS)
         if stop_token_ids := self.variant.prompt_format.stop_token_ids:
@@ -135,8 +141,9 @@ class Sink(Generic[Finished]):
         self.write = write
 
     def __call__(self, batch: pa.Table) -> dict[str, list[int] | list[str]]:
-        """Writes the batch and gives how many rows it had, how many of them failed, and the first error."""
+        """Writes the batch; returns its numbers of rows, failed rows and tokens, and the first error."""
         results = [_result(row) for row in batch.to_pylist()]
+        # Written here and not by the driver, which would hold every completion of a large run.
         self.write([self.finish(result) for result in results])
         errors = [result["error"] for result in results if result["error"]]
         tokens = sum(result["completion_tokens"] for result in results)
@@ -200,28 +207,24 @@ def generate(
     """
     if not requests:
         return
-    import ray
     from ray.exceptions import GetTimeoutError, RayError
 
     configure_data(engine.start_timeout_s)
-    groups: list[Any] = []
-    rows = [
-        {"key": r.key, "messages": r.messages, "max_tokens": r.max_tokens, "seed": r.seed} for r in requests
-    ]
-    table = pa.Table.from_pylist(rows, schema=_REQUEST_SCHEMA)
-    blocks = [table.slice(start, engine.batch_size) for start in range(0, len(rows), engine.batch_size)]
-    dataset = _processor(variant, engine, device, sampling, groups)(ray.data.from_arrow(blocks))
+    groups: list[PlacementGroup] = []
+    dataset = _processor(variant, engine, device, sampling, groups)(_dataset(requests, engine.batch_size))
     counts = dataset.map_batches(
         Sink(finish, write), batch_format="pyarrow", batch_size=None, **_light(engine)
     )
     is_canary = True
     try:
+        # Without prefetching: each batch is reported, and the canary checked, as soon as it is finished.
         for batch in counts.iter_batches(batch_size=1, prefetch_batches=0):
-            batch_counts = BatchCounts(
-                int(batch["rows"][0]), int(batch["failed"][0]), int(batch["tokens"][0])
-            )
+            columns = cast(Mapping[str, Sequence[Any]], batch)
+            batch_counts = BatchCounts(*(int(columns[name][0]) for name in ("rows", "failed", "tokens")))
             if is_canary and batch_counts.failed == batch_counts.rows:
-                raise ModelError(f"{variant.name}: every row of the first batch failed: {batch['error'][0]}")
+                raise ModelError(
+                    f"{variant.name}: every row of the first batch failed: {columns['error'][0]}"
+                )
             is_canary = False
             yield batch_counts
     except (RayError, GetTimeoutError) as error:
@@ -234,6 +237,19 @@ def generate(
         release(groups)
 
 
+def _dataset(requests: Sequence[Request], batch_size: int) -> "Dataset":
+    """The requests as a Ray dataset with a block for each batch."""
+    import ray
+
+    rows: list[Row] = [
+        {"key": r.key, "messages": r.messages, "max_tokens": r.max_tokens, "seed": r.seed} for r in requests
+    ]
+    # An explicit schema, as inferred types would depend on the rows.
+    table = pa.Table.from_pylist(rows, schema=_REQUEST_SCHEMA)
+    # One block a batch, or Ray Data would combine rows at will and write shards of other sizes.
+    return ray.data.from_arrow([table.slice(start, batch_size) for start in range(0, len(rows), batch_size)])
+
+
 def _is_loss(error: BaseException) -> bool:
     """True where a process died or never started, False where the code that ran in it raised an error."""
     from ray.exceptions import (
@@ -244,7 +260,8 @@ def _is_loss(error: BaseException) -> bool:
         UserCodeException,
     )
 
-    cause = getattr(error, "cause", error)  # what a task raised
+    # Ray wraps what a task raised in an error of its own, whose cause it is.
+    cause = getattr(error, "cause", error)
     own = (RayTaskError, UserCodeException, RuntimeEnvSetupError, ActorUnschedulableError)
     is_own = isinstance(cause, own) or getattr(cause, "actor_init_failed", False)
     return isinstance(cause, RayError) and not is_own
@@ -255,6 +272,7 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:400] if lines else type(error).__name__
 
 
+# Without the engine's further columns, such as token ids, which can be larger than the text.
 _KEPT = ("key", "prompt_tokens", "prefix", "max_tokens", "num_generated_tokens", "generated_text")
 
 
@@ -263,8 +281,12 @@ def _keep(row: Row) -> Row:
 
 
 def _processor(
-    variant: Variant, engine: EngineConfig, device: Device, sampling: Sampling, groups: list[Any]
-) -> Any:
+    variant: Variant,
+    engine: EngineConfig,
+    device: Device,
+    sampling: Sampling,
+    groups: "list[PlacementGroup]",
+) -> "Processor":
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     arguments = engine_arguments(variant, engine, device)
@@ -273,11 +295,12 @@ def _processor(
         model_source=variant.source,
         engine_kwargs=arguments,
         runtime_env={"env_vars": engine_environment(variant, engine, device)},
-        # As many batches in flight as fill the engine, and half as many more, so that the slowest row of one
+        # Enough concurrent batches to fill the engine, and half as many more, so that the slowest row of a
         # batch does not leave it idle.
         batch_size=engine.batch_size,
         max_concurrent_batches=max(2, -(-num_seqs * 3 // (2 * engine.batch_size))),
         concurrency=(1, engine.replicas),
+        # A row that fails gets an error in its result, and does not end the job.
         should_continue_on_error=True,
         log_engine_metrics=False,
         placement_group_config={"bundles": engine_bundles(arguments, device)},
@@ -294,7 +317,7 @@ def _processor(
         postprocess_map_kwargs=_light(engine),
     )
     for stage in processor.stages.values():
-        # Ray Data restarts a dead actor without limit; an engine that dies again and again must end the job.
+        # Ray Data restarts a dead actor without limit; an engine that keeps dying has to end the job.
         stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
         if "ray_remote_args_fn" in stage.map_batches_kwargs:
             stage.map_batches_kwargs["ray_remote_args_fn"] = placement(

@@ -250,7 +250,8 @@ def _swap_rates(
         for first, second in pairs
         if _chosen_text(first) is not None and _chosen_text(second) is not None
     ]
-    counts["mcq_swapped"] |= {"num_pairs": len(pairs), "num_pairs_chosen": len(chosen)}
+    counts["mcq_swapped"]["num_pairs"] = len(pairs)
+    counts["mcq_swapped"]["num_pairs_chosen"] = len(chosen)
     rates = make_rates(
         "accuracy_swapped", ((row, _is_correct(row)) for row in swapped if row.answer.label is not None)
     )

@@ -19,17 +19,17 @@ _END = re.compile(
     r"<[|｜](?:end▁of▁sentence|end_of_sentence|im_end|im_start|endoftext|eot_id|end_of_text|User|eom_id)[|｜]>"
     r"|</s>|\[EOS\]"
 )
+# A tag between these is a mention: models explain their own format.
 _QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "《": "》"}
 
 
 def split_reasoning(completion: str) -> tuple[str, str | None]:
-    """Splits a completion into the reasoning and the answer, both stripped of surrounding whitespace and
-    control tokens.
+    """Splits a completion into reasoning and answer, both without outer whitespace and control tokens.
 
     - The reasoning ends at the *last* closing tag that an answer follows, as in DeepSeek's own template
       (``content.split("</think>")[-1]``): a model that mentions the tag, nests it or thinks twice is still
-      reasoning until then. Text before and between the blocks counts as reasoning, so that nothing said is
-      lost to a judge.
+      reasoning until then. Text before and between the blocks counts as reasoning, so that a judge
+      sees all of the text.
     - A tag directly between quotes or backticks is a mention, not a tag.
     - A new block after the answer that is never closed belongs to the reasoning and leaves the answer as it
       was.
@@ -55,7 +55,7 @@ def split_reasoning(completion: str) -> tuple[str, str | None]:
 
 
 def open_reasoning(prompt: str) -> str:
-    """The end of a prompt from the reasoning tag that it opens and does not close; empty where there is none.
+    """The end of a prompt from the reasoning tag that it leaves open; empty without such a tag.
 
     Args:
         prompt: What a template writes after the last turn, without any text of a user.
@@ -69,14 +69,13 @@ def _closes(tag: re.Match[str]) -> bool:
 
 
 def _is_quoted(text: str, tag: re.Match[str]) -> bool:
-    before, after = text[max(tag.start() - 1, 0) : tag.start()], text[tag.end() : tag.end() + 1]
+    before = text[max(tag.start() - 1, 0) : tag.start()]
+    after = text[tag.end() : tag.end() + 1]
     return bool(after) and _QUOTES.get(before) == after
 
 
 def _without_mentions(text: str, tags: list[re.Match[str]]) -> list[re.Match[str]]:
-    """Drops unclosed opening tags within a line of the answer: a model that starts to think again begins a
-    line.
-    """
+    """Drops unclosed opening tags inside a line: a model that starts to reason again begins a new line."""
     first_closing = next(index for index, tag in enumerate(tags) if _closes(tag))
     kept = tags[: first_closing + 1]
     for index, tag in enumerate(tags[first_closing + 1 :], first_closing + 1):
@@ -102,12 +101,14 @@ def _answer(text: str) -> str:
 
 
 def _strip(text: str) -> str:
-    """Strips whitespace and control tokens from both sides, without a regex that could backtrack over long
-    white runs.
+    """Strips whitespace and control tokens from both sides.
+
+    Without a single regex for it, which could backtrack over long runs of whitespace.
     """
     text = text.strip()
     while token := _CONTROL.match(text):
         text = text[token.end() :].lstrip()
+    # A control token is at most 44 characters long, so a longer suffix is not searched.
     while (start := max(text.rfind("<", -48), text.rfind("[", -48))) >= 0 and _CONTROL.fullmatch(text, start):
         text = text[:start].rstrip()
     return text

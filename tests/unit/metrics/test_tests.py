@@ -15,7 +15,7 @@ def table(both: int, lost: int, gained: int, none: int) -> dict[str, tuple[int, 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 0), (12, 3), (150, 86), (7, 7)])
 def test_one_completion_a_question_is_mcnemars_exact_test(gained: int, lost: int):
-    expected = mcnemar([[10, lost], [gained, 20]], exact=True).pvalue
+    expected = mcnemar([[10, lost], [gained, 20]], exact=True).pvalue  # pyright: ignore[reportAttributeAccessIssue]
     assert exact_test(gained, lost) == pytest.approx(expected)
 
 
@@ -103,6 +103,7 @@ def test_non_inferiority_is_read_from_the_interval(low: float, high: float, stan
     assert non_inferiority(found, 0.03) == standing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_questions", "repeats", "first", "second"),
     [(60, 1, 0.3, 0.5), (400, 1, 0.1, 0.12), (150, 4, 0.6, 0.5), (40, 1, 0.02, 0.02)],
