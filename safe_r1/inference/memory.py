@@ -25,7 +25,12 @@ def cpu_dtype(engine: EngineConfig) -> str:
     return "float32" if engine.dtype == "auto" else engine.dtype
 
 
-def cpu_kv_cache_gib(variant: Variant, engine: EngineConfig, memory_gib: float | None = None) -> int:
+def cpu_kv_cache_gib(
+    variant: Variant,
+    engine: EngineConfig,
+    memory_gib: float | None = None,
+    max_tokens: int | None = None,
+) -> int:
     """Size of the key-value cache on CPU in whole GiB, as vLLM takes it.
 
     Unless the settings say it: what ``max_num_seqs`` sequences need that are half-way through their
@@ -36,15 +41,17 @@ def cpu_kv_cache_gib(variant: Variant, engine: EngineConfig, memory_gib: float |
         variant: The model.
         engine: Engine settings.
         memory_gib: Free memory; None: as it is on this machine now.
+        max_tokens: Longest completion; None: the variant's own, by the context.
     """
     if engine.cpu_kv_cache_gib is not None:
         return engine.cpu_kv_cache_gib
     if not variant.kv_elements_per_token:
         return _UNKNOWN_KV_CACHE_GIB
     context = engine.max_model_len or variant.context
-    is_long = context > variant.context
-    completion = variant.max_tokens_reasoning if is_long else variant.max_tokens_refusal
-    tokens = min(context, _PROMPT_TOKENS + completion // 2)
+    if max_tokens is None:
+        is_long = context > variant.context
+        max_tokens = variant.max_tokens_reasoning if is_long else variant.max_tokens_refusal
+    tokens = min(context, _PROMPT_TOKENS + max_tokens // 2)
     num_seqs = engine.max_num_seqs or DEFAULT_MAX_NUM_SEQS_ON_CPU
     free_gib = _free_memory_gib() if memory_gib is None else memory_gib
     cap_gib = _MAX_FREE_SHARE * (free_gib - _weights_gib(variant, engine) - _PROCESSES_GIB)
