@@ -129,6 +129,10 @@ class _Question:
             re.IGNORECASE,
         )
         self.stated = self._compile_stated(group, word)
+        self._compile_verdicts(group)
+
+    def _compile_verdicts(self, group: str) -> None:
+        """Verdicts on single options: ruled out, called wrong or right."""
         # Words that rule an option out: "不是A", "rather than B".
         self.denied = re.compile(
             rf"(?:不是|并非|不选择?|不能选择?|不应该?选择?|不应该?是|不该选|排除了?掉?|而非|不会是|不可能是|误选|错选|"
@@ -137,7 +141,7 @@ class _Question:
             rf"(?:选项|答案|the|option|answer|be|to|choose|pick|[ \t:])*+{group}",
             re.IGNORECASE,
         )
-        # A verdict after the option, "A是错误的"; BETWEEN has no nouns, whose verdict it could be.
+        # A verdict after the option, "A是错误的": with other words between, it may be of something else.
         self.wrong = re.compile(rf"{group}{patterns.BETWEEN}(?:{patterns.WRONG})", re.IGNORECASE)
         self.right = re.compile(rf"{group}{patterns.BETWEEN}(?:{patterns.RIGHT})", re.IGNORECASE)
         # A description before the option: "最符合题意的是A".

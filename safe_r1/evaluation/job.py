@@ -85,6 +85,7 @@ def evaluate(
 def _run(
     plan: EvaluationPlan, device: Device, cluster: Cluster, on_progress: ProgressCallback
 ) -> list[BenchmarkResult]:
+    # Complete runs are not touched: nothing is written to a folder after its marker.
     todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
     results = [
         BenchmarkResult(name, plan.folders[name], {}, was_complete=name not in todo) for name in plan.samples
@@ -124,6 +125,7 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: Device) -> None:
         has_judged = any(map(is_judged, read_verdicts(folder).values()))
         folder.open(fingerprint, info, mutable=() if has_judged else ("judge",))
         if not folder.is_complete:
+            # Samples of an interrupted session are there already, and a repeated write would double them.
             known = {row["sample_id"] for row in folder.read_rows("samples", SAMPLE_SCHEMA)}
             missing = [sample for sample in plan.samples[name] if sample.sample_id not in known]
             for shard in _sample_shards(missing):
@@ -153,6 +155,7 @@ def _complete(
     requests: list[Request] = []
     total = sum(len(samples) * plan.repeats(name) for name, samples in todo.items())
     for name, samples in todo.items():
+        # Failed rows are generated again: the machine that failed them may be gone.
         done = {key for key, row in read_completions(plan.folders[name]).items() if row["error"] is None}
         requests += [
             _request(plan, sample, repeat)
@@ -258,6 +261,7 @@ def _without_verdict(plan: EvaluationPlan, name: str, samples: Sequence[Sample])
     wanted = [(sample.sample_id, repeat) for sample in samples for repeat in range(plan.repeats(name))]
     check_complete(f"{name}: completions", wanted, completions)
     _refuse_failures(name, completions, plan.config.max_failed_share)
+    # Verdicts that the judge failed to give are tried again, like failed completions.
     settled = {key for key, row in read_verdicts(folder).items() if is_settled(row)}
     by_id = {sample.sample_id: sample for sample in samples}
     for key, row in completions.items():

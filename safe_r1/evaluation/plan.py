@@ -117,6 +117,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     is_judged = {
         name: any(sample.task in JUDGED_PARTS for sample in chosen) for name, chosen in samples.items()
     }
+    # No judge for tasks without one: a run of mathematics needs no judge's model or key.
     judge = plan_judge(config.judge) if any(is_judged.values()) else None
     plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {})
     for name in benchmarks:
@@ -151,6 +152,7 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
         },
         "repeats": plan.repeats(name),
         "seed": config.generation.seed,
+        # Only where a judge is needed: another judge does not make multiple-choice results another run.
         "judge": {"name": judge.name, "identity": judge.identity, "parts": list(config.judge.parts)}
         if judge
         else {},

@@ -118,6 +118,7 @@ class ReadCompletion:
     def __call__(self, result: EngineResult) -> BenchmarkRow[Completion]:
         """Splits the reasoning from the answer; a result without a completion keeps its error."""
         key = RequestKey.from_text(result["key"])
+        # A failed row has no answer, which is not the same as an empty one: that would be scored as wrong.
         reasoning, answer = ("", None) if result["error"] else split_reasoning(result["text"])
         completion = Completion(
             sample_id=key.sample_id,
