@@ -59,7 +59,8 @@ def main(
         check_config(settings)
         models = ", ".join(settings.variants) or "no model"
         join_ray(console)
-        console.show(f"serve: {models}, judge {hide_credentials(settings.judge.kind)}; starting (log: {console.log})")
+        judge = hide_credentials(settings.judge.kind)
+        console.show(f"serve: {models}, judge {judge}; starting (log: {console.log})")
         ingress = run(settings, connect())
         url = f"http://{settings.host}:{settings.port}"
         console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")

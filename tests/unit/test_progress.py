@@ -4,6 +4,7 @@ import io
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -68,7 +69,7 @@ def test_a_campaign_parses_what_the_terminal_prints(steps: list[Progress]):
         console.progress(progress)
     console.progress(last := Progress("verdicts", 48, 48, 1, 2048))  # the end of a stage is always printed
     console.show("  report: /runs/report.html")
-    jobs = object.__new__(RayJobs)  # its constructor connects to a server
+    jobs: Any = object.__new__(RayJobs)  # its constructor connects to a server
     jobs._client = SimpleNamespace(
         get_job_info=lambda _: SimpleNamespace(
             status="RUNNING", driver_exit_code=None, start_time=None, end_time=None, message=""

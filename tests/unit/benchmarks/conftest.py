@@ -1,4 +1,4 @@
-"""The published files where they lie beside the project, and a small benchmark folder that a test may damage."""
+"""The published files where they are present, and a small benchmark folder that a test may damage."""
 
 import json
 import shutil

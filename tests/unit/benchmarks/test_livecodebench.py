@@ -364,7 +364,8 @@ def test_an_attack_is_scored_wrong(samples: dict[str, Sample], name: str, number
         ("print(5)", "wrong answer on test 1 of 1"),
         ("print(int(input()) * 2)", ""),
         (
-            "from __future__ import annotations\nprint(Counter('aabb').total() if gcd(2, 4) == 2 and math.pi else inf)",
+            "from __future__ import annotations\n"
+            "print(Counter('aabb').total() if gcd(2, 4) == 2 and math.pi else inf)",
             "",
         ),
         ("if __name__ == '__main__':\n    print(input() * 0 + '4.0')", ""),
@@ -388,7 +389,8 @@ class Always(list):
     ("code", "explanation"),
     [
         (
-            "class Solution:\n    def f(self, a, b):\n        print('debug')\n        return (a, [b])\nprint('[1, [2]]')",
+            "class Solution:\n    def f(self, a, b):\n        print('debug')\n        return (a, [b])\n"
+            "print('[1, [2]]')",
             "",
         ),
         ("def f(a, b): return numpy.array([a])[0], [b]\nimport numpy", ""),
@@ -409,7 +411,8 @@ class Always(list):
             "wrong answer on test 1 of 2",
         ),
         (
-            "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'1\\n' * 9)\n    except OSError: pass\ndef f(a, b): 1",
+            "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'1\\n' * 9)\n"
+            "    except OSError: pass\ndef f(a, b): 1",
             "wrong answer on test 1 of 2",
         ),
         (
@@ -429,7 +432,8 @@ def test_functions(code: str, explanation: str) -> None:
 def test_expected_outputs_never_enter_the_sandbox() -> None:
     look = """
 import gc, os, sys
-text = repr([value for value in gc.get_objects() if isinstance(value, (str, list, dict))]) + repr(vars()) + sys.stdin.read()
+found = [value for value in gc.get_objects() if isinstance(value, (str, list, dict))]
+text = repr(found) + repr(vars()) + sys.stdin.read()
 for folder, _, names in os.walk("/"):
     for name in names:
         if folder in ("/", "/tmp"):

@@ -120,7 +120,8 @@ time.sleep(0.5)
 
 def test_nothing_outlives_a_killed_runner() -> None:
     marker = f"marker-{os.getpid()}-{time.monotonic_ns()}"
-    inner = f"import os, sys; os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(99)', {marker!r}])"
+    sleep = "import time; time.sleep(99)"
+    inner = f"import os, sys; os.execv(sys.executable, [sys.executable, '-c', {sleep!r}, {marker!r}])"
     runner = subprocess.Popen(
         [
             sys.executable,
@@ -183,7 +184,8 @@ def test_files_of_the_runner_cannot_be_read(tmp_path: Path) -> None:
         attacks.TRY
         + f"""
 import glob, os
-for place in ({str(secret)!r}, {sandbox.__file__!r}, "/etc/passwd", "/etc/shadow", "/proc/self/environ", "/sys/kernel"):
+system = ("/etc/passwd", "/etc/shadow", "/proc/self/environ", "/sys/kernel")
+for place in ({str(secret)!r}, {sandbox.__file__!r}, *system):
     attempt(lambda: open(place).read())
     os.path.lexists("/tmp/link") and os.unlink("/tmp/link")
     os.symlink("../" * 20 + place, "/tmp/link")
@@ -207,7 +209,8 @@ def test_the_environment_of_the_runner_cannot_be_read(monkeypatch: pytest.Monkey
     source = """
 import ctypes, glob, os
 print(os.environ, os.environb)
-for place in glob.glob("/proc/*/environ") + [f"/proc/{pid}/environ" for pid in (1, os.getpid(), os.getppid(), "self")]:
+processes = (1, os.getpid(), os.getppid(), "self")
+for place in glob.glob("/proc/*/environ") + [f"/proc/{pid}/environ" for pid in processes]:
     try:
         print(open(place).read())
     except OSError:
@@ -340,7 +343,8 @@ def test_an_ordinary_user_contains_programs_too() -> None:
     if os.getuid() != 0:
         pytest.skip("the other tests run as an ordinary user already")
     root = str(Path(sandbox.__file__).parents[2])
-    script = "from safe_r1.sandbox.container import *; print(run_program('import os; print(os.listdir(\\'/tmp\\'))', ''))"
+    program = "import os; print(os.listdir('/tmp'))"
+    script = f"from safe_r1.sandbox.container import *; print(run_program({program!r}, ''))"
     command = [sys.executable, "-c", script]
     settings: dict[str, Any] = {
         "user": 65534,
