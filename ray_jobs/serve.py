@@ -63,11 +63,12 @@ def main(
         console.show(f"serve: {models}, judge {judge}; starting (log: {console.log})")
         ingress = run(settings, connect())
         url = f"http://{settings.host}:{settings.port}"
-        console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")
         # `ray job stop` sends SIGTERM; a shell starts background jobs with SIGINT ignored.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
+            # Printed inside the block, since a script may send the signal as soon as it reads this line.
+            console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")
             while True:
                 time.sleep(3600)
         console.show("serve: shutting down; finishing requests in progress")

@@ -155,3 +155,6 @@ def stop(ingress: "DeploymentHandle") -> None:
         ingress.broadcast("drain", _DRAIN_S).results(return_exceptions=True)
     serve.delete(APP_NAME)
     time.sleep(_FLUSH_S)
+    # On a Ray that keeps running, Serve would keep its port as well, which the next service may not use.
+    if not serve.status().applications:
+        serve.shutdown()

@@ -20,6 +20,7 @@ import pytest
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
 from safe_r1.schema import SAMPLE_SCHEMA
+from tests.integration.test_joining_ray import running_head, serve
 from tests.serving import REPOSITORY, START_S, Service, start_service
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -324,6 +325,13 @@ def test_a_batch_is_resumed_after_a_kill_and_can_be_cancelled(tmp_path: Path):
         httpx.post(f"{second.url}/v1/batches/{batch['id']}/cancel", timeout=60)
         batch = wait_for(second, batch, lambda batch: batch["status"] == "cancelled")
         assert 0 < len(output_of(second, batch)) < 120
+
+
+def test_services_run_one_after_the_other_on_a_running_ray():
+    """Each on its own port: Serve would otherwise keep that of the first, and ignore the second's."""
+    with running_head(num_cpus=8) as head:
+        for _ in range(2):
+            assert serve(head)[-1] == "serve: stopped"
 
 
 @pytest.mark.parametrize(
