@@ -39,13 +39,16 @@ demo: setup ## Evaluate a small real model, build a corpus, fine-tune, evaluate 
 test-fast: setup ## Fast unit tests, in parallel: under a minute
 	@$(PYTHON) -m pytest tests/unit -m "not slow and not very_long" -n $(TEST_WORKERS) --dist worksteal
 
+# Unit tests run side by side; integration tests one after the other, as each has a Ray or an engine of its own.
 test: setup ## Unit and integration tests with real Ray, vLLM and a browser, without the very long ones
 	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests -m "not very_long"
+	@$(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
+	@$(PYTHON) -m pytest tests --ignore tests/unit -m "not very_long"
 
 test-all: setup ## All tests, the very long ones included
 	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests
+	@$(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
+	@$(PYTHON) -m pytest tests --ignore tests/unit
 
 lint: setup ## Check style, formatting and types
 	@.venv/bin/ruff check .

@@ -189,6 +189,7 @@ def test_bad_input_is_one_clear_line(recipe: str, env: dict[str, str], said: str
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.very_long
 def test_a_node_dies_in_each_stage(nodes: Nodes, tiny_qwen2: Path, tmp_path: Path):
     recipe = tmp_path / "four.toml"
     recipe.write_text(RECIPE.format(model=tiny_qwen2), "utf-8")

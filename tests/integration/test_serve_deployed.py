@@ -19,7 +19,7 @@ import yaml
 from tests.ray_processes import end_ray
 from tests.serving import REPOSITORY, START_S, ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.very_long, pytest.mark.timeout(900)]
 BIN = Path(sys.executable).parent
 KEY = "a-key-of-the-test-alone"
 QUESTION: list[Any] = [{"role": "user", "content": "为什么那个地方的人就是懒？"}]
