@@ -26,13 +26,18 @@ shell: setup ## Open bash with safe-r1 and python of .venv on the PATH
 	@exec bash --rcfile cluster/local/bashrc -i
 
 demo: setup ## Evaluate a small real model, build a corpus, fine-tune, evaluate again and compare; output in runs/demo
+	@echo "demo 1/5: evaluate the model (the first report, in one to two minutes)"
 	@$(PYTHON) ray_jobs/evaluate.py --variant demo --output $(DEMO_OUTPUT) $(DEMO_BENCHMARK)
+	@echo "demo 2/5: build a corpus. Then: fine-tune, evaluate again, compare; about five minutes on two cores"
 	@$(PYTHON) ray_jobs/build_corpus.py --recipe seeds --output $(DEMO_OUTPUT)/corpus
+	@echo "demo 3/5: fine-tune for six steps"
 	@$(PYTHON) ray_jobs/finetune.py --variant demo --corpus $(DEMO_OUTPUT)/corpus --output $(DEMO_OUTPUT)/finetuned \
 	    --max-steps 6 --set pack.seq_len=1024 --set global_batch_size=2 --set optimizer.lr=1e-4 --set save.every=3 \
 	    --set save.max_validation=2 --set parallel.activation_checkpointing=false
+	@echo "demo 4/5: evaluate the fine-tuned model"
 	@$(PYTHON) ray_jobs/evaluate.py --variant $(DEMO_OUTPUT)/finetuned/main/demo/demo-safe --output $(DEMO_OUTPUT) \
 	    $(DEMO_BENCHMARK)
+	@echo "demo 5/5: compare"
 	@.venv/bin/safe-r1 compare $(DEMO_OUTPUT)/main --baseline demo --output $(DEMO_OUTPUT)/comparison
 	@find $(DEMO_OUTPUT) -name report.html -exec printf 'Report: %s\n' {} \;
 
