@@ -13,7 +13,7 @@ from safe_r1.inference.batch import Sampling
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU
 from safe_r1.inference.engine import engine_arguments
 from safe_r1.inference.memory import cpu_kv_cache_gib
-from safe_r1.judge.factory import JudgePlan, plan_judge
+from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Variant, get_variant
@@ -103,6 +103,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     Raises:
         ConfigError, DataError, ModelError, JudgeError, SandboxError: See the parts.
     """
+    check_kind(config.judge.kind)
     named = get_variant(config.variant)
     benchmarks = {name: get_benchmark(name, config) for name in dict.fromkeys(expand(config.benchmarks))}
     if config.answer_key and not any(benchmark.takes_answer_key for benchmark in benchmarks.values()):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from safe_r1.train.plan import plan_variant
+from safe_r1.config import EngineConfig
+from safe_r1.inference.engine import engine_arguments
+from safe_r1.models.variant import Variant
 
 pytestmark = pytest.mark.slow
 
@@ -137,8 +139,10 @@ def test_a_name_that_nobody_defines_is_one_line(package: Package):
 def test_the_example_of_a_model_is_one():
     names: dict[str, object] = {}
     exec(example("safe_r1/models/table.py"), names)
-    plan = plan_variant(names["MY_MODEL"], "h100-80", 1)  # pyright: ignore[reportArgumentType]
-    assert plan.layout.num_gpus >= 1
+    variant = names["MY_MODEL"]
+    assert isinstance(variant, Variant)
+    assert engine_arguments(variant, EngineConfig(), "gpu")["tensor_parallel_size"] == 1
+    assert 25 < variant.weights_gib() < 30
 
 
 def test_a_corpus_is_built_from_the_example_of_a_source(package: Package, tmp_path: Path):
