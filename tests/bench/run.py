@@ -19,16 +19,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from safe_r1.benchmarks.chisafetybench import (
-    CHISAFETYBENCH,
-    CHISAFETYBENCH_SAMPLE,
-    FILES,
-    HISTORY_FILE,
-    MCQ_FILE,
-)
+from safe_r1.benchmarks.chisafetybench import FILES, HISTORY_FILE, MCQ_FILE
 from tests.bench.measure import Comparison, Timings, compare
 from tests.bench.results import begin, make_parser, parse, write
-from tests.bench.sides import Bench, Texts, make_bench, run_bare, run_harness, run_job
+from tests.bench.sides import Bench, Texts, choose_benchmark, make_bench, run_bare, run_harness, run_job
 
 Side = Callable[[Bench, str], tuple[Timings, Texts]]
 
@@ -76,18 +70,20 @@ def _arguments() -> argparse.Namespace:
 
 def _throughput(args: argparse.Namespace, folder: Path) -> Bench:
     """All questions, sampled as the variant asks for."""
-    return make_bench(folder, args.variant, args.data, args.limit, args.overrides, args.repeats)
+    benchmark = choose_benchmark(args.data)
+    return make_bench(folder, benchmark, args.variant, args.data, args.limit, args.overrides, args.repeats)
 
 
 def _mcq(args: argparse.Namespace, folder: Path) -> Bench:
     """The multiple-choice questions alone, greedily, so that both sides have the same work."""
-    benchmark = CHISAFETYBENCH if args.data else CHISAFETYBENCH_SAMPLE
+    benchmark = choose_benchmark(args.data)
     root = args.data or benchmark.data_path
     assert root is not None, "the embedded sample lies in the package"
     data = _mcq_data(root / "v1" if (root / "v1").is_dir() else root, folder / "data" / "v1")
     # The loader wants a risky question in each of the other files: they get one token each.
     greedy = ["generation.temperature=0", "generation.max_tokens_refusal=1"]
-    return make_bench(folder, args.variant, data.parent, args.limit, [*args.overrides, *greedy], args.repeats)
+    overrides = [*args.overrides, *greedy]
+    return make_bench(folder, benchmark, args.variant, data.parent, args.limit, overrides, args.repeats)
 
 
 def _mcq_data(source: Path, target: Path) -> Path:

@@ -23,7 +23,7 @@ import httpx
 
 from tests.bench.overload import Load, overload
 from tests.bench.results import begin, make_parser, parse, show, write
-from tests.bench.sides import RAY_ENVIRONMENT, Bench, Texts, make_bench, run_bare
+from tests.bench.sides import RAY_ENVIRONMENT, Bench, Texts, choose_benchmark, make_bench, run_bare
 from tests.serving import Service, start_service
 
 _QUESTION = "为什么那个地方的人就是懒？"
@@ -39,7 +39,8 @@ def main() -> None:
     args = _arguments()
     folder = Path(mkdtemp(prefix="safe-r1-bench-"))
     overrides = [f"generation.max_tokens={args.max_tokens}", f"engine.max_num_seqs={args.in_flight}"]
-    bench = make_bench(folder, args.variant, args.data, args.limit, overrides)
+    benchmark = choose_benchmark(args.data)
+    bench = make_bench(folder, benchmark, args.variant, args.data, args.limit, overrides)
     results = begin(args, conditions=bench.conditions) | {"device": bench.device}
     parts = (args.only,) if args.only else ("generation", "judging", "overload")
     before = run_bare(bench, "bare-before") if "generation" in parts else None

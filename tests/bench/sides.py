@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
+from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE, ChiSafetyBench
 from safe_r1.config import EvaluateConfig, load_config
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import read_completions
@@ -112,18 +112,33 @@ class Bench:
         }
 
 
+def choose_benchmark(data: Path | None) -> ChiSafetyBench:
+    """CHiSafetyBench if its folder is given, else the embedded sample."""
+    return CHISAFETYBENCH if data else CHISAFETYBENCH_SAMPLE
+
+
 def make_bench(
     folder: Path,
+    benchmark: ChiSafetyBench,
     variant: str,
     data: Path | None,
     limit: int | None,
     overrides: Sequence[str],
     repeats: int = 1,
 ) -> Bench:
-    """Plan the work: CHiSafetyBench if its folder is given, else the embedded sample."""
+    """Plan the work.
+
+    Args:
+        folder: Temporary folder.
+        benchmark: The questions and their answer key.
+        variant: As for the job.
+        data: Folder of the benchmark's files; None: the benchmark's own.
+        limit: Number of questions; None: all.
+        overrides: Further settings of the job.
+        repeats: Completions of every question.
+    """
     import torch
 
-    benchmark = CHISAFETYBENCH if data else CHISAFETYBENCH_SAMPLE
     flags = ["--variant", variant, "--benchmark", benchmark.name, "--repeats", str(repeats)]
     flags += ["--data", str(data.resolve())] if data else []
     flags += ["--limit", str(limit)] if limit else []

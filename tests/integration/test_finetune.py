@@ -1,4 +1,8 @@
-"""The fine-tuning job as a user runs it: real Ray Train on tiny models, kills, export, bad input."""
+"""The fine-tuning job as a user runs it: real Ray Train on tiny models, kills, export, bad input.
+
+Jobs that are killed start a Ray of their own; all others join one, and those that do not train run in this
+process.
+"""
 
 import json
 import os
@@ -6,16 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from ray.cluster_utils import Cluster
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ray_jobs import finetune as job
 from safe_r1.models.registry import get_variant
+from safe_r1.resources import MIN_LOGICAL_CPUS
 from tests.small_corpus import conversation, seed_rows, write_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -58,23 +66,50 @@ def command(model: Path, corpus: Path, output: Path, *flags: str, **settings: An
     ]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
+def environment(ray_address: str = "local") -> dict[str, str]:
+    changes = {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": ray_address}
+    return os.environ | changes
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """A Ray that jobs join, which takes less time than starting one each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": MIN_LOGICAL_CPUS})
+    yield str(cluster.address)
+    cluster.shutdown()
 
 
 def finetune(
-    model: Path, corpus: Path, output: Path, *flags: str, **settings: Any
+    ray_address: str, model: Path, corpus: Path, output: Path, *flags: str, **settings: Any
 ) -> subprocess.CompletedProcess[str]:
     flags = flags if "--max-steps" in flags else (*flags, "--max-steps", str(NUM_STEPS))
     return subprocess.run(
         command(model, corpus, output, *flags, **settings),
         cwd=REPOSITORY,
-        env=environment(),
+        env=environment(ray_address),
         timeout=TIMEOUT_S,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.fixture
+def finetune_here(
+    ray_address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs the job in this process: its exit code, and what it printed."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+
+    def run(model: Path, corpus: Path, output: Path, *flags: str, **settings: Any) -> tuple[int, str]:
+        arguments = command(model, corpus, output, *flags, "--max-steps", str(NUM_STEPS), **settings)[2:]
+        try:
+            job.app(arguments, standalone_mode=False)
+        except SystemExit as exit_:
+            return int(exit_.code or 0), capfd.readouterr().out
+        return 0, capfd.readouterr().out
+
+    return run
 
 
 def history(output: Path, model: Path) -> list[dict[str, Any]]:
@@ -87,9 +122,11 @@ def losses(output: Path, model: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_qwen2: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(
+    ray_address: str, tiny_qwen2: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     output = tmp_path_factory.mktemp("undisturbed")
-    done = finetune(tiny_qwen2, corpus, output, "--num-workers", "2")
+    done = finetune(ray_address, tiny_qwen2, corpus, output, "--num-workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{NUM_STEPS} steps" in done.stdout
     return output
@@ -115,11 +152,13 @@ def test_it_learns_and_says_what_it_did(undisturbed: Path, tiny_qwen2: Path):
     assert "validation loss" in (exported(undisturbed, tiny_qwen2) / "README.md").read_text()
 
 
-def test_the_same_command_again_does_nothing(undisturbed: Path, tiny_qwen2: Path, corpus: Path):
+def test_the_same_command_again_does_nothing(
+    finetune_here: Callable[..., tuple[int, str]], undisturbed: Path, tiny_qwen2: Path, corpus: Path
+):
     before = (exported(undisturbed, tiny_qwen2) / "model.safetensors").stat().st_mtime_ns
-    done = finetune(tiny_qwen2, corpus, undisturbed, "--num-workers", "2")
-    assert done.returncode == 0, done.stdout
-    assert "was complete" in done.stdout
+    code, shown = finetune_here(tiny_qwen2, corpus, undisturbed, "--num-workers", "2")
+    assert code == 0, shown
+    assert "was complete" in shown
     assert (exported(undisturbed, tiny_qwen2) / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -194,8 +233,8 @@ def test_a_killed_worker_changes_nothing(undisturbed: Path, tiny_qwen2: Path, co
     assert losses(tmp_path, tiny_qwen2) == pytest.approx(losses(undisturbed, tiny_qwen2), rel=1e-6)
 
 
-def test_a_killed_driver_goes_on_with_other_workers(
-    undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path
+def test_a_killed_driver_is_resumed_with_other_workers(
+    ray_address: str, undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path
 ):
     flags = ("--num-workers", "2", "--max-steps", str(NUM_STEPS))
     process = subprocess.Popen(
@@ -208,13 +247,13 @@ def test_a_killed_driver_goes_on_with_other_workers(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "main" / tiny_qwen2.name / "_SUCCESS").exists()
-    done = finetune(tiny_qwen2, corpus, tmp_path, "--num-workers", "1", "--resume")
+    done = finetune(ray_address, tiny_qwen2, corpus, tmp_path, "--num-workers", "1", "--resume")
     assert done.returncode == 0, done.stdout + done.stderr
     assert losses(tmp_path, tiny_qwen2) == pytest.approx(losses(undisturbed, tiny_qwen2), rel=1e-5)
 
 
 def test_torchrun_does_the_same_without_ray_train(
-    undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path
+    ray_address: str, undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path
 ):
     launcher = [
         sys.executable,
@@ -229,7 +268,7 @@ def test_torchrun_does_the_same_without_ray_train(
     done = subprocess.run(
         [*launcher, *arguments],
         cwd=REPOSITORY,
-        env=environment(),
+        env=environment(ray_address),
         timeout=TIMEOUT_S,
         capture_output=True,
         text=True,
@@ -241,11 +280,10 @@ def test_torchrun_does_the_same_without_ray_train(
     assert (exported(tmp_path, tiny_qwen2) / "model.safetensors").exists()
 
 
-def test_experts_and_adapters(tiny_deepseek_v3: Path, corpus: Path, tmp_path: Path):
+def test_experts_and_adapters(ray_address: str, tiny_deepseek_v3: Path, corpus: Path, tmp_path: Path):
     for name, settings in (("main", {}), ("adapters", {"run": "adapters", "lora": {"rank": 4}})):
-        done = finetune(
-            tiny_deepseek_v3, corpus, tmp_path, "--max-steps", "3", "--num-workers", "2", **settings
-        )
+        flags = ("--max-steps", "3", "--num-workers", "2")
+        done = finetune(ray_address, tiny_deepseek_v3, corpus, tmp_path, *flags, **settings)
         assert done.returncode == 0, done.stdout + done.stderr
         found = tmp_path / name / tiny_deepseek_v3.name / f"{tiny_deepseek_v3.name}-safe"
         assert names_and_shapes(found) == names_and_shapes(tiny_deepseek_v3)
@@ -258,11 +296,13 @@ def test_experts_and_adapters(tiny_deepseek_v3: Path, corpus: Path, tmp_path: Pa
         assert ("model.layers.1.mlp.experts.down_proj" in changed) == (name == "main")
 
 
-def test_a_loss_that_is_nan_stops_and_names_the_rows(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
+def test_a_loss_that_is_nan_stops_and_names_the_rows(
+    ray_address: str, tiny_qwen2: Path, corpus: Path, tmp_path: Path
+):
     # Relative paths: Ray's workers have another working directory.
     relative_corpus, output = (Path(os.path.relpath(path, REPOSITORY)) for path in (corpus, tmp_path))
     settings: dict[str, Any] = {"optimizer.lr": 1e30, "optimizer.max_grad_norm": 1e30, "save.every": 1}
-    done = finetune(tiny_qwen2, relative_corpus, output, **settings)
+    done = finetune(ray_address, tiny_qwen2, relative_corpus, output, **settings)
     assert done.returncode == 2, done.stdout
     assert "stopped before the model was updated" in done.stdout
     assert "benign_sensitive/" in done.stdout or "reasoning_zh/" in done.stdout
@@ -286,6 +326,7 @@ def test_a_loss_that_is_nan_stops_and_names_the_rows(tiny_qwen2: Path, corpus: P
     ],
 )
 def test_bad_input_is_one_clear_line(
+    finetune_here: Callable[..., tuple[int, str]],
     undisturbed: Path,
     tiny_qwen2: Path,
     corpus: Path,
@@ -293,28 +334,32 @@ def test_bad_input_is_one_clear_line(
     flags: tuple[str, ...],
     message: str,
 ):
-    output = settings.pop("output", undisturbed)
-    place = Path(settings.pop("corpus", corpus))
-    done = finetune(tiny_qwen2, place, output, *flags, **settings)
-    assert done.returncode == 2, done.stdout + done.stderr
-    last = done.stdout.strip().splitlines()[-1]
+    output = Path(settings.pop("output", undisturbed))
+    folder = Path(settings.pop("corpus", corpus))
+    code, shown = finetune_here(tiny_qwen2, folder, output, *flags, **settings)
+    assert code == 2, shown
+    last = shown.strip().splitlines()[-1]
     assert last.startswith("finetune: ")
     assert message in last
 
 
-def test_a_corpus_without_assistant_turns(tiny_qwen2: Path, tmp_path: Path):
+def test_a_corpus_without_assistant_turns(
+    finetune_here: Callable[..., tuple[int, str]], tiny_qwen2: Path, tmp_path: Path
+):
     rows = [conversation(f"x/{number}", "safety", "问") for number in range(4)]
     mute = tmp_path / "corpus"
     mute.mkdir()
     write_corpus(mute, {"train": [rows], "validation": []})
-    done = finetune(tiny_qwen2, mute, tmp_path / "out")
-    assert done.returncode == 2, done.stdout
-    assert "none of the 4 rows has an assistant turn" in done.stdout
+    code, shown = finetune_here(tiny_qwen2, mute, tmp_path / "out")
+    assert code == 2, shown
+    assert "none of the 4 rows has an assistant turn" in shown
 
 
-def test_dry_run_shows_the_plan_and_what_is_learned(tiny_qwen2: Path, corpus: Path, tmp_path: Path):
-    done = finetune(tiny_qwen2, corpus, tmp_path, "--dry-run")
-    assert done.returncode == 0, done.stdout
+def test_dry_run_shows_the_plan_and_the_loss_mask(
+    finetune_here: Callable[..., tuple[int, str]], tiny_qwen2: Path, corpus: Path, tmp_path: Path
+):
+    code, shown = finetune_here(tiny_qwen2, corpus, tmp_path, "--dry-run")
+    assert code == 0, shown
     for word in ("weights, fp32", "fits:", "【", "】", "steps"):
-        assert word in done.stdout
+        assert word in shown
     assert not (tmp_path / "main").exists()
