@@ -434,10 +434,10 @@ def test_expected_outputs_never_enter_the_sandbox() -> None:
 import gc, os, sys
 found = [value for value in gc.get_objects() if isinstance(value, (str, list, dict))]
 text = repr(found) + repr(vars()) + sys.stdin.read()
-for folder, _, names in os.walk("/"):
-    for name in names:
-        if folder in ("/", "/tmp"):
-            text += open(os.path.join(folder, name), errors="replace").read()
+for folder in ("/", "/tmp"):
+    for entry in os.scandir(folder):
+        if entry.is_file():
+            text += open(entry.path, errors="replace").read()
 print("here" if "wan" + "ted-4711" in text else "absent")
 """
     sample = one_test([CodeTest("2\n", "wanted-4711", "stdin")])
