@@ -10,7 +10,7 @@ BENCH_OUTPUT ?= bench-results
 BENCH_CORPUS ?= bench-results/corpus
 
 .DEFAULT_GOAL := help
-.PHONY: help setup relock shell demo test-fast test test-all lint format bench bench-generation bench-corpus bench-training \
+.PHONY: help setup relock shell demo test-fast test test-long test-all lint format bench bench-generation bench-corpus bench-training \
     bench-serve bench-campaign bench-smoke clean
 
 help: ## Show this list
@@ -50,10 +50,11 @@ test: setup ## Unit and integration tests with real Ray, vLLM and a browser, wit
 	@$(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
 	@$(PYTHON) -m pytest tests --ignore tests/unit -m "not very_long"
 
-test-all: setup ## All tests, the very long ones included
+test-long: setup ## The very long tests: processes and nodes killed in the middle of jobs, the deployed service
 	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
-	@$(PYTHON) -m pytest tests --ignore tests/unit
+	@$(PYTHON) -m pytest tests -m very_long
+
+test-all: test test-long ## All tests
 
 lint: setup ## Check style, formatting and types
 	@.venv/bin/ruff check .

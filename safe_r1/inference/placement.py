@@ -39,7 +39,8 @@ def placement(
         groups: Each placement group that is made is appended here.
     """
     labels = node_labels()
-    selector = [labels] * len(bundles) if labels else []
+    # None and not an empty list, which Ray refuses: it wants as many selectors as bundles.
+    selector = [labels] * len(bundles) if labels else None
 
     def place() -> "dict[str, PlacementGroupSchedulingStrategy]":
         import ray

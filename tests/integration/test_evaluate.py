@@ -159,6 +159,7 @@ def test_another_setting_under_the_same_name_is_refused(undisturbed: RunFolder, 
     assert undisturbed.is_complete
 
 
+@pytest.mark.very_long
 def test_killed_driver_then_the_same_command(undisturbed: RunFolder, tiny_qwen2: Path, tmp_path: Path):
     process = start_and_wait_for_rows(tiny_qwen2, tmp_path, shards=2)
     family = descendants(process.pid)
@@ -173,6 +174,7 @@ def test_killed_driver_then_the_same_command(undisturbed: RunFolder, tiny_qwen2:
     assert results(folder) == results(undisturbed)
 
 
+@pytest.mark.very_long
 @pytest.mark.parametrize("victim", ["EngineCore", "MapWorker"])
 def test_killed_engine_or_worker_is_survived(
     victim: str, undisturbed: RunFolder, tiny_qwen2: Path, tmp_path: Path

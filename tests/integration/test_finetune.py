@@ -216,6 +216,7 @@ def has_checkpoint(output: Path, model: Path, step: int) -> bool:
     )
 
 
+@pytest.mark.very_long
 def test_a_killed_worker_changes_nothing(undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path):
     flags = ("--num-workers", "2", "--max-steps", str(NUM_STEPS))
     process = subprocess.Popen(
@@ -233,6 +234,7 @@ def test_a_killed_worker_changes_nothing(undisturbed: Path, tiny_qwen2: Path, co
     assert losses(tmp_path, tiny_qwen2) == pytest.approx(losses(undisturbed, tiny_qwen2), rel=1e-6)
 
 
+@pytest.mark.very_long
 def test_a_killed_driver_is_resumed_with_other_workers(
     ray_address: str, undisturbed: Path, tiny_qwen2: Path, corpus: Path, tmp_path: Path
 ):

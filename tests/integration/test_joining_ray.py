@@ -150,6 +150,7 @@ def check_jobs(head: Head, model: Path, folder: Path, corpus: Path, first_line: 
     assert serve(head)[0] == first_line
 
 
+@pytest.mark.very_long
 def test_jobs_beside_a_ray_that_runs_and_then_dies(tiny_qwen2: Path, tmp_path: Path):
     with running_head(12) as head:
         address = head.address

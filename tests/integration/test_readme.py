@@ -54,6 +54,7 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.very_long
 def test_commands_run_in_a_fresh_shell(folder: Path):
     """In the order of the page: later ones use what earlier ones wrote."""
     executed = []

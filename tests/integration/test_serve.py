@@ -220,6 +220,7 @@ def test_the_page_in_a_browser(service: Service):
         browser.close()
 
 
+@pytest.mark.very_long
 def test_a_killed_engine_is_restarted(service: Service):
     engine = service.engine()
     assert engine is not None
@@ -297,6 +298,7 @@ def output_of(service: Service, batch: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.very_long
 def test_a_batch_is_resumed_after_a_kill_and_can_be_cancelled(tmp_path: Path):
     """The items have answers: no model is needed, and the service starts quickly."""
     arguments = ["--set", f"batches={tmp_path / 'batches'}"]

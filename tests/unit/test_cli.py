@@ -52,6 +52,7 @@ def test_a_job_has_the_help_of_its_script(name: str):
     assert script.main.__doc__.splitlines()[0] == summary
 
 
+@pytest.mark.slow
 def test_a_job_has_the_exit_codes_of_its_script(tmp_path: Path):
     script = Path(__file__).parents[2] / "ray_jobs" / "evaluate.py"
     refused = ["--variant", "demo", "--set", "no.such=1", "--dry-run"]
@@ -72,6 +73,7 @@ def test_fetch_names_the_benchmarks_that_can_be_downloaded():
     assert not result.output
 
 
+@pytest.mark.slow
 def test_allow_works_with_a_warning(tmp_path: Path):
     write_run(tmp_path / "runs", "a", "math-500")
     write_run(tmp_path / "runs", "b", "math-500", temperature=0.0)

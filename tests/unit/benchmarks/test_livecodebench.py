@@ -345,6 +345,7 @@ def test_a_solution_passes_and_a_wrong_one_does_not(samples: dict[str, Sample], 
     assert (score.is_correct, score.explanation) == (False, SOLUTIONS[number]["explanation"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("contained")
 @pytest.mark.parametrize("number", ["own_a", "own_e"])
 @pytest.mark.parametrize("name", attacks.ATTACKS)

@@ -37,6 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_every_tensor_counts(folder: Path):
     seen = {folder_identity(folder)}
     for file in sorted(folder.glob("*.safetensors")):

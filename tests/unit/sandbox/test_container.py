@@ -67,6 +67,7 @@ def test_installed_packages_can_be_used() -> None:
     assert run_program("import numpy; print(numpy.arange(4).sum())", "").stdout == "6\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", attacks.ATTACKS)
 def test_an_attack_is_contained(name: str) -> None:
     start = time.monotonic()
@@ -77,6 +78,7 @@ def test_an_attack_is_contained(name: str) -> None:
     assert len(outcome.stdout) <= SMALL.output_kib * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "status"),
     [
