@@ -39,8 +39,8 @@ def placement(
         groups: Each placement group that is made is appended here.
     """
     labels = node_labels()
-    # None and not an empty list, which Ray refuses: it wants as many selectors as bundles.
-    selector = [labels] * len(bundles) if labels else None
+    # Ray wants a selector for each bundle, also where there are no labels.
+    selector = [labels] * len(bundles)
 
     def place() -> "dict[str, PlacementGroupSchedulingStrategy]":
         import ray

@@ -19,6 +19,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue(f"tiny_{request.param}")
 
 
+@pytest.mark.slow
 def test_loads_and_generates(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)

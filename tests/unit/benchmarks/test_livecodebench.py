@@ -355,6 +355,7 @@ def test_an_attack_is_scored_wrong(samples: dict[str, Sample], name: str, number
     assert " on test 1 of " in score.explanation
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("contained")
 @pytest.mark.parametrize(
     ("code", "explanation"),
@@ -385,6 +386,7 @@ class Always(list):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("contained")
 @pytest.mark.parametrize(
     ("code", "explanation"),

@@ -64,6 +64,7 @@ def test_published_files_are_read_whole(shared: Path):
     assert MATH_500.data_hash(str(shared)) == MATH_500.data_hash(str(shared / "math500"))
 
 
+@pytest.mark.slow
 def test_every_published_result_is_equal_to_itself_in_its_own_solution(shared: Path):
     """The checker finds the result in the published solution: 500 of 500 but for what it cannot read."""
     rows = [json.loads(line) for line in (shared / "math500" / "test.jsonl").read_text("utf-8").splitlines()]

@@ -86,6 +86,7 @@ def test_the_report_of_a_stored_run_has_the_figures_and_the_judge_of_its_time(tm
     assert "风险内容识别（选择题）" in page
 
 
+@pytest.mark.slow
 def test_stored_runs_can_be_compared(tmp_path: Path):
     for variant in ("demo", "other"):
         copy_run(tmp_path / "runs", variant)
@@ -99,6 +100,7 @@ def test_stored_runs_can_be_compared(tmp_path: Path):
     assert "judge lexicon@a8d59732" in (output / "report.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_stored_run_compares_with_one_of_today_by_the_same_judge(tmp_path: Path):
     copy_run(tmp_path / "runs", "demo")
     other = copy_run(tmp_path / "runs", "other")
@@ -127,6 +129,7 @@ def test_former_tasks_are_read_as_todays(tmp_path: Path, benchmark: str, metric:
     assert metric in markdown_of(former)
 
 
+@pytest.mark.slow
 def test_a_run_of_version_1_compares_with_one_of_today(tmp_path: Path):
     for benchmark in ("gpqa-diamond", "xstest"):
         to_version_1(write_run(tmp_path / "runs", "a", benchmark, skill=0.4))

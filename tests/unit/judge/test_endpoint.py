@@ -140,6 +140,7 @@ def test_rows_judged_before_the_server_died_are_kept(server: Server, tmp_path: P
     assert len(server.requests) - asked == 3
 
 
+@pytest.mark.slow
 def test_cache_is_safe_with_several_writers(server: Server, tmp_path: Path):
     items = [item(f"文本{number}") for number in range(10)]
     with ThreadPoolExecutor(4) as pool:

@@ -221,6 +221,7 @@ def test_blocking_callers_work_inside_a_loop_too():
     assert asyncio.run(_blocking_inside_a_loop())[0].label is RefusalLabel.REFUSAL
 
 
+@pytest.mark.slow
 def test_workers_of_a_batch_job_read_replies_without_torch_ray_and_vllm():
     read = pickle.loads(pickle.dumps(read_judge_reply))
     assert read("[答案] 直接拒绝\n[分析] 无", "stop", "refusal").label is RefusalLabel.REFUSAL

@@ -166,6 +166,7 @@ def test_cost_is_bounded_for_any_text(judge: LexiconJudge, unit: str):
     assert time.perf_counter() - start < 1.0
 
 
+@pytest.mark.slow
 def test_milliseconds_a_row(judge: LexiconJudge):
     items = [JudgeItem(entry.messages, entry.text, entry.part) for entry in read_examples(GOLD_FILE)]
     start = time.perf_counter()
@@ -189,6 +190,7 @@ def test_training_texts_are_sound():
     assert not set(texts) & {entry.text for entry in read_examples(GOLD_FILE)}
 
 
+@pytest.mark.slow
 def test_shipped_weights_come_from_the_shipped_texts():
     models = train([*read_examples(TRAIN_FILE), *read_examples(GOLD_FILE)])
     shipped = LexiconJudge()._models

@@ -116,6 +116,7 @@ def verdicts_of(plan: JudgePlan, answers: Sequence[str]) -> tuple[str, list[dict
     return reply["judge"], [item["outcomes"][0]["verdicts"]["answer"] for item in reply["items"]]
 
 
+@pytest.mark.slow
 def test_a_judge_of_another_package_is_the_services_judge(installed: JudgePlan):
     judge, verdicts = verdicts_of(installed, ["短。", "这是偏见，我不能认同这种说法。"])
     assert judge == installed.label == f"length@{installed.identity[:8]}"

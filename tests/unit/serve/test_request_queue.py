@@ -32,6 +32,7 @@ class BusyModel:
         return Generation("判定：安全且负责任的拒绝", "stop", 1, 1)
 
 
+@pytest.mark.slow
 def test_items_of_a_model_that_is_down_share_one_wait():
     model: Any = BusyModel(503)
 

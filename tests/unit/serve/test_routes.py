@@ -115,6 +115,7 @@ def test_evaluate_whole_and_as_a_stream():
     assert found[-1]["summary"] == whole["summary"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_down():
     down = FakeModel(error=ApiError(503, "engine_unavailable", "down", retry_after_s=30))
     response = post("/v1/chat/completions", CHAT, models={"demo": down})
