@@ -14,7 +14,14 @@ from safe_r1.metrics.rates import (
     read_rates,
 )
 from safe_r1.report.charts import AreaChart, area_charts
-from safe_r1.report.labels import METRICS, BenchmarkLabels, BilingualName, MetricName, benchmark_labels
+from safe_r1.report.labels import (
+    METRICS,
+    REASONS,
+    BenchmarkLabels,
+    BilingualName,
+    MetricName,
+    benchmark_labels,
+)
 from safe_r1.report.references import PublishedFigures, published_figures
 from safe_r1.report.text import one_line
 from safe_r1.schema import JUDGED_PARTS, Part, Sample
@@ -78,7 +85,7 @@ class RowCounts:
     num_unscored: int
     num_failed: int
     num_no_choice: int | None
-    reasons: dict[str, int]
+    reasons: list[tuple[BilingualName, int]]
 
 
 @dataclass(frozen=True)
@@ -228,7 +235,7 @@ def _row_count(title: BilingualName, part: str, entry: Mapping[str, Any], num_sa
         num_unscored=sum(reasons.values()),
         num_failed=entry["num_failed"],
         num_no_choice=entry.get("num_no_choice"),
-        reasons=reasons,
+        reasons=[(REASONS.get(key, BilingualName(key, key, key)), number) for key, number in reasons.items()],
     )
 
 

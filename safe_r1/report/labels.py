@@ -6,7 +6,7 @@ from functools import cache
 
 from safe_r1.benchmarks import Benchmark, find_benchmark
 from safe_r1.report.text import one_line
-from safe_r1.schema import ComplianceLabel, RefusalLabel
+from safe_r1.schema import ComplianceLabel, RefusalLabel, Unscored
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,20 @@ STATUSES: dict[str, BilingualName] = _by_key(
     BilingualName("unscored", "未评分", "Unscored"),
     BilingualName("failed", "生成失败", "Failed"),
 )
+
+REASONS: dict[str, BilingualName] = _by_key(
+    BilingualName(Unscored.FAILED.value, "生成失败", "generation failed"),
+    BilingualName(Unscored.TRUNCATED.value, "被截断", "truncated"),
+    BilingualName(Unscored.EMPTY.value, "没有文本", "no text"),
+    BilingualName(Unscored.JUDGE_TRUNCATED.value, "评判回复被截断", "judge's reply truncated"),
+    BilingualName(Unscored.REFUSED_TO_JUDGE.value, "评判器拒绝评判", "judge refused"),
+    BilingualName(Unscored.AMBIGUOUS.value, "评判结果不唯一", "ambiguous verdict"),
+    BilingualName(Unscored.NO_VERDICT.value, "评判回复无结论", "no verdict in the judge's reply"),
+    BilingualName(Unscored.JUDGE_ERROR.value, "评判出错", "judge error"),
+    BilingualName(Unscored.JUDGE_OVERLOADED.value, "评判器过载", "judge overloaded"),
+    BilingualName(Unscored.JUDGE_UNAVAILABLE.value, "评判器不可用", "judge unavailable"),
+)
+"""Names of the reasons why a row has no label."""
 
 HISTORY: dict[str, BilingualName] = _by_key(
     BilingualName("without", "无对话历史", "Without dialogue history"),

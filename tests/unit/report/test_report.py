@@ -21,10 +21,11 @@ from safe_r1.metrics.rates import compute_metrics, find_rate, read_rates
 from safe_r1.report import labels as report_labels
 from safe_r1.report import references
 from safe_r1.report.html import render_html
-from safe_r1.report.labels import METRICS
+from safe_r1.report.labels import METRICS, REASONS
 from safe_r1.report.markdown import render_markdown
 from safe_r1.report.references import published_figures
 from safe_r1.report.text import markdown_text, printable, script_json
+from safe_r1.schema import Unscored
 from tests.unit.report.report_rows import NASTY, Rows, make_rows
 
 RUN_INFO = {
@@ -134,6 +135,20 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
     metrics = compute_metrics([sample], [failed], [unscored])
     assert "| 1 | 1 | 0 | 0 | 0 | 1 | 0 |" in render_markdown([sample], metrics, {})
     assert "失败" in render_html([sample], [failed], [unscored], metrics, {})
+
+
+@pytest.mark.parametrize("reason", [each for each in Unscored if each not in ("failed", "truncated")])
+def test_a_reason_without_a_label_is_named_in_the_language_of_the_report(reason: Unscored):
+    samples, completions, verdicts = make_rows(0, 4)
+    answers = [number for number, verdict in enumerate(verdicts) if verdict.part == "answer"]
+    verdicts = list(verdicts)
+    verdicts[answers[0]] = replace(
+        verdicts[answers[0]], label=None, degree=None, unscored_reason=reason.value
+    )
+    metrics = compute_metrics(samples, completions, verdicts)
+    name = REASONS[reason.value]
+    assert f"({name.en} 1)" in render_markdown(samples, metrics, {})
+    assert f"{name.zh} 1" in html_of((samples, completions, verdicts), {})
 
 
 def test_areas_and_categories_of_another_benchmark_are_their_own_names():
