@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores > 4 ? cores / 2 : 2)))
 DEMO_OUTPUT ?= runs/demo
 # A model that has learned to think needs more tokens to reach its answer.
-DEMO_BENCHMARK := --benchmark chisafetybench-sample --limit 48 --set generation.max_tokens=256
+DEMO_BENCHMARK := --benchmark chisafetybench-sample --limit 32 --set generation.max_tokens=256
 BENCH_OUTPUT ?= bench-results
 BENCH_CORPUS ?= bench-results/corpus
 
@@ -26,9 +26,9 @@ shell: setup ## Open bash with safe-r1 and python of .venv on the PATH
 	@exec bash --rcfile cluster/local/bashrc -i
 
 demo: setup ## Evaluate a small real model, build a corpus, fine-tune, evaluate again and compare; output in runs/demo
-	@echo "demo 1/5: evaluate the model (the first report, in one to two minutes)"
+	@echo "demo 1/5: evaluate the model (the first report, in two to three minutes)"
 	@$(PYTHON) ray_jobs/evaluate.py --variant demo --output $(DEMO_OUTPUT) $(DEMO_BENCHMARK)
-	@echo "demo 2/5: build a corpus. Then: fine-tune, evaluate again, compare; about five minutes on two cores"
+	@echo "demo 2/5: build a corpus. Then: fine-tune, evaluate again, compare; five to eight minutes on two cores"
 	@$(PYTHON) ray_jobs/build_corpus.py --recipe seeds --output $(DEMO_OUTPUT)/corpus
 	@echo "demo 3/5: fine-tune for six steps"
 	@$(PYTHON) ray_jobs/finetune.py --variant demo --corpus $(DEMO_OUTPUT)/corpus --output $(DEMO_OUTPUT)/finetuned \

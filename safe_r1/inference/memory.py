@@ -33,7 +33,7 @@ def cpu_kv_cache_gib(
 ) -> int:
     """Size of the key-value cache on CPU in whole GiB, as vLLM takes it.
 
-    Unless the settings say it: what ``max_num_seqs`` sequences need that are half-way through their
+    Unless the settings say it: about what ``max_num_seqs`` sequences need that are half-way through their
     completions, but at most half of the memory that is free beside the weights, and at least one sequence of
     the whole context, which vLLM insists on. Sequences that do not fit are queued, or computed again later.
 
@@ -56,7 +56,7 @@ def cpu_kv_cache_gib(
     free_gib = _free_memory_gib() if memory_gib is None else memory_gib
     cap_gib = _MAX_FREE_SHARE * (free_gib - _weights_gib(variant, engine) - _PROCESSES_GIB)
     wanted_gib = min(_kv_gib(variant, engine, num_seqs * tokens), math.floor(max(cap_gib, 0)))
-    return math.ceil(max(wanted_gib, _kv_gib(variant, engine, context)))
+    return max(round(wanted_gib), math.ceil(_kv_gib(variant, engine, context)))
 
 
 def cpu_memory_gib(variant: Variant, engine: EngineConfig, memory_gib: float) -> float:
