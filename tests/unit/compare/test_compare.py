@@ -13,6 +13,8 @@ from safe_r1.compare.run import ComparisonReport, compare
 from safe_r1.errors import ConfigError, DataError, StorageError
 from tests.unit.compare.runs import HOSTILE, math_samples, write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def lineage(tmp_path: Path) -> Path:
@@ -38,7 +40,6 @@ def overall(report: ComparisonReport, first: str, second: str, metric: str):
     )
 
 
-@pytest.mark.slow
 def test_base_distilled_enhanced(lineage: Path, tmp_path: Path):
     report = compare([str(lineage)], "b", str(tmp_path / "report"))
     assert report.data.variants == ["b", "d", "e"]
@@ -63,7 +64,6 @@ def test_base_distilled_enhanced(lineage: Path, tmp_path: Path):
     assert len(headline) == report.data.num_headline == 3 * 7
 
 
-@pytest.mark.slow
 def test_what_is_written_agrees_with_itself(lineage: Path, tmp_path: Path):
     report = compare([str(lineage)], "b", str(tmp_path / "report"))
     folder = tmp_path / "report"
@@ -95,7 +95,6 @@ def test_what_is_written_agrees_with_itself(lineage: Path, tmp_path: Path):
     assert "\\toprule" in latex
 
 
-@pytest.mark.slow
 def test_every_linked_figure_leads_to_a_report_of_its_run(lineage: Path, tmp_path: Path):
     compare([str(lineage)], "b", str(tmp_path / "report"))
     page = (tmp_path / "report" / "report.html").read_text("utf-8")
@@ -105,7 +104,6 @@ def test_every_linked_figure_leads_to_a_report_of_its_run(lineage: Path, tmp_pat
     assert "://" not in page
 
 
-@pytest.mark.slow
 def test_runs_with_other_numbers_of_scored_rows_are_paired_on_what_both_have(tmp_path: Path):
     write_run(tmp_path / "runs", "a", "math-500", skill=0.5)
     write_run(tmp_path / "runs", "b", "xstest", skill=0.5, unscored=0)
@@ -194,7 +192,6 @@ def test_two_runs_of_a_variant_are_told_apart(tmp_path: Path):
     assert report.data.variants == ["demo@cold", "demo@warm"]
 
 
-@pytest.mark.slow
 def test_twenty_one_variants(tmp_path: Path):
     names = []
     for family in range(7):
@@ -228,7 +225,6 @@ def test_hostile_text_stays_text(tmp_path: Path):
     assert r"b\&\_\%" in (tmp_path / "report" / "tables" / "reasoning.tex").read_text("utf-8")
 
 
-@pytest.mark.slow
 def test_the_command(lineage: Path, tmp_path: Path):
     result = CliRunner().invoke(
         app, ["compare", str(lineage), "--baseline", "b", "--output", str(tmp_path / "report")]
@@ -238,7 +234,6 @@ def test_the_command(lineage: Path, tmp_path: Path):
     assert "report.html" in result.output
 
 
-@pytest.mark.slow
 def test_of_several_baselines_the_first_that_was_run_counts(lineage: Path, tmp_path: Path):
     assert compare([str(lineage)], "nothing,d,b", str(tmp_path / "report")).data.baseline == "d"
 

@@ -18,6 +18,8 @@ from safe_r1.sandbox import container as sandbox
 from safe_r1.sandbox.container import Limits, check_sandbox, run_program
 from tests import attacks
 
+pytestmark = pytest.mark.slow
+
 SMALL = Limits(wall_s=3.0, cpu_s=1, memory_mib=256, output_kib=64, file_mib=4)
 BOUND_S = 12.0  # far above the limits, since other work may run beside the tests
 
@@ -67,7 +69,6 @@ def test_installed_packages_can_be_used() -> None:
     assert run_program("import numpy; print(numpy.arange(4).sum())", "").stdout == "6\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", attacks.ATTACKS)
 def test_an_attack_is_contained(name: str) -> None:
     start = time.monotonic()
@@ -78,7 +79,6 @@ def test_an_attack_is_contained(name: str) -> None:
     assert len(outcome.stdout) <= SMALL.output_kib * 1024
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "status"),
     [

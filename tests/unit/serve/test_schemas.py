@@ -11,8 +11,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from safe_r1.serve.config import LimitConfig
 from tests.unit.serve import fakes
 
-schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis: uv pip install schemathesis")
-
 
 def make_app(folder: Path) -> ASGIApp:
     limits = LimitConfig(requests_per_minute=1_000_000, items_per_minute=100_000_000)
@@ -28,6 +26,10 @@ def make_app(folder: Path) -> ASGIApp:
 
 @pytest.mark.slow
 def test_no_request_causes_a_server_error(tmp_path: Path):
+    # Here, as the import takes seconds of every run.
+    schemathesis = pytest.importorskip(
+        "schemathesis", reason="needs schemathesis: uv pip install schemathesis"
+    )
     schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(tmp_path))
     num_requests: Counter[str] = Counter()
     for operation in (result.ok() for result in schema.get_all_operations()):
