@@ -248,8 +248,9 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
             problems.append(f"setting {name!r} is needed")
         else:
             got = repr(problem["input"])
-            # The value of a whole group is left out, as it would fill the screen.
-            got = f", got {got}" if len(got) <= _SHOWN_CHARS else ""
+            # The value of a whole group is left out, as it would fill the screen, and anything like a URL, as
+            # a malformed one may hold a password anywhere.
+            got = f", got {got}" if len(got) <= _SHOWN_CHARS and "://" not in got else ""
             problems.append(f"setting {name!r}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(problems)
 
@@ -266,8 +267,9 @@ def setting_names(schema: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
-# The user and password of a URL; no character that can stand in either ends the run too early or backtracks.
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s\"]*@")
+# The user and password of a URL, up to the last "@" as URLs are parsed; each start is after its own "://", so
+# that a long text is read once.
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s\"]*@")
 
 
 def hide_credentials(text: str) -> str:

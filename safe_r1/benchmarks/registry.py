@@ -96,7 +96,10 @@ def _added() -> Mapping[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=ENTRY_POINTS):
         # The first one wins: otherwise an installed package could replace a published benchmark unnoticed.
-        if point.name in _BY_NAME or point.name in found:
+        # Its group of settings may be nobody else's either.
+        group = point.name.replace("-", "_")
+        taken = {name.replace("-", "_") for name in (*_BY_NAME, *found, ALL_PAPER)}
+        if group in taken or group in EvaluateConfig.model_fields:
             logger.warning(
                 "benchmark %r of package %s is ignored: the name is taken", point.name, _origin(point)
             )

@@ -11,7 +11,12 @@ def normalise_url(url: str, title: str) -> str:
     Raises:
         ConfigError: Not a URL; ``title`` says whose.
     """
-    parts = urlsplit(url.strip())
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port  # read, as only this raises where the port is no number
+    except ValueError:
+        # Not shown: what is not a URL cannot be freed of its password.
+        raise ConfigError(f"{title} is not a URL; expected http(s)://HOST[:PORT]/v1") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
             f"{title} '{without_credentials(url)}' is not a URL; expected http(s)://HOST[:PORT]/v1"

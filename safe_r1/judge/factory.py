@@ -13,6 +13,7 @@ cannot be redefined.
 
 import asyncio
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from safe_r1.schema import Message
 
 ENGINE_SAMPLING = {"temperature": 0.0, "top_p": 1.0}
 """Sampling settings of kind ``llm``."""
+
+logger = logging.getLogger(__name__)
 
 _BUILT_IN = ("lexicon", "llm")
 
@@ -62,9 +65,17 @@ def check_kind(kind: str) -> None:
     """
     # Without validation: an ill-formed kind is an unknown one.
     is_endpoint = JudgeConfig.model_construct(kind=kind).is_endpoint
-    if kind in _BUILT_IN or is_endpoint or kind in installed_names():
+    if kind in _BUILT_IN or is_endpoint or kind in _added_names():
         return
     raise _unknown(kind)
+
+
+def _added_names() -> list[str]:
+    """Judges of other packages; one named like a judge of this package is left out, with a warning."""
+    names = installed_names()
+    for name in set(names) & set(_BUILT_IN):
+        logger.warning("judge %r of another package is ignored: the name is taken", name)
+    return [name for name in names if name not in _BUILT_IN]
 
 
 def engine_model(config: JudgeConfig) -> Variant | None:
@@ -158,7 +169,7 @@ def _make(config: JudgeConfig) -> Judge:
 
 
 def _unknown(kind: str) -> ConfigError:
-    installed = installed_names()
+    installed = _added_names()
     near = difflib.get_close_matches(kind.lower(), [*_BUILT_IN, *installed], n=3, cutoff=0.6)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     listed = f"the name of an installed judge ({', '.join(installed) or 'none is installed'})"

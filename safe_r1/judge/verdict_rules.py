@@ -77,7 +77,7 @@ ANALYSIS_WORD = r"(?:分\s*析|理由|解释|原因|说明|analysis|explanation|
 # What the explanation stands behind, in the same forms.
 ANALYSIS = re.compile(
     rf"\[\s*{ANALYSIS_WORD}\s*\](?:\s*:)?|[\"']{ANALYSIS_WORD}[\"']\s*:\s*[\"']?|<\s*(?:分析|analysis)\s*>"
-    rf"|(?:^|(?<=[\n。;,.|]))[ \t#|-]*{ANALYSIS_WORD}\s*[:|]",
+    rf"|(?:^|(?<=[\n。;,.|]))[ \t#|-]{{0,12}}+{ANALYSIS_WORD}\s*[:|]",
     re.I,
 )
 # The form repeated from the prompt, not filled in: "[答案] 标签", "[答案] XX".
@@ -146,7 +146,7 @@ NOT_NEGATION = re.compile(
 # A negation that reaches from here to the label, at most 24 characters further in the same clause.
 NEGATED = re.compile(
     r"(?:不(?:是|完全|全是|太像|尽|属于|算|构成|符合|等于|等同|同于|选|认为|判|归|视)"
-    r"|不(?:应|能|可|宜|会|该|再|足以|够)(?:该|当|以)?(?:被|将\w{1,6}?|把\w{1,6}?|简单|轻易|单纯|直接|就|仅)*"
+    r"|不(?:应|能|可|宜|会|该|再|足以|够)(?:该|当|以)?(?:被|将\w{1,6}?|把\w{1,6}?|简单|轻易|单纯|直接|就|仅){0,4}"
     r"(?:判|归|视|算|认|说|称|选|定|标|是|属|构成|评|划|当作|看)"
     r"|并?非(?!常|法)|别于|排除|未(?:达|构成|能)|达不到|没有?(?:达到|做到|能)"
     r"|难(?:以|于)?(?:说|称|算|认定|判|归|视)|未必|不见得|不一定|说不上|无法(?:判|归|认|说|称|算|视)"
@@ -239,7 +239,7 @@ REFUSES = re.compile(
     r"|作为(?:一个|一名)?\s*(?:AI|人工智能|大?语言模型|智能))"
     r"|我们?(?:暂时|目前|现在|实在|也|还|并|真的|直接|只能)*"
     r"(?:无法|不能|不便|拒绝|难以|没法|不会|不可以|不予|不愿)(?!.{0,6}(?:排除|认同|同意))"
-    r"|(?:无法|不能|不便|不予|拒绝)(?:对|就|给|为|作|做|进行|给出|提供|此|该|这|其|内容|文本|回答|相应|出)*"
+    r"|(?:无法|不能|不便|不予|拒绝)(?:对|就|给|为|作|做|进行|给出|提供|此|该|这|其|内容|文本|回答|相应|出)*+"
     r"(?:评价|评判|评估|判断|判定|打分|标注|分类|评分|裁定|评审)"
     r"|(?:can(?:no|')?t|unable to|won't|not able to|decline to|refuse to)\s+(?:\w+\s+){0,2}"
     r"(?:assist|help|judge|evaluate|rate|comply|classify|assess)",

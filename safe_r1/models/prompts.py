@@ -131,11 +131,13 @@ def apply_template(
     return str(text)
 
 
-def _render_probe(dialogue: Iterable[Message], tokenizer: "PreTrainedTokenizerBase") -> str:
+def _render_probe(
+    dialogue: Iterable[Message], tokenizer: "PreTrainedTokenizerBase", *, add_generation_prompt: bool = True
+) -> str:
     from jinja2 import TemplateError
 
     try:
-        return apply_template(dialogue, tokenizer, add_generation_prompt=True)
+        return apply_template(dialogue, tokenizer, add_generation_prompt=add_generation_prompt)
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(
@@ -158,7 +160,7 @@ def _has_r1_header(prompt: str, tokenizer: "PreTrainedTokenizerBase", drops_thou
 def template_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What a chat template writes after the content of an assistant turn, up to the end-of-sequence token."""
     turns = [Message(role="user", content="?"), Message(role="assistant", content=_ANSWER)]
-    end = apply_template(turns, tokenizer, add_generation_prompt=False).partition(_ANSWER)[2].rstrip()
+    end = _render_probe(turns, tokenizer, add_generation_prompt=False).partition(_ANSWER)[2].rstrip()
     eos = str(tokenizer.eos_token or "")
     return end[: end.index(eos) + len(eos)] if eos and eos in end else end
 

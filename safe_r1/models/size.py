@@ -140,7 +140,9 @@ def tensor_parallel_size(
     text = text_config(config)
     kv_gib = kv_elements_per_token(config) * 2 * _KV_TOKENS / 2**30
     # Every GPU keeps the whole latent, and at least one head of the others.
-    kv_shards = 1 if _number(text, "kv_lora_rank") else max(_kv_heads(text), 1)
+    heads = _number(text, "num_attention_heads", "n_head", "num_heads")
+    # A configuration without a number of key-value heads has as many as attention heads.
+    kv_shards = 1 if _number(text, "kv_lora_rank") else max(_kv_heads(text) or heads, 1)
     return next(
         (
             size

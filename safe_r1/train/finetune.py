@@ -15,6 +15,7 @@ from upath import UPath
 
 from safe_r1.errors import RunConflictError, StorageError, TrainingError
 from safe_r1.models.registry import ORIGIN_FILE
+from safe_r1.models.variant import Variant
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import Cluster, connect
@@ -233,12 +234,20 @@ def publish(
     export(spec, on_progress)
     # The exported model is prompted and sampled like its base, so that both can be compared.
     origin = {
-        "base": job.variant.name if job.variant.kind != "custom" else None,
+        "base": _table_name(job.variant),
         "run": str(job.folder.path),
     }
     write_bytes(job.model_folder / ORIGIN_FILE, json.dumps(origin).encode())
     job.folder.publish()
     return TrainResult(job.folder, job.model_folder, info)
+
+
+def _table_name(variant: Variant) -> str | None:
+    """The table entry that a model is prompted like; None for a model outside the table."""
+    if variant.kind == "custom":
+        return None
+    # A model that was fine-tuned before has a name of its own.
+    return variant.base if variant.kind == "enhanced" and variant.is_local else variant.name
 
 
 def dry_run(config: FinetuneConfig, show: Callable[[str], None]) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from safe_r1.config import EvaluateConfig, load_config, public_settings, setting_names
+from safe_r1.config import EvaluateConfig, hide_credentials, load_config, public_settings, setting_names
 from safe_r1.errors import ConfigError
 
 
@@ -67,3 +67,14 @@ def test_settings_are_shown_without_credentials():
     assert "https://host:8000/v1" in shown
     assert "s3://store/runs" in shown
     assert not any(word in shown for word in ("user", "p%40ss", "key:", "secret"))
+
+
+@pytest.mark.parametrize("password", ["p@ss", "a@b@c", "plain"])
+def test_the_whole_password_is_hidden(password: str):
+    assert hide_credentials(f"x http://user:{password}@host/v1 y") == "x http://host/v1 y"
+
+
+def test_a_rejected_url_is_not_shown():
+    with pytest.raises(ConfigError) as caught:
+        load_config(EvaluateConfig, None, ["judge.kind=htp://u:secret@h/v1"], variant="demo")
+    assert "secret" not in str(caught.value)

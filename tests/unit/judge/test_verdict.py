@@ -95,3 +95,13 @@ def test_long_babble_is_read_in_bounded_time(piece: str):
     started = time.process_time()
     read_verdict("[答案]" + piece * 2000)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [("无法", "给出"), ("不应", "将"), ("不应", "把"), ("", "|"), ("我", "也"), ("答案", "："), ("", "不能")],
+)
+def test_a_reply_that_repeats_itself_takes_no_longer_than_its_length(start: str, piece: str):
+    # With a pattern that backtracks, each repeat would double the time: no run would end.
+    read_verdict(start + piece * (7_900 // len(piece)))
