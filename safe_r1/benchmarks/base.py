@@ -216,6 +216,6 @@ class BaseBenchmark:
         return None
 
 
-def settings_group(benchmark: Benchmark) -> str:
+def settings_group(name: str) -> str:
     """Name of a benchmark's group of settings, as in ``--set GROUP.NAME=VALUE``."""
-    return benchmark.name.replace("-", "_")
+    return name.replace("-", "_")

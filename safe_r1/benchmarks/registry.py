@@ -77,7 +77,7 @@ def get_benchmark(name: str, config: EvaluateConfig | None = None) -> Benchmark:
             f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join([*names(), ALL_PAPER])}"
         )
         raise ConfigError(f"unknown benchmark {name!r}: {hint}")
-    settings = getattr(config, settings_group(benchmark), None)
+    settings = getattr(config, settings_group(benchmark.name), None)
     return benchmark.with_settings(settings) if isinstance(settings, Settings) else benchmark
 
 
@@ -86,7 +86,7 @@ def evaluate_schema() -> type[EvaluateConfig]:
     groups = {}
     for benchmark in filter(None, map(find_benchmark, names())):
         if benchmark.settings is not None:
-            groups[settings_group(benchmark)] = (type(benchmark.settings), benchmark.settings)
+            groups[settings_group(benchmark.name)] = (type(benchmark.settings), benchmark.settings)
     return create_model("EvaluateConfig", __base__=EvaluateConfig, **groups)
 
 
@@ -97,8 +97,8 @@ def _added() -> Mapping[str, EntryPoint]:
     for point in entry_points(group=ENTRY_POINTS):
         # The first one wins: otherwise an installed package could replace a published benchmark unnoticed.
         # Its group of settings may be nobody else's either.
-        group = point.name.replace("-", "_")
-        taken = {name.replace("-", "_") for name in (*_BY_NAME, *found, ALL_PAPER)}
+        group = settings_group(point.name)
+        taken = set(map(settings_group, (*_BY_NAME, *found, ALL_PAPER)))
         if group in taken or group in EvaluateConfig.model_fields:
             logger.warning(
                 "benchmark %r of package %s is ignored: the name is taken", point.name, _origin(point)

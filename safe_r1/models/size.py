@@ -96,15 +96,20 @@ def kv_elements_per_token(config: Mapping[str, object]) -> int:
     layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     if latent := _number(text, "kv_lora_rank"):
         return layers * (latent + _number(text, "qk_rope_head_dim"))
-    heads = _number(text, "num_attention_heads", "n_head", "num_heads")
+    heads = _heads(text)
     head_dim = _number(text, "head_dim") or _number(text, "hidden_size", "n_embd", "d_model") // max(heads, 1)
-    return layers * 2 * (_kv_heads(text) or heads) * head_dim
+    return layers * 2 * _kv_heads(text) * head_dim
+
+
+def _heads(text: Mapping[str, object]) -> int:
+    return _number(text, "num_attention_heads", "n_head", "num_heads")
 
 
 def _kv_heads(text: Mapping[str, object]) -> int:
     if text.get("multi_query"):
         return 1
-    return _number(text, "num_key_value_heads", "num_kv_heads")
+    # A configuration without a number of key-value heads has as many as attention heads.
+    return _number(text, "num_key_value_heads", "num_kv_heads") or _heads(text)
 
 
 def engine_gpus(config: Mapping[str, object], weights_gib: float) -> tuple[int, int]:
@@ -140,9 +145,7 @@ def tensor_parallel_size(
     text = text_config(config)
     kv_gib = kv_elements_per_token(config) * 2 * _KV_TOKENS / 2**30
     # Every GPU keeps the whole latent, and at least one head of the others.
-    heads = _number(text, "num_attention_heads", "n_head", "num_heads")
-    # A configuration without a number of key-value heads has as many as attention heads.
-    kv_shards = 1 if _number(text, "kv_lora_rank") else max(_kv_heads(text) or heads, 1)
+    kv_shards = 1 if _number(text, "kv_lora_rank") else max(_kv_heads(text), 1)
     return next(
         (
             size
@@ -156,7 +159,7 @@ def tensor_parallel_size(
 def _allowed_sizes(config: Mapping[str, object], largest: int) -> list[int]:
     """Powers of two that divide the attention heads; key-value heads are split evenly, or copied evenly."""
     text = text_config(config)
-    heads = _number(text, "num_attention_heads", "n_head", "num_heads")
+    heads = _heads(text)
     kv_heads = 0 if _number(text, "kv_lora_rank") else _kv_heads(text)
     sizes = [2**power for power in range(largest.bit_length())]
     return [
