@@ -138,6 +138,11 @@ class JudgeConfig(Settings):
         """True where the judge is a model behind a URL."""
         return _URL.fullmatch(self.kind) is not None
 
+    @property
+    def needs_engine(self) -> bool:
+        """True where the judge is a model that runs on an engine of the job."""
+        return self.kind == "llm"
+
 
 class EvaluateConfig(Settings):
     """One evaluation job: one variant on some benchmarks.
@@ -270,13 +275,21 @@ def setting_names(schema: type[BaseModel], prefix: str = "") -> list[str]:
 # The user and password of a URL, up to the last "@" as URLs are parsed; each start is after its own "://", so
 # that a long text is read once.
 _CREDENTIALS = re.compile(r"(?<=://)[^/?#\s\"]*@")
+# Some providers take the key in the query.
+_HTTP_URL = re.compile(r"https?://[^\s\"]+")
+_QUERY_VALUE = re.compile(r"=[^&#]*")
 
 
 def hide_credentials(text: str) -> str:
-    """The text without user names and passwords in its URLs."""
-    return _CREDENTIALS.sub("", text)
+    """The text without user names, passwords and the values of queries in its URLs."""
+    return _HTTP_URL.sub(_hide_query, _CREDENTIALS.sub("", text))
+
+
+def _hide_query(url: re.Match[str]) -> str:
+    start, mark, query = url.group().partition("?")
+    return start + mark + _QUERY_VALUE.sub("=…", query)
 
 
 def public_settings(settings: Settings) -> dict[str, object]:
-    """Settings as plain values for files and terminals, without user names and passwords in URLs."""
+    """Settings as plain values for files and terminals, without secrets in URLs."""
     return json.loads(hide_credentials(settings.model_dump_json()))

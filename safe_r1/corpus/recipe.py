@@ -291,8 +291,11 @@ class CorpusRecipe(Settings):
                     f"source {source.name!r} is under {source.licence!r}, which this recipe does not allow "
                     f"(licences: {', '.join(self.licences)}); allow it or remove the source"
                 )
-        if self.judge.kind == "llm":
-            raise ValueError("judge.kind: a corpus takes lexicon or an endpoint's URL as judge, not llm")
+        if self.judge.needs_engine:
+            raise ValueError(
+                "judge.kind: the corpus job starts no engine for a judge: expected lexicon, "
+                "an endpoint's URL, or the name of an installed judge"
+            )
         return self
 
 

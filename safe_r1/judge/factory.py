@@ -65,9 +65,11 @@ def check_kind(kind: str) -> None:
     """
     # Without validation: an ill-formed kind is an unknown one.
     is_endpoint = JudgeConfig.model_construct(kind=kind).is_endpoint
-    if kind in _BUILT_IN or is_endpoint or kind in _added_names():
+    if kind in _BUILT_IN or is_endpoint:
         return
-    raise _unknown(kind)
+    added = _added_names()
+    if kind not in added:
+        raise _unknown(kind, added)
 
 
 def _added_names() -> list[str]:
@@ -84,7 +86,7 @@ def engine_model(config: JudgeConfig) -> Variant | None:
     Raises:
         ConfigError: The model of kind ``llm`` is unknown.
     """
-    if config.kind != "llm":
+    if not config.needs_engine:
         return None
     return get_variant(config.model) if config.model else DEFAULT_JUDGE
 
@@ -123,7 +125,7 @@ def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None
         ModelError, JudgeError: See ``plan_judge``.
     """
     config = source.config if isinstance(source, JudgePlan) else source
-    if config.kind == "llm":
+    if config.needs_engine:
         if complete is None:
             raise ConfigError(
                 "judge 'llm' needs an engine, and none is started here: "
@@ -164,12 +166,11 @@ def _make(config: JudgeConfig) -> Judge:
         )
     judge = make_installed(config)
     if judge is None:
-        raise _unknown(config.kind)
+        raise _unknown(config.kind, _added_names())
     return judge
 
 
-def _unknown(kind: str) -> ConfigError:
-    installed = _added_names()
+def _unknown(kind: str, installed: list[str]) -> ConfigError:
     near = difflib.get_close_matches(kind.lower(), [*_BUILT_IN, *installed], n=3, cutoff=0.6)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     listed = f"the name of an installed judge ({', '.join(installed) or 'none is installed'})"

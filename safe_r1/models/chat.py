@@ -6,6 +6,7 @@ Evaluation, training and serving render through here, so that they see the same 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from safe_r1.errors import ModelError
 from safe_r1.models.prompts import REASONING_PREFIX, PromptFormat, apply_template, load_tokenizer
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.schema import Message
@@ -42,6 +43,9 @@ def render(
     Returns:
         Token ids with exactly the special tokens of the model's template, and the reasoning prefix (empty
         where the prompt opens no reasoning).
+
+    Raises:
+        ModelError: The format is that of a chat model, and the tokenizer has no chat template.
     """
     text, prefix = render_text(messages, prompt, tokenizer)
     # A template writes its own special tokens; a plain text gets those that the tokenizer adds.
@@ -52,9 +56,15 @@ def render_text(
     messages: Sequence[Message], prompt: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[str, str]:
     """Like ``render``, before tokenizing."""
-    if prompt.style == "plain" or not tokenizer.chat_template:
+    if prompt.style == "plain":
         turns = "\n".join(f"{_SPEAKERS[turn['role']]}：{turn['content']}" for turn in messages)
         return f"{turns}\n{_SPEAKERS['assistant']}：", ""
+    if not tokenizer.chat_template:
+        # In the plain form instead, it would be measured by prompts that it was not trained on.
+        raise ModelError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template: "
+            "add the template of the model's publisher to its folder (chat_template.jinja)"
+        )
     if prompt.style == "chat":
         return apply_template(messages, tokenizer, add_generation_prompt=True), ""
     text = apply_template(fold_system(messages), tokenizer, add_generation_prompt=True)

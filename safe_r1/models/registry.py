@@ -21,7 +21,7 @@ from safe_r1.models.files import (
 )
 from safe_r1.models.layouts import Layout, States
 from safe_r1.models.prompts import PromptFormat, Style, load_tokenizer, read_prompt_format
-from safe_r1.models.size import model_size, text_config
+from safe_r1.models.size import engine_gpus, loaded_bytes_per_param, model_size, text_config
 from safe_r1.models.table import DEFAULT_JUDGE, VARIANTS
 from safe_r1.models.variant import Kind, Variant
 
@@ -115,7 +115,7 @@ def _read_folder(folder: Path) -> Variant:
     base = read_json_if_present(folder / ORIGIN_FILE).get("base")
     if isinstance(base, str) and base in VARIANTS:
         # Asked as its base is, so that the two can be compared.
-        return replace(
+        entry = replace(
             VARIANTS[base],
             name=folder.name,
             source=str(folder),
@@ -123,6 +123,7 @@ def _read_folder(folder: Path) -> Variant:
             base=base,
             revision="main",
         )
+        return _as_stored(entry, config)
     variant = Variant(
         name=folder.name,
         source=str(folder),
@@ -137,6 +138,15 @@ def _read_folder(folder: Path) -> Variant:
         # Such as a tokenizer with code of its own: prepare() reads it where that is allowed, or says why not.
         prompt = None
     return describe(variant, config, folder_weight_bytes(folder), prompt)
+
+
+def _as_stored(variant: Variant, config: Mapping[str, object]) -> Variant:
+    """The variant with the type of the weights in its folder: R1 is published in FP8 and exported in bf16."""
+    loaded = loaded_bytes_per_param(config)
+    if loaded == variant.bytes_per_param:
+        return variant
+    size, gpu_gb = engine_gpus(config, variant.weights_gib(loaded))
+    return replace(variant, bytes_per_param=loaded, tensor_parallel_size=size, gpu_gb=gpu_gb)
 
 
 def folder_prompt_format(folder: Path, trust_remote_code: bool = False) -> PromptFormat:

@@ -49,8 +49,7 @@ def model_size(config: Mapping[str, object], weight_bytes: int) -> ModelSize:
         weight_bytes: Bytes of its weights on disk; 0 where unknown, which gives one GPU.
     """
     stored = stored_bytes_per_param(config)
-    # Engines on GPU compute in 16 bits at most.
-    loaded = min(stored, 2.0)
+    loaded = loaded_bytes_per_param(config)
     params_b = weight_bytes / stored / 1e9
     weights_gib = params_b * 1e9 * loaded / 2**30
     tensor_parallel_size, gpu_gb = engine_gpus(config, weights_gib)
@@ -65,6 +64,11 @@ def stored_bytes_per_param(config: Mapping[str, object]) -> float:
     text = text_config(config)
     dtypes = (source.get(name) for source in (config, text) for name in ("dtype", "torch_dtype"))
     return next((_DTYPE_BYTES[str(dtype)] for dtype in dtypes if str(dtype) in _DTYPE_BYTES), 2.0)
+
+
+def loaded_bytes_per_param(config: Mapping[str, object]) -> float:
+    """Bytes of a parameter in an engine on GPU, which computes in 16 bits at most."""
+    return min(stored_bytes_per_param(config), 2.0)
 
 
 def _quantized_bits(quantization: Mapping[str, object]) -> int | None:

@@ -124,7 +124,8 @@ class FinetuneConfig(Settings):
     max_failures: int = Field(default=3, ge=0, description="worker failures before the job stops")
     resume: bool = Field(default=False, description="fail unless there is a run to resume")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
-        default=("tensorboard",), description="further experiment trackers"
+        default=("tensorboard",),
+        description="experiment trackers that receive the metrics; the list replaces the default",
     )
     trust_remote_code: bool = Field(
         default=False, description="run code from the model's repository; must be set explicitly"

@@ -74,6 +74,12 @@ def test_the_whole_password_is_hidden(password: str):
     assert hide_credentials(f"x http://user:{password}@host/v1 y") == "x http://host/v1 y"
 
 
+def test_keys_in_the_query_of_a_url_are_hidden():
+    text = 'at https://host/v1?api-version=7&key=secret#model and http://other/v1?token=secret, "http://x/"'
+    expected = 'at https://host/v1?api-version=…&key=…#model and http://other/v1?token=… "http://x/"'
+    assert hide_credentials(text) == expected
+
+
 def test_a_rejected_url_is_not_shown():
     with pytest.raises(ConfigError) as caught:
         load_config(EvaluateConfig, None, ["judge.kind=htp://u:secret@h/v1"], variant="demo")

@@ -49,7 +49,7 @@ def test_the_paper_recipe_is_half_safety_half_reasoning():
         ({"total": 10}, "go together"),
         ({"total": 10, "quotas": [{"kind": "safety", "share": 0.5}]}, "add up to 0.5"),
         ({"teacher": "gpt"}, "template, llm or a URL"),
-        ({"judge": {"kind": "llm"}}, "lexicon or an endpoint"),
+        ({"judge": {"kind": "llm"}}, "starts no engine for a judge"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict, message: str):

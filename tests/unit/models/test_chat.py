@@ -3,8 +3,9 @@ from typing import cast
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from safe_r1.errors import ModelError
 from safe_r1.models.chat import REASONING_PREFIX, fold_system, render, render_text
-from safe_r1.models.prompts import CHAT, PLAIN, R1
+from safe_r1.models.prompts import CHAT, PLAIN, R1, PromptFormat
 from safe_r1.schema import Message
 
 
@@ -13,6 +14,7 @@ class FakeTokenizer:
 
     def __init__(self, template: str | None, prefill: str = ""):
         self.chat_template, self.prefill = template, prefill
+        self.name_or_path = "somebody/model"
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         assert not tokenize
@@ -63,8 +65,10 @@ def test_templates_bring_their_own_bos_and_plain_texts_get_one():
     assert prefix == ""
 
 
-def test_a_model_without_a_template_is_given_plain_text():
-    assert render_text(turns("user:一"), CHAT, fake(None))[0] == "问题：一\n回答："
+@pytest.mark.parametrize("prompt", [CHAT, R1])
+def test_a_chat_model_without_a_template_is_refused(prompt: PromptFormat):
+    with pytest.raises(ModelError, match=r"somebody/model has no chat template"):
+        render_text(turns("user:一"), prompt, fake(None))
 
 
 def test_folding_leaves_the_input_alone():

@@ -189,3 +189,23 @@ def test_an_enhanced_folder_is_asked_as_its_base(make_folder: MakeFolder):
     )
     (folder / "safe_r1.json").write_text('{"base": null}')
     assert get_variant(str(folder)).kind == "custom"
+
+
+@pytest.mark.parametrize(
+    ("stored", "gpus"), [({"quantization_config": {"quant_method": "fp8"}}, 8), ({"dtype": "bfloat16"}, 16)]
+)
+def test_a_fine_tuned_r1_takes_the_gpus_of_the_type_it_was_exported_in(
+    make_folder: MakeFolder, stored: dict[str, object], gpus: int
+):
+    r1 = {
+        "num_hidden_layers": 61,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 128,
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+    }
+    folder = make_folder(R1_TEMPLATE, {**r1, **stored})
+    (folder / "safe_r1.json").write_text('{"base": "r1"}')
+    variant = get_variant(str(folder))
+    assert (variant.tensor_parallel_size, variant.gpu_gb) == (gpus, 141)
+    assert variant.weights_gib() < 0.9 * gpus * 141e9 / 2**30
