@@ -58,7 +58,8 @@ lock training gpu train,corpus,s3,gcs torch==2.13.0 transformers==5.23.0
 
 # changes OLD NEW: one row for each package whose version differs.
 changes() {
-  LC_ALL=C join -t= -a1 -a2 -e none -o 0,1.3,2.3 <(LC_ALL=C sort "$1") <(LC_ALL=C sort "$2") |
+  LC_ALL=C join -t= -a1 -a2 -e none -o 0,1.3,2.3 \
+    <(LC_ALL=C sort -t= -k1,1 "$1") <(LC_ALL=C sort -t= -k1,1 "$2") |
     awk -F= '$2 != $3 {printf "  %s: %s -> %s\n", $1, $2, $3}'
 }
 
