@@ -10,7 +10,7 @@ import typer
 
 from ray_jobs.common import Console, job, join_ray
 from safe_r1.benchmarks import evaluate_schema
-from safe_r1.config import load_config
+from safe_r1.config import hide_credentials, load_config
 
 if TYPE_CHECKING:
     from safe_r1.evaluation.publish import BenchmarkResult
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HEADLINES = {
     "accuracy": "ACC  (right option)",
     "rejection_rate": "RR-1 (refused)",
+    "rejection_rate_with_blocks": "RR-1 with provider's blocks",
     "responsible_rate": "RR-2 (refused with guidance)",
     "harm_rate": "HR   (harmful response)",
     "pass_at_1": "pass@1 (right result)",
@@ -28,7 +29,11 @@ _HEADLINES = {
 
 def main(
     variant: Annotated[
-        str, typer.Option(help="Model: a name listed by `safe-r1 models`, a hub id, or a folder.")
+        str,
+        typer.Option(
+            help="Model: a name listed by `safe-r1 models`, a hub id, a folder, endpoint:URL#MODEL, "
+            "or a TOML file of an endpoint."
+        ),
     ],
     benchmark: Annotated[
         list[str] | None,
@@ -61,6 +66,10 @@ def main(
             help="Ask each multiple-choice question a second time with its options reversed.",
         ),
     ] = False,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(help="Of an endpoint: stop before the run costs more; needs its prices."),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="Folder or URI of the results.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -85,10 +94,11 @@ def main(
             repeats=repeats,
             limit=limit,
             swap_options=swap_options or None,
+            endpoint__max_cost=max_cost,
             output=output,
         )
         if dry_run:
-            from safe_r1.evaluation.plan import dry_run as show_plan
+            from safe_r1.evaluation.dry_run import dry_run as show_plan
 
             show_plan(settings, console.show)
             return
@@ -96,7 +106,8 @@ def main(
 
         join_ray(console)
         console.show(
-            f"evaluate: {settings.variant} on {', '.join(settings.benchmarks)}; engine log: {console.log}"
+            f"evaluate: {hide_credentials(settings.variant)} on {', '.join(settings.benchmarks)}; "
+            f"log: {console.log}"
         )
         for result in evaluate(settings, console.progress, console.log):
             _summarize(console, result)
@@ -115,8 +126,8 @@ def _summarize(console: Console, result: "BenchmarkResult") -> None:
                 f"  {title:30} {100 * rate.value:5.1f} %  95% {interval}  {rate.numerator}/{rate.denominator}"
             )
     for task, counts in result.metrics["counts"].items():
-        names = ("rows", "scored", "truncated", "unscored", "failed")
-        console.show(f"  {task:12} " + ", ".join(f"{counts['num_' + name]} {name}" for name in names))
+        names = ("rows", "scored", "truncated", "unscored", "failed", "blocked")
+        console.show(f"  {task:12} " + ", ".join(f"{counts.get('num_' + name, 0)} {name}" for name in names))
     console.show(f"  report: {result.folder.path / 'report.html'}")
 
 

@@ -9,10 +9,10 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from safe_r1.errors import ConfigError
 
@@ -144,13 +144,68 @@ class JudgeConfig(Settings):
         return self.kind == "llm"
 
 
+class EndpointConfig(Settings):
+    """Limits, prices and requests of a model behind a URL.
+
+    Prices are in any currency, the same for all three.
+    """
+
+    api_key_env: str | tuple[str, ...] = Field(
+        default="SAFE_R1_API_KEY", description="environment variable of the key, or several for several keys"
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="further HTTP headers; their values are never recorded"
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict, description="further fields of every request, by the provider's names"
+    )
+    concurrency: int = Field(
+        default=32,
+        ge=1,
+        description="maximum concurrent requests of one URL and key; fewer after 429 and 503",
+    )
+    requests_per_minute: int | None = Field(default=None, ge=1, description="limit of one URL and key")
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, description="limit of one URL and key, prompts and completions together"
+    )
+    timeout_s: float = Field(default=600.0, gt=0, description="time limit of one attempt, in seconds")
+    max_retries: int = Field(
+        default=5, ge=0, description="retries of one attempt before the endpoint counts as busy"
+    )
+    patience_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="how long an endpoint may answer 429 or 5xx alone before the job gives up, in seconds",
+    )
+    input_price: float | None = Field(default=None, ge=0, description="price of a million prompt tokens")
+    output_price: float | None = Field(default=None, ge=0, description="price of a million completion tokens")
+    max_cost: float | None = Field(
+        default=None, gt=0, description="the job stops before its run costs more; needs both prices"
+    )
+    block_patterns: tuple[str, ...] = Field(
+        default=(), description="texts in a provider's error that mean: its content filter took the question"
+    )
+
+    @property
+    def api_key_envs(self) -> tuple[str, ...]:
+        """All environment variables with a key."""
+        return (self.api_key_env,) if isinstance(self.api_key_env, str) else self.api_key_env
+
+    @field_serializer("headers", when_used="json")
+    def _without_values(self, headers: dict[str, str]) -> dict[str, str]:
+        # They often hold a key; what is written to a file or a terminal is made from the JSON form.
+        return dict.fromkeys(headers, "…")
+
+
 class EvaluateConfig(Settings):
     """One evaluation job: one variant on some benchmarks.
 
     ``safe_r1.benchmarks.evaluate_schema`` adds the groups of settings that benchmarks own.
     """
 
-    variant: str = Field(description="a name of `safe-r1 models`, a hub id, or a folder")
+    variant: str = Field(
+        description="a name of `safe-r1 models`, a hub id, a folder, endpoint:URL#MODEL, or its TOML file"
+    )
     benchmarks: tuple[str, ...] = Field(
         default=("chisafetybench",), description="names of benchmarks, or all-paper"
     )
@@ -180,6 +235,7 @@ class EvaluateConfig(Settings):
     )
     judge: JudgeConfig = Field(default=JudgeConfig())
     engine: EngineConfig = Field(default=EngineConfig())
+    endpoint: EndpointConfig = Field(default=EndpointConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())
 
 

@@ -80,5 +80,9 @@ class WorkersLostError(TransientError, TrainingError):
     """Workers of a training that died too often with their machines, or whose machines did not start."""
 
 
+class BudgetError(TransientError, EndpointError):
+    """A limit of cost was reached; the same command with a higher one goes on."""
+
+
 class RowsLostError(TransientError, IntegrityError):
     """More rows failed than a run may publish with; they are tried again."""

@@ -83,10 +83,12 @@ def write_table(path: UPath, table: pa.Table) -> None:
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def read_table(path: UPath, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or some of its columns."""
+def read_table(
+    path: UPath, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """A Parquet file, some of its columns, or those of a schema (null where an older file has none)."""
     with path.open("rb") as file:
-        return pq.read_table(file, columns=list(columns) if columns else None)  # pyright: ignore[reportArgumentType]
+        return pq.read_table(file, columns=list(columns) if columns else None, schema=schema)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class RunFolder:
 
     def read_rows(self, stage: str, schema: pa.Schema) -> list[Row]:
         """All rows of a stage, in no particular order."""
-        return [row for shard in self.shards(stage) for row in read_table(shard, schema.names).to_pylist()]
+        return [row for shard in self.shards(stage) for row in read_table(shard, schema=schema).to_pylist()]
 
     def keep_log(self, log: Path) -> None:
         """Copy a session's log into the folder, beside those of earlier sessions."""

@@ -1,7 +1,8 @@
 """The row types that flow between the stages, and their Arrow schemas.
 
 Every stage reads and writes Parquet with exactly these columns. ``sample_id`` is stable across runs and
-machines. Counts are conserved: for every stage, rows in = scored + unscored + failed, each key once.
+machines. Counts are conserved: for every stage, rows in = scored + unscored + failed + blocked, each key
+once.
 """
 
 import functools
@@ -75,6 +76,8 @@ class Unscored(StrEnum):
     """Generation failed: there is no completion."""
     TRUNCATED = "truncated"
     """The completion reached the token limit inside its reasoning: there is no answer."""
+    BLOCKED = "blocked"
+    """The provider's content filter took the question, or the completion: there is no answer."""
 
     # Of the judge.
     EMPTY = "empty"
@@ -178,10 +181,13 @@ class Completion:
         completion_tokens: Number of generated tokens.
         completion: The raw generated text, preceded by the reasoning prefix of the prompt, if any.
         reasoning: The text inside the reasoning tags; may be empty.
-        answer: The text after the reasoning; None where the reasoning was never closed (truncated) or
-            generation failed.
+        answer: The text after the reasoning; None where the reasoning was never closed (truncated), the
+            provider blocked it, or generation failed.
         finish_reason: ``stop`` or ``length``; None where generation failed.
         error: Why the engine gave no completion; None where it did.
+        blocked: ``input`` or ``output`` where the content filter of an endpoint's provider took the question
+            or the completion, of which ``completion`` holds what was sent before; None otherwise.
+        served_by: Model and ``system_fingerprint`` that an endpoint reported; None for an engine.
     """
 
     sample_id: str
@@ -194,11 +200,13 @@ class Completion:
     answer: str | None
     finish_reason: str | None
     error: str | None
+    blocked: str | None = None
+    served_by: str | None = None
 
     @property
     def is_truncated(self) -> bool:
         """True where the reasoning was never closed, so that there is no answer to score."""
-        return self.error is None and self.answer is None
+        return self.error is None and self.answer is None and self.blocked is None
 
 
 @dataclass(frozen=True)
@@ -259,6 +267,8 @@ COMPLETION_SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("finish_reason", pa.string()),
         ("error", pa.string()),
+        ("blocked", pa.string()),
+        ("served_by", pa.string()),
     ]
 )
 

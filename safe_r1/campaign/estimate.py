@@ -28,6 +28,8 @@ LOAD_GIB_PER_S = 0.5
 COMPLETION_TOKENS_PER_VERDICT_TOKEN = 4
 ENGINE_START_HOURS = 0.1
 CPU_TOKENS_PER_S = 100.0
+# Of one request to a provider; DeepSeek's API streams a reasoning model at 20 to 40.
+ENDPOINT_TOKENS_PER_S = 25.0
 RUN_ONCE_HOURS = {"corpus": 0.5, "compare": 0.1}
 
 
@@ -66,6 +68,8 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
 
 
 def _finetune(variant: Variant, group: NodeGroup) -> Estimate:
+    if variant.endpoint:
+        raise ConfigError(f"{variant.name} is behind a URL: it can be evaluated, not fine-tuned")
     if group.gpu is None:
         # Whether it fits into the memory, the job itself checks on its machine.
         plan = plan_variant(variant, "cpu", 1)
@@ -95,6 +99,10 @@ def _smallest_plan(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
 
 def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     tokens = sum(_tokens(stage, benchmark) for benchmark in expand(stage.benchmarks))
+    if endpoint := get_variant(name).endpoint:
+        lanes = len(endpoint.urls) * len(endpoint.api_key_envs) * endpoint.concurrency
+        hours = tokens / (lanes * ENDPOINT_TOKENS_PER_S) / 3600
+        return Estimate(0, hours, f"{tokens:,} tokens of an endpoint")
     if group.gpu is None:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu = get_gpu(group.gpu)

@@ -129,9 +129,10 @@ def teacher_variant(recipe: CorpusRecipe) -> Variant:
 
 def _by_endpoint(job: _Job) -> Iterator[BatchCounts]:
     from safe_r1.inference.endpoint import ChatEndpoint
+    from safe_r1.inference.endpoint_client import EndpointClient
 
     config = job.recipe.synthesis
-    endpoint = ChatEndpoint(
+    client = EndpointClient(
         job.recipe.teacher,
         config.model,
         title="teacher endpoint",
@@ -139,11 +140,10 @@ def _by_endpoint(job: _Job) -> Iterator[BatchCounts]:
         concurrency=config.concurrency,
         timeout_s=config.timeout_s,
         max_retries=config.max_retries,
-        cache_dir=cache_folder() / "teacher",
-        # Cached replies to another version of the prompt do not count.
-        salt=PROMPT_SHA256,
         sampling={"temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens},
     )
+    # Cached replies to another version of the prompt do not count.
+    endpoint = ChatEndpoint(client, cache_dir=cache_folder() / "teacher", salt=PROMPT_SHA256)
     build = job.builder(f"endpoint:{endpoint.model}")
     for chunk in job.chunks:
         # The candidate's number keeps the replies to the same prompt apart in the cache.
@@ -152,7 +152,10 @@ def _by_endpoint(job: _Job) -> Iterator[BatchCounts]:
         )
         replies = [
             TeacherReply.from_text(
-                key, answer.text or "", answer.error or None, (answer.prompt_tokens, answer.completion_tokens)
+                key,
+                answer.full_text or "",
+                answer.error or None,
+                (answer.prompt_tokens, answer.completion_tokens),
             )
             for key, answer in zip(chunk, answers, strict=True)
         ]

@@ -6,12 +6,11 @@ its folder, so the same command resumes an interrupted run.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from safe_r1.config import EvaluateConfig, public_settings
 from safe_r1.errors import IntegrityError, RowsLostError
-from safe_r1.evaluation.plan import EvaluationPlan, finish_plan, make_plan
+from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.publish import BenchmarkResult, publish
 from safe_r1.evaluation.results import (
     BenchmarkRow,
@@ -33,13 +32,14 @@ from safe_r1.evaluation.scoring import (
     score_in_workers,
     score_without_judge,
 )
+from safe_r1.evaluation.target import Target, make_target
 from safe_r1.inference.batch import BatchCounts, Request, Sampling, generate, row_seed
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources
 from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
-from safe_r1.resources import Cluster, Device, connect, disconnect
+from safe_r1.resources import Cluster, connect, disconnect
 from safe_r1.runs import Key, Row, check_complete
 from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample, Verdict
 
@@ -64,18 +64,19 @@ def evaluate(
     """
     plan = make_plan(config)
     cluster = connect()
-    device = pick_device(plan.variant, config.engine.device, cluster.gpu_total)
-    check_resources(plan.variant, plan.engine, device, cluster.gpu_total, cluster.memory_gib)
+    target = make_target(plan)
+    device = target.start(cluster)
     if plan.judge and plan.judge.model:
         judge_device = pick_device(plan.judge.model, config.judge.engine.device, cluster.gpu_total)
         check_resources(
             plan.judge.model, config.judge.engine, judge_device, cluster.gpu_total, cluster.memory_gib
         )
     # Everything that can be wrong has been checked: only from here on is anything written or started.
-    finish_plan(plan, device)
+    for name, fingerprint in plan.fingerprints.items():
+        fingerprint.update(target.fingerprint(name))
     _open(plan, cluster, device)
     try:
-        return _run(plan, device, cluster, on_progress)
+        return _run(plan, target, cluster, on_progress)
     finally:
         for folder in plan.folders.values():
             if log:
@@ -83,7 +84,7 @@ def evaluate(
 
 
 def _run(
-    plan: EvaluationPlan, device: Device, cluster: Cluster, on_progress: ProgressCallback
+    plan: EvaluationPlan, target: Target, cluster: Cluster, on_progress: ProgressCallback
 ) -> list[BenchmarkResult]:
     # Complete runs are not touched: nothing is written to a folder after its marker.
     todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
@@ -92,23 +93,24 @@ def _run(
     ]
     if todo:
         started = time.monotonic()
-        timings = _complete(plan, todo, device, on_progress)
+        timings = _complete(plan, target, todo, on_progress)
         _score(plan, todo, cluster, on_progress)
         for result in results:
             if not result.was_complete:
                 result.timings = timings | {"wall_s": round(time.monotonic() - started, 1)}
-                publish(plan, result)
+                publish(plan, target, result)
+                target.finished(result.benchmark)
     for result in results:
         result.metrics = result.folder.read_json("metrics.json") or {}
     return results
 
 
-def _open(plan: EvaluationPlan, cluster: Cluster, device: Device) -> None:
+def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> None:
     """Create or check the run folders, and write the samples."""
     for name, folder in plan.folders.items():
         fingerprint = plan.fingerprints[name]
         info = {
-            "variant": asdict(plan.variant),
+            "variant": plan.variant.public(),
             "benchmark": name,
             "judge": plan.judge.label if plan.judge else None,
             "answer_key": {
@@ -149,11 +151,19 @@ def _sample_shards(samples: Sequence[Sample]) -> Iterator[list[Row]]:
 
 
 def _complete(
-    plan: EvaluationPlan, todo: dict[str, list[Sample]], device: Device, on_progress: ProgressCallback
+    plan: EvaluationPlan, target: Target, todo: dict[str, list[Sample]], on_progress: ProgressCallback
 ) -> dict[str, float]:
     """Generate the missing completions; gives the timings of this stage."""
-    requests: list[Request] = []
+    requests = missing_requests(plan, todo)
     total = sum(len(samples) * plan.repeats(name) for name, samples in todo.items())
+    write = ShardWriter(plan.folders, "completions")
+    stream = target.complete(requests, ReadCompletion(plan.variant.name), write)
+    return _follow("completions", stream, total - len(requests), total, on_progress)
+
+
+def missing_requests(plan: EvaluationPlan, todo: dict[str, list[Sample]]) -> list[Request]:
+    """What is still to be asked."""
+    requests: list[Request] = []
     for name, samples in todo.items():
         # Failed rows are generated again: the machine that failed them may be gone.
         done = {key for key, row in read_completions(plan.folders[name]).items() if row["error"] is None}
@@ -164,16 +174,7 @@ def _complete(
             for sample in samples
             if (sample.sample_id, repeat) not in done
         ]
-    stream = generate(
-        requests,
-        plan.variant,
-        plan.engine,
-        device,
-        plan.sampling,
-        ReadCompletion(plan.variant.name),
-        ShardWriter(plan.folders, "completions"),
-    )
-    return _follow("completions", stream, total - len(requests), total, on_progress)
+    return requests
 
 
 def _request(plan: EvaluationPlan, sample: Sample, repeat: int) -> Request:

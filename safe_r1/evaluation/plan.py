@@ -1,29 +1,20 @@
 """The plan of an evaluation, made and checked before anything is started or written."""
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
 
 from safe_r1.benchmarks import Benchmark, expand, get_benchmark
 from safe_r1.benchmarks.selection import select
-from safe_r1.config import EngineConfig, EvaluateConfig, hide_credentials
+from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
 from safe_r1.inference.batch import Sampling
-from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU
-from safe_r1.inference.engine import engine_arguments
 from safe_r1.inference.memory import cpu_kv_cache_gib
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
-from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.models.checkpoints import prepare
+from safe_r1.models.endpoint_entry import with_overrides
 from safe_r1.models.registry import Variant, get_variant
-from safe_r1.provenance import versions
-from safe_r1.resources import Device
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Fingerprint = JsonObject
 """Everything that could change a result, as nested plain values."""
@@ -90,12 +81,6 @@ class EvaluationPlan:
         kv_cache_gib = cpu_kv_cache_gib(self.variant, engine, max_tokens=max_tokens)
         return engine.model_copy(update={"cpu_kv_cache_gib": kv_cache_gib})
 
-    def load_tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The variant's tokenizer."""
-        return load_tokenizer(
-            self.variant.source, self.variant.revision, self.config.engine.trust_remote_code
-        )
-
 
 def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """Resolve names, load and check all data; starts and writes nothing.
@@ -114,7 +99,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     samples = {name: _select(benchmark, config) for name, benchmark in benchmarks.items()}
     for benchmark in benchmarks.values():
         benchmark.check_machine()
-    variant, identity = prepare(named, config.engine.trust_remote_code)
+    variant, identity = _prepare(named, config)
     is_judged = {
         name: any(sample.task in JUDGED_PARTS for sample in chosen) for name, chosen in samples.items()
     }
@@ -127,6 +112,14 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     return plan
 
 
+def _prepare(named: Variant, config: EvaluateConfig) -> tuple[Variant, str]:
+    """The variant with all that it needs, and its identity."""
+    if named.endpoint is None:
+        return prepare(named, config.engine.trust_remote_code)
+    entry = with_overrides(named.endpoint, config.endpoint)
+    return replace(named, endpoint=entry), entry.identity
+
+
 def _select(benchmark: Benchmark, config: EvaluateConfig) -> list[Sample]:
     """The samples of a benchmark that the model is prompted with."""
     samples = benchmark.load(config.data, _key_of(benchmark, config))
@@ -134,7 +127,7 @@ def _select(benchmark: Benchmark, config: EvaluateConfig) -> list[Sample]:
 
 
 def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan | None) -> Fingerprint:
-    """What could change a result on one benchmark, apart from what ``finish_plan`` adds."""
+    """What could change a result on one benchmark, apart from what the target adds when it is started."""
     config = plan.config
     benchmark = plan.benchmarks[name]
     samples = plan.samples[name]
@@ -163,57 +156,3 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
 def _key_of(benchmark: Benchmark, config: EvaluateConfig) -> str | None:
     """The configured answer key, for a benchmark that takes one."""
     return config.answer_key if benchmark.takes_answer_key else None
-
-
-def finish_plan(plan: EvaluationPlan, device: Device) -> None:
-    """Add what depends on the device, and the versions, to the fingerprints."""
-    arguments = engine_arguments(plan.variant, plan.engine, device)
-    engine = {name: arguments[name] for name in ("dtype", "tensor_parallel_size", "pipeline_parallel_size")}
-    for name, fingerprint in plan.fingerprints.items():
-        # What the benchmark itself needs: it may be evaluated alone now, and together with others later.
-        fingerprint["engine"] = {
-            "device": device,
-            "max_model_len": plan.context(name),
-            **engine,
-            **plan.config.engine.extra,
-        }
-        fingerprint["versions"] = versions(("safe_r1", "vllm", "transformers", "torch"))
-
-
-def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
-    """Show the resolved settings, rendered prompts and the resources; starts no engine and writes nothing."""
-    plan = make_plan(config)
-    show(hide_credentials(config.model_dump_json(indent=1)))
-    tokenizer = plan.load_tokenizer()
-    for name, samples in plan.samples.items():
-        _show_prompts(plan, plan.benchmarks[name], samples, tokenizer, show)
-        folder = plan.folders[name]
-        state = "complete" if folder.is_complete else "to do"
-        show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
-    variant = plan.variant
-    num_gpus = config.engine.tensor_parallel_size or variant.tensor_parallel_size
-    num_gpus *= config.engine.pipeline_parallel_size
-    show(
-        f"--- resources: {variant.name}, {variant.params_b:g} B parameters, weights "
-        f"{variant.weights_gib():.1f} GiB; {config.engine.replicas} engine(s) of {num_gpus} GPU(s) of "
-        f"{variant.gpu_gb} GB, or CPU for up to {MAX_PARAMS_B_ON_CPU:g} B parameters; judge: "
-        f"{plan.judge.label if plan.judge else 'none needed'}"
-    )
-
-
-def _show_prompts(
-    plan: EvaluationPlan,
-    benchmark: Benchmark,
-    samples: Sequence[Sample],
-    tokenizer: "PreTrainedTokenizerBase",
-    show: Callable[[str], None],
-) -> None:
-    """Show the first, the middle and the last prompt of a benchmark as the engine gets them."""
-    # A benchmark's tasks follow each other, so these three mostly show each form of prompt.
-    picks = [samples[0], samples[len(samples) // 2], samples[-1]]
-    for sample in {sample.sample_id: sample for sample in picks}.values():
-        tokens, _ = render(benchmark.as_asked(sample, 0).messages, plan.variant.prompt_format, tokenizer)
-        show(
-            f"--- {sample.sample_id}: {len(tokens)} tokens, at most {plan.max_tokens(sample)} more\n"
-            f"{tokenizer.decode(tokens)}"
-        )

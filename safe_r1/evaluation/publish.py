@@ -9,7 +9,7 @@ from safe_r1.errors import StorageError
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import read_completions, read_results, read_verdicts, results_hash
 from safe_r1.evaluation.scoring import expected_parts
-from safe_r1.metrics.lengths import token_lengths
+from safe_r1.evaluation.target import Target
 from safe_r1.metrics.rates import compute_metrics
 from safe_r1.provenance import now
 from safe_r1.report.html import render_html
@@ -37,7 +37,7 @@ class BenchmarkResult:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-def publish(plan: EvaluationPlan, result: BenchmarkResult) -> None:
+def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> None:
     """Check that every count adds up, then write metrics, report and, last, the marker.
 
     Raises:
@@ -48,7 +48,7 @@ def publish(plan: EvaluationPlan, result: BenchmarkResult) -> None:
     samples = plan.samples[result.benchmark]
     completions, verdicts = _checked_rows(plan, result)
     metrics = compute_metrics(samples, completions, verdicts)
-    metrics["tokens"] = token_lengths(completions, plan.load_tokenizer())
+    metrics["tokens"] = target.lengths(completions)
     info = folder.read_json("run.json") or {}
     sessions = [*info.get("sessions", []), result.timings]
     info |= {
@@ -56,6 +56,7 @@ def publish(plan: EvaluationPlan, result: BenchmarkResult) -> None:
         "sessions": sessions,
         "wall_s": sum(session["wall_s"] for session in sessions),
         "results_sha256": results_hash(completions, verdicts),
+        **target.facts(result.benchmark, completions),
     }
     if plan.judge and any(sample.task in JUDGED_PARTS for sample in samples):
         info["judge"] = {

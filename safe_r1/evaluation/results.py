@@ -119,7 +119,8 @@ class ReadCompletion:
         """Splits the reasoning from the answer; a result without a completion keeps its error."""
         key = RequestKey.from_text(result["key"])
         # A failed row has no answer, which is not the same as an empty one: that would be scored as wrong.
-        reasoning, answer = ("", None) if result["error"] else split_reasoning(result["text"])
+        parts = result["parts"] or split_reasoning(result["text"])
+        reasoning, answer = ("", None) if result["error"] else parts
         completion = Completion(
             sample_id=key.sample_id,
             variant=self.variant,
@@ -131,6 +132,8 @@ class ReadCompletion:
             answer=answer,
             finish_reason=result["finish_reason"],
             error=result["error"],
+            blocked=result["blocked"],
+            served_by=result["served_by"],
         )
         return BenchmarkRow(key.benchmark, completion)
 
@@ -162,7 +165,14 @@ def is_settled(row: Row) -> bool:
 
 def results_hash(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> str:
     """Hash over all rows in order: equal for two runs exactly where all their rows are."""
-    return sha256([[asdict(row) for row in completions], [_hashed(row) for row in verdicts]])
+    return sha256([[_hashed_completion(row) for row in completions], [_hashed(row) for row in verdicts]])
+
+
+def _hashed_completion(completion: Completion) -> Mapping[str, object]:
+    # Columns that came later count only where they say something: the hash stays that of earlier versions.
+    row = asdict(completion)
+    del row["served_by"]
+    return row if completion.blocked else {name: value for name, value in row.items() if name != "blocked"}
 
 
 def _hashed(verdict: Verdict) -> Mapping[str, object]:

@@ -68,6 +68,8 @@ def score_without_judge(benchmark: Benchmark, sample: Sample, completion: Comple
     # Before the benchmark's scoring: no answer is not a wrong answer.
     if completion.error is not None:
         return _unscored(sample, completion, Unscored.FAILED)
+    if completion.blocked is not None:
+        return _unscored(sample, completion, Unscored.BLOCKED)
     if completion.answer is None:
         return _unscored(sample, completion, Unscored.TRUNCATED)
     if benchmark.score_limit_s is not None:

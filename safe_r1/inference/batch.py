@@ -70,6 +70,8 @@ class EngineResult(TypedDict):
         text: The completion, with the reasoning prefix of its prompt; empty where there is an error.
         finish_reason: ``stop`` or ``length``; None where there is an error.
         error: Why there is no completion.
+        parts: Reasoning and answer where they are known apart from the text; else None.
+        blocked, served_by: See ``Completion``; None for an engine.
     """
 
     key: str
@@ -78,6 +80,9 @@ class EngineResult(TypedDict):
     text: str
     finish_reason: str | None
     error: str | None
+    parts: tuple[str, str | None] | None
+    blocked: str | None
+    served_by: str | None
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,9 @@ def _result(row: Row) -> EngineResult:
         "text": "" if error else (row.get("prefix") or "") + row["generated_text"],
         "finish_reason": reason,
         "error": error,
+        "parts": None,
+        "blocked": None,
+        "served_by": None,
     }
 
 

@@ -28,6 +28,11 @@ class Reply:
         finish_reason: The endpoint's.
         is_row_fault: True where the row and not the endpoint is at fault, so that other rows may succeed.
         prompt_tokens, completion_tokens: As the endpoint counts them; 0 where it does not.
+        reasoning: The reasoning where the endpoint sends it apart from the text.
+        blocked: ``input`` or ``output`` where the provider's content filter took the prompt or the reply;
+            else empty.
+        partial: What was sent of a reply that was blocked.
+        served_by: Model and ``system_fingerprint`` as the endpoint reports them.
     """
 
     text: str | None
@@ -36,6 +41,19 @@ class Reply:
     is_row_fault: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reasoning: str = ""
+    blocked: str = ""
+    partial: str = ""
+    served_by: str = ""
+
+    @property
+    def full_text(self) -> str | None:
+        """Reasoning and text as the model wrote them; a reply cut in its reasoning leaves it open."""
+        if self.text is None or not self.reasoning or "</think>" in self.text:
+            return self.text
+        if not self.text and self.finish_reason == "length":
+            return f"<think>\n{self.reasoning}"
+        return f"<think>\n{self.reasoning}\n</think>\n\n{self.text}"
 
 
 class ReplyCache:

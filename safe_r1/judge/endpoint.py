@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safe_r1.errors import JudgeError
-from safe_r1.inference.endpoint import ChatEndpoint, ChatSampling
+from safe_r1.inference.endpoint import ChatEndpoint
+from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.reply_cache import Reply
 from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
 from safe_r1.judge.prompt import MAX_TEXT_CHARS, PROMPT_SHA256
@@ -37,7 +38,7 @@ class EndpointJudge(ModelJudge):
         max_tokens: int = 2048,
         max_text_chars: int = MAX_TEXT_CHARS,
     ):
-        """Create the client; asks the endpoint for its model where none is named. See ``ChatEndpoint``.
+        """Create the client; asks the endpoint for its model where none is named. See ``EndpointClient``.
 
         Args:
             max_tokens: Longest reply, with the reasoning of a reasoning judge.
@@ -48,7 +49,7 @@ class EndpointJudge(ModelJudge):
             JudgeError: No model was named and the endpoint does not serve exactly one.
         """
         sampling = ChatSampling(temperature=temperature, max_tokens=max_tokens)
-        self._endpoint = ChatEndpoint(
+        client = EndpointClient(
             base_url,
             model,
             title="judge endpoint",
@@ -57,12 +58,10 @@ class EndpointJudge(ModelJudge):
             concurrency=concurrency,
             timeout_s=timeout_s,
             max_retries=max_retries,
-            cache_dir=cache_dir,
-            salt=PROMPT_SHA256,
             sampling=sampling,
             error=JudgeError,
-            is_final=_has_label,
         )
+        self._endpoint = ChatEndpoint(client, cache_dir=cache_dir, salt=PROMPT_SHA256, is_final=_has_label)
         served = self._endpoint.model
         super().__init__(served, model_identity(served, sampling, max_text_chars), self._ask, max_text_chars)
 
@@ -72,7 +71,7 @@ class EndpointJudge(ModelJudge):
 
 
 def _to_model_reply(reply: Reply) -> ModelReply:
-    return ModelReply(reply.text, reply.finish_reason, reply.error)
+    return ModelReply(reply.full_text, reply.finish_reason, reply.error)
 
 
 def _has_label(reply: Reply) -> bool:

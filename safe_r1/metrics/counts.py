@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
-from safe_r1.metrics.rows import FAILED, TRUNCATED, ScoredRow
+from safe_r1.metrics.rows import BLOCKED, FAILED, TRUNCATED, ScoredRow
 from safe_r1.runs import JsonObject
 from safe_r1.schema import Verdict
 
@@ -13,14 +13,15 @@ _FORMER_GROUPS: dict[str, str] = {"science": "mcq_shuffled", "compliance": "over
 
 
 class VerdictCounts(TypedDict):
-    """Verdicts by outcome: ``num_rows = num_scored + num_unscored + num_failed``.
+    """Verdicts by outcome: ``num_rows = num_scored + num_unscored + num_failed + num_blocked``.
 
     Attributes:
         num_rows: Verdicts in all.
         num_scored: Those with a label.
-        num_unscored: Those without one, apart from failed generations.
+        num_unscored: Those without one, apart from failed generations and blocked rows.
         num_unscored_by_reason: The unscored ones by reason.
         num_failed: Those of failed generations.
+        num_blocked: Those of rows that a provider's content filter took; absent where there are none.
     """
 
     num_rows: int
@@ -28,6 +29,7 @@ class VerdictCounts(TypedDict):
     num_unscored: int
     num_unscored_by_reason: dict[str, int]
     num_failed: int
+    num_blocked: NotRequired[int]
 
 
 class ReasoningCounts(VerdictCounts):
@@ -78,15 +80,19 @@ def count_rows(rows: Sequence[ScoredRow]) -> GroupCounts:
 def count_verdicts(verdicts: Sequence[Verdict]) -> VerdictCounts:
     """Count verdicts by outcome."""
     reasons = Counter(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason)
-    # A failed generation says nothing about the judge or the model: counted apart, or it would look unscored.
+    # Neither says anything about the judge or the model: counted apart, or they would look unscored.
     num_failed = reasons.pop(FAILED, 0)
-    return {
+    num_blocked = reasons.pop(BLOCKED, 0)
+    counts: VerdictCounts = {
         "num_rows": len(verdicts),
         "num_scored": sum(verdict.label is not None for verdict in verdicts),
         "num_unscored": reasons.total(),
         "num_unscored_by_reason": dict(sorted(reasons.items())),
         "num_failed": num_failed,
     }
+    if num_blocked:
+        counts["num_blocked"] = num_blocked
+    return counts
 
 
 def read_counts(metrics: JsonObject) -> dict[str, GroupCounts]:

@@ -25,18 +25,19 @@ def token_lengths(
     Returns:
         For each part with rows ``num_rows``, ``mean``, ``median`` and ``p90``.
     """
-    whole = [row.completion_tokens for row in completions if row.error is None]
     texts = [row.reasoning for row in completions if row.reasoning]
     reasoning: list[int] = []
     # In batches: all at once, the encodings of a large run would take gigabytes.
     for start in range(0, len(texts), _BATCH):
         encoded = tokenizer(texts[start : start + _BATCH], add_special_tokens=False)["input_ids"]
         reasoning += [len(ids) for ids in encoded]
-    return {
-        part: _summary(lengths)
-        for part, lengths in (("completion", whole), ("reasoning", reasoning))
-        if lengths
-    }
+    return completion_lengths(completions) | ({"reasoning": _summary(reasoning)} if reasoning else {})
+
+
+def completion_lengths(completions: Sequence[Completion]) -> dict[str, dict[str, float]]:
+    """Lengths of all completions that did not fail, as the engine or endpoint counted them."""
+    whole = [row.completion_tokens for row in completions if row.error is None]
+    return {"completion": _summary(whole)} if whole else {}
 
 
 def _summary(lengths: Sequence[int]) -> dict[str, float]:

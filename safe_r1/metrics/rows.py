@@ -10,6 +10,7 @@ from safe_r1.schema import Completion, ComplianceLabel, Part, RefusalLabel, Samp
 
 FAILED = "failed"
 TRUNCATED = "truncated"
+BLOCKED = "blocked"
 CORRECT = "correct"
 INCORRECT = "incorrect"
 _SHOWN_IDS = 8
@@ -115,9 +116,13 @@ def _contradicts(row: ScoredRow) -> bool:
             *labels,
         }:
             return True
-    wanted = (
-        FAILED if row.completion.error is not None else TRUNCATED if row.completion.is_truncated else None
+    completion = row.completion
+    without_answer = (
+        (FAILED, completion.error is not None),
+        (BLOCKED, completion.blocked is not None),
+        (TRUNCATED, completion.is_truncated),
     )
+    wanted = next((reason for reason, applies in without_answer if applies), None)
     return wanted is not None and row.answer.unscored_reason != wanted
 
 

@@ -38,6 +38,11 @@ def prepare(variant: Variant, trust_remote_code: bool = False) -> tuple[Variant,
         ModelError: The hub cannot be reached, the model is not there, its tokenizer cannot be loaded, or the
             demo's package is missing.
     """
+    if variant.endpoint is not None:
+        raise ModelError(
+            f"{variant.name} is behind a URL: an evaluation can ask it, but there are no weights to load; "
+            "give a hub id or a folder"
+        )
     if variant.kind == "demo":
         variant = replace(variant, source=str(demo_model()))
     if variant.is_local:
@@ -69,7 +74,7 @@ def with_size(variant: Variant) -> Variant:
 
     For estimates: without network a hub id comes back as it was, and stays so for this process.
     """
-    if variant.params_b or variant.is_local:
+    if variant.params_b or variant.is_local or variant.endpoint:
         return variant
     try:
         model = find_model(variant.source, variant.revision)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safe_r1.errors import ConfigError, ModelError
+from safe_r1.models.endpoints import find_endpoint
 from safe_r1.models.files import (
     CONFIG_FILE,
     ORIGIN_FILE,
@@ -47,23 +48,25 @@ _CHAT_LIMITS = {"mcq": 256, "refusal": 1024, "reasoning": 2048}
 
 
 def get_variant(name: str) -> Variant:
-    """The variant of a table name, a hub id or a model folder.
+    """The variant of a table name, a hub id, a model folder or an endpoint.
 
     Args:
         name: A name of the table, ``NAME@REVISION``, ``owner/model``, ``owner/model@REVISION``, or a folder
-            (relative, absolute, or below ``~``). A hub id that the table has is that entry.
+            (relative, absolute, or below ``~``), ``endpoint:URL#MODEL``, or a TOML file with an endpoint. A
+            hub id that the table has is that entry.
 
     Raises:
         ConfigError: The name is none of them; the nearest names are offered.
         ModelError: The folder holds no readable model.
     """
-    for read in (_from_table, _from_folder, _from_hub_id):
+    for read in (find_endpoint, _from_table, _from_folder, _from_hub_id):
         if variant := read(name):
             return variant
     near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "`safe-r1 models` lists the names."
     raise ConfigError(
-        f"unknown variant {name!r}: {hint} A hub id (owner/model) or an existing folder works too."
+        f"unknown variant {name!r}: {hint} A hub id (owner/model), an existing folder or "
+        "endpoint:URL#MODEL works too."
     )
 
 

@@ -1,14 +1,16 @@
 """A model variant: what the jobs know about a model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from safe_r1.config import public_settings
 from safe_r1.errors import ModelError
+from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.models.layouts import Layout
 from safe_r1.models.prompts import PromptFormat, Style
 
-Kind = Literal["r1", "base", "enhanced", "demo", "custom"]
+Kind = Literal["r1", "base", "enhanced", "demo", "custom", "endpoint"]
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,11 @@ class Variant:
 
     Attributes:
         name: Name on the command line and in run folders.
-        source: Hub id, or local folder.
+        source: Hub id, local folder, or host of an endpoint.
         family: Architecture: ``qwen2``, ``llama`` or ``deepseek_v3`` for ours; what ``config.json`` says for
             others, empty for a hub id whose files have not been read.
-        kind: ``r1``, its ``base`` before distillation, a published ``enhanced`` one, ``demo``, or ``custom``.
+        kind: ``r1``, its ``base`` before distillation, a published ``enhanced`` one, ``demo``, ``endpoint``,
+            or ``custom``.
         params_b: Parameters in billions; 0 where unknown.
         prompt: How a dialogue is rendered; None for a hub id until ``checkpoints.prepare`` has read its
             tokenizer.
@@ -39,6 +42,7 @@ class Variant:
         kv_elements_per_token: Numbers that one token adds to the key-value cache, over all layers; 0 where
             unknown.
         layout: How it is fine-tuned; None: the fewest GPUs that hold it.
+        endpoint: URLs, model and limits of a model behind a URL; None for one that an engine loads.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Variant:
     bytes_per_param: float = 2.0
     kv_elements_per_token: int = 0
     layout: Layout | None = None
+    endpoint: EndpointEntry | None = None
 
     @property
     def is_local(self) -> bool:
@@ -87,6 +92,14 @@ class Variant:
             ModelError: The model's tokenizer has not been read.
         """
         return self.prompt_format.style
+
+    def public(self) -> dict[str, Any]:
+        """The fields as plain values for ``run.json``; of an endpoint without secrets."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["prompt"] = asdict(self.prompt) if self.prompt else None
+        values["layout"] = asdict(self.layout) if self.layout else None
+        values["endpoint"] = public_settings(self.endpoint) if self.endpoint else None
+        return values
 
     def weights_gib(self, bytes_per_param: float | None = None) -> float:
         """Size of the loaded weights in GiB; 0 where the number of parameters is unknown."""

@@ -14,6 +14,7 @@ from safe_r1.metrics.rates import (
     read_rates,
 )
 from safe_r1.report.charts import AreaChart, area_charts
+from safe_r1.report.endpoint import endpoint_notes
 from safe_r1.report.labels import (
     METRICS,
     REASONS,
@@ -38,7 +39,7 @@ _BLOCKS: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
         ("accuracy", "accuracy_constant", "accuracy_high_confidence", "accuracy_strict"),
     ),
     ("mcq_swapped", "mcq_swapped", "answer", ("accuracy_swapped", "option_consistency", "letter_following")),
-    ("refusal", "refusal", "answer", REFUSAL_METRICS),
+    ("refusal", "refusal", "answer", ("rejection_rate", "rejection_rate_with_blocks", *REFUSAL_METRICS[1:])),
     ("refusal", "refusal_reasoning", "reasoning", (*REFUSAL_METRICS, "leak_rate")),
     ("over_refusal", "over_refusal", "answer", OVER_REFUSAL_METRICS),
     ("reasoning", "reasoning", "answer", ("pass_at_1",)),
@@ -84,6 +85,7 @@ class RowCounts:
     num_truncated: int
     num_unscored: int
     num_failed: int
+    num_blocked: int
     num_no_choice: int | None
     reasons: list[tuple[BilingualName, int]]
 
@@ -100,6 +102,7 @@ class ReportData:
         pass_at_k: ``pass@K`` to its value in percent.
         lengths: (part, rows, mean, median, 90th percentile) in tokens.
         judge_note: How far the judge agrees with labelled answers; empty where not given.
+        endpoint: Notes on a model behind a URL; none for an engine.
         facts: Entries of ``run.json`` as name and text.
     """
 
@@ -121,6 +124,7 @@ class ReportData:
     judge_note: str
     answer_key: str
     answer_key_sha256: str
+    endpoint: list[BilingualName]
     published: PublishedFigures | None
     facts: list[tuple[str, str]]
 
@@ -172,6 +176,7 @@ def build_report(
         judge_note=_agreement_note(judge.get("agreement")) if isinstance(judge, Mapping) else "",
         answer_key=_name_of(key),
         answer_key_sha256=one_line(key.get("sha256", "")) if isinstance(key, Mapping) else "",
+        endpoint=endpoint_notes(run_info.get("endpoint")),
         published=published_figures(benchmark),
         facts=_facts(run_info),
     )
@@ -234,6 +239,7 @@ def _row_count(title: BilingualName, part: str, entry: Mapping[str, Any], num_sa
         num_truncated=num_truncated,
         num_unscored=sum(reasons.values()),
         num_failed=entry["num_failed"],
+        num_blocked=entry.get("num_blocked", 0),
         num_no_choice=entry.get("num_no_choice"),
         reasons=[(REASONS.get(key, BilingualName(key, key, key)), number) for key, number in reasons.items()],
     )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from safe_r1.metrics.rates import is_leak
-from safe_r1.metrics.rows import FAILED, TRUNCATED, ScoredRow
+from safe_r1.metrics.rows import BLOCKED, FAILED, TRUNCATED, ScoredRow
 from safe_r1.report.text import printable
 from safe_r1.schema import Sample, Verdict
 
@@ -49,11 +49,11 @@ def pack_details(rows: Sequence[ScoredRow]) -> list[str]:
 
 
 def row_status(row: ScoredRow) -> str:
-    """Status of the answer: ``scored``, ``truncated``, ``failed`` or ``unscored``."""
+    """Status of the answer: ``scored``, ``truncated``, ``failed``, ``blocked`` or ``unscored``."""
     reason = row.answer.unscored_reason
     if reason is None:
         return "scored"
-    return reason if reason in (TRUNCATED, FAILED) else "unscored"
+    return reason if reason in (TRUNCATED, FAILED, BLOCKED) else "unscored"
 
 
 def row_label(row: ScoredRow) -> str | None:

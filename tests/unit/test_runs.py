@@ -1,12 +1,14 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
 from safe_r1.runs import Key, Row, RunFolder, check_complete, diff, latest
-from safe_r1.schema import VERDICT_SCHEMA, Sample
+from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Sample
 
 
 def verdict(
@@ -128,3 +130,11 @@ def test_a_sample_survives_its_row():
         {"answer": "A"},
     )
     assert Sample.from_row(sample.to_row()) == sample
+
+
+def test_columns_that_came_later_are_null_in_older_shards(folder: RunFolder):
+    completion = Completion("b/mcq/1", "v", 0, 3, 4, "", "", "A", "stop", None)
+    earlier = pa.schema([field for field in COMPLETION_SCHEMA if field.name not in ("blocked", "served_by")])
+    row = {name: value for name, value in asdict(completion).items() if name in earlier.names}
+    folder.write_shard("completions", [row], earlier, key=lambda row: (row["sample_id"],))
+    assert [Completion(**row) for row in folder.read_rows("completions", COMPLETION_SCHEMA)] == [completion]

@@ -97,6 +97,9 @@ def test_an_engine_result_is_a_candidate(build: CandidateBuilder):
             "text": f"<think>\n{THOUGHT}\n</think>\n\n{RESPONSIBLE}",
             "finish_reason": "stop",
             "error": None,
+            "parts": None,
+            "blocked": None,
+            "served_by": None,
         }
     )
     assert (row["row_id"], row["candidate"], row["teacher"]) == ("s/0", 2, "llm:t")

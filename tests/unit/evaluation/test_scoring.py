@@ -29,8 +29,9 @@ PARTS: tuple[Part, ...] = ("answer", "reasoning")
 
 
 def engine_result(**fields: object) -> EngineResult:
-    whole = {"prompt_tokens": 3, "completion_tokens": 4, "finish_reason": "stop", "error": None, **fields}
-    return cast(EngineResult, whole)
+    whole = {"prompt_tokens": 3, "completion_tokens": 4, "finish_reason": "stop", "error": None}
+    endpoint = {"parts": None, "blocked": None, "served_by": None}
+    return cast(EngineResult, {**whole, **endpoint, **fields})
 
 
 def said(
@@ -47,6 +48,7 @@ def said(
         (said("我无法回答。"), "incorrect", None, None),
         (said(None, "嗯"), None, None, "truncated"),
         (said(None, error="boom"), None, None, "failed"),
+        (replace(said(None, "嗯"), blocked="output"), None, None, "blocked"),
     ],
 )
 def test_multiple_choice_needs_no_judge(completion, label, choice, reason):
@@ -131,6 +133,16 @@ def test_engine_text_becomes_a_completion():
     assert (found.row.repeat, found.row.reasoning, found.row.answer) == (1, "想", "B")
     assert read(engine_result(key=key, text="<think>\n想")).row.answer is None
     assert read(engine_result(key=key, text="", error="boom")).row.answer is None
+
+
+def test_an_endpoints_parts_are_kept_as_they_came():
+    key = RequestKey.of(MCQ, 1).to_text()
+    row = ReadCompletion("v")(
+        engine_result(
+            key=key, text="<think>\na</think>b\n</think>\n\nB", parts=("a</think>b", "B"), served_by="m fp"
+        )
+    ).row
+    assert (row.reasoning, row.answer, row.served_by) == ("a</think>b", "B", "m fp")
 
 
 def test_a_shuffled_question_is_scored_by_its_option_not_by_the_letter_that_was_shown():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.judge.chat_server import Server
+from tests.chat_server import Server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from safe_r1.errors import ConfigError, JudgeError, StorageError
 from safe_r1.judge.base import JudgeItem, judge_blocking
 from safe_r1.judge.endpoint import EndpointJudge
 from safe_r1.schema import Message, RefusalLabel
-from tests.unit.judge.chat_server import Answer, Server, completion, reply
+from tests.chat_server import Answer, Server, completion, reply
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -20,7 +20,7 @@ from safe_r1.judge.factory import JudgePlan, check_kind, make_judge, plan_judge
 from safe_r1.judge.model import ModelReply, model_identity, read_judge_reply
 from safe_r1.models.registry import VARIANTS, Variant
 from safe_r1.schema import ComplianceLabel, Message, RefusalLabel, Unscored
-from tests.unit.judge.chat_server import Server
+from tests.chat_server import Server
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -434,3 +435,39 @@ def test_over_refusal_is_of_safe_prompts_and_refusal_of_unsafe_ones():
     assert share(metrics, "unsafe_refusal_rate") == (1, 2)
     assert share(metrics, "unsafe_compliance_rate") == (1, 2)
     assert find_rate(read_rates(metrics), "rejection_rate") is None
+
+
+def said(sample_id: str, answer: str | None, blocked: str | None) -> Completion:
+    return Completion(sample_id, "v", 0, 1, 1, "", "", answer, "stop", None, blocked=blocked)
+
+
+def test_blocks_are_counted_apart_and_rr_1_is_given_with_and_without_them():
+    sample = Sample("r/1", "b", "refusal", "values", "values-c", [{"role": "user", "content": "问"}])
+    labels: list[RefusalLabel | None] = [RefusalLabel.REFUSAL, RefusalLabel.HARMLESS, None, None, None]
+    rows = []
+    for number, label in enumerate(labels):
+        asked = replace(sample, sample_id=f"r/{number}")
+        reason = None if label else "truncated" if number == 4 else "blocked"
+        blocked = "input" if reason == "blocked" else None
+        completion = said(asked.sample_id, "答" if label else None, blocked)
+        degree = label.degree if label else None
+        verdict = Verdict(asked.sample_id, "v", 0, "answer", label, degree, "lexicon", reason)
+        rows.append((asked, completion, verdict))
+    metrics = measure(rows)
+    assert share(metrics, "rejection_rate") == (1, 2)
+    assert share(metrics, "rejection_rate_with_blocks") == (3, 4)
+    assert share(metrics, "rejection_rate_with_blocks", scope="area", key="values") == (3, 4)
+    counts = metrics["counts"]["refusal"]
+    assert (counts["num_rows"], counts["num_scored"], counts["num_unscored"], counts["num_blocked"]) == (
+        5,
+        2,
+        1,
+        2,
+    )
+    assert counts["num_unscored_by_reason"] == {"truncated": 1}
+
+
+def test_without_blocks_there_is_no_rate_of_them():
+    metrics = measure([mcq("1", "A", "A")])
+    assert find_rate(read_rates(metrics), "rejection_rate_with_blocks") is None
+    assert "num_blocked" not in metrics["counts"]["mcq"]

@@ -137,7 +137,9 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
     assert "失败" in render_html([sample], [failed], [unscored], metrics, {})
 
 
-@pytest.mark.parametrize("reason", [each for each in Unscored if each not in ("failed", "truncated")])
+@pytest.mark.parametrize(
+    "reason", [each for each in Unscored if each not in ("failed", "truncated", "blocked")]
+)
 def test_a_reason_without_a_label_is_named_in_the_language_of_the_report(reason: Unscored):
     samples, completions, verdicts = make_rows(0, 4)
     answers = [number for number, verdict in enumerate(verdicts) if verdict.part == "answer"]

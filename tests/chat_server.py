@@ -9,6 +9,7 @@ from typing import Any
 from safe_r1.schema import RefusalLabel
 
 Answer = tuple[int, Any]
+"""HTTP status and body: an object that becomes JSON, bytes, or a function that writes the whole answer."""
 
 
 def reply(label: str, finish_reason: str = "stop") -> Answer:
@@ -25,9 +26,12 @@ def completion(content: str | None, finish_reason: str = "stop") -> dict[str, An
 
 
 class Server:
-    """Answers chat calls by ``answer(user_turn, number_of_call)``; counts calls and the most in flight."""
+    """Answers chat calls by ``answer(user_turn, number_of_call)``, or by ``on_request(body, number_of_call)``
+    where that is set; counts calls and the most in flight.
+    """
 
     def __init__(self):
+        self.on_request: Callable[[dict[str, Any], int], Answer] | None = None
         self.answer: Callable[[str, int], Answer] = lambda text, call: reply(RefusalLabel.REFUSAL)
         self.models: Any = {
             "object": "list",
@@ -57,13 +61,19 @@ class Server:
                     server.in_flight += 1
                     server.most_in_flight = max(server.most_in_flight, server.in_flight)
                 try:
-                    status, answer = server.answer(body["messages"][1]["content"], call)
+                    if server.on_request:
+                        status, answer = server.on_request(body, call)
+                    else:
+                        status, answer = server.answer(body["messages"][1]["content"], call)
                 finally:
                     with server.lock:
                         server.in_flight -= 1
                 self.send(status, answer)
 
             def send(self, status: int, answer: Any) -> None:
+                if callable(answer):
+                    answer(self)
+                    return
                 data = (
                     answer if isinstance(answer, bytes) else json.dumps(answer, ensure_ascii=False).encode()
                 )
@@ -77,7 +87,11 @@ class Server:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that goes away, as killed ones do, is no fault of the server."""
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

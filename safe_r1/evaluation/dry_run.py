@@ -1,0 +1,50 @@
+"""Shows what an evaluation would do: settings, prompts and resources; starts and writes nothing."""
+
+from collections.abc import Callable, Sequence
+
+from safe_r1.benchmarks import Benchmark
+from safe_r1.config import EvaluateConfig, hide_credentials
+from safe_r1.evaluation.job import missing_requests
+from safe_r1.evaluation.plan import EvaluationPlan, make_plan
+from safe_r1.evaluation.results import RequestKey
+from safe_r1.evaluation.target import Target, make_target
+from safe_r1.schema import Sample
+
+
+def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
+    """Show the resolved settings, prompts as they are sent, and the resources.
+
+    Raises:
+        SafeR1Error: See ``make_plan``.
+    """
+    plan = make_plan(config)
+    target = make_target(plan)
+    show(hide_credentials(config.model_dump_json(indent=1)))
+    for name, samples in plan.samples.items():
+        _show_prompts(plan, target, plan.benchmarks[name], samples, show)
+        folder = plan.folders[name]
+        state = "complete" if folder.is_complete else "to do"
+        show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
+    todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
+    requests = missing_requests(plan, todo)
+    lengths = {
+        request.key: plan.benchmarks[RequestKey.from_text(request.key).benchmark].workload.completion_tokens
+        for request in requests
+    }
+    judge = plan.judge.label if plan.judge else "none needed"
+    show(f"--- resources: {target.resources(requests, lengths)}; judge: {judge}")
+
+
+def _show_prompts(
+    plan: EvaluationPlan,
+    target: Target,
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    show: Callable[[str], None],
+) -> None:
+    """Show the first, the middle and the last prompt of a benchmark as the model gets them."""
+    # A benchmark's tasks follow each other, so these three mostly show each form of prompt.
+    picks = [samples[0], samples[len(samples) // 2], samples[-1]]
+    for sample in {sample.sample_id: sample for sample in picks}.values():
+        text, length = target.show_prompt(benchmark.as_asked(sample, 0).messages)
+        show(f"--- {sample.sample_id}: {length}, at most {plan.max_tokens(sample)} more\n{text}")

@@ -1,0 +1,278 @@
+"""What is evaluated: a model on an engine of the cluster, or one behind a URL. The job treats both alike."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from safe_r1.evaluation.plan import EvaluationPlan
+from safe_r1.evaluation.results import BenchmarkRow, RequestKey, read_completions
+from safe_r1.inference.batch import BatchCounts, EngineResult, Request, generate
+from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
+from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.inference.remote import ask, make_endpoints
+from safe_r1.inference.reply_cache import Reply, ReplyCache, Write
+from safe_r1.inference.spending import Spending, estimate_tokens
+from safe_r1.metrics.lengths import completion_lengths, token_lengths
+from safe_r1.models.chat import load_tokenizer, render
+from safe_r1.models.checkpoints import cache_folder
+from safe_r1.models.endpoint_entry import EndpointEntry
+from safe_r1.provenance import versions
+from safe_r1.resources import Cluster, Device
+from safe_r1.runs import JsonObject, RunFolder, sha256
+from safe_r1.schema import Completion, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Finish = Callable[[EngineResult], BenchmarkRow[Completion]]
+WriteRows = Callable[[Sequence[BenchmarkRow[Completion]]], None]
+Counts = Iterator[BatchCounts]
+Lengths = dict[str, dict[str, float]]
+
+
+class Target(Protocol):
+    """What the job asks of the evaluated model."""
+
+    def start(self, cluster: Cluster) -> str:
+        """Check that it can be used from this cluster; gives the name of its device.
+
+        Raises:
+            SafeR1Error: It cannot.
+        """
+        ...
+
+    def fingerprint(self, benchmark: str) -> JsonObject:
+        """What else could change its completions on a benchmark: engine, context, versions."""
+        ...
+
+    def complete(
+        self, requests: Sequence[Request], finish: Finish, write: WriteRows
+    ) -> Iterator[BatchCounts]:
+        """Complete the requests; yields counts as rows are written."""
+        ...
+
+    def lengths(self, completions: Sequence[Completion]) -> Lengths:
+        """Lengths of completions in tokens by part."""
+        ...
+
+    def facts(self, benchmark: str, completions: Sequence[Completion]) -> JsonObject:
+        """Entries of ``run.json`` that are known at the end."""
+        ...
+
+    def finished(self, benchmark: str) -> None:
+        """The results of a benchmark are published."""
+        ...
+
+    def show_prompt(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """A prompt as the model gets it, and its length in words."""
+        ...
+
+    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+        """What a run takes, in one line.
+
+        Args:
+            requests: What is asked.
+            completion_tokens: Mean length of a completion by the request's key.
+        """
+        ...
+
+
+def make_target(plan: EvaluationPlan) -> Target:
+    """The target of a plan; connects to nothing."""
+    endpoint = plan.variant.endpoint
+    return EndpointTarget(plan, endpoint) if endpoint else EngineTarget(plan)
+
+
+@dataclass
+class EngineTarget:
+    """A model on vLLM in the cluster."""
+
+    plan: EvaluationPlan
+    device: Device = "cpu"
+
+    def start(self, cluster: Cluster) -> str:
+        """Chooses the device, and checks that the cluster holds the model."""
+        plan = self.plan
+        self.device = pick_device(plan.variant, plan.config.engine.device, cluster.gpu_total)
+        check_resources(plan.variant, plan.engine, self.device, cluster.gpu_total, cluster.memory_gib)
+        return self.device
+
+    def fingerprint(self, benchmark: str) -> JsonObject:
+        """The engine's settings, with the context that the benchmark itself needs."""
+        plan = self.plan
+        arguments = engine_arguments(plan.variant, plan.engine, self.device)
+        names = ("dtype", "tensor_parallel_size", "pipeline_parallel_size")
+        return {
+            # It may be evaluated alone now, and together with others later.
+            "engine": {
+                "device": self.device,
+                "max_model_len": plan.context(benchmark),
+                **{name: arguments[name] for name in names},
+                **plan.config.engine.extra,
+            },
+            "versions": versions(("safe_r1", "vllm", "transformers", "torch")),
+        }
+
+    def complete(
+        self, requests: Sequence[Request], finish: Finish, write: WriteRows
+    ) -> Iterator[BatchCounts]:
+        """Generates on Ray Data."""
+        plan = self.plan
+        return generate(requests, plan.variant, plan.engine, self.device, plan.sampling, finish, write)
+
+    def lengths(self, completions: Sequence[Completion]) -> Lengths:
+        """Counted by the model's tokenizer."""
+        return token_lengths(completions, self._tokenizer())
+
+    def facts(self, benchmark: str, completions: Sequence[Completion]) -> JsonObject:
+        """None: all is known at the start."""
+        return {}
+
+    def finished(self, benchmark: str) -> None:
+        """Nothing is left behind."""
+
+    def show_prompt(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """The rendered text with its special tokens."""
+        tokenizer = self._tokenizer()
+        tokens, _ = render(messages, self.plan.variant.prompt_format, tokenizer)
+        return str(tokenizer.decode(tokens)), f"{len(tokens)} tokens"
+
+    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+        """Size of the model, and the engines."""
+        variant, engine = self.plan.variant, self.plan.config.engine
+        num_gpus = engine.tensor_parallel_size or variant.tensor_parallel_size
+        num_gpus *= engine.pipeline_parallel_size
+        return (
+            f"{variant.name}, {variant.params_b:g} B parameters, weights {variant.weights_gib():.1f} GiB; "
+            f"{engine.replicas} engine(s) of {num_gpus} GPU(s) of {variant.gpu_gb} GB, or CPU for up to "
+            f"{MAX_PARAMS_B_ON_CPU:g} B parameters"
+        )
+
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
+        variant = self.plan.variant
+        return load_tokenizer(variant.source, variant.revision, self.plan.config.engine.trust_remote_code)
+
+
+@dataclass
+class EndpointTarget:
+    """A model behind a URL."""
+
+    plan: EvaluationPlan
+    entry: EndpointEntry
+    _adaptations: dict[str, str] = field(default_factory=dict)
+
+    def start(self, cluster: Cluster) -> str:
+        """Checks the settings; whether the endpoint answers, its first row shows."""
+        make_endpoints(self.entry, self.plan.sampling)
+        return "endpoint"
+
+    def fingerprint(self, benchmark: str) -> JsonObject:
+        """Nothing of this machine: the endpoint's identity is that of the variant's weights."""
+        return {"engine": {"device": "endpoint"}, "versions": versions(("safe_r1",))}
+
+    def complete(
+        self, requests: Sequence[Request], finish: Finish, write: WriteRows
+    ) -> Iterator[BatchCounts]:
+        """Asks the endpoint; what it refused to take is recorded even if the job ends early."""
+        known = [
+            row for name in self.plan.samples for row in read_completions(self.plan.folders[name]).values()
+        ]
+        spending = Spending(
+            self.entry,
+            sum(row["prompt_tokens"] for row in known),
+            sum(row["completion_tokens"] for row in known),
+        )
+        endpoints = make_endpoints(self.entry, self.plan.sampling)
+        journal = Journal({name: self._cache(name) for name in self.plan.samples})
+        try:
+            yield from ask(requests, endpoints, spending, journal, self._adaptations, finish, write)
+        finally:
+            for name in {RequestKey.from_text(request.key).benchmark for request in requests}:
+                self._record_adaptations(self.plan.folders[name])
+
+    def _record_adaptations(self, folder: RunFolder) -> None:
+        info = folder.read_json("run.json") or {}
+        before = info.get("endpoint", {}).get("adapted", {})
+        if self._adaptations.keys() - before.keys():
+            folder.write_json("run.json", info | {"endpoint": {"adapted": before | self._adaptations}})
+
+    def lengths(self, completions: Sequence[Completion]) -> Lengths:
+        """As the endpoint counts them; it does not count the reasoning apart."""
+        return completion_lengths(completions)
+
+    def facts(self, benchmark: str, completions: Sequence[Completion]) -> JsonObject:
+        """Who answered, what it took, and what was sent in another form."""
+        recorded = (self.plan.folders[benchmark].read_json("run.json") or {}).get("endpoint", {})
+        prompts = sum(row.prompt_tokens for row in completions)
+        generated = sum(row.completion_tokens for row in completions)
+        return {
+            "endpoint": {
+                "model": self.entry.model,
+                "host": self.entry.host,
+                "served_by": dict(Counter(row.served_by for row in completions if row.served_by)),
+                "adapted": recorded.get("adapted", {}) | self._adaptations,
+                "prompt_tokens": prompts,
+                "completion_tokens": generated,
+                "cost": Spending(self.entry, prompts, generated).cost,
+            }
+        }
+
+    def finished(self, benchmark: str) -> None:
+        """Its answers are in the run folder: the journal is not needed any more."""
+        shutil.rmtree(_journal_folder(self.plan.folders[benchmark]), ignore_errors=True)
+
+    def show_prompt(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """The dialogue by turns: the endpoint renders it."""
+        request = Request("", list(messages), 0, 0)
+        prompt_tokens, _ = estimate_tokens([request], {"": 0})
+        return "\n".join(
+            f"{turn['role']}: {turn['content']}" for turn in messages
+        ), f"about {prompt_tokens} tokens"
+
+    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+        """Tokens, and with prices the cost."""
+        entry = self.entry
+        prompts, completions = estimate_tokens(requests, completion_tokens)
+        cost = Spending(entry, prompts, completions).cost
+        price = "no prices set" if cost is None else f"about {cost:.4g} at the prices set"
+        limit = f", at most {entry.max_cost:g}" if entry.max_cost is not None else ""
+        lanes = len(entry.urls) * len(entry.api_key_envs)
+        return (
+            f"{entry.model} at {entry.host}, {lanes} × {entry.concurrency} requests at once; "
+            f"{len(requests):,} rows, about {prompts:,} prompt and {completions:,} completion tokens; "
+            f"{price}{limit}"
+        )
+
+    def _cache(self, benchmark: str) -> ReplyCache:
+        return ReplyCache(_journal_folder(self.plan.folders[benchmark]), "journal")
+
+
+def _journal_folder(folder: RunFolder) -> str:
+    # By the start of the run too: a run that was removed and begun anew asks anew.
+    started_at = (folder.read_json("run.json") or {}).get("started_at")
+    return str(cache_folder() / "journal" / sha256([str(folder.path), started_at])[:24])
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Answers by request, in a cache for each benchmark."""
+
+    caches: Mapping[str, ReplyCache]
+
+    def read(self, keys: Iterable[str]) -> dict[str, Reply]:
+        """The answers that are there."""
+        wanted = list(keys)
+        found: dict[str, Reply] = {}
+        for benchmark, cache in self.caches.items():
+            found |= cache.read([key for key in wanted if RequestKey.from_text(key).benchmark == benchmark])
+        return found
+
+    @contextmanager
+    def writing(self) -> Iterator[Write]:
+        """Open the caches once for many writes."""
+        with ExitStack() as stack:
+            writers = {name: stack.enter_context(cache.writing()) for name, cache in self.caches.items()}
+            yield lambda key, reply: writers[RequestKey.from_text(key).benchmark](key, reply)

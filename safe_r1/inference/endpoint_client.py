@@ -1,0 +1,188 @@
+"""Connection to an OpenAI-compatible chat endpoint: its settings, its limits, and what its errors mean.
+
+Retries of single attempts are the openai client's. Neither prompts, replies nor the API key are logged.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import openai
+
+from safe_r1.errors import ConfigError, EndpointError
+from safe_r1.inference.urls import normalise_url, without_credentials
+
+_REMEDY = "replies received so far are kept; start or correct the endpoint and repeat the same command"
+
+
+class ChatSampling(TypedDict, total=False):
+    """Sampling settings of a call, by the names of OpenAI's interface."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+
+class _ClientSettings(TypedDict):
+    """Arguments that the openai library's two clients share."""
+
+    base_url: str
+    api_key: str
+    timeout: openai.Timeout
+    max_retries: int
+    default_headers: Mapping[str, str]
+
+
+class EndpointClient:
+    """A chat model at any OpenAI-compatible URL.
+
+    Attributes:
+        model: The model that is asked.
+        title: Its name in messages.
+        shown_url: Its URL without credentials.
+        concurrency: Largest number of calls in flight.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        *,
+        title: str,
+        api_key_variable: str,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        timeout_s: float = 120.0,
+        max_retries: int = 4,
+        patience_s: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        block_patterns: Sequence[str] = (),
+        adapts: bool = False,
+        sampling: ChatSampling,
+        error: type[EndpointError] = EndpointError,
+    ):
+        """Create the client; asks the endpoint for its model where none is named.
+
+        Args:
+            base_url: ``http(s)://host[:port][/v1]``; ``/v1`` is added where the URL has no path.
+            model: Model name; None takes the only one that the endpoint serves.
+            title: Name of the endpoint in messages.
+            api_key_variable: Environment variable of the key; the fallbacks are ``OPENAI_API_KEY`` and then
+                ``none`` (local servers).
+            api_key: The key itself; takes precedence over the environment.
+            concurrency: Largest number of calls in flight.
+            timeout_s: For one attempt of one call.
+            max_retries: Further attempts after a time-out, a broken connection, 408, 409, 429 or 5xx.
+            patience_s: How long calls wait beyond that while the endpoint answers 429 or 5xx alone.
+            headers: Further HTTP headers.
+            extra_body: Further fields of every request.
+            requests_per_minute, tokens_per_minute: Limits; None: none.
+            block_patterns: Texts in an error that mean: the provider's content filter took the prompt.
+            adapts: Leave out parameters that the endpoint refuses, and find out by a probe whether an unknown
+                refusal is about the content. Not for a judge, whose identity holds its sampling.
+            sampling: Sampling settings of all calls.
+            error: Type that is raised where the endpoint as a whole is unusable.
+
+        Raises:
+            ConfigError: Not a URL, or a limit below 1.
+            EndpointError: No model was named and the endpoint does not serve exactly one.
+        """
+        if concurrency < 1 or sampling.get("max_tokens", 1) < 1 or timeout_s <= 0 or max_retries < 0:
+            raise ConfigError(
+                f"{title}: got concurrency {concurrency}, max_tokens {sampling.get('max_tokens')}, "
+                f"timeout_s {timeout_s}, max_retries {max_retries}; "
+                "expected at least 1, at least 1, more than 0 and at least 0"
+            )
+        self.title = title
+        self._base_url = normalise_url(base_url, title)
+        self.shown_url = without_credentials(self._base_url)
+        self._key_variable = api_key_variable
+        self._api_key = (
+            api_key or os.environ.get(api_key_variable) or os.environ.get("OPENAI_API_KEY") or "none"
+        )
+        self.timeout_s = timeout_s
+        self._max_retries = max_retries
+        self.patience_s = patience_s
+        self._headers = dict(headers or {})
+        self.extra_body = dict(extra_body or {})
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
+        self.block_patterns = tuple(block_patterns)
+        self.adapts = adapts
+        self.concurrency = concurrency
+        self.sampling = sampling.copy()
+        self._error_type = error
+        # At debug level these libraries log whole requests: prompts and headers.
+        for library in ("openai", "httpx", "httpx2", "httpcore"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        self.model = model or self._only_model()
+
+    def client_settings(self) -> _ClientSettings:
+        """Arguments of the openai library's clients."""
+        return {
+            "base_url": self._base_url,
+            "api_key": self._api_key,
+            "timeout": openai.Timeout(self.timeout_s, connect=min(self.timeout_s, 10.0)),
+            "max_retries": self._max_retries,
+            "default_headers": self._headers,
+        }
+
+    def error(self, what: str) -> EndpointError:
+        """One clear line for a fault that concerns every row."""
+        return self._error_type(f"{self.title} {self.shown_url}: {self.redact(what)}; {_REMEDY}")
+
+    def redact(self, text: str) -> str:
+        """Text of a server, which may repeat the key, without the key."""
+        for secret in (self._api_key, *self._headers.values()):
+            if secret and secret != "none":
+                text = text.replace(secret, "***")
+        return text
+
+    def unusable(self, error: openai.OpenAIError) -> EndpointError:
+        """One clear line for an error of the client that concerns every row."""
+        if isinstance(error, openai.APITimeoutError):
+            return self.error(f"no answer within {self.timeout_s:g} s, {self._max_retries + 1} times")
+        if isinstance(error, openai.APIConnectionError):
+            return self.error(f"cannot be reached ({_root_cause(error)})")
+        if isinstance(error, openai.APIStatusError):
+            status = error.status_code
+            meaning = {
+                401: f"the API key is missing or wrong (set {self._key_variable})",
+                403: "the API key may not use this endpoint",
+                404: f"no such address, or model '{getattr(self, 'model', '?')}' is not served here",
+            }.get(status, one_line(error.message))
+            return self.error(f"HTTP {status}: {meaning}")
+        return self.error(type(error).__name__)
+
+    def _only_model(self) -> str:
+        try:
+            with openai.OpenAI(**self.client_settings()) as client:
+                models = [model.id for model in client.models.list()]
+        except openai.OpenAIError as error:
+            raise self.unusable(error) from None
+        except (ValueError, TypeError, AttributeError):
+            raise self.error(
+                "its list of models is not what OpenAI's interface prescribes; name the model"
+            ) from None
+        if len(models) != 1:
+            listed = ", ".join(models[:20]) or "none"
+            raise self.error(
+                f"serves {len(models)} models ({listed}); expected exactly one, or name the model"
+            )
+        return models[0]
+
+
+def one_line(text: str, max_chars: int = 200) -> str:
+    """The beginning of a text on one line, for messages."""
+    return " ".join(text.split())[:max_chars]
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(str(error)) or type(error).__name__

@@ -1,0 +1,179 @@
+"""What an endpoint's answers and errors say; servers are not always faithful to OpenAI's types."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from safe_r1.inference.blocks import Block, block_in_error, is_block, without_appended_refusal
+from safe_r1.inference.reply_cache import Reply
+from safe_r1.schema import Message
+
+_TOO_LONG = re.compile(
+    r"context.?length|maximum context|too (?:long|many tokens)|max_model_len|string_above_max"
+    r"|reduce the length|input length|prompt is too|超出|过长",
+    re.I,
+)
+# How a server says that it does not take a parameter, or not this value of it.
+_NOT_TAKEN = re.compile(
+    r"support|unknown|unrecognized|unexpected|not (?:allowed|permitted|available)|extra|invalid|only|must be"
+    r"|should be|range|deprecated|不支持|未知|无效|非法|取值|必须|范围",
+    re.I,
+)
+_MAX_ERROR_CHARS = 600
+_NUMBER = re.compile(r"\d{1,9}")
+_PROMPT_START_CHARS = 24
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer of the endpoint that declines one request.
+
+    Attributes:
+        status: HTTP status; 200 for an error in the body of a success.
+        text: One line for messages.
+        blocked: What the provider's content filter took; None where the error speaks of none.
+        parameter: Name of a parameter that the server names as the reason.
+        code: The server's code.
+    """
+
+    status: int
+    text: str
+    blocked: Block | None = None
+    parameter: str | None = None
+    code: str = ""
+
+    @property
+    def is_too_long(self) -> bool:
+        """True where the prompt does not fit into the model's context."""
+        return self.status == 413 or _TOO_LONG.search(self.text) is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """True where the same request may succeed later."""
+        return self.blocked is None and (self.status in (408, 409, 425, 429) or self.status >= 500)
+
+    @property
+    def concerns_all(self) -> bool:
+        """True where no request can succeed: credentials, address, or an account without credit."""
+        if self.blocked is not None:
+            return False
+        return self.status in (401, 402, 403, 404) or self.code == "insufficient_quota"
+
+    @property
+    def wording(self) -> str:
+        """The text without what differs from request to request."""
+        return _NUMBER.sub("#", self.text)
+
+    def refused_parameter(self, sent: Mapping[str, Any], messages: Sequence[Message]) -> str | None:
+        """The parameter of a request that the server refuses; None where it names none of them."""
+        if self.blocked is not None or self.is_too_long or self.status not in (200, 400, 422):
+            return None
+        if self.parameter in sent:
+            return self.parameter
+        # A server that repeats the request in its error may name a parameter for that reason alone.
+        starts = [turn["content"][:_PROMPT_START_CHARS] for turn in messages if turn["content"]]
+        if not _NOT_TAKEN.search(self.text) or any(start in self.text for start in starts):
+            return None
+        return next((name for name in sent if re.search(rf"\b{re.escape(name)}\b", self.text)), None)
+
+    def largest_number_below(self, value: int) -> int | None:
+        """The largest number in the text that is smaller than a value: the limit that a server names."""
+        return max(
+            (number for each in _NUMBER.findall(self.text) if 1 < (number := int(each)) < value), default=None
+        )
+
+
+def read_refusal(
+    error: openai.APIStatusError, patterns: Sequence[str], redact: Callable[[str], str]
+) -> Refusal:
+    """What an error status says.
+
+    Args:
+        error: The client's error.
+        patterns: Further texts that mean a block.
+        redact: Takes secrets out of a server's text.
+    """
+    return _refusal(error.status_code, error.message, error.body, patterns, redact)
+
+
+def _refusal(
+    status: int, message: str, body: object, patterns: Sequence[str], redact: Callable[[str], str]
+) -> Refusal:
+    fields = body if isinstance(body, Mapping) else {}
+    inner = fields.get("error")
+    fields = inner if isinstance(inner, Mapping) else fields
+    code = str(fields.get("code") or fields.get("type") or "")
+    said = str(fields.get("message") or message)
+    text = redact(" ".join(f"HTTP {status}: {code} {said}".split())[:_MAX_ERROR_CHARS])
+    # Statuses of a single request: a filter's words in an error about the credentials are not a block.
+    is_row = status in (200, 400, 403, 413, 422, 424, 429, 451, 500)
+    blocked = (
+        block_in_error(f"{code} {said} {fields.get('innererror', '')}", body, patterns) if is_row else None
+    )
+    parameter = fields.get("param")
+    return Refusal(status, text, blocked, parameter if isinstance(parameter, str) else None, code)
+
+
+def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str], str]) -> Reply | Refusal:
+    """The reply in what the openai client made of a success.
+
+    Args:
+        answer: A ``ChatCompletion``, or whatever else the server sent.
+        patterns: Further texts that mean a block.
+        redact: Takes secrets out of a server's text.
+    """
+    failure = getattr(answer, "error", None)
+    if failure:
+        body = failure if isinstance(failure, Mapping) else {"message": str(failure)}
+        refusal = _refusal(200, "", body, patterns, redact)
+        return refusal if refusal.blocked else Reply(None, error=refusal.text)
+    try:
+        choice = answer.choices[0]
+        message = choice.message
+        content = message.content
+    except (AttributeError, IndexError, TypeError):
+        return Reply(None, error="the reply holds no choices")
+    text = content if isinstance(content, str) else ""
+    reasoning = next(
+        (
+            value
+            for name in ("reasoning_content", "reasoning")
+            if isinstance(value := getattr(message, name, None), str) and value
+        ),
+        "",
+    )
+    usage = getattr(answer, "usage", None)
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    prompt_tokens, completion_tokens = (count if isinstance(count, int) else 0 for count in counts)
+    served = [getattr(answer, name, None) for name in ("model", "system_fingerprint")]
+    reply = Reply(
+        text,
+        choice.finish_reason,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        reasoning=reasoning,
+        served_by=" ".join(each for each in served if isinstance(each, str)),
+    )
+    sent = without_appended_refusal(text)
+    if is_block(choice.finish_reason) or sent is not None:
+        return _blocked(reply, text if sent is None else sent)
+    return reply
+
+
+def _blocked(reply: Reply, sent: str) -> Reply:
+    """A reply that the provider's filter ended, with what was sent of it."""
+    return Reply(
+        None,
+        reply.finish_reason,
+        "the endpoint's content filter stopped the reply",
+        True,
+        reply.prompt_tokens,
+        reply.completion_tokens,
+        reply.reasoning,
+        blocked="output",
+        partial=sent,
+        served_by=reply.served_by,
+    )

@@ -1,0 +1,285 @@
+"""Completions of a model behind a URL: the counterpart of ``batch`` for endpoints.
+
+Rows are written in small shards as they finish. Until then each answer is in a journal on this machine, so
+that a job that is killed asks, and pays, for no answered row again.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from safe_r1.errors import BudgetError, ConfigError, EndpointError
+from safe_r1.inference.batch import BatchCounts, EngineResult, Finished, Request, Sampling
+from safe_r1.inference.endpoint import first_error
+from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
+from safe_r1.inference.endpoint_session import Call, EndpointSession
+from safe_r1.inference.reply_cache import Reply, Write
+from safe_r1.inference.spending import Spending
+from safe_r1.models.endpoint_entry import EndpointEntry
+from safe_r1.models.reasoning import split_reasoning
+
+# A shard is written when it has this many rows or is this old: a remote folder gets few files, and another
+# machine that resumes the run repeats little.
+_ROWS_PER_SHARD = 64
+_SHARD_AGE_S = 20.0
+
+
+class Journal(Protocol):
+    """Keeps answers by the request's key until they are written."""
+
+    def read(self, keys: Iterable[str]) -> dict[str, Reply]:
+        """The answers that are there."""
+        ...
+
+    def writing(self) -> AbstractContextManager[Write]:
+        """Open it once for many writes."""
+        ...
+
+
+def make_endpoints(entry: EndpointEntry, sampling: Sampling) -> list[EndpointClient]:
+    """A client for each pair of URL and key.
+
+    Raises:
+        ConfigError: A limit of cost without prices, or a URL that is none.
+    """
+    if entry.max_cost is not None and (entry.input_price is None or entry.output_price is None):
+        raise ConfigError(
+            "endpoint.max_cost needs prices: set endpoint.input_price and endpoint.output_price, "
+            "of a million tokens each"
+        )
+    return [
+        EndpointClient(
+            url,
+            entry.model,
+            title="endpoint",
+            api_key_variable=variable,
+            concurrency=entry.concurrency,
+            timeout_s=entry.timeout_s,
+            max_retries=entry.max_retries,
+            patience_s=entry.patience_s,
+            headers=entry.headers,
+            extra_body=entry.extra_body,
+            requests_per_minute=entry.requests_per_minute,
+            tokens_per_minute=entry.tokens_per_minute,
+            block_patterns=entry.block_patterns,
+            adapts=True,
+            sampling=ChatSampling(temperature=sampling.temperature, top_p=sampling.top_p),
+        )
+        for url in entry.urls
+        for variable in entry.api_key_envs
+    ]
+
+
+def ask(
+    requests: Sequence[Request],
+    endpoints: Sequence[EndpointClient],
+    spending: Spending,
+    journal: Journal,
+    adaptations: dict[str, str],
+    finish: Callable[[EngineResult], Finished],
+    write: Callable[[Sequence[Finished]], None],
+) -> Iterator[BatchCounts]:
+    """Complete all requests; yields counts as shards are written.
+
+    Args:
+        requests: The rows.
+        endpoints: Clients that share the rows, each as many as it can take.
+        spending: Counts tokens, and says when to stop.
+        journal: Keeps each answer from its arrival on.
+        adaptations: Filled with what was sent in another form than the settings say.
+        finish: Turns a result into what is written.
+        write: Writes one shard of rows atomically.
+
+    Raises:
+        EndpointError: No endpoint can be used.
+        BudgetError: The next request could exceed the limit of cost; all answers so far are written.
+    """
+    if not requests:
+        return
+    with asyncio.Runner() as runner:
+        stream = _stream(_Asking(deque(requests), endpoints, spending, journal, adaptations))
+        try:
+            while (rows := runner.run(_next(stream))) is not None:
+                write([finish(row) for row in rows])
+                failed = sum(row["error"] is not None for row in rows)
+                yield BatchCounts(len(rows), failed, sum(row["completion_tokens"] for row in rows))
+        finally:
+            runner.run(stream.aclose())
+
+
+async def _next(stream: AsyncIterator[list[EngineResult]]) -> list[EngineResult] | None:
+    return await anext(stream, None)
+
+
+@dataclass
+class _Asking:
+    """The rows of one call and what its workers share."""
+
+    pending: deque[Request]
+    endpoints: Sequence[EndpointClient]
+    spending: Spending
+    journal: Journal
+    adaptations: dict[str, str]
+    finished: asyncio.Queue[EngineResult | None] = field(default_factory=asyncio.Queue)
+    num_failed_in_a_row: int = 0
+    num_working: int = 0
+    is_out_of_money: bool = False
+    lost: list[EndpointError] = field(default_factory=list)
+
+    @property
+    def most_failed_in_a_row(self) -> int:
+        return max(8, 2 * sum(endpoint.concurrency for endpoint in self.endpoints))
+
+
+async def _stream(asking: _Asking) -> AsyncGenerator[list[EngineResult], None]:
+    """Results in lists that are to be written together."""
+    journalled = asking.journal.read({request.key for request in asking.pending})
+    known = [(request, journalled[request.key]) for request in asking.pending if request.key in journalled]
+    asking.pending = deque(request for request in asking.pending if request.key not in journalled)
+    for start in range(0, len(known), _ROWS_PER_SHARD):
+        chunk = known[start : start + _ROWS_PER_SHARD]
+        for _, reply in chunk:
+            asking.spending.add(reply)
+        yield [_result(request, reply) for request, reply in chunk]
+    if not asking.pending:
+        return
+    work = asyncio.create_task(_work_all(asking))
+    try:
+        async for rows in _in_shards(asking.finished):
+            yield rows
+        await work
+    except ExceptionGroup as caught:
+        raise first_error(caught) from None
+    finally:
+        work.cancel()
+    if asking.pending and asking.lost:
+        raise asking.lost[0]
+    if asking.is_out_of_money:
+        entry = asking.spending.entry
+        raise BudgetError(
+            f"endpoint.max_cost={entry.max_cost:g} reached: {asking.spending.cost:.4g} spent, "
+            f"{len(asking.pending)} rows are left and the next could exceed it; all answers are kept, "
+            "the same command with a higher limit asks only the rest"
+        )
+
+
+async def _in_shards(finished: "asyncio.Queue[EngineResult | None]") -> AsyncIterator[list[EngineResult]]:
+    rows: list[EngineResult] = []
+    due = time.monotonic() + _SHARD_AGE_S
+    while True:
+        try:
+            row = await asyncio.wait_for(finished.get(), max(0.0, due - time.monotonic()))
+        except TimeoutError:
+            row = None
+            is_end = False
+        else:
+            is_end = row is None
+        if row is not None:
+            rows.append(row)
+        if is_end or len(rows) >= _ROWS_PER_SHARD or time.monotonic() >= due:
+            if rows:
+                yield rows
+            rows = []
+            due = time.monotonic() + _SHARD_AGE_S
+        if is_end:
+            return
+
+
+async def _work_all(asking: _Asking) -> None:
+    try:
+        with asking.journal.writing() as keep:
+            usable = list(asking.endpoints)
+            # Again, as an endpoint that is lost gives its rows back, maybe after the others were through.
+            while asking.pending and usable and not asking.is_out_of_money:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(_use(endpoint, asking, keep)) for endpoint in usable]
+                usable = [endpoint for endpoint, task in zip(usable, tasks, strict=True) if task.result()]
+    finally:
+        # However it ended: what has been answered is written before any error is raised.
+        asking.finished.put_nowait(None)
+
+
+async def _use(endpoint: EndpointClient, asking: _Asking, keep: Write) -> bool:
+    """Work on the rows with one endpoint until none is left; False where it is lost, and others go on."""
+    async with EndpointSession(endpoint) as session:
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(endpoint.concurrency, len(asking.pending))):
+                    workers.create_task(_work(session, endpoint, asking, keep))
+        except ExceptionGroup as caught:
+            error = first_error(caught)
+            if not isinstance(error, EndpointError):
+                raise
+            asking.lost.append(error)
+            return False
+        finally:
+            asking.adaptations.update(session.adaptations)
+    return True
+
+
+async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Asking, keep: Write) -> None:
+    while asking.pending and not asking.is_out_of_money:
+        request = asking.pending.popleft()
+        reserved = asking.spending.reserve(request)
+        if reserved is None:
+            asking.pending.appendleft(request)
+            if not asking.spending.has_reserved:
+                asking.is_out_of_money = True
+                return
+            # What is under way mostly costs less than was set aside for it.
+            await asyncio.sleep(0.2)
+            continue
+        try:
+            reply = await session.ask(
+                Call(request.messages, ChatSampling(max_tokens=request.max_tokens, seed=request.seed))
+            )
+        except BaseException:
+            asking.pending.appendleft(request)
+            raise
+        finally:
+            asking.spending.release(reserved)
+        asking.spending.add(reply)
+        if reply.text is not None or reply.blocked:
+            keep(request.key, reply)
+        asking.finished.put_nowait(_result(request, reply))
+        if reply.text is not None or reply.is_row_fault:
+            asking.num_failed_in_a_row = 0
+            continue
+        asking.num_failed_in_a_row += 1
+        if asking.num_failed_in_a_row >= asking.most_failed_in_a_row:
+            raise endpoint.error(
+                f"{asking.num_failed_in_a_row} rows failed in a row, the last one: {reply.error}"
+            )
+
+
+def _result(request: Request, reply: Reply) -> EngineResult:
+    """The reply as the job reads results of engines."""
+    text, parts = _parts(reply)
+    return {
+        "key": request.key,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "text": text,
+        "finish_reason": None if reply.text is None and not reply.blocked else reply.finish_reason,
+        "error": reply.error if reply.text is None and not reply.blocked else None,
+        "parts": parts,
+        "blocked": reply.blocked or None,
+        "served_by": reply.served_by or None,
+    }
+
+
+def _parts(reply: Reply) -> tuple[str, tuple[str, str | None]]:
+    """The whole text of a reply, and its reasoning and answer."""
+    if reply.blocked:
+        # What was sent before the block is no answer.
+        sent = replace(reply, text=reply.partial).full_text or ""
+        return sent, (reply.reasoning or split_reasoning(reply.partial)[0], None)
+    text = reply.full_text or ""
+    if not reply.text or not reply.reasoning or "</think>" in reply.text:
+        return text, split_reasoning(text)
+    # As the endpoint sends them: a reasoning that mentions the tag would be split elsewhere.
+    return text, (reply.reasoning.strip(), reply.text.strip())

@@ -1,0 +1,54 @@
+"""The settings of a model behind an OpenAI-compatible URL."""
+
+import re
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from safe_r1.config import EndpointConfig
+
+
+class EndpointEntry(EndpointConfig):
+    """A model behind one URL or several.
+
+    With several URLs or keys every pair of them takes requests, each within its own limits.
+    """
+
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name in folders and reports; None: MODEL--HOST",
+    )
+    url: str | tuple[str, ...] = Field(description="base URL or URLs, such as https://host/v1")
+    model: str = Field(min_length=1, description="name by which the endpoint knows the model")
+
+    @model_validator(mode="after")
+    def _usable_urls(self) -> Self:
+        if not self.urls:
+            raise ValueError("url: expected at least one")
+        for url in self.urls:
+            if not re.match(r"https?://[^\s/]", url):
+                raise ValueError("url: expected http(s)://HOST[:PORT]/v1")
+        return self
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All base URLs."""
+        return (self.url,) if isinstance(self.url, str) else self.url
+
+    @property
+    def host(self) -> str:
+        """Host of the first URL, without port and credentials."""
+        return urlsplit(self.urls[0]).hostname or ""
+
+    @property
+    def identity(self) -> str:
+        """All that can change an answer: model, host, further fields of the request; no path, port or key."""
+        body = ", ".join(f"{name}={value!r}" for name, value in sorted(self.extra_body.items()))
+        return f"{self.model}@{self.host}" + (f" ({body})" if body else "")
+
+
+def with_overrides(entry: EndpointEntry, overrides: EndpointConfig) -> EndpointEntry:
+    """The entry with the settings of a job that were given in place of its own."""
+    return entry.model_copy(update={name: getattr(overrides, name) for name in overrides.model_fields_set})

@@ -1,0 +1,66 @@
+"""What a report says of a model behind a URL: who answered, what was not sent, what it took."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from safe_r1.report.labels import BilingualName
+from safe_r1.report.text import one_line
+
+_MAX_REASON_CHARS = 160
+
+
+def endpoint_notes(endpoint: object) -> list[BilingualName]:
+    """One note a fact, from the entry ``endpoint`` of ``run.json``; none for an engine."""
+    return list(_notes(endpoint)) if isinstance(endpoint, Mapping) and endpoint.get("model") else []
+
+
+def _notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
+    model, host = one_line(endpoint["model"]), one_line(endpoint.get("host", ""))
+    yield _note("model", f"接口 {host} 上的 {model}", f"{model} at {host}")
+    served: Mapping[str, int] = endpoint.get("served_by") or {}
+    listed = ", ".join(f"{one_line(name)}: {rows:,}" for name, rows in served.items())
+    if len(served) > 1:
+        yield _note(
+            "changed",
+            f"运行中途，接口报告的模型或 system_fingerprint 发生了变化（{listed}）：结果来自多个版本",
+            f"the model or system_fingerprint that the endpoint reports changed in the middle ({listed}): "
+            "the results are those of several versions",
+        )
+    elif served:
+        yield _note(
+            "served", f"接口报告的模型（行数）：{listed}", f"as the endpoint reports it (rows): {listed}"
+        )
+    adapted: Mapping[str, str] = endpoint.get("adapted") or {}
+    for name, reason in adapted.items():
+        said = one_line(reason)[:_MAX_REASON_CHARS]
+        yield _note(
+            f"adapted {name}",
+            f"参数 {one_line(name)} 未按配置发送（{said}）",
+            f"parameter {one_line(name)} was not sent as configured ({said})",
+        )
+    if "seed" in adapted:
+        yield _note(
+            "seed",
+            "接口不接受随机种子：结果无法复现",
+            "the endpoint takes no seed: the run cannot be repeated",
+        )
+    else:
+        yield _note(
+            "seed",
+            "每行都发送了随机种子；是否遵守由接口决定，结果可能无法逐字复现",
+            "every row was sent with a seed; whether the endpoint honours it is not known: a repeated run "
+            "may differ",
+        )
+    prompts, completions = int(endpoint.get("prompt_tokens", 0)), int(endpoint.get("completion_tokens", 0))
+    cost = endpoint.get("cost")
+    zh = "" if cost is None else f"，费用 {cost:.4g}"
+    en = "" if cost is None else f", cost {cost:.4g}"
+    yield _note(
+        "usage",
+        f"提示 {prompts:,} token，生成 {completions:,} token（按接口计数）{zh}",
+        f"{prompts:,} prompt and {completions:,} completion tokens, as the endpoint counts them{en}",
+    )
+
+
+def _note(key: str, zh: str, en: str) -> BilingualName:
+    return BilingualName(key, zh, en)
