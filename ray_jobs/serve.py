@@ -19,8 +19,8 @@ def main(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model to serve: a name of `safe-r1 models`, a hub id, or a folder; may be repeated. "
-            "None: judge only."
+            help="Model to serve: a name of `safe-r1 models`, a hub id, a folder, or endpoint:URL#MODEL; may "
+            "be repeated. None: judge only."
         ),
     ] = None,
     judge: Annotated[
@@ -57,7 +57,7 @@ def main(
         from safe_r1.serve.app import check_config, run, stop
 
         check_config(settings)
-        models = ", ".join(settings.variants) or "no model"
+        models = hide_credentials(", ".join(settings.variants)) or "no model"
         join_ray(console)
         judge = hide_credentials(settings.judge.kind)
         console.show(f"serve: {models}, judge {judge}; starting (log: {console.log})")

@@ -23,6 +23,7 @@ class ChatSampling(TypedDict, total=False):
     top_p: float
     max_tokens: int
     seed: int
+    stop: list[str]
 
 
 class _ClientSettings(TypedDict):

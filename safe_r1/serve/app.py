@@ -63,7 +63,11 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
 
     # Before any model is downloaded.
     check_config(config)
-    served = [prepare(get_variant(name), config.engine.trust_remote_code)[0] for name in config.variants]
+    named = [get_variant(name) for name in config.variants]
+    remote = [variant for variant in named if variant.endpoint]
+    served = [
+        prepare(variant, config.engine.trust_remote_code)[0] for variant in named if not variant.endpoint
+    ]
     # Planned once here, so that all replicas have the same judge.
     judge = plan_judge(config.judge)
     specs = plan_models(config, served, judge.model, cluster)
@@ -79,7 +83,8 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
         logging_config={"enable_access_log": False},
     )
     ingress = deployment(serve.ingress()(Ingress))
-    return ingress.bind(config, [variant.name for variant in served], judge, specs, handles, judge_app)
+    names = [variant.name for variant in named]
+    return ingress.bind(config, names, judge, specs, handles, judge_app, remote)
 
 
 def plan_models(

@@ -1,6 +1,6 @@
 """Types that the evaluator, the models and the judges of the service exchange."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,59 @@ class Chunk:
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """A reply to a dialogue, whole or in progress.
+
+    Attributes:
+        prefix: Reasoning prefix of the prompt, with which the completion begins; empty if there is none.
+        num_prompt: Tokens of the prompt.
+        chunks: The completion.
+    """
+
+    prefix: str
+    num_prompt: int
+    chunks: AsyncIterator[Chunk]
+
+
+class Model(Protocol):
+    """A served model: on engines of the cluster, or behind another URL.
+
+    Attributes:
+        slots: Completions that it can work on concurrently.
+    """
+
+    slots: int
+
+    async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
+        """Generate one whole completion.
+
+        Raises:
+            ApiError: Prompt too long or blocked, overload, or engine down.
+        """
+        ...
+
+    async def chat(
+        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+    ) -> ChatReply:
+        """The reply to a dialogue; see ``generate`` for errors."""
+        ...
+
+    async def tokenize(self, prompt: str | list[int]) -> list[int]:
+        """Tokens of a text that is continued without a chat template.
+
+        Raises:
+            ApiError: The prompt fills the context, or the model continues no texts.
+        """
+        ...
+
+    def complete(
+        self, tokens: list[int], params: SamplingParams, stop: list[str], *, stream: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """Complete a tokenized prompt."""
+        ...
 
 
 class GenerationClient(Protocol):

@@ -6,7 +6,7 @@ exactly the prompts of an evaluation. Each model is a Serve deployment with its 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,7 +19,7 @@ from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 from safe_r1.schema import Message
-from safe_r1.serve.base import Chunk, Generation, SamplingParams
+from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
 from safe_r1.serve.config import ScalingConfig
 from safe_r1.serve.errors import ApiError
 
@@ -126,6 +126,19 @@ class ServedModel:
                 prefix + chunk.text, chunk.finish_reason or "stop", len(tokens), chunk.completion_tokens
             )
         raise ApiError(503, "engine_unavailable", f"{self.variant.name}: the engine ended without an answer")
+
+    async def chat(
+        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+    ) -> ChatReply:
+        """The reply to a dialogue.
+
+        Raises:
+            ApiError: Prompt too long, or rejected by the chat template; later overload, or engine down.
+        """
+        tokens, prefix = await self.render(messages)
+        return ChatReply(
+            prefix, len(tokens), self.complete(tokens, params, [*self.stops, *stop], stream=stream)
+        )
 
     @property
     def stops(self) -> list[str]:

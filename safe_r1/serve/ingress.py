@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from safe_r1.judge.factory import JudgePlan
+from safe_r1.models.variant import Variant
 from safe_r1.serve import batches
 from safe_r1.serve.access import post_as
-from safe_r1.serve.base import JudgeClient
+from safe_r1.serve.base import JudgeClient, Model
 from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.engine import DeploymentSpec, ServedModel
 from safe_r1.serve.judges import DeploymentJudge, QueueJudge
+from safe_r1.serve.remote import RemoteModel
 from safe_r1.serve.request_queue import RequestQueue
 from safe_r1.serve.service import Service
 from safe_r1.serve.telemetry import RayTelemetry
@@ -40,6 +42,7 @@ class Ingress:
         specs: Sequence[DeploymentSpec],
         handles: "dict[str, DeploymentHandle]",
         judge_handle: "DeploymentHandle | None",
+        remote: Sequence[Variant] = (),
     ):
         """Connect to the other deployments.
 
@@ -50,6 +53,7 @@ class Ingress:
             specs: All models.
             handles: Their deployments by name.
             judge_handle: The judge's deployment; None if its model is one of ``handles``.
+            remote: Models behind other URLs.
         """
         # Serve leaves the root logger of a replica at WARNING.
         for name in ("safe_r1.audit", "safe_r1.content"):
@@ -67,7 +71,8 @@ class Ingress:
         start_batch = None
         if config.batches:
             start_batch = functools.partial(batches.start, config.batches, _app_name())
-        models = {name: clients[name] for name in served}
+        behind_urls = {variant.name: RemoteModel(variant, config.generation) for variant in remote}
+        models: dict[str, Model] = {name: behind_urls.get(name) or clients[name] for name in served}
         self.service = Service(config, models, judge_client, _find_missing, RayTelemetry(), start_batch)
         self._app: ASGIApp | None = None
 

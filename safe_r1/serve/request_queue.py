@@ -10,9 +10,8 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from safe_r1.schema import Message
-from safe_r1.serve.base import Generation, SamplingParams
+from safe_r1.serve.base import Generation, Model, SamplingParams
 from safe_r1.serve.config import ServeConfig
-from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.errors import ApiError
 
 _TRANSIENT_STATUSES = (429, 503)
@@ -75,7 +74,7 @@ class SharedRetry:
 class RequestQueue:
     """The queue in front of one model."""
 
-    def __init__(self, model: ServedModel, config: ServeConfig):
+    def __init__(self, model: Model, config: ServeConfig):
         self._model = model
         # Requests wait here rather than in the model's own queue, which a large evaluation would fill, so
         # that all others would be rejected with 429.

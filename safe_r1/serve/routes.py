@@ -104,16 +104,16 @@ def _add_generation_routes(app: FastAPI) -> None:
         """Generate the next turn of a dialogue, with the reasoning in ``reasoning_content``."""
         body.reject_unsupported()
         served = service.model(body.model)
-        tokens, prefix = await served.render([turn.to_message() for turn in body.messages])
-        num_prompt = len(tokens)
-        stops = [*served.stops, *body.stops]
-        chunks = served.complete(tokens, body.params, stops, stream=body.stream)
+        messages = [turn.to_message() for turn in body.messages]
+        reply = await served.chat(messages, body.params, body.stops, stream=body.stream)
+        prefix = reply.prefix
+        num_prompt = reply.num_prompt
         timeout_s = service.config.answer_timeout_s
         if body.stream:
-            counted = _count_tokens(service, body.model, num_prompt, chunks)
+            counted = _count_tokens(service, body.model, num_prompt, reply.chunks)
             started = await _start(counted, timeout_s)
             return _stream(openai_api.chat_events(body, started, prefix, num_prompt))
-        chunk = await _single_chunk(chunks, timeout_s)
+        chunk = await _single_chunk(reply.chunks, timeout_s)
         _record_tokens(request, body.model, num_prompt, chunk.completion_tokens)
         generation = Generation(
             prefix + chunk.text, chunk.finish_reason or "stop", num_prompt, chunk.completion_tokens

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.schema import Message
-from safe_r1.serve.base import Generation, JudgeClient, SamplingParams
+from safe_r1.serve.base import Generation, JudgeClient, Model, SamplingParams
 from safe_r1.serve.config import ServeConfig
-from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.evaluator import Evaluator
 from safe_r1.serve.keys import KeyRing, RateLimits
@@ -42,7 +41,7 @@ class Service:
     def __init__(
         self,
         config: ServeConfig,
-        models: Mapping[str, ServedModel],
+        models: Mapping[str, Model],
         judge: JudgeClient,
         find_missing: Callable[[], Awaitable[list[str]]],
         telemetry: Telemetry,
@@ -73,7 +72,7 @@ class Service:
             name: asyncio.Semaphore(max(1, int(served.slots * share))) for name, served in self.models.items()
         }
 
-    def model(self, name: str) -> ServedModel:
+    def model(self, name: str) -> Model:
         """A model by its name.
 
         Raises:

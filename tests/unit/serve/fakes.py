@@ -12,7 +12,7 @@ from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.lexicon import LexiconJudge
 from safe_r1.models.registry import VARIANTS
 from safe_r1.schema import Message
-from safe_r1.serve.base import Chunk, Generation, SamplingParams
+from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
 from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.routes import create_app
@@ -55,6 +55,12 @@ class FakeModel:
         for start in range(0, len(self.completion), 3) if stream else ():
             yield Chunk(self.completion[start : start + 3])
         yield Chunk("" if stream else self.completion, "stop", len(tokens), len(self.completion))
+
+    async def chat(
+        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+    ) -> ChatReply:
+        tokens, prefix = await self.render(messages)
+        return ChatReply(prefix, len(tokens), self.complete(tokens, params, list(stop), stream=stream))
 
     async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
         tokens, prefix = await self.render(messages)

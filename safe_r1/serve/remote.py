@@ -1,0 +1,124 @@
+"""A served model that is behind another URL: its client inside the ingress."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from safe_r1.config import GenerationConfig
+from safe_r1.errors import EndpointError
+from safe_r1.inference.batch import Sampling
+from safe_r1.inference.endpoint_client import ChatSampling
+from safe_r1.inference.endpoint_session import Call, EndpointSession
+from safe_r1.inference.remote import make_endpoints
+from safe_r1.inference.reply_cache import Reply
+from safe_r1.models.variant import Variant
+from safe_r1.schema import Message
+from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
+from safe_r1.serve.errors import ApiError
+
+
+class RemoteModel:
+    """Client of one model behind a URL; of several URLs and keys the first one is used.
+
+    Attributes:
+        variant: The model.
+        slots: Requests in flight.
+    """
+
+    def __init__(self, variant: Variant, generation: GenerationConfig):
+        if variant.endpoint is None:
+            raise ValueError(f"{variant.name} is not behind a URL")
+        self.variant = variant
+        self.slots = variant.endpoint.concurrency
+        self._entry = variant.endpoint
+        self._generation = generation
+        self._session: EndpointSession | None = None
+
+    async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
+        """Generate one whole completion, its reasoning in tags.
+
+        Raises:
+            ApiError: 400 for a prompt that is too long or blocked, 503 for an endpoint that gives no answer.
+        """
+        reply = await self._ask(messages, params, [])
+        return Generation(
+            reply.full_text or "", reply.finish_reason or "stop", reply.prompt_tokens, reply.completion_tokens
+        )
+
+    async def chat(
+        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+    ) -> ChatReply:
+        """The whole reply as one chunk, also where a stream is asked for.
+
+        Raises:
+            ApiError: See ``generate``.
+        """
+        reply = await self._ask(messages, params, stop)
+        chunk = Chunk(
+            reply.full_text or "", reply.finish_reason or "stop", reply.prompt_tokens, reply.completion_tokens
+        )
+
+        async def chunks() -> AsyncIterator[Chunk]:
+            yield chunk
+
+        return ChatReply("", reply.prompt_tokens, chunks())
+
+    async def tokenize(self, prompt: str | list[int]) -> list[int]:
+        """Refused: the endpoint takes dialogues alone.
+
+        Raises:
+            ApiError: 400.
+        """
+        message = f"{self.variant.name} is behind another URL, which takes /v1/chat/completions alone"
+        raise ApiError(400, "unsupported_model", message, "model")
+
+    async def complete(
+        self, tokens: list[int], params: SamplingParams, stop: list[str], *, stream: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """Never reached, as ``tokenize`` refuses."""
+        await self.tokenize(tokens)
+        yield Chunk("")
+
+    async def _ask(self, messages: list[Message], params: SamplingParams, stop: Sequence[str]) -> Reply:
+        sampling = self._sampling(params)
+        if stop:
+            sampling["stop"] = list(stop)
+        name = self.variant.name
+        try:
+            session = await self._connected()
+            reply = await session.ask(Call(messages, sampling))
+        except EndpointError as error:
+            raise ApiError(503, "engine_unavailable", f"{name}: {error}", retry_after_s=30) from None
+        if reply.blocked:
+            message = f"the content filter of {name}'s provider blocked the {reply.blocked}"
+            raise ApiError(400, "content_filter", message)
+        if reply.text is None:
+            # What a server says may quote the request, so only its kind is returned.
+            if reply.is_row_fault:
+                raise ApiError(400, "invalid_messages", f"{name}: its endpoint refuses these messages")
+            raise ApiError(
+                503, "engine_unavailable", f"{name}: its endpoint gave no answer", retry_after_s=30
+            )
+        return reply
+
+    async def _connected(self) -> EndpointSession:
+        # In the event loop of the requests, which does not run yet when the ingress is made.
+        if self._session is None:
+            sampling = Sampling(self.variant.temperature, self.variant.top_p)
+            session = EndpointSession(make_endpoints(self._entry, sampling)[0])
+            self._session = await session.__aenter__()
+        return self._session
+
+    def _sampling(self, params: SamplingParams) -> ChatSampling:
+        generation = self._generation
+        limits = (params.max_tokens, generation.max_tokens, generation.max_tokens_refusal)
+        temperatures = (params.temperature, generation.temperature, self.variant.temperature)
+        shares = (params.top_p, generation.top_p, self.variant.top_p)
+        temperature = next(value for value in temperatures if value is not None)
+        sampling = ChatSampling(
+            max_tokens=next((value for value in limits if value), self.variant.max_tokens_refusal),
+            temperature=temperature,
+            top_p=next(value for value in shares if value is not None),
+        )
+        # Greedy decoding is deterministic without a seed.
+        if temperature > 0:
+            sampling["seed"] = params.seed
+        return sampling
