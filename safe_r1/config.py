@@ -21,6 +21,8 @@ _URL = re.compile(r"https?://\S+")
 
 Config = TypeVar("Config", bound="Settings")
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and strict about unknown names."""
