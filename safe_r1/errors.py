@@ -80,11 +80,9 @@ class WorkersLostError(TransientError, TrainingError):
     """Workers of a training that died too often with their machines, or whose machines did not start."""
 
 
-class NoResultError(IntegrityError):
-    """Too few rows with a label to publish a rate; everything is kept, and the message says what helps."""
-
-    exit_code = 3
-
-
 class RowsLostError(TransientError, IntegrityError):
     """More rows failed than a run may publish with; they are tried again."""
+
+
+class NoResultError(TransientError, IntegrityError):
+    """Too few answers with a label to publish a rate; all rows are kept, and the message says what helps."""

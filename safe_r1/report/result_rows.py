@@ -62,7 +62,7 @@ none. Of ``truncated``, ``failed`` and ``blocked`` at most one is true.
 """
 
 _BLOCKED = "blocked"
-_BATCH_ROWS = 512
+_BATCH_ROWS = 128
 _CACHE_KIB = 32 << 10
 # Of a verdict only what a row of the export holds; "confidence" where the run has it.
 _VERDICT_COLUMNS = (
@@ -170,6 +170,8 @@ class ResultRows:
 
     def _read(self) -> None:
         for row in _read_stage(self.folder, "samples", SAMPLE_SCHEMA.names):
+            # The tests of a programming problem may be megabytes.
+            row["metadata"] = [entry for entry in row["metadata"] if entry["name"] == "answer"]
             try:
                 self._database.execute(
                     "INSERT INTO samples (sample_id, body) VALUES (?, ?)", (row["sample_id"], self._pack(row))
@@ -212,7 +214,7 @@ class ResultRows:
 
 
 def _read_stage(folder: RunFolder, stage: str, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a stage, some hundred at a time; a column that an old run lacks is absent."""
+    """The rows of a stage, read a hundred or so at a time; a column that an old run lacks is absent."""
     for shard in folder.shards(stage):
         yield from _read_shard(shard, columns)
 
