@@ -269,7 +269,7 @@ def _without_verdict(plan: EvaluationPlan, name: str, samples: Sequence[Sample])
     wanted = [(sample.sample_id, repeat) for sample in samples for repeat in range(plan.repeats(name))]
     check_complete(f"{name}: completions", wanted, completions)
     _refuse_failures(name, completions, plan.config.max_failed_share)
-    # Verdicts that the judge failed to give are tried again, like failed completions.
+    # Verdicts that the judge failed to give are tried again, and those of completions that failed.
     settled = {key for key, row in read_verdicts(folder).items() if is_settled(row)}
     by_id = {sample.sample_id: sample for sample in samples}
     for key, row in completions.items():

@@ -18,7 +18,7 @@ from upath import UPath
 from safe_r1.errors import IntegrityError, StorageError
 from safe_r1.report.labels import BilingualName, benchmark_labels
 from safe_r1.runs import Row, RunFolder
-from safe_r1.schema import COMPLETION_SCHEMA, SAMPLE_SCHEMA, Message, Sample, Unscored
+from safe_r1.schema import COMPLETION_SCHEMA, SAMPLE_SCHEMA, TRIED_AGAIN, Message, Sample, Unscored
 
 RESULT_SCHEMA = pa.schema(
     [
@@ -79,7 +79,7 @@ _VERDICT_COLUMNS = (
 _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE samples (place INTEGER PRIMARY KEY, sample_id TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
+CREATE TABLE samples (sample_id TEXT NOT NULL PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE completions (
   sample_id TEXT NOT NULL, repeat INTEGER NOT NULL, is_final INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY (sample_id, repeat)
@@ -102,7 +102,7 @@ CROSS JOIN verdicts AS answers ON answers.sample_id = completions.sample_id
   AND answers.repeat = completions.repeat AND answers.part = 'answer'
 LEFT JOIN verdicts AS reasonings ON reasonings.sample_id = completions.sample_id
   AND reasonings.repeat = completions.repeat AND reasonings.part = 'reasoning'
-ORDER BY samples.place, completions.repeat
+ORDER BY samples.sample_id, completions.repeat
 """
 _KNOWN = "SELECT 1 FROM {table} AS known WHERE known.sample_id = of.sample_id"
 _CHECKS = {
@@ -156,7 +156,10 @@ class ResultRows:
         self._database.close()
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows with the columns of ``RESULT_SCHEMA``, by sample, then by repeat."""
+        """The rows with the columns of ``RESULT_SCHEMA``, by sample id, then by repeat.
+
+        That order depends on no shard: the same results give the same files, however they were written.
+        """
         name_of = cache(self._labels.name)
         with _temporary_room():
             for sample, completion, answer, reasoning in self._database.execute(_JOIN):
@@ -186,7 +189,7 @@ class ResultRows:
                 del row["completion"]
             self._add("completions", ("sample_id", "repeat"), row, row["error"] is None)
         for row in _read_stage(self.folder, "verdicts", _VERDICT_COLUMNS):
-            is_final = row["unscored_reason"] != Unscored.JUDGE_ERROR
+            is_final = row["unscored_reason"] not in TRIED_AGAIN
             self._add("verdicts", ("sample_id", "repeat", "part"), row, is_final)
 
     def _add(self, table: str, key: Sequence[str], row: Row, is_final: bool) -> None:

@@ -72,6 +72,7 @@ def make_plan(output: Path, rows: dict[str, Rows], **settings: Any) -> Evaluatio
         samples={name: samples for name, (samples, _, _) in rows.items()},
         folders=folders,
         judge=None,
+        repeats=lambda name: 1,
         max_tokens=lambda sample: 48,
         context=lambda name: 1024,
         load_tokenizer=lambda: lambda texts, **_: {"input_ids": [list(text) for text in texts]},

@@ -1,18 +1,21 @@
 """What is published: nothing where a rate has nothing behind it, and exports before the marker."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from safe_r1.config import EvaluateConfig, load_config
-from safe_r1.errors import ConfigError, NoResultError
+from safe_r1.errors import ConfigError, NoResultError, RunConflictError
+from safe_r1.evaluation.job import _without_verdict
 from safe_r1.evaluation.publish import check_published, publish_all
-from safe_r1.evaluation.results import read_completions, read_verdicts
+from safe_r1.evaluation.results import completion_key, read_completions, read_verdicts, verdict_key
 from safe_r1.metrics.coverage import answer_coverage
-from safe_r1.runs import RunConflictError
-from safe_r1.schema import Sample, Verdict
+from safe_r1.report.export import export_run
+from safe_r1.runs import read_table
+from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Sample, Verdict
 from tests.unit.evaluation.published import NAME, make_plan, results_of, scored_rows, unscored
 
 
@@ -115,6 +118,27 @@ def test_the_remedies_work(tmp_path: Path):
     assert read_verdicts(folder) == {}
     folder.open({**fingerprint, "judge": {"name": "b"}}, {}, mutable=("judge",))
     assert len(read_completions(folder)) == 14
+
+
+def test_a_completion_that_failed_and_came_later_is_scored(tmp_path: Path):
+    samples, completions, verdicts = unscored(scored_rows(), "mcq", "failed")
+    mcq = [each.sample_id for each in samples if each.task == "mcq"]
+    lost = [
+        replace(each, answer=None, error="lost") if each.sample_id in mcq else each for each in completions
+    ]
+    plan = make_plan(tmp_path, {NAME: (samples, lost, verdicts)}, max_failed_share=0.9)
+    folder = plan.folders[NAME]
+    retried = [asdict(each) for each in completions if each.sample_id in mcq]
+    folder.write_shard("completions", retried, COMPLETION_SCHEMA, completion_key)
+    pending = list(_without_verdict(plan, NAME, samples))
+    assert [each.sample.sample_id for each in pending] == mcq
+    _, _, scored = scored_rows()
+    found = [asdict(each) for each in scored if each.sample_id in mcq]
+    folder.write_shard("verdicts", found, VERDICT_SCHEMA, verdict_key)
+    assert {row["unscored_reason"] for row in read_verdicts(folder).values()} == {None}
+    [file] = export_run(folder, ["parquet"], UPath(tmp_path) / "out")
+    assert file.num_rows == 14
+    assert not any(row["failed"] for row in read_table(file.path).to_pylist())
 
 
 def test_exports_are_written_before_the_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
