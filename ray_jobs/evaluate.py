@@ -71,6 +71,10 @@ def main(
         typer.Option(help="Of an endpoint: stop before the run costs more; needs its prices."),
     ] = None,
     output: Annotated[str | None, typer.Option(help="Folder or URI of the results.")] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(help="Tables of all completions beside the report: parquet,csv,xlsx; may be repeated."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, e.g. generation.temperature=0; may be repeated."),
@@ -96,6 +100,7 @@ def main(
             swap_options=swap_options or None,
             endpoint__max_cost=max_cost,
             output=output,
+            export=export or None,
         )
         if dry_run:
             from safe_r1.evaluation.dry_run import dry_run as show_plan
@@ -103,14 +108,20 @@ def main(
             show_plan(settings, console.show)
             return
         from safe_r1.evaluation.job import evaluate
+        from safe_r1.evaluation.publish import check_published
+        from safe_r1.evaluation.tracking import record_results
 
         join_ray(console)
         console.show(
             f"evaluate: {hide_credentials(settings.variant)} on {', '.join(settings.benchmarks)}; "
             f"log: {console.log}"
         )
-        for result in evaluate(settings, console.progress, console.log):
+        results = evaluate(settings, console.progress, console.log)
+        published = [result for result in results if not result.problem]
+        for result in published:
             _summarize(console, result)
+        record_results(settings, published)
+        check_published(results)
 
 
 def _summarize(console: Console, result: "BenchmarkResult") -> None:
@@ -129,6 +140,8 @@ def _summarize(console: Console, result: "BenchmarkResult") -> None:
         names = ("rows", "scored", "truncated", "unscored", "failed", "blocked")
         console.show(f"  {task:12} " + ", ".join(f"{counts.get('num_' + name, 0)} {name}" for name in names))
     console.show(f"  report: {result.folder.path / 'report.html'}")
+    for exported in result.exports:
+        console.show(f"  export: {exported.to_text()}")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

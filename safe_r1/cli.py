@@ -171,6 +171,29 @@ def report(
 
 
 @app.command()
+def export(
+    run: Annotated[
+        str,
+        typer.Argument(help="Finished runs: OUTPUT/RUN/VARIANT/BENCHMARK, or a folder or URI above it."),
+    ],
+    format_: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="parquet, csv, xlsx; by comma or repeated. Default: all three."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder or URI of the files; default: each run's own folder.")
+    ] = None,
+) -> None:
+    """Write the rows of finished runs as tables: results.parquet, results.csv, results.xlsx."""
+    from safe_r1.config import split_names
+    from safe_r1.report.export import FORMATS, export_runs
+
+    formats = split_names(format_) if format_ else FORMATS
+    for exported in export_runs(run, formats, output):
+        print(f"export: {exported.to_text()}")
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")

@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +21,9 @@ _SHOWN_CHARS = 80
 _URL = re.compile(r"https?://\S+")
 
 Config = TypeVar("Config", bound="Settings")
+
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+ExportFormat = Literal["parquet", "csv", "xlsx"]
 
 
 class Settings(BaseModel):
@@ -233,10 +237,36 @@ class EvaluateConfig(Settings):
     max_failed_share: float = Field(
         default=0.01, ge=0, lt=1, description="maximum share of failed rows; above it nothing is published"
     )
+    min_scored_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="minimum share of answers with a label, in each task; below it, and always where no "
+        "answer has one, nothing is published",
+    )
+    export: tuple[ExportFormat, ...] = Field(
+        default=(), description="tables written beside the report, one row a completion: results.FORMAT"
+    )
+    trackers: tuple[TrackerName, ...] = Field(
+        default=(), description="experiment trackers that receive the rates and tables of finished benchmarks"
+    )
     judge: JudgeConfig = Field(default=JudgeConfig())
     engine: EngineConfig = Field(default=EngineConfig())
     endpoint: EndpointConfig = Field(default=EndpointConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())
+
+    @field_validator("export", mode="before")
+    @classmethod
+    def _split_export(cls, value: object) -> object:
+        texts = [value] if isinstance(value, str) else value
+        # What is neither a text nor a list of them is refused by the field's own type.
+        return split_names(map(str, texts)) if isinstance(texts, list | tuple) else value
+
+
+def split_names(texts: Iterable[str]) -> list[str]:
+    """Names given one a text or several with commas between them, each once."""
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def load_config(schema: type[Config], file: str | None, overrides: list[str], **flags: object) -> Config:

@@ -86,3 +86,7 @@ class BudgetError(TransientError, EndpointError):
 
 class RowsLostError(TransientError, IntegrityError):
     """More rows failed than a run may publish with; they are tried again."""
+
+
+class NoResultError(TransientError, IntegrityError):
+    """Too few answers with a label to publish a rate; all rows are kept, and the message says what helps."""

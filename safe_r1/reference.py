@@ -35,7 +35,8 @@ campaign take such a file as `--recipe`. Of file, `--set` and flag the later win
 with the nearest known ones.
 
 Exit codes: 0 done, 1 unexpected error, 2 something a user can correct (one line says what), 3 a machine was
-lost or never came and the same command resumes, 130 and 143 stopped.
+lost or never came and the same command resumes, or too few rows have a label for a result (one line says what
+helps; all rows are kept), 130 and 143 stopped.
 """
 
 

@@ -24,6 +24,9 @@ from safe_r1.errors import IntegrityError, RunConflictError, StorageError
 
 SUCCESS = "_SUCCESS"
 _SHOWN_DIFFERENCES = 6
+_DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
+LAYOUT = "OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or OUTPUT/RUN/VARIANT/BENCHMARK"
+"""What ``find_runs`` takes, for messages."""
 Row = dict[str, Any]
 """A row of a Parquet table."""
 JsonObject = dict[str, Any]
@@ -196,6 +199,25 @@ class RunFolder:
     def publish(self) -> None:
         """Write the marker of a complete run, which is the last write."""
         self.write_text(SUCCESS, "")
+
+
+def find_runs(root: UPath) -> list[RunFolder]:
+    """Run folders, finished or not, at the first level below ``root`` that has any; see ``LAYOUT``."""
+    level = [root]
+    for _ in range(_DEPTH + 1):
+        found = [path for path in level if _is_run(path)]
+        if found:
+            return [RunFolder(path) for path in found]
+        # Not by glob: a folder's name may hold its special characters.
+        level = sorted(
+            (child for path in level if path.is_dir() for child in path.iterdir() if child.is_dir()), key=str
+        )
+    return []
+
+
+def _is_run(path: UPath) -> bool:
+    # A run of fine-tuning has a run.json too; its reader tells it from an evaluation.
+    return (path / "run.json").is_file() and ((path / "samples").is_dir() or (path / SUCCESS).exists())
 
 
 def latest(rows: Iterable[Row], key: Callable[[Row], Key], is_final: Callable[[Row], bool]) -> dict[Key, Row]:

@@ -97,6 +97,9 @@ class Unscored(StrEnum):
     """The service's judge is down or starting."""
 
 
+TRIED_AGAIN = frozenset({Unscored.FAILED, Unscored.JUDGE_ERROR})
+"""Reasons of a machine, which the next session of a run may no longer meet."""
+
 JUDGED_PARTS: dict[Task, tuple[Part, ...]] = {"refusal": ("answer", "reasoning"), "over_refusal": ("answer",)}
 """Tasks whose completions a judge labels, and the parts of a completion that it can label."""
 # Tasks and metadata as runs of schema version 1 have them.

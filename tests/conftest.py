@@ -34,6 +34,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of ``tiny_qwen2`` with a template that closes the reasoning, so that its text is an answer."""
+    from tests.tiny_models import ANSWERING_TEMPLATE, make_tiny
+
+    return make_tiny("qwen2", tmp_path_factory.mktemp("tiny-answering"), chat_template=ANSWERING_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
 def tiny_deepseek_v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random deepseek_v3 (MLA, experts) with an R1-style tokenizer and chat template."""
     return _tiny("deepseek_v3", tmp_path_factory)

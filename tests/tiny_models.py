@@ -50,6 +50,10 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
 )
 
+# The same, with a generation prompt that closes the reasoning at once: whatever the model says is an answer.
+# A random model hardly ever closes it by itself, and a run without any answer is not published.
+ANSWERING_TEMPLATE = CHAT_TEMPLATE.replace("<think>\\n", "<think>\\n\\n</think>\\n\\n")
+
 Settings = dict[str, Any]
 
 _SHARED: Settings = {
@@ -65,7 +69,13 @@ _SHARED: Settings = {
 
 
 def make_tiny(
-    arch: str, folder: Path | str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+    arch: str,
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    chat_template: str = CHAT_TEMPLATE,
+    **changes: Any,
 ) -> Path:
     """Writes a tiny random checkpoint with tokenizer, chat template and generation settings.
 
@@ -74,13 +84,14 @@ def make_tiny(
         folder: Where to write; made if missing.
         seed: The same seed gives the same files.
         dtype: Type of the saved weights.
+        chat_template: How it is prompted.
         changes: Settings of the configuration that shall differ.
 
     Returns:
         The folder, which transformers and vLLM load as it is.
     """
     folder = Path(folder)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(chat_template)
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -130,7 +141,7 @@ def make_fp8(plain: Path | str, folder: Path | str, block: int = 128) -> Path:
     return folder
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(chat_template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     """A byte-level BPE of ``VOCAB_SIZE`` entries over Chinese and English that adds a BOS, as R1's tokenizer
     does.
 
@@ -168,7 +179,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=EOS,
         pad_token=PAD,
         unk_token=PAD,  # never produced; without it transformers adds a token for qwen2
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         model_max_length=4096,
     )
 

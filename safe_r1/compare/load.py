@@ -12,10 +12,8 @@ from safe_r1.errors import ConfigError, DataError, StorageError
 from safe_r1.evaluation.results import read_results
 from safe_r1.judge.base import judge_label
 from safe_r1.metrics.rows import ScoredRow, join_rows
-from safe_r1.runs import RunFolder, sha256
+from safe_r1.runs import LAYOUT, RunFolder, find_runs, sha256
 
-_DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
-_LAYOUT = "OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or OUTPUT/RUN/VARIANT/BENCHMARK"
 # Schema version 2 renames groups of samples: its figures are those of version 1.
 _EQUAL_SCHEMAS = {1: 2}
 _REQUIRED = {"variant", "benchmark", "fingerprint"}
@@ -92,9 +90,9 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
     """
     folders: dict[str, RunFolder] = {}
     for path in paths:
-        found = _find_folders(UPath(path))
+        found = find_runs(UPath(path))
         if not found:
-            raise StorageError(f"{path}: no run found; expected {_LAYOUT}")
+            raise StorageError(f"{path}: no run found; expected {LAYOUT}")
         folders |= {str(folder.path): folder for folder in found}
     unfinished = [path for path, folder in folders.items() if not folder.is_complete]
     if unfinished and not allow_mismatch:
@@ -106,25 +104,6 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
     if not runs:
         raise StorageError(f"{', '.join(paths)}: no finished run (no _SUCCESS)")
     return _with_unique_names(runs), [f"{path} is not finished and was left out" for path in unfinished]
-
-
-def _find_folders(root: UPath) -> list[RunFolder]:
-    """Run folders at the first level below ``root`` that has any."""
-    level = [root]
-    for _ in range(_DEPTH + 1):
-        found = [path for path in level if _is_run(path)]
-        if found:
-            return [RunFolder(path) for path in found]
-        # Not by glob: a folder's name may hold its special characters.
-        level = sorted(
-            (child for path in level if path.is_dir() for child in path.iterdir() if child.is_dir()), key=str
-        )
-    return []
-
-
-def _is_run(path: UPath) -> bool:
-    # A run of fine-tuning has a run.json too; it is told from an evaluation when it is loaded.
-    return (path / "run.json").is_file() and ((path / "samples").is_dir() or (path / "_SUCCESS").exists())
 
 
 def _load(folder: RunFolder) -> Run:

@@ -11,7 +11,7 @@ from pathlib import Path
 from safe_r1.config import EvaluateConfig, public_settings
 from safe_r1.errors import IntegrityError, RowsLostError
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
-from safe_r1.evaluation.publish import BenchmarkResult, publish
+from safe_r1.evaluation.publish import BenchmarkResult, publish_all
 from safe_r1.evaluation.results import (
     BenchmarkRow,
     ReadCompletion,
@@ -39,6 +39,8 @@ from safe_r1.inference.engine import check_resources
 from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
+from safe_r1.report.export import export_missing
+from safe_r1.report.trackers import check_trackers
 from safe_r1.resources import Cluster, connect, disconnect
 from safe_r1.runs import Key, Row, check_complete
 from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample, Verdict
@@ -59,9 +61,13 @@ def evaluate(
         on_progress: Called with the progress of each stage.
         log: This session's log, copied into the run folders at the end, also after an error.
 
+    Returns:
+        The benchmarks; one that has too few labels to be published says so in its ``problem``.
+
     Raises:
         SafeR1Error: Anything that a user can repair; finished rows are kept.
     """
+    check_trackers(config.trackers)
     plan = make_plan(config)
     cluster = connect()
     target = make_target(plan)
@@ -98,10 +104,11 @@ def _run(
         for result in results:
             if not result.was_complete:
                 result.timings = timings | {"wall_s": round(time.monotonic() - started, 1)}
-                publish(plan, target, result)
-                target.finished(result.benchmark)
+        publish_all(plan, target, [result for result in results if not result.was_complete])
     for result in results:
         result.metrics = result.folder.read_json("metrics.json") or {}
+        if result.was_complete:
+            result.exports = export_missing(result.folder, plan.config.export)
     return results
 
 
@@ -262,7 +269,7 @@ def _without_verdict(plan: EvaluationPlan, name: str, samples: Sequence[Sample])
     wanted = [(sample.sample_id, repeat) for sample in samples for repeat in range(plan.repeats(name))]
     check_complete(f"{name}: completions", wanted, completions)
     _refuse_failures(name, completions, plan.config.max_failed_share)
-    # Verdicts that the judge failed to give are tried again, like failed completions.
+    # Verdicts that the judge failed to give are tried again, and those of completions that failed.
     settled = {key for key, row in read_verdicts(folder).items() if is_settled(row)}
     by_id = {sample.sample_id: sample for sample in samples}
     for key, row in completions.items():

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 
 from upath import UPath
 
-from safe_r1.errors import StorageError
+from safe_r1.errors import NoResultError, StorageError
+from safe_r1.evaluation.floors import check_coverage
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import read_completions, read_results, read_verdicts, results_hash
 from safe_r1.evaluation.scoring import expected_parts
 from safe_r1.evaluation.target import Target
 from safe_r1.metrics.rates import compute_metrics
 from safe_r1.provenance import now
+from safe_r1.report.export import ExportedFile, export_run
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
 from safe_r1.runs import JsonObject, RunFolder, check_complete
@@ -28,6 +30,8 @@ class BenchmarkResult:
         metrics: Content of ``metrics.json``.
         was_complete: Whether it was complete before this session.
         timings: Durations in seconds, and tokens, of this session's stages.
+        exports: Tables that this session wrote.
+        problem: Why it could not be published; empty where it was.
     """
 
     benchmark: str
@@ -35,6 +39,8 @@ class BenchmarkResult:
     metrics: JsonObject
     was_complete: bool = False
     timings: dict[str, float] = field(default_factory=dict)
+    exports: list[ExportedFile] = field(default_factory=list)
+    problem: str = ""
 
 
 def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> None:
@@ -42,11 +48,13 @@ def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> No
 
     Raises:
         IntegrityError: Rows are missing or surplus.
+        NoResultError: Too few answers have a label, see ``check_coverage``; nothing is written.
         StorageError: The folder cannot be written.
     """
     folder = result.folder
     samples = plan.samples[result.benchmark]
     completions, verdicts = _checked_rows(plan, result)
+    check_coverage(plan, result.benchmark, samples, verdicts)
     metrics = compute_metrics(samples, completions, verdicts)
     metrics["tokens"] = target.lengths(completions)
     info = folder.read_json("run.json") or {}
@@ -68,7 +76,31 @@ def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> No
     folder.write_json("run.json", info)
     folder.write_json("metrics.json", metrics)
     _write_report(folder, samples, completions, verdicts, metrics, info)
+    if plan.config.export:
+        result.exports = export_run(folder, plan.config.export)
     folder.publish()
+
+
+def publish_all(plan: EvaluationPlan, target: Target, results: Sequence[BenchmarkResult]) -> None:
+    """Publish several benchmarks; one without a result gets a ``problem`` and holds back no other."""
+    for result in results:
+        try:
+            publish(plan, target, result)
+        except NoResultError as error:
+            result.problem = str(error)
+        else:
+            target.finished(result.benchmark)
+
+
+def check_published(results: Sequence[BenchmarkResult]) -> None:
+    """Check that every benchmark was published.
+
+    Raises:
+        NoResultError: At least one has no result.
+    """
+    problems = [result.problem for result in results if result.problem]
+    if problems:
+        raise NoResultError(" | ".join(problems))
 
 
 def _checked_rows(plan: EvaluationPlan, result: BenchmarkResult) -> tuple[list[Completion], list[Verdict]]:

@@ -11,12 +11,12 @@ from safe_r1.runs import Key, Row, RunFolder, latest, sha256
 from safe_r1.schema import (
     COMPLETION_SCHEMA,
     SAMPLE_SCHEMA,
+    TRIED_AGAIN,
     VERDICT_SCHEMA,
     Completion,
     Part,
     Sample,
     Task,
-    Unscored,
     Verdict,
 )
 
@@ -145,7 +145,7 @@ def read_completions(folder: RunFolder) -> dict[Key, Row]:
 
 
 def read_verdicts(folder: RunFolder) -> dict[Key, Row]:
-    """One verdict for each key; one without a judge's reply only where there is no other."""
+    """One verdict for each key; one that may be tried again only where there is no other."""
     return latest(folder.read_rows("verdicts", VERDICT_SCHEMA), verdict_key, is_settled)
 
 
@@ -159,8 +159,8 @@ def read_results(folder: RunFolder) -> tuple[list[Sample], list[Completion], lis
 
 
 def is_settled(row: Row) -> bool:
-    """False for a verdict that is missing because the judge did not reply, and that it may still give."""
-    return row["unscored_reason"] != Unscored.JUDGE_ERROR
+    """False for a verdict that is missing because an engine or a judge failed, and that may still come."""
+    return row["unscored_reason"] not in TRIED_AGAIN
 
 
 def results_hash(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> str:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from safe_r1.config import Settings
+from safe_r1.config import Settings, TrackerName
 from safe_r1.models.registry import States
 
 
@@ -123,7 +123,7 @@ class FinetuneConfig(Settings):
     seed: int = Field(default=0, ge=0, description="order of the sequences, and initial adapters")
     max_failures: int = Field(default=3, ge=0, description="worker failures before the job stops")
     resume: bool = Field(default=False, description="fail unless there is a run to resume")
-    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+    trackers: tuple[TrackerName, ...] = Field(
         default=("tensorboard",),
         description="experiment trackers that receive the metrics; the list replaces the default",
     )

@@ -11,8 +11,8 @@ from typing import Required, TypedDict
 
 from upath import UPath
 
+from safe_r1.report.trackers import Tracker
 from safe_r1.runs import write_bytes
-from safe_r1.train.trackers import Tracker
 
 HISTORY_FILE = "history.jsonl"
 FAILURE_FILE = "failure.json"

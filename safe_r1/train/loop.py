@@ -16,6 +16,7 @@ import torch
 from upath import UPath
 
 from safe_r1.models.registry import Layout, States
+from safe_r1.report.trackers import make_trackers
 from safe_r1.train.attention import VARLEN, select_attention
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.checkpoint import Checkpoints
@@ -29,7 +30,6 @@ from safe_r1.train.packed import PackedReader
 from safe_r1.train.parallel import ParallelDims, dp_rank, init_distributed, resolve_dims
 from safe_r1.train.sampler import batch_indices, rank_indices
 from safe_r1.train.step import StepResult, sum_over_workers, train_step, validation_sums
-from safe_r1.train.trackers import make_trackers
 
 # Steps whose median loss a new loss is compared with.
 _RECENT_STEPS = 20

@@ -190,9 +190,9 @@ def test_bad_input_is_one_clear_line(recipe: str, env: dict[str, str], said: str
 
 
 @pytest.mark.very_long
-def test_a_node_dies_in_each_stage(nodes: Nodes, tiny_qwen2: Path, tmp_path: Path):
+def test_a_node_dies_in_each_stage(nodes: Nodes, tiny_answering: Path, tmp_path: Path):
     recipe = tmp_path / "four.toml"
-    recipe.write_text(RECIPE.format(model=tiny_qwen2), "utf-8")
+    recipe.write_text(RECIPE.format(model=tiny_answering), "utf-8")
     disturbed, quiet = tmp_path / "disturbed", tmp_path / "quiet"
     running = submit(nodes, recipe, disturbed)
     wait_for(running, disturbed, "corpus", "corpus/work/candidates/*.parquet")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,11 +128,11 @@ def kill_all(processes: list[psutil.Process]) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def undisturbed(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     output = tmp_path_factory.mktemp("undisturbed")
-    text = run(tiny_qwen2, output)
+    text = run(tiny_answering, output)
     assert "report.html" in text
-    return folder_of(tiny_qwen2, output)
+    return folder_of(tiny_answering, output)
 
 
 def test_a_run_is_whole(undisturbed: RunFolder):
@@ -146,30 +148,30 @@ def test_a_run_is_whole(undisturbed: RunFolder):
     assert undisturbed.is_complete
 
 
-def test_a_finished_run_starts_no_engine(undisturbed: RunFolder, tiny_qwen2: Path):
+def test_a_finished_run_starts_no_engine(undisturbed: RunFolder, tiny_answering: Path):
     started = time.monotonic()
-    text = run(tiny_qwen2, output_of(undisturbed))
+    text = run(tiny_answering, output_of(undisturbed))
     assert "was complete" in text
     assert time.monotonic() - started < 60
 
 
-def test_another_setting_under_the_same_name_is_refused(undisturbed: RunFolder, tiny_qwen2: Path):
-    text = run(tiny_qwen2, output_of(undisturbed), "--set", "generation.temperature=0.9", code=2)
+def test_another_setting_under_the_same_name_is_refused(undisturbed: RunFolder, tiny_answering: Path):
+    text = run(tiny_answering, output_of(undisturbed), "--set", "generation.temperature=0.9", code=2)
     assert "generation.temperature: 0.6 → 0.9" in text
     assert undisturbed.is_complete
 
 
 @pytest.mark.very_long
-def test_killed_driver_then_the_same_command(undisturbed: RunFolder, tiny_qwen2: Path, tmp_path: Path):
-    process = start_and_wait_for_rows(tiny_qwen2, tmp_path, shards=2)
+def test_killed_driver_then_the_same_command(undisturbed: RunFolder, tiny_answering: Path, tmp_path: Path):
+    process = start_and_wait_for_rows(tiny_answering, tmp_path, shards=2)
     family = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     kill_all(family)
-    folder = folder_of(tiny_qwen2, tmp_path)
+    folder = folder_of(tiny_answering, tmp_path)
     kept = set(read_completions(folder))
     assert 0 < len(kept) < 48
     assert not folder.is_complete
-    run(tiny_qwen2, tmp_path)
+    run(tiny_answering, tmp_path)
     assert rows_of(folder) == rows_of(undisturbed)
     assert results(folder) == results(undisturbed)
 
@@ -177,14 +179,14 @@ def test_killed_driver_then_the_same_command(undisturbed: RunFolder, tiny_qwen2:
 @pytest.mark.very_long
 @pytest.mark.parametrize("victim", ["EngineCore", "MapWorker"])
 def test_killed_engine_or_worker_is_survived(
-    victim: str, undisturbed: RunFolder, tiny_qwen2: Path, tmp_path: Path
+    victim: str, undisturbed: RunFolder, tiny_answering: Path, tmp_path: Path
 ):
-    process = start_and_wait_for_rows(tiny_qwen2, tmp_path, shards=1)
+    process = start_and_wait_for_rows(tiny_answering, tmp_path, shards=1)
     target = find(descendants(process.pid), victim)
     assert target is not None, [p.name() for p in descendants(process.pid)]
     target.send_signal(signal.SIGKILL)
     assert process.wait(TIMEOUT_S) == 0
-    folder = folder_of(tiny_qwen2, tmp_path)
+    folder = folder_of(tiny_answering, tmp_path)
     assert rows_of(folder) == rows_of(undisturbed)
     assert results(folder) == results(undisturbed)
 
@@ -195,27 +197,50 @@ def results(folder: RunFolder) -> str:
     return info["results_sha256"]
 
 
-def test_a_model_in_the_same_job_judges(tiny_qwen2: Path, tiny_llama: Path, tmp_path: Path):
+def test_a_model_in_the_same_job_judges(tiny_answering: Path, tiny_llama: Path, tmp_path: Path):
     more = ["--judge", "llm", "--limit", "8", "--repeats", "1", "--set", f"judge.model={tiny_llama}"]
     more += ["--set", "judge.max_tokens=16", "--set", "judge.engine.max_model_len=4096"]
     more += ["--set", "judge.engine.cpu_kv_cache_gib=1"]
-    run(tiny_qwen2, tmp_path, *more)
-    _, verdicts = rows_of(folder_of(tiny_qwen2, tmp_path))
+    # A random model gives no verdict: every row says why, none is lost, and nothing is published.
+    text = run(tiny_answering, tmp_path, *more, code=3)
+    assert "answers of task refusal have a label" in text
+    folder = folder_of(tiny_answering, tmp_path)
+    assert not folder.is_complete
+    _, verdicts = rows_of(folder)
     judged = [row for row in verdicts.values() if row["judge"].startswith(f"{tiny_llama.name}@")]
     assert judged
-    # A random model gives no verdict: every row says why, and none is lost.
     assert all((row["label"] is None) == (row["unscored_reason"] is not None) for row in judged)
+    # As the message says: without its verdicts, the run takes another judge for the same completions.
+    completions, _ = rows_of(folder)
+    shutil.rmtree(Path(str(folder.path)) / "verdicts")
+    run(tiny_answering, tmp_path, "--limit", "8", "--repeats", "1", "--export", "csv,xlsx")
+    assert folder.is_complete
+    assert rows_of(folder)[0] == completions
+    assert {path.name for path in folder.path.iterdir()} >= {"results.csv", "results.xlsx"}
 
 
-def test_a_dead_judge_keeps_the_completions(tiny_qwen2: Path, tmp_path: Path):
-    more = ("--limit", "8", "--repeats", "1", "--set", "judge.max_retries=0", "--set", "judge.model=m")
-    text = run(tiny_qwen2, tmp_path, *more, "--judge", "http://127.0.0.1:9/v1", code=2)
+def test_a_model_that_never_ends_its_reasoning_has_no_result(tiny_qwen2: Path, tmp_path: Path):
+    more = ("--limit", "8", "--repeats", "1", "--set", "generation.max_tokens=2")
+    text = run(tiny_qwen2, tmp_path, *more, code=3)
+    assert re.search(r"0 of (\d+) answers of task mcq have a label \(\1 truncated\)", text)
+    assert "larger generation.max_tokens (now 2;" in text
     folder = folder_of(tiny_qwen2, tmp_path)
+    assert not folder.is_complete
+    assert len(rows_of(folder)[0]) == 8
+    # Under the same name another limit would mix rows of both: the message asks for another name.
+    larger = ("--limit", "8", "--repeats", "1", "--set", "generation.max_tokens=3")
+    assert "generation.max_tokens: [2] → [3]" in run(tiny_qwen2, tmp_path, *larger, code=2)
+
+
+def test_a_dead_judge_keeps_the_completions(tiny_answering: Path, tmp_path: Path):
+    more = ("--limit", "8", "--repeats", "1", "--set", "judge.max_retries=0", "--set", "judge.model=m")
+    text = run(tiny_answering, tmp_path, *more, "--judge", "http://127.0.0.1:9/v1", code=2)
+    folder = folder_of(tiny_answering, tmp_path)
     assert "127.0.0.1:9" in text
     assert len(read_completions(folder)) == 8
     assert not folder.is_complete
     # The judge may change as long as it has judged nothing, and the same completions are judged.
-    run(tiny_qwen2, tmp_path, "--limit", "8", "--repeats", "1")
+    run(tiny_answering, tmp_path, "--limit", "8", "--repeats", "1")
     assert folder.is_complete
 
 
@@ -233,10 +258,10 @@ def test_a_dead_judge_keeps_the_completions(tiny_qwen2: Path, tmp_path: Path):
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    arguments: list[str], message: str | None, tiny_qwen2: Path, tmp_path: Path
+    arguments: list[str], message: str | None, tiny_answering: Path, tmp_path: Path
 ):
     output = tmp_path / "out"
-    base = ["--variant", str(tiny_qwen2), "--output", str(output), "--benchmark", "chisafetybench-sample"]
+    base = ["--variant", str(tiny_answering), "--output", str(output), "--benchmark", "chisafetybench-sample"]
     done = subprocess.run(
         [sys.executable, "ray_jobs/evaluate.py", *base, *arguments],
         cwd=REPOSITORY,
@@ -246,7 +271,9 @@ def test_bad_input_is_one_line_and_writes_nothing(
         check=False,
     )
     assert done.returncode == 2, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("evaluate: " + str(tiny_qwen2))]
+    lines = [
+        line for line in done.stdout.splitlines() if not line.startswith("evaluate: " + str(tiny_answering))
+    ]
     assert lines[-1].startswith("evaluate: ")
     assert message is None or message in lines[-1]
     assert "Traceback" not in done.stdout + done.stderr
@@ -260,7 +287,7 @@ def test_dry_run_shows_prompts_and_writes_nothing(tiny_qwen2: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_programs_and_results_are_checked_in_the_same_job(tiny_qwen2: Path, tmp_path: Path):
+def test_programs_and_results_are_checked_in_the_same_job(tiny_answering: Path, tmp_path: Path):
     """Two benchmarks of other tasks with several completions of each question."""
     data = tmp_path / "data" / "math500"
     data.mkdir(parents=True)
@@ -280,7 +307,7 @@ def test_programs_and_results_are_checked_in_the_same_job(tiny_qwen2: Path, tmp_
             sys.executable,
             "ray_jobs/evaluate.py",
             "--variant",
-            str(tiny_qwen2),
+            str(tiny_answering),
             "--output",
             str(tmp_path / "runs"),
             "--benchmark",
@@ -308,7 +335,7 @@ def test_programs_and_results_are_checked_in_the_same_job(tiny_qwen2: Path, tmp_
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for benchmark in ("math-500", "livecodebench-sample"):
-        folder = RunFolder.locate(str(tmp_path / "runs"), "main", tiny_qwen2.name, benchmark)
+        folder = RunFolder.locate(str(tmp_path / "runs"), "main", tiny_answering.name, benchmark)
         metrics = folder.read_json("metrics.json") or {}
         (counts,) = metrics["counts"].values()
         assert counts["num_rows"] == 6 == counts["num_scored"] + counts["num_unscored"] + counts["num_failed"]

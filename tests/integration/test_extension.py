@@ -73,11 +73,11 @@ def test_an_evaluation_is_planned_with_both(package: Package):
     assert re.search(r"judge: keywords@[0-9a-f]{8}\n", shown)
 
 
-def test_an_evaluation_is_run_with_both(package: Package, tiny_qwen2: Path, tmp_path: Path):
+def test_an_evaluation_is_run_with_both(package: Package, tiny_answering: Path, tmp_path: Path):
     argv = ["--benchmark", "rumours", "--benchmark", "chisafetybench-sample", "--judge", "keywords"]
     argv += ["--limit", "4", "--set", "generation.max_tokens=8", "--set", "engine.max_model_len=1024"]
-    package.run("ray_jobs/evaluate.py", "--variant", str(tiny_qwen2), *argv, "--output", str(tmp_path))
-    folder = tmp_path / "main" / tiny_qwen2.name
+    package.run("ray_jobs/evaluate.py", "--variant", str(tiny_answering), *argv, "--output", str(tmp_path))
+    folder = tmp_path / "main" / tiny_answering.name
     metrics = json.loads((folder / "rumours" / "metrics.json").read_text())
     assert metrics["counts"]["mcq"]["num_rows"] == 3
     assert "传播虚假信息" in (folder / "rumours" / "report.html").read_text(encoding="utf-8")

@@ -55,7 +55,8 @@ def evaluated(model: Path, output: Path) -> list[dict[str, Any]]:
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    # 3: a random model may end no reasoning, so that there is nothing to publish; the rows are there.
+    assert done.returncode in (0, 3), done.stdout + done.stderr
     folder = RunFolder.locate(str(output), "main", model.name, "chisafetybench-sample")
     completions, verdicts = read_completions(folder), read_verdicts(folder)
     return [
