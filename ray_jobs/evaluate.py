@@ -32,7 +32,10 @@ def main(
     ],
     benchmark: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a benchmark, or all-paper for those of the paper; may be repeated."),
+        typer.Option(
+            help="Name of a benchmark, all-paper for those of the paper, or a file of your own questions "
+            "(also a URI or hf:OWNER/NAME[:CONFIG][:SPLIT]); may be repeated."
+        ),
     ] = None,
     data: Annotated[
         str | None,

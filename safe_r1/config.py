@@ -152,7 +152,7 @@ class EvaluateConfig(Settings):
 
     variant: str = Field(description="a name of `safe-r1 models`, a hub id, or a folder")
     benchmarks: tuple[str, ...] = Field(
-        default=("chisafetybench",), description="names of benchmarks, or all-paper"
+        default=("chisafetybench",), description="names of benchmarks, all-paper, or files of own questions"
     )
     data: str | None = Field(
         default=None, description="folder or URI of the benchmark's files, or of a folder for each benchmark"

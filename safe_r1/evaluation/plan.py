@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from safe_r1.benchmarks import Benchmark, expand, get_benchmark
+from safe_r1.benchmarks import Benchmark, get_benchmarks
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig, hide_credentials
 from safe_r1.errors import ConfigError
@@ -105,7 +105,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """
     check_kind(config.judge.kind)
     named = get_variant(config.variant)
-    benchmarks = {name: get_benchmark(name, config) for name in dict.fromkeys(expand(config.benchmarks))}
+    benchmarks = get_benchmarks(config.benchmarks, config)
     if config.answer_key and not any(benchmark.takes_answer_key for benchmark in benchmarks.values()):
         raise ConfigError(
             f"--answer-key: the results of {', '.join(benchmarks)} are part of the data; leave the key out"
@@ -190,6 +190,8 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
         folder = plan.folders[name]
         state = "complete" if folder.is_complete else "to do"
         show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
+        for line in plan.benchmarks[name].explain():
+            show(f"    {line}")
     variant = plan.variant
     num_gpus = config.engine.tensor_parallel_size or variant.tensor_parallel_size
     num_gpus *= config.engine.pipeline_parallel_size
