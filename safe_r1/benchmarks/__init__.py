@@ -13,6 +13,7 @@ from safe_r1.benchmarks.registry import (
     get_benchmarks,
     names,
     own_questions,
+    require_files,
 )
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "get_benchmarks",
     "names",
     "own_questions",
+    "require_files",
     "write_settings",
 ]

@@ -111,6 +111,18 @@ def absolute_name(name: str) -> str:
     return str(Path(name).absolute()) if is_path else name
 
 
+def require_files(chosen: Iterable[str]) -> None:
+    """Check that the files of own questions among the names are there.
+
+    Raises:
+        DataError: One is not.
+    """
+    for name in expand(chosen):
+        benchmark = get_benchmark(name)
+        if isinstance(benchmark, OwnBenchmark):
+            benchmark.file.profile()
+
+
 def get_benchmarks(chosen: Iterable[str], config: EvaluateConfig) -> dict[str, Benchmark]:
     """The benchmarks of a job by their own names, each once; see ``expand`` and ``get_benchmark``.
 

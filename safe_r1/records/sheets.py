@@ -1,6 +1,7 @@
 """Records of a spreadsheet: one sheet, its first row with content names the columns.
 
-Every cell is data: a formula counts by the value that is stored for it, and is never evaluated.
+Every cell is data: a formula counts by the value that is stored for it, is never evaluated, and is its own
+text where no value is stored, as other programs write what only looks like a formula.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _MAX_UNPACKED_BYTES = 8 << 30
 _BLANK = (None, "")
+_FORMULA_MARKS = (b"<f>", b"<f ")
 
 
 def column_names(header: Sequence[object]) -> list[str]:
@@ -65,9 +67,13 @@ def read_sheet(file: BinaryIO, sheet: str, where: str) -> Iterator[tuple[int, di
     Raises:
         DataError: The file is damaged.
     """
-    with _open(file, where) as book:
+    with contextlib.ExitStack() as stack:
+        rows = _rows(stack.enter_context(_open(file, where)), sheet)
+        if _has_formulas(file):
+            texts = _rows(stack.enter_context(_open(file, where, with_formulas=True)), sheet)
+            rows = (_with_texts(row, text) for row, text in zip(rows, texts, strict=True))
         names: list[str] = []
-        for number, cells in _rows(book, sheet):
+        for number, cells in rows:
             if all(cell in _BLANK for cell in cells):
                 continue
             if not names:
@@ -92,6 +98,30 @@ def _rows(book: "Workbook", sheet: str) -> Iterator[tuple[int, tuple[object, ...
     yield from enumerate(opened.iter_rows(values_only=True), start=1)
 
 
+def _with_texts(
+    row: tuple[int, tuple[object, ...]], texts: tuple[int, tuple[object, ...]]
+) -> tuple[int, tuple[object, ...]]:
+    """A row with the text of a formula in place of a value that is not stored."""
+    number, cells = row
+    pairs = zip(cells, texts[1], strict=True)
+    return number, tuple(text if cell is None and isinstance(text, str) else cell for cell, text in pairs)
+
+
+def _has_formulas(file: BinaryIO) -> bool:
+    """Whether a sheet holds a formula; only then is a second pass worth its time."""
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.startswith("xl/worksheets/") and name.endswith(".xml"):
+                with archive.open(name) as member:
+                    end = b""
+                    while chunk := member.read(1 << 20):
+                        if any(mark in end + chunk for mark in _FORMULA_MARKS):
+                            return True
+                        end = chunk[-8:]
+    return False
+
+
 def _plain(cell: object) -> object:
     if isinstance(cell, datetime.datetime | datetime.date | datetime.time):
         return cell.isoformat()
@@ -101,7 +131,7 @@ def _plain(cell: object) -> object:
 
 
 @contextlib.contextmanager
-def _open(file: BinaryIO, where: str) -> Iterator["Workbook"]:
+def _open(file: BinaryIO, where: str, with_formulas: bool = False) -> Iterator["Workbook"]:
     import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException
 
@@ -111,7 +141,7 @@ def _open(file: BinaryIO, where: str) -> Iterator["Workbook"]:
             if sum(member.file_size for member in archive.infolist()) > _MAX_UNPACKED_BYTES:
                 raise DataError(f"{where}: unpacks to more than {_MAX_UNPACKED_BYTES >> 30} GiB; use jsonl")
         file.seek(0)
-        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(file, read_only=True, data_only=not with_formulas)
         try:
             yield book
         finally:
