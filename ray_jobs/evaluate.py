@@ -10,7 +10,7 @@ import typer
 
 from ray_jobs.common import Console, job, join_ray
 from safe_r1.benchmarks import evaluate_schema
-from safe_r1.config import load_config
+from safe_r1.config import hide_credentials, load_config
 
 if TYPE_CHECKING:
     from safe_r1.evaluation.publish import BenchmarkResult
@@ -98,9 +98,8 @@ def main(
         from safe_r1.evaluation.job import evaluate
 
         join_ray(console)
-        console.show(
-            f"evaluate: {settings.variant} on {', '.join(settings.benchmarks)}; engine log: {console.log}"
-        )
+        benchmarks = hide_credentials(", ".join(settings.benchmarks))
+        console.show(f"evaluate: {settings.variant} on {benchmarks}; engine log: {console.log}")
         for result in evaluate(settings, console.progress, console.log):
             _summarize(console, result)
 

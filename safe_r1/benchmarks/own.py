@@ -17,7 +17,7 @@ from safe_r1.benchmarks.options import score_choice
 from safe_r1.benchmarks.own_place import Place
 from safe_r1.benchmarks.own_reading import OwnFile, Reading
 from safe_r1.benchmarks.own_settings import GROUP, merge
-from safe_r1.config import Settings
+from safe_r1.config import Settings, hide_credentials
 from safe_r1.errors import DataError
 from safe_r1.schema import Sample
 
@@ -89,7 +89,7 @@ class OwnBenchmark(BaseBenchmark):
             )
             raise DataError(
                 f"{len(misfits)} of {reading.num_rows} rows do not fit, first {first.where}: {first.reason}; "
-                f"`safe-r1 benchmark check {self.file.place.given}` lists them{allowed}"
+                f"`safe-r1 benchmark check {hide_credentials(self.file.place.given)}` lists them{allowed}"
             )
         return reading.samples
 

@@ -38,7 +38,7 @@ _NUMBER_WITH_COMMAS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
 class RowError(ValueError):
-    """A row that does not fit; the message says why."""
+    """A row that does not fit; the message says why, and in brackets where and with which value."""
 
 
 def shown(value: object) -> str:
@@ -48,15 +48,15 @@ def shown(value: object) -> str:
 
 
 def text_of(value: object, name: str) -> str:
-    """A cell as trimmed text; a number as it is written.
+    """A cell as trimmed text; a number or a date as it is written.
 
     Raises:
-        RowError: It is neither.
+        RowError: It is something else.
     """
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowError(f"{name} is {type(value).__name__}, expected text")
+    if value is None or isinstance(value, bool | bytes | list | tuple | Mapping):
+        raise RowError(f"a cell is no text ({name}: {type(value).__name__})")
     return str(value)
 
 
@@ -78,7 +78,7 @@ def read_history(value: object, name: str) -> list[Message]:
     """
     turns = parsed(value)
     if not isinstance(turns, list):
-        raise RowError(f"{name} is no list of messages")
+        raise RowError(f"a dialogue is no list of messages ({name})")
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         if isinstance(turn, Mapping):
@@ -87,7 +87,7 @@ def read_history(value: object, name: str) -> list[Message]:
             for role, text in zip(("user", "assistant"), turn, strict=True):
                 messages.append(Message(role=role, content=text_of(text, f"{name}, turn {number}")))
         else:
-            raise RowError(f"{name}, turn {number} is no message")
+            raise RowError(f"a turn of a dialogue is no message ({name}, turn {number})")
     return messages
 
 
@@ -96,7 +96,7 @@ def _read_turn(turn: Mapping[str, object], name: str) -> Message:
     text = next((turn[field] for field in _TEXT_FIELDS if field in turn), None)
     known = _ROLES.get(str(role).strip().lower())
     if known is None:
-        raise RowError(f"{name} has the role {shown(role)}, expected system, user or assistant")
+        raise RowError(f"a role is none of system, user and assistant ({name}: {shown(role)})")
     return Message(role=known, content=text_of(text, name))
 
 
@@ -110,7 +110,7 @@ def check_dialogue(messages: Sequence[Message]) -> None:
     turns = turns[1:] if turns[:1] == ["system"] else turns
     if turns != [("user", "assistant")[place % 2] for place in range(len(turns))] or len(turns) % 2 == 0:
         roles = ", ".join(turns[:6])
-        raise RowError(f"its turns are {roles or 'none'}; expected user and assistant in turn, user last")
+        raise RowError(f"user and assistant do not take turns, user last ({roles or 'no turn'})")
     if not all(turn["content"] for turn in messages):
         raise RowError("a turn of its dialogue is empty")
 
@@ -133,7 +133,7 @@ def read_options(value: object, name: str) -> dict[str, str]:
         return lettered([_option_text(each) for each in options], name)
     if isinstance(options, list):
         return lettered(options, name)
-    raise RowError(f"{name} is {type(options).__name__}, expected a list, a table or text")
+    raise RowError(f"options are no list, table or text ({name}: {type(options).__name__})")
 
 
 def _option_text(option: Mapping[str, object]) -> object:
@@ -164,14 +164,14 @@ def lettered(texts: Sequence[object], name: str) -> dict[str, str]:
         RowError: There are fewer than two or more than eight, or one is empty.
     """
     if not 2 <= len(texts) <= len(LETTERS):
-        raise RowError(f"{name}: {len(texts)} options, expected 2 to {len(LETTERS)}")
+        raise RowError(f"not 2 to {len(LETTERS)} options ({name}: {len(texts)})")
     found = [text_of("" if text is None else text, name) for text in texts]
     marks = [_LETTER_MARK.match(text) for text in found]
     given = "".join(mark[1] for mark in marks if mark)
     if unicodedata.normalize("NFKC", given).upper() == LETTERS[: len(found)]:
         found = [text[mark.end() :].strip() for text, mark in zip(found, marks, strict=True) if mark]
     if not all(found):
-        raise RowError(f"{name}: option {LETTERS[found.index('')]} is empty")
+        raise RowError(f"an option is empty ({name}: {LETTERS[found.index('')]})")
     return dict(zip(LETTERS, found, strict=False))
 
 
@@ -199,8 +199,8 @@ def read_choice(value: object, options: Mapping[str, str], name: str) -> str | i
         return same[0]
     if text.isascii() and text.isdigit() and len(text) <= 2:
         return int(text)
-    problem = "is the text of several options" if same else f"is none of the options {', '.join(options)}"
-    raise RowError(f"{name} {shown(text)} {problem}")
+    problem = "is the text of several options" if same else "is none of the options"
+    raise RowError(f"{name} {problem} ({shown(text)}; there is {', '.join(options)})")
 
 
 def _same(option: str, text: str) -> bool:

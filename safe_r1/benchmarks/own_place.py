@@ -13,7 +13,7 @@ from upath import UPath
 from safe_r1.benchmarks.files import as_path
 from safe_r1.benchmarks.own_settings import OwnSettings
 from safe_r1.config import hide_credentials
-from safe_r1.errors import ConfigError
+from safe_r1.errors import ConfigError, DataError
 from safe_r1.records.files import split_name
 from safe_r1.records.layout import Layout, find_layout
 from safe_r1.records.location import DataLocation
@@ -22,6 +22,7 @@ from safe_r1.records.sources import find_files, read_rows
 _HUB = "hf:"
 _HUB_NAME = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?P<parts>(?::[\w.-]+){0,2})")
 _SPLITS = ("train", "test", "validation", "valid", "dev")
+_SPLIT = "test"
 _NAME_CHARS = 64
 
 
@@ -58,6 +59,13 @@ class Place:
         if self.is_hub:
             return self._hub()["id"].rpartition("/")[2]
         return split_name(self.file_name)[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided about a dataset of the hub and its user should know."""
+        if not self.is_hub or self._hub()["parts"]:
+            return []
+        return [f"split {_SPLIT!r} is read (another one: {self.given}:SPLIT or {self.given}:CONFIG:SPLIT)"]
 
     @property
     def beside(self) -> UPath | None:
@@ -102,7 +110,7 @@ class Place:
         parts = found["parts"].split(":")[1:]
         # One part alone is the split where it is a usual name of one.
         subset = parts[0] if parts and (len(parts) == 2 or parts[0] not in _SPLITS) else None
-        split = parts[-1] if parts and (len(parts) == 2 or subset is None) else "test"
+        split = parts[-1] if parts and (len(parts) == 2 or subset is None) else _SPLIT
         return DataLocation(
             name="questions", hub=found["id"], subset=subset, split=split, revision=found["revision"]
         )
@@ -114,7 +122,7 @@ class Place:
             DataError: There is no file, or none that can be read.
         """
         # Relative to the working directory, as any file on the command line.
-        found = [] if self.is_hub else find_files(location, ".")
+        found = [] if self.is_hub else self._find(location)
         return [(file, find_layout(location, file)) for file in found]
 
     def sha256(self, location: DataLocation) -> str:
@@ -125,8 +133,16 @@ class Place:
                 row = json.dumps(parsed.value, ensure_ascii=False, sort_keys=True, default=str)
                 digest.update(row.encode() + b"\n")
             return digest.hexdigest()
-        hashes = [_hash_file(file) for file in find_files(location, ".")]
+        hashes = [_hash_file(file) for file in self._find(location)]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    def _find(self, location: DataLocation) -> list[UPath]:
+        try:
+            return find_files(location, ".")
+        except DataError as error:
+            hub = f"{_HUB}{self.given}"
+            hint = f"; a dataset of the hub is {hub}" if _HUB_NAME.fullmatch(hub) else ""
+            raise DataError(f"{error}{hint}") from None
 
     def _hub(self) -> re.Match[str]:
         found = _HUB_NAME.fullmatch(self.given)

@@ -60,8 +60,8 @@ class Reading:
 
     @property
     def num_misfits_by_reason(self) -> dict[str, int]:
-        """Rows that do not fit by the reason's first words, which hold nothing of their text."""
-        return dict(Counter(misfit.reason.partition(" '")[0][:60] for misfit in self.misfits).most_common())
+        """Rows that do not fit by their reason, without the values in its brackets."""
+        return dict(Counter(misfit.reason.partition(" (")[0] for misfit in self.misfits).most_common())
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,11 @@ class OwnFile:
             except RowError as error:
                 misfits.append(Misfit(place, str(error)))
         note = settle_numbers(drafts, self.settings.index_base, where)
-        notes = [note for _, layout in files for note in layout.notes] + ([note] if note else [])
+        notes = [*self.place.notes, *(note for _, layout in files for note in layout.notes)]
+        notes += [note] if note else []
         for draft in drafts:
             if draft.number is not None and not draft.sample.metadata["answer"]:
-                misfits.append(Misfit(draft.where, f"the answer {draft.number} is the number of no option"))
+                misfits.append(Misfit(draft.where, f"the answer is the number of no option ({draft.number})"))
         samples = [draft.sample for draft in drafts if draft.sample.metadata.get("answer") != ""]
         return Reading(
             samples,

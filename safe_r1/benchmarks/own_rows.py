@@ -126,12 +126,12 @@ class RowReader:
             return "mcq"
         value = field_of(row, column)
         if is_empty(value):
-            raise RowError(f"column {column!r} is empty: no task")
+            raise RowError(f"no task (column {column!r} is empty)")
         if isinstance(value, bool):
             value = str(value)
         task = read_task(value, column)
         if task is None:
-            raise RowError(f"column {column!r} is {shown(value)}, expected e.g. 应拒答 or 非拒答")
+            raise RowError(f"no known task (column {column!r} is {shown(value)}, not e.g. 应拒答 or 非拒答)")
         return task
 
     def _dialogue(self, row: Mapping[str, object]) -> tuple[list[Message], str]:
@@ -169,7 +169,7 @@ class RowReader:
         try:
             stem, options = parse_options(question)
         except DataError:
-            raise RowError("no options, neither in a column nor as 'A. …' in the question") from None
+            raise RowError("no options, neither in a column nor in the question as A. … B. …") from None
         return stem, options
 
     def _place(self, row: Mapping[str, object]) -> tuple[str, str]:
@@ -203,7 +203,7 @@ class RowReader:
             source_id = text_of(value, f"column {self.columns.id!r}")
             metadata["source_id"] = source_id[:_NAME_CHARS]
             if source_id in self._ids:
-                raise RowError(f"id {shown(source_id)} occurs twice, first in {self._ids[source_id]}")
+                raise RowError(f"an id occurs twice ({shown(source_id)}, first in {self._ids[source_id]})")
             self._ids[source_id] = where
             # An id may be any text, and a sample's is part of file names and keys.
             plain = source_id if _PLAIN_ID.fullmatch(source_id) else _key(source_id)

@@ -83,9 +83,8 @@ def get_benchmark(name: str, config: EvaluateConfig | None = None) -> Benchmark:
         return open_own(name, names(), given if isinstance(given, Settings) else None)
     if benchmark is None:
         near = difflib.get_close_matches(name, [*names(), ALL_PAPER], n=3, cutoff=0.4)
-        hint = (
-            f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join([*names(), ALL_PAPER])}"
-        )
+        known = f"known are {', '.join([*names(), ALL_PAPER])}, and files of questions"
+        hint = f"did you mean {' or '.join(near)}?" if near else known
         raise ConfigError(f"unknown benchmark {name!r}: {hint}")
     settings = getattr(config, settings_group(benchmark.name), None)
     return benchmark.with_settings(settings) if isinstance(settings, Settings) else benchmark
