@@ -15,7 +15,10 @@ from safe_r1.errors import DataError
 if TYPE_CHECKING:
     from openpyxl import Workbook
 
+# Beyond these a workbook is no table but made to fill the memory.
 _MAX_UNPACKED_BYTES = 8 << 30
+_SMALL_BYTES = 256 << 20
+_MAX_RATIO = 200
 _BLANK = (None, "")
 _FORMULA_MARKS = (b"<f>", b"<f ")
 
@@ -138,8 +141,12 @@ def _open(file: BinaryIO, where: str, with_formulas: bool = False) -> Iterator["
     file.seek(0)
     try:
         with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _MAX_UNPACKED_BYTES:
-                raise DataError(f"{where}: unpacks to more than {_MAX_UNPACKED_BYTES >> 30} GiB; use jsonl")
+            packed = sum(member.compress_size for member in archive.infolist())
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _MAX_UNPACKED_BYTES or unpacked > max(_SMALL_BYTES, _MAX_RATIO * packed):
+            raise DataError(
+                f"{where}: {packed >> 20} MiB that unpack to {unpacked >> 20} MiB; save the questions as CSV"
+            )
         file.seek(0)
         book = openpyxl.load_workbook(file, read_only=True, data_only=not with_formulas)
         try:
