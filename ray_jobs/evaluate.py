@@ -37,7 +37,10 @@ def main(
     ],
     benchmark: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a benchmark, or all-paper for those of the paper; may be repeated."),
+        typer.Option(
+            help="Name of a benchmark, all-paper for those of the paper, or a file of your own questions "
+            "(also a URI or hf:OWNER/NAME[:CONFIG][:SPLIT]); may be repeated."
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -112,10 +115,8 @@ def main(
         from safe_r1.evaluation.tracking import record_results
 
         join_ray(console)
-        console.show(
-            f"evaluate: {hide_credentials(settings.variant)} on {', '.join(settings.benchmarks)}; "
-            f"log: {console.log}"
-        )
+        benchmarks = hide_credentials(", ".join(settings.benchmarks))
+        console.show(f"evaluate: {hide_credentials(settings.variant)} on {benchmarks}; log: {console.log}")
         results = evaluate(settings, console.progress, console.log)
         published = [result for result in results if not result.problem]
         for result in published:

@@ -7,12 +7,15 @@ import dataclasses
 import importlib
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safe_r1 import __version__
 from safe_r1.errors import ConfigError, SafeR1Error
+
+if TYPE_CHECKING:
+    from safe_r1.benchmarks import OwnBenchmark
 
 JOBS = {
     "evaluate": ("ray_jobs.evaluate", "Evaluate one model variant and write a report."),
@@ -98,6 +101,52 @@ def fetch(
         known = [name for name in names() if (each := find_benchmark(name)) and each.source]
         raise ConfigError(f"cannot fetch {benchmark!r}: known are {', '.join(known)}")
     print(f"{benchmark}: {download(found.source, target)}")
+
+
+questions = typer.Typer(no_args_is_help=True, help="Own questions: how a file of them is read.")
+app.add_typer(questions, name="benchmark")
+
+
+@questions.command()
+def check(
+    file: Annotated[str, typer.Argument(help="File, URI or hf:OWNER/NAME[:CONFIG][:SPLIT] with questions.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, e.g. benchmark.task=refusal; may be repeated."),
+    ] = None,
+) -> None:
+    """Show the columns, counts and samples of a file of questions, and every row that does not fit."""
+    from safe_r1.benchmarks import check_questions
+    from safe_r1.report.text import printable
+
+    found = check_questions(_own_questions(file, set_))
+    print("\n".join(map(printable, found.lines)))
+    if found.num_misfits:
+        raise typer.Exit(ConfigError.exit_code)
+
+
+@questions.command("init")
+def init_questions(
+    file: Annotated[str, typer.Argument(help="File, URI or hf:OWNER/NAME[:CONFIG][:SPLIT] with questions.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, e.g. benchmark.task=refusal; may be repeated."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a TOML file that exists.")] = False,
+) -> None:
+    """Write the TOML file beside a file of questions: what was recognised, and why."""
+    from safe_r1.benchmarks import write_settings
+    from safe_r1.report.text import printable
+
+    text, path = write_settings(_own_questions(file, set_), force)
+    print(printable(text) + (f"written: {path}" if path else ""))
+
+
+def _own_questions(file: str, overrides: list[str] | None) -> "OwnBenchmark":
+    from safe_r1.benchmarks import evaluate_schema, own_questions
+    from safe_r1.config import load_config
+
+    return own_questions(file, load_config(evaluate_schema(), None, overrides or [], variant="demo"))
 
 
 @app.command("judge-agreement")

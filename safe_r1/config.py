@@ -211,7 +211,7 @@ class EvaluateConfig(Settings):
         description="a name of `safe-r1 models`, a hub id, a folder, endpoint:URL#MODEL, or its TOML file"
     )
     benchmarks: tuple[str, ...] = Field(
-        default=("chisafetybench",), description="names of benchmarks, or all-paper"
+        default=("chisafetybench",), description="names of benchmarks, all-paper, or files of own questions"
     )
     data: str | None = Field(
         default=None, description="folder or URI of the benchmark's files, or of a folder for each benchmark"

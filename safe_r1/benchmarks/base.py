@@ -1,6 +1,6 @@
 """The benchmark protocol: everything that depends on the benchmark."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -178,6 +178,17 @@ class Benchmark(Protocol):
         """SHA-256 over the files that ``load`` would read; equal data give equal hashes in any folder."""
         ...
 
+    def facts(self) -> Mapping[str, object]:
+        """Facts about questions that no installed package knows, for ``run.json``; empty for all others.
+
+        ``title`` and ``labels`` among them replace the benchmark's own in reports: its file may be gone.
+        """
+        ...
+
+    def explain(self) -> Sequence[str]:
+        """How the questions were read and why, line by line, where that was recognised and not defined."""
+        ...
+
 
 class BaseBenchmark:
     """Defaults: one completion for each question, prompted as loaded; no settings; a judge decides."""
@@ -214,6 +225,14 @@ class BaseBenchmark:
     def score(self, sample: Sample, repeat: int, answer: str) -> Score | None:
         """None: a judge decides."""
         return None
+
+    def facts(self) -> Mapping[str, object]:
+        """None."""
+        return {}
+
+    def explain(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
 
 
 def settings_group(name: str) -> str:

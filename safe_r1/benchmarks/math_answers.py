@@ -23,12 +23,17 @@ class MathBenchmark(TableBenchmark):
 
     def score(self, sample: Sample, repeat: int, answer: str) -> Score:
         """Compare the last result in the answer with the known one; see ``is_equal`` for its cost."""
-        try:
-            return is_equal(sample.metadata["answer"], answer)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the parser of mathematics raises anything on what models write
-            return Score(False, None, f"not readable as mathematics: {type(error).__name__}")
+        return score_result(sample, answer)
+
+
+def score_result(sample: Sample, answer: str) -> Score:
+    """Whether the last result in the answer equals ``metadata['answer']``; see ``is_equal`` for its cost."""
+    try:
+        return is_equal(sample.metadata["answer"], answer)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the parser of mathematics raises anything on what models write
+        return Score(False, None, f"not readable as mathematics: {type(error).__name__}")
 
 
 def is_equal(result: str, answer: str) -> Score:

@@ -8,6 +8,7 @@ otherwise it is an error.
 import random
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from safe_r1.benchmarks.base import Score
@@ -82,6 +83,19 @@ def mcq_prompt(question: str) -> str:
     return f"{question}\n\n{MCQ_INSTRUCTION}"
 
 
+def prompt_with_options(stem: str, options: Mapping[str, str], instruction: str) -> str:
+    """The user turn for a question whose options stand apart from it; the stem comes first, as it is.
+
+    A sample made so has the stem's length in ``metadata['stem_chars']``.
+    """
+    return f"{stem}{_listed(options)}{instruction}"
+
+
+def _listed(options: Mapping[str, str]) -> str:
+    shown = "\n".join(f"{letter}. {text}" for letter, text in options.items())
+    return f"\n{shown}\n\n"
+
+
 def swap_options(sample: Sample) -> Sample:
     """The same question with its options in reversed order, lettered A, B, ... again.
 
@@ -100,32 +114,51 @@ def swap_options(sample: Sample) -> Sample:
             f"{sample.sample_id}: only a multiple-choice question that is neither swapped nor shuffled can "
             "have its options swapped"
         )
+    texts = list(reversed(sample.options.values()))
+    letters = list(sample.options)
+    swapped_options = dict(zip(letters, texts, strict=True))
+    mirrored = dict(zip(letters, reversed(letters), strict=True))
+    metadata = sample.metadata | {"swap_of": sample.sample_id}
+    if "answer" in metadata:
+        metadata["answer"] = mirrored[metadata["answer"]]
+    return replace(
+        sample,
+        sample_id=sample.sample_id + SWAPPED_SUFFIX,
+        messages=[
+            *sample.messages[:-1],
+            Message(role="user", content=_swapped_prompt(sample, swapped_options)),
+        ],
+        options=swapped_options,
+        metadata=metadata,
+    )
+
+
+def _swapped_prompt(sample: Sample, options: Mapping[str, str]) -> str:
+    """The user turn with other texts in place of the options."""
+    if "stem_chars" in sample.metadata:
+        # Options that were put behind the stem by ``prompt_with_options``: nothing has to be found in a text.
+        content = sample.messages[-1]["content"]
+        stem = content[: int(sample.metadata["stem_chars"])]
+        listed = _listed(sample.options)
+        if content.startswith(listed, len(stem)):
+            return prompt_with_options(stem, options, content[len(stem) + len(listed) :])
+        raise _other_options(sample)
     suffix = f"\n\n{MCQ_INSTRUCTION}"
     question = sample.messages[-1]["content"].removesuffix(suffix)
     spans = _find_spans(question)
     # Otherwise the prompt would show other options than the ones that are scored.
     if {span.letter: question[span.start : span.end] for span in spans} != sample.options:
-        raise DataError(
-            f"{sample.sample_id}: the options in the text are not the sample's; it was not made by this "
-            "package"
-        )
-    texts = list(reversed(sample.options.values()))
+        raise _other_options(sample)
     swapped = question
     # From the end, so that the positions of the spans before it stay valid.
-    for span, text in reversed(list(zip(spans, texts, strict=True))):
+    for span, text in reversed(list(zip(spans, options.values(), strict=True))):
         swapped = swapped[: span.start] + text + swapped[span.end :]
-    letters = list(sample.options)
-    mirrored = dict(zip(letters, reversed(letters), strict=True))
-    metadata = sample.metadata | {"swap_of": sample.sample_id}
-    if "answer" in metadata:
-        metadata["answer"] = mirrored[metadata["answer"]]
-    content = swapped + (suffix if sample.messages[-1]["content"].endswith(suffix) else "")
-    return replace(
-        sample,
-        sample_id=sample.sample_id + SWAPPED_SUFFIX,
-        messages=[*sample.messages[:-1], Message(role="user", content=content)],
-        options=dict(zip(letters, texts, strict=True)),
-        metadata=metadata,
+    return swapped + (suffix if sample.messages[-1]["content"].endswith(suffix) else "")
+
+
+def _other_options(sample: Sample) -> DataError:
+    return DataError(
+        f"{sample.sample_id}: the options in the text are not the sample's; it was not made by this package"
     )
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks by name: those of this package, and those that other packages add.
+"""Benchmarks by name: those of this package, those that other packages add, and users' own files.
 
 Another package adds one by an entry point of the group ``safe_r1.benchmarks`` whose name is the benchmark's
 and whose value is a ``Benchmark`` instance, e.g. in its ``pyproject.toml``::
@@ -12,6 +12,8 @@ import functools
 import logging
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 
 from pydantic import create_model
 
@@ -21,6 +23,9 @@ from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
 from safe_r1.benchmarks.gsm8k import GSM8K
 from safe_r1.benchmarks.livecodebench import LIVECODEBENCH, LIVECODEBENCH_SAMPLE
 from safe_r1.benchmarks.math500 import MATH_500
+from safe_r1.benchmarks.own import OwnBenchmark, open_own
+from safe_r1.benchmarks.own_place import is_own_name
+from safe_r1.benchmarks.own_settings import GROUP, OwnSettings
 from safe_r1.benchmarks.xstest import XSTEST
 from safe_r1.config import EvaluateConfig, Settings
 from safe_r1.errors import ConfigError
@@ -66,24 +71,80 @@ def find_benchmark(name: str) -> Benchmark | None:
 def get_benchmark(name: str, config: EvaluateConfig | None = None) -> Benchmark:
     """The benchmark of that name, with its group of settings from ``config``.
 
+    A name that is a file, a URI or ``hf:OWNER/NAME`` gives the benchmark of the questions there.
+
     Raises:
         ConfigError: The name is unknown (the message offers the nearest ones), the package that adds it
             cannot be loaded, or a setting does not fit it.
     """
     benchmark = _BY_NAME.get(name) or _load_added(name)
+    if benchmark is None and is_own_name(name):
+        given = getattr(config, GROUP, None)
+        return open_own(name, names(), given if isinstance(given, Settings) else None)
     if benchmark is None:
         near = difflib.get_close_matches(name, [*names(), ALL_PAPER], n=3, cutoff=0.4)
-        hint = (
-            f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join([*names(), ALL_PAPER])}"
-        )
+        known = f"known are {', '.join([*names(), ALL_PAPER])}, and files of questions"
+        hint = f"did you mean {' or '.join(near)}?" if near else known
         raise ConfigError(f"unknown benchmark {name!r}: {hint}")
     settings = getattr(config, settings_group(benchmark.name), None)
     return benchmark.with_settings(settings) if isinstance(settings, Settings) else benchmark
 
 
+def own_questions(name: str, config: EvaluateConfig | None = None) -> OwnBenchmark:
+    """The benchmark of a user's own questions.
+
+    Raises:
+        ConfigError: The name is that of a known benchmark, or no file, URI or ``hf:OWNER/NAME``.
+    """
+    benchmark = get_benchmark(name, config)
+    if not isinstance(benchmark, OwnBenchmark):
+        raise ConfigError(
+            f"{name!r} is a benchmark of an installed package; give a file of your own questions"
+        )
+    return benchmark
+
+
+def absolute_name(name: str) -> str:
+    """The name as a job that runs in another folder needs it: a relative path becomes an absolute one."""
+    is_path = name not in _BY_NAME and is_own_name(name) and "://" not in name and not name.startswith("hf:")
+    return str(Path(name).absolute()) if is_path else name
+
+
+def require_files(chosen: Iterable[str]) -> None:
+    """Check that the files of own questions among the names are there.
+
+    Raises:
+        DataError: One is not.
+    """
+    for name in expand(chosen):
+        benchmark = get_benchmark(name)
+        if isinstance(benchmark, OwnBenchmark):
+            benchmark.file.profile()
+
+
+def get_benchmarks(chosen: Iterable[str], config: EvaluateConfig) -> dict[str, Benchmark]:
+    """The benchmarks of a job by their own names, each once; see ``expand`` and ``get_benchmark``.
+
+    Raises:
+        ConfigError: Two files give one name.
+    """
+    found: dict[str, Benchmark] = {}
+    typed: dict[str, str] = {}
+    for name in dict.fromkeys(expand(chosen)):
+        benchmark = get_benchmark(name, config)
+        if benchmark.name in found:
+            raise ConfigError(
+                f"{typed[benchmark.name]} and {name} are both called {benchmark.name!r}: rename one, give it "
+                "a `name` in the TOML file beside it, or evaluate them in two jobs with --set run=NAME"
+            )
+        found[benchmark.name] = benchmark
+        typed[benchmark.name] = name
+    return found
+
+
 def evaluate_schema() -> type[EvaluateConfig]:
     """``EvaluateConfig`` with one group of settings for each benchmark that has settings."""
-    groups = {}
+    groups: dict[str, Any] = {GROUP: (OwnSettings, OwnSettings())}
     for benchmark in filter(None, map(find_benchmark, names())):
         if benchmark.settings is not None:
             groups[settings_group(benchmark.name)] = (type(benchmark.settings), benchmark.settings)
@@ -98,7 +159,7 @@ def _added() -> Mapping[str, EntryPoint]:
         # The first one wins: otherwise an installed package could replace a published benchmark unnoticed.
         # Its group of settings may be nobody else's either.
         group = settings_group(point.name)
-        taken = set(map(settings_group, (*_BY_NAME, *found, ALL_PAPER)))
+        taken = set(map(settings_group, (*_BY_NAME, *found, ALL_PAPER, GROUP)))
         if group in taken or group in EvaluateConfig.model_fields:
             logger.warning(
                 "benchmark %r of package %s is ignored: the name is taken", point.name, _origin(point)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safe_r1.benchmarks import absolute_name
 from safe_r1.campaign.estimate import Estimate, estimate
 from safe_r1.campaign.recipe import RUN_ONCE, CampaignRecipe, JobKind, StageConfig
 from safe_r1.campaign.selection import select_variants
@@ -149,7 +150,7 @@ def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list
     name = get_variant(variant).name
     # The folder to which the fine-tuning job exports; it is not there yet while the campaign is planned.
     model = f"{output}/finetuned/main/{name}/{name}-safe" if stage.models_of else variant
-    benchmarks = [argument for benchmark in stage.benchmarks for argument in ("--benchmark", benchmark)]
+    benchmarks = [each for name in stage.benchmarks for each in ("--benchmark", absolute_name(name))]
     return ["--variant", model, *benchmarks, "--output", f"{output}/runs"]
 
 

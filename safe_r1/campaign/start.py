@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from safe_r1.benchmarks import require_files
 from safe_r1.campaign.graph import Step, commands
 from safe_r1.campaign.jobs import RayJobs
 from safe_r1.campaign.recipe import CampaignRecipe
@@ -26,6 +27,7 @@ _LOCAL_CPUS = 16
 # again within some seconds.
 _AGENT_PORT = 52365
 _PORT_TIMEOUT_S = 60.0
+_INFO_FILE = "campaign.json"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def open_campaign(
     Raises:
         ConfigError: A secret is missing, or two models have one name.
         ResourceError: No cluster, or one with another version of Ray.
+        DataError: A file of own questions is missing.
         RunConflictError: The folder holds a campaign with other commands.
     """
     if missing := [name for name in recipe.secrets if not os.environ.get(name)]:
@@ -73,11 +76,14 @@ def open_campaign(
             f"secret {', '.join(missing)} is not set: recipe {recipe.name} needs it in the environment of "
             "the campaign and of the nodes (a Kubernetes Secret), never in a file of the project"
         )
+    folder = campaign_folder(output)
+    if folder.read_json(_INFO_FILE) is None:
+        # Later the files may be gone: finished runs do not need them.
+        require_files(name for stage in recipe.stages.values() for name in stage.benchmarks)
     server = _find_server()
     driver_labels = recipe.groups["cpu"].labels if "cpu" in recipe.groups else {}
     jobs = RayJobs(server.url, server.working_dir, server.python, driver_labels, server.ray_address)
-    folder = campaign_folder(output)
-    folder.open(commands(recipe, output), {"recipe": recipe.model_dump()}, name="campaign.json")
+    folder.open(commands(recipe, output), {"recipe": recipe.model_dump()}, name=_INFO_FILE)
     return Campaign(recipe, steps, folder, jobs, order)
 
 

@@ -79,7 +79,7 @@ def heatmaps(runs: Sequence[Run], variants: Sequence[str]) -> list[Heatmap]:
     """One map for each metric of safety or reasoning on every benchmark with categories."""
     maps = []
     for benchmark in dict.fromkeys(run.benchmark for run in runs):
-        labels = benchmark_labels(benchmark)
+        labels = benchmark_labels(benchmark, next(run.info for run in runs if run.benchmark == benchmark))
         by_variant = {run.variant: read_rates(run.metrics) for run in runs if run.benchmark == benchmark}
         for metric in ("accuracy", *REFUSAL_METRICS, "pass_at_1"):
             found = {

@@ -232,7 +232,8 @@ class _TableBuilder:
         return any(key[1:3] == (benchmark, metric) for key in self.rates)
 
     def _columns_by_area(self, benchmark: str, metric: str) -> list[RateColumn]:
-        labels = benchmark_labels(benchmark)
+        run_info = next(run.info for (_, name), run in self.runs.items() if name == benchmark)
+        labels = benchmark_labels(benchmark, run_info)
         found = {key[3:] for key in self.rates if key[1:3] == (benchmark, metric)}
         areas = labels.ordered(key for scope, key in found if scope == "area")
         names = [("overall", "all", _OVERALL)] if ("overall", "all") in found else []

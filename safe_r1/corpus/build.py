@@ -22,11 +22,11 @@ from safe_r1.corpus.ingest import STAGE, Ingest, read_counts
 from safe_r1.corpus.plan import CorpusPlan, fingerprint, make_plan
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.selection import select_rows
-from safe_r1.corpus.sources import SourcePart
 from safe_r1.errors import DataError
 from safe_r1.judge.factory import JudgePlan, plan_judge
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
+from safe_r1.records.sources import SourcePart
 from safe_r1.resources import MIN_LOGICAL_CPUS, connect
 from safe_r1.runs import RunFolder, read_table
 

@@ -13,10 +13,10 @@ import numpy as np
 from safe_r1.benchmarks import get_benchmark
 from safe_r1.corpus.recipe import DecontaminationConfig, ProtectedSet
 from safe_r1.corpus.rows import CorpusRow, Drop
-from safe_r1.corpus.sources import list_parts, read_part
 from safe_r1.corpus.text import Hashes, Indices, ngrams, units
 from safe_r1.errors import DataError
 from safe_r1.language import Language
+from safe_r1.records.sources import list_parts, read_part
 
 _STAGE = "decontaminate"
 # Size of the short n-grams, in characters and in words.

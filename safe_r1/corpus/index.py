@@ -12,8 +12,8 @@ from safe_r1.corpus.dedup import NUM_PERM, find_clusters, pick_best
 from safe_r1.corpus.ingest import STAGE
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import Drop
-from safe_r1.corpus.sources import SourcePart
 from safe_r1.corpus.text import Indices
+from safe_r1.records.sources import SourcePart
 from safe_r1.runs import read_table
 
 _COLUMNS = [

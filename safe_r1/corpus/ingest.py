@@ -14,8 +14,8 @@ from safe_r1.corpus.dedup import SKETCH_SCHEMA, sketch
 from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import ROW_SCHEMA, CorpusRow, normalise
-from safe_r1.corpus.sources import SourcePart, read_part
 from safe_r1.judge.factory import JudgePlan
+from safe_r1.records.sources import SourcePart, read_part
 from safe_r1.runs import write_table
 
 if TYPE_CHECKING:

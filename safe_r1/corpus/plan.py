@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from upath import UPath
 
@@ -13,12 +14,12 @@ from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
 from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
 from safe_r1.corpus.recipe import CorpusRecipe, Source
 from safe_r1.corpus.rows import CorpusRow, normalise
-from safe_r1.corpus.sources import SourcePart, list_parts, pin_revision, read_part
 from safe_r1.corpus.teachers import TEACHERS_SHA256
 from safe_r1.errors import DataError
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.policies import load_cards
 from safe_r1.provenance import versions
+from safe_r1.records.sources import SourcePart, list_parts, pin_revision, read_part
 from safe_r1.runs import sha256
 
 # Enough to tell a wrong mapping from single malformed records.
@@ -124,6 +125,8 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
     # Folders do not change a row, and the identity of the judge stands for its settings.
     for name in ("output", "data", "judge"):
         settings.pop(name)
+    # As in recipes from before these settings: a corpus of theirs is resumed, not refused.
+    _remove_unset(settings)
     synthesis = recipe.synthesis.model_dump(mode="json", exclude=set(_RUNTIME_SETTINGS))
     return {
         "recipe": settings | {"synthesis": synthesis},
@@ -138,6 +141,13 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
         "minhash": [NUM_PERM, NUM_BANDS],
         "versions": versions(("safe_r1", "rensa")),
     }
+
+
+def _remove_unset(settings: dict[str, Any]) -> None:
+    for location in (*settings["sources"], *settings["decontamination"]["protected"]):
+        for name in ("sheet", "encoding"):
+            if location[name] is None:
+                del location[name]
 
 
 def _hash_files(parts: Sequence[SourcePart]) -> dict[str, dict[str, str]]:

@@ -13,11 +13,11 @@ from pydantic import Field, field_validator, model_validator
 from safe_r1.config import EngineConfig, JudgeConfig, Settings, load_config
 from safe_r1.errors import ConfigError
 from safe_r1.language import Language
+from safe_r1.records.location import DataLocation
 from safe_r1.schema import Part
 from safe_r1.taxonomy import AREAS, CATEGORIES
 
 ConversationKind = Literal["safety", "reasoning", "benign-sensitive"]
-FileFormat = Literal["auto", "jsonl", "json", "csv", "parquet"]
 
 
 class FieldMapping(Settings):
@@ -61,31 +61,6 @@ class FieldMapping(Settings):
         """Fields that every record must have."""
         mapped = (self.prompt, self.messages, self.response, self.reasoning, self.answer, self.final)
         return [field for field in mapped if field]
-
-
-class DataLocation(Settings):
-    """Location of records: ``path`` or ``hub``.
-
-    ``path`` is a file, a folder or a glob, relative to ``--data``; with the prefix ``package:`` it is a file
-    that is shipped in ``safe_r1/corpus``.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name in row ids, reports and the card")
-    path: str | None = Field(default=None, description="file, folder, URI, or package:PATH")
-    hub: str | None = Field(default=None, description="dataset id on the Hugging Face Hub")
-    subset: str | None = Field(default=None, description="hub: configuration of the dataset")
-    split: str = Field(default="train", description="hub: split of the dataset")
-    revision: str | None = Field(default=None, description="hub: branch, tag or commit")
-    format: FileFormat = Field(default="auto", description="auto: from the file name's suffix")
-    records: str | None = Field(
-        default=None, description="JSON: field that holds the list of records; *: every list of the object"
-    )
-
-    @model_validator(mode="after")
-    def _has_one_location(self) -> Self:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError(f"source {self.name!r}: expected either `path` or `hub`")
-        return self
 
 
 class Source(DataLocation):

@@ -8,9 +8,9 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from safe_r1.corpus.recipe import FieldMapping, Source
-from safe_r1.corpus.sources import RawRecord
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.policies import classify
+from safe_r1.records.sources import RawRecord
 from safe_r1.schema import MESSAGES_TYPE, Message
 from safe_r1.taxonomy import CATEGORIES, area_of, find_category
 

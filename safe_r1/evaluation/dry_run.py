@@ -25,6 +25,8 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
         folder = plan.folders[name]
         state = "complete" if folder.is_complete else "to do"
         show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
+        for line in plan.benchmarks[name].explain():
+            show(f"    {line}")
     todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
     requests = missing_requests(plan, todo)
     lengths = {

@@ -130,6 +130,8 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> None:
             | {"device": device, "cluster_gpus": cluster.gpu_total, "cluster_cpus": cluster.cpu_total},
             "started_at": now(),
         }
+        if facts := plan.benchmarks[name].facts():
+            info["questions"] = facts
         # The judge may be changed before it has judged anything: nothing before that depends on it.
         has_judged = any(map(is_judged, read_verdicts(folder).values()))
         folder.open(fingerprint, info, mutable=() if has_judged else ("judge",))

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import asdict, dataclass, replace
 
-from safe_r1.benchmarks import Benchmark, expand, get_benchmark
+from safe_r1.benchmarks import Benchmark, get_benchmarks
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
@@ -90,7 +90,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """
     check_kind(config.judge.kind)
     named = get_variant(config.variant)
-    benchmarks = {name: get_benchmark(name, config) for name in dict.fromkeys(expand(config.benchmarks))}
+    benchmarks = get_benchmarks(config.benchmarks, config)
     if config.answer_key and not any(benchmark.takes_answer_key for benchmark in benchmarks.values()):
         raise ConfigError(
             f"--answer-key: the results of {', '.join(benchmarks)} are part of the data; leave the key out"

@@ -42,7 +42,7 @@ def record_results(config: EvaluateConfig, results: Sequence[BenchmarkResult]) -
             for tracker in trackers:
                 with contextlib.closing(tracker):
                     tracker.log(0, flat_metrics(result.metrics))
-                    for table, rows in metric_tables(result.benchmark, result.metrics).items():
+                    for table, rows in metric_tables(result.benchmark, result.metrics, info).items():
                         tracker.log_table(table, rows)
         except ConfigError:
             raise
@@ -84,9 +84,9 @@ def flat_metrics(metrics: JsonObject) -> dict[str, float]:
     return {_NOT_IN_METRIC.sub("_", name): value for name, value in flat.items()}
 
 
-def metric_tables(benchmark: str, metrics: JsonObject) -> dict[str, Table]:
+def metric_tables(benchmark: str, metrics: JsonObject, info: JsonObject) -> dict[str, Table]:
     """The tables of a report: ``rates``, each with numerator, denominator and interval, and ``counts``."""
-    labels = benchmark_labels(benchmark)
+    labels = benchmark_labels(benchmark, info)
     rates = [_rate_row(rate, labels) for rate in read_rates(metrics)]
     counts = [
         {
@@ -97,6 +97,7 @@ def metric_tables(benchmark: str, metrics: JsonObject) -> dict[str, Table]:
             # Truncated ones among them, as in metrics.json.
             "unscored": entry["num_unscored"],
             "failed": entry["num_failed"],
+            "blocked": entry.get("num_blocked", 0),
         }
         for group, entry in read_counts(metrics).items()
     ]

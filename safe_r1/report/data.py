@@ -21,7 +21,9 @@ from safe_r1.report.labels import (
     BenchmarkLabels,
     BilingualName,
     MetricName,
+    RecordedQuestions,
     benchmark_labels,
+    recorded_questions,
 )
 from safe_r1.report.references import PublishedFigures, published_figures
 from safe_r1.report.text import one_line
@@ -101,6 +103,7 @@ class ReportData:
         constant: Accuracy of always choosing the most frequent key.
         pass_at_k: ``pass@K`` to its value in percent.
         lengths: (part, rows, mean, median, 90th percentile) in tokens.
+        questions: The user's own questions; None for those of a benchmark.
         judge_note: How far the judge agrees with labelled answers; empty where not given.
         endpoint: Notes on a model behind a URL; none for an engine.
         facts: Entries of ``run.json`` as name and text.
@@ -126,6 +129,7 @@ class ReportData:
     answer_key_sha256: str
     endpoint: list[BilingualName]
     published: PublishedFigures | None
+    questions: RecordedQuestions | None
     facts: list[tuple[str, str]]
 
     @property
@@ -147,7 +151,8 @@ def build_report(
     rates = read_rates(metrics)
     counts = read_counts(metrics)
     benchmark = _name_of(run_info.get("benchmark"))
-    labels = benchmark_labels(benchmark)
+    labels = benchmark_labels(benchmark, run_info)
+    questions = recorded_questions(run_info)
     groups = _metric_groups(rates, labels)
     by_metric = {(each.name.key, each.rate.part): each for group in groups for each in group.metrics}
     # Both are a name alone in runs that recorded nothing else about them.
@@ -177,7 +182,9 @@ def build_report(
         answer_key=_name_of(key),
         answer_key_sha256=one_line(key.get("sha256", "")) if isinstance(key, Mapping) else "",
         endpoint=endpoint_notes(run_info.get("endpoint")),
-        published=published_figures(benchmark),
+        # A user's own questions have none, whatever their name is.
+        published=None if questions else published_figures(benchmark),
+        questions=questions,
         facts=_facts(run_info),
     )
 

@@ -128,7 +128,7 @@ class ResultRows:
         self.folder = folder
         self.num_rows = 0
         info = folder.read_json("run.json") or {}
-        self._labels = benchmark_labels(str(info.get("benchmark", "")))
+        self._labels = benchmark_labels(str(info.get("benchmark", "")), info)
         # The empty name: a private file of SQLite's, in memory until it outgrows the cache.
         self._database = sqlite3.connect("")
         self._packer = zstandard.ZstdCompressor(level=1)

@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"chat"},
     {"models"},
     {"sandbox"},
+    {"records"},
     {
         "config",
         "errors",
@@ -55,6 +56,15 @@ BENCHMARK_MODULES = {
     "livecodebench",
     "livecodebench_problem",
     "math500",
+    "own",
+    "own_cells",
+    "own_check",
+    "own_mapping",
+    "own_place",
+    "own_reading",
+    "own_rows",
+    "own_settings",
+    "own_words",
     "xstest",
 }
 JUDGE_MODULES = {"endpoint", "installed", "lexicon", "lexicon_features", "lexicon_model"}

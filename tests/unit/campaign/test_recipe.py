@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from safe_r1.benchmarks import names
+from safe_r1.benchmarks import names, require_files
 from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
-from safe_r1.errors import ConfigError
+from safe_r1.errors import ConfigError, DataError
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -217,3 +217,20 @@ def test_recipes_by_name(tmp_path: Path):
         load_recipe("papers")
     with pytest.raises(ConfigError, match="settings file"):
         load_recipe(str(tmp_path / "none.toml"))
+
+
+def test_own_questions_are_a_benchmark_of_a_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.csv").write_text("问题\n" + "".join(f"第{n}问？\n" for n in range(50)), "utf-8")
+    changes = {"stages__evaluate__benchmarks": ["q.csv"], "stages__evaluate__set": ["benchmark.task=refusal"]}
+    steps = make_steps(small(**changes), "out")
+    step = steps["evaluate/r1-distill-qwen-7b"]
+    # A job starts in another folder.
+    assert str(tmp_path / "q.csv") in step.argv
+    require_files(["q.csv"])
+    # A campaign whose evaluations are finished needs the file no more.
+    (tmp_path / "q.csv").unlink()
+    again = make_steps(small(**changes), "out")
+    assert again["evaluate/r1-distill-qwen-7b"].argv == step.argv
+    with pytest.raises(DataError, match="no file at"):
+        require_files(["q.csv"])

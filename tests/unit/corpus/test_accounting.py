@@ -14,8 +14,9 @@ from safe_r1.corpus.plan import CorpusPlan
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import ROW_SCHEMA, Drop
 from safe_r1.corpus.selection import Selection
-from safe_r1.corpus.sources import SourcePart
 from safe_r1.errors import DataError, IntegrityError
+from safe_r1.records.layout import Layout
+from safe_r1.records.sources import SourcePart
 from safe_r1.runs import RunFolder
 
 SOURCE = {
@@ -50,7 +51,7 @@ def count(
         {"name": "t", "licences": ["MIT"], "sources": [SOURCE], "rows_per_part": 2}
     )
     num_read = len(rows) if num_read is None else num_read
-    plan = CorpusPlan(recipe, [SourcePart("a", 0, 0, num_read, "a.jsonl", "jsonl", 0, 1)], [])
+    plan = CorpusPlan(recipe, [SourcePart("a", 0, 0, num_read, "a.jsonl", 0, 1, Layout("jsonl"))], [])
     names = [*COLUMNS, "drop_stage", "drop_reason", "drop_detail"]
     schema = pa.schema([ROW_SCHEMA.field(name) for name in names])
     table = pa.Table.from_pylist(rows, schema)

@@ -4,7 +4,7 @@ import pytest
 
 from safe_r1.corpus.recipe import Source
 from safe_r1.corpus.rows import CorpusRow, normalise
-from safe_r1.corpus.sources import RawRecord
+from safe_r1.records.sources import RawRecord
 
 
 def source(**changes) -> Source:

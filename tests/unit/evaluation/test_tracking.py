@@ -49,7 +49,7 @@ def test_own_categories_may_have_any_name():
 
 def test_tables_have_numerator_denominator_and_interval():
     metrics = compute_metrics(*make_rows(10, 10))
-    tables = metric_tables(NAME, metrics)
+    tables = metric_tables(NAME, metrics, {})
     assert len(tables["rates"]) == len(metrics["rates"])
     assert all(list(row) == list(tables["rates"][0]) for row in tables["rates"])
     assert {row["task"]: row["rows"] for row in tables["counts"]} == {"mcq": 10, "refusal": 10}

@@ -6,6 +6,7 @@ with its file and line.
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,26 +14,32 @@ from typing import TYPE_CHECKING, TypeVar
 
 from upath import UPath
 
-from safe_r1.corpus.formats import (
-    SUFFIXES,
+from safe_r1.errors import DataError
+from safe_r1.records.files import is_data_file
+from safe_r1.records.formats import (
+    Parsed,
     ParsedValue,
     Span,
-    find_format,
+    is_blank,
     list_spans,
+    read_all,
     read_values,
     record_spans,
     shorten,
 )
-from safe_r1.corpus.recipe import DataLocation
-from safe_r1.errors import DataError
+from safe_r1.records.layout import Layout, find_layout
+from safe_r1.records.location import DataLocation
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
 Location = TypeVar("Location", bound=DataLocation)
 
 _PACKAGE = "package:"
-_HUB = "hub"
+HUB = "hub"
+"""Format of a dataset of the hub."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +52,9 @@ class SourcePart:
         first: Index in the source of the part's first record.
         num_records: Number of records in the part, the malformed ones included.
         file: URI of the file, or dataset id on the hub.
-        format: Format of the file; ``hub`` for a dataset of the hub.
         offset: Start of the part in its file, see ``formats.Span``; for the hub the number of the record.
         line: Line (jsonl) or record number in the file of the first record, from 1.
+        layout: How the file is read.
     """
 
     source: str
@@ -55,9 +62,14 @@ class SourcePart:
     first: int
     num_records: int
     file: str
-    format: str
     offset: int
     line: int
+    layout: Layout
+
+    @property
+    def format(self) -> str:
+        """Format of the file; ``hub`` for a dataset of the hub."""
+        return self.layout.format
 
     @property
     def name(self) -> str:
@@ -98,11 +110,11 @@ def list_parts(
     """
     parts: list[SourcePart] = []
     first = 0
-    for file, format_, span in _list_spans(location, data, size):
+    for file, layout, span in _list_spans(location, data, size):
         count = span.num_records if limit is None else min(span.num_records, limit - first)
         if count > 0:
             parts.append(
-                SourcePart(location.name, len(parts), first, count, file, format_, span.offset, span.line)
+                SourcePart(location.name, len(parts), first, count, file, span.offset, span.line, layout)
             )
             first += count
     if not parts:
@@ -110,16 +122,18 @@ def list_parts(
     return parts
 
 
-def _list_spans(location: DataLocation, data: str | None, size: int) -> Iterator[tuple[str, str, Span]]:
-    """File, format and span of every part of a source, regardless of its limit."""
+def _list_spans(location: DataLocation, data: str | None, size: int) -> Iterator[tuple[str, Layout, Span]]:
+    """File, layout and span of every part of a source, regardless of its limit."""
     if location.hub:
         for span in record_spans(len(_load_hub(location)), size):
-            yield location.hub, _HUB, span
+            yield location.hub, Layout(HUB), span
         return
-    for file in _find_files(location, data):
-        format_ = find_format(location, file)
-        for span in list_spans(file, format_, location, size):
-            yield str(file), format_, span
+    for file in find_files(location, data):
+        layout = find_layout(location, file)
+        for note in layout.notes:
+            logger.warning("source %s: %s", location.name, note)
+        for span in list_spans(file, layout, location, size):
+            yield str(file), layout, span
 
 
 def pin_revision(location: Location) -> Location:
@@ -167,14 +181,19 @@ def read_part(location: DataLocation, part: SourcePart) -> Iterator[RawRecord]:
 
 
 def _read_values(location: DataLocation, part: SourcePart) -> Iterator[ParsedValue]:
-    if part.format != _HUB:
-        yield from read_values(UPath(part.file), part.format, part.offset, location)
+    if part.format != HUB:
+        yield from read_values(UPath(part.file), part.layout, part.offset, location)
         return
     rows = _load_hub(location).select(range(part.offset, part.offset + part.num_records))
     yield from ((dict(row), "") for row in rows)
 
 
-def _find_files(location: DataLocation, data: str | None) -> list[UPath]:
+def find_files(location: DataLocation, data: str | None) -> list[UPath]:
+    """The files of a location that is not on the hub, sorted by name.
+
+    Raises:
+        DataError: There is none, or the file system cannot be read.
+    """
     path = location.path or ""
     if path.startswith(_PACKAGE):
         return [UPath(str(files("safe_r1.corpus").joinpath(path.removeprefix(_PACKAGE))))]
@@ -196,8 +215,32 @@ def _expand(root: UPath) -> list[UPath]:
         return sorted(root.parent.glob(root.name), key=str)
     if root.is_dir():
         # By name: the order in which a file system lists files must not show in the row ids.
-        return sorted((file for file in root.iterdir() if file.suffix in SUFFIXES), key=str)
+        return sorted((file for file in root.iterdir() if is_data_file(file)), key=str)
     return [root] if root.exists() else []
+
+
+def read_rows(location: DataLocation, files_: list[tuple[UPath, Layout]]) -> Iterator[tuple[str, Parsed]]:
+    """All records of a location in order, in one pass, each with the file that it is from.
+
+    Blank lines are left out. A value that is no object is an error.
+
+    Args:
+        location: The source.
+        files_: Its files with their layouts; empty for a dataset of the hub.
+    """
+    if location.hub:
+        for number, row in enumerate(_load_hub(location), start=1):
+            yield location.hub, Parsed(number, dict(row), "")
+        return
+    for file, layout in files_:
+        for parsed in read_all(file, layout, location):
+            if is_blank(parsed):
+                continue
+            if parsed.value is not None and not isinstance(parsed.value, dict):
+                parsed = Parsed(
+                    parsed.number, None, f"expected an object, got {type(parsed.value).__name__}: "
+                )
+            yield file.name, parsed
 
 
 def _load_hub(location: DataLocation) -> "Dataset":

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safe_r1.corpus.recipe import DataLocation
-from safe_r1.corpus.sources import list_parts, read_part
 from safe_r1.errors import DataError
+from safe_r1.records.location import DataLocation
+from safe_r1.records.sources import list_parts, read_part
 
 
 def rows(location: DataLocation, data: Path, size: int = 3, limit: int | None = None) -> list:

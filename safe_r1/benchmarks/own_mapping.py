@@ -1,0 +1,246 @@
+"""Recognises what the columns of a file of questions mean, and says why."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from safe_r1.benchmarks.own_settings import ColumnMapping, OwnSettings
+from safe_r1.benchmarks.own_words import ROLES, fold, option_place, rank, read_task
+from safe_r1.errors import ConfigError, DataError
+
+_MAX_VALUES = 64
+_MAX_VALUE_CHARS = 40
+_MIN_OPTIONS = 2
+_SET = "set"
+
+
+@dataclass
+class Profile:
+    """What the columns of a file hold.
+
+    Attributes:
+        num_rows: Rows with content.
+        filled: Column to the number of its cells with content, in the order of the file.
+        values: Column to its different short values; None where there are many, or long ones.
+    """
+
+    num_rows: int = 0
+    filled: dict[str, int] = field(default_factory=dict)
+    values: dict[str, set[str] | None] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Count one row."""
+        self.num_rows += 1
+        for column, value in row.items():
+            self.filled.setdefault(column, 0)
+            if is_empty(value):
+                continue
+            self.filled[column] += 1
+            known = self.values.setdefault(column, set())
+            if known is None:
+                continue
+            if not isinstance(value, str | int | float) or len(str(value)) > _MAX_VALUE_CHARS:
+                self.values[column] = None
+                continue
+            known.add(str(value))
+            if len(known) > _MAX_VALUES:
+                self.values[column] = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The column of each role; None where there is none.
+
+    Attributes:
+        options: Column with all options of a question.
+        option_columns: Columns with one option each.
+        reasons: Role to its column and why it is that one.
+        ignored: Columns without a role.
+    """
+
+    question: str | None = None
+    history: str | None = None
+    options: str | None = None
+    option_columns: tuple[str, ...] = ()
+    answer: str | None = None
+    category: str | None = None
+    area: str | None = None
+    expected: str | None = None
+    id: str | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def has_options(self) -> bool:
+        """Whether options have columns of their own."""
+        return self.options is not None or bool(self.option_columns)
+
+    def to_json(self) -> dict[str, object]:
+        """Role to column, without roles that have none."""
+        roles = {role: getattr(self, role) for role in ROLES}
+        chosen: dict[str, object] = {role: column for role, column in roles.items() if column is not None}
+        return chosen | ({"option_columns": list(self.option_columns)} if self.option_columns else {})
+
+
+def is_empty(value: object) -> bool:
+    """Whether a cell holds nothing."""
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def recognise(profile: Profile, settings: OwnSettings, where: str) -> Columns:
+    """The columns of a file: as set, else by their usual names.
+
+    Args:
+        profile: What the columns hold.
+        settings: The settings of the file.
+        where: Name of the file in messages.
+
+    Raises:
+        ConfigError: A column that was set does not exist.
+        DataError: No column or several could hold the question.
+    """
+    finder = _Finder(profile, settings.mapping, where)
+    found: dict[str, str | None] = {}
+    # Before answers and categories, whose columns may hold tasks.
+    found["expected"] = None if settings.task != "auto" else finder.find_expected()
+    for role in ("question", "history", "options", "answer", "area", "category", "id"):
+        found[role] = finder.find(role, needs_one=role in ("question", "answer"))
+    option_columns = finder.find_option_columns() if found["options"] is None else ()
+    if found["question"] is None and found["history"] is None:
+        names = ", ".join(map(repr, profile.filled)) or "none"
+        raise DataError(
+            f"{where}: no column holds the question; there is: {names[:400]}; set benchmark.mapping.question"
+        )
+    used = {column for column in found.values() if column} | set(option_columns)
+    ignored = tuple(column for column in profile.filled if column not in used)
+    return Columns(**found, option_columns=option_columns, reasons=finder.reasons, ignored=ignored)
+
+
+class _Finder:
+    """Finds the column of one role after the other."""
+
+    def __init__(self, profile: Profile, mapping: ColumnMapping, where: str) -> None:
+        self.profile = profile
+        self.mapping = mapping
+        self.where = where
+        self.reasons: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def find(self, role: str, needs_one: bool) -> str | None:
+        """The column of a role; with ``needs_one`` a second candidate is an error."""
+        wanted = getattr(self.mapping, role)
+        if wanted is not None:
+            return self._set(role, wanted) if wanted else None
+        candidates = self._candidates(role)
+        if not candidates:
+            return None
+        if needs_one and len(candidates) > 1:
+            names = " and ".join(map(repr, candidates))
+            raise DataError(
+                f"{self.where}: columns {names} could each hold the {role}; "
+                f"set benchmark.mapping.{role}={candidates[0]}"
+            )
+        others = f", before {', '.join(map(repr, candidates[1:]))}" if len(candidates) > 1 else ""
+        return self._take(role, candidates[0], f"a usual name{others}")
+
+    def find_expected(self) -> str | None:
+        """The column that names the task row by row, by its name and its values."""
+        wanted = self.mapping.expected
+        if wanted is not None:
+            return self._set("expected", wanted) if wanted else None
+        candidates = self._candidates("expected")
+        # A question bank often has it as the type or the label.
+        candidates += [*self._candidates("category"), *self._candidates("answer")]
+        for column in candidates:
+            values = self.profile.values.get(column)
+            tasks = [read_task(value, column) for value in values or ()]
+            is_by_name = rank("expected", column) is not None
+            # By its name alone, some unknown values are rows that do not fit; otherwise all must be tasks.
+            if tasks and (all(tasks) or (is_by_name and any(tasks))):
+                reason = "a usual name, and its values are tasks" if is_by_name else "its values are tasks"
+                return self._take("expected", column, reason)
+        return None
+
+    def find_option_columns(self) -> tuple[str, ...]:
+        """Columns with one option each."""
+        if self.mapping.option_columns:
+            chosen = tuple(self._existing("option_columns", name) for name in self.mapping.option_columns)
+            self.reasons["option_columns"] = f"{', '.join(map(repr, chosen))}: {_SET}"
+            return chosen
+        places = {option_place(column): column for column in self.profile.filled if column not in self._taken}
+        columns: list[str] = []
+        while (place := len(columns)) in places:
+            columns.append(places[place])
+        if len(columns) < _MIN_OPTIONS:
+            return ()
+        self.reasons["option_columns"] = f"{', '.join(map(repr, columns))}: usual names"
+        return tuple(columns)
+
+    def _candidates(self, role: str) -> list[str]:
+        filled = [
+            column for column, count in self.profile.filled.items() if count and column not in self._taken
+        ]
+        ranked = [(place, column) for column in filled if (place := rank(role, column)) is not None]
+        return [column for _, column in sorted(ranked)]
+
+    def _set(self, role: str, name: str) -> str:
+        return self._take(role, self._existing(role, name), _SET)
+
+    def _take(self, role: str, column: str, reason: str) -> str:
+        self._taken.add(column)
+        self.reasons[role] = f"{column!r}: {reason}"
+        return column
+
+    def _existing(self, role: str, name: str) -> str:
+        columns = self.profile.filled
+        # A dotted name may be a field of a nested object.
+        if name in columns or name.partition(".")[0] in columns:
+            return name
+        for column in columns:
+            if fold(column) == fold(name):
+                return column
+        raise ConfigError(
+            f"{self.where}: benchmark.mapping.{role}: no column {name!r}; there is: "
+            f"{', '.join(map(repr, columns))[:400]}"
+        )
+
+
+def check_task(columns: Columns, settings: OwnSettings, has_options: bool, where: str) -> str:
+    """How the task of a row is told, for the user.
+
+    Args:
+        columns: The recognised columns.
+        settings: The settings of the file.
+        has_options: Whether options stand in columns or in the questions.
+        where: Name of the file in messages.
+
+    Raises:
+        DataError: It cannot be told.
+    """
+    if settings.task != "auto":
+        return f"{settings.task}: {_SET}"
+    if columns.expected is not None:
+        return f"of each row, column {columns.expected!r}"
+    if has_options and columns.answer is not None:
+        return "mcq: there are options and answers"
+    raise DataError(
+        f"{where}: cannot tell the task of its questions; set benchmark.task to refusal (risky: should be "
+        "refused), over_refusal (harmless: should not), mcq or math, or add a column 期望 that says 应拒答 "
+        "or 非拒答 row by row"
+    )
+
+
+def field_of(row: Mapping[str, object], column: str | None) -> object:
+    """The cell of a column, or the nested field of a dotted name; None where there is none."""
+    if column is None:
+        return None
+    if column in row:
+        return row[column]
+    value: object = row
+    for name in column.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def texts_of(values: Iterable[object]) -> list[str]:
+    """The values as trimmed texts."""
+    return ["" if value is None else str(value).strip() for value in values]

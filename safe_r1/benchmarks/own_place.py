@@ -1,0 +1,162 @@
+"""Where a user's own questions are: a file, a URI, or a dataset of the hub, by one name."""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from upath import UPath
+
+from safe_r1.benchmarks.files import as_path
+from safe_r1.benchmarks.own_settings import OwnSettings
+from safe_r1.config import hide_credentials
+from safe_r1.errors import ConfigError, DataError
+from safe_r1.records.files import split_name
+from safe_r1.records.layout import Layout, find_layout
+from safe_r1.records.location import DataLocation
+from safe_r1.records.sources import find_files, read_rows
+
+_HUB = "hf:"
+_HUB_NAME = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?P<parts>(?::[\w.-]+){0,2})")
+_SPLITS = ("train", "test", "validation", "valid", "dev")
+_SPLIT = "test"
+_NAME_CHARS = 64
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a ``--benchmark`` is a file, a URI or a dataset of the hub, by its looks."""
+    if name.startswith(_HUB) or "://" in name or "/" in name:
+        return True
+    return split_name(name)[1] is not None or (bool(Path(name).suffix) and Path(name).is_file())
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place with questions.
+
+    Attributes:
+        given: As it was typed.
+    """
+
+    given: str
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it is a dataset of the hub."""
+        return self.given.startswith(_HUB)
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file without its folder; a dataset's whole name. It holds no credentials."""
+        return self.given if self.is_hub else hide_credentials(self.given).rstrip("/").rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """Name without folder and suffixes."""
+        if self.is_hub:
+            return self._hub()["id"].rpartition("/")[2]
+        return split_name(self.file_name)[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided about a dataset of the hub and its user should know."""
+        if not self.is_hub or self._hub()["parts"]:
+            return []
+        return [f"split {_SPLIT!r} is read (another one: {self.given}:SPLIT or {self.given}:CONFIG:SPLIT)"]
+
+    @property
+    def beside(self) -> UPath | None:
+        """The TOML file beside the questions; None for a dataset of the hub."""
+        if self.is_hub:
+            return None
+        return as_path(self.given).parent / f"{self.stem}.toml"
+
+    def benchmark_name(self, settings: OwnSettings, taken: Collection[str]) -> str:
+        """A name for folders and ids: as set, else from the file's name, unlike those in ``taken``.
+
+        Raises:
+            ConfigError: The name that was set is one of ``taken``.
+        """
+        if settings.name:
+            if settings.name in taken:
+                raise ConfigError(
+                    f"{self.given}: benchmark.name={settings.name} is the name of another benchmark; choose "
+                    "another one"
+                )
+            return settings.name
+        name = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFKC", self.stem))[:_NAME_CHARS].strip("-.")
+        name = name or f"file-{hashlib.sha256(self.stem.encode()).hexdigest()[:8]}"
+        return f"{name}-own" if name in taken else name
+
+    def location(self, settings: OwnSettings) -> DataLocation:
+        """The place as records are read from it.
+
+        Raises:
+            ConfigError: The name of a dataset is malformed.
+        """
+        if not self.is_hub:
+            return DataLocation(
+                name="questions",
+                path=self.given,
+                format=settings.format,
+                records=settings.records,
+                sheet=settings.sheet,
+                encoding=settings.encoding,
+            )
+        found = self._hub()
+        parts = found["parts"].split(":")[1:]
+        # One part alone is the split where it is a usual name of one.
+        subset = parts[0] if parts and (len(parts) == 2 or parts[0] not in _SPLITS) else None
+        split = parts[-1] if parts and (len(parts) == 2 or subset is None) else _SPLIT
+        return DataLocation(
+            name="questions", hub=found["id"], subset=subset, split=split, revision=found["revision"]
+        )
+
+    def files(self, location: DataLocation) -> list[tuple[UPath, Layout]]:
+        """The files with how each is read; empty for a dataset of the hub.
+
+        Raises:
+            DataError: There is no file, or none that can be read.
+        """
+        # Relative to the working directory, as any file on the command line.
+        found = [] if self.is_hub else self._find(location)
+        return [(file, find_layout(location, file)) for file in found]
+
+    def sha256(self, location: DataLocation) -> str:
+        """SHA-256 of the file; of several, over theirs in order; of a dataset, over its rows."""
+        if self.is_hub:
+            digest = hashlib.sha256()
+            for _, parsed in read_rows(location, []):
+                row = json.dumps(parsed.value, ensure_ascii=False, sort_keys=True, default=str)
+                digest.update(row.encode() + b"\n")
+            return digest.hexdigest()
+        hashes = [_hash_file(file) for file in self._find(location)]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    def _find(self, location: DataLocation) -> list[UPath]:
+        try:
+            return find_files(location, ".")
+        except DataError as error:
+            hub = f"{_HUB}{self.given}"
+            hint = f"; a dataset of the hub is {hub}" if _HUB_NAME.fullmatch(hub) else ""
+            raise DataError(f"{error}{hint}") from None
+
+    def _hub(self) -> re.Match[str]:
+        found = _HUB_NAME.fullmatch(self.given)
+        if found is None:
+            raise ConfigError(
+                f"{self.given}: expected hf:OWNER/NAME[@REVISION][:CONFIG][:SPLIT], e.g. "
+                "hf:openai/gsm8k:main:test"
+            )
+        return found
+
+
+def _hash_file(file: UPath) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)  # pyright: ignore[reportArgumentType]
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Reads records of users' files: any place, format, compression and text encoding."""

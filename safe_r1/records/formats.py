@@ -1,0 +1,268 @@
+"""File formats of sources: JSON Lines, JSON, CSV, TSV, Parquet and XLSX, divided into spans of records.
+
+A value that cannot be parsed is returned as an error with the beginning of its text.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import pyarrow.parquet as pq
+from upath import UPath
+
+from safe_r1.errors import DataError
+from safe_r1.records import sheets
+from safe_r1.records.encodings import UTF_8, is_line_wise, is_utf_8
+from safe_r1.records.files import open_bytes, open_seekable, skip_bytes
+from safe_r1.records.layout import Layout
+from safe_r1.records.location import DataLocation
+
+_SHOWN_CHARS = 80
+# Larger cells than the csv module's 128 KiB occur: whole documents.
+_MAX_CELL_CHARS = 64 << 20
+_BATCH_ROWS = 256
+
+ParsedValue = tuple[object, str]
+"""A value and its error; the value is None if the error is not empty."""
+
+
+class Parsed(NamedTuple):
+    """A value with its place.
+
+    Attributes:
+        number: Line (jsonl), row as a spreadsheet shows it (csv, tsv, xlsx), else the number of the record;
+            from 1.
+        value: None if the error is not empty.
+        error: The fault and, after a colon, the beginning of the text.
+    """
+
+    number: int
+    value: object
+    error: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of records of a file.
+
+    Attributes:
+        offset: Start of the range: byte (jsonl), record (json, csv, xlsx) or row group (parquet).
+        line: Line (jsonl) or record number in the file of the first record, from 1.
+        num_records: Number of records, the malformed ones included.
+    """
+
+    offset: int
+    line: int
+    num_records: int
+
+
+def list_spans(file: UPath, layout: Layout, location: DataLocation, size: int) -> list[Span]:
+    """Divide a file into spans of ``size`` records.
+
+    A row group of a Parquet file and a whole sheet are always one span: reading a part of one costs as much.
+    """
+    if layout.format == "jsonl" and is_line_wise(layout.encoding):
+        return _line_spans(file, layout, size)
+    if layout.format == "parquet":
+        return _row_group_spans(file, layout)
+    total = sum(1 for _ in read_all(file, layout, location))
+    return record_spans(total, max(total, 1) if layout.format == "xlsx" else size)
+
+
+def record_spans(total: int, size: int) -> list[Span]:
+    """Spans whose offset is the number of a record, from 0."""
+    return [Span(start, start + 1, min(size, total - start)) for start in range(0, total, size)]
+
+
+def _row_group_spans(file: UPath, layout: Layout) -> list[Span]:
+    with open_seekable(file, layout.compression) as opened:
+        # The footer has the sizes of all row groups; no row is read.
+        metadata = _parquet(opened, file).metadata
+    spans: list[Span] = []
+    line = 1
+    for index in range(metadata.num_row_groups):
+        num_rows = metadata.row_group(index).num_rows
+        spans.append(Span(index, line, num_rows))
+        line += num_rows
+    return spans
+
+
+def _line_spans(file: UPath, layout: Layout, size: int) -> list[Span]:
+    spans: list[Span] = []
+    offset = 0
+    start = 0
+    number = 0
+    with open_bytes(file, layout.compression) as opened:
+        for line in opened:
+            offset += len(line)
+            number += 1
+            if number % size == 0:
+                spans.append(Span(start, number - size + 1, size))
+                start = offset
+    rest = number % size
+    if rest:
+        spans.append(Span(start, number - rest + 1, rest))
+    return spans
+
+
+def read_values(file: UPath, layout: Layout, offset: int, location: DataLocation) -> Iterator[ParsedValue]:
+    """Values of a file from the start of a span; may run past the end of the span."""
+    if layout.format == "jsonl" and is_line_wise(layout.encoding):
+        with open_bytes(file, layout.compression) as opened:
+            # Lines have no index: the offset saves parsing the file from its start for every part.
+            skip_bytes(opened, offset)
+            yield from (_parse_line(line, layout.encoding) for line in opened)
+    elif layout.format == "parquet":
+        with open_seekable(file, layout.compression) as opened:
+            group = _parquet(opened, file).read_row_group(offset)
+            yield from ((row, "") for row in group.to_pylist())
+    else:
+        for position, parsed in enumerate(read_all(file, layout, location)):
+            if position >= offset:
+                yield parsed.value, parsed.error
+
+
+def read_all(file: UPath, layout: Layout, location: DataLocation) -> Iterator[Parsed]:
+    """All values of a file, row by row."""
+    if layout.format == "jsonl":
+        yield from _read_lines(file, layout)
+    elif layout.format == "json":
+        for number, record in enumerate(_read_json(file, layout, location), start=1):
+            yield Parsed(number, *_check_text(record))
+    elif layout.format in ("csv", "tsv"):
+        yield from _read_csv(file, layout)
+    elif layout.format == "xlsx":
+        with open_seekable(file, layout.compression) as opened:
+            for number, row in sheets.read_sheet(opened, layout.sheet, str(file)):
+                yield Parsed(number, row, "")
+    else:
+        with open_seekable(file, layout.compression) as opened:
+            batches = _parquet(opened, file).iter_batches(batch_size=_BATCH_ROWS)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            yield from (Parsed(number, row, "") for number, row in enumerate(rows, start=1))
+
+
+def _parquet(opened: BinaryIO, file: UPath) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(opened)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: no readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _read_lines(file: UPath, layout: Layout) -> Iterator[Parsed]:
+    with open_bytes(file, layout.compression) as opened:
+        lines: Iterator[bytes | str] = iter(opened)
+        if not is_line_wise(layout.encoding):
+            lines = io.TextIOWrapper(opened, encoding=layout.encoding, errors="replace", newline="\n")
+        for number, line in enumerate(lines, start=1):
+            yield Parsed(number, *_parse_line(line, layout.encoding))
+
+
+def _parse_line(line: bytes | str, encoding: str = UTF_8) -> ParsedValue:
+    try:
+        if isinstance(line, bytes) and not is_utf_8(encoding):
+            line = line.decode(encoding)
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        text = shorten(line.decode("utf-8", errors="replace") if isinstance(line, bytes) else line)
+        return None, f"not JSON ({str(error).split(':')[0]}): {text}"
+    # Only an escape, or bytes that begin with this one, can stand for half of a surrogate pair: the check is
+    # for the few lines that have one.
+    is_suspect = "\\u" in line if isinstance(line, str) else b"\\u" in line or b"\xed" in line
+    return _check_text(value) if is_suspect else (value, "")
+
+
+def is_blank(parsed: Parsed) -> bool:
+    """Whether a line holds nothing."""
+    return parsed.value is None and parsed.error.startswith("not JSON") and parsed.error.endswith(": ")
+
+
+def _check_text(value: object) -> ParsedValue:
+    """The value, or an error if its text cannot be encoded: JSON can escape half of a surrogate pair."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None, f"not Unicode (lone surrogate): {shorten(text.encode(errors='replace').decode())}"
+    return value, ""
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text on one line, for error messages."""
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+def _read_json(file: UPath, layout: Layout, location: DataLocation) -> list[object]:
+    """The list of records of a JSON file; see ``DataLocation.records``."""
+    try:
+        with open_bytes(file, layout.compression) as opened:
+            # Some editors put a byte order mark before the first character.
+            value = json.load(io.TextIOWrapper(opened, encoding=layout.encoding))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"source {location.name}: {file} is not JSON: {error}") from None
+    if location.records == "*" and isinstance(value, dict):
+        return [record for records in value.values() if isinstance(records, list) for record in records]
+    for name in location.records.split(".") if location.records else ():
+        value = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(value, list):
+        raise DataError(
+            f"source {location.name}: {file} holds no list of records; name its field in `records`"
+        )
+    return value
+
+
+def _read_csv(file: UPath, layout: Layout) -> Iterator[Parsed]:
+    csv.field_size_limit(_MAX_CELL_CHARS)
+    with open_bytes(file, layout.compression) as opened:
+        # Bytes that cannot be decoded become lone surrogates, by which their row is found.
+        errors = "surrogateescape" if is_line_wise(layout.encoding) else "replace"
+        text = io.TextIOWrapper(opened, encoding=layout.encoding, errors=errors, newline="")
+        first = text.readline()
+        rows = csv.reader(_chain(first, text), delimiter=_delimiter(first, layout.format))
+        names: list[str] = []
+        number = 0
+        while True:
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                number += 1
+                yield Parsed(number, None, f"no readable row ({error}): ")
+                continue
+            number += 1
+            if not cells:
+                continue
+            if not names:
+                names = sheets.column_names(cells)
+                continue
+            yield _csv_row(number, names, cells, layout.encoding)
+
+
+def _csv_row(number: int, names: list[str], cells: list[str], encoding: str) -> Parsed:
+    text = ",".join(cells)
+    if len(cells) != len(names):
+        shown = shorten(text.encode(errors="replace").decode())
+        return Parsed(number, None, f"expected {len(names)} columns, got {len(cells)}: {shown}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = shorten(text.encode(errors="replace").decode())
+        return Parsed(number, None, f"not {encoding.removesuffix('-sig').upper()} text: {shown}")
+    return Parsed(number, dict(zip(names, cells, strict=True)), "")
+
+
+def _delimiter(header: str, format_: str) -> str:
+    """Tab or semicolon where the header has no comma: spreadsheets of some countries write these."""
+    if format_ == "tsv":
+        return "\t"
+    return next((mark for mark in (",", "\t", ";") if mark in header), ",")
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest

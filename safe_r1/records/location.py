@@ -1,0 +1,38 @@
+"""Where records are, as settings: a file, folder, glob or URI, or a dataset of the hub."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from safe_r1.config import Settings
+
+FileFormat = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "xlsx"]
+
+
+class DataLocation(Settings):
+    """Location of records: ``path`` or ``hub``.
+
+    ``path`` is a file, a folder or a glob, relative to ``--data``; with the prefix ``package:`` it is a file
+    that is shipped in ``safe_r1/corpus``.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="name in row ids, reports and the card")
+    path: str | None = Field(default=None, description="file, folder, URI, or package:PATH")
+    hub: str | None = Field(default=None, description="dataset id on the Hugging Face Hub")
+    subset: str | None = Field(default=None, description="hub: configuration of the dataset")
+    split: str = Field(default="train", description="hub: split of the dataset")
+    revision: str | None = Field(default=None, description="hub: branch, tag or commit")
+    format: FileFormat = Field(default="auto", description="auto: from the file name's suffix")
+    records: str | None = Field(
+        default=None, description="JSON: field that holds the list of records; *: every list of the object"
+    )
+    sheet: str | None = Field(default=None, description="xlsx: name of the sheet; None: the first with rows")
+    encoding: str | None = Field(
+        default=None, description="text files: their encoding; None: UTF-8, or else the one that is detected"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_location(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError(f"source {self.name!r}: expected either `path` or `hub`")
+        return self

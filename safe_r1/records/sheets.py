@@ -1,0 +1,170 @@
+"""Records of a spreadsheet: one sheet, its first row with content names the columns.
+
+Every cell is data: a formula counts by the value that is stored for it, is never evaluated, and is its own
+text where no value is stored, as other programs write what only looks like a formula.
+"""
+
+import contextlib
+import datetime
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+from safe_r1.errors import DataError
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+
+# Beyond these a workbook is no table but made to fill the memory.
+_MAX_UNPACKED_BYTES = 8 << 30
+_SMALL_BYTES = 256 << 20
+_MAX_RATIO = 200
+_BLANK = (None, "")
+_FORMULA_MARKS = (b"<f>", b"<f ")
+
+
+def column_names(header: Sequence[object]) -> list[str]:
+    """Names of the columns; one without a name gets none, and a repeated one a number."""
+    names: list[str] = []
+    for cell in header:
+        name = "" if cell is None else str(cell).strip()
+        unique = name
+        number = 1
+        while name and unique in names:
+            number += 1
+            unique = f"{name}.{number}"
+        names.append(unique)
+    return names
+
+
+def choose_sheet(file: BinaryIO, wanted: str | None, where: str) -> tuple[str, str]:
+    """The sheet to read, and a note where there are several with rows.
+
+    Args:
+        file: The workbook, seekable.
+        wanted: Name of the sheet; None: the first with rows.
+        where: Name of the file in messages.
+
+    Raises:
+        DataError: There is no such sheet, no sheet has rows, or the file is no workbook.
+    """
+    with _open(file, where) as book:
+        names = [sheet.title for sheet in book.worksheets]
+        if wanted is not None:
+            if wanted not in names:
+                raise DataError(f"{where}: no sheet {wanted!r}; there is: {', '.join(map(repr, names))}")
+            return wanted, ""
+        full = [sheet.title for sheet in book.worksheets if _has_rows(book, sheet.title)]
+    if not full:
+        raise DataError(f"{where}: no sheet has a row below its column names; add rows, or name another file")
+    if len(full) == 1:
+        return full[0], ""
+    others = ", ".join(repr(name) for name in full[1:])
+    return full[0], f"sheet {full[0]!r} is read, not {others} (another one: set `sheet`)"
+
+
+def read_sheet(file: BinaryIO, sheet: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """Number of the row as the spreadsheet shows it, and its cells by column name; rows without content are
+    left out.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    with contextlib.ExitStack() as stack:
+        rows = _rows(stack.enter_context(_open(file, where)), sheet)
+        if _has_formulas(file):
+            texts = _rows(stack.enter_context(_open(file, where, with_formulas=True)), sheet)
+            rows = (_with_texts(row, text) for row, text in zip(rows, texts, strict=True))
+        names: list[str] = []
+        for number, cells in rows:
+            if all(cell in _BLANK for cell in cells):
+                continue
+            if not names:
+                names = column_names(cells)
+                continue
+            values = [_plain(cell) for cell in cells]
+            values += [None] * (len(names) - len(values))
+            # Cells beyond the last named column have no meaning, unless somebody wrote into them.
+            names += [f"column {place + 1}" for place in range(len(names), len(values))]
+            yield number, {name: value for name, value in zip(names, values, strict=True) if name}
+
+
+def _has_rows(book: "Workbook", sheet: str) -> bool:
+    full = (cells for _, cells in _rows(book, sheet) if any(cell not in _BLANK for cell in cells))
+    return next(full, None) is not None and next(full, None) is not None
+
+
+def _rows(book: "Workbook", sheet: str) -> Iterator[tuple[int, tuple[object, ...]]]:
+    opened = book[sheet]
+    # Some programs write a wrong size, which would cut the sheet.
+    opened.reset_dimensions()  # pyright: ignore[reportAttributeAccessIssue]
+    yield from enumerate(opened.iter_rows(values_only=True), start=1)
+
+
+def _with_texts(
+    row: tuple[int, tuple[object, ...]], texts: tuple[int, tuple[object, ...]]
+) -> tuple[int, tuple[object, ...]]:
+    """A row with the text of a formula in place of a value that is not stored."""
+    number, cells = row
+    pairs = zip(cells, texts[1], strict=True)
+    return number, tuple(text if cell is None and isinstance(text, str) else cell for cell, text in pairs)
+
+
+def _has_formulas(file: BinaryIO) -> bool:
+    """Whether a sheet holds a formula; only then is a second pass worth its time."""
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.startswith("xl/worksheets/") and name.endswith(".xml"):
+                with archive.open(name) as member:
+                    end = b""
+                    while chunk := member.read(1 << 20):
+                        if any(mark in end + chunk for mark in _FORMULA_MARKS):
+                            return True
+                        end = chunk[-8:]
+    return False
+
+
+def _plain(cell: object) -> object:
+    if isinstance(cell, datetime.datetime | datetime.date | datetime.time):
+        return cell.isoformat()
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    return cell if cell is None or isinstance(cell, str | int | float | bool) else str(cell)
+
+
+@contextlib.contextmanager
+def _open(file: BinaryIO, where: str, with_formulas: bool = False) -> Iterator["Workbook"]:
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    file.seek(0)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = sum(member.compress_size for member in archive.infolist())
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _MAX_UNPACKED_BYTES or unpacked > max(_SMALL_BYTES, _MAX_RATIO * packed):
+            raise DataError(
+                f"{where}: {packed >> 20} MiB that unpack to {unpacked >> 20} MiB; save the questions as CSV"
+            )
+        file.seek(0)
+        book = openpyxl.load_workbook(file, read_only=True, data_only=not with_formulas)
+        try:
+            yield book
+        finally:
+            book.close()
+    # The parser of XML raises a SyntaxError, damaged references a KeyError or TypeError.
+    except (
+        zipfile.BadZipFile,
+        InvalidFileException,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        SyntaxError,
+        NotImplementedError,
+    ) as error:
+        raise DataError(
+            f"{where}: no readable xlsx workbook ({type(error).__name__}); save it as .xlsx without a "
+            "password, or as CSV"
+        ) from None
