@@ -213,6 +213,7 @@ class EndpointTarget:
                 "model": self.entry.model,
                 "host": self.entry.host,
                 "served_by": dict(Counter(row.served_by for row in completions if row.served_by)),
+                "seeded": self.plan.sampling.temperature > 0,
                 "adapted": recorded.get("adapted", {}) | self._adaptations,
                 "prompt_tokens": prompts,
                 "completion_tokens": generated,

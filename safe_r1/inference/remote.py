@@ -126,7 +126,6 @@ class _Asking:
     adaptations: dict[str, str]
     finished: asyncio.Queue[EngineResult | None] = field(default_factory=asyncio.Queue)
     num_failed_in_a_row: int = 0
-    num_working: int = 0
     is_out_of_money: bool = False
     lost: list[EndpointError] = field(default_factory=list)
 
@@ -170,16 +169,17 @@ async def _stream(asking: _Asking) -> AsyncGenerator[list[EngineResult], None]:
 async def _in_shards(finished: "asyncio.Queue[EngineResult | None]") -> AsyncIterator[list[EngineResult]]:
     rows: list[EngineResult] = []
     due = time.monotonic() + _SHARD_AGE_S
+    # One task for the next row, however often the time is up before it: a cancelled `get` can lose a row.
+    next_row = asyncio.ensure_future(finished.get())
     while True:
-        try:
-            row = await asyncio.wait_for(finished.get(), max(0.0, due - time.monotonic()))
-        except TimeoutError:
-            row = None
-            is_end = False
-        else:
+        await asyncio.wait({next_row}, timeout=max(0.0, due - time.monotonic()))
+        is_end = False
+        if next_row.done():
+            row = next_row.result()
             is_end = row is None
-        if row is not None:
-            rows.append(row)
+            if row is not None:
+                rows.append(row)
+                next_row = asyncio.ensure_future(finished.get())
         if is_end or len(rows) >= _ROWS_PER_SHARD or time.monotonic() >= due:
             if rows:
                 yield rows
@@ -234,9 +234,7 @@ async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Ask
             await asyncio.sleep(0.2)
             continue
         try:
-            reply = await session.ask(
-                Call(request.messages, ChatSampling(max_tokens=request.max_tokens, seed=request.seed))
-            )
+            reply = await session.ask(Call(request.messages, _sampling(request, endpoint)))
         except BaseException:
             asking.pending.appendleft(request)
             raise
@@ -254,6 +252,14 @@ async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Ask
             raise endpoint.error(
                 f"{asking.num_failed_in_a_row} rows failed in a row, the last one: {reply.error}"
             )
+
+
+def _sampling(request: Request, endpoint: EndpointClient) -> ChatSampling:
+    sampling = ChatSampling(max_tokens=request.max_tokens)
+    # Greedy sampling draws nothing: its rows are the same for every seed.
+    if endpoint.sampling.get("temperature", 1.0) > 0:
+        sampling["seed"] = request.seed
+    return sampling
 
 
 def _result(request: Request, reply: Reply) -> EngineResult:

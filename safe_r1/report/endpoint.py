@@ -44,6 +44,12 @@ def _notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
             "接口不接受随机种子：结果无法复现",
             "the endpoint takes no seed: the run cannot be repeated",
         )
+    elif not endpoint.get("seeded", True):
+        yield _note(
+            "seed",
+            "温度为 0，未发送随机种子；结果是否逐字可复现由接口决定",
+            "temperature 0, no seeds were sent; whether a repeated run is the same is up to the endpoint",
+        )
     else:
         yield _note(
             "seed",
