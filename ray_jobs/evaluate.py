@@ -10,7 +10,7 @@ import typer
 
 from ray_jobs.common import Console, job, join_ray
 from safe_r1.benchmarks import evaluate_schema
-from safe_r1.config import hide_credentials, load_config
+from safe_r1.settings import hide_credentials, load_config
 
 if TYPE_CHECKING:
     from safe_r1.evaluation.publish import BenchmarkResult

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_jobs.common import Console, job, join_ray
-from safe_r1.config import load_config
+from safe_r1.settings import load_config
 from safe_r1.train.config import FinetuneConfig
 
 if TYPE_CHECKING:

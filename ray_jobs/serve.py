@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ray_jobs.common import job, join_ray
-from safe_r1.config import hide_credentials, load_config
+from safe_r1.settings import hide_credentials, load_config
 
 
 def main(

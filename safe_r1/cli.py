@@ -144,7 +144,7 @@ def init_questions(
 
 def _own_questions(file: str, overrides: list[str] | None) -> "OwnBenchmark":
     from safe_r1.benchmarks import evaluate_schema, own_questions
-    from safe_r1.config import load_config
+    from safe_r1.settings import load_config
 
     return own_questions(file, load_config(evaluate_schema(), None, overrides or [], variant="demo"))
 
@@ -160,9 +160,10 @@ def judge_agreement(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how far a judge agrees with labelled answers."""
-    from safe_r1.config import JudgeConfig, load_config
+    from safe_r1.config import JudgeConfig
     from safe_r1.judge.agreement import measure_agreement
     from safe_r1.judge.factory import make_judge
+    from safe_r1.settings import load_config
 
     config = load_config(JudgeConfig, None, [], kind=judge, model=model)
     agreement = measure_agreement(make_judge(config), labels)

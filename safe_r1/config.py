@@ -1,37 +1,17 @@
-"""Every user-facing setting, with its default on its field and nowhere else.
+"""The settings that several jobs share, each with its default on its field and nowhere else."""
 
-Also reads settings from a TOML or YAML file and from ``--set a.b=v``. An unknown name is an error that
-lists the nearest known ones.
-"""
-
-import difflib
-import json
 import re
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator
 
-from safe_r1.errors import ConfigError
+from safe_r1.settings import Settings
 
-_SHOWN_CHARS = 80
 _URL = re.compile(r"https?://\S+")
-
-Config = TypeVar("Config", bound="Settings")
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 ExportFormat = Literal["parquet", "csv", "xlsx"]
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and strict about unknown names."""
-
-    # Unknown names are errors, as a misspelled setting would leave its default in force unnoticed. No
-    # protected namespaces: pydantic reserves names that begin with "model_".
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class EngineConfig(Settings):
@@ -267,115 +247,3 @@ def split_names(texts: Iterable[str]) -> list[str]:
     """Names given one a text or several with commas between them, each once."""
     names = [name.strip() for text in texts for name in text.split(",")]
     return list(dict.fromkeys(name for name in names if name))
-
-
-def load_config(schema: type[Config], file: str | None, overrides: list[str], **flags: object) -> Config:
-    """Settings from a file, then ``a.b=v`` overrides, then flags (None: not given), the later winning.
-
-    Args:
-        schema: The settings to fill.
-        file: A TOML or YAML file, or None.
-        overrides: ``a.b=v`` strings; values are read as YAML.
-        flags: Values by dotted name with ``__`` for the dot, e.g. ``judge__kind``.
-
-    Raises:
-        ConfigError: The file cannot be read, a name is unknown, or a value does not fit.
-    """
-    tree = _read_file(file) if file else {}
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals or not name.strip():
-            raise ConfigError(
-                f"--set {override!r}: expected NAME=VALUE, e.g. --set generation.temperature=0.6"
-            )
-        try:
-            _put(tree, name.strip(), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"--set {override!r}: the value is not readable: {str(error).splitlines()[0]}"
-            ) from None
-    for name, value in flags.items():
-        if value is not None:
-            _put(tree, name.replace("__", "."), value)
-    try:
-        return schema.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(schema, error)) from None
-
-
-def _read_file(file: str) -> dict[str, object]:
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-        tree = tomllib.loads(text) if file.endswith(".toml") else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"settings file {file}: {str(error).splitlines()[0]}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"settings file {file}: expected a table of settings, got {type(tree).__name__}")
-    return tree
-
-
-def _put(tree: dict[str, object], name: str, value: object) -> None:
-    *parents, last = name.split(".")
-    for parent in parents:
-        group = tree.setdefault(parent, {})
-        if not isinstance(group, dict):
-            raise ConfigError(f"setting {name!r}: {parent!r} is a value, not a group of settings")
-        tree = group
-    tree[last] = value
-
-
-def _explain(schema: type[BaseModel], error: ValidationError) -> str:
-    """The first few problems in one line, each with the name as it is typed after ``--set``."""
-    problems = []
-    for problem in error.errors()[:3]:
-        name = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, setting_names(schema), n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {', '.join(near)}?" if near else "see --help and the README for the settings"
-            )
-            problems.append(f"unknown setting {name!r}: {hint}")
-        elif problem["type"] == "missing":
-            problems.append(f"setting {name!r} is needed")
-        else:
-            got = repr(problem["input"])
-            # The value of a whole group is left out, as it would fill the screen, and anything like a URL, as
-            # a malformed one may hold a password anywhere.
-            got = f", got {got}" if len(got) <= _SHOWN_CHARS and "://" not in got else ""
-            problems.append(f"setting {name!r}: {problem['msg'].removeprefix('Value error, ')}{got}")
-    return "; ".join(problems)
-
-
-def setting_names(schema: type[BaseModel], prefix: str = "") -> list[str]:
-    """All dotted names of a schema."""
-    names = []
-    for name, info in schema.model_fields.items():
-        nested = info.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            names += setting_names(nested, f"{prefix}{name}.")
-        else:
-            names.append(f"{prefix}{name}")
-    return names
-
-
-# The user and password of a URL, up to the last "@" as URLs are parsed; each start is after its own "://", so
-# that a long text is read once.
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s\"]*@")
-# Some providers take the key in the query.
-_HTTP_URL = re.compile(r"https?://[^\s\"]+")
-_QUERY_VALUE = re.compile(r"=[^&#]*")
-
-
-def hide_credentials(text: str) -> str:
-    """The text without user names, passwords and the values of queries in its URLs."""
-    return _HTTP_URL.sub(_hide_query, _CREDENTIALS.sub("", text))
-
-
-def _hide_query(url: re.Match[str]) -> str:
-    start, mark, query = url.group().partition("?")
-    return start + mark + _QUERY_VALUE.sub("=…", query)
-
-
-def public_settings(settings: Settings) -> dict[str, object]:
-    """Settings as plain values for files and terminals, without secrets in URLs."""
-    return json.loads(hide_credentials(settings.model_dump_json()))

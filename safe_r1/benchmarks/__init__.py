@@ -1,8 +1,8 @@
 """The benchmarks; other packages ask for them by name and use the protocol alone."""
 
 from safe_r1.benchmarks.base import Benchmark, KeyIdentity, Score, Workload
-from safe_r1.benchmarks.own import OwnBenchmark
-from safe_r1.benchmarks.own_check import check_questions, write_settings
+from safe_r1.benchmarks.own.benchmark import OwnBenchmark
+from safe_r1.benchmarks.own.check import check_questions, write_settings
 from safe_r1.benchmarks.registry import (
     ALL_PAPER,
     absolute_name,

@@ -9,8 +9,8 @@ from typing import Protocol, Self
 from upath import UPath
 
 from safe_r1.benchmarks.fetch import Source
-from safe_r1.config import Settings
 from safe_r1.schema import Sample
+from safe_r1.settings import Settings
 
 Location = UPath | Path | str
 """A local path or any fsspec URI."""

@@ -24,10 +24,10 @@ from safe_r1.benchmarks.code_check import check_code, extract_code, pack_tests
 from safe_r1.benchmarks.fetch import DATA, data_folder
 from safe_r1.benchmarks.files import as_path, folder_with, lines_of, object_of, parse_json
 from safe_r1.benchmarks.livecodebench_problem import Problem, contest_day, read_problem
-from safe_r1.config import Settings
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.sandbox.container import check_sandbox
 from safe_r1.schema import Message, Sample
+from safe_r1.settings import Settings
 
 __all__ = ["LIVECODEBENCH", "LIVECODEBENCH_SAMPLE", "LiveCodeBench", "check_code", "extract_code"]
 

@@ -23,12 +23,13 @@ from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
 from safe_r1.benchmarks.gsm8k import GSM8K
 from safe_r1.benchmarks.livecodebench import LIVECODEBENCH, LIVECODEBENCH_SAMPLE
 from safe_r1.benchmarks.math500 import MATH_500
-from safe_r1.benchmarks.own import OwnBenchmark, open_own
-from safe_r1.benchmarks.own_place import is_own_name
-from safe_r1.benchmarks.own_settings import GROUP, OwnSettings
+from safe_r1.benchmarks.own.benchmark import OwnBenchmark, open_own
+from safe_r1.benchmarks.own.place import is_own_name
+from safe_r1.benchmarks.own.settings import GROUP, OwnSettings
 from safe_r1.benchmarks.xstest import XSTEST
-from safe_r1.config import EvaluateConfig, Settings
+from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError
+from safe_r1.settings import Settings
 
 logger = logging.getLogger(__name__)
 

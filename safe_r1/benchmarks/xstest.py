@@ -19,9 +19,9 @@ from safe_r1.benchmarks.base import Location, Workload
 from safe_r1.benchmarks.fetch import GITHUB, Source
 from safe_r1.benchmarks.files import field_of
 from safe_r1.benchmarks.table import TableBenchmark
-from safe_r1.config import Settings
 from safe_r1.errors import DataError
 from safe_r1.schema import Message, Sample
+from safe_r1.settings import Settings
 
 Language = Literal["en", "zh"]
 

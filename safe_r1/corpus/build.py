@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 
 from upath import UPath
 
-from safe_r1.config import public_settings
 from safe_r1.corpus.accounting import CorpusInfo, account
 from safe_r1.corpus.candidates import sum_costs
 from safe_r1.corpus.card import measure_lengths, render_card, write_figures
@@ -29,6 +28,7 @@ from safe_r1.provenance import hardware, now, versions
 from safe_r1.records.sources import SourcePart
 from safe_r1.resources import MIN_LOGICAL_CPUS, connect
 from safe_r1.runs import RunFolder, read_table
+from safe_r1.settings import public_settings
 
 if TYPE_CHECKING:
     from ray import ObjectRef

@@ -4,10 +4,10 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from safe_r1.config import hide_credentials
 from safe_r1.corpus.accounting import CorpusInfo, sum_rows
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.runs import RunFolder, read_table
+from safe_r1.settings import hide_credentials
 from safe_r1.taxonomy import AREAS, CATEGORIES
 
 if TYPE_CHECKING:

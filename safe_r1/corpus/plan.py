@@ -8,7 +8,6 @@ from typing import Any
 
 from upath import UPath
 
-from safe_r1.config import hide_credentials, public_settings
 from safe_r1.corpus.decontaminate import Question, load_questions
 from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
 from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
@@ -21,6 +20,7 @@ from safe_r1.policies import load_cards
 from safe_r1.provenance import versions
 from safe_r1.records.sources import SourcePart, list_parts, pin_revision, read_part
 from safe_r1.runs import sha256
+from safe_r1.settings import hide_credentials, public_settings
 
 # Enough to tell a wrong mapping from single malformed records.
 _NUM_CHECKED_RECORDS = 50

@@ -10,11 +10,12 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from safe_r1.config import EngineConfig, JudgeConfig, Settings, load_config
+from safe_r1.config import EngineConfig, JudgeConfig
 from safe_r1.errors import ConfigError
 from safe_r1.language import Language
 from safe_r1.records.location import DataLocation
 from safe_r1.schema import Part
+from safe_r1.settings import Settings, load_config
 from safe_r1.taxonomy import AREAS, CATEGORIES
 
 ConversationKind = Literal["safety", "reasoning", "benign-sensitive"]

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 
 from safe_r1.benchmarks import Benchmark
-from safe_r1.config import EvaluateConfig, hide_credentials
+from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.job import missing_requests
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import RequestKey
 from safe_r1.evaluation.target import Target, make_target
 from safe_r1.schema import Sample
+from safe_r1.settings import hide_credentials
 
 
 def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from safe_r1.config import EvaluateConfig, public_settings
+from safe_r1.config import EvaluateConfig
 from safe_r1.errors import IntegrityError, RowsLostError
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.publish import BenchmarkResult, publish_all
@@ -44,6 +44,7 @@ from safe_r1.report.trackers import check_trackers
 from safe_r1.resources import Cluster, connect, disconnect
 from safe_r1.runs import Key, Row, check_complete
 from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample, Verdict
+from safe_r1.settings import public_settings
 
 _ROWS_PER_SHARD = 512
 # A column of a shard holds 2 GiB, and the hidden tests of one programming problem can be megabytes.

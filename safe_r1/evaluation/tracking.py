@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-from safe_r1.config import EvaluateConfig, public_settings
+from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError, StorageError
 from safe_r1.evaluation.publish import BenchmarkResult
 from safe_r1.metrics.counts import read_counts
@@ -13,6 +13,7 @@ from safe_r1.metrics.rates import Rate, read_rates
 from safe_r1.report.labels import METRICS, BenchmarkLabels, benchmark_labels
 from safe_r1.report.trackers import Table, make_trackers
 from safe_r1.runs import JsonObject, sha256
+from safe_r1.settings import public_settings
 
 _log = logging.getLogger(__name__)
 

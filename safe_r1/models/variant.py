@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from safe_r1.config import public_settings
 from safe_r1.errors import ModelError
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.models.layouts import Layout
 from safe_r1.models.prompts import PromptFormat, Style
+from safe_r1.settings import public_settings
 
 Kind = Literal["r1", "base", "enhanced", "demo", "custom", "endpoint"]
 

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from safe_r1.config import Settings
+from safe_r1.settings import Settings
 
 FileFormat = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "xlsx"]
 

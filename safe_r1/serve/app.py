@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from safe_r1.config import load_config
 from safe_r1.errors import ConfigError
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources
@@ -16,6 +15,7 @@ from safe_r1.resources import Cluster, connect
 from safe_r1.serve.config import LOOPBACK, ServeConfig
 from safe_r1.serve.engine import DeploymentSpec, model_deployment
 from safe_r1.serve.keys import read_keys
+from safe_r1.settings import load_config
 
 if TYPE_CHECKING:
     from ray.serve import Application

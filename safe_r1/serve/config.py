@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from safe_r1.config import EngineConfig, GenerationConfig, JudgeConfig, Settings
+from safe_r1.config import EngineConfig, GenerationConfig, JudgeConfig
+from safe_r1.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses of this machine; a service without API keys accepts requests from these alone."""

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from safe_r1.config import load_config
 from safe_r1.errors import SafeR1Error
+from safe_r1.settings import load_config
 from safe_r1.train.config import FinetuneConfig
 
 

@@ -5,8 +5,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from safe_r1.config import Settings, TrackerName
+from safe_r1.config import TrackerName
 from safe_r1.models.registry import States
+from safe_r1.settings import Settings
 
 
 class PackConfig(Settings):

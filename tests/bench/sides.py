@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE, ChiSafetyBench
-from safe_r1.config import EvaluateConfig, load_config
+from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import read_completions
 from safe_r1.inference.batch import Renderer, row_seed
@@ -25,6 +25,7 @@ from safe_r1.inference.engine import context_length, engine_arguments, engine_en
 from safe_r1.resources import Device
 from safe_r1.runs import RunFolder
 from safe_r1.schema import Sample
+from safe_r1.settings import load_config
 from tests.bench.measure import Timings, steady_tokens_per_s
 
 _HERE = Path(__file__).parent

@@ -14,10 +14,11 @@ import typer
 from ray_jobs import build_corpus, campaign, evaluate, finetune
 from safe_r1.campaign import recipe as campaign_recipe
 from safe_r1.cli import app as safe_r1_app
-from safe_r1.config import EvaluateConfig, load_config
+from safe_r1.config import EvaluateConfig
 from safe_r1.corpus import recipe as corpus_recipe
 from safe_r1.models.registry import get_variant
 from safe_r1.resources import NODE_LABELS
+from safe_r1.settings import load_config
 from safe_r1.train.config import FinetuneConfig
 
 ROOT = Path(__file__).parents[2]

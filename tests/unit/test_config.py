@@ -1,7 +1,8 @@
 import pytest
 
-from safe_r1.config import EvaluateConfig, hide_credentials, load_config, public_settings, setting_names
+from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError
+from safe_r1.settings import hide_credentials, load_config, public_settings, setting_names
 
 
 def load(*overrides: str, file: str | None = None, **flags) -> EvaluateConfig:

@@ -10,9 +10,9 @@ import pytest
 
 from safe_r1.benchmarks import evaluate_schema, get_benchmark, get_benchmarks
 from safe_r1.benchmarks.selection import select
-from safe_r1.config import load_config
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.schema import Sample
+from safe_r1.settings import load_config
 from tests.unit.benchmarks.own_files import write_records
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "xlsx")

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_r1.benchmarks.options import swap_options
-from safe_r1.benchmarks.own_cells import RowError, lettered, parsed, read_choice, read_history, read_options
-from safe_r1.benchmarks.own_mapping import Columns
-from safe_r1.benchmarks.own_rows import RowReader
-from safe_r1.benchmarks.own_settings import OwnSettings
-from safe_r1.benchmarks.own_words import fold, option_place, rank, read_task
+from safe_r1.benchmarks.own.cells import RowError, lettered, parsed, read_choice, read_history, read_options
+from safe_r1.benchmarks.own.mapping import Columns
+from safe_r1.benchmarks.own.rows import RowReader
+from safe_r1.benchmarks.own.settings import OwnSettings
+from safe_r1.benchmarks.own.words import fold, option_place, rank, read_task
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -14,8 +14,8 @@ from safe_r1.benchmarks.gsm8k import GSM8K
 from safe_r1.benchmarks.math500 import MATH_500
 from safe_r1.benchmarks.math_answers import is_equal
 from safe_r1.benchmarks.xstest import XSTEST, XSTest
-from safe_r1.config import load_config
 from safe_r1.errors import ConfigError, DataError
+from safe_r1.settings import load_config
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from safe_r1.config import public_settings
 from safe_r1.corpus import plan
 from safe_r1.corpus.accounting import CorpusInfo
 from safe_r1.corpus.card import render_card
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.judge.factory import plan_judge
+from safe_r1.settings import public_settings
 
 
 def make_recipe(data: Path, **changes: Any) -> CorpusRecipe:

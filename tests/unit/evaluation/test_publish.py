@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from safe_r1.config import EvaluateConfig, load_config
+from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError, NoResultError, RunConflictError
 from safe_r1.evaluation.job import _without_verdict
 from safe_r1.evaluation.publish import check_published
@@ -16,6 +16,7 @@ from safe_r1.metrics.coverage import answer_coverage
 from safe_r1.report.export import export_run
 from safe_r1.runs import read_table
 from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Sample, Verdict
+from safe_r1.settings import load_config
 from tests.unit.evaluation.published import NAME, make_plan, publish_here, results_of, scored_rows, unscored
 
 

@@ -7,9 +7,9 @@ from pydantic import Field, ValidationError
 from upath import UPath
 
 from safe_r1.benchmarks.files import is_file
-from safe_r1.config import Settings
 from safe_r1.errors import ConfigError
 from safe_r1.records.location import FileFormat
+from safe_r1.settings import Settings
 
 GROUP = "benchmark"
 """Name of the group of settings."""

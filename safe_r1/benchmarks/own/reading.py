@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from upath import UPath
 
 from safe_r1.benchmarks.options import parse_options
-from safe_r1.benchmarks.own_cells import RowError
-from safe_r1.benchmarks.own_mapping import Columns, Profile, check_task, field_of, is_empty, recognise
-from safe_r1.benchmarks.own_place import Place
-from safe_r1.benchmarks.own_rows import Draft, RowReader, settle_numbers
-from safe_r1.benchmarks.own_settings import OwnSettings
+from safe_r1.benchmarks.own.cells import RowError
+from safe_r1.benchmarks.own.mapping import Columns, Profile, check_task, field_of, is_empty, recognise
+from safe_r1.benchmarks.own.place import Place
+from safe_r1.benchmarks.own.rows import Draft, RowReader, settle_numbers
+from safe_r1.benchmarks.own.settings import OwnSettings
 from safe_r1.errors import DataError
 from safe_r1.records.formats import Parsed
 from safe_r1.records.layout import Layout

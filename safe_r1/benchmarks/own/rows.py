@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from safe_r1.benchmarks import math_answers
 from safe_r1.benchmarks.options import MCQ_INSTRUCTION, parse_options, prompt_with_options
-from safe_r1.benchmarks.own_cells import (
+from safe_r1.benchmarks.own.cells import (
     RowError,
     check_dialogue,
     lettered,
@@ -21,9 +21,9 @@ from safe_r1.benchmarks.own_cells import (
     shown,
     text_of,
 )
-from safe_r1.benchmarks.own_mapping import Columns, field_of, is_empty
-from safe_r1.benchmarks.own_settings import OwnSettings, OwnTask
-from safe_r1.benchmarks.own_words import read_task
+from safe_r1.benchmarks.own.mapping import Columns, field_of, is_empty
+from safe_r1.benchmarks.own.settings import OwnSettings, OwnTask
+from safe_r1.benchmarks.own.words import read_task
 from safe_r1.errors import DataError
 from safe_r1.language import detect_language
 from safe_r1.schema import Message, Sample

@@ -14,12 +14,12 @@ from typing import Any
 from safe_r1.benchmarks.base import BaseBenchmark, KeyIdentity, Location, Score, Workload
 from safe_r1.benchmarks.math_answers import score_result
 from safe_r1.benchmarks.options import score_choice
-from safe_r1.benchmarks.own_place import Place
-from safe_r1.benchmarks.own_reading import OwnFile, Reading
-from safe_r1.benchmarks.own_settings import GROUP, merge
-from safe_r1.config import Settings, hide_credentials
+from safe_r1.benchmarks.own.place import Place
+from safe_r1.benchmarks.own.reading import OwnFile, Reading
+from safe_r1.benchmarks.own.settings import GROUP, merge
 from safe_r1.errors import DataError
 from safe_r1.schema import Sample
+from safe_r1.settings import Settings, hide_credentials
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from upath import UPath
 
 from safe_r1.benchmarks.files import as_path
-from safe_r1.benchmarks.own_settings import OwnSettings
-from safe_r1.config import hide_credentials
+from safe_r1.benchmarks.own.settings import OwnSettings
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.records.files import split_name
 from safe_r1.records.layout import Layout, find_layout
 from safe_r1.records.location import DataLocation
 from safe_r1.records.sources import find_files, read_rows
+from safe_r1.settings import hide_credentials
 
 _HUB = "hf:"
 _HUB_NAME = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?P<parts>(?::[\w.-]+){0,2})")

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from safe_r1.benchmarks.own_settings import ColumnMapping, OwnSettings
-from safe_r1.benchmarks.own_words import ROLES, fold, option_place, rank, read_task
+from safe_r1.benchmarks.own.settings import ColumnMapping, OwnSettings
+from safe_r1.benchmarks.own.words import ROLES, fold, option_place, rank, read_task
 from safe_r1.errors import ConfigError, DataError
 
 _MAX_VALUES = 64

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from upath import UPath
 
-from safe_r1.benchmarks.own import OwnBenchmark, explain
-from safe_r1.benchmarks.own_mapping import Columns, Profile, check_task, recognise
-from safe_r1.benchmarks.own_reading import Reading
-from safe_r1.benchmarks.own_settings import GROUP, TASKS
-from safe_r1.benchmarks.own_words import ROLES
+from safe_r1.benchmarks.own.benchmark import OwnBenchmark, explain
+from safe_r1.benchmarks.own.mapping import Columns, Profile, check_task, recognise
+from safe_r1.benchmarks.own.reading import Reading
+from safe_r1.benchmarks.own.settings import GROUP, TASKS
+from safe_r1.benchmarks.own.words import ROLES
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.runs import write_bytes
 from safe_r1.schema import Sample

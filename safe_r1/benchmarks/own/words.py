@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from safe_r1.benchmarks.own_settings import OwnTask
+from safe_r1.benchmarks.own.settings import OwnTask
 
 ROLES: dict[str, tuple[str, ...]] = {
     "question": (
