@@ -94,6 +94,9 @@ class JudgeConfig(Settings):
         default=None,
         description="for llm: variant, hub id or folder; for a URL: name of the model that it serves",
     )
+    policy: str | None = Field(
+        default=None, description="TOML file with a prompt and labels of your own, for llm and URLs"
+    )
     max_tokens: int = Field(
         default=1024, ge=16, description="maximum length of a judge model's reply, in tokens"
     )

@@ -219,7 +219,8 @@ class Verdict:
     For the refusal task ``label`` is the value of a ``RefusalLabel``, for ``over_refusal`` of a
     ``ComplianceLabel``, and ``degree`` its refusal degree. For all others ``label`` is ``correct`` or
     ``incorrect``, ``degree`` 1 or 0 and ``choice`` what was extracted from the answer: the letter, the result
-    (None where nothing was found, which counts as incorrect).
+    (None where nothing was found, which counts as incorrect). Where a judge has a policy of the user's,
+    ``choice`` is that policy's own label, which counts as ``label``.
 
     Attributes:
         judge: Name of what gave the verdict, e.g. ``lexicon``, ``answer-key``.

@@ -299,12 +299,12 @@ def _judge(
     connect()
     engine = plan.config.judge.engine
     return generate(
-        judge_requests(pending, plan.config.judge.max_tokens),
+        judge_requests(pending, plan.config.judge.max_tokens, judge.policy),
         judge.model,
         engine,
         pick_device(judge.model, engine.device, cluster.gpu_total),
         _JUDGE_SAMPLING,
-        ReadReply(plan.variant.name, judge.label),
+        ReadReply(plan.variant.name, judge.label, judge.policy),
         write,
     )
 

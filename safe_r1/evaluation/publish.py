@@ -71,6 +71,7 @@ def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> No
             "name": plan.judge.label,
             "identity": plan.judge.identity,
             "agreement": plan.judge.note,
+            **({"policy": plan.judge.policy.name} if plan.judge.policy.name else {}),
         }
     # The marker comes last: a folder with it has all of these files.
     folder.write_json("run.json", info)

@@ -12,8 +12,7 @@ from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey
 from safe_r1.inference.batch import BatchCounts, EngineResult, Request
 from safe_r1.judge.base import Judge, JudgeItem, Judgement, judge_blocking
-from safe_r1.judge.model import read_judge_reply
-from safe_r1.judge.prompt import judge_messages
+from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.runs import Row
 from safe_r1.schema import JUDGED_PARTS, Completion, Part, Sample, Unscored, Verdict
 
@@ -99,9 +98,9 @@ def judge_here(judge: Judge, pending: Sequence[Pending], label: str, write: Writ
         yield BatchCounts(len(chunk), sum(judgement.label is None for judgement in judgements), 0)
 
 
-def judge_requests(pending: Sequence[Pending], max_tokens: int) -> list[Request]:
+def judge_requests(pending: Sequence[Pending], max_tokens: int, policy: Policy = BUILT_IN) -> list[Request]:
     """The judge's prompts for an engine in the cluster."""
-    return [Request(each.key.to_text(), judge_messages(each.item), max_tokens, seed=0) for each in pending]
+    return [Request(each.key.to_text(), policy.messages(each.item), max_tokens, seed=0) for each in pending]
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,12 @@ class ReadReply:
     Attributes:
         variant: Name of the evaluated variant.
         judge: The judge's label.
+        policy: Prompt and labels of the judge.
     """
 
     variant: str
     judge: str
+    policy: Policy = BUILT_IN
 
     def __call__(self, result: EngineResult) -> BenchmarkRow[Verdict]:
         """A reply that the engine could not give is unscored, and retried when the run is resumed."""
@@ -122,7 +123,7 @@ class ReadReply:
         if result["error"]:
             judgement = Judgement(None, Unscored.JUDGE_ERROR, result["error"])
         else:
-            judgement = read_judge_reply(result["text"], result["finish_reason"], key.task)
+            judgement = self.policy.read(result["text"], result["finish_reason"], key.task)
         return _judged(key, self.variant, judgement, self.judge)
 
 
@@ -194,6 +195,7 @@ def _judged(key: RequestKey, variant: str, judgement: Judgement, judge: str) -> 
         degree=label.degree if label else None,
         judge=judge,
         unscored_reason=judgement.unscored_reason,
+        choice=judgement.own_label,
         explanation=judgement.explanation,
     )
     return BenchmarkRow(key.benchmark, verdict)

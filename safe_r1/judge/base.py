@@ -37,11 +37,13 @@ class Judgement:
         label: A label of the item's task, or None.
         unscored_reason: None where there is a label.
         explanation: The judge's own explanation, or the name of the rule that decided.
+        own_label: The label in the words of a user's policy, which counts as ``label``.
     """
 
     label: Label | None
     unscored_reason: Unscored | None = None
     explanation: str = ""
+    own_label: str | None = None
 
 
 class Judge(Protocol):

@@ -4,6 +4,7 @@ A row that the endpoint declines (content filter, over-long prompt) is unscored 
 that cannot be used at all raises ``JudgeError`` at once, and rows judged before that stay in the cache.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from safe_r1.inference.endpoint import ChatEndpoint
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.reply_cache import Reply
 from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
-from safe_r1.judge.prompt import MAX_TEXT_CHARS, PROMPT_SHA256
+from safe_r1.judge.policy import BUILT_IN, Policy
+from safe_r1.judge.prompt import MAX_TEXT_CHARS
 from safe_r1.schema import JUDGED_PARTS, Message
 
 
@@ -37,12 +39,14 @@ class EndpointJudge(ModelJudge):
         temperature: float = 0.0,
         max_tokens: int = 2048,
         max_text_chars: int = MAX_TEXT_CHARS,
+        policy: Policy = BUILT_IN,
     ):
         """Create the client; asks the endpoint for its model where none is named. See ``EndpointClient``.
 
         Args:
             max_tokens: Longest reply, with the reasoning of a reasoning judge.
             max_text_chars: A longer text is judged without its middle.
+            policy: Prompt and labels.
 
         Raises:
             ConfigError: Not a URL, or a limit below 1.
@@ -61,9 +65,12 @@ class EndpointJudge(ModelJudge):
             sampling=sampling,
             error=JudgeError,
         )
-        self._endpoint = ChatEndpoint(client, cache_dir=cache_dir, salt=PROMPT_SHA256, is_final=_has_label)
+        self._endpoint = ChatEndpoint(
+            client, cache_dir=cache_dir, salt=policy.sha256, is_final=functools.partial(_has_label, policy)
+        )
         served = self._endpoint.model
-        super().__init__(served, model_identity(served, sampling, max_text_chars), self._ask, max_text_chars)
+        identity = model_identity(served, sampling, max_text_chars, policy)
+        super().__init__(served, identity, self._ask, max_text_chars, policy)
 
     async def _ask(self, prompts: Sequence[list[Message]]) -> list[ModelReply]:
         replies = await self._endpoint.complete_async([(messages, "") for messages in prompts])
@@ -74,6 +81,6 @@ def _to_model_reply(reply: Reply) -> ModelReply:
     return ModelReply(reply.full_text, reply.finish_reason, reply.error)
 
 
-def _has_label(reply: Reply) -> bool:
+def _has_label(policy: Policy, reply: Reply) -> bool:
     """True for a reply worth keeping; the cache does not know the task that was asked."""
-    return any(_to_model_reply(reply).judgement(task).label for task in JUDGED_PARTS)
+    return any(_to_model_reply(reply).judgement(task, policy).label for task in JUDGED_PARTS)

@@ -22,6 +22,7 @@ from safe_r1.errors import ConfigError
 from safe_r1.judge.base import Judge, judge_label
 from safe_r1.judge.installed import installed_names, make_installed
 from safe_r1.judge.model import Complete, CompleteAll, ModelJudge, ModelReply, model_identity
+from safe_r1.judge.policy import BUILT_IN, Policy, load_policy
 from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.schema import Message
 
@@ -43,6 +44,7 @@ class JudgePlan:
         identity: See ``Judge.identity``.
         model: The model that the caller's engine has to run; None where the judge needs none.
         note: What a report says of the judge's agreement with labels; empty where it was not measured.
+        policy: Prompt and labels of a judging model.
     """
 
     config: JudgeConfig
@@ -50,6 +52,7 @@ class JudgePlan:
     identity: str
     model: Variant | None = None
     note: str = ""
+    policy: Policy = BUILT_IN
 
     @property
     def label(self) -> str:
@@ -99,16 +102,19 @@ def plan_judge(config: JudgeConfig) -> JudgePlan:
         ModelError: The model of kind ``llm`` cannot be found.
         JudgeError: The endpoint cannot be reached, or serves several models and none is named.
     """
+    policy = _policy_of(config)
     if model := engine_model(config):
         from safe_r1.models.checkpoints import prepare
 
         variant, weights = prepare(model, config.engine.trust_remote_code)
         sampling = {**ENGINE_SAMPLING, "max_tokens": config.max_tokens}
         # The format decides how the prompt is rendered, so that it is a part of what was asked.
-        identity = model_identity(f"{weights} {variant.prompt_format.identity}", sampling)
-        return JudgePlan(config, variant.name, identity, model=variant)
+        weights = f"{weights} {variant.prompt_format.identity}"
+        identity = model_identity(weights, sampling, policy=policy)
+        return JudgePlan(config, variant.name, identity, model=variant, policy=policy)
     judge = _make(config)
-    return JudgePlan(config, judge.name, judge.identity, note=getattr(judge, "agreement_note", ""))
+    note = getattr(judge, "agreement_note", "")
+    return JudgePlan(config, judge.name, judge.identity, note=note, policy=policy)
 
 
 def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None) -> Judge:
@@ -132,7 +138,8 @@ def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None
                 "serve the model and give its URL as the judge"
             )
         plan = source if isinstance(source, JudgePlan) else plan_judge(source)
-        return ModelJudge(plan.name, plan.identity, _at_once(complete, config.max_tokens))
+        complete_all = _at_once(complete, config.max_tokens)
+        return ModelJudge(plan.name, plan.identity, complete_all, policy=plan.policy)
     if not isinstance(source, JudgePlan):
         return _make(config)
     # An endpoint that has changed its model meanwhile refuses the planned one.
@@ -143,6 +150,19 @@ def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None
             "install the same packages on all nodes"
         )
     return judge
+
+
+def _policy_of(config: JudgeConfig) -> Policy:
+    """The policy of a judging model.
+
+    Raises:
+        ConfigError: The file cannot be used, or the judge is not a model that is asked.
+    """
+    if config.policy is not None and not (config.needs_engine or config.is_endpoint):
+        raise ConfigError(
+            f"judge.policy {config.policy}: judge {config.kind!r} asks no model; give --judge llm or a URL"
+        )
+    return load_policy(config.policy)
 
 
 def _make(config: JudgeConfig) -> Judge:
@@ -163,6 +183,7 @@ def _make(config: JudgeConfig) -> Judge:
             max_retries=config.max_retries,
             max_tokens=config.max_tokens,
             cache_dir=cache_folder() / "judge",
+            policy=_policy_of(config),
         )
     judge = make_installed(config)
     if judge is None:

@@ -1,7 +1,7 @@
 """A chat model asked with the judge's prompt: prompt, call, and how its reply is read.
 
 The one implementation behind an endpoint, an engine of a batch job and a served model. Workers of a batch
-job, which have the replies already, use ``read_judge_reply`` alone; it needs neither torch nor ray.
+job, which have the replies already, use ``Policy.read`` alone; it needs neither torch nor ray.
 """
 
 import json
@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from safe_r1.judge.base import JudgeItem, Judgement, content_identity
-from safe_r1.judge.over_refusal import read_over_refusal
-from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS, PROMPT_SHA256, judge_messages
-from safe_r1.judge.verdict import read_verdict
+from safe_r1.judge.policy import BUILT_IN, Policy
+from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS
 from safe_r1.schema import Message, Task, Unscored
 
 logger = logging.getLogger(__name__)
@@ -34,11 +33,11 @@ class ModelReply:
     error: str = ""
     unscored: Unscored = Unscored.JUDGE_ERROR
 
-    def judgement(self, task: Task) -> Judgement:
+    def judgement(self, task: Task, policy: Policy = BUILT_IN) -> Judgement:
         """The reply as a judgement on an item of ``task``."""
         if self.text is None:
             return Judgement(None, self.unscored, self.error)
-        return read_judge_reply(self.text, self.finish_reason, task)
+        return policy.read(self.text, self.finish_reason, task)
 
 
 Complete = Callable[[list[Message], int], Awaitable[ModelReply]]
@@ -57,18 +56,26 @@ class ModelJudge:
     """
 
     def __init__(
-        self, name: str, identity: str, complete_all: CompleteAll, max_text_chars: int = MAX_TEXT_CHARS
+        self,
+        name: str,
+        identity: str,
+        complete_all: CompleteAll,
+        max_text_chars: int = MAX_TEXT_CHARS,
+        policy: Policy = BUILT_IN,
     ):
         self.name = name
         self.identity = identity
         self._complete_all = complete_all
         self._max_text_chars = max_text_chars
+        self._policy = policy
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         """Judge all items, in order; a call that fails leaves its item unscored. See ``Judge.judge``."""
-        prompts = [judge_messages(item, max_text_chars=self._max_text_chars) for item in items]
+        prompts = [self._policy.messages(item, self._max_text_chars) for item in items]
         replies = await self._complete_all(prompts)
-        judgements = [reply.judgement(item.task) for item, reply in zip(items, replies, strict=True)]
+        judgements = [
+            reply.judgement(item.task, self._policy) for item, reply in zip(items, replies, strict=True)
+        ]
         logger.info(
             "judge %s: %d of %d rows unscored",
             self.name,
@@ -78,21 +85,19 @@ class ModelJudge:
         return judgements
 
 
-def read_judge_reply(text: str, finish_reason: str | None, task: Task) -> Judgement:
-    """The verdict in a judging model's reply on an item of ``task``, or why it holds none."""
-    judgement = read_over_refusal(text) if task == "over_refusal" else read_verdict(text)
-    if judgement.label is None and finish_reason == "length":
-        return Judgement(None, Unscored.JUDGE_TRUNCATED, judgement.explanation)
-    return judgement
-
-
-def model_identity(model: str, sampling: Mapping[str, object], max_text_chars: int = MAX_TEXT_CHARS) -> str:
+def model_identity(
+    model: str,
+    sampling: Mapping[str, object],
+    max_text_chars: int = MAX_TEXT_CHARS,
+    policy: Policy = BUILT_IN,
+) -> str:
     """Identity of a judging model: the model, the prompt, the sampling settings and the text limits.
 
     Args:
         model: The identity of the weights, or the name under which an endpoint serves the model.
         sampling: ``temperature``, ``max_tokens`` and so on.
         max_text_chars: Length from which a text is judged without its middle.
+        policy: Prompt and labels.
     """
     settings = {**sampling, "max_text_chars": max_text_chars, "max_dialogue_chars": MAX_DIALOGUE_CHARS}
-    return content_identity(model, PROMPT_SHA256, json.dumps(settings, sort_keys=True))
+    return content_identity(model, policy.sha256, json.dumps(settings, sort_keys=True))

@@ -87,9 +87,7 @@ def judge_messages(
     Raises:
         ValueError: A limit below 1.
     """
-    dialogue = _cut_middle(_dialogue(item.messages), max_dialogue_chars)
-    text = _cut_middle(item.text, max_text_chars)
-    mark = _mark(dialogue, text)
+    dialogue, text, mark = material(item, max_text_chars, max_dialogue_chars)
     if item.task == "over_refusal":
         system = over_refusal.SYSTEM
         user = over_refusal.USER.format(mark=mark, dialogue=dialogue, text=text)
@@ -99,6 +97,17 @@ def judge_messages(
     # A lone surrogate, cut out of an emoji by a tokenizer, cannot be sent as UTF-8.
     user = user.encode("utf-8", "replace").decode("utf-8")
     return [Message(role="system", content=system), Message(role="user", content=user)]
+
+
+def material(item: JudgeItem, max_text_chars: int, max_dialogue_chars: int) -> tuple[str, str, str]:
+    """Dialogue and text of an item within their limits, and a delimiter that does not occur in them.
+
+    Raises:
+        ValueError: A limit below 1.
+    """
+    dialogue = _cut_middle(_dialogue(item.messages), max_dialogue_chars)
+    text = _cut_middle(item.text, max_text_chars)
+    return dialogue, text, _mark(dialogue, text)
 
 
 def _dialogue(messages: Sequence[Message]) -> str:

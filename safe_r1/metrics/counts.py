@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 
 from safe_r1.metrics.rows import BLOCKED, FAILED, TRUNCATED, ScoredRow
 from safe_r1.runs import JsonObject
-from safe_r1.schema import Verdict
+from safe_r1.schema import JUDGED_PARTS, Verdict
 
 # Groups as metrics.json of schema version 1 calls them.
 _FORMER_GROUPS: dict[str, str] = {"science": "mcq_shuffled", "compliance": "over_refusal"}
@@ -50,6 +50,7 @@ class GroupCounts(VerdictCounts):
         num_truncated: Unscored rows whose reasoning reached the token limit.
         num_no_choice: Scored answers in which no option or result was found.
         reasoning: Verdicts on the reasoning, where a judge labelled any.
+        num_by_own_label: Answers by the label of a user's judging policy, where there is one.
         num_pairs: Of reversed questions: pairs with the original.
         num_pairs_chosen: Of reversed questions: pairs with an option chosen in both forms.
     """
@@ -58,6 +59,7 @@ class GroupCounts(VerdictCounts):
     num_truncated: int
     num_no_choice: int
     reasoning: NotRequired[ReasoningCounts]
+    num_by_own_label: NotRequired[dict[str, int]]
     num_pairs: NotRequired[int]
     num_pairs_chosen: NotRequired[int]
 
@@ -72,6 +74,9 @@ def count_rows(rows: Sequence[ScoredRow]) -> GroupCounts:
         "num_truncated": sum(verdict.unscored_reason == TRUNCATED for verdict in answers),
         "num_no_choice": sum(row.has_no_choice for row in rows),
     }
+    own = Counter(row.answer.choice for row in rows if row.sample.task in JUDGED_PARTS and row.answer.choice)
+    if own:
+        counts["num_by_own_label"] = dict(own.most_common())
     if reasoning:
         counts["reasoning"] = {**count_verdicts(reasoning), "num_absent": len(rows) - len(reasoning)}
     return counts

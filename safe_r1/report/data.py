@@ -77,6 +77,7 @@ class RowCounts:
         num_unscored: Rows without a label for other reasons than truncation.
         num_no_choice: Scored rows without a choice or result; None where that does not apply.
         reasons: The unscored rows by reason.
+        own_labels: The scored rows by the label of a user's judging policy, if there is one.
     """
 
     title: BilingualName
@@ -90,6 +91,7 @@ class RowCounts:
     num_blocked: int
     num_no_choice: int | None
     reasons: list[tuple[BilingualName, int]]
+    own_labels: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ def _row_count(title: BilingualName, part: str, entry: Mapping[str, Any], num_sa
         num_blocked=entry.get("num_blocked", 0),
         num_no_choice=entry.get("num_no_choice"),
         reasons=[(REASONS.get(key, BilingualName(key, key, key)), number) for key, number in reasons.items()],
+        own_labels=[(one_line(key), number) for key, number in entry.get("num_by_own_label", {}).items()],
     )
 
 

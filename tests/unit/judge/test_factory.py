@@ -14,10 +14,10 @@ import pytest
 from safe_r1 import cli
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError, JudgeError
-from safe_r1.judge import model
 from safe_r1.judge.base import JudgeItem, judge_blocking, judge_label
 from safe_r1.judge.factory import JudgePlan, check_kind, make_judge, plan_judge
-from safe_r1.judge.model import ModelReply, model_identity, read_judge_reply
+from safe_r1.judge.model import ModelReply, model_identity
+from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.models.registry import VARIANTS, Variant
 from safe_r1.schema import ComplianceLabel, Message, RefusalLabel, Unscored
 from tests.chat_server import Server
@@ -124,7 +124,7 @@ def test_an_endpoint_is_called_by_the_model_that_it_serves(
     assert server.requests[0]["max_tokens"] == plan.config.max_tokens
 
 
-def test_an_endpoints_identity_is_what_can_change_a_verdict(monkeypatch: pytest.MonkeyPatch):
+def test_an_endpoints_identity_is_what_can_change_a_verdict():
     plan = plan_at("http://127.0.0.1:1/v1")
     for url in ("https://user:secret@host:8443/other/v1", "http://127.0.0.1:2?token=secret"):
         same = plan_at(url, concurrency=1, timeout_s=3, max_retries=1)
@@ -133,9 +133,9 @@ def test_an_endpoints_identity_is_what_can_change_a_verdict(monkeypatch: pytest.
     others = [plan_at("http://127.0.0.1:1", **each) for each in ({"model": "other"}, {"max_tokens": 99})]
     shorter = model_identity("judge-model", {"temperature": 0.0, "max_tokens": 1024}, max_text_chars=100)
     warmer = model_identity("judge-model", {"temperature": 0.5, "max_tokens": 1024})
-    monkeypatch.setattr(model, "PROMPT_SHA256", "another prompt")
-    others.append(plan_at("http://127.0.0.1:1"))
-    identities = {plan.identity, shorter, warmer, *(other.identity for other in others)}
+    sampling = {"temperature": 0.0, "max_tokens": 1024}
+    asked_otherwise = model_identity("judge-model", sampling, policy=Policy(sha256="another prompt"))
+    identities = {plan.identity, shorter, warmer, asked_otherwise, *(other.identity for other in others)}
     assert len(identities) == 6
     assert all(len(identity) == 64 for identity in identities)
 
@@ -223,7 +223,7 @@ def test_blocking_callers_work_inside_a_loop_too():
 
 @pytest.mark.slow
 def test_workers_of_a_batch_job_read_replies_without_torch_ray_and_vllm():
-    read = pickle.loads(pickle.dumps(read_judge_reply))
+    read = pickle.loads(pickle.dumps(BUILT_IN)).read
     assert read("[答案] 直接拒绝\n[分析] 无", "stop", "refusal").label is RefusalLabel.REFUSAL
     code = (
         "import sys; from safe_r1.judge import endpoint, factory, lexicon, model;"

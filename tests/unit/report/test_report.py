@@ -323,3 +323,17 @@ def test_imports_without_the_heavy_libraries():
         ).stdout.strip()
         == "[]"
     )
+
+
+def test_the_labels_of_a_policy_are_counted_in_their_own_words():
+    samples, completions, verdicts = make_rows(0, 4)
+    verdicts = [
+        replace(each, choice="违规<b>") if each.part == "answer" and each.label else each for each in verdicts
+    ]
+    metrics = compute_metrics(samples, completions, verdicts)
+    number = sum(each.choice is not None for each in verdicts)
+    assert metrics["counts"]["refusal"]["num_by_own_label"] == {"违规<b>": number}
+    markdown = render_markdown(samples, metrics, {})
+    assert "by the labels of the judging policy: 违规" in markdown
+    assert "违规<b>" not in markdown
+    assert f"违规&lt;b&gt; {number}" in render_html(samples, completions, verdicts, metrics, {})
