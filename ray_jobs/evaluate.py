@@ -71,7 +71,7 @@ def main(
     ] = False,
     max_cost: Annotated[
         float | None,
-        typer.Option(help="Of an endpoint: stop before the run costs more; needs its prices."),
+        typer.Option(help="Maximum cost of the run at an endpoint, in the currency of its prices."),
     ] = None,
     output: Annotated[str | None, typer.Option(help="Folder or URI of the results.")] = None,
     export: Annotated[

@@ -173,6 +173,14 @@ class EndpointConfig(Settings):
         default=(), description="texts in a provider's error that mean: its content filter took the question"
     )
 
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
+        if not all(f"{name}{value}".isascii() for name, value in headers.items()):
+            # Without the value, which may be a key.
+            raise ValueError("HTTP headers hold ASCII characters alone")
+        return headers
+
     @property
     def api_key_envs(self) -> tuple[str, ...]:
         """All environment variables with a key."""

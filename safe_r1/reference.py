@@ -31,8 +31,8 @@ _INTRODUCTION = """# The jobs: every flag and every setting
 Each script is an entry point of `ray job submit` and, as `safe-r1 NAME`, a command. `--set NAME=VALUE`
 changes any setting below (values are read as YAML), except that a campaign takes its settings from its recipe
 alone. `--config FILE` of evaluate, finetune and serve reads a TOML or YAML file of settings; build-corpus and
-campaign take such a file as `--recipe`. Of file, `--set` and flag the later wins. Unknown names are refused
-with the nearest known ones.
+campaign take such a file as `--recipe`. A flag takes precedence over `--set`, and `--set` over the file.
+Unknown names are refused with the nearest known ones.
 
 Exit codes: 0 done, 1 unexpected error, 2 something a user can correct (one line says what), 3 a machine was
 lost or never came and the same command resumes, or too few rows have a label for a result (one line says what

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from upath import UPath
@@ -103,6 +103,7 @@ class ComparisonData:
         margin: Non-inferiority margin for pass@1, as a fraction.
         num_headline: Number of tests in the family of main metrics.
         num_detail: Number of tests in the other family.
+        notes: What else a reader has to know of the runs.
     """
 
     baseline: str
@@ -116,6 +117,7 @@ class ComparisonData:
     margin: float
     num_headline: int
     num_detail: int
+    notes: list[str] = field(default_factory=list)
 
 
 def build_comparison(

@@ -11,6 +11,7 @@ from upath import UPath
 from safe_r1.errors import ConfigError, DataError, StorageError
 from safe_r1.evaluation.results import read_results
 from safe_r1.judge.base import judge_label
+from safe_r1.metrics.rates import find_rate, is_blocked, read_rates
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.runs import LAYOUT, RunFolder, find_runs, sha256
 
@@ -104,6 +105,21 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
     if not runs:
         raise StorageError(f"{', '.join(paths)}: no finished run (no _SUCCESS)")
     return _with_unique_names(runs), [f"{path} is not finished and was left out" for path in unfinished]
+
+
+def block_notes(run: Run) -> list[str]:
+    """What a content filter took is in no difference: a note says so, with RR-1 as a user meets it."""
+    num_blocked = sum(is_blocked(row) for row in run.rows)
+    if not num_blocked:
+        return []
+    note = (
+        f"{run.variant} on {run.benchmark}: the provider's content filter blocked {num_blocked} of "
+        f"{len(run.rows)} rows, which are in no rate and no difference"
+    )
+    with_blocks = find_rate(read_rates(run.metrics), "rejection_rate_with_blocks")
+    if with_blocks:
+        note += f"; RR-1 with the blocks counted as refusals: {100 * with_blocks.value:.1f} %"
+    return [note]
 
 
 def _load(folder: RunFolder) -> Run:

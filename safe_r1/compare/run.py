@@ -1,14 +1,14 @@
 """Compares finished runs, in order: load, check, test, write the report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from upath import UPath
 
 from safe_r1.compare.data import ComparisonData, VariantPair, build_comparison
 from safe_r1.compare.differences import MARGIN, Comparison, compare_all, variant_pairs
 from safe_r1.compare.flips import find_flips
-from safe_r1.compare.load import check_comparable, load_runs
+from safe_r1.compare.load import block_notes, check_comparable, load_runs
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
 from safe_r1.report.labels import METRICS
@@ -29,6 +29,7 @@ class ComparisonReport:
     def to_text(self) -> str:
         """Mismatches, the overall differences of every pair and the report's path, for a terminal."""
         lines = [f"mismatch: {problem}" for problem in self.data.problems]
+        lines += [f"note: {note}" for note in self.data.notes]
         for pair in self.data.pairs:
             lines += _pair_lines(pair)
         return "\n".join([*lines, f"report: {self.path}"])
@@ -66,7 +67,8 @@ def compare(
     pairs = variant_pairs(runs, baseline)
     comparisons = compare_all(runs, pairs, margin)
     folder = UPath(output)
-    data = build_comparison(runs, comparisons, baseline, problems, margin, folder)
+    notes = [note for run in runs for note in block_notes(run)]
+    data = replace(build_comparison(runs, comparisons, baseline, problems, margin, folder), notes=notes)
     flips = find_flips(runs, [(first, second) for first, second, _ in pairs])
     return ComparisonReport(write_report(folder, data, runs, flips), data)
 

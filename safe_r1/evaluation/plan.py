@@ -115,6 +115,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
 def _prepare(named: Variant, config: EvaluateConfig) -> tuple[Variant, str]:
     """The variant with all that it needs, and its identity."""
     if named.endpoint is None:
+        if given := sorted(config.endpoint.model_fields_set):
+            raise ConfigError(f"endpoint.{given[0]}: {named.name} is not behind a URL; leave the setting out")
         return prepare(named, config.engine.trust_remote_code)
     entry = with_overrides(named.endpoint, config.endpoint)
     return replace(named, endpoint=entry), entry.identity

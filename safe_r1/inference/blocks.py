@@ -13,18 +13,34 @@ from typing import Literal
 
 Block = Literal["input", "output"]
 
-# In an error that concerns the content. Plain alternatives, so that the search is linear.
+# Codes that mean a block whatever the status is.
+_CODES = frozenset(
+    {
+        "1301",
+        "content_filter",
+        "content_policy_violation",
+        "data_inspection_failed",
+        "datainspectionfailed",
+        "responsibleaipolicyviolation",
+        "sensitivecontentdetected",
+    }
+)
+# Wordings that mean a block in an error about one request. Plain alternatives, so that the search is linear.
 _IN_ERROR = re.compile(
-    r"content exists risk|content.?filter|content.?policy|content.?management|responsibleaipolicy"
-    r"|data.?inspection.?failed|inappropriate content|sensitivecontent|sensitive content|considered high risk"
-    r"|moderation|risk.?control|\b1301\b|敏感|违规|不合规|不安全内容",
+    r"content exists risk|content[_ ]filter|content policy|content management policy|responsibleaipolicy"
+    r"|data[_ ]?inspection[_ ]?failed|inappropriate content|sensitive ?content|considered high risk"
+    r"|不安全或敏感内容|敏感内容|违规内容",
     re.I,
 )
+# Words that errors of other kinds use too: what they mean, only a probe can tell.
+_VAGUE = re.compile(r"moderation|risk|safety|sensitive|policy|inappropriate|敏感|违规|不合规|安全", re.I)
 # Where the wording says that the reply and not the prompt was taken.
 _OF_OUTPUT = re.compile(r"output (?:data|text|content)|generated content|输出", re.I)
 _FINISH_REASONS = frozenset(
     {"content_filter", "sensitive", "safety", "prohibited_content", "blocked", "risk"}
 )
+# Of errors that are about one request; 429 and 5xx are about the endpoint unless their code says otherwise.
+_STATUSES = (200, 400, 403, 422, 451)
 # DeepSeek checks the whole reply at its end, and then appends this to what it has sent.
 _APPENDED = (
     "你好，这个问题我暂时无法回答，让我们换个话题再聊聊吧。",
@@ -35,18 +51,28 @@ _APPENDED = (
 )
 
 
-def block_in_error(text: str, body: object, patterns: Sequence[str] = ()) -> Block | None:
+def block_in_error(
+    status: int, code: str, text: str, body: object = None, patterns: Sequence[str] = ()
+) -> Block | None:
     """What an error says was blocked; None where it speaks of no content filter.
 
     Args:
-        text: Message and code of the error.
+        status: HTTP status; 200 for an error in the body of a success.
+        code: The server's code.
+        text: Message of the error, and what else it says.
         body: Its parsed body, if any.
         patterns: Further texts that mean a block.
     """
     lowered = text.lower()
-    if not _IN_ERROR.search(text) and not any(pattern.lower() in lowered for pattern in patterns):
+    is_block = code.lower() in _CODES or any(pattern.lower() in lowered for pattern in patterns)
+    if not is_block and not (status in _STATUSES and _IN_ERROR.search(text)):
         return None
     return "output" if _OF_OUTPUT.search(text) or "assistant" in _filtered_roles(body) else "input"
+
+
+def may_be_block(text: str) -> bool:
+    """Whether the wording of an error is one that blocks have, among others."""
+    return _VAGUE.search(text) is not None
 
 
 def _filtered_roles(body: object) -> set[str]:

@@ -7,12 +7,14 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
+from urllib.parse import urlsplit
 
 import openai
 
 from safe_r1.errors import ConfigError, EndpointError
 from safe_r1.inference.urls import normalise_url, without_credentials
 
+_SHORTEST_SECRET = 6
 _REMEDY = "replies received so far are kept; start or correct the endpoint and repeat the same command"
 
 
@@ -106,6 +108,14 @@ class EndpointClient:
         self._api_key = (
             api_key or os.environ.get(api_key_variable) or os.environ.get("OPENAI_API_KEY") or "none"
         )
+        parts = urlsplit(self._base_url)
+        secrets = (self._api_key, *(headers or {}).values(), parts.password or "", parts.query)
+        # Shorter values are words that texts have anyway.
+        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        if not self._api_key.isascii():
+            raise ConfigError(
+                f"{title}: the key in {api_key_variable} has characters that no HTTP header can hold"
+            )
         self.timeout_s = timeout_s
         self._max_retries = max_retries
         self.patience_s = patience_s
@@ -139,9 +149,8 @@ class EndpointClient:
 
     def redact(self, text: str) -> str:
         """Text of a server, which may repeat the key, without the key."""
-        for secret in (self._api_key, *self._headers.values()):
-            if secret and secret != "none":
-                text = text.replace(secret, "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return text
 
     def unusable(self, error: openai.OpenAIError) -> EndpointError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 
-from safe_r1.inference.blocks import Block, block_in_error, is_block, without_appended_refusal
+from safe_r1.inference.blocks import Block, block_in_error, is_block, may_be_block, without_appended_refusal
 from safe_r1.inference.reply_cache import Reply
 from safe_r1.schema import Message
 
@@ -49,6 +49,11 @@ class Refusal:
     def is_too_long(self) -> bool:
         """True where the prompt does not fit into the model's context."""
         return self.status == 413 or _TOO_LONG.search(self.text) is not None
+
+    @property
+    def may_be_block(self) -> bool:
+        """True where the wording is one that blocks have, among others."""
+        return self.status in (400, 403, 422, 451) and may_be_block(self.text)
 
     @property
     def is_busy(self) -> bool:
@@ -107,14 +112,20 @@ def _refusal(
     fields = inner if isinstance(inner, Mapping) else fields
     code = str(fields.get("code") or fields.get("type") or "")
     said = str(fields.get("message") or message)
-    text = redact(" ".join(f"HTTP {status}: {code} {said}".split())[:_MAX_ERROR_CHARS])
-    # Statuses of a single request: a filter's words in an error about the credentials are not a block.
-    is_row = status in (200, 400, 403, 413, 422, 424, 429, 451, 500)
-    blocked = (
-        block_in_error(f"{code} {said} {fields.get('innererror', '')}", body, patterns) if is_row else None
-    )
+    # Redacted before it is cut: a secret at the cut would stay in part.
+    text = _encodable(redact(" ".join(f"HTTP {status}: {code} {said}".split())))[:_MAX_ERROR_CHARS]
+    blocked = None
+    # Errors about lengths name numbers and policies too.
+    if status != 413 and not _TOO_LONG.search(said):
+        everything = f"{code} {said} {fields.get('innererror', '')}"
+        blocked = block_in_error(status, code, everything, body, patterns)
     parameter = fields.get("param")
     return Refusal(status, text, blocked, parameter if isinstance(parameter, str) else None, code)
+
+
+def _encodable(text: str) -> str:
+    # Half of a cut emoji cannot be stored, and would stop all other rows.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str], str]) -> Reply | Refusal:
@@ -135,11 +146,17 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         message = choice.message
         content = message.content
     except (AttributeError, IndexError, TypeError):
-        return Reply(None, error="the reply holds no choices")
-    text = content if isinstance(content, str) else ""
+        return Reply(None, error=_no_choices(answer))
+
+    def clean(value: str) -> str:
+        return redact(_encodable(value))
+
+    text = clean(content) if isinstance(content, str) else ""
+    if not text and getattr(message, "tool_calls", None):
+        return Reply(None, error="the reply is a call of a tool, not a text", is_row_fault=True)
     reasoning = next(
         (
-            value
+            clean(value)
             for name in ("reasoning_content", "reasoning")
             if isinstance(value := getattr(message, name, None), str) and value
         ),
@@ -147,7 +164,7 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
     )
     usage = getattr(answer, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt_tokens, completion_tokens = (count if isinstance(count, int) else 0 for count in counts)
+    prompt_tokens, completion_tokens = (max(count, 0) if isinstance(count, int) else 0 for count in counts)
     served = [getattr(answer, name, None) for name in ("model", "system_fingerprint")]
     reply = Reply(
         text,
@@ -155,12 +172,22 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         reasoning=reasoning,
-        served_by=" ".join(each for each in served if isinstance(each, str)),
+        served_by=clean(" ".join(each for each in served if isinstance(each, str))),
     )
     sent = without_appended_refusal(text)
     if is_block(choice.finish_reason) or sent is not None:
         return _blocked(reply, text if sent is None else sent)
     return reply
+
+
+def _no_choices(answer: object) -> str:
+    """What a server sent that is no completion."""
+    start = answer.lstrip()[:20].lower() if isinstance(answer, str) else ""
+    if start.startswith("<"):
+        return "the reply is HTML: is the URL that of the API, such as https://HOST/v1?"
+    if start.startswith(("data:", "event:", ":")):
+        return "the reply is a stream of events, which was not asked for: is the API OpenAI-compatible?"
+    return "the reply holds no choices: is the URL that of the API, such as https://HOST/v1?"
 
 
 def _blocked(reply: Reply, sent: str) -> Reply:

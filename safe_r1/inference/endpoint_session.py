@@ -133,7 +133,9 @@ class EndpointSession:
             if reply.blocked or reply.wording in self._block_wordings or await self._is_block(call, reply):
                 blocked = reply.blocked or "input"
                 return Reply(None, error=reply.text, is_row_fault=True, blocked=blocked)
-            return Reply(None, error=reply.text, is_row_fault=reply.is_too_long)
+            # Without a probe, words that may mean a block are taken for a fault of this row alone.
+            is_row_fault = reply.is_too_long or (reply.may_be_block and not self._endpoint.adapts)
+            return Reply(None, error=reply.text, is_row_fault=is_row_fault)
 
     async def _send(self, call: Call, parameters: Mapping[str, Any]) -> Reply | Refusal:
         endpoint = self._endpoint

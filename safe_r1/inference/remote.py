@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from safe_r1.errors import BudgetError, ConfigError, EndpointError
+from safe_r1.errors import BudgetError, EndpointError
 from safe_r1.inference.batch import BatchCounts, EngineResult, Finished, Request, Sampling
 from safe_r1.inference.endpoint import first_error
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
@@ -21,11 +21,14 @@ from safe_r1.inference.reply_cache import Reply, Write
 from safe_r1.inference.spending import Spending
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.models.reasoning import split_reasoning
+from safe_r1.schema import Message
 
 # A shard is written when it has this many rows or is this old: a remote folder gets few files, and another
 # machine that resumes the run repeats little.
 _ROWS_PER_SHARD = 64
 _SHARD_AGE_S = 20.0
+NO_USAGE = "usage"
+"""Key among the adaptations for tokens that are estimated."""
 
 
 class Journal(Protocol):
@@ -44,13 +47,8 @@ def make_endpoints(entry: EndpointEntry, sampling: Sampling) -> list[EndpointCli
     """A client for each pair of URL and key.
 
     Raises:
-        ConfigError: A limit of cost without prices, or a URL that is none.
+        ConfigError: A URL that is none.
     """
-    if entry.max_cost is not None and (entry.input_price is None or entry.output_price is None):
-        raise ConfigError(
-            "endpoint.max_cost needs prices: set endpoint.input_price and endpoint.output_price, "
-            "of a million tokens each"
-        )
     return [
         EndpointClient(
             url,
@@ -240,6 +238,7 @@ async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Ask
             raise
         finally:
             asking.spending.release(reserved)
+        reply = _with_usage(request, reply, asking.adaptations)
         asking.spending.add(reply)
         if reply.text is not None or reply.blocked:
             keep(request.key, reply)
@@ -252,6 +251,20 @@ async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Ask
             raise endpoint.error(
                 f"{asking.num_failed_in_a_row} rows failed in a row, the last one: {reply.error}"
             )
+
+
+def _with_usage(request: Request, reply: Reply, adaptations: dict[str, str]) -> Reply:
+    """The reply with its tokens estimated where the endpoint does not say: a limit of cost has to hold."""
+    sent = reply.full_text or reply.partial
+    if not sent or reply.completion_tokens:
+        return reply
+    adaptations[NO_USAGE] = "the endpoint reports no usage: tokens are estimated"
+    tokens = Call([Message(role="assistant", content=sent)]).prompt_tokens
+    return replace(
+        reply,
+        prompt_tokens=reply.prompt_tokens or Call(request.messages).prompt_tokens,
+        completion_tokens=max(1, tokens),
+    )
 
 
 def _sampling(request: Request, endpoint: EndpointClient) -> ChatSampling:
@@ -285,6 +298,9 @@ def _parts(reply: Reply) -> tuple[str, tuple[str, str | None]]:
         sent = replace(reply, text=reply.partial).full_text or ""
         return sent, (reply.reasoning or split_reasoning(reply.partial)[0], None)
     text = reply.full_text or ""
+    if not (reply.text or "").strip() and reply.finish_reason == "length":
+        # Cut before the answer began, wherever the reasoning was: no answer is not an empty one.
+        return text, (reply.reasoning or split_reasoning(text)[0], None)
     if not reply.text or not reply.reasoning or "</think>" in reply.text:
         return text, split_reasoning(text)
     # As the endpoint sends them: a reasoning that mentions the tag would be split elsewhere.

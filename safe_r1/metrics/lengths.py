@@ -35,8 +35,8 @@ def token_lengths(
 
 
 def completion_lengths(completions: Sequence[Completion]) -> dict[str, dict[str, float]]:
-    """Lengths of all completions that did not fail, as the engine or endpoint counted them."""
-    whole = [row.completion_tokens for row in completions if row.error is None]
+    """Lengths of all completions that neither failed nor were blocked, as engine or endpoint counted them."""
+    whole = [row.completion_tokens for row in completions if row.error is None and row.blocked is None]
     return {"completion": _summary(whole)} if whole else {}
 
 

@@ -1,12 +1,12 @@
 """The settings of a model behind an OpenAI-compatible URL."""
 
-import re
 from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from safe_r1.config import EndpointConfig
+from safe_r1.errors import ConfigError
 
 
 class EndpointEntry(EndpointConfig):
@@ -18,7 +18,7 @@ class EndpointEntry(EndpointConfig):
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="name in folders and reports; None: MODEL--HOST",
+        description="name in folders and reports; None: MODEL--HOST[-PORT]",
     )
     url: str | tuple[str, ...] = Field(description="base URL or URLs, such as https://host/v1")
     model: str = Field(min_length=1, description="name by which the endpoint knows the model")
@@ -28,7 +28,12 @@ class EndpointEntry(EndpointConfig):
         if not self.urls:
             raise ValueError("url: expected at least one")
         for url in self.urls:
-            if not re.match(r"https?://[^\s/]", url):
+            try:
+                parts = urlsplit(url)
+                is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            except ValueError:  # no IPv6 address, or a port that is none
+                is_usable = False
+            if not is_usable:
                 raise ValueError("url: expected http(s)://HOST[:PORT]/v1")
         return self
 
@@ -43,6 +48,13 @@ class EndpointEntry(EndpointConfig):
         return urlsplit(self.urls[0]).hostname or ""
 
     @property
+    def place(self) -> str:
+        """Host of the first URL, with its port and path where they are not the usual ones."""
+        parts = urlsplit(self.urls[0])
+        path = parts.path.strip("/").removesuffix("chat/completions").strip("/").removesuffix("v1")
+        return " ".join(filter(None, (self.host, str(parts.port or ""), path)))
+
+    @property
     def identity(self) -> str:
         """All that can change an answer: model, host, further fields of the request; no path, port or key."""
         body = ", ".join(f"{name}={value!r}" for name, value in sorted(self.extra_body.items()))
@@ -50,5 +62,16 @@ class EndpointEntry(EndpointConfig):
 
 
 def with_overrides(entry: EndpointEntry, overrides: EndpointConfig) -> EndpointEntry:
-    """The entry with the settings of a job that were given in place of its own."""
-    return entry.model_copy(update={name: getattr(overrides, name) for name in overrides.model_fields_set})
+    """The entry with the settings of a job that were given in place of its own.
+
+    Raises:
+        ConfigError: A limit of cost without prices.
+    """
+    given = {name: getattr(overrides, name) for name in overrides.model_fields_set}
+    found = entry.model_copy(update=given)
+    if found.max_cost is not None and (found.input_price is None or found.output_price is None):
+        raise ConfigError(
+            "endpoint.max_cost needs prices: set endpoint.input_price and endpoint.output_price, "
+            "of a million tokens each"
+        )
+    return found

@@ -37,7 +37,8 @@ def find_endpoint(name: str) -> Variant | None:
 
 
 def _variant(entry: EndpointEntry) -> Variant:
-    default = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{entry.model}--{entry.host}").strip(".-_")
+    # Letters of all languages: models of Chinese providers have Chinese names.
+    default = re.sub(r"[^\w.-]+", "-", f"{entry.model}--{entry.place}").strip(".-_")
     return Variant(
         name=entry.name or default,
         source=entry.host,
@@ -58,6 +59,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _entry(fields: dict[str, Any], where: str) -> EndpointEntry:
+    if "api_key" in fields:
+        raise ConfigError(
+            f"{where}: keys do not belong into files; name the environment variable of the key in api_key_env"
+        )
     try:
         return EndpointEntry.model_validate(fields)
     except ValidationError as error:

@@ -31,7 +31,15 @@ def _notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
             "served", f"接口报告的模型（行数）：{listed}", f"as the endpoint reports it (rows): {listed}"
         )
     adapted: Mapping[str, str] = endpoint.get("adapted") or {}
+    if "usage" in adapted:
+        yield _note(
+            "estimated",
+            "接口不返回用量：token 数和费用为估计值",
+            "the endpoint reports no usage: tokens and cost are estimates",
+        )
     for name, reason in adapted.items():
+        if name == "usage":
+            continue
         said = one_line(reason)[:_MAX_REASON_CHARS]
         yield _note(
             f"adapted {name}",

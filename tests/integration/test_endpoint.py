@@ -80,8 +80,9 @@ def run(server: Server, output: Path, *more: str, code: int = 0) -> str:
     return done.stdout
 
 
-def folder_of(output: Path) -> RunFolder:
-    return RunFolder.locate(str(output), "main", "judge-model--127.0.0.1", "chisafetybench-sample")
+def folder_of(server: Server, output: Path) -> RunFolder:
+    variant = f"judge-model--127.0.0.1-{server.http.server_port}"
+    return RunFolder.locate(str(output), "main", variant, "chisafetybench-sample")
 
 
 def test_a_killed_run_asks_no_answered_row_again_and_reports_blocks(server: Server, tmp_path: Path):
@@ -104,7 +105,7 @@ def test_a_killed_run_asks_no_answered_row_again_and_reports_blocks(server: Serv
     asked = Counter(json.dumps(sent["messages"]) for sent in server.requests if "seed" not in sent)
     assert sum(asked.values()) - len(asked) <= 2
 
-    folder = folder_of(output)
+    folder = folder_of(server, output)
     completions = list(read_completions(folder).values())
     blocked = [row for row in completions if row["blocked"]]
     assert blocked
@@ -133,7 +134,7 @@ def test_the_limit_of_cost_stops_the_run_and_a_higher_one_goes_on(server: Server
     assert "endpoint.max_cost=0.004 reached" in text
     spent = len([sent for sent in server.requests if "seed" not in sent])
     assert 0 < spent < 40
-    assert not folder_of(tmp_path).is_complete
+    assert not folder_of(server, tmp_path).is_complete
     run(server, tmp_path, *limited, "1")
     assert len([sent for sent in server.requests if "seed" not in sent]) == 40
 

@@ -1,7 +1,7 @@
 """Finished run folders without an engine: rows by a seeded draw and the evaluation's own metrics."""
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def write_run(
     run: str = "main",
     temperature: float = 0.6,
     unscored: int = 0,
+    blocked: int = 0,
     complete: bool = True,
     text: str = "答案",
     samples: list[Sample] | None = None,
@@ -110,10 +111,27 @@ def write_run(
         for repeat in range(repeats):
             draw = random.Random(f"{sample.sample_id}|{repeat}").random()
             hit = draw < skill
-            completions.append(
-                Completion(sample.sample_id, variant, repeat, 10, 20, text, "", text, "stop", None)
+            is_blocked = (
+                sample.task == "refusal" and sum(bool(each.blocked) for each in completions) < blocked
             )
-            verdicts.append(_verdict(sample, variant, repeat, hit, len(verdicts) < unscored))
+            answer, filtered = (None, "input") if is_blocked else (text, None)
+            completions.append(
+                Completion(
+                    sample.sample_id,
+                    variant,
+                    repeat,
+                    10,
+                    20,
+                    text,
+                    "",
+                    answer,
+                    "stop",
+                    None,
+                    blocked=filtered,
+                )
+            )
+            verdict = _verdict(sample, variant, repeat, hit, is_blocked or len(verdicts) < unscored)
+            verdicts.append(replace(verdict, unscored_reason="blocked") if is_blocked else verdict)
     folder.write_shard("samples", [sample.to_row() for sample in samples], SAMPLE_SCHEMA, sample_key)
     folder.write_shard("completions", [asdict(row) for row in completions], COMPLETION_SCHEMA, completion_key)
     folder.write_shard("verdicts", [asdict(row) for row in verdicts], VERDICT_SCHEMA, verdict_key)

@@ -250,3 +250,14 @@ def test_labels_of_points_that_coincide_lie_apart():
         for x, name, y in ((0, "gsm8k", 0.2), (0, "math-500", 0.2), (0.5, "gsm8k", 0.2))
     ]
     assert [point.label_offset for point in _spread_labels([*points, points[0]])] == [0, 1, 0, 2]
+
+
+def test_blocked_rows_are_told_with_rr_1_that_counts_them(tmp_path: Path):
+    write_run(tmp_path, "before", skill=0.5)
+    write_run(tmp_path, "behind-a-url", skill=0.5, blocked=7)
+    found = compare([str(tmp_path)], "before", str(tmp_path / "out"))
+    text = found.to_text()
+    assert re.search(r"note: behind-a-url on \S+: .* blocked 7 of \d+ rows.*counted as refusals: \d", text)
+    assert text.count("note:") == 1
+    for name in ("report.md", "report.html"):
+        assert "blocked 7 of" in (tmp_path / "out" / name).read_text(encoding="utf-8")

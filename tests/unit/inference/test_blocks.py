@@ -131,17 +131,34 @@ def test_a_row_that_is_too_long_is_no_block(server: Server):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("status", "code", "text"),
     [
-        "Invalid API key",
-        "Rate limit reached for requests",
-        "model not found",
-        "Insufficient Balance",
-        "bad gateway",
+        (401, "", "Invalid API key"),
+        (429, "", "Rate limited by risk control, retry"),
+        (429, "", "Rate limit reached for requests: content policy of your tier"),
+        (500, "", "upstream moderation service timeout"),
+        (400, "", "该请求参数不合规"),
+        (400, "", "max_tokens must not exceed 1301"),
+        (402, "", "Insufficient Balance"),
+        (502, "", "bad gateway"),
     ],
 )
-def test_errors_of_other_kinds_are_no_blocks(text: str):
-    assert block_in_error(text, {}) is None
+def test_errors_of_other_kinds_are_no_blocks(status: int, code: str, text: str):
+    assert block_in_error(status, code, text, {}) is None
+
+
+def test_a_code_means_a_block_whatever_the_status():
+    assert block_in_error(429, "1301", "", {}) == "input"
+    assert block_in_error(500, "content_filter", "the output content was filtered", {}) == "output"
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_length_that_looks_like_a_code_is_no_block(server: Server, status: int):
+    message = "maximum context length is 1024 tokens, you requested 1301; content policy"
+    server.on_request = lambda sent, call: (status, {"error": {"message": message}})
+    [row] = results(server, [request("甲")])
+    assert row["blocked"] is None
+    assert row["error"]
 
 
 def test_other_ends_are_no_blocks():
@@ -153,6 +170,6 @@ def test_a_long_error_is_read_in_linear_time():
     import time
 
     begin = time.perf_counter()
-    block_in_error("content " * 100_000, {})
+    block_in_error(400, "", "content " * 100_000, {})
     without_appended_refusal("a " * 1_000_000)
     assert time.perf_counter() - begin < 2

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from safe_r1.config import EndpointConfig
 from safe_r1.errors import BudgetError, ConfigError, EndpointError
-from safe_r1.inference.remote import make_endpoints
 from safe_r1.inference.spending import Spending
+from safe_r1.models.endpoint_entry import with_overrides
 from tests.chat_server import Answer, Server, completion
-from tests.unit.inference.remote_rows import SAMPLING, MemoryJournal, entry_of, request, results
+from tests.unit.inference.remote_rows import MemoryJournal, entry_of, request, results
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -43,6 +44,8 @@ def replying(content: str | None, finish_reason: str = "stop", **message: Any) -
         (replying("", "length", reasoning_content="想到一半"), ("想到一半", None)),
         (replying(None, "length", reasoning_content="想到一半"), ("想到一半", None)),
         (replying("<think>\n想到一半", "length"), ("想到一半", None)),
+        # A reasoning that the endpoint hides, and that took all tokens.
+        (replying("", "length"), ("", None)),
         (replying("", reasoning_content="想"), ("想", "")),
         (replying(""), ("", "")),
     ],
@@ -131,7 +134,7 @@ def test_a_block_is_not_asked_again_and_a_failure_is(server: Server):
     results(server, [request("甲")], journal=journal)
     assert len(server.requests) == 1
     server.on_request = lambda sent, call: (200, {"choices": []}) if call == 2 else (200, replying("答"))
-    assert results(server, [request("乙")], journal=journal)[0]["error"] == "the reply holds no choices"
+    assert results(server, [request("乙")], journal=journal)[0]["error"]
     assert results(server, [request("乙")], journal=journal)[0]["parts"] == ("", "答")
 
 
@@ -206,7 +209,57 @@ def test_the_job_stops_before_it_costs_more_and_keeps_what_it_has(server: Server
     assert 900 <= spending.cost <= 1000
     assert len(journal.replies) == len(server.requests) == spending.cost / 30
     with pytest.raises(ConfigError, match="needs prices"):
-        make_endpoints(entry_of(server, max_cost=1.0), SAMPLING)
+        with_overrides(entry_of(server), EndpointConfig(max_cost=1.0))
+
+
+def test_the_limit_of_cost_holds_without_a_usage(server: Server):
+    server.on_request = lambda sent, call: (200, completion("一二三四五六"))
+    settings: dict[str, Any] = {"input_price": 1e6, "output_price": 1e6, "max_cost": 1000.0}
+    adaptations: dict[str, str] = {}
+    with pytest.raises(BudgetError):
+        results(server, [request(str(number)) for number in range(200)], adaptations=adaptations, **settings)
+    assert "estimated" in adaptations["usage"]
+
+
+def test_a_negative_usage_costs_nothing_back(server: Server):
+    body = replying("答") | {"usage": {"prompt_tokens": -5, "completion_tokens": -7, "total_tokens": -12}}
+    server.on_request = lambda sent, call: (200, body)
+    [row] = results(server, [request("甲")])
+    assert row["prompt_tokens"] > 0
+    assert row["completion_tokens"] > 0
+
+
+def test_half_of_an_emoji_does_not_stop_the_run(server: Server):
+    body = replying("bad \ud83d end", reasoning_content="想 \ud83d")
+    server.on_request = lambda sent, call: (200, json.dumps(body).encode())
+    [row] = results(server, [request("甲")])
+    assert row["parts"] == ("想 ?", "bad ? end")
+    server.on_request = lambda sent, call: (400, json.dumps({"error": {"message": "x \ud83d"}}).encode())
+    [row] = results(server, [request("乙")])
+    (row["error"] or "").encode()
+
+
+def test_a_call_of_a_tool_is_no_empty_answer(server: Server):
+    tool = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    server.on_request = lambda sent, call: (200, replying(None, "tool_calls", tool_calls=[tool]))
+    [row] = results(server, [request("甲")])
+    assert "tool" in (row["error"] or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "hint"),
+    [
+        ("text/html", b"<!doctype html><html>", "HTML"),
+        ("text/event-stream", b"data: {}", "stream of events"),
+        ("application/json", b"{}", "/v1"),
+    ],
+)
+def test_what_is_no_completion_is_named(server: Server, kind: str, content: bytes, hint: str):
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n"
+    answer = (0, _raw(head.encode() + content))
+    server.on_request = lambda sent, call: answer
+    [row] = results(server, [request("甲")])
+    assert hint in (row["error"] or "")
 
 
 def _closed_url() -> str:
@@ -320,6 +373,28 @@ def test_no_server_ends_the_job_at_once():
     with pytest.raises(EndpointError, match="cannot be reached"):
         results(server, [request("甲")], patience_s=60, max_retries=0)
     assert time.monotonic() - begin < 20
+
+
+def test_a_secret_is_hidden_where_a_message_is_cut(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAFE_R1_API_KEY", "sk-secret-key")
+    for length in range(540, 600, 3):
+        message = "x" * length + " sk-secret-key ?token=query-secret"
+        server.on_request = lambda sent, call, message=message: (400, {"error": {"message": message}})
+        url = server.url.replace("http://", "http://user:pass-word@") + "?token=query-secret"
+        [row] = results(server, [request("甲")], url=url)
+        assert not any(part in (row["error"] or "") for part in ("sk-sec", "query-s", "pass-w"))
+
+
+def test_a_server_that_repeats_the_key_puts_it_into_no_answer(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAFE_R1_API_KEY", "sk-secret-key")
+    server.on_request = lambda sent, call: (
+        200,
+        replying("key sk-secret-key", reasoning_content="sk-secret-key"),
+    )
+    [row] = results(server, [request("甲")])
+    assert row["parts"] == ("***", "key ***")
 
 
 def test_the_key_and_headers_are_in_no_message(server: Server, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from safe_r1.serve.remote import RemoteModel
 from tests.chat_server import Server, completion
 from tests.unit.serve.fakes import QUESTION, FakeModel, call
 
-CHAT = {"model": "m--127.0.0.1", "messages": [{"role": "user", "content": QUESTION}]}
+CHAT = {"model": "remote", "messages": [{"role": "user", "content": QUESTION}]}
 REFUSAL = "抱歉，我不能协助这件事。建议了解相关法律法规，尊重每一个群体。"
 
 
@@ -34,7 +34,7 @@ def reply() -> dict[str, Any]:
 
 def models(server: Server) -> dict[str, Any]:
     remote = RemoteModel(get_variant(f"endpoint:{server.url}#m"), GenerationConfig())
-    return {"demo": FakeModel(), remote.variant.name: remote}
+    return {"demo": FakeModel(), "remote": remote}
 
 
 def ask(server: Server, path: str, body: dict[str, Any]) -> httpx.Response:
@@ -42,10 +42,10 @@ def ask(server: Server, path: str, body: dict[str, Any]) -> httpx.Response:
 
 
 def test_a_local_model_and_one_behind_a_url_are_compared(server: Server):
-    body = {"items": [{"prompt": QUESTION}], "compare": ["demo", "m--127.0.0.1"]}
+    body = {"items": [{"prompt": QUESTION}], "compare": ["demo", "remote"]}
     [item] = ask(server, "/v1/safety/evaluate", body).json()["items"]
     local, remote = item["outcomes"]
-    assert (local["model"], remote["model"]) == ("demo", "m--127.0.0.1")
+    assert (local["model"], remote["model"]) == ("demo", "remote")
     assert (remote["reasoning"], remote["answer"]) == ("先想一想。", REFUSAL)
     assert remote["verdicts"]["answer"]["degree"] >= 2
 
@@ -71,7 +71,7 @@ def test_a_stream_has_the_whole_reply(server: Server):
 
 
 def test_texts_are_not_continued(server: Server):
-    response = ask(server, "/v1/completions", {"model": "m--127.0.0.1", "prompt": "道路"})
+    response = ask(server, "/v1/completions", {"model": "remote", "prompt": "道路"})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported_model")
 
 
@@ -92,6 +92,6 @@ def test_what_the_endpoint_does_not_answer_is_an_error_of_this_service(
     response = ask(server, "/v1/chat/completions", CHAT)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert QUESTION not in response.text
-    body = {"items": [{"prompt": QUESTION}], "model": "m--127.0.0.1"}
+    body = {"items": [{"prompt": QUESTION}], "model": "remote"}
     [item] = ask(server, "/v1/safety/evaluate", body).json()["items"]
     assert item["outcomes"][0]["error"]["code"] == code
