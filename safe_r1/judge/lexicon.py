@@ -46,7 +46,7 @@ class LexiconJudge:
     name = "lexicon"
     agreement_note = (
         "a small classifier, trained on our own texts; "
-        "the README gives its cross-validated agreement with labelled answers"
+        "tests/bench/README.md gives its cross-validated agreement with labelled answers"
     )
 
     def __init__(self) -> None:
