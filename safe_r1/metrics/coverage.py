@@ -13,7 +13,8 @@ class Coverage:
 
     Attributes:
         group: See ``Sample.group``.
-        area: Of over-refusal, whose harmless and harmful requests have rates of their own; empty elsewhere.
+        area: ``safe`` or ``unsafe`` for over-refusal, whose harmless and harmful requests have rates of their
+            own; empty elsewhere.
         num_rows: Answers in all.
         num_scored: Those with a label.
         reasons: The others by ``Verdict.unscored_reason``, the most frequent first.
@@ -58,4 +59,7 @@ def answer_coverage(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> l
 
 
 def _group_of(sample: Sample) -> tuple[str, str]:
-    return sample.group, sample.area if sample.task == "over_refusal" else ""
+    if sample.task != "over_refusal":
+        return sample.group, ""
+    # Whatever areas a user's file has: two kinds of requests have rates of their own.
+    return sample.group, "unsafe" if sample.area == "unsafe" else "safe"

@@ -66,12 +66,12 @@ def test_rows_that_do_not_fit_are_one_line(tiny_qwen2: Path, tmp_path: Path):
     assert "q: 12 questions" in evaluate(tiny_qwen2, questions, tmp_path / "out", *allowed)
 
 
-def test_from_the_spreadsheet_to_the_report(tiny_qwen2: Path, tmp_path: Path):
+def test_from_the_spreadsheet_to_the_report(tiny_answering: Path, tmp_path: Path):
     questions = write_records(tmp_path / "q.xlsx", rows())
     more = ("--swap-options", "--repeats", "2")
-    shown = evaluate(tiny_qwen2, questions, tmp_path / "out", *more)
+    shown = evaluate(tiny_answering, questions, tmp_path / "out", *more)
     assert "pass@1" in shown
-    folder = tmp_path / "out" / "main" / tiny_qwen2.name / "q"
+    folder = tmp_path / "out" / "main" / tiny_answering.name / "q"
     metrics = json.loads((folder / "metrics.json").read_text())
     counts = {group: entry["num_rows"] for group, entry in metrics["counts"].items()}
     assert counts == {"mcq": 6, "mcq_swapped": 6, "refusal": 6, "over_refusal": 6, "math": 6}

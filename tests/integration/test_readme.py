@@ -59,7 +59,7 @@ def test_commands_run_in_a_fresh_shell(folder: Path):
     """In the order of the page: later ones use what earlier ones wrote."""
     executed = []
     for line in LINES:
-        command, _, comment = line.partition("#")
+        command, _, comment = line.partition(" #")
         command = command.strip()
         if "needs" in comment or command.startswith(("make ", "source ")):
             continue
@@ -71,7 +71,7 @@ def test_commands_run_in_a_fresh_shell(folder: Path):
     assert (folder / "runs/corpus/_SUCCESS").is_file()
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if "needs" in line.partition("#")[2]])
+@pytest.mark.parametrize("line", [line for line in LINES if "needs" in line.partition(" #")[2]])
 def test_commands_that_need_more_have_their_flags(folder: Path, line: str):
     command = shlex.split(line, comments=True)
     words = [word for word in command if not word.startswith("-")]
