@@ -131,7 +131,9 @@ class OwnFile:
         notes += [note] if note else []
         for draft in drafts:
             if draft.number is not None and not draft.sample.metadata["answer"]:
-                misfits.append(Misfit(draft.where, f"the answer is the number of no option ({draft.number})"))
+                misfits.append(
+                    Misfit(draft.where, f"the answer is the number of no option ({draft.number.number})")
+                )
         samples = [draft.sample for draft in drafts if draft.sample.metadata.get("answer") != ""]
         return Reading(
             samples,

@@ -15,6 +15,7 @@ GROUP = "benchmark"
 """Name of the group of settings."""
 
 OwnTask = Literal["mcq", "refusal", "over_refusal", "math"]
+IndexBase = Literal[0, 1, "text"] | None
 TASKS: tuple[OwnTask, ...] = ("mcq", "refusal", "over_refusal", "math")
 
 
@@ -62,8 +63,9 @@ class OwnSettings(Settings):
     taxonomy: Literal["own", "chisafetybench"] = Field(
         default="own", description="chisafetybench: categories of these names are its 31 categories"
     )
-    index_base: Literal[0, 1] | None = Field(
-        default=None, description="number of the first option, where answers are numbers"
+    index_base: IndexBase = Field(
+        default=None,
+        description="number of the first option, where answers are numbers; text: they are texts of options",
     )
     max_malformed_share: float = Field(
         default=0.0, ge=0, lt=1, description="maximum share of rows that do not fit and are left out"
