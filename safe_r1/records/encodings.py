@@ -56,8 +56,8 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
         for line in lines:
             evidence.add(line)
         if len(rest) > _CHUNK:
-            # A document on one line. A quotation mark is never a part of a longer character.
-            cut = rest.rfind(b'"') + 1
+            # A document on one line.
+            cut = _boundary(rest)
             evidence.add(rest[:cut])
             rest = rest[cut:]
     if wide:
@@ -70,6 +70,17 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
     if found is None:
         return UTF_8, f"{evidence.num_other} lines are no UTF-8, and no other encoding fits"
     return found, _note(found)
+
+
+def _boundary(text: bytes) -> int:
+    """Where a text can be cut, as far behind as is quickly found: always somewhere."""
+    # A quotation mark, a comma or a space is never a part of a longer character.
+    cut = max(text.rfind(mark) for mark in (b'"', b",", b" ")) + 1
+    if cut:
+        return cut
+    # Nothing but characters: before the last one, if they are UTF-8.
+    start = next((back for back in range(1, 5) if text[-back] & 0xC0 != 0x80), 1)
+    return len(text) - start
 
 
 class _Evidence:

@@ -7,6 +7,7 @@ text where no value is stored, as other programs write what only looks like a fo
 import contextlib
 import datetime
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,20 +20,34 @@ if TYPE_CHECKING:
 _MAX_UNPACKED_BYTES = 8 << 30
 _SMALL_BYTES = 256 << 20
 _MAX_RATIO = 200
+MAX_COLUMNS = 16_384
+"""Columns of the widest sheet of a spreadsheet program."""
 _BLANK = (None, "")
 _FORMULA_MARKS = (b"<f>", b"<f ")
 
 
-def column_names(header: Sequence[object]) -> list[str]:
-    """Names of the columns; one without a name gets none, and a repeated one a number."""
+def column_names(header: Sequence[object], where: str) -> list[str]:
+    """Names of the columns; one without a name gets its place as name, and a repeated one a number.
+
+    Raises:
+        DataError: There are more than any spreadsheet has.
+    """
+    texts = ["" if cell is None else str(cell).strip() for cell in header]
+    if len(texts) > MAX_COLUMNS:
+        raise DataError(
+            f"{where}: {len(texts)} columns, more than {MAX_COLUMNS}; is its first row the column names?"
+        )
     names: list[str] = []
-    for cell in header:
-        name = "" if cell is None else str(cell).strip()
+    # A name that is given goes before one that is made.
+    taken = set(texts)
+    counts: Counter[str] = Counter()
+    for place, text in enumerate(texts, start=1):
+        name = text or f"column {place}"
+        counts[name] += 1
         unique = name
-        number = 1
-        while name and unique in names:
-            number += 1
-            unique = f"{name}.{number}"
+        while counts[name] > 1 and (unique := f"{name}.{counts[name]}") in taken:
+            counts[name] += 1
+        taken.add(unique)
         names.append(unique)
     return names
 
@@ -76,17 +91,28 @@ def read_sheet(file: BinaryIO, sheet: str, where: str) -> Iterator[tuple[int, di
             texts = _rows(stack.enter_context(_open(file, where, with_formulas=True)), sheet)
             rows = (_with_texts(row, text) for row, text in zip(rows, texts, strict=True))
         names: list[str] = []
+        num_named = 0
         for number, cells in rows:
             if all(cell in _BLANK for cell in cells):
                 continue
             if not names:
-                names = column_names(cells)
+                names = column_names(cells, where)
+                num_named = max(place for place, cell in enumerate(cells, 1) if cell not in _BLANK)
                 continue
             values = [_plain(cell) for cell in cells]
             values += [None] * (len(names) - len(values))
             # Cells beyond the last named column have no meaning, unless somebody wrote into them.
             names += [f"column {place + 1}" for place in range(len(names), len(values))]
-            yield number, {name: value for name, value in zip(names, values, strict=True) if name}
+            pairs = zip(names, values, strict=True)
+            # A sheet may be formatted far beyond its last column.
+            yield (
+                number,
+                {
+                    name: value
+                    for place, (name, value) in enumerate(pairs)
+                    if place < num_named or value not in _BLANK
+                },
+            )
 
 
 def _has_rows(book: "Workbook", sheet: str) -> bool:

@@ -17,18 +17,16 @@ from upath import UPath
 from safe_r1.errors import DataError
 from safe_r1.records.files import is_data_file
 from safe_r1.records.formats import (
-    Parsed,
-    ParsedValue,
     Span,
     is_blank,
     list_spans,
     read_all,
     read_values,
     record_spans,
-    shorten,
 )
 from safe_r1.records.layout import Layout, find_layout
 from safe_r1.records.location import DataLocation
+from safe_r1.records.parsed import Parsed, ParsedValue, shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -111,7 +111,7 @@ def recognise(profile: Profile, settings: OwnSettings, where: str) -> Columns:
             f"{where}: no column holds the question; there is: {names[:400]}; set benchmark.mapping.question"
         )
     used = {column for column in found.values() if column} | set(option_columns)
-    ignored = tuple(column for column in profile.filled if column not in used)
+    ignored = tuple(column for column, count in profile.filled.items() if count and column not in used)
     return Columns(**found, option_columns=option_columns, reasons=finder.reasons, ignored=ignored)
 
 

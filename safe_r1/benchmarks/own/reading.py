@@ -13,13 +13,15 @@ from safe_r1.benchmarks.own.place import Place
 from safe_r1.benchmarks.own.rows import Draft, RowReader, settle_numbers
 from safe_r1.benchmarks.own.settings import OwnSettings
 from safe_r1.errors import DataError
-from safe_r1.records.formats import Parsed
 from safe_r1.records.layout import Layout
 from safe_r1.records.location import DataLocation
+from safe_r1.records.parsed import Parsed
 from safe_r1.records.sources import HUB, read_rows
 from safe_r1.schema import Sample
 
-_PLACE_WORDS = {"jsonl": "line", "json": "record", "parquet": "record"}
+_PLACE_WORDS = {"jsonl": "line", "csv": "line", "tsv": "line", "json": "record", "parquet": "record"}
+
+_MAX_DOUBTS = 5
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,14 @@ class OwnFile:
         reader = RowReader(self.name, columns, self.settings)
         drafts: list[Draft] = []
         misfits: list[Misfit] = []
+        notes = [*self.place.notes, *(note for _, layout in files for note in layout.notes)]
         num_rows = 0
+        doubts = 0
         for place, parsed in self._rows(files):
             num_rows += 1
+            if parsed.note:
+                doubts += 1
+                notes += [f"{place}: {parsed.note}"] if doubts <= _MAX_DOUBTS else []
             if not isinstance(parsed.value, dict):
                 # What follows the colon is the row's text.
                 misfits.append(Misfit(place, parsed.error.partition(": ")[0]))
@@ -127,7 +134,7 @@ class OwnFile:
             except RowError as error:
                 misfits.append(Misfit(place, str(error)))
         note = settle_numbers(drafts, self.settings.index_base, where)
-        notes = [*self.place.notes, *(note for _, layout in files for note in layout.notes)]
+        notes += [f"{doubts - _MAX_DOUBTS} more rows like these"] if doubts > _MAX_DOUBTS else []
         notes += [note] if note else []
         for draft in drafts:
             if draft.number is not None and not draft.sample.metadata["answer"]:

@@ -256,7 +256,7 @@ def test_numbers_among_options_that_are_numbers(answer: object, letters: str, tm
     if answer == 8:
         assert load(path)[0].metadata["answer"] == "A"
     elif answer != 3:
-        with pytest.raises(DataError, match=r"--set benchmark.index_base=0 or =1 .* benchmark.index_base=text"):
+        with pytest.raises(DataError, match=r"=0 or =1 .* --set benchmark.index_base=text"):
             load(path)
 
 
@@ -332,7 +332,7 @@ def test_rows_that_cannot_be_decoded_are_named(tmp_path: Path):
         load(tmp_path / "q.jsonl")
     table = "问题,期望\n一？,应拒答\n二？,非拒答\n".encode() + b"\xff\xfe?,\xff\n"
     (tmp_path / "q.csv").write_bytes(table)
-    with pytest.raises(DataError, match=r"1 of 3 rows do not fit, first q.csv, row 4: not UTF-8 text"):
+    with pytest.raises(DataError, match=r"1 of 3 rows do not fit, first q.csv, line 4: not UTF-8 text"):
         load(tmp_path / "q.csv")
 
 
