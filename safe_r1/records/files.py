@@ -34,6 +34,7 @@ COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 # A lock file that a spreadsheet program leaves beside an open file.
 _LOCK_PREFIX = "~$"
 _MAX_LINE = 64 << 20
+_LINE_ENDS = ("\n", "\r", b"\n")
 # Beyond these, compressed data are no records but made to fill memory and time.
 _SMALL_BYTES = 256 << 20
 _MAX_RATIO = 200
@@ -118,8 +119,8 @@ def lines_of(opened: IO[AnyStr], file: UPath) -> Iterator[AnyStr]:
     if not isinstance(opened, io.BufferedIOBase | io.TextIOBase):
         opened = cast("IO[AnyStr]", io.BufferedReader(cast(io.RawIOBase, opened), _BUFFER))
     while line := opened.readline(_MAX_LINE):
-        # Only the last line and one that was cut have no end.
-        if len(line) >= _MAX_LINE and opened.read(1):
+        # The last line may have no end either, and nothing behind it.
+        if len(line) >= _MAX_LINE and line[-1:] not in _LINE_ENDS and opened.read(1):
             raise DataError(
                 f"{file}: a line of more than {_MAX_LINE >> 20} MiB; write one record a line, or .json"
             )
