@@ -32,7 +32,7 @@ def is_line_wise(encoding: str) -> bool:
     return not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
 
 
-def detect_encoding(file: BinaryIO) -> tuple[str, str]:
+def detect_encoding(file: BinaryIO, remedy: str = "set `encoding`") -> tuple[str, str]:
     """The encoding of a file, and a note for the user where it is not UTF-8.
 
     UTF-8 first, strictly. A file most of whose lines are UTF-8 is UTF-8 with damaged lines: reading all of it
@@ -40,6 +40,7 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
 
     Args:
         file: Opened in binary mode at its start.
+        remedy: How the encoding is set, for the note.
     """
     evidence = _Evidence()
     wide = ""
@@ -61,7 +62,7 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
             evidence.add(rest[:cut])
             rest = rest[cut:]
     if wide:
-        return wide, _note(wide)
+        return wide, _note(wide, remedy)
     evidence.add(rest)
     if not evidence.num_other or evidence.num_utf_8 >= evidence.num_other:
         damaged = f"{evidence.num_other} lines are no UTF-8" if evidence.num_other else ""
@@ -69,7 +70,7 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
     found = _best(bytes(evidence.sample))
     if found is None:
         return UTF_8, f"{evidence.num_other} lines are no UTF-8, and no other encoding fits"
-    return found, _note(found)
+    return found, _note(found, remedy)
 
 
 def _boundary(text: bytes) -> int:
@@ -136,5 +137,5 @@ def _fits(line: bytes, encoding: str) -> bool:
     return True
 
 
-def _note(encoding: str) -> str:
-    return f"read as {_NAMES[encoding]}, as it is no UTF-8 (another one: set `encoding`)"
+def _note(encoding: str, remedy: str) -> str:
+    return f"read as {_NAMES[encoding]}, as it is no UTF-8 (another one: {remedy})"

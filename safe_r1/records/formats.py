@@ -124,6 +124,16 @@ def read_all(file: UPath, layout: Layout, location: DataLocation) -> Iterator[Pa
             yield from (Parsed(number, row, "") for number, row in enumerate(rows, start=1))
 
 
+def read_head(file: UPath, layout: Layout, num_rows: int) -> list[tuple[int, list[str]]]:
+    """The first rows of a table with content, each with its line or row; empty for other formats."""
+    if layout.format in ("csv", "tsv"):
+        return csv_files.read_head(file, layout, num_rows)
+    if layout.format != "xlsx":
+        return []
+    with open_seekable(file, layout.compression) as opened:
+        return sheets.read_head(opened, layout.sheet, str(file), num_rows)
+
+
 def _parquet(opened: BinaryIO, file: UPath) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(opened)
@@ -177,13 +187,14 @@ def _read_json(file: UPath, layout: Layout, location: DataLocation) -> list[obje
             # Some editors put a byte order mark before the first character.
             value = json.load(io.TextIOWrapper(opened, encoding=layout.encoding))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"source {location.name}: {file} is not JSON: {error}") from None
+        raise DataError(f"{location.label}{file} is not JSON: {error}") from None
     if location.records == "*" and isinstance(value, dict):
         return [record for records in value.values() if isinstance(records, list) for record in records]
     for name in location.records.split(".") if location.records else ():
         value = value.get(name) if isinstance(value, dict) else None
     if not isinstance(value, list):
         raise DataError(
-            f"source {location.name}: {file} holds no list of records; name its field in `records`"
+            f"{location.label}{file} holds no list of records; name its field: "
+            + location.remedy("records", "FIELD")
         )
     return value

@@ -116,7 +116,7 @@ def list_parts(
             )
             first += count
     if not parts:
-        raise DataError(f"source {location.name}: {location.path or location.hub} holds no records")
+        raise DataError(f"{location.label}{location.path or location.hub} holds no records")
     return parts
 
 
@@ -203,7 +203,7 @@ def find_files(location: DataLocation, data: str | None) -> list[UPath]:
         raise _unreachable(location, error) from None
     if not found:
         hint = "" if is_absolute or data else "; relative paths start from --data"
-        raise DataError(f"source {location.name}: no file at {root}{hint}")
+        raise DataError(f"{location.label}no file at {root}{hint}")
     return found
 
 
@@ -257,6 +257,6 @@ def _load_hub(location: DataLocation) -> "Dataset":
 def _unreachable(location: DataLocation, error: Exception) -> DataError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DataError(
-        f"source {location.name}: cannot read {location.hub or location.path} ({reason[:200]}); check the "
+        f"{location.label}cannot read {location.hub or location.path} ({reason[:200]}); check the "
         "network, the name and, for a gated dataset, that your account has accepted its terms (hf auth login)"
     )

@@ -21,7 +21,7 @@ from safe_r1.benchmarks.own.cells import (
 from safe_r1.benchmarks.own.choices import NumberAnswer, lettered, read_choice, read_options
 from safe_r1.benchmarks.own.mapping import Columns, field_of, is_empty
 from safe_r1.benchmarks.own.settings import IndexBase, OwnSettings, OwnTask
-from safe_r1.benchmarks.own.words import read_task
+from safe_r1.benchmarks.own.words import fold, read_judgement, read_task
 from safe_r1.errors import DataError
 from safe_r1.language import detect_language
 from safe_r1.schema import Message, Sample
@@ -33,6 +33,8 @@ _INSTRUCTIONS = {
     ("math", "zh"): "请逐步推理，并将最终答案放在 \\boxed{} 中。",
     ("math", "en"): math_answers.INSTRUCTION,
 }
+_JUDGEMENT = {"A": "正确", "B": "错误"}
+_JUDGEMENT_TYPES = ("判断题", "判断")
 _ALL = "all-questions"
 _NAME_CHARS = 80
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -93,6 +95,8 @@ class RowReader:
         language = detect_language(question) if self.settings.language == "auto" else self.settings.language
         if task == "mcq":
             stem, options = self._options(row, question)
+            if options == _JUDGEMENT and (judged := read_judgement(answer)):
+                answer = judged
             choice = read_choice(answer, options, "the answer", self.settings.index_base)
             number = choice if isinstance(choice, NumberAnswer) else None
             metadata["answer"] = choice if isinstance(choice, str) else ""
@@ -167,8 +171,15 @@ class RowReader:
         try:
             stem, options = parse_options(question)
         except DataError:
+            if self._is_judgement(row):
+                return question, dict(_JUDGEMENT)
             raise RowError("no options, neither in a column nor in the question as A. … B. …") from None
         return stem, options
+
+    def _is_judgement(self, row: Mapping[str, object]) -> bool:
+        """Whether a row without options is to be judged true or false, by its type and its answer."""
+        kind = fold(field_of(row, self.columns.expected))
+        return kind in _JUDGEMENT_TYPES and read_judgement(field_of(row, self.columns.answer)) is not None
 
     def _place(self, row: Mapping[str, object]) -> tuple[str, str]:
         """Keys of the row's area and category; their names become labels."""

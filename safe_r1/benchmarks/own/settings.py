@@ -96,6 +96,11 @@ def merge(beside: UPath | None, given: Settings | None) -> OwnSettings:
             tree = tomllib.loads(beside.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{beside}: {str(error).splitlines()[0]}; correct it or remove it") from None
+    if "url" in tree and "model" in tree:
+        raise ConfigError(
+            f"{beside}: is the file of an endpoint (it has a url and a model), but this name is for "
+            "settings of the questions beside it; rename one of the two"
+        )
     _overlay(tree, given.model_dump(exclude_unset=True) if given else {})
     try:
         return OwnSettings.model_validate(tree)

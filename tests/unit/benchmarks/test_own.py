@@ -169,7 +169,7 @@ def test_a_mixed_file_says_its_task_row_by_row(
 )
 def test_a_task_that_cannot_be_told_is_asked_for(columns: dict[str, str], tmp_path: Path):
     path = write_records(tmp_path / "q.jsonl", [columns])
-    with pytest.raises(DataError, match=r"cannot tell the task .* set benchmark.task to refusal") as error:
+    with pytest.raises(DataError, match=r"cannot tell the task .* --set benchmark.task=refusal") as error:
         load(path)
     assert "\n" not in str(error.value)
     assert load(path, "benchmark.task=over_refusal")[0].task == "over_refusal"

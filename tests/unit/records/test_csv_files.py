@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
@@ -54,6 +54,7 @@ def test_every_line_of_a_row_that_cannot_be_read_is_counted(end: int, tmp_path: 
     assert [row.number for row in rows if row.error] == list(range(51, end + 1))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.text(alphabet='ab,;"\n\r\t 是“', max_size=8), min_size=3, max_size=3),
