@@ -297,7 +297,7 @@ def _check_texts(numbered: Sequence[tuple[Draft, NumberAnswer]], where: str) -> 
     if unclear and not are_texts:
         draft, answer = unclear[0]
         raise DataError(
-            f"{where}: {len(unclear)} answers are the text of one option and may be the number of another "
-            f"(first {draft.where}: {answer.number}); --set benchmark.index_base=0 or =1 says what numbers "
-            "count from, --set benchmark.index_base=text that they are texts of options"
+            f"{where}: in {len(unclear)} rows the answer is the text of one option and may be the number of "
+            f"another (first {draft.where}: {answer.number}); --set benchmark.index_base=0 or =1 says what "
+            "numbers count from, --set benchmark.index_base=text that they are texts of options"
         )
