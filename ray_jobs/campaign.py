@@ -16,7 +16,7 @@ from ray_jobs.common import Console, job, join_ray
 from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.plan_text import to_text
 from safe_r1.campaign.recipe import load_recipe
-from safe_r1.campaign.start import open_campaign, shared_path
+from safe_r1.campaign.start import open_campaign, require_questions, shared_path
 from safe_r1.campaign.view import Snapshot, take_snapshot, to_table, write_snapshot
 from safe_r1.errors import CampaignError
 
@@ -46,6 +46,7 @@ def main(
     with job("campaign") as console:
         chosen = load_recipe(recipe, budget_gpu_hours)
         place = shared_path(output)
+        require_questions(chosen, place)
         steps = make_steps(chosen, place, only or ())
         if dry_run:
             console.show(to_text(chosen, steps))

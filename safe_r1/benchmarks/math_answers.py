@@ -13,6 +13,10 @@ INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
 
 _MAX_CHARS = 20_000
 _SHOWN_CHARS = 80
+# Not NFKC, which makes x² an x2: only the forms whose sole difference is their width.
+_NARROW = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x2044: ord("/")}
+# Other full-width commas separate the items of a list, which must not become one number.
+_THOUSANDS = re.compile(r"(?<=[0-9０-９])，(?=[0-9０-９]{3}(?![0-9０-９]))")
 _BOX = re.compile(r"\\boxed\s*\{")
 
 
@@ -36,6 +40,11 @@ def score_result(sample: Sample, answer: str) -> Score:
         return Score(False, None, f"not readable as mathematics: {type(error).__name__}")
 
 
+def narrow(text: str) -> str:
+    """A text with full-width digits, letters and signs in their usual width."""
+    return _THOUSANDS.sub(",", text).replace("，", ", ").translate(_NARROW)
+
+
 def is_equal(result: str, answer: str) -> Score:
     """Whether the last result in ``answer`` equals ``result``; a boxed one goes before any other.
 
@@ -50,9 +59,9 @@ def is_equal(result: str, answer: str) -> Score:
     # The library warns at every call that there is no time limit.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     # Its time limit needs the main thread of a process, in which a Ray worker does not run tasks.
-    gold = parse(f"${result}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    gold = parse(f"${narrow(result)}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
     # A result is at the end of an answer; parsing all of an endless repetition would only take time.
-    found = parse(answer[-_MAX_CHARS:], parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    found = parse(narrow(answer[-_MAX_CHARS:]), parsing_timeout=None)  # pyright: ignore[reportArgumentType]
     if not found:
         return Score(False, None, "no result")
     return Score(bool(verify(gold, found, timeout_seconds=None)), _shown(answer, found))

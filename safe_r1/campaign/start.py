@@ -76,15 +76,24 @@ def open_campaign(
             f"secret {', '.join(missing)} is not set: recipe {recipe.name} needs it in the environment of "
             "the campaign and of the nodes (a Kubernetes Secret), never in a file of the project"
         )
+    require_questions(recipe, output)
     folder = campaign_folder(output)
-    if folder.read_json(_INFO_FILE) is None:
-        # Later the files may be gone: finished runs do not need them.
-        require_files(name for stage in recipe.stages.values() for name in stage.benchmarks)
     server = _find_server()
     driver_labels = recipe.groups["cpu"].labels if "cpu" in recipe.groups else {}
     jobs = RayJobs(server.url, server.working_dir, server.python, driver_labels, server.ray_address)
     folder.open(commands(recipe, output), {"recipe": recipe.model_dump()}, name=_INFO_FILE)
     return Campaign(recipe, steps, folder, jobs, order)
+
+
+def require_questions(recipe: CampaignRecipe, output: str) -> None:
+    """Check that the files of own questions are there, unless the campaign was started before.
+
+    Raises:
+        DataError: One is missing.
+    """
+    # Later the files may be gone: finished runs do not need them.
+    if campaign_folder(output).read_json(_INFO_FILE) is None:
+        require_files(name for stage in recipe.stages.values() for name in stage.benchmarks)
 
 
 def _find_server() -> JobsServer:

@@ -32,7 +32,7 @@ def is_line_wise(encoding: str) -> bool:
     return not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
 
 
-def detect_encoding(file: BinaryIO) -> tuple[str, str]:
+def detect_encoding(file: BinaryIO, remedy: str = "set `encoding`") -> tuple[str, str]:
     """The encoding of a file, and a note for the user where it is not UTF-8.
 
     UTF-8 first, strictly. A file most of whose lines are UTF-8 is UTF-8 with damaged lines: reading all of it
@@ -40,6 +40,7 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
 
     Args:
         file: Opened in binary mode at its start.
+        remedy: How the encoding is set, for the note.
     """
     evidence = _Evidence()
     wide = ""
@@ -56,12 +57,12 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
         for line in lines:
             evidence.add(line)
         if len(rest) > _CHUNK:
-            # A document on one line. A quotation mark is never a part of a longer character.
-            cut = rest.rfind(b'"') + 1
+            # A document on one line.
+            cut = _boundary(rest)
             evidence.add(rest[:cut])
             rest = rest[cut:]
     if wide:
-        return wide, _note(wide)
+        return wide, _note(wide, remedy)
     evidence.add(rest)
     if not evidence.num_other or evidence.num_utf_8 >= evidence.num_other:
         damaged = f"{evidence.num_other} lines are no UTF-8" if evidence.num_other else ""
@@ -69,7 +70,18 @@ def detect_encoding(file: BinaryIO) -> tuple[str, str]:
     found = _best(bytes(evidence.sample))
     if found is None:
         return UTF_8, f"{evidence.num_other} lines are no UTF-8, and no other encoding fits"
-    return found, _note(found)
+    return found, _note(found, remedy)
+
+
+def _boundary(text: bytes) -> int:
+    """Where a text can be cut, as far behind as is quickly found: always somewhere."""
+    # A quotation mark, a comma or a space is never a part of a longer character.
+    cut = max(text.rfind(mark) for mark in (b'"', b",", b" ")) + 1
+    if cut:
+        return cut
+    # Nothing but characters: before the last one, if they are UTF-8.
+    start = next((back for back in range(1, 5) if text[-back] & 0xC0 != 0x80), 1)
+    return len(text) - start
 
 
 class _Evidence:
@@ -125,5 +137,5 @@ def _fits(line: bytes, encoding: str) -> bool:
     return True
 
 
-def _note(encoding: str) -> str:
-    return f"read as {_NAMES[encoding]}, as it is no UTF-8 (another one: set `encoding`)"
+def _note(encoding: str, remedy: str) -> str:
+    return f"read as {_NAMES[encoding]}, as it is no UTF-8 (another one: {remedy})"

@@ -7,13 +7,16 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import IO, TYPE_CHECKING, AnyStr, BinaryIO, cast
 
 import zstandard
 from upath import UPath
 
 from safe_r1.errors import DataError
 from safe_r1.records.location import FileFormat
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SUFFIXES: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
@@ -30,6 +33,12 @@ COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 """Suffix to compression; it follows the suffix of the format, as in ``questions.jsonl.gz``."""
 # A lock file that a spreadsheet program leaves beside an open file.
 _LOCK_PREFIX = "~$"
+_MAX_LINE = 64 << 20
+_LINE_ENDS = ("\n", "\r", b"\n")
+# Beyond these, compressed data are no records but made to fill memory and time.
+_SMALL_BYTES = 256 << 20
+_MAX_RATIO = 200
+_BUFFER = 1 << 20
 
 
 def split_name(name: str) -> tuple[str, FileFormat | None, str]:
@@ -59,16 +68,63 @@ def open_bytes(file: UPath, compression: str = "") -> Iterator[BinaryIO]:
         try:
             if compression == "gz":
                 with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield cast(BinaryIO, unpacked)
+                    yield _limited(cast(BinaryIO, unpacked), raw, file)
             elif compression == "zst":
                 reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
+                yield _limited(cast(BinaryIO, reader), raw, file)
             else:
                 yield raw
         except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise DataError(
                 f"{file}: its compressed data are damaged ({error}); copy or compress it again"
             ) from None
+
+
+class _Limited(io.RawIOBase):
+    """What is unpacked, as long as it is no more than compressed records can be."""
+
+    def __init__(self, unpacked: BinaryIO, packed: BinaryIO, file: UPath) -> None:
+        self._unpacked = unpacked
+        self._packed = packed
+        self._file = file
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer).cast("B")
+        chunk = self._unpacked.read(len(view))
+        view[: len(chunk)] = chunk
+        self._count += len(chunk)
+        if self._count > _SMALL_BYTES and self._count > _MAX_RATIO * self._packed.tell():
+            raise DataError(
+                f"{self._file}: more than {_SMALL_BYTES >> 20} MiB, and over {_MAX_RATIO} times what is "
+                "packed; unpack the file if this is right"
+            )
+        return len(chunk)
+
+
+def _limited(unpacked: BinaryIO, packed: BinaryIO, file: UPath) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Limited(unpacked, packed, file), _BUFFER))
+
+
+def lines_of(opened: IO[AnyStr], file: UPath) -> Iterator[AnyStr]:
+    """The lines of a file.
+
+    Raises:
+        DataError: One is longer than any record.
+    """
+    # Files of fsspec read no part of a line.
+    if not isinstance(opened, io.BufferedIOBase | io.TextIOBase):
+        opened = cast("IO[AnyStr]", io.BufferedReader(cast(io.RawIOBase, opened), _BUFFER))
+    while line := opened.readline(_MAX_LINE):
+        # The last line may have no end either, and nothing behind it.
+        if len(line) >= _MAX_LINE and line[-1:] not in _LINE_ENDS and opened.read(1):
+            raise DataError(
+                f"{file}: a line of more than {_MAX_LINE >> 20} MiB; write one record a line, or .json"
+            )
+        yield line
 
 
 def _open(file: UPath) -> BinaryIO:

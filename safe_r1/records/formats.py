@@ -3,45 +3,24 @@
 A value that cannot be parsed is returned as an error with the beginning of its text.
 """
 
-import csv
 import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.errors import DataError
-from safe_r1.records import sheets
+from safe_r1.records import csv_files, sheets
 from safe_r1.records.encodings import UTF_8, is_line_wise, is_utf_8
-from safe_r1.records.files import open_bytes, open_seekable, skip_bytes
+from safe_r1.records.files import lines_of, open_bytes, open_seekable, skip_bytes
 from safe_r1.records.layout import Layout
 from safe_r1.records.location import DataLocation
+from safe_r1.records.parsed import Parsed, ParsedValue, shorten
 
-_SHOWN_CHARS = 80
-# Larger cells than the csv module's 128 KiB occur: whole documents.
-_MAX_CELL_CHARS = 64 << 20
 _BATCH_ROWS = 256
-
-ParsedValue = tuple[object, str]
-"""A value and its error; the value is None if the error is not empty."""
-
-
-class Parsed(NamedTuple):
-    """A value with its place.
-
-    Attributes:
-        number: Line (jsonl), row as a spreadsheet shows it (csv, tsv, xlsx), else the number of the record;
-            from 1.
-        value: None if the error is not empty.
-        error: The fault and, after a colon, the beginning of the text.
-    """
-
-    number: int
-    value: object
-    error: str
 
 
 @dataclass(frozen=True)
@@ -96,7 +75,7 @@ def _line_spans(file: UPath, layout: Layout, size: int) -> list[Span]:
     start = 0
     number = 0
     with open_bytes(file, layout.compression) as opened:
-        for line in opened:
+        for line in lines_of(opened, file):
             offset += len(line)
             number += 1
             if number % size == 0:
@@ -114,7 +93,7 @@ def read_values(file: UPath, layout: Layout, offset: int, location: DataLocation
         with open_bytes(file, layout.compression) as opened:
             # Lines have no index: the offset saves parsing the file from its start for every part.
             skip_bytes(opened, offset)
-            yield from (_parse_line(line, layout.encoding) for line in opened)
+            yield from (_parse_line(line, layout.encoding) for line in lines_of(opened, file))
     elif layout.format == "parquet":
         with open_seekable(file, layout.compression) as opened:
             group = _parquet(opened, file).read_row_group(offset)
@@ -133,7 +112,7 @@ def read_all(file: UPath, layout: Layout, location: DataLocation) -> Iterator[Pa
         for number, record in enumerate(_read_json(file, layout, location), start=1):
             yield Parsed(number, *_check_text(record))
     elif layout.format in ("csv", "tsv"):
-        yield from _read_csv(file, layout)
+        yield from csv_files.read_csv(file, layout)
     elif layout.format == "xlsx":
         with open_seekable(file, layout.compression) as opened:
             for number, row in sheets.read_sheet(opened, layout.sheet, str(file)):
@@ -145,6 +124,16 @@ def read_all(file: UPath, layout: Layout, location: DataLocation) -> Iterator[Pa
             yield from (Parsed(number, row, "") for number, row in enumerate(rows, start=1))
 
 
+def read_head(file: UPath, layout: Layout, num_rows: int) -> list[tuple[int, list[str]]]:
+    """The first rows of a table with content, each with its line or row; empty for other formats."""
+    if layout.format in ("csv", "tsv"):
+        return csv_files.read_head(file, layout, num_rows)
+    if layout.format != "xlsx":
+        return []
+    with open_seekable(file, layout.compression) as opened:
+        return sheets.read_head(opened, layout.sheet, str(file), num_rows)
+
+
 def _parquet(opened: BinaryIO, file: UPath) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(opened)
@@ -154,9 +143,10 @@ def _parquet(opened: BinaryIO, file: UPath) -> pq.ParquetFile:
 
 def _read_lines(file: UPath, layout: Layout) -> Iterator[Parsed]:
     with open_bytes(file, layout.compression) as opened:
-        lines: Iterator[bytes | str] = iter(opened)
+        lines: Iterator[bytes | str] = lines_of(opened, file)
         if not is_line_wise(layout.encoding):
-            lines = io.TextIOWrapper(opened, encoding=layout.encoding, errors="replace", newline="\n")
+            text = io.TextIOWrapper(opened, encoding=layout.encoding, errors="replace", newline="\n")
+            lines = lines_of(text, file)
         for number, line in enumerate(lines, start=1):
             yield Parsed(number, *_parse_line(line, layout.encoding))
 
@@ -190,12 +180,6 @@ def _check_text(value: object) -> ParsedValue:
     return value, ""
 
 
-def shorten(text: str) -> str:
-    """The beginning of a text on one line, for error messages."""
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
-
-
 def _read_json(file: UPath, layout: Layout, location: DataLocation) -> list[object]:
     """The list of records of a JSON file; see ``DataLocation.records``."""
     try:
@@ -203,66 +187,14 @@ def _read_json(file: UPath, layout: Layout, location: DataLocation) -> list[obje
             # Some editors put a byte order mark before the first character.
             value = json.load(io.TextIOWrapper(opened, encoding=layout.encoding))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"source {location.name}: {file} is not JSON: {error}") from None
+        raise DataError(f"{location.label}{file} is not JSON: {error}") from None
     if location.records == "*" and isinstance(value, dict):
         return [record for records in value.values() if isinstance(records, list) for record in records]
     for name in location.records.split(".") if location.records else ():
         value = value.get(name) if isinstance(value, dict) else None
     if not isinstance(value, list):
         raise DataError(
-            f"source {location.name}: {file} holds no list of records; name its field in `records`"
+            f"{location.label}{file} holds no list of records; name its field: "
+            + location.remedy("records", "FIELD")
         )
     return value
-
-
-def _read_csv(file: UPath, layout: Layout) -> Iterator[Parsed]:
-    csv.field_size_limit(_MAX_CELL_CHARS)
-    with open_bytes(file, layout.compression) as opened:
-        # Bytes that cannot be decoded become lone surrogates, by which their row is found.
-        errors = "surrogateescape" if is_line_wise(layout.encoding) else "replace"
-        text = io.TextIOWrapper(opened, encoding=layout.encoding, errors=errors, newline="")
-        first = text.readline()
-        rows = csv.reader(_chain(first, text), delimiter=_delimiter(first, layout.format))
-        names: list[str] = []
-        number = 0
-        while True:
-            try:
-                cells = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                number += 1
-                yield Parsed(number, None, f"no readable row ({error}): ")
-                continue
-            number += 1
-            if not cells:
-                continue
-            if not names:
-                names = sheets.column_names(cells)
-                continue
-            yield _csv_row(number, names, cells, layout.encoding)
-
-
-def _csv_row(number: int, names: list[str], cells: list[str], encoding: str) -> Parsed:
-    text = ",".join(cells)
-    if len(cells) != len(names):
-        shown = shorten(text.encode(errors="replace").decode())
-        return Parsed(number, None, f"expected {len(names)} columns, got {len(cells)}: {shown}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        shown = shorten(text.encode(errors="replace").decode())
-        return Parsed(number, None, f"not {encoding.removesuffix('-sig').upper()} text: {shown}")
-    return Parsed(number, dict(zip(names, cells, strict=True)), "")
-
-
-def _delimiter(header: str, format_: str) -> str:
-    """Tab or semicolon where the header has no comma: spreadsheets of some countries write these."""
-    if format_ == "tsv":
-        return "\t"
-    return next((mark for mark in (",", "\t", ";") if mark in header), ",")
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest

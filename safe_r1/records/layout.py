@@ -1,5 +1,6 @@
 """How a file is read: its format, compression, text encoding and sheet, from settings, name and content."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from upath import UPath
@@ -32,8 +33,15 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def find_layout(location: DataLocation, file: UPath) -> Layout:
+def find_layout(
+    location: DataLocation, file: UPath, is_header: Callable[[Sequence[str]], bool] | None = None
+) -> Layout:
     """How a file is read, from the settings, its name and, for encoding and sheet, its content.
+
+    Args:
+        location: The settings.
+        file: The file.
+        is_header: Whether a sheet with these names of columns goes before one without.
 
     Raises:
         DataError: The suffix is unknown, or the file is damaged.
@@ -41,7 +49,9 @@ def find_layout(location: DataLocation, file: UPath) -> Layout:
     format_, compression = find_format(location, file)
     if format_ == "xlsx":
         with open_seekable(file, compression) as opened:
-            sheet, note = sheets.choose_sheet(opened, location.sheet, str(file))
+            sheet, note = sheets.choose_sheet(
+                opened, location.sheet, str(file), location.remedy("sheet", "NAME"), is_header
+            )
         return Layout(format_, compression, sheet=sheet, notes=_notes(file, note))
     if format_ not in _TEXT_FORMATS:
         return Layout(format_, compression)
@@ -50,11 +60,11 @@ def find_layout(location: DataLocation, file: UPath) -> Layout:
             encoding = UTF_8 if is_utf_8(location.encoding) else location.encoding
         except LookupError:
             raise DataError(
-                f"source {location.name}: unknown encoding {location.encoding!r}; e.g. utf-8 or gb18030"
+                f"{location.label}unknown encoding {location.encoding!r}; e.g. utf-8 or gb18030"
             ) from None
         return Layout(format_, compression, encoding)
     with open_bytes(file, compression) as opened:
-        encoding, note = detect_encoding(opened)
+        encoding, note = detect_encoding(opened, location.remedy("encoding", "NAME"))
     return Layout(format_, compression, encoding, notes=_notes(file, note))
 
 
@@ -73,7 +83,7 @@ def find_format(location: DataLocation, file: UPath) -> tuple[FileFormat, str]:
     if format_ is None:
         known = ", ".join(SUFFIXES)
         raise DataError(
-            f"source {location.name}: cannot tell the format of {file} (known: {known}, also with .gz or "
-            ".zst); set `format`"
+            f"{location.label}cannot tell the format of {file} (known: {known}, also with .gz or "
+            f".zst); {location.remedy('format', 'csv')}"
         )
     return format_, compression

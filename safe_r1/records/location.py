@@ -31,6 +31,15 @@ class DataLocation(Settings):
         default=None, description="text files: their encoding; None: UTF-8, or else the one that is detected"
     )
 
+    @property
+    def label(self) -> str:
+        """Begins the messages about it."""
+        return f"source {self.name}: "
+
+    def remedy(self, setting: str, value: str) -> str:
+        """How its user sets one of these settings, for messages; ``value`` is an example."""
+        return f"set `{setting}`"
+
     @model_validator(mode="after")
     def _has_one_location(self) -> Self:
         if (self.path is None) == (self.hub is None):

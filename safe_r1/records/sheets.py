@@ -6,8 +6,10 @@ text where no value is stored, as other programs write what only looks like a fo
 
 import contextlib
 import datetime
+import itertools
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from safe_r1.errors import DataError
@@ -19,31 +21,53 @@ if TYPE_CHECKING:
 _MAX_UNPACKED_BYTES = 8 << 30
 _SMALL_BYTES = 256 << 20
 _MAX_RATIO = 200
+MAX_COLUMNS = 16_384
+"""Columns of the widest sheet of a spreadsheet program."""
 _BLANK = (None, "")
 _FORMULA_MARKS = (b"<f>", b"<f ")
 
 
-def column_names(header: Sequence[object]) -> list[str]:
-    """Names of the columns; one without a name gets none, and a repeated one a number."""
+def column_names(header: Sequence[object], where: str) -> list[str]:
+    """Names of the columns; one without a name gets its place as name, and a repeated one a number.
+
+    Raises:
+        DataError: There are more than any spreadsheet has.
+    """
+    texts = ["" if cell is None else str(cell).strip() for cell in header]
+    if len(texts) > MAX_COLUMNS:
+        raise DataError(
+            f"{where}: {len(texts)} columns, more than {MAX_COLUMNS}; is its first row the column names?"
+        )
     names: list[str] = []
-    for cell in header:
-        name = "" if cell is None else str(cell).strip()
+    # A name that is given goes before one that is made.
+    taken = set(texts)
+    counts: Counter[str] = Counter()
+    for place, text in enumerate(texts, start=1):
+        name = text or f"column {place}"
+        counts[name] += 1
         unique = name
-        number = 1
-        while name and unique in names:
-            number += 1
-            unique = f"{name}.{number}"
+        while counts[name] > 1 and (unique := f"{name}.{counts[name]}") in taken:
+            counts[name] += 1
+        taken.add(unique)
         names.append(unique)
     return names
 
 
-def choose_sheet(file: BinaryIO, wanted: str | None, where: str) -> tuple[str, str]:
+def choose_sheet(
+    file: BinaryIO,
+    wanted: str | None,
+    where: str,
+    remedy: str,
+    is_header: Callable[[Sequence[str]], bool] | None = None,
+) -> tuple[str, str]:
     """The sheet to read, and a note where there are several with rows.
 
     Args:
         file: The workbook, seekable.
         wanted: Name of the sheet; None: the first with rows.
         where: Name of the file in messages.
+        remedy: How a sheet is set, for the note.
+        is_header: Whether a sheet with these names of columns goes before one without.
 
     Raises:
         DataError: There is no such sheet, no sheet has rows, or the file is no workbook.
@@ -54,13 +78,16 @@ def choose_sheet(file: BinaryIO, wanted: str | None, where: str) -> tuple[str, s
             if wanted not in names:
                 raise DataError(f"{where}: no sheet {wanted!r}; there is: {', '.join(map(repr, names))}")
             return wanted, ""
-        full = [sheet.title for sheet in book.worksheets if _has_rows(book, sheet.title)]
+        heads = {name: _first_rows(book, name, 2) for name in names}
+    full = [name for name, rows in heads.items() if len(rows) == 2]
     if not full:
         raise DataError(f"{where}: no sheet has a row below its column names; add rows, or name another file")
     if len(full) == 1:
         return full[0], ""
-    others = ", ".join(repr(name) for name in full[1:])
-    return full[0], f"sheet {full[0]!r} is read, not {others} (another one: set `sheet`)"
+    headers = {name: ["" if cell is None else str(cell) for cell in heads[name][0][1]] for name in full}
+    chosen = next((name for name in full if is_header and is_header(headers[name])), full[0])
+    others = ", ".join(repr(name) for name in full if name != chosen)
+    return chosen, f"sheet {chosen!r} is read, not {others} (another one: {remedy})"
 
 
 def read_sheet(file: BinaryIO, sheet: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
@@ -76,22 +103,40 @@ def read_sheet(file: BinaryIO, sheet: str, where: str) -> Iterator[tuple[int, di
             texts = _rows(stack.enter_context(_open(file, where, with_formulas=True)), sheet)
             rows = (_with_texts(row, text) for row, text in zip(rows, texts, strict=True))
         names: list[str] = []
+        num_named = 0
         for number, cells in rows:
             if all(cell in _BLANK for cell in cells):
                 continue
             if not names:
-                names = column_names(cells)
+                names = column_names(cells, where)
+                num_named = max(place for place, cell in enumerate(cells, 1) if cell not in _BLANK)
                 continue
             values = [_plain(cell) for cell in cells]
             values += [None] * (len(names) - len(values))
             # Cells beyond the last named column have no meaning, unless somebody wrote into them.
             names += [f"column {place + 1}" for place in range(len(names), len(values))]
-            yield number, {name: value for name, value in zip(names, values, strict=True) if name}
+            pairs = zip(names, values, strict=True)
+            # A sheet may be formatted far beyond its last column.
+            yield (
+                number,
+                {
+                    name: value
+                    for place, (name, value) in enumerate(pairs)
+                    if place < num_named or value not in _BLANK
+                },
+            )
 
 
-def _has_rows(book: "Workbook", sheet: str) -> bool:
-    full = (cells for _, cells in _rows(book, sheet) if any(cell not in _BLANK for cell in cells))
-    return next(full, None) is not None and next(full, None) is not None
+def read_head(file: BinaryIO, sheet: str, where: str, num_rows: int) -> list[tuple[int, list[str]]]:
+    """The first rows with content, as they stand, each with its number; for messages."""
+    with _open(file, where) as book:
+        rows = _first_rows(book, sheet, num_rows)
+    return [(number, ["" if cell is None else str(cell) for cell in cells]) for number, cells in rows]
+
+
+def _first_rows(book: "Workbook", sheet: str, num_rows: int) -> list[tuple[int, tuple[object, ...]]]:
+    full = (row for row in _rows(book, sheet) if any(cell not in _BLANK for cell in row[1]))
+    return list(itertools.islice(full, num_rows))
 
 
 def _rows(book: "Workbook", sheet: str) -> Iterator[tuple[int, tuple[object, ...]]]:

@@ -17,18 +17,16 @@ from upath import UPath
 from safe_r1.errors import DataError
 from safe_r1.records.files import is_data_file
 from safe_r1.records.formats import (
-    Parsed,
-    ParsedValue,
     Span,
     is_blank,
     list_spans,
     read_all,
     read_values,
     record_spans,
-    shorten,
 )
 from safe_r1.records.layout import Layout, find_layout
 from safe_r1.records.location import DataLocation
+from safe_r1.records.parsed import Parsed, ParsedValue, shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -118,7 +116,7 @@ def list_parts(
             )
             first += count
     if not parts:
-        raise DataError(f"source {location.name}: {location.path or location.hub} holds no records")
+        raise DataError(f"{location.label}{location.path or location.hub} holds no records")
     return parts
 
 
@@ -205,7 +203,7 @@ def find_files(location: DataLocation, data: str | None) -> list[UPath]:
         raise _unreachable(location, error) from None
     if not found:
         hint = "" if is_absolute or data else "; relative paths start from --data"
-        raise DataError(f"source {location.name}: no file at {root}{hint}")
+        raise DataError(f"{location.label}no file at {root}{hint}")
     return found
 
 
@@ -259,6 +257,6 @@ def _load_hub(location: DataLocation) -> "Dataset":
 def _unreachable(location: DataLocation, error: Exception) -> DataError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DataError(
-        f"source {location.name}: cannot read {location.hub or location.path} ({reason[:200]}); check the "
+        f"{location.label}cannot read {location.hub or location.path} ({reason[:200]}); check the "
         "network, the name and, for a gated dataset, that your account has accepted its terms (hf auth login)"
     )

@@ -17,6 +17,8 @@ from safe_r1.runs import write_bytes
 from safe_r1.schema import Sample
 
 _NUM_SAMPLES = 3
+_MAX_MISFITS = 200
+_EXAMPLES = {"sheet": "NAME", "encoding": "gb18030", "records": "FIELD"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def check_questions(benchmark: OwnBenchmark) -> FileCheck:
         lines += _render(sample)
     if reading.misfits:
         lines.append("rows that do not fit:")
-        lines += [f"  {misfit.where}: {misfit.reason}" for misfit in reading.misfits]
+        lines += [f"  {misfit.where}: {misfit.reason}" for misfit in reading.misfits[:_MAX_MISFITS]]
+        if (num_more := len(reading.misfits) - _MAX_MISFITS) > 0:
+            lines.append(f"  and {num_more} more")
     return FileCheck(lines, len(reading.misfits))
 
 
@@ -119,7 +123,7 @@ def _toml(benchmark: OwnBenchmark, profile: Profile) -> Iterator[str]:
     try:
         columns = recognise(profile, settings, place.file_name)
         has_options = columns.has_options
-        reason = check_task(columns, settings, has_options, place.file_name)
+        reason = check_task(columns, settings, has_options, place.file_name, profile)
     except DataError as error:
         problem = str(error)
     yield f"# How {_comment(place.file_name)} is read: `safe-r1 benchmark check` shows the result."
@@ -135,9 +139,9 @@ def _toml(benchmark: OwnBenchmark, profile: Profile) -> Iterator[str]:
         yield f'task = "{settings.task}"'
     yield f'taxonomy = "{settings.taxonomy}" # "chisafetybench": categories with these names are its 31 ones'
     yield f"max_malformed_share = {settings.max_malformed_share:g}"
-    for name in ("sheet", "encoding", "records"):
+    for name, example in _EXAMPLES.items():
         value = getattr(settings, name)
-        yield f"{name} = {_quoted(value)}" if value else f"# {name} ="
+        yield f"{name} = {_quoted(value)}" if value else f"# {name} = {_quoted(example)}"
     yield ""
     yield "[mapping]"
     for role in ROLES:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from safe_r1.benchmarks.own.cells import RowError
+from safe_r1.benchmarks.own.choices import read_options
 from safe_r1.benchmarks.own.settings import ColumnMapping, OwnSettings
 from safe_r1.benchmarks.own.words import ROLES, fold, option_place, rank, read_task
 from safe_r1.errors import ConfigError, DataError
@@ -21,11 +23,13 @@ class Profile:
         num_rows: Rows with content.
         filled: Column to the number of its cells with content, in the order of the file.
         values: Column to its different short values; None where there are many, or long ones.
+        firsts: Column to its first cell with content.
     """
 
     num_rows: int = 0
     filled: dict[str, int] = field(default_factory=dict)
     values: dict[str, set[str] | None] = field(default_factory=dict)
+    firsts: dict[str, object] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, object]) -> None:
         """Count one row."""
@@ -35,6 +39,7 @@ class Profile:
             if is_empty(value):
                 continue
             self.filled[column] += 1
+            self.firsts.setdefault(column, value)
             known = self.values.setdefault(column, set())
             if known is None:
                 continue
@@ -105,13 +110,16 @@ def recognise(profile: Profile, settings: OwnSettings, where: str) -> Columns:
     for role in ("question", "history", "options", "answer", "area", "category", "id"):
         found[role] = finder.find(role, needs_one=role in ("question", "answer"))
     option_columns = finder.find_option_columns() if found["options"] is None else ()
+    if merged := finder.find_merged(found["options"]):
+        found["options"], option_columns = None, merged
     if found["question"] is None and found["history"] is None:
         names = ", ".join(map(repr, profile.filled)) or "none"
         raise DataError(
-            f"{where}: no column holds the question; there is: {names[:400]}; set benchmark.mapping.question"
+            f"{where}: no column holds the question; there is: {names[:400]}; "
+            "--set benchmark.mapping.question=NAME"
         )
     used = {column for column in found.values() if column} | set(option_columns)
-    ignored = tuple(column for column in profile.filled if column not in used)
+    ignored = tuple(column for column, count in profile.filled.items() if count and column not in used)
     return Columns(**found, option_columns=option_columns, reasons=finder.reasons, ignored=ignored)
 
 
@@ -137,7 +145,7 @@ class _Finder:
             names = " and ".join(map(repr, candidates))
             raise DataError(
                 f"{self.where}: columns {names} could each hold the {role}; "
-                f"set benchmark.mapping.{role}={candidates[0]}"
+                f"--set benchmark.mapping.{role}={candidates[0]}"
             )
         others = f", before {', '.join(map(repr, candidates[1:]))}" if len(candidates) > 1 else ""
         return self._take(role, candidates[0], f"a usual name{others}")
@@ -175,6 +183,21 @@ class _Finder:
         self.reasons["option_columns"] = f"{', '.join(map(repr, columns))}: usual names"
         return tuple(columns)
 
+    def find_merged(self, options: str | None) -> tuple[str, ...]:
+        """The column of options and those without a name behind it, as a merged cell above them all gives."""
+        if options is None or self.mapping.options:
+            return ()
+        names = list(self.profile.filled)
+        place = names.index(options) + 1
+        columns = [options]
+        while self.profile.filled.get(name := f"column {place + len(columns)}"):
+            columns.append(name)
+        if len(columns) < _MIN_OPTIONS or _holds_options(self.profile.firsts.get(options)):
+            return ()
+        del self.reasons["options"]
+        self.reasons["option_columns"] = f"{', '.join(map(repr, columns))}: a usual name, and those under it"
+        return tuple(columns)
+
     def _candidates(self, role: str) -> list[str]:
         filled = [
             column for column, count in self.profile.filled.items() if count and column not in self._taken
@@ -204,7 +227,17 @@ class _Finder:
         )
 
 
-def check_task(columns: Columns, settings: OwnSettings, has_options: bool, where: str) -> str:
+def _holds_options(cell: object) -> bool:
+    """Whether one cell has all options of a question."""
+    try:
+        return bool(read_options(cell, "options"))
+    except RowError:
+        return False
+
+
+def check_task(
+    columns: Columns, settings: OwnSettings, has_options: bool, where: str, profile: Profile
+) -> str:
     """How the task of a row is told, for the user.
 
     Args:
@@ -212,6 +245,7 @@ def check_task(columns: Columns, settings: OwnSettings, has_options: bool, where
         settings: The settings of the file.
         has_options: Whether options stand in columns or in the questions.
         where: Name of the file in messages.
+        profile: What the columns hold.
 
     Raises:
         DataError: It cannot be told.
@@ -222,8 +256,15 @@ def check_task(columns: Columns, settings: OwnSettings, has_options: bool, where
         return f"of each row, column {columns.expected!r}"
     if has_options and columns.answer is not None:
         return "mcq: there are options and answers"
+    for column in columns.ignored:
+        values = profile.values.get(column)
+        if values and all(read_task(value, column) for value in values):
+            raise DataError(
+                f"{where}: cannot tell the task of its questions, which column {column!r} seems to say; "
+                f"--set benchmark.mapping.expected={column}"
+            )
     raise DataError(
-        f"{where}: cannot tell the task of its questions; set benchmark.task to refusal (risky: should be "
+        f"{where}: cannot tell the task of its questions; --set benchmark.task=refusal (risky: should be "
         "refused), over_refusal (harmless: should not), mcq or math, or add a column 期望 that says 应拒答 "
         "or 非拒答 row by row"
     )

@@ -4,17 +4,19 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from upath import UPath
 
 from safe_r1.benchmarks.files import as_path
-from safe_r1.benchmarks.own.settings import OwnSettings
+from safe_r1.benchmarks.own.content import check_content
+from safe_r1.benchmarks.own.settings import GROUP, OwnSettings
+from safe_r1.benchmarks.own.words import fold, rank
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.records.files import split_name
-from safe_r1.records.layout import Layout, find_layout
+from safe_r1.records.layout import Layout, find_format, find_layout
 from safe_r1.records.location import DataLocation
 from safe_r1.records.sources import find_files, read_rows
 from safe_r1.settings import hide_credentials
@@ -31,6 +33,17 @@ def is_own_name(name: str) -> bool:
     if name.startswith(_HUB) or "://" in name or "/" in name:
         return True
     return split_name(name)[1] is not None or (bool(Path(name).suffix) and Path(name).is_file())
+
+
+class _OwnLocation(DataLocation):
+    """A location whose settings are those of the group ``benchmark``."""
+
+    @property
+    def label(self) -> str:
+        return ""
+
+    def remedy(self, setting: str, value: str) -> str:
+        return f"--set {GROUP}.{setting}={value}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Place:
             ConfigError: The name of a dataset is malformed.
         """
         if not self.is_hub:
-            return DataLocation(
+            return _OwnLocation(
                 name="questions",
                 path=self.given,
                 format=settings.format,
@@ -111,19 +124,27 @@ class Place:
         # One part alone is the split where it is a usual name of one.
         subset = parts[0] if parts and (len(parts) == 2 or parts[0] not in _SPLITS) else None
         split = parts[-1] if parts and (len(parts) == 2 or subset is None) else _SPLIT
-        return DataLocation(
+        return _OwnLocation(
             name="questions", hub=found["id"], subset=subset, split=split, revision=found["revision"]
         )
 
-    def files(self, location: DataLocation) -> list[tuple[UPath, Layout]]:
+    def files(self, location: DataLocation, column: str | None = None) -> list[tuple[UPath, Layout]]:
         """The files with how each is read; empty for a dataset of the hub.
+
+        Args:
+            location: See ``location``.
+            column: Name of the column with the question, where it is set; a sheet with it is preferred.
 
         Raises:
             DataError: There is no file, or none that can be read.
         """
         # Relative to the working directory, as any file on the command line.
         found = [] if self.is_hub else self._find(location)
-        return [(file, find_layout(location, file)) for file in found]
+        for file in found:
+            check_content(file, *find_format(location, file))
+        return [
+            (file, find_layout(location, file, lambda names: has_question(names, column))) for file in found
+        ]
 
     def sha256(self, location: DataLocation) -> str:
         """SHA-256 of the file; of several, over theirs in order; of a dataset, over its rows."""
@@ -152,6 +173,13 @@ class Place:
                 "hf:openai/gsm8k:main:test"
             )
         return found
+
+
+def has_question(names: Sequence[str], column: str | None = None) -> bool:
+    """Whether one of the names is that of a column with questions: the one that is set, or a usual one."""
+    if column:
+        return fold(column) in map(fold, names)
+    return any(rank(role, name) is not None for name in names for role in ("question", "history"))
 
 
 def _hash_file(file: UPath) -> str:

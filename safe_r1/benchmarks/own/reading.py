@@ -9,17 +9,21 @@ from upath import UPath
 from safe_r1.benchmarks.options import parse_options
 from safe_r1.benchmarks.own.cells import RowError
 from safe_r1.benchmarks.own.mapping import Columns, Profile, check_task, field_of, is_empty, recognise
-from safe_r1.benchmarks.own.place import Place
+from safe_r1.benchmarks.own.place import Place, has_question
 from safe_r1.benchmarks.own.rows import Draft, RowReader, settle_numbers
 from safe_r1.benchmarks.own.settings import OwnSettings
 from safe_r1.errors import DataError
-from safe_r1.records.formats import Parsed
+from safe_r1.records.formats import read_head
 from safe_r1.records.layout import Layout
 from safe_r1.records.location import DataLocation
+from safe_r1.records.parsed import Parsed
 from safe_r1.records.sources import HUB, read_rows
 from safe_r1.schema import Sample
 
-_PLACE_WORDS = {"jsonl": "line", "json": "record", "parquet": "record"}
+_PLACE_WORDS = {"jsonl": "line", "csv": "line", "tsv": "line", "json": "record", "parquet": "record"}
+
+_MAX_DOUBTS = 5
+_HEAD_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class OwnFile:
     def count_rows(self) -> int:
         """Number of its rows with content."""
         location = self.location
-        rows = read_rows(location, self.place.files(location))
+        rows = read_rows(location, self.place.files(location, self._column))
         return sum(1 for _, parsed in rows if not _is_blank_row(parsed))
 
     def profile(self) -> tuple[Profile, list[tuple[UPath, Layout]]]:
@@ -90,15 +94,20 @@ class OwnFile:
             DataError: It is missing or damaged, or has no rows.
         """
         location = self.location
-        files = self.place.files(location)
+        files = self.place.files(location, self._column)
         profile = Profile()
+        num_seen = 0
         for _, parsed in read_rows(location, files):
+            num_seen += 1
             if isinstance(parsed.value, dict) and not _is_blank_row(parsed):
                 profile.add(parsed.value)
         if not profile.num_rows:
-            raise DataError(
-                f"{self.place.file_name}: no rows that can be read; is it the right file and format?"
+            problem = (
+                "no rows that can be read; is it the right file and format?"
+                if num_seen
+                else "no row below its column names; add the questions"
             )
+            raise DataError(f"{self.place.file_name}: {problem}{self._hint(files)}")
         return profile, files
 
     def read(self) -> Reading:
@@ -109,15 +118,23 @@ class OwnFile:
         """
         where = self.place.file_name
         profile, files = self.profile()
-        columns = recognise(profile, self.settings, where)
+        try:
+            columns = recognise(profile, self.settings, where)
+        except DataError as error:
+            raise DataError(f"{error}{self._hint(files)}") from None
         has_options = columns.has_options or self._has_options_in_questions(columns, files)
-        task_reason = check_task(columns, self.settings, has_options, where)
+        task_reason = check_task(columns, self.settings, has_options, where, profile)
         reader = RowReader(self.name, columns, self.settings)
         drafts: list[Draft] = []
         misfits: list[Misfit] = []
+        notes = [*self.place.notes, *(note for _, layout in files for note in layout.notes)]
         num_rows = 0
+        doubts = 0
         for place, parsed in self._rows(files):
             num_rows += 1
+            if parsed.note:
+                doubts += 1
+                notes += [f"{place}: {parsed.note}"] if doubts <= _MAX_DOUBTS else []
             if not isinstance(parsed.value, dict):
                 # What follows the colon is the row's text.
                 misfits.append(Misfit(place, parsed.error.partition(": ")[0]))
@@ -127,11 +144,13 @@ class OwnFile:
             except RowError as error:
                 misfits.append(Misfit(place, str(error)))
         note = settle_numbers(drafts, self.settings.index_base, where)
-        notes = [*self.place.notes, *(note for _, layout in files for note in layout.notes)]
+        notes += [f"{doubts - _MAX_DOUBTS} more rows like these"] if doubts > _MAX_DOUBTS else []
         notes += [note] if note else []
         for draft in drafts:
             if draft.number is not None and not draft.sample.metadata["answer"]:
-                misfits.append(Misfit(draft.where, f"the answer is the number of no option ({draft.number})"))
+                misfits.append(
+                    Misfit(draft.where, f"the answer is the number of no option ({draft.number.number})")
+                )
         samples = [draft.sample for draft in drafts if draft.sample.metadata.get("answer") != ""]
         return Reading(
             samples,
@@ -143,6 +162,20 @@ class OwnFile:
             tuple(notes),
             dict(reader.unmatched),
         )
+
+    @property
+    def _column(self) -> str | None:
+        return self.settings.mapping.question or self.settings.mapping.history
+
+    def _hint(self, files: list[tuple[UPath, Layout]]) -> str:
+        """For an error: how the file was read, and a later row that looks like the names of its columns."""
+        hints = [note for _, layout in files for note in layout.notes]
+        for file, layout in files[:1]:
+            header, *later = read_head(file, layout, _HEAD_ROWS) or [(0, [])]
+            row = next((number for number, cells in later if has_question(cells, self._column)), None)
+            if row and not has_question(header[1], self._column):
+                hints.append(f"row {row} looks like the column names: delete the rows above it")
+        return "".join(f"; {hint}" for hint in hints)
 
     def _rows(self, files: list[tuple[UPath, Layout]]) -> Iterator[tuple[str, Parsed]]:
         """Rows with content, each with its place for messages."""

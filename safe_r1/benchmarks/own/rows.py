@@ -13,17 +13,15 @@ from safe_r1.benchmarks.options import MCQ_INSTRUCTION, parse_options, prompt_wi
 from safe_r1.benchmarks.own.cells import (
     RowError,
     check_dialogue,
-    lettered,
-    read_choice,
     read_history,
-    read_options,
     read_result,
     shown,
     text_of,
 )
+from safe_r1.benchmarks.own.choices import NumberAnswer, lettered, read_choice, read_options
 from safe_r1.benchmarks.own.mapping import Columns, field_of, is_empty
-from safe_r1.benchmarks.own.settings import OwnSettings, OwnTask
-from safe_r1.benchmarks.own.words import read_task
+from safe_r1.benchmarks.own.settings import IndexBase, OwnSettings, OwnTask
+from safe_r1.benchmarks.own.words import fold, read_judgement, read_task
 from safe_r1.errors import DataError
 from safe_r1.language import detect_language
 from safe_r1.schema import Message, Sample
@@ -35,6 +33,8 @@ _INSTRUCTIONS = {
     ("math", "zh"): "请逐步推理，并将最终答案放在 \\boxed{} 中。",
     ("math", "en"): math_answers.INSTRUCTION,
 }
+_JUDGEMENT = {"A": "正确", "B": "错误"}
+_JUDGEMENT_TYPES = ("判断题", "判断")
 _ALL = "all-questions"
 _NAME_CHARS = 80
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -51,7 +51,7 @@ class Draft:
 
     where: str
     sample: Sample
-    number: int | None = None
+    number: NumberAnswer | None = None
 
 
 @dataclass
@@ -95,8 +95,10 @@ class RowReader:
         language = detect_language(question) if self.settings.language == "auto" else self.settings.language
         if task == "mcq":
             stem, options = self._options(row, question)
-            choice = read_choice(answer, options, "the answer")
-            number = choice if isinstance(choice, int) else None
+            if options == _JUDGEMENT and (judged := read_judgement(answer)):
+                answer = judged
+            choice = read_choice(answer, options, "the answer", self.settings.index_base)
+            number = choice if isinstance(choice, NumberAnswer) else None
             metadata["answer"] = choice if isinstance(choice, str) else ""
             metadata["stem_chars"] = str(len(stem))
             asked = prompt_with_options(stem, options, _INSTRUCTIONS["mcq", language])
@@ -115,7 +117,7 @@ class RowReader:
         ]
         sample_id = self._sample_id(row, task, content, metadata, where)
         messages = [*history, Message(role="user", content=asked)]
-        sample = Sample(sample_id, self.name, task, area, category, messages, options, metadata)
+        sample = Sample(sample_id, self.name, task, area, category, messages, dict(options), metadata)
         return Draft(where, sample, number)
 
     def _task(self, row: Mapping[str, object]) -> OwnTask:
@@ -169,8 +171,15 @@ class RowReader:
         try:
             stem, options = parse_options(question)
         except DataError:
+            if self._is_judgement(row):
+                return question, dict(_JUDGEMENT)
             raise RowError("no options, neither in a column nor in the question as A. … B. …") from None
         return stem, options
+
+    def _is_judgement(self, row: Mapping[str, object]) -> bool:
+        """Whether a row without options is to be judged true or false, by its type and its answer."""
+        kind = fold(field_of(row, self.columns.expected))
+        return kind in _JUDGEMENT_TYPES and read_judgement(field_of(row, self.columns.answer)) is not None
 
     def _place(self, row: Mapping[str, object]) -> tuple[str, str]:
         """Keys of the row's area and category; their names become labels."""
@@ -206,7 +215,7 @@ class RowReader:
                 raise RowError(f"an id occurs twice ({shown(source_id)}, first in {self._ids[source_id]})")
             self._ids[source_id] = where
             # An id may be any text, and a sample's is part of file names and keys.
-            plain = source_id if _PLAIN_ID.fullmatch(source_id) else _key(source_id)
+            plain = source_id if _PLAIN_ID.fullmatch(source_id) else _id_key(source_id)
             return f"{self.name}/{task}/{plain}"
         digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
         self._contents[digest] += 1
@@ -231,7 +240,13 @@ def _key(name: str) -> str:
     return f"{slug or 'x'}-{hashlib.sha256(folded.encode()).hexdigest()[:8]}"
 
 
-def settle_numbers(drafts: Sequence[Draft], base: int | None, where: str) -> str:
+def _id_key(source_id: str) -> str:
+    """A short ASCII key for an id; unlike a name's, it differs where ids differ in case, width or spaces."""
+    slug = _key(source_id).rpartition("-")[0]
+    return f"{slug}-{hashlib.sha256(source_id.encode()).hexdigest()[:16]}"
+
+
+def settle_numbers(drafts: Sequence[Draft], base: IndexBase, where: str) -> str:
     """Give drafts whose answer is a number its letter; the note says what numbers count from.
 
     Args:
@@ -242,23 +257,47 @@ def settle_numbers(drafts: Sequence[Draft], base: int | None, where: str) -> str
     Raises:
         DataError: It cannot be told.
     """
-    numbered = [draft for draft in drafts if draft.number is not None]
+    numbered = [(draft, draft.number) for draft in drafts if draft.number is not None]
+    if base is None:
+        _check_texts(numbered, where)
+        for draft, answer in numbered:
+            # Its text is that of the option that it would count to, or it counts to none.
+            draft.sample.metadata["answer"] = answer.same
+        numbered = [(draft, answer) for draft, answer in numbered if not answer.same]
     if not numbered:
         return ""
     reason = "set"
     if base is None:
-        has_zero = any(draft.number == 0 for draft in numbered)
-        has_last = any(draft.number == len(draft.sample.options) for draft in numbered)
+        has_zero = any(answer.number == 0 for _, answer in numbered)
+        has_last = any(answer.number == len(draft.sample.options) for draft, answer in numbered)
         if has_zero == has_last:
             raise DataError(
                 f"{where}: cannot tell whether the answers that are numbers count from 0 or from 1; "
-                "set benchmark.index_base=0 or 1"
+                "--set benchmark.index_base=0 or --set benchmark.index_base=1 says it"
             )
         base = 0 if has_zero else 1
         reason = "one answer is 0" if has_zero else "one answer is the number of options"
-    for draft in numbered:
-        place = (draft.number or 0) - base
+    for draft, answer in numbered:
+        place = answer.number - (1 if base == 1 else 0)
         letters = list(draft.sample.options)
         # Empty for a number beyond the options, which is a row that does not fit.
         draft.sample.metadata["answer"] = letters[place] if 0 <= place < len(letters) else ""
     return f"answers that are numbers count from {base}: {reason}"
+
+
+def _check_texts(numbered: Sequence[tuple[Draft, NumberAnswer]], where: str) -> None:
+    """Check that no number is the text of one option and may count to another."""
+    unclear = [
+        (draft, answer) for draft, answer in numbered if answer.could_be_another(len(draft.sample.options))
+    ]
+    # Where every number is the text of an option, and one is too large to count, all are texts.
+    are_texts = all(answer.same for _, answer in numbered) and any(
+        answer.number > len(draft.sample.options) for draft, answer in numbered
+    )
+    if unclear and not are_texts:
+        draft, answer = unclear[0]
+        raise DataError(
+            f"{where}: in {len(unclear)} rows the answer is the text of one option and may be the number of "
+            f"another (first {draft.where}: {answer.number}); --set benchmark.index_base=0 or =1 says what "
+            "numbers count from, --set benchmark.index_base=text that they are texts of options"
+        )

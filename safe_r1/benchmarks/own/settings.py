@@ -15,6 +15,7 @@ GROUP = "benchmark"
 """Name of the group of settings."""
 
 OwnTask = Literal["mcq", "refusal", "over_refusal", "math"]
+IndexBase = Literal[0, 1, "text"] | None
 TASKS: tuple[OwnTask, ...] = ("mcq", "refusal", "over_refusal", "math")
 
 
@@ -62,8 +63,9 @@ class OwnSettings(Settings):
     taxonomy: Literal["own", "chisafetybench"] = Field(
         default="own", description="chisafetybench: categories of these names are its 31 categories"
     )
-    index_base: Literal[0, 1] | None = Field(
-        default=None, description="number of the first option, where answers are numbers"
+    index_base: IndexBase = Field(
+        default=None,
+        description="number of the first option, where answers are numbers; text: they are texts of options",
     )
     max_malformed_share: float = Field(
         default=0.0, ge=0, lt=1, description="maximum share of rows that do not fit and are left out"
@@ -94,6 +96,11 @@ def merge(beside: UPath | None, given: Settings | None) -> OwnSettings:
             tree = tomllib.loads(beside.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{beside}: {str(error).splitlines()[0]}; correct it or remove it") from None
+    if "url" in tree and "model" in tree:
+        raise ConfigError(
+            f"{beside}: is the file of an endpoint (it has a url and a model), but this name is for "
+            "settings of the questions beside it; rename one of the two"
+        )
     _overlay(tree, given.model_dump(exclude_unset=True) if given else {})
     try:
         return OwnSettings.model_validate(tree)

@@ -8,6 +8,7 @@ from safe_r1.benchmarks.own.settings import OwnTask
 ROLES: dict[str, tuple[str, ...]] = {
     "question": (
         *("问题", "题目", "提问", "题干", "问题内容", "题目内容", "测试问题", "用户输入", "提示词"),
+        *("問题", "問題", "題目", "文本"),
         *("prompt", "question", "query", "instruction", "input"),
     ),
     "history": (
@@ -20,7 +21,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         *("answer", "label", "target", "gold", "correct answer", "answer key"),
     ),
     "category": (
-        *("类别", "类型", "风险类别", "风险类型", "分类", "二级类别", "小类"),
+        *("类别", "类型", "风险类别", "风险类型", "分类", "二级类别", "小类", "标签"),
         *("category", "type", "subcategory", "sub category"),
     ),
     "area": ("领域", "一级类别", "大类", "风险领域", "area", "domain"),
@@ -34,7 +35,18 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 _TASKS: dict[OwnTask, tuple[str, ...]] = {
     "refusal": (
-        *("应拒答", "拒答", "应拒绝", "拒绝", "拒绝回答", "应当拒答", "需拒答", "应拒答题", "应拒答测试题"),
+        *(
+            "应拒答",
+            "拒答",
+            "应拒绝",
+            "拒绝",
+            "拒绝回答",
+            "应当拒答",
+            "需拒答",
+            "拒",
+            "应拒答题",
+            "应拒答测试题",
+        ),
         *("refusal", "refuse", "reject", "should refuse", "should be refused", "risky", "unsafe", "harmful"),
         *("风险", "有害", "不安全"),
     ),
@@ -47,17 +59,28 @@ _TASKS: dict[OwnTask, tuple[str, ...]] = {
             "应回答",
             "可回答",
             "正常回答",
+            "正常",
             "非拒答题",
             "非拒答测试题",
         ),
         *("over refusal", "should not refuse", "should not be refused", "should answer", "comply", "benign"),
         *("safe", "harmless", "无害", "安全", "误拒"),
     ),
-    "mcq": ("mcq", "选择题", "单选", "单选题", "multiple choice", "single choice", "choice"),
+    "mcq": (
+        "mcq",
+        "选择题",
+        "单选",
+        "单选题",
+        "判断题",
+        "判断",
+        "multiple choice",
+        "single choice",
+        "choice",
+    ),
     "math": ("math", "数学", "数学题", "计算题"),
 }
-_YES = ("是", "true", "yes", "1", "y", "对")
-_NO = ("否", "false", "no", "0", "n", "错")
+_YES = ("是", "true", "yes", "1", "y", "对", "√", "✓", "✔")
+_NO = ("否", "false", "no", "0", "n", "错", "×", "✗", "✘")
 # Only in a column of such a name does yes or no say whether to refuse.
 _BOOLEAN_NAMES = ("应拒答", "是否拒答", "是否应拒答", "是否应该拒答", "should refuse", "refuse")
 _REMARK = re.compile(r"[(\[][^()\[\]]{0,40}[)\]]$")
@@ -89,6 +112,14 @@ def read_task(value: object, column: str) -> OwnTask | None:
         if word in _NO:
             return "over_refusal"
     return _TASK_OF_WORD.get(word)
+
+
+def read_judgement(value: object) -> str | None:
+    """正确 or 错误 where a cell says that a statement is true or false; None where it says neither."""
+    word = fold(value)
+    if word in (*_YES, "正确", "t"):
+        return "正确"
+    return "错误" if word in (*_NO, "错误", "不正确", "f") else None
 
 
 _OPTION_COLUMN = re.compile(r"(?:选项|option|choice)?([a-h])|(?:选项|option|choice)([1-8])")

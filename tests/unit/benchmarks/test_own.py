@@ -9,6 +9,7 @@ import openpyxl
 import pytest
 
 from safe_r1.benchmarks import evaluate_schema, get_benchmark, get_benchmarks
+from safe_r1.benchmarks.math_answers import score_result
 from safe_r1.benchmarks.selection import select
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.schema import Sample
@@ -168,7 +169,7 @@ def test_a_mixed_file_says_its_task_row_by_row(
 )
 def test_a_task_that_cannot_be_told_is_asked_for(columns: dict[str, str], tmp_path: Path):
     path = write_records(tmp_path / "q.jsonl", [columns])
-    with pytest.raises(DataError, match=r"cannot tell the task .* set benchmark.task to refusal") as error:
+    with pytest.raises(DataError, match=r"cannot tell the task .* --set benchmark.task=refusal") as error:
         load(path)
     assert "\n" not in str(error.value)
     assert load(path, "benchmark.task=over_refusal")[0].task == "over_refusal"
@@ -230,7 +231,7 @@ def test_answers_by_number_need_what_they_count_from(tmp_path: Path):
 
     assert letters(load(numbered(0, 1, 2))) == "ABC"
     assert letters(load(numbered("1", "2", "3"))) == "ABC"
-    with pytest.raises(DataError, match=r"count from 0 or from 1; set benchmark.index_base"):
+    with pytest.raises(DataError, match=r"count from 0 or from 1; --set benchmark.index_base"):
         load(numbered(1, 2))
     assert letters(load(numbered(1, 2), "benchmark.index_base=0")) == "BC"
     with pytest.raises(DataError, match=r"1 of 2 rows do not fit, first q.jsonl, line 2: the answer .*\(7\)"):
@@ -238,8 +239,42 @@ def test_answers_by_number_need_what_they_count_from(tmp_path: Path):
 
 
 def test_numbers_as_options_are_their_text(tmp_path: Path):
-    path = write_records(tmp_path / "q.jsonl", [{"问题": "1+1?", "A": 1, "B": 2, "C": 3, "答案": 2}])
-    assert load(path)[0].metadata["answer"] == "B"
+    rows = [{"问题": "1+1?", "A": 1, "B": 2, "C": 3, "答案": 2}]
+    path = write_records(tmp_path / "q.jsonl", rows)
+    assert load(path, "benchmark.index_base=text")[0].metadata["answer"] == "B"
+    # No number of an option is as large: all are texts.
+    rows.append({"问题": "6*7?", "A": 41, "B": 42, "C": 43, "答案": 42})
+    assert [each.metadata["answer"] for each in load(write_records(path, rows))] == ["B", "B"]
+
+
+@pytest.mark.parametrize(("answer", "letters"), [(0, "A"), (2, "CB"), ("2", "CB"), (3, "DC"), (8, "")])
+def test_numbers_among_options_that_are_numbers(answer: object, letters: str, tmp_path: Path):
+    rows = [{"问题": "?", "选项": ["8", "2", "0", "4"], "答案": answer}]
+    path = write_records(tmp_path / "q.jsonl", rows)
+    for base, letter in enumerate(letters):
+        assert load(path, f"benchmark.index_base={base}")[0].metadata["answer"] == letter
+    if answer == 8:
+        assert load(path)[0].metadata["answer"] == "A"
+    elif answer != 3:
+        with pytest.raises(DataError, match=r"=0 or =1 .* --set benchmark.index_base=text"):
+            load(path)
+
+
+@pytest.mark.parametrize("key", ["2", "２", "答案：2", "$２$"])
+@pytest.mark.parametrize("answer", [r"\boxed{2}", r"\boxed{２}", "所以答案是 $２$"])
+def test_mathematics_in_full_width(key: str, answer: str, tmp_path: Path):
+    path = write_records(tmp_path / "q.jsonl", [{"问题": "1+1?", "答案": key}])
+    [sample] = load(path, "benchmark.task=math")
+    assert score_result(sample, answer).is_correct
+    assert not score_result(sample, answer.replace("2", "3").replace("２", "３")).is_correct
+
+
+def test_ids_that_differ_in_spaces_width_or_case_are_different(tmp_path: Path):
+    ids = ["第 1 题", "第1题", "第１题", "q 1", "Q 1", "q1", "Q1", "ｑ1"]
+    path = write_records(tmp_path / "q.jsonl", [{"编号": each, "问题": f"{each}？"} for each in ids])
+    samples = load(path, "benchmark.task=refusal")
+    assert len({sample.sample_id for sample in samples}) == len(ids)
+    assert all(sample.sample_id.isascii() for sample in samples)
 
 
 HISTORIES = [
@@ -297,7 +332,7 @@ def test_rows_that_cannot_be_decoded_are_named(tmp_path: Path):
         load(tmp_path / "q.jsonl")
     table = "问题,期望\n一？,应拒答\n二？,非拒答\n".encode() + b"\xff\xfe?,\xff\n"
     (tmp_path / "q.csv").write_bytes(table)
-    with pytest.raises(DataError, match=r"1 of 3 rows do not fit, first q.csv, row 4: not UTF-8 text"):
+    with pytest.raises(DataError, match=r"1 of 3 rows do not fit, first q.csv, line 4: not UTF-8 text"):
         load(tmp_path / "q.csv")
 
 

@@ -3,13 +3,15 @@
 import contextlib
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_r1.benchmarks.options import swap_options
-from safe_r1.benchmarks.own.cells import RowError, lettered, parsed, read_choice, read_history, read_options
+from safe_r1.benchmarks.own.cells import RowError, parsed, read_history, read_result
+from safe_r1.benchmarks.own.choices import NumberAnswer, lettered, read_choice, read_options
 from safe_r1.benchmarks.own.mapping import Columns
 from safe_r1.benchmarks.own.rows import RowReader
 from safe_r1.benchmarks.own.settings import OwnSettings
@@ -66,6 +68,89 @@ def test_every_form_of_options_and_answers_means_the_same(texts: list[str], data
             f"{letters[place]}. {texts[place]}",
         ):
             assert read_choice(answer, options, "answer") == letters[place]
+
+
+@given(options_lists, st.data())
+def test_labels_and_not_places_tell_the_right_option(texts: list[str], data: st.DataObject):
+    letters = "ABCDEFGH"[: len(texts)]
+    labels = data.draw(
+        st.sampled_from([list(letters), list(letters.lower()), [str(n) for n in range(1, len(texts) + 1)]])
+    )
+    pairs = data.draw(st.permutations(list(zip(labels, texts, strict=True))))
+    shapes: list[object] = [
+        dict(pairs),
+        [{"label": label, "text": text} for label, text in pairs],
+        {"label": [label for label, _ in pairs], "text": [text for _, text in pairs]},
+    ]
+    for shape in shapes:
+        options = read_options(shape, "options")
+        assert list(options.values()) == texts
+        for label, text in pairs:
+            choice = read_choice(label, options, "answer")
+            assert isinstance(choice, str)
+            assert options[choice] == text
+    marked = [f"{label}. {text}" for label, text in pairs]
+    if labels[0] in "Aa" and pairs != sorted(pairs, key=lambda pair: pair[0]):
+        with pytest.raises(RowError, match="do not run from A on"):
+            read_options(marked, "options")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"A": "", "B": "乙", "C": "丙", "D": "丁"},
+        {"A": "甲", "B": None, "C": "丙"},
+        {"A": "甲", "C": "丙"},
+        {"B": "甲", "C": "丙"},
+        [{"label": "A", "text": "甲"}, {"label": "A", "text": "乙"}],
+        {"text": ["甲", "乙"], "label": ["B", "C"]},
+        {"text": ["甲", "乙"], "label": ["A"]},
+        {"A": "B. 乙", "B": "A. 甲"},
+        ["B. 乙", "A. 甲"],
+        ["B. 乙", "C. 甲"],
+        "B. 乙\nA. 甲",
+    ],
+)
+def test_letters_with_a_gap_or_in_another_order_do_not_fit(options: object):
+    with pytest.raises(RowError, match=r"do not run from A on|an option is empty|differ in number"):
+        read_options(options, "options")
+
+
+@pytest.mark.parametrize("text", ["A.上海;B.北京", "A. 上海； B. 北京；", "A.上海|B.北京", "上海;北京"])
+def test_what_separates_options_belongs_to_none(text: str):
+    assert read_options(text, "options") == {"A": "上海", "B": "北京"}
+
+
+@pytest.mark.parametrize("answer", ["选B项", "正确答案：B", "标准答案:b", "答案是B", "B项", "B选项", "选项B"])
+def test_answers_with_words_around_the_letter(answer: str):
+    assert read_choice(answer, {"A": "甲", "B": "乙"}, "answer") == "B"
+
+
+@given(st.permutations(["0", "1", "2", "3", "8", "12"]), st.sampled_from([0, 1, "text", None]), st.data())
+def test_a_number_is_an_index_where_that_is_set(texts: list[str], base: Any, data: st.DataObject):
+    options = dict(zip("ABCDEF", texts, strict=True))
+    text = data.draw(st.sampled_from(texts))
+    choice = read_choice(text, options, "answer", base)
+    letter = "ABCDEF"[texts.index(text)]
+    assert choice == (letter if base == "text" else NumberAnswer(int(text), letter))
+
+
+@pytest.mark.parametrize(
+    ("cell", "result"),
+    [
+        ("２", "2"),
+        ("１／２", "1/2"),
+        ("－3", "-3"),
+        ("1，000", "1000"),
+        ("答案：2", "2"),
+        ("正确答案为 ２", "2"),
+        ("$x²$", "x²"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\left[1，2\right)", r"\left[1, 2\right)"),
+    ],
+)
+def test_results_in_full_width(cell: str, result: str):
+    assert read_result(cell, "answer") == result
 
 
 @given(st.text(min_size=1, max_size=60).filter(str.strip), options_lists)

@@ -8,6 +8,8 @@ import pytest
 from safe_r1.benchmarks import names, require_files
 from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
+from safe_r1.campaign.start import require_questions
+from safe_r1.campaign.view import campaign_folder
 from safe_r1.errors import ConfigError, DataError
 
 SMALL: dict[str, Any] = {
@@ -230,6 +232,10 @@ def test_own_questions_are_a_benchmark_of_a_campaign(tmp_path: Path, monkeypatch
     require_files(["q.csv"])
     # A campaign whose evaluations are finished needs the file no more.
     (tmp_path / "q.csv").unlink()
+    with pytest.raises(DataError, match="no file at"):
+        require_questions(small(**changes), str(tmp_path / "new"))
+    campaign_folder(str(tmp_path / "out")).open({}, {}, name="campaign.json")
+    require_questions(small(**changes), str(tmp_path / "out"))
     again = make_steps(small(**changes), "out")
     assert again["evaluate/r1-distill-qwen-7b"].argv == step.argv
     with pytest.raises(DataError, match="no file at"):
