@@ -85,6 +85,7 @@ def folder_of(server: Server, output: Path) -> RunFolder:
     return RunFolder.locate(str(output), "main", variant, "chisafetybench-sample")
 
 
+@pytest.mark.very_long
 def test_a_killed_run_asks_no_answered_row_again_and_reports_blocks(server: Server, tmp_path: Path):
     output = tmp_path / "runs"
     environment = os.environ | {"SAFE_R1_API_KEY": "sk-very-secret", "RAY_ADDRESS": "local"}
