@@ -105,15 +105,19 @@ def fetch(
 
 questions = typer.Typer(no_args_is_help=True, help="Own questions: how a file of them is read.")
 app.add_typer(questions, name="benchmark")
+QuestionsFile = Annotated[
+    str, typer.Argument(help="File, URI or hf:OWNER/NAME[:CONFIG][:SPLIT] with questions.")
+]
+QuestionsSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting, e.g. benchmark.task=refusal; may be repeated."),
+]
 
 
 @questions.command()
 def check(
-    file: Annotated[str, typer.Argument(help="File, URI or hf:OWNER/NAME[:CONFIG][:SPLIT] with questions.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting, e.g. benchmark.task=refusal; may be repeated."),
-    ] = None,
+    file: QuestionsFile,
+    set_: QuestionsSettings = None,
 ) -> None:
     """Show the columns, counts and samples of a file of questions, and every row that does not fit."""
     from safe_r1.benchmarks import check_questions
@@ -127,11 +131,8 @@ def check(
 
 @questions.command("init")
 def init_questions(
-    file: Annotated[str, typer.Argument(help="File, URI or hf:OWNER/NAME[:CONFIG][:SPLIT] with questions.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting, e.g. benchmark.task=refusal; may be repeated."),
-    ] = None,
+    file: QuestionsFile,
+    set_: QuestionsSettings = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a TOML file that exists.")] = False,
 ) -> None:
     """Write the TOML file beside a file of questions: what was recognised, and why."""

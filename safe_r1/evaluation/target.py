@@ -1,7 +1,7 @@
 """What is evaluated: a model on an engine of the cluster, or one behind a URL. The job treats both alike."""
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Finish = Callable[[EngineResult], BenchmarkRow[Completion]]
 WriteRows = Callable[[Sequence[BenchmarkRow[Completion]]], None]
-Counts = Iterator[BatchCounts]
 Lengths = dict[str, dict[str, float]]
 
 
@@ -265,11 +264,12 @@ class Journal:
 
     def read(self, keys: Iterable[str]) -> dict[str, Reply]:
         """The answers that are there."""
-        wanted = list(keys)
-        found: dict[str, Reply] = {}
-        for benchmark, cache in self.caches.items():
-            found |= cache.read([key for key in wanted if RequestKey.from_text(key).benchmark == benchmark])
-        return found
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            wanted[RequestKey.from_text(key).benchmark].append(key)
+        return {
+            key: reply for name, mine in wanted.items() for key, reply in self.caches[name].read(mine).items()
+        }
 
     @contextmanager
     def writing(self) -> Iterator[Write]:
