@@ -37,7 +37,13 @@ class EngineConfig(Settings):
     max_num_seqs: int | None = Field(
         default=None, ge=1, description="sequences decoded concurrently; None: 256 on GPU, 64 on CPU"
     )
-    batch_size: int = Field(default=16, ge=1, description="rows sent to an engine, and written, together")
+    batch_size: int = Field(default=4, ge=1, description="rows sent to an engine together")
+    shard_mib: float = Field(
+        default=8, gt=0, description="finished rows are written when they are this many MiB of text"
+    )
+    shard_age_s: float = Field(
+        default=60, ge=0, description="or when one has waited this many seconds, whichever comes first"
+    )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="share of a GPU's memory that vLLM may use"
     )

@@ -11,7 +11,7 @@ from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import ROW_SCHEMA, CorpusRow, Drop, TableRow
 from safe_r1.corpus.teachers import Response
-from safe_r1.inference.batch import EngineResult
+from safe_r1.inference.requests import EngineResult
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.runs import RunFolder, latest

@@ -20,9 +20,10 @@ from safe_r1.corpus.ingest import read_counts
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import CorpusRow, Drop, TableRow
 from safe_r1.corpus.teachers import PROMPT_SHA256, compose_response, teacher_messages
-from safe_r1.inference.batch import BatchCounts, Request, Sampling, generate, row_seed
+from safe_r1.inference.batch import generate
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources
+from safe_r1.inference.requests import BatchCounts, Request, Sampling, in_batches, row_seed
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.models.checkpoints import cache_folder, prepare
 from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
@@ -119,7 +120,7 @@ def _by_engine(job: _Job) -> Iterator[BatchCounts]:
     ]
     sampling = Sampling(config.temperature, config.top_p)
     finish = job.builder(f"llm:{variant.name}").from_engine
-    yield from generate(requests, variant, config.engine, device, sampling, finish, job.write)
+    yield from generate(in_batches(requests), variant, config.engine, device, sampling, finish, job.write)
 
 
 def teacher_variant(recipe: CorpusRecipe) -> Variant:

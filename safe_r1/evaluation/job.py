@@ -33,9 +33,10 @@ from safe_r1.evaluation.scoring import (
     score_without_judge,
 )
 from safe_r1.evaluation.target import Target, make_target
-from safe_r1.inference.batch import BatchCounts, Request, Sampling, generate, row_seed
+from safe_r1.inference.batch import generate
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources
+from safe_r1.inference.requests import BatchCounts, Request, Sampling, in_batches, row_seed
 from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
@@ -299,7 +300,7 @@ def _judge(
     connect()
     engine = plan.config.judge.engine
     return generate(
-        judge_requests(pending, plan.config.judge.max_tokens, judge.policy),
+        in_batches(judge_requests(pending, plan.config.judge.max_tokens, judge.policy)),
         judge.model,
         engine,
         pick_device(judge.model, engine.device, cluster.gpu_total),

@@ -7,8 +7,8 @@ from safe_r1.benchmarks import Benchmark, get_benchmarks
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
-from safe_r1.inference.batch import Sampling
 from safe_r1.inference.memory import cpu_kv_cache_gib
+from safe_r1.inference.requests import Sampling
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.endpoint_entry import with_overrides

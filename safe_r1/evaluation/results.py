@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Generic, Self, TypeVar
 
-from safe_r1.inference.batch import EngineResult
+from safe_r1.inference.requests import EngineResult
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.runs import Key, Row, RunFolder, latest, sha256
 from safe_r1.schema import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from safe_r1.benchmarks import Benchmark, Score
 from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey
-from safe_r1.inference.batch import BatchCounts, EngineResult, Request
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request
 from safe_r1.judge.base import Judge, JudgeItem, Judgement, judge_blocking
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.runs import Row

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey, read_completions
-from safe_r1.inference.batch import BatchCounts, EngineResult, Request, generate
+from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import check_resources, engine_arguments
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import Reply, ReplyCache, Write
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request, in_batches
 from safe_r1.inference.spending import Spending, estimate_tokens
 from safe_r1.metrics.lengths import completion_lengths, token_lengths
 from safe_r1.models.chat import load_tokenizer, render
@@ -120,7 +121,9 @@ class EngineTarget:
     ) -> Iterator[BatchCounts]:
         """Generates on Ray Data."""
         plan = self.plan
-        return generate(requests, plan.variant, plan.engine, self.device, plan.sampling, finish, write)
+        return generate(
+            in_batches(requests), plan.variant, plan.engine, self.device, plan.sampling, finish, write
+        )
 
     def lengths(self, completions: Sequence[Completion]) -> Lengths:
         """Counted by the model's tokenizer."""

@@ -1,17 +1,17 @@
 """Generates completions of dialogues with vLLM on Ray Data; the only importer of ``ray.data.llm``.
 
-One stream: rows → render and tokenize (ours) → engine → finish → shard. Rendering is ours so that no second
-BOS is added and serving gets the same tokens. Shards are written by the stream's own workers; the driver gets
-counts only.
+One stream: batches of requests → render and tokenize → engine → finish → shard. A few rows go to the engine
+together and come back together, as a batch holds its place until its slowest row ends. They are written in
+shards of some MB. The driver holds the rows of one shard, however many there are.
 
-The first batch is the canary: if all its rows fail, or an engine cannot start or keeps dying, the job ends
+The first rows are the canary: if all of them fail, or an engine cannot start or keeps dying, the job ends
 with the reason instead of working through the rest.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -19,11 +19,12 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import EngineLostError, ModelError
 from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
 from safe_r1.inference.placement import configure_data, placement, release
-from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
+from safe_r1.inference.rendering import RenderBatches, Renderer
+from safe_r1.inference.requests import BatchCounts, EngineResult, RequestBatch, Sampling
+from safe_r1.inference.shard_buffer import ShardBuffer
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 from safe_r1.runs import Row
-from safe_r1.schema import Message
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -33,135 +34,157 @@ if TYPE_CHECKING:
 Finished = TypeVar("Finished")
 """A caller's form of a result, which it writes."""
 
-_REQUEST_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("max_tokens", pa.int32()),
-        ("seed", pa.int64()),
-    ]
+_CANARY_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """How rows are handed to one engine.
+
+    Attributes:
+        rows: Rows of a batch. One is ideal for the engine, but each batch costs Ray some milliseconds.
+        batches: Batches that an engine has at the same time.
+    """
+
+    rows: int
+    batches: int
+
+
+def dispatch(num_seqs: int, rows: int) -> Dispatch:
+    """Batches that keep ``num_seqs`` slots of an engine filled.
+
+    A batch that waits for its slowest row holds rows that have ended, so that larger batches need more rows
+    under way. With lognormal lengths (sigma 1.5) at least 97% of the slots are filled while rows are left;
+    with 1.5 rows a slot it would be 68% at 4 rows a batch and 36% at 16.
+    """
+    rows_under_way = num_seqs * (1 + rows / 2)
+    return Dispatch(rows, max(2, -(-int(rows_under_way) // rows)))
+
+
+def generate(
+    batches: Sequence[RequestBatch],
+    variant: Variant,
+    engine: EngineConfig,
+    device: Device,
+    sampling: Sampling,
+    finish: Callable[[EngineResult], Finished],
+    write: Callable[[Sequence[Finished]], None],
+) -> Iterator[BatchCounts]:
+    """Complete all requests; yields counts as rows are finished.
+
+    Args:
+        batches: The rows, in the order in which they are started; none starts no engine.
+        variant: The model.
+        engine: Engine settings.
+        device: Where the engine runs.
+        sampling: Shared sampling settings.
+        finish: Turns a result into what is written.
+        write: Writes some rows as one shard, atomically.
+
+    Raises:
+        ModelError: The engine cannot start, or fails every one of the first rows.
+        EngineLostError: It keeps dying, or no machine came for it.
+    """
+    if not batches:
+        return
+    from ray.exceptions import GetTimeoutError, RayError
+
+    configure_data(engine.start_timeout_s)
+    groups: list[PlacementGroup] = []
+    canary = _Canary(variant.name, sum(batch.num_rows for batch in batches))
+    try:
+        dataset = _stream(batches, variant, engine, device, sampling, groups)
+        with ShardBuffer(write, engine.shard_mib, engine.shard_age_s) as buffer:
+            # Without prefetching: rows are reported, and the canary checked, as soon as they are finished.
+            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                results = read_results(block)
+                num_bytes = sum(4 * len(result["text"]) for result in results)
+                buffer.add([finish(result) for result in results], num_bytes)
+                canary.check(results)
+                yield BatchCounts(
+                    rows=len(results),
+                    failed=sum(result["error"] is not None for result in results),
+                    tokens=sum(result["completion_tokens"] for result in results),
+                )
+    except (RayError, GetTimeoutError) as error:
+        kind = EngineLostError if _is_loss(error) else ModelError
+        raise kind(
+            f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
+            f"{_last_line(error)}; the log holds the engine's own messages"
+        ) from error
+    finally:
+        release(groups)
+
+
+@dataclass
+class _Canary:
+    """Ends a job whose first rows all fail."""
+
+    variant: str
+    num_rows: int
+    num_seen: int = 0
+    is_alive: bool = False
+
+    def check(self, results: Sequence[EngineResult]) -> None:
+        self.num_seen += len(results)
+        self.is_alive = self.is_alive or any(result["error"] is None for result in results)
+        if not self.is_alive and self.num_seen >= min(_CANARY_ROWS, self.num_rows):
+            raise ModelError(
+                f"{self.variant}: every one of the first {self.num_seen} rows failed: {results[0]['error']}"
+            )
+
+
+def _stream(
+    batches: Sequence[RequestBatch],
+    variant: Variant,
+    engine: EngineConfig,
+    device: Device,
+    sampling: Sampling,
+    groups: "list[PlacementGroup]",
+) -> "Dataset":
+    """The requests on their way through the engine; nothing runs before it is read."""
+    import ray
+    from ray.data import TaskPoolStrategy
+
+    processor = _processor(variant, engine, device, groups)
+    context = engine_arguments(variant, engine, device)["max_model_len"]
+    render = RenderBatches(
+        Renderer(variant, sampling, context, engine.trust_remote_code), processor.DATA_COLUMN
+    )
+    items = [{"batch": pickle.dumps(batch)} for batch in batches]
+    rendered = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        render,  # pyright: ignore[reportArgumentType] - Ray's protocol does not know generators' types
+        batch_size=1,
+        # Half a CPU keeps up with an engine; each further worker would import all libraries again.
+        num_cpus=0.5,
+        compute=TaskPoolStrategy(size=engine.replicas),
+    )
+    # Joined with the stage before by Ray Data: it costs no task of its own.
+    return processor(rendered.repartition(target_num_rows_per_block=engine.batch_size))
+
+
+def read_results(block: pa.Table) -> list[EngineResult]:
+    """The results in a block of the engine's stage, whose one column holds structs."""
+    column = block.column(0).combine_chunks()
+    # Without the engine's further fields, such as token ids, which can be larger than the text.
+    names = {field.name for field in column.type}
+    kept = [name for name in _KEPT if name in names]
+    return list(map(_result, pa.table({name: column.field(name) for name in kept}).to_pylist()))
+
+
+_KEPT = (
+    "key",
+    "prompt_tokens",
+    "prefix",
+    "max_tokens",
+    "num_generated_tokens",
+    "generated_text",
+    "__inference_error__",
 )
 
 
-@dataclass(frozen=True)
-class Request:
-    """One dialogue that the model continues.
-
-    Attributes:
-        key: Identity of the row, returned with its result.
-        messages: The dialogue.
-        max_tokens: Maximum length of the completion in tokens.
-        seed: Of the sampler, for this row alone.
-    """
-
-    key: str
-    messages: list[Message]
-    max_tokens: int
-    seed: int
-
-
-class EngineResult(TypedDict):
-    """The engine's result of one request.
-
-    Attributes:
-        key: The request's.
-        prompt_tokens: Length of the rendered prompt in tokens.
-        completion_tokens: Number of generated tokens.
-        text: The completion, with the reasoning prefix of its prompt; empty where there is an error.
-        finish_reason: ``stop`` or ``length``; None where there is an error.
-        error: Why there is no completion.
-        parts: Reasoning and answer where they are known apart from the text; else None.
-        blocked, served_by: See ``Completion``; None for an engine.
-    """
-
-    key: str
-    prompt_tokens: int
-    completion_tokens: int
-    text: str
-    finish_reason: str | None
-    error: str | None
-    parts: tuple[str, str | None] | None
-    blocked: str | None
-    served_by: str | None
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling settings shared by all requests of a call."""
-
-    temperature: float
-    top_p: float
-
-
-def row_seed(*parts: str | int) -> int:
-    """A seed of 31 bits from what identifies a row: the same on every machine and in every order."""
-    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
-
-
-class Renderer:
-    """The preprocess stage: renders and tokenizes a request. Each worker loads the tokenizer once."""
-
-    def __init__(self, variant: Variant, sampling: Sampling, context: int, trust_remote_code: bool):
-        self.variant = variant
-        self.sampling = sampling
-        self.context = context
-        self.trust_remote_code = trust_remote_code
-
-    def __call__(self, row: Row) -> Row:
-        """Adds ``tokenized_prompt``, ``sampling_params`` and what ``finish`` needs."""
-        tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
-        tokens, prefix = render(list(row["messages"]), self.variant.prompt_format, tokenizer)
-        # A prompt that fills the context is left to the engine, which rejects that row with both lengths.
-        max_tokens = max(1, min(int(row["max_tokens"]), self.context - len(tokens)))
-        params = {
-            "max_tokens": max_tokens,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-        }
-        # Greedy sampling draws nothing: its rows are the same for every seed.
-        if self.sampling.temperature > 0:
-            params["seed"] = int(row["seed"])
-        # A base model ends no turn: without these it writes the next turn of the dialogue itself.
-        if self.variant.style == "plain":
-            params["stop"] = list(PLAIN_STOPS)
-        if stop_token_ids := self.variant.prompt_format.stop_token_ids:
-            params["stop_token_ids"] = list(stop_token_ids)
-        return {
-            "key": row["key"],
-            "tokenized_prompt": tokens,
-            "sampling_params": params,
-            "prompt_tokens": len(tokens),
-            "prefix": prefix,
-            "max_tokens": max_tokens,
-        }
-
-
-class Sink(Generic[Finished]):
-    """The last stage: finishes the engine's results and writes a batch of them as one shard."""
-
-    def __init__(
-        self, finish: Callable[[EngineResult], Finished], write: Callable[[Sequence[Finished]], None]
-    ):
-        self.finish = finish
-        self.write = write
-
-    def __call__(self, batch: pa.Table) -> dict[str, list[int] | list[str]]:
-        """Writes the batch; returns its numbers of rows, failed rows and tokens, and the first error."""
-        results = [_result(row) for row in batch.to_pylist()]
-        # Written here and not by the driver, which would hold every completion of a large run.
-        self.write([self.finish(result) for result in results])
-        errors = [result["error"] for result in results if result["error"]]
-        tokens = sum(result["completion_tokens"] for result in results)
-        return {
-            "rows": [len(results)],
-            "failed": [len(errors)],
-            "tokens": [tokens],
-            "error": [errors[0] if errors else ""],
-        }
-
-
 def _result(row: Row) -> EngineResult:
-    """The result in a row of the engine stage."""
+    """The result in a row of the engine's stage."""
     error = row.get("__inference_error__") or None
     generated = int(row.get("num_generated_tokens") or 0)
     # Ray's engine stage does not pass vLLM's finish reason on; only the token limit ends a row at exactly
@@ -178,84 +201,6 @@ def _result(row: Row) -> EngineResult:
         "blocked": None,
         "served_by": None,
     }
-
-
-@dataclass(frozen=True)
-class BatchCounts:
-    """Counts of one finished batch."""
-
-    rows: int
-    failed: int
-    tokens: int
-
-
-def generate(
-    requests: Sequence[Request],
-    variant: Variant,
-    engine: EngineConfig,
-    device: Device,
-    sampling: Sampling,
-    finish: Callable[[EngineResult], Finished],
-    write: Callable[[Sequence[Finished]], None],
-) -> Iterator[BatchCounts]:
-    """Complete all requests; yields counts as batches are written.
-
-    Args:
-        requests: The rows; an empty list starts no engine.
-        variant: The model.
-        engine: Engine settings.
-        device: Where the engine runs.
-        sampling: Shared sampling settings.
-        finish: Turns a result into what is written; must be picklable.
-        write: Writes one batch of rows atomically; must be picklable and safe to repeat.
-
-    Raises:
-        ModelError: The engine cannot start, or fails every row of its first batch.
-        EngineLostError: It keeps dying, or no machine came for it.
-    """
-    if not requests:
-        return
-    from ray.exceptions import GetTimeoutError, RayError
-
-    configure_data(engine.start_timeout_s)
-    groups: list[PlacementGroup] = []
-    dataset = _processor(variant, engine, device, sampling, groups)(_dataset(requests, engine.batch_size))
-    counts = dataset.map_batches(
-        Sink(finish, write), batch_format="pyarrow", batch_size=None, **_light(engine)
-    )
-    is_canary = True
-    try:
-        # Without prefetching: each batch is reported, and the canary checked, as soon as it is finished.
-        for batch in counts.iter_batches(batch_size=1, prefetch_batches=0):
-            columns = cast(Mapping[str, Sequence[Any]], batch)
-            batch_counts = BatchCounts(*(int(columns[name][0]) for name in ("rows", "failed", "tokens")))
-            if is_canary and batch_counts.failed == batch_counts.rows:
-                raise ModelError(
-                    f"{variant.name}: every row of the first batch failed: {columns['error'][0]}"
-                )
-            is_canary = False
-            yield batch_counts
-    except (RayError, GetTimeoutError) as error:
-        kind = EngineLostError if _is_loss(error) else ModelError
-        raise kind(
-            f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
-            f"{_last_line(error)}; the log holds the engine's own messages"
-        ) from error
-    finally:
-        release(groups)
-
-
-def _dataset(requests: Sequence[Request], batch_size: int) -> "Dataset":
-    """The requests as a Ray dataset with a block for each batch."""
-    import ray
-
-    rows: list[Row] = [
-        {"key": r.key, "messages": r.messages, "max_tokens": r.max_tokens, "seed": r.seed} for r in requests
-    ]
-    # An explicit schema, as inferred types would depend on the rows.
-    table = pa.Table.from_pylist(rows, schema=_REQUEST_SCHEMA)
-    # One block a batch, or Ray Data would combine rows at will and write shards of other sizes.
-    return ray.data.from_arrow([table.slice(start, batch_size) for start in range(0, len(rows), batch_size)])
 
 
 def _is_loss(error: BaseException) -> bool:
@@ -280,33 +225,19 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:400] if lines else type(error).__name__
 
 
-# Without the engine's further columns, such as token ids, which can be larger than the text.
-_KEPT = ("key", "prompt_tokens", "prefix", "max_tokens", "num_generated_tokens", "generated_text")
-
-
-def _keep(row: Row) -> Row:
-    return {name: row[name] for name in _KEPT}
-
-
 def _processor(
-    variant: Variant,
-    engine: EngineConfig,
-    device: Device,
-    sampling: Sampling,
-    groups: "list[PlacementGroup]",
+    variant: Variant, engine: EngineConfig, device: Device, groups: "list[PlacementGroup]"
 ) -> "Processor":
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     arguments = engine_arguments(variant, engine, device)
-    num_seqs = arguments["max_num_seqs"]
+    sizes = dispatch(arguments["max_num_seqs"], engine.batch_size)
     config = vLLMEngineProcessorConfig(
         model_source=variant.source,
         engine_kwargs=arguments,
         runtime_env={"env_vars": engine_environment(variant, engine, device)},
-        # Enough concurrent batches to fill the engine, and half as many more, so that the slowest row of a
-        # batch does not leave it idle.
-        batch_size=engine.batch_size,
-        max_concurrent_batches=max(2, -(-num_seqs * 3 // (2 * engine.batch_size))),
+        batch_size=sizes.rows,
+        max_concurrent_batches=sizes.batches,
         concurrency=(1, engine.replicas),
         # A row that fails gets an error in its result, and does not end the job.
         should_continue_on_error=True,
@@ -317,13 +248,10 @@ def _processor(
         tokenize_stage=False,
         detokenize_stage=False,
     )
-    processor = build_processor(
-        config,
-        preprocess=Renderer(variant, sampling, arguments["max_model_len"], engine.trust_remote_code),
-        postprocess=_keep,
-        preprocess_map_kwargs=_light(engine),
-        postprocess_map_kwargs=_light(engine),
-    )
+    processor = build_processor(config)
+    # Rows come rendered in the column that the engine's stage reads, and leave as it writes them: both of the
+    # processor's own stages around it would cost a Ray task for each batch of rows.
+    processor.preprocess = processor.postprocess = None
     for stage in processor.stages.values():
         # Ray Data restarts a dead actor without limit; an engine that keeps dying has to end the job.
         stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
@@ -332,13 +260,3 @@ def _processor(
                 engine_bundles(arguments, device), groups
             )
     return processor
-
-
-def _light(engine: EngineConfig) -> dict[str, Any]:
-    """Resources of the stages beside the engine.
-
-    Half a CPU keeps up with an engine; each further worker would import all libraries again.
-    """
-    from ray.data import TaskPoolStrategy
-
-    return {"num_cpus": 0.5, "compute": TaskPoolStrategy(size=engine.replicas)}

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from safe_r1.errors import BudgetError, EndpointError
-from safe_r1.inference.batch import BatchCounts, EngineResult, Finished, Request, Sampling
 from safe_r1.inference.endpoint import first_error
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.endpoint_session import Call, EndpointSession
 from safe_r1.inference.reply_cache import Reply, Write
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request, Sampling
+from safe_r1.inference.shard_buffer import Finished
 from safe_r1.inference.spending import Spending
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.models.reasoning import split_reasoning

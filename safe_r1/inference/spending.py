@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from safe_r1.inference.batch import Request
 from safe_r1.inference.endpoint_session import Call
 from safe_r1.inference.reply_cache import Reply
+from safe_r1.inference.requests import Request
 from safe_r1.models.endpoint_entry import EndpointEntry
 
 _MILLION = 1e6

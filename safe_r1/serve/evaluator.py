@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from safe_r1.inference.batch import row_seed
+from safe_r1.inference.requests import row_seed
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.policies import classify

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from safe_r1.config import GenerationConfig
 from safe_r1.errors import EndpointError
-from safe_r1.inference.batch import Sampling
 from safe_r1.inference.endpoint_client import ChatSampling
 from safe_r1.inference.endpoint_session import Call, EndpointSession
 from safe_r1.inference.remote import make_endpoints
 from safe_r1.inference.reply_cache import Reply
+from safe_r1.inference.requests import Sampling
 from safe_r1.models.variant import Variant
 from safe_r1.schema import Message
 from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams

@@ -19,9 +19,10 @@ from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAM
 from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import read_completions
-from safe_r1.inference.batch import Renderer, row_seed
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import context_length, engine_arguments, engine_environment
+from safe_r1.inference.rendering import Renderer
+from safe_r1.inference.requests import Request, row_seed
 from safe_r1.resources import Device
 from safe_r1.runs import RunFolder
 from safe_r1.schema import Sample
@@ -80,12 +81,12 @@ class Bench:
         )
         prompts: list[dict[str, object]] = []
         for sample, repeat in self.rows:
-            request = {
-                "key": f"{sample.sample_id}\t{repeat}",
-                "messages": list(plan.benchmarks[sample.benchmark].as_asked(sample, repeat).messages),
-                "max_tokens": plan.max_tokens(sample),
-                "seed": row_seed(plan.config.generation.seed, sample.sample_id, repeat),
-            }
+            request = Request(
+                f"{sample.sample_id}\t{repeat}",
+                list(plan.benchmarks[sample.benchmark].as_asked(sample, repeat).messages),
+                plan.max_tokens(sample),
+                row_seed(plan.config.generation.seed, sample.sample_id, repeat),
+            )
             row = render(request)
             prompts.append(
                 {

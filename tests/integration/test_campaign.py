@@ -52,7 +52,7 @@ variants = ["{model}"]
 benchmarks = ["chisafetybench-sample"]
 flags = {{ limit = 8 }}
 set = [
-  "engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.batch_size=2", "engine.cpu_kv_cache_gib=1",
+  "engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.shard_age_s=0", "engine.cpu_kv_cache_gib=1",
   "generation.max_tokens=200",
 ]
 hours = 0.1

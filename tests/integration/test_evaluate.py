@@ -33,7 +33,7 @@ SETTINGS = [
     "--set",
     "engine.max_num_seqs=8",
     "--set",
-    "engine.batch_size=4",
+    "engine.shard_age_s=0",
     "--set",
     "engine.cpu_kv_cache_gib=1",
     "--set",

@@ -31,7 +31,8 @@ from safe_r1.errors import (
     TransientError,
 )
 from safe_r1.evaluation.job import _refuse_failures
-from safe_r1.inference.batch import Request, Sampling, generate
+from safe_r1.inference.batch import generate
+from safe_r1.inference.requests import Request, Sampling, in_batches
 from safe_r1.models.registry import VARIANTS
 from safe_r1.resources import init_ray
 from safe_r1.train.workers import run_workers
@@ -71,14 +72,21 @@ def test_an_engine_that_was_lost(monkeypatch: pytest.MonkeyPatch, error: Excepti
     def iter_batches(**_: Any) -> Any:
         raise error
 
-    dataset = SimpleNamespace(map_batches=lambda *_, **__: SimpleNamespace(iter_batches=iter_batches))
-    monkeypatch.setattr(ray.data, "from_arrow", lambda blocks: blocks)
-    monkeypatch.setattr("safe_r1.inference.batch._processor", lambda *_: lambda _: dataset)
-    requests, sampling = [Request("k", [{"role": "user", "content": "问"}], 8, 0)], Sampling(0.0, 1.0)
+    monkeypatch.setattr(
+        "safe_r1.inference.batch._stream", lambda *_: SimpleNamespace(iter_batches=iter_batches)
+    )
+    batches = in_batches([Request("k", [{"role": "user", "content": "问"}], 8, 0)])
+    sampling = Sampling(0.0, 1.0)
     with pytest.raises(ModelError, match="demo: the engine could not start") as caught:
         list(
             generate(
-                requests, VARIANTS["demo"], EngineConfig(), "cpu", sampling, lambda row: row, lambda _: None
+                batches,
+                VARIANTS["demo"],
+                EngineConfig(),
+                "cpu",
+                sampling,
+                lambda row: row,
+                lambda _: None,
             )
         )
     assert code_of(caught.value) == code

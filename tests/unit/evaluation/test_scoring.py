@@ -7,7 +7,7 @@ import pytest
 from safe_r1.benchmarks import get_benchmark
 from safe_r1.evaluation.results import ReadCompletion, RequestKey, results_hash
 from safe_r1.evaluation.scoring import Pending, ReadReply, expected_parts, judge_here, score_without_judge
-from safe_r1.inference.batch import EngineResult
+from safe_r1.inference.requests import EngineResult
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.schema import Completion, Part, RefusalLabel, Sample, Task, Unscored
 

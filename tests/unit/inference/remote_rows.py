@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from safe_r1.inference.batch import EngineResult, Request, Sampling
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import Reply, Write
+from safe_r1.inference.requests import EngineResult, Request, Sampling
 from safe_r1.inference.spending import Spending
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.schema import Message

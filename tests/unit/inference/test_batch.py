@@ -2,9 +2,11 @@ import pytest
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
-from safe_r1.inference.batch import Renderer, Sampling, _result, row_seed
+from safe_r1.inference.batch import _result
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.inference.rendering import Renderer
+from safe_r1.inference.requests import Request, Sampling, row_seed
 from safe_r1.models.registry import VARIANTS
 
 
@@ -47,12 +49,12 @@ def test_the_token_limit_is_told_from_a_stop(generated, reason):
 
 
 def test_a_completion_ends_where_the_context_does(monkeypatch):
-    monkeypatch.setattr("safe_r1.inference.batch.load_tokenizer", lambda *_: None)
-    monkeypatch.setattr("safe_r1.inference.batch.render", lambda *_: ([1] * 90, ""))
-    row = {"key": "k", "messages": [], "max_tokens": 50, "seed": 3}
-    rendered = Renderer(VARIANTS["demo"], Sampling(0.6, 0.95), 100, False)(dict(row))
+    monkeypatch.setattr("safe_r1.inference.rendering.load_tokenizer", lambda *_: None)
+    monkeypatch.setattr("safe_r1.inference.rendering.render", lambda *_: ([1] * 90, ""))
+    request = Request("k", [], 50, 3)
+    rendered = Renderer(VARIANTS["demo"], Sampling(0.6, 0.95), 100, False)(request)
     assert rendered["sampling_params"] == {"max_tokens": 10, "temperature": 0.6, "top_p": 0.95, "seed": 3}
-    greedy = Renderer(VARIANTS["qwen2.5-14b"], Sampling(0.0, 1.0), 100, False)(dict(row))
+    greedy = Renderer(VARIANTS["qwen2.5-14b"], Sampling(0.0, 1.0), 100, False)(request)
     assert "seed" not in greedy["sampling_params"]
     assert greedy["sampling_params"]["stop"]
 

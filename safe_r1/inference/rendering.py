@@ -1,0 +1,97 @@
+"""Renders requests for an engine; runs in Ray's workers.
+
+Rendering is ours, and not vLLM's, so that no second BOS is added and serving gets the same tokens.
+"""
+
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from safe_r1.inference.requests import Request, Sampling
+from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
+from safe_r1.models.registry import Variant
+from safe_r1.runs import Row
+
+_SAMPLING_PARAMS = pa.struct(
+    [
+        ("max_tokens", pa.int32()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("seed", pa.int64()),
+        ("stop", pa.list_(pa.string())),
+        ("stop_token_ids", pa.list_(pa.int32())),
+    ]
+)
+RENDERED = pa.struct(
+    [
+        ("key", pa.string()),
+        ("tokenized_prompt", pa.list_(pa.int32())),
+        ("sampling_params", _SAMPLING_PARAMS),
+        ("prompt_tokens", pa.int32()),
+        ("prefix", pa.string()),
+        ("max_tokens", pa.int32()),
+    ]
+)
+"""One rendered request. The types are given, as types found by Arrow would depend on the rows."""
+
+_ROWS_AT_ONCE = 64
+
+
+class Renderer:
+    """Renders and tokenizes requests. Each worker loads the tokenizer once."""
+
+    def __init__(self, variant: Variant, sampling: Sampling, context: int, trust_remote_code: bool):
+        self.variant = variant
+        self.sampling = sampling
+        self.context = context
+        self.trust_remote_code = trust_remote_code
+
+    def __call__(self, request: Request) -> Row:
+        """The request in the form of ``RENDERED``, with what its result is read with."""
+        tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
+        tokens, prefix = render(request.messages, self.variant.prompt_format, tokenizer)
+        # A prompt that fills the context is left to the engine, which rejects that row with both lengths.
+        max_tokens = max(1, min(request.max_tokens, self.context - len(tokens)))
+        params: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+        }
+        # Greedy sampling draws nothing: its rows are the same for every seed.
+        if self.sampling.temperature > 0:
+            params["seed"] = request.seed
+        # A base model ends no turn: without these it writes the next turn of the dialogue itself.
+        if self.variant.style == "plain":
+            params["stop"] = list(PLAIN_STOPS)
+        if stop_token_ids := self.variant.prompt_format.stop_token_ids:
+            params["stop_token_ids"] = list(stop_token_ids)
+        return {
+            "key": request.key,
+            "tokenized_prompt": tokens,
+            "sampling_params": params,
+            "prompt_tokens": len(tokens),
+            "prefix": prefix,
+            "max_tokens": max_tokens,
+        }
+
+
+class RenderBatches:
+    """Reads batches of requests and renders them: the first stage in front of the engine."""
+
+    def __init__(self, renderer: Renderer, column: str):
+        """Args:
+        renderer: Renders one request.
+        column: The column in which the engine's stage looks for its rows.
+        """
+        self.renderer = renderer
+        self.column = column
+
+    def __call__(self, batch: Mapping[str, Sequence[bytes]]) -> Iterator[pa.Table]:
+        """The rows of some pickled ``RequestBatch`` objects in tables of one column."""
+        for pickled in batch["batch"]:
+            rows = map(self.renderer, pickle.loads(pickled).read())
+            while some := list(islice(rows, _ROWS_AT_ONCE)):
+                yield pa.table({self.column: pa.array(some, RENDERED)})
