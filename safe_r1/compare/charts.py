@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from safe_r1.compare.data import REASONING_TABLE, ComparisonData, RateCell, metric_title
 from safe_r1.compare.load import Run
-from safe_r1.metrics.rates import REFUSAL_METRICS, Rate, read_rates
+from safe_r1.metrics.outcomes import REFUSAL_METRICS
+from safe_r1.metrics.rates import Rate, read_rates
 from safe_r1.report.labels import METRICS, BilingualName, MetricName, benchmark_labels
 
 # Height of a label's line as a share of the plot's height, and width of a letter as a share of its width.

@@ -10,13 +10,8 @@ from upath import UPath
 from safe_r1.compare.differences import Comparison, Relation, lineage_order
 from safe_r1.compare.load import Run
 from safe_r1.metrics.counts import read_counts
-from safe_r1.metrics.rates import (
-    METRICS_OF_GROUP,
-    OVER_REFUSAL_METRICS,
-    REFUSAL_METRICS,
-    Rate,
-    read_rates,
-)
+from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, REFUSAL_METRICS
+from safe_r1.metrics.rates import Rate, read_rates
 from safe_r1.report.labels import HISTORY, METRICS, BilingualName, MetricName, benchmark_labels
 from safe_r1.runs import is_local
 

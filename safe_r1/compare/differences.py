@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from safe_r1.compare.load import Run
-from safe_r1.metrics.rates import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, outcome
+from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, outcome
 from safe_r1.metrics.rows import ScoredRow
 from safe_r1.metrics.tests import Difference, Standing, difference, holm, non_inferiority
 from safe_r1.report.labels import METRICS

@@ -11,7 +11,8 @@ from upath import UPath
 from safe_r1.errors import ConfigError, DataError, StorageError
 from safe_r1.evaluation.results import read_results
 from safe_r1.judge.base import judge_label
-from safe_r1.metrics.rates import find_rate, is_blocked, read_rates
+from safe_r1.metrics.outcomes import is_blocked
+from safe_r1.metrics.rates import find_rate, read_rates
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.runs import LAYOUT, RunFolder, find_runs, sha256
 

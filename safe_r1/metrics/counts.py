@@ -64,40 +64,71 @@ class GroupCounts(VerdictCounts):
     num_pairs_chosen: NotRequired[int]
 
 
-def count_rows(rows: Sequence[ScoredRow]) -> GroupCounts:
-    """Count the rows of one group by outcome."""
-    reasoning = [row.reasoning for row in rows if row.reasoning is not None]
-    answers = [row.answer for row in rows]
-    counts: GroupCounts = {
-        "num_samples": len({row.sample.sample_id for row in rows}),
-        **count_verdicts(answers),
-        "num_truncated": sum(verdict.unscored_reason == TRUNCATED for verdict in answers),
-        "num_no_choice": sum(row.has_no_choice for row in rows),
-    }
-    own = Counter(row.answer.choice for row in rows if row.sample.task in JUDGED_PARTS and row.answer.choice)
-    if own:
-        counts["num_by_own_label"] = dict(own.most_common())
-    if reasoning:
-        counts["reasoning"] = {**count_verdicts(reasoning), "num_absent": len(rows) - len(reasoning)}
-    return counts
+class CountsFold:
+    """Counts the rows of one group by outcome, from rows that pass by in parts."""
+
+    def __init__(self) -> None:
+        self._num_samples = self._num_truncated = self._num_no_choice = 0
+        self._answers = _VerdictFold()
+        self._reasoning = _VerdictFold()
+        self._own_labels: Counter[str] = Counter()
+
+    def add(self, rows: Sequence[ScoredRow]) -> None:
+        """Add rows of whole questions."""
+        answers = [row.answer for row in rows]
+        self._num_samples += len({row.sample.sample_id for row in rows})
+        self._num_truncated += sum(verdict.unscored_reason == TRUNCATED for verdict in answers)
+        self._num_no_choice += sum(row.has_no_choice for row in rows)
+        self._answers.add(answers)
+        self._reasoning.add([row.reasoning for row in rows if row.reasoning is not None])
+        self._own_labels.update(
+            row.answer.choice for row in rows if row.sample.task in JUDGED_PARTS and row.answer.choice
+        )
+
+    def result(self) -> GroupCounts:
+        """The counts so far."""
+        counts: GroupCounts = {
+            "num_samples": self._num_samples,
+            **self._answers.result(),
+            "num_truncated": self._num_truncated,
+            "num_no_choice": self._num_no_choice,
+        }
+        if self._own_labels:
+            counts["num_by_own_label"] = dict(self._own_labels.most_common())
+        if self._reasoning.num_rows:
+            num_absent = self._answers.num_rows - self._reasoning.num_rows
+            counts["reasoning"] = {**self._reasoning.result(), "num_absent": num_absent}
+        return counts
 
 
-def count_verdicts(verdicts: Sequence[Verdict]) -> VerdictCounts:
-    """Count verdicts by outcome."""
-    reasons = Counter(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason)
-    # Neither says anything about the judge or the model: counted apart, or they would look unscored.
-    num_failed = reasons.pop(FAILED, 0)
-    num_blocked = reasons.pop(BLOCKED, 0)
-    counts: VerdictCounts = {
-        "num_rows": len(verdicts),
-        "num_scored": sum(verdict.label is not None for verdict in verdicts),
-        "num_unscored": reasons.total(),
-        "num_unscored_by_reason": dict(sorted(reasons.items())),
-        "num_failed": num_failed,
-    }
-    if num_blocked:
-        counts["num_blocked"] = num_blocked
-    return counts
+class _VerdictFold:
+    """Counts verdicts by outcome."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self._num_scored = 0
+        self._reasons: Counter[str] = Counter()
+
+    def add(self, verdicts: Sequence[Verdict]) -> None:
+        self.num_rows += len(verdicts)
+        self._num_scored += sum(verdict.label is not None for verdict in verdicts)
+        self._reasons.update(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason)
+
+    def result(self) -> VerdictCounts:
+        reasons = Counter(self._reasons)
+        # Neither says anything about the judge or the model: counted apart, or they would look unscored.
+        num_failed = reasons.pop(FAILED, 0)
+        num_blocked = reasons.pop(BLOCKED, 0)
+        counts: VerdictCounts = {
+            "num_rows": self.num_rows,
+            "num_scored": self._num_scored,
+            "num_unscored": reasons.total(),
+            "num_unscored_by_reason": dict(sorted(reasons.items())),
+            "num_failed": num_failed,
+        }
+        if num_blocked:
+            counts["num_blocked"] = num_blocked
+        return counts
 
 
 def read_counts(metrics: JsonObject) -> dict[str, GroupCounts]:

@@ -4,29 +4,34 @@ Source: arXiv 2107.03374.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+
+TrialCounts = Counter[tuple[int, int]]
+"""Number of questions by (completions, right ones)."""
 
 
-def pass_at_k(trials: Mapping[str, Sequence[bool]]) -> dict[str, dict[str, float]]:
+def pass_at_k(trials: TrialCounts) -> dict[str, dict[str, float]]:
     """Unbiased estimates for k = 1, 2, 4, ... and the number of completions, as means over questions.
 
     Questions with failed rows have fewer completions; where one has less than k, that k is left out: its mean
     would be over other questions.
 
     Args:
-        trials: Question to whether each of its completions is right.
+        trials: The questions.
 
     Returns:
         By k as text: ``value``, and ``num_samples``, the number of questions.
     """
-    fewest = min(map(len, trials.values()), default=0)
+    fewest = min((num for num, _ in trials), default=0)
     ks = sorted({1 << power for power in range(fewest.bit_length())} | {fewest} - {0}) if fewest else []
+    num_samples = trials.total()
     return {
         str(k): {
-            "value": float(
-                sum(_pass_at_k(len(each), sum(each), k) for each in trials.values()) / len(trials)
-            ),
-            "num_samples": len(trials),
+            "value": math.fsum(
+                number * _pass_at_k(num, right, k) for (num, right), number in sorted(trials.items())
+            )
+            / num_samples,
+            "num_samples": num_samples,
         }
         for k in ks
     }

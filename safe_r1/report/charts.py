@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from safe_r1.metrics.rates import METRICS_OF_GROUP, REFUSAL_METRICS, Rate
+from safe_r1.metrics.outcomes import METRICS_OF_GROUP, REFUSAL_METRICS
+from safe_r1.metrics.rates import Rate
 from safe_r1.report.labels import HISTORY, METRICS, BenchmarkLabels, BilingualName, MetricName
 from safe_r1.schema import Sample
 

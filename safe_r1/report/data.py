@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from safe_r1.metrics.counts import read_counts
-from safe_r1.metrics.rates import (
-    OVER_REFUSAL_METRICS,
-    REFUSAL_METRICS,
-    Rate,
-    find_rate,
-    read_rates,
-)
+from safe_r1.metrics.outcomes import OVER_REFUSAL_METRICS, REFUSAL_METRICS
+from safe_r1.metrics.rates import Rate, find_rate, read_rates
 from safe_r1.report.charts import AreaChart, area_charts
 from safe_r1.report.endpoint import endpoint_notes
 from safe_r1.report.labels import (

@@ -9,7 +9,7 @@ import gzip
 import json
 from collections.abc import Callable, Sequence
 
-from safe_r1.metrics.rates import is_leak
+from safe_r1.metrics.outcomes import is_leak
 from safe_r1.metrics.rows import BLOCKED, FAILED, TRUNCATED, ScoredRow
 from safe_r1.report.text import printable
 from safe_r1.schema import Sample, Verdict

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from safe_r1.metrics.intervals import wilson_interval
-from safe_r1.metrics.rates import REFUSAL_LABELS
+from safe_r1.metrics.outcomes import REFUSAL_LABELS
 from safe_r1.schema import Part
 from safe_r1.serve.schemas import ItemResult, ModelOutcome, RateSummary, Summary
 

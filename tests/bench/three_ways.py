@@ -18,7 +18,7 @@ import httpx
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, FILES, MCQ_FILE
 from safe_r1.evaluation.results import read_completions, read_verdicts
-from safe_r1.metrics.rates import REFUSAL_LABELS
+from safe_r1.metrics.outcomes import REFUSAL_LABELS
 from safe_r1.runs import RunFolder
 from safe_r1.schema import SAMPLE_SCHEMA
 from tests.serving import REPOSITORY, Service, start_service

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safe_r1.errors import IntegrityError
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.intervals import clustered_interval, effective_sample_size, wilson_interval
-from safe_r1.metrics.rates import Rate, compute_metrics, find_rate, outcome, read_rates
+from safe_r1.metrics.outcomes import outcome
+from safe_r1.metrics.rates import Rate, compute_metrics, find_rate, read_rates
 from safe_r1.metrics.rows import join_rows
 from safe_r1.schema import Completion, ComplianceLabel, RefusalLabel, Sample, Verdict
 
