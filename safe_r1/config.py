@@ -198,6 +198,17 @@ class EndpointConfig(Settings):
         return dict.fromkeys(headers, "…")
 
 
+class ReportConfig(Settings):
+    """The report of an evaluation."""
+
+    max_rows: int = Field(
+        default=5000,
+        ge=1,
+        description="rows in the browser of a report; of a larger run a stratified sample, with truncated, "
+        "unscored and contradictory ones first",
+    )
+
+
 class EvaluateConfig(Settings):
     """One evaluation job: one variant on some benchmarks.
 
@@ -251,6 +262,7 @@ class EvaluateConfig(Settings):
     engine: EngineConfig = Field(default=EngineConfig())
     endpoint: EndpointConfig = Field(default=EndpointConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())
+    report: ReportConfig = Field(default=ReportConfig())
 
     @field_validator("export", mode="before")
     @classmethod

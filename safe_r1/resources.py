@@ -63,6 +63,12 @@ class Cluster:
     num_nodes: int = 1
     address: str = ""
 
+    @property
+    def num_workers(self) -> int:
+        """Processes that can compute at the same time: a local Ray has more logical CPUs than real ones."""
+        cores = min(self.cpu_total, os.cpu_count() or 1) if self.num_nodes == 1 else self.cpu_total
+        return max(1, int(cores))
+
 
 @dataclass(frozen=True)
 class RayLocation:

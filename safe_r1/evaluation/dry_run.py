@@ -1,13 +1,14 @@
 """Shows what an evaluation would do: settings, prompts and resources; starts and writes nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from safe_r1.benchmarks import Benchmark
 from safe_r1.config import EvaluateConfig
-from safe_r1.evaluation.job import missing_requests
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
-from safe_r1.evaluation.results import RequestKey
+from safe_r1.evaluation.results import RequestKey, read_completions
 from safe_r1.evaluation.target import Target, make_target
+from safe_r1.evaluation.units import request_of
+from safe_r1.inference.requests import Request
 from safe_r1.schema import Sample
 from safe_r1.settings import hide_credentials
 
@@ -28,14 +29,26 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
         show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
         for line in plan.benchmarks[name].explain():
             show(f"    {line}")
-    todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
-    requests = missing_requests(plan, todo)
+    requests = [request for name in plan.samples for request in _missing(plan, name)]
     lengths = {
         request.key: plan.benchmarks[RequestKey.from_text(request.key).benchmark].workload.completion_tokens
         for request in requests
     }
     judge = plan.judge.label if plan.judge else "none needed"
     show(f"--- resources: {target.resources(requests, lengths)}; judge: {judge}")
+
+
+def _missing(plan: EvaluationPlan, name: str) -> Iterator[Request]:
+    """What a run would ask of one benchmark."""
+    folder = plan.folders[name]
+    if folder.is_complete:
+        return
+    done = {key for key, row in read_completions(folder).items() if row["error"] is None}
+    for repeat in range(plan.repeats(name)):
+        for sample in plan.samples[name]:
+            if (sample.sample_id, repeat) not in done:
+                seed = plan.config.generation.seed
+                yield request_of(plan.benchmarks[name], sample, repeat, plan.max_tokens(sample), seed)
 
 
 def _show_prompts(

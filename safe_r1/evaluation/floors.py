@@ -8,31 +8,31 @@ from collections.abc import Sequence
 
 from safe_r1.errors import NoResultError
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.metrics.coverage import Coverage, answer_coverage
-from safe_r1.schema import JUDGED_PARTS, Sample, Unscored, Verdict
+from safe_r1.metrics.coverage import Coverage
+from safe_r1.schema import JUDGED_PARTS, Sample, Unscored
 
 
 def check_coverage(
-    plan: EvaluationPlan, name: str, samples: Sequence[Sample], verdicts: Sequence[Verdict]
+    plan: EvaluationPlan, name: str, kinds: Sequence[Sample], coverage: Sequence[Coverage]
 ) -> None:
     """Check that every task of a benchmark has labels, and as many as ``min_scored_share`` asks for.
 
     Args:
         plan: The plan.
         name: The benchmark.
-        samples: Its samples.
-        verdicts: Its verdicts.
+        kinds: A sample of each kind that it has.
+        coverage: Of its groups.
 
     Raises:
         NoResultError: A task has too few; the message says why, and what to do.
     """
     floor = plan.config.min_scored_share
-    poor = [each for each in answer_coverage(samples, verdicts) if not each.num_scored or each.share < floor]
+    poor = [each for each in coverage if not each.num_scored or each.share < floor]
     if not poor:
         return
     found = "; ".join(_shortage(each, floor) for each in poor)
     reasons = list(dict.fromkeys(reason for each in poor for reason in each.reasons))
-    remedies = dict.fromkeys(_remedy(plan, name, reason, samples) for reason in reasons)
+    remedies = dict.fromkeys(_remedy(plan, name, reason, kinds) for reason in reasons)
     if all(each.num_scored for each in poor):
         remedies["or give a lower min_scored_share, which may change from session to session"] = None
     raise NoResultError(
@@ -48,12 +48,12 @@ def _shortage(coverage: Coverage, floor: float) -> str:
     return f"{counts} ({reasons}{least})"
 
 
-def _remedy(plan: EvaluationPlan, name: str, reason: str, samples: Sequence[Sample]) -> str:
+def _remedy(plan: EvaluationPlan, name: str, reason: str, kinds: Sequence[Sample]) -> str:
     """What to do about rows that have no label for this reason."""
     if reason in (Unscored.JUDGE_ERROR, Unscored.FAILED):
         return f"{reason}: the same command tries these rows again"
     if reason == Unscored.TRUNCATED:
-        limits = "/".join(str(limit) for limit in sorted({plan.max_tokens(sample) for sample in samples}))
+        limits = "/".join(str(limit) for limit in sorted({plan.max_tokens(kind) for kind in kinds}))
         # A folder holds rows of one limit only, so that a larger one needs another run.
         return (
             f"truncated: the reasoning reached the token limit; give a larger generation.max_tokens (now "
@@ -62,7 +62,7 @@ def _remedy(plan: EvaluationPlan, name: str, reason: str, samples: Sequence[Samp
         )
     if reason == Unscored.BLOCKED:
         return "blocked: the provider's filter took the answers; evaluate the model at another endpoint"
-    judges = any(sample.task in JUDGED_PARTS for sample in samples)
+    judges = any(kind.task in JUDGED_PARTS for kind in kinds)
     if reason == Unscored.EMPTY or not judges:
         return f"{reason}: look at the answers in {plan.folders[name].path / 'completions'}"
     # Without verdicts the judge may change (`job._open`), and the completions are judged as they are.

@@ -8,48 +8,51 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from safe_r1.config import EvaluateConfig
-from safe_r1.errors import IntegrityError, RowsLostError
+from safe_r1.errors import RowsLostError
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.publish import BenchmarkResult, publish_all
-from safe_r1.evaluation.results import (
-    BenchmarkRow,
-    ReadCompletion,
-    RequestKey,
-    ShardWriter,
-    is_settled,
-    read_completions,
-    read_verdicts,
-    sample_key,
-)
+from safe_r1.evaluation.results import ReadCompletion, ShardWriter
+from safe_r1.evaluation.sample_index import Ints, SampleIndex, store_samples
 from safe_r1.evaluation.scoring import (
-    Pending,
+    JudgeRequests,
     ReadReply,
-    expected_parts,
+    ScoreUnit,
+    UnitCounts,
     is_judged,
     judge_here,
-    judge_requests,
+    left_over,
+    needs_check,
+    needs_judge,
     score_in_workers,
-    score_without_judge,
+)
+from safe_r1.evaluation.stage_index import (
+    Bools,
+    StageIndex,
+    check_keys,
+    index_completions,
+    index_verdicts,
+    key_of,
 )
 from safe_r1.evaluation.target import Target, make_target
+from safe_r1.evaluation.units import SampleRequests, ScoringUnit, read_completions_at, scoring_units
+from safe_r1.evaluation.workers import Workers
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources
-from safe_r1.inference.requests import BatchCounts, Request, Sampling, in_batches, row_seed
+from safe_r1.inference.requests import BatchCounts, Sampling
 from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.report.export import export_missing
 from safe_r1.report.trackers import check_trackers
 from safe_r1.resources import Cluster, connect, disconnect
-from safe_r1.runs import Key, Row, check_complete
-from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Sample, Verdict
+from safe_r1.runs import RunFolder, read_table
+from safe_r1.schema import Task
 from safe_r1.settings import public_settings
 
-_ROWS_PER_SHARD = 512
-# A column of a shard holds 2 GiB, and the hidden tests of one programming problem can be megabytes.
-_CHARS_PER_SHARD = 64 << 20
 _JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
 
 
@@ -82,9 +85,9 @@ def evaluate(
     # Everything that can be wrong has been checked: only from here on is anything written or started.
     for name, fingerprint in plan.fingerprints.items():
         fingerprint.update(target.fingerprint(name))
-    _open(plan, cluster, device)
+    samples = _open(plan, cluster, device)
     try:
-        return _run(plan, target, cluster, on_progress)
+        return _run(plan, target, samples, cluster, on_progress)
     finally:
         for folder in plan.folders.values():
             if log:
@@ -92,21 +95,25 @@ def evaluate(
 
 
 def _run(
-    plan: EvaluationPlan, target: Target, cluster: Cluster, on_progress: ProgressCallback
+    plan: EvaluationPlan,
+    target: Target,
+    samples: dict[str, SampleIndex],
+    cluster: Cluster,
+    on_progress: ProgressCallback,
 ) -> list[BenchmarkResult]:
-    # Complete runs are not touched: nothing is written to a folder after its marker.
-    todo = {name: samples for name, samples in plan.samples.items() if not plan.folders[name].is_complete}
     results = [
-        BenchmarkResult(name, plan.folders[name], {}, was_complete=name not in todo) for name in plan.samples
+        BenchmarkResult(name, folder, {}, was_complete=name not in samples)
+        for name, folder in plan.folders.items()
     ]
-    if todo:
+    if samples:
         started = time.monotonic()
-        timings = _complete(plan, target, todo, on_progress)
-        _score(plan, todo, cluster, on_progress)
+        timings = _complete(plan, target, samples, on_progress)
+        _score(plan, samples, cluster, on_progress)
         for result in results:
             if not result.was_complete:
                 result.timings = timings | {"wall_s": round(time.monotonic() - started, 1)}
-        publish_all(plan, target, [result for result in results if not result.was_complete])
+        todo = [result for result in results if not result.was_complete]
+        publish_all(plan, target, todo, samples, Workers(cluster.num_workers))
     for result in results:
         result.metrics = result.folder.read_json("metrics.json") or {}
         if result.was_complete:
@@ -114,8 +121,13 @@ def _run(
     return results
 
 
-def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> None:
-    """Create or check the run folders, and write the samples."""
+def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> dict[str, SampleIndex]:
+    """Create or check the run folders, and write the samples.
+
+    Returns:
+        The samples of each benchmark that is not complete: nothing is written to a folder after its marker.
+    """
+    indexes: dict[str, SampleIndex] = {}
     for name, folder in plan.folders.items():
         fingerprint = plan.fingerprints[name]
         info = {
@@ -135,66 +147,66 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> None:
         if facts := plan.benchmarks[name].facts():
             info["questions"] = facts
         # The judge may be changed before it has judged anything: nothing before that depends on it.
-        has_judged = any(map(is_judged, read_verdicts(folder).values()))
-        folder.open(fingerprint, info, mutable=() if has_judged else ("judge",))
+        folder.open(fingerprint, info, mutable=() if _has_judged(folder) else ("judge",))
         if not folder.is_complete:
-            # Samples of an interrupted session are there already, and a repeated write would double them.
-            known = {row["sample_id"] for row in folder.read_rows("samples", SAMPLE_SCHEMA)}
-            missing = [sample for sample in plan.samples[name] if sample.sample_id not in known]
-            for shard in _sample_shards(missing):
-                folder.write_shard("samples", shard, SAMPLE_SCHEMA, sample_key)
+            indexes[name] = store_samples(folder, plan.samples[name])
+    return indexes
 
 
-def _sample_shards(samples: Sequence[Sample]) -> Iterator[list[Row]]:
-    """The samples as rows, in shards of bounded number and size."""
-    shard: list[Row] = []
-    num_chars = 0
-    for sample in samples:
-        size = sum(map(len, sample.metadata.values())) + sum(len(turn["content"]) for turn in sample.messages)
-        if shard and (len(shard) == _ROWS_PER_SHARD or num_chars + size > _CHARS_PER_SHARD):
-            yield shard
-            shard = []
-            num_chars = 0
-        shard.append(sample.to_row())
-        num_chars += size
-    if shard:
-        yield shard
+def _has_judged(folder: RunFolder) -> bool:
+    judges = (read_table(shard, columns=["judge"]).column(0).unique() for shard in folder.shards("verdicts"))
+    return any(is_judged(judge) for column in judges for judge in column.to_pylist())
 
 
 def _complete(
-    plan: EvaluationPlan, target: Target, todo: dict[str, list[Sample]], on_progress: ProgressCallback
+    plan: EvaluationPlan, target: Target, samples: dict[str, SampleIndex], on_progress: ProgressCallback
 ) -> dict[str, float]:
     """Generate the missing completions; gives the timings of this stage."""
-    requests = missing_requests(plan, todo)
-    total = sum(len(samples) * plan.repeats(name) for name, samples in todo.items())
+    batches = missing_requests(plan, samples, target.rows_per_batch)
+    total = sum(len(index) * plan.repeats(name) for name, index in samples.items())
+    num_missing = sum(batch.num_rows for batch in batches)
     write = ShardWriter(plan.folders, "completions")
-    stream = target.complete(requests, ReadCompletion(plan.variant.name), write)
-    return _follow("completions", stream, total - len(requests), total, on_progress)
+    stream = target.complete(batches, ReadCompletion(plan.variant.name), write)
+    return _follow("completions", stream, total - num_missing, total, on_progress)
 
 
-def missing_requests(plan: EvaluationPlan, todo: dict[str, list[Sample]]) -> list[Request]:
-    """What is still to be asked."""
-    requests: list[Request] = []
-    for name, samples in todo.items():
+def missing_requests(
+    plan: EvaluationPlan, samples: dict[str, SampleIndex], rows_per_batch: int
+) -> list[SampleRequests]:
+    """What is still to be asked, the longest completions first, then repeat by repeat.
+
+    Long ones first, as the last rows leave the engine idle; repeat by repeat, as a run that is interrupted
+    has all questions in its first repeats then.
+    """
+    batches: list[tuple[int, SampleRequests]] = []
+    for name, index in samples.items():
+        benchmark = plan.benchmarks[name]
+        done = index_completions(plan.folders[name], index)
+        num_repeats = plan.repeats(name)
         # Failed rows are generated again: the machine that failed them may be gone.
-        done = {key for key, row in read_completions(plan.folders[name]).items() if row["error"] is None}
-        requests += [
-            _request(plan, sample, repeat)
-            # Repeat by repeat: a run that is interrupted has all questions in its first repeats.
-            for repeat in range(plan.repeats(name))
-            for sample in samples
-            if (sample.sample_id, repeat) not in done
-        ]
-    return requests
+        is_done = np.zeros((num_repeats, len(index)), bool)
+        is_done[done.repeat[done.is_final], done.position[done.is_final]] = True
+        limits: dict[Task, int] = {kind.task: plan.max_tokens(kind) for kind in index.kinds}
+        for group, repeat, shard, positions in _groups(index, is_done):
+            for start in range(0, len(positions), rows_per_batch):
+                rows = index.row[positions[start : start + rows_per_batch]]
+                seed = plan.config.generation.seed
+                batch = SampleRequests(benchmark, index.shards[shard], rows, repeat, limits, seed)
+                batches.append((limits[group], batch))
+    # Stable: batches of the same length keep their order.
+    return [batch for _, batch in sorted(batches, key=lambda each: -each[0])]
 
 
-def _request(plan: EvaluationPlan, sample: Sample, repeat: int) -> Request:
-    return Request(
-        RequestKey.of(sample, repeat).to_text(),
-        list(plan.benchmarks[sample.benchmark].as_asked(sample, repeat).messages),
-        plan.max_tokens(sample),
-        row_seed(plan.config.generation.seed, sample.sample_id, repeat),
-    )
+def _groups(index: SampleIndex, is_done: Bools) -> Iterator[tuple[Task, int, int, Ints]]:
+    """Missing samples by repeat, task and file, in the order of the benchmark."""
+    tasks: list[Task] = list(dict.fromkeys(kind.task for kind in index.kinds))
+    task = np.asarray([tasks.index(kind.task) for kind in index.kinds])[index.kind]
+    for repeat, done in enumerate(is_done):
+        missing = np.flatnonzero(~done)
+        group = task[missing] * len(index.shards) + index.shard[missing]
+        for number in np.unique(group):
+            number_of_task, shard = divmod(int(number), len(index.shards))
+            yield tasks[number_of_task], repeat, shard, missing[group == number]
 
 
 def _follow(
@@ -226,81 +238,96 @@ def _follow(
 
 
 def _score(
-    plan: EvaluationPlan, todo: dict[str, list[Sample]], cluster: Cluster, on_progress: ProgressCallback
+    plan: EvaluationPlan, samples: dict[str, SampleIndex], cluster: Cluster, on_progress: ProgressCallback
 ) -> None:
-    """Give the missing verdicts: in the driver where possible, then in scoring workers, then by the judge."""
-    for_workers: list[Pending] = []
-    for_judge: list[Pending] = []
+    """Give the missing verdicts: in workers where possible, then by checks, then by the judge."""
+    units: list[ScoringUnit] = []
+    for name, index in samples.items():
+        completions = index_completions(plan.folders[name], index)
+        check_finished(plan, name, index, completions)
+        # Verdicts that the judge failed to give are tried again, and those of completions that failed.
+        verdicts = index_verdicts(plan.folders[name], index)
+        parts = plan.config.judge.parts
+        units += scoring_units(name, index, completions, verdicts, plan.repeats(name), parts)
+    if not units:
+        return
     write = ShardWriter(plan.folders, "verdicts")
-    for name, samples in todo.items():
-        scored: list[BenchmarkRow[Verdict]] = []
-        for pending in _without_verdict(plan, name, samples):
-            benchmark = plan.benchmarks[name]
-            verdict = None
-            if pending.part == "answer":
-                verdict = score_without_judge(benchmark, pending.sample, pending.completion)
-            if verdict:
-                scored.append(BenchmarkRow(name, verdict))
-            elif pending.sample.task in JUDGED_PARTS:
-                for_judge.append(pending)
-            elif benchmark.score_limit_s is not None:
-                for_workers.append(pending)
-            else:
-                raise IntegrityError(
-                    f"{name}: no score for {pending.sample.sample_id}, and no judge labels its task "
-                    f"{pending.sample.task!r}; Benchmark.score may give None for "
-                    f"{' and '.join(JUDGED_PARTS)} alone"
-                )
-        for start in range(0, len(scored), _ROWS_PER_SHARD):
-            write(scored[start : start + _ROWS_PER_SHARD])
-    if for_workers:
-        stream = score_in_workers(plan.benchmarks, for_workers, int(cluster.cpu_total), write)
-        _follow("checks", stream, 0, len(for_workers), on_progress)
-    if plan.judge and for_judge:
-        stream = _judge(plan, plan.judge, for_judge, cluster, write)
-        _follow("verdicts", stream, 0, len(for_judge), on_progress)
+    judge = plan.judge
+    score = ScoreUnit(plan.benchmarks, judge if judge and judge.runs_in_workers else None, write)
+    left: dict[int, UnitCounts] = {}
+
+    def stream() -> Iterator[BatchCounts]:
+        total = sum(unit.num_rows for unit in units)
+        for place, counts in Workers(cluster.num_workers).map(score, units, total):
+            left[place] = counts
+            yield BatchCounts(counts.rows, counts.unscored, 0)
+
+    _follow("scores", stream(), 0, sum(unit.num_rows for unit in units), on_progress)
+    to_check = [units[place] for place in sorted(left) if left[place].for_checks]
+    if to_check:
+        checks = _check(plan, to_check, cluster, write)
+        _follow("checks", checks, 0, sum(each.for_checks for each in left.values()), on_progress)
+    to_judge = [(units[place], left[place].for_judge) for place in sorted(left) if left[place].for_judge]
+    if judge and to_judge:
+        judged = _judge(plan, judge, to_judge, cluster, write)
+        _follow("verdicts", judged, 0, sum(number for _, number in to_judge), on_progress)
 
 
-def _without_verdict(plan: EvaluationPlan, name: str, samples: Sequence[Sample]) -> Iterator[Pending]:
-    """Parts of a benchmark's completions that have no verdict yet.
+def check_finished(plan: EvaluationPlan, name: str, samples: SampleIndex, completions: StageIndex) -> None:
+    """Check that every completion of a benchmark is there.
 
     Raises:
         IntegrityError: Completions are missing.
         RowsLostError: Too many of them failed.
     """
-    folder = plan.folders[name]
-    completions = read_completions(folder)
-    wanted = [(sample.sample_id, repeat) for sample in samples for repeat in range(plan.repeats(name))]
-    check_complete(f"{name}: completions", wanted, completions)
-    _refuse_failures(name, completions, plan.config.max_failed_share)
-    # Verdicts that the judge failed to give are tried again, and those of completions that failed.
-    settled = {key for key, row in read_verdicts(folder).items() if is_settled(row)}
-    by_id = {sample.sample_id: sample for sample in samples}
-    for key, row in completions.items():
-        completion = Completion(**row)
-        sample = by_id[completion.sample_id]
-        for part in expected_parts(sample, completion, plan.config.judge.parts):
-            if (*key, part) not in settled:
-                yield Pending(sample, completion, part)
+    num_repeats = plan.repeats(name)
+    expected = np.arange(len(samples) * num_repeats)
+    check_keys(f"{name}: completions", samples, num_repeats, expected, key_of(completions, num_repeats))
+    failed = np.flatnonzero(~completions.is_final)
+    allowed = plan.config.max_failed_share
+    if len(failed) > allowed * len(completions):
+        first = failed[0]
+        shard = completions.shards[int(completions.shard[first])]
+        [row] = read_completions_at(shard, completions.row[first : first + 1])
+        raise RowsLostError(
+            f"{name}: {len(failed)} of {len(completions)} rows failed, more than "
+            f"max_failed_share={allowed:g} allows; first: {row.sample_id}: "
+            f"{(row.error or '')[:200]}. The same command tries the failed rows again."
+        )
+
+
+def _check(
+    plan: EvaluationPlan, units: Sequence[ScoringUnit], cluster: Cluster, write: ShardWriter
+) -> Iterator[BatchCounts]:
+    """Score what has to be scored where its worker can be killed."""
+    for pending in left_over(units, plan.benchmarks, needs_check):
+        yield from score_in_workers(plan.benchmarks, pending, int(cluster.cpu_total), write)
 
 
 def _judge(
     plan: EvaluationPlan,
     judge: JudgePlan,
-    pending: Sequence[Pending],
+    units: Sequence[tuple[ScoringUnit, int]],
     cluster: Cluster,
     write: ShardWriter,
 ) -> Iterator[BatchCounts]:
-    """Judge what is pending: with an engine of its own where the judge is a model, else in the driver."""
+    """Judge what is left: with an engine of its own where the judge is a model, else in the driver."""
     if judge.model is None:
-        return judge_here(make_judge(judge), pending, judge.label, write)
+        made = make_judge(judge)
+        for pending in left_over([unit for unit, _ in units], plan.benchmarks, needs_judge):
+            yield from judge_here(made, pending, judge.label, write)
+        return
     # The evaluated engine's placement groups live as long as its driver's connection (ray#64035): without a
     # new one, two tensor-parallel engines would need the GPUs of both.
     disconnect()
     connect()
     engine = plan.config.judge.engine
-    return generate(
-        in_batches(judge_requests(pending, plan.config.judge.max_tokens, judge.policy)),
+    max_tokens = plan.config.judge.max_tokens
+    yield from generate(
+        [
+            JudgeRequests(unit, plan.benchmarks[unit.benchmark], number, max_tokens, judge.policy)
+            for unit, number in units
+        ],
         judge.model,
         engine,
         pick_device(judge.model, engine.device, cluster.gpu_total),
@@ -308,13 +335,3 @@ def _judge(
         ReadReply(plan.variant.name, judge.label, judge.policy),
         write,
     )
-
-
-def _refuse_failures(name: str, completions: dict[Key, Row], allowed: float) -> None:
-    failed = [row for row in completions.values() if row["error"] is not None]
-    if len(failed) > allowed * len(completions):
-        raise RowsLostError(
-            f"{name}: {len(failed)} of {len(completions)} rows failed, more than "
-            f"max_failed_share={allowed:g} allows; first: {failed[0]['sample_id']}: "
-            f"{failed[0]['error'][:200]}. The same command tries the failed rows again."
-        )

@@ -1,23 +1,28 @@
 """Publishes the run of one benchmark: metrics, report, and the marker of a complete run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from upath import UPath
 
+from safe_r1.config import ReportConfig
 from safe_r1.errors import NoResultError, StorageError
 from safe_r1.evaluation.floors import check_coverage
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.results import read_completions, read_results, read_verdicts, results_hash
-from safe_r1.evaluation.scoring import expected_parts
+from safe_r1.evaluation.run_rows import RunRows, read_run
+from safe_r1.evaluation.sample_index import SampleIndex, index_samples
 from safe_r1.evaluation.target import Target
-from safe_r1.metrics.rates import compute_metrics
+from safe_r1.evaluation.workers import Workers
+from safe_r1.metrics.coverage import Coverage, CoverageFold
+from safe_r1.metrics.rates import MetricsFold
+from safe_r1.metrics.rows import check_rows
 from safe_r1.provenance import now
 from safe_r1.report.export import ExportedFile, export_run
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
-from safe_r1.runs import JsonObject, RunFolder, check_complete
-from safe_r1.schema import JUDGED_PARTS, Completion, Sample, Verdict
+from safe_r1.report.row_choice import RowChoice
+from safe_r1.runs import JsonObject, RunFolder
+from safe_r1.schema import JUDGED_PARTS
 
 
 @dataclass
@@ -43,7 +48,47 @@ class BenchmarkResult:
     problem: str = ""
 
 
-def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> None:
+@dataclass(frozen=True)
+class Published:
+    """What a report is made of.
+
+    Attributes:
+        rows: The rows of the run.
+        metrics: Content of ``metrics.json``, without the lengths.
+        coverage: Of each group of samples.
+        choice: The questions whose rows the report shows.
+    """
+
+    rows: RunRows
+    metrics: JsonObject
+    coverage: list[Coverage]
+    choice: RowChoice
+
+
+def summarize(rows: RunRows, max_rows: int) -> Published:
+    """Fold all rows of a run.
+
+    Args:
+        rows: The rows.
+        max_rows: Maximum number of rows that a report shows.
+
+    Raises:
+        IntegrityError: A verdict contradicts its completion.
+    """
+    metrics = MetricsFold()
+    coverage = CoverageFold()
+    choice = RowChoice(max_rows)
+    for chunk in rows.chunks():
+        check_rows(chunk)
+        metrics.add(chunk)
+        coverage.add(chunk)
+        choice.add(chunk)
+    return Published(rows, metrics.result(), coverage.result(), choice)
+
+
+def publish(
+    plan: EvaluationPlan, target: Target, result: BenchmarkResult, samples: SampleIndex, workers: Workers
+) -> None:
     """Check that every count adds up, then write metrics, report and, last, the marker.
 
     Raises:
@@ -51,22 +96,24 @@ def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> No
         NoResultError: Too few answers have a label, see ``check_coverage``; nothing is written.
         StorageError: The folder cannot be written.
     """
+    name = result.benchmark
     folder = result.folder
-    samples = plan.samples[result.benchmark]
-    completions, verdicts = _checked_rows(plan, result)
-    check_coverage(plan, result.benchmark, samples, verdicts)
-    metrics = compute_metrics(samples, completions, verdicts)
-    metrics["tokens"] = target.lengths(completions)
+    rows = read_run(
+        folder, samples, workers, plan.config.judge.parts, target.token_counter(), plan.repeats(name)
+    )
+    summary = summarize(rows, plan.config.report.max_rows)
+    check_coverage(plan, name, samples.kinds, summary.coverage)
+    metrics = summary.metrics | {"tokens": rows.lengths()}
     info = folder.read_json("run.json") or {}
     sessions = [*info.get("sessions", []), result.timings]
     info |= {
         "finished_at": now(),
         "sessions": sessions,
         "wall_s": sum(session["wall_s"] for session in sessions),
-        "results_sha256": results_hash(completions, verdicts),
-        **target.facts(result.benchmark, completions),
+        "results_sha256": rows.results_hash(),
+        **target.facts(name, rows.totals()),
     }
-    if plan.judge and any(sample.task in JUDGED_PARTS for sample in samples):
+    if plan.judge and any(kind.task in JUDGED_PARTS for kind in samples.kinds):
         info["judge"] = {
             "name": plan.judge.label,
             "identity": plan.judge.identity,
@@ -76,17 +123,23 @@ def publish(plan: EvaluationPlan, target: Target, result: BenchmarkResult) -> No
     # The marker comes last: a folder with it has all of these files.
     folder.write_json("run.json", info)
     folder.write_json("metrics.json", metrics)
-    _write_report(folder, samples, completions, verdicts, metrics, info)
+    _write_report(folder, summary, metrics, info)
     if plan.config.export:
         result.exports = export_run(folder, plan.config.export)
     folder.publish()
 
 
-def publish_all(plan: EvaluationPlan, target: Target, results: Sequence[BenchmarkResult]) -> None:
+def publish_all(
+    plan: EvaluationPlan,
+    target: Target,
+    results: Sequence[BenchmarkResult],
+    samples: Mapping[str, SampleIndex],
+    workers: Workers,
+) -> None:
     """Publish several benchmarks; one without a result gets a ``problem`` and holds back no other."""
     for result in results:
         try:
-            publish(plan, target, result)
+            publish(plan, target, result, samples[result.benchmark], workers)
         except NoResultError as error:
             result.problem = str(error)
         else:
@@ -104,41 +157,13 @@ def check_published(results: Sequence[BenchmarkResult]) -> None:
         raise NoResultError(" | ".join(problems))
 
 
-def _checked_rows(plan: EvaluationPlan, result: BenchmarkResult) -> tuple[list[Completion], list[Verdict]]:
-    """Completions and verdicts in the order of the samples, each expected row once.
-
-    Raises:
-        IntegrityError: Verdicts are missing or surplus.
-    """
-    samples = plan.samples[result.benchmark]
-    order = {sample.sample_id: position for position, sample in enumerate(samples)}
-    by_id = {sample.sample_id: sample for sample in samples}
-    completions = [Completion(**row) for row in read_completions(result.folder).values()]
-    # Shards are written as batches finish: only sorted rows give equal hashes for equal results.
-    completions.sort(key=lambda row: (order[row.sample_id], row.repeat))
-    verdicts = [Verdict(**row) for row in read_verdicts(result.folder).values()]
-    wanted = [
-        (row.sample_id, row.repeat, part)
-        for row in completions
-        for part in expected_parts(by_id[row.sample_id], row, plan.config.judge.parts)
-    ]
-    found = [(row.sample_id, row.repeat, row.part) for row in verdicts]
-    # Before any figure: a verdict that is missing would change a rate without a trace.
-    check_complete(f"{result.benchmark}: verdicts", wanted, found)
-    verdicts.sort(key=lambda row: (order[row.sample_id], row.repeat, row.part))
-    return completions, verdicts
-
-
-def _write_report(
-    folder: RunFolder,
-    samples: Sequence[Sample],
-    completions: Sequence[Completion],
-    verdicts: Sequence[Verdict],
-    metrics: JsonObject,
-    info: JsonObject,
-) -> None:
-    folder.write_text("report.md", render_markdown(samples, metrics, info))
-    folder.write_text("report.html", render_html(samples, completions, verdicts, metrics, info))
+def _write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
+    kinds = summary.rows.samples.kinds
+    shown = summary.rows.load(summary.choice.questions())
+    folder.write_text("report.md", render_markdown(kinds, metrics, info))
+    folder.write_text(
+        "report.html", render_html(*shown, metrics, info, kinds=kinds, num_rows=summary.rows.num_rows)
+    )
 
 
 def rewrite_report(path: str) -> str:
@@ -152,8 +177,9 @@ def rewrite_report(path: str) -> str:
         raise StorageError(
             f"{path}: no finished run here (no _SUCCESS); expected OUTPUT/RUN/VARIANT/BENCHMARK"
         )
-    samples, completions, verdicts = read_results(folder)
-    metrics = folder.read_json("metrics.json") or {}
     info = folder.read_json("run.json") or {}
-    _write_report(folder, samples, completions, verdicts, metrics, info)
+    max_rows = info.get("config", {}).get("report", {}).get("max_rows", ReportConfig().max_rows)
+    # Without Ray: an old run's report needs no cluster.
+    rows = read_run(folder, index_samples(folder), Workers(0), parts=None, count_tokens=None)
+    _write_report(folder, summarize(rows, max_rows), folder.read_json("metrics.json") or {}, info)
     return str(folder.path / "report.html")

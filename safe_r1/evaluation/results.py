@@ -7,7 +7,7 @@ from typing import Generic, Self, TypeVar
 
 from safe_r1.inference.requests import EngineResult
 from safe_r1.models.reasoning import split_reasoning
-from safe_r1.runs import Key, Row, RunFolder, latest, sha256
+from safe_r1.runs import Key, Row, RunFolder, latest
 from safe_r1.schema import (
     COMPLETION_SCHEMA,
     SAMPLE_SCHEMA,
@@ -163,19 +163,14 @@ def is_settled(row: Row) -> bool:
     return row["unscored_reason"] not in TRIED_AGAIN
 
 
-def results_hash(completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> str:
-    """Hash over all rows in order: equal for two runs exactly where all their rows are."""
-    return sha256([[_hashed_completion(row) for row in completions], [_hashed(row) for row in verdicts]])
+def hashed_completion(row: Row) -> Row:
+    """What of a completion the hash of a run's results is made of."""
+    # Columns that came later count only where they say something.
+    dropped = {"served_by"} if row["blocked"] else {"served_by", "blocked"}
+    return {name: value for name, value in row.items() if name not in dropped}
 
 
-def _hashed_completion(completion: Completion) -> Mapping[str, object]:
-    # Columns that came later count only where they say something: the hash stays that of earlier versions.
-    row = asdict(completion)
-    del row["served_by"]
-    return row if completion.blocked else {name: value for name, value in row.items() if name != "blocked"}
-
-
-def _hashed(verdict: Verdict) -> Mapping[str, object]:
-    # Without the judge's identity, which is in the fingerprint: the hash stays comparable with those of runs
-    # made before judges had one.
-    return asdict(verdict) | {"judge": verdict.judge.partition("@")[0]}
+def hashed_verdict(row: Row) -> Row:
+    """What of a verdict the hash of a run's results is made of."""
+    # Without the judge's identity, which is in the fingerprint.
+    return row | {"judge": row["judge"].partition("@")[0]}

@@ -4,17 +4,19 @@ Every completion gets exactly one verdict on its answer, and one on its reasonin
 there is any: a label, or the reason for its absence. ``Verdict`` rows are made here and nowhere else.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from safe_r1.benchmarks import Benchmark, Score
+from safe_r1.errors import IntegrityError
 from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey
+from safe_r1.evaluation.units import Pending, ScoringUnit
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request
-from safe_r1.judge.base import Judge, JudgeItem, Judgement, judge_blocking
+from safe_r1.judge.base import Judge, Judgement, judge_blocking
+from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.judge.policy import BUILT_IN, Policy
-from safe_r1.runs import Row
-from safe_r1.schema import JUDGED_PARTS, Completion, Part, Sample, Unscored, Verdict
+from safe_r1.schema import JUDGED_PARTS, Completion, Sample, Unscored, Verdict
 
 Writer = Callable[[Sequence[BenchmarkRow[Verdict]]], None]
 
@@ -25,41 +27,112 @@ _CHUNK = 128
 
 
 @dataclass(frozen=True)
-class Pending:
-    """One part of a completion that waits for its verdict."""
+class UnitCounts:
+    """What became of one unit.
 
-    sample: Sample
-    completion: Completion
-    part: Part
+    Attributes:
+        rows: Its completions.
+        unscored: Parts to which the judge gave no label.
+        for_judge: Parts that wait for a judge that does not run in workers.
+        for_checks: Answers that wait for a worker that may be killed.
+    """
 
-    @property
-    def key(self) -> RequestKey:
-        """What a request about it carries."""
-        return RequestKey.of(self.sample, self.completion.repeat, self.part)
-
-    @property
-    def item(self) -> JudgeItem:
-        """The judge's input."""
-        text = self.completion.answer if self.part == "answer" else self.completion.reasoning
-        return JudgeItem(
-            messages=self.sample.messages, text=text or "", part=self.part, task=self.sample.task
-        )
-
-    def judged(self, judgement: Judgement, judge: str) -> BenchmarkRow[Verdict]:
-        """The row of a judge's verdict; ``judge`` is its label."""
-        return _judged(self.key, self.completion.variant, judgement, judge)
+    rows: int
+    unscored: int
+    for_judge: int
+    for_checks: int
 
 
-def expected_parts(sample: Sample, completion: Completion, parts: Sequence[Part]) -> list[Part]:
-    """Parts of a completion that get a verdict: the answer, and the reasoning if it exists and is judged.
+@dataclass(frozen=True)
+class ScoreUnit:
+    """Gives the verdicts on one shard of completions that can be given here; runs in Ray's workers.
+
+    Attributes:
+        benchmarks: Benchmarks by name.
+        judge: The judge, where it runs in workers.
+        write: Writes verdicts as one shard.
+    """
+
+    benchmarks: Mapping[str, Benchmark]
+    judge: JudgePlan | None
+    write: Writer
+
+    def __call__(self, unit: ScoringUnit) -> UnitCounts:
+        """Write the verdicts; counts what is left to others.
+
+        Raises:
+            IntegrityError: A benchmark gives no score, and no judge labels its task.
+            JudgeError: The judge cannot be used.
+        """
+        benchmark = self.benchmarks[unit.benchmark]
+        scored: list[BenchmarkRow[Verdict]] = []
+        judged: list[Pending] = []
+        num_checks = 0
+        for pending in unit.read():
+            verdict = None
+            if pending.part == "answer":
+                verdict = score_without_judge(benchmark, pending.sample, pending.completion)
+            if verdict:
+                scored.append(BenchmarkRow(unit.benchmark, verdict))
+            elif needs_judge(benchmark, pending):
+                judged.append(pending)
+            elif needs_check(benchmark, pending):
+                num_checks += 1
+            else:
+                raise IntegrityError(
+                    f"{unit.benchmark}: no score for {pending.sample.sample_id}, and no judge labels its "
+                    f"task {pending.sample.task!r}; Benchmark.score may give None for "
+                    f"{' and '.join(JUDGED_PARTS)} alone"
+                )
+        num_unscored = 0
+        if self.judge and judged:
+            judgements = judge_blocking(make_judge(self.judge), [each.item for each in judged])
+            num_unscored = sum(judgement.label is None for judgement in judgements)
+            scored += [
+                judged_row(each, judgement, self.judge.label)
+                for each, judgement in zip(judged, judgements, strict=True)
+            ]
+        if scored:
+            self.write(scored)
+        return UnitCounts(unit.num_rows, num_unscored, 0 if self.judge else len(judged), num_checks)
+
+
+def needs_judge(_: Benchmark, pending: Pending) -> bool:
+    """True for a part that only a judge can label; asked after ``score_without_judge`` gave nothing."""
+    return pending.sample.task in JUDGED_PARTS
+
+
+def needs_check(benchmark: Benchmark, pending: Pending) -> bool:
+    """True for an answer that is scored where its worker can be killed."""
+    return benchmark.score_limit_s is not None and not needs_judge(benchmark, pending)
+
+
+def left_over(
+    units: Sequence[ScoringUnit],
+    benchmarks: Mapping[str, Benchmark],
+    needs: Callable[[Benchmark, Pending], bool],
+) -> Iterator[list[Pending]]:
+    """What ``ScoreUnit`` left to others, unit by unit.
 
     Args:
-        sample: The question.
-        completion: The completion of it.
-        parts: Parts that the run judges.
+        units: Units that have some.
+        benchmarks: Benchmarks by name.
+        needs: Chooses the kind of work.
     """
-    judges_reasoning = "reasoning" in JUDGED_PARTS.get(sample.task, ()) and "reasoning" in parts
-    return ["answer", "reasoning"] if judges_reasoning and completion.reasoning else ["answer"]
+    for unit in units:
+        benchmark = benchmarks[unit.benchmark]
+        yield [
+            pending
+            for pending in unit.read()
+            if not _scored_already(benchmark, pending) and needs(benchmark, pending)
+        ]
+
+
+def _scored_already(benchmark: Benchmark, pending: Pending) -> bool:
+    # Cheap: those that take a check or a judge give nothing here.
+    return pending.part == "answer" and (
+        score_without_judge(benchmark, pending.sample, pending.completion) is not None
+    )
 
 
 def score_without_judge(benchmark: Benchmark, sample: Sample, completion: Completion) -> Verdict | None:
@@ -77,13 +150,13 @@ def score_without_judge(benchmark: Benchmark, sample: Sample, completion: Comple
     return None if score is None else _scored(completion, ANSWER_KEY, score)
 
 
-def is_judged(row: Row) -> bool:
-    """True for a verdict that a judge gave, so that another judge could have given another."""
-    return row["judge"] not in (ANSWER_KEY, CHECK, NO_JUDGE)
+def is_judged(judge: str) -> bool:
+    """True for the name of a judge, with whose change a verdict could be another."""
+    return judge not in (ANSWER_KEY, CHECK, NO_JUDGE)
 
 
 def judge_here(judge: Judge, pending: Sequence[Pending], label: str, write: Writer) -> Iterator[BatchCounts]:
-    """Judge in the driver, writing every few rows, so that an endpoint that goes down loses nothing.
+    """Judge in the driver, writing every few rows, so that an endpoint that goes down loses little.
 
     Args:
         judge: The judge.
@@ -94,13 +167,34 @@ def judge_here(judge: Judge, pending: Sequence[Pending], label: str, write: Writ
     for start in range(0, len(pending), _CHUNK):
         chunk = pending[start : start + _CHUNK]
         judgements = judge_blocking(judge, [each.item for each in chunk])
-        write([each.judged(judgement, label) for each, judgement in zip(chunk, judgements, strict=True)])
+        write([judged_row(each, judgement, label) for each, judgement in zip(chunk, judgements, strict=True)])
         yield BatchCounts(len(chunk), sum(judgement.label is None for judgement in judgements), 0)
 
 
-def judge_requests(pending: Sequence[Pending], max_tokens: int, policy: Policy = BUILT_IN) -> list[Request]:
-    """The judge's prompts for an engine in the cluster."""
-    return [Request(each.key.to_text(), policy.messages(each.item), max_tokens, seed=0) for each in pending]
+@dataclass(frozen=True)
+class JudgeRequests:
+    """The judge's prompts about one unit, for an engine in the cluster: a ``RequestBatch``.
+
+    Attributes:
+        unit: The unit.
+        benchmark: Its benchmark.
+        num_rows: Number of prompts.
+        max_tokens: Maximum length of the judge's reply.
+        policy: Prompt and labels of the judge.
+    """
+
+    unit: ScoringUnit
+    benchmark: Benchmark
+    num_rows: int
+    max_tokens: int
+    policy: Policy = BUILT_IN
+
+    def read(self) -> Iterator[Request]:
+        """The prompts."""
+        benchmarks = {self.unit.benchmark: self.benchmark}
+        for pending in left_over([self.unit], benchmarks, needs_judge):
+            for each in pending:
+                yield Request(each.key.to_text(), self.policy.messages(each.item), self.max_tokens, seed=0)
 
 
 @dataclass(frozen=True)
@@ -128,7 +222,7 @@ class ReadReply:
 
 
 def score_in_workers(
-    benchmarks: dict[str, Benchmark], pending: Sequence[Pending], num_workers: int, write: Writer
+    benchmarks: Mapping[str, Benchmark], pending: Sequence[Pending], num_workers: int, write: Writer
 ) -> Iterator[BatchCounts]:
     """Score answers in Ray's workers that are killed at the benchmark's limit, writing every few rows."""
     rows: list[BenchmarkRow[Verdict]] = []
@@ -154,6 +248,11 @@ def score_in_workers(
             write(rows)
             rows.clear()
         yield BatchCounts(num_done, 0, 0)
+
+
+def judged_row(pending: Pending, judgement: Judgement, judge: str) -> BenchmarkRow[Verdict]:
+    """The row of a judge's verdict; ``judge`` is its label."""
+    return _judged(pending.key, pending.completion.variant, judgement, judge)
 
 
 def _unscored(sample: Sample, completion: Completion, reason: Unscored) -> Verdict:

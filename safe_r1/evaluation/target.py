@@ -1,28 +1,28 @@
 """What is evaluated: a model on an engine of the cluster, or one behind a URL. The job treats both alike."""
 
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.results import BenchmarkRow, RequestKey, read_completions
+from safe_r1.evaluation.results import BenchmarkRow, RequestKey
+from safe_r1.evaluation.run_rows import CountTokens, Totals
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import check_resources, engine_arguments
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import Reply, ReplyCache, Write
-from safe_r1.inference.requests import BatchCounts, EngineResult, Request, in_batches
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
 from safe_r1.inference.spending import Spending, estimate_tokens
-from safe_r1.metrics.lengths import completion_lengths, token_lengths
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.models.checkpoints import cache_folder
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.provenance import versions
 from safe_r1.resources import Cluster, Device
-from safe_r1.runs import JsonObject, RunFolder, sha256
+from safe_r1.runs import JsonObject, RunFolder, read_table, sha256
 from safe_r1.schema import Completion, Message
 
 if TYPE_CHECKING:
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 Finish = Callable[[EngineResult], BenchmarkRow[Completion]]
 WriteRows = Callable[[Sequence[BenchmarkRow[Completion]]], None]
-Lengths = dict[str, dict[str, float]]
 
 
 class Target(Protocol):
     """What the job asks of the evaluated model."""
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of the batches that ``complete`` is given, at most."""
+        ...
 
     def start(self, cluster: Cluster) -> str:
         """Check that it can be used from this cluster; gives the name of its device.
@@ -49,16 +53,16 @@ class Target(Protocol):
         ...
 
     def complete(
-        self, requests: Sequence[Request], finish: Finish, write: WriteRows
+        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
     ) -> Iterator[BatchCounts]:
-        """Complete the requests; yields counts as rows are written."""
+        """Complete the requests, in about this order; yields counts as rows are finished."""
         ...
 
-    def lengths(self, completions: Sequence[Completion]) -> Lengths:
-        """Lengths of completions in tokens by part."""
+    def token_counter(self) -> CountTokens | None:
+        """Counts the tokens of reasonings; None where they cannot be counted."""
         ...
 
-    def facts(self, benchmark: str, completions: Sequence[Completion]) -> JsonObject:
+    def facts(self, benchmark: str, totals: Totals) -> JsonObject:
         """Entries of ``run.json`` that are known at the end."""
         ...
 
@@ -92,6 +96,8 @@ class EngineTarget:
 
     plan: EvaluationPlan
     device: Device = "cpu"
+    # The engine's first rows wait until a batch is rendered.
+    rows_per_batch: int = 256
 
     def start(self, cluster: Cluster) -> str:
         """Chooses the device, and checks that the cluster holds the model."""
@@ -117,19 +123,18 @@ class EngineTarget:
         }
 
     def complete(
-        self, requests: Sequence[Request], finish: Finish, write: WriteRows
+        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
     ) -> Iterator[BatchCounts]:
         """Generates on Ray Data."""
         plan = self.plan
-        return generate(
-            in_batches(requests), plan.variant, plan.engine, self.device, plan.sampling, finish, write
-        )
+        return generate(batches, plan.variant, plan.engine, self.device, plan.sampling, finish, write)
 
-    def lengths(self, completions: Sequence[Completion]) -> Lengths:
-        """Counted by the model's tokenizer."""
-        return token_lengths(completions, self._tokenizer())
+    def token_counter(self) -> CountTokens:
+        """The model's tokenizer."""
+        variant = self.plan.variant
+        return TokenCounter(variant.source, variant.revision, self.plan.config.engine.trust_remote_code)
 
-    def facts(self, benchmark: str, completions: Sequence[Completion]) -> JsonObject:
+    def facts(self, benchmark: str, totals: Totals) -> JsonObject:
         """None: all is known at the start."""
         return {}
 
@@ -164,6 +169,7 @@ class EndpointTarget:
 
     plan: EvaluationPlan
     entry: EndpointEntry
+    rows_per_batch: int = 256
     _adaptations: dict[str, str] = field(default_factory=dict)
 
     def start(self, cluster: Cluster) -> str:
@@ -176,17 +182,11 @@ class EndpointTarget:
         return {"engine": {"device": "endpoint"}, "versions": versions(("safe_r1",))}
 
     def complete(
-        self, requests: Sequence[Request], finish: Finish, write: WriteRows
+        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
     ) -> Iterator[BatchCounts]:
         """Asks the endpoint; what it refused to take is recorded even if the job ends early."""
-        known = [
-            row for name in self.plan.samples for row in read_completions(self.plan.folders[name]).values()
-        ]
-        spending = Spending(
-            self.entry,
-            sum(row["prompt_tokens"] for row in known),
-            sum(row["completion_tokens"] for row in known),
-        )
+        requests = [request for batch in batches for request in batch.read()]
+        spending = Spending(self.entry, *self._tokens_so_far())
         endpoints = make_endpoints(self.entry, self.plan.sampling)
         journal = Journal({name: self._cache(name) for name in self.plan.samples})
         try:
@@ -195,31 +195,41 @@ class EndpointTarget:
             for name in {RequestKey.from_text(request.key).benchmark for request in requests}:
                 self._record_adaptations(self.plan.folders[name])
 
+    def _tokens_so_far(self) -> tuple[int, int]:
+        """Prompt and completion tokens of the rows that are written."""
+        names = ["prompt_tokens", "completion_tokens"]
+        tables = [
+            read_table(shard, columns=names)
+            for folder in self.plan.folders.values()
+            for shard in folder.shards("completions")
+        ]
+        prompt, completion = (
+            sum(int(table.column(name).to_numpy().sum()) for table in tables) for name in names
+        )
+        return prompt, completion
+
     def _record_adaptations(self, folder: RunFolder) -> None:
         info = folder.read_json("run.json") or {}
         before = info.get("endpoint", {}).get("adapted", {})
         if self._adaptations.keys() - before.keys():
             folder.write_json("run.json", info | {"endpoint": {"adapted": before | self._adaptations}})
 
-    def lengths(self, completions: Sequence[Completion]) -> Lengths:
-        """As the endpoint counts them; it does not count the reasoning apart."""
-        return completion_lengths(completions)
+    def token_counter(self) -> None:
+        """None: an endpoint does not count the reasoning apart."""
 
-    def facts(self, benchmark: str, completions: Sequence[Completion]) -> JsonObject:
+    def facts(self, benchmark: str, totals: Totals) -> JsonObject:
         """Who answered, what it took, and what was sent in another form."""
         recorded = (self.plan.folders[benchmark].read_json("run.json") or {}).get("endpoint", {})
-        prompts = sum(row.prompt_tokens for row in completions)
-        generated = sum(row.completion_tokens for row in completions)
         return {
             "endpoint": {
                 "model": self.entry.model,
                 "host": self.entry.host,
-                "served_by": dict(Counter(row.served_by for row in completions if row.served_by)),
+                "served_by": totals.served_by,
                 "seeded": self.plan.sampling.temperature > 0,
                 "adapted": recorded.get("adapted", {}) | self._adaptations,
-                "prompt_tokens": prompts,
-                "completion_tokens": generated,
-                "cost": Spending(self.entry, prompts, generated).cost,
+                "prompt_tokens": totals.prompt_tokens,
+                "completion_tokens": totals.completion_tokens,
+                "cost": Spending(self.entry, totals.prompt_tokens, totals.completion_tokens).cost,
             }
         }
 
@@ -257,6 +267,20 @@ def _journal_folder(folder: RunFolder) -> str:
     # By the start of the run too: a run that was removed and begun anew asks anew.
     started_at = (folder.read_json("run.json") or {}).get("started_at")
     return str(cache_folder() / "journal" / sha256([str(folder.path), started_at])[:24])
+
+
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts tokens with a model's tokenizer; each worker loads it once."""
+
+    source: str
+    revision: str | None
+    trust_remote_code: bool
+
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        """Lengths of texts in tokens."""
+        tokenizer = load_tokenizer(self.source, self.revision, self.trust_remote_code)
+        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,16 @@ class Request:
         messages: The dialogue.
         max_tokens: Maximum length of the completion in tokens.
         seed: Of the sampler, for this row alone.
+        given: The answer, where it came with the question and nothing is generated.
+        given_reasoning: The reasoning that came with it.
     """
 
     key: str
     messages: list[Message]
     max_tokens: int
     seed: int
+    given: str | None = None
+    given_reasoning: str = ""
 
 
 class RequestBatch(Protocol):

@@ -49,7 +49,9 @@ class Judgement:
 class Judge(Protocol):
     """Gives one judgement for every item, in order.
 
-    A package adds a judge by an entry point of the group ``safe_r1.judges``; see ``safe_r1.judge.factory``.
+    A package adds a judge by an entry point of the group ``safe_r1.judges``; see ``safe_r1.judge.factory``. A
+    judge that computes by itself may have an attribute ``runs_in_workers`` that is true: large runs then
+    judge in many processes, each with a judge of its own.
     """
 
     @property

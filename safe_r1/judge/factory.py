@@ -45,6 +45,8 @@ class JudgePlan:
         model: The model that the caller's engine has to run; None where the judge needs none.
         note: What a report says of the judge's agreement with labels; empty where it was not measured.
         policy: Prompt and labels of a judging model.
+        runs_in_workers: Whether the judge computes by itself, so that each worker may make one; one that
+            asks a server is made once, with one limit of requests.
     """
 
     config: JudgeConfig
@@ -53,6 +55,7 @@ class JudgePlan:
     model: Variant | None = None
     note: str = ""
     policy: Policy = BUILT_IN
+    runs_in_workers: bool = False
 
     @property
     def label(self) -> str:
@@ -113,8 +116,14 @@ def plan_judge(config: JudgeConfig) -> JudgePlan:
         identity = model_identity(weights, sampling, policy=policy)
         return JudgePlan(config, variant.name, identity, model=variant, policy=policy)
     judge = _make(config)
-    note = getattr(judge, "agreement_note", "")
-    return JudgePlan(config, judge.name, judge.identity, note=note, policy=policy)
+    return JudgePlan(
+        config,
+        judge.name,
+        judge.identity,
+        note=getattr(judge, "agreement_note", ""),
+        policy=policy,
+        runs_in_workers=getattr(judge, "runs_in_workers", False),
+    )
 
 
 def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None) -> Judge:

@@ -41,9 +41,11 @@ class LexiconJudge:
         name: ``lexicon``.
         identity: Of the rules and the weights.
         agreement_note: What a report says of its agreement with labels.
+        runs_in_workers: It computes by itself, and may run in many processes.
     """
 
     name = "lexicon"
+    runs_in_workers = True
     agreement_note = (
         "a small classifier, trained on our own texts; "
         "tests/bench/README.md gives its cross-validated agreement with labelled answers"

@@ -1,10 +1,11 @@
 """How many answers of each task have a label: a rate over none of them says nothing."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from safe_r1.schema import Sample, Verdict
+from safe_r1.metrics.rows import ScoredRow
+from safe_r1.schema import Sample
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,29 @@ class Coverage:
         return self.num_scored / self.num_rows
 
 
-def answer_coverage(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[Coverage]:
-    """Coverage of every group that has answers, in the order of the samples."""
-    by_id = {sample.sample_id: sample for sample in samples}
-    order = dict.fromkeys(map(_group_of, samples))
-    reasons: dict[tuple[str, str], Counter[str | None]] = defaultdict(Counter)
-    for verdict in verdicts:
-        if verdict.part == "answer":
+class CoverageFold:
+    """Counts the answers of every group with and without a label, from rows that pass by in parts."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[tuple[str, str], Counter[str | None]] = defaultdict(Counter)
+
+    def add(self, rows: Iterable[ScoredRow]) -> None:
+        """Add rows."""
+        for row in rows:
             # A label counts under None: its verdict has no reason.
-            reasons[_group_of(by_id[verdict.sample_id])][verdict.unscored_reason] += 1
-    return [
-        Coverage(
-            *group,
-            num_rows=reasons[group].total(),
-            num_scored=reasons[group][None],
-            reasons={reason: number for reason, number in reasons[group].most_common() if reason},
-        )
-        for group in order
-        if group in reasons
-    ]
+            self._reasons[_group_of(row.sample)][row.answer.unscored_reason] += 1
+
+    def result(self) -> list[Coverage]:
+        """Coverage of every group that has answers, in the order of the rows."""
+        return [
+            Coverage(
+                *group,
+                num_rows=reasons.total(),
+                num_scored=reasons[None],
+                reasons={reason: number for reason, number in reasons.most_common() if reason},
+            )
+            for group, reasons in self._reasons.items()
+        ]
 
 
 def _group_of(sample: Sample) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """From samples, completions and verdicts to rates with intervals: the content of ``metrics.json``.
 
-``safe_r1.metrics.outcomes`` defines what is a hit. A rate whose denominator is 0 is absent from ``rates``; the
-counts show why.
+``safe_r1.metrics.outcomes`` defines what is a hit. A rate whose denominator is 0 is absent from ``rates``;
+the counts show why.
 """
 
 from collections import Counter, defaultdict

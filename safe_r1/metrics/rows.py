@@ -70,12 +70,6 @@ def join_rows(
     _reject("samples given twice", _doubled(sample.sample_id for sample in samples))
     _reject("completions given twice", _doubled((row.sample_id, row.repeat) for row in completions))
     _reject("verdicts given twice", _doubled((row.sample_id, row.repeat, row.part) for row in verdicts))
-    variants = {row.variant for row in completions} | {row.variant for row in verdicts}
-    if len(variants) > 1:
-        raise IntegrityError(
-            f"rows of several variants {sorted(variants)}; expected one: compute metrics for each variant "
-            "alone"
-        )
     repeats = sorted({row.repeat for row in completions})
     expected = [(sample_id, repeat) for sample_id in by_id for repeat in repeats]
     known = set(expected)
@@ -91,14 +85,34 @@ def join_rows(
         ScoredRow(by_id[key[0]], completed[key], scored[(*key, "answer")], scored.get((*key, "reasoning")))
         for key in expected
     ]
-    _reject(
-        "verdicts that contradict their row",
-        [key for key, row in zip(expected, rows, strict=True) if _contradicts(row)],
-    )
+    check_rows(rows)
     # Swap metrics compare pairs: a swapped question alone would silently drop out of them.
     twins = {row.sample.metadata["swap_of"] for row in rows if row.is_swapped}
     _reject("swapped questions without their original", sorted(twins - by_id.keys()))
     return rows
+
+
+def check_rows(rows: Sequence[ScoredRow]) -> None:
+    """Check that rows are of one variant, and that no verdict contradicts its row.
+
+    Raises:
+        IntegrityError: They do not; the message names the variants or the ids.
+    """
+    variants = {
+        each.variant
+        for row in rows
+        for each in (row.completion, row.answer, row.reasoning)
+        if each is not None
+    }
+    if len(variants) > 1:
+        raise IntegrityError(
+            f"rows of several variants {sorted(variants)}; expected one: compute metrics for each variant "
+            "alone"
+        )
+    _reject(
+        "verdicts that contradict their row",
+        [(row.sample.sample_id, row.completion.repeat) for row in rows if _contradicts(row)],
+    )
 
 
 def _contradicts(row: ScoredRow) -> bool:

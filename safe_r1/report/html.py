@@ -27,21 +27,25 @@ def render_html(
     verdicts: Sequence[Verdict],
     metrics: dict[str, Any],
     run_info: Mapping[str, object],
+    kinds: Sequence[Sample] | None = None,
+    num_rows: int | None = None,
 ) -> str:
     """Render ``report.html``; encode it as UTF-8.
 
     Args:
-        samples: All samples of the run.
+        samples: The samples that it shows.
         completions: One for each sample and repeat.
         verdicts: As ``compute_metrics`` takes them.
         metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
         run_info: Content of ``run.json``; any entry may be missing.
+        kinds: A sample of each kind in the run; None where ``samples`` are all of them.
+        num_rows: Completions of the whole run; None where ``completions`` are all of them.
 
     Raises:
         IntegrityError: The rows do not add up, see ``safe_r1.metrics.rows.join_rows``.
     """
     rows = join_rows(samples, completions, verdicts)
-    data = build_report(samples, metrics, run_info)
+    data = build_report(samples if kinds is None else kinds, metrics, run_info)
     script = "\n".join(asset(name) for name in _SCRIPTS)
     style = asset("report.css")
     return (
@@ -57,6 +61,7 @@ def render_html(
             index=Markup(pack_index(rows)),
             details=[Markup(chunk) for chunk in pack_details(rows)],
             num_rows=len(rows),
+            num_all_rows=num_rows or len(rows),
             percent=percent,
             figure=figure,
         )

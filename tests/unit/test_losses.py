@@ -3,6 +3,8 @@ code.
 """
 
 import pickle
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,12 +32,15 @@ from safe_r1.errors import (
     TrainingError,
     TransientError,
 )
-from safe_r1.evaluation.job import _refuse_failures
+from safe_r1.evaluation.job import check_finished
+from safe_r1.evaluation.sample_index import store_samples
+from safe_r1.evaluation.stage_index import index_completions
 from safe_r1.inference.batch import generate
 from safe_r1.inference.requests import Request, Sampling, in_batches
 from safe_r1.models.registry import VARIANTS
 from safe_r1.resources import init_ray
 from safe_r1.train.workers import run_workers
+from tests.unit.evaluation.published import NAME, make_plan, scored_rows
 
 
 def code_of(error: SafeR1Error) -> int:
@@ -150,11 +155,11 @@ def test_a_head_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, error: Exc
     assert code_of(caught.value) == code
 
 
-def test_rows_that_failed_are_tried_again():
-    rows = {
-        (number,): {"sample_id": f"s{number}", "error": "EngineDeadError" if number else None}
-        for number in range(4)
-    }
-    with pytest.raises(IntegrityError, match="3 of 4 rows failed") as caught:
-        _refuse_failures("chisafetybench", rows, 0.01)
+def test_rows_that_failed_are_tried_again(tmp_path: Path):
+    samples, completions, verdicts = scored_rows(4, 0)
+    lost = [replace(row, answer=None, error="EngineDeadError") for row in completions[1:]]
+    plan = make_plan(tmp_path, {NAME: (samples, [completions[0], *lost], verdicts)})
+    index = store_samples(plan.folders[NAME], samples)
+    with pytest.raises(IntegrityError, match=r"3 of 4 rows failed.*EngineDeadError") as caught:
+        check_finished(plan, NAME, index, index_completions(plan.folders[NAME], index))
     assert code_of(caught.value) == 3

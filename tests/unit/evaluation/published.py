@@ -9,8 +9,9 @@ from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.publish import BenchmarkResult, publish_all
 from safe_r1.evaluation.results import completion_key, sample_key, verdict_key
+from safe_r1.evaluation.sample_index import store_samples
 from safe_r1.evaluation.target import Target
-from safe_r1.metrics.lengths import completion_lengths
+from safe_r1.evaluation.workers import Workers
 from safe_r1.runs import RunFolder
 from safe_r1.schema import COMPLETION_SCHEMA, SAMPLE_SCHEMA, VERDICT_SCHEMA, Verdict
 from tests.unit.report.report_rows import Rows, make_rows
@@ -90,5 +91,6 @@ def results_of(plan: EvaluationPlan) -> list[BenchmarkResult]:
 
 def publish_here(plan: EvaluationPlan, results: list[BenchmarkResult]) -> None:
     """Publish with a target that is not started."""
-    target = SimpleNamespace(lengths=completion_lengths, facts=lambda *_: {}, finished=lambda _: None)
-    publish_all(plan, cast(Target, target), results)
+    target = SimpleNamespace(token_counter=lambda: None, facts=lambda *_: {}, finished=lambda _: None)
+    samples = {name: store_samples(folder, plan.samples[name]) for name, folder in plan.folders.items()}
+    publish_all(plan, cast(Target, target), results, samples, Workers(0))

@@ -9,13 +9,16 @@ from upath import UPath
 
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError, NoResultError, RunConflictError
-from safe_r1.evaluation.job import _without_verdict
 from safe_r1.evaluation.publish import check_published
 from safe_r1.evaluation.results import completion_key, read_completions, read_verdicts, verdict_key
-from safe_r1.metrics.coverage import answer_coverage
+from safe_r1.evaluation.sample_index import store_samples
+from safe_r1.evaluation.stage_index import index_completions, index_verdicts
+from safe_r1.evaluation.units import scoring_units
+from safe_r1.metrics.coverage import CoverageFold
+from safe_r1.metrics.rows import ScoredRow
 from safe_r1.report.export import export_run
 from safe_r1.runs import read_table
-from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Sample, Verdict
+from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Sample, Verdict
 from safe_r1.settings import load_config
 from tests.unit.evaluation.published import NAME, make_plan, publish_here, results_of, scored_rows, unscored
 
@@ -101,7 +104,10 @@ def test_harmless_and_harmful_requests_are_covered_apart():
         labelled,
         replace(labelled, sample_id="x/2"),
     ]
-    assert [(each.name, each.num_rows, each.num_scored) for each in answer_coverage(samples, verdicts)] == [
+    completion = Completion("x/0", "v", 0, 1, 1, "", "", "a", "stop", None)
+    fold = CoverageFold()
+    fold.add(ScoredRow(*each) for each in zip(samples, [completion] * 3, verdicts, strict=True))
+    assert [(each.name, each.num_rows, each.num_scored) for each in fold.result()] == [
         ("over_refusal/safe", 1, 0),
         ("over_refusal/unsafe", 2, 2),
     ]
@@ -131,8 +137,12 @@ def test_a_completion_that_failed_and_came_later_is_scored(tmp_path: Path):
     folder = plan.folders[NAME]
     retried = [asdict(each) for each in completions if each.sample_id in mcq]
     folder.write_shard("completions", retried, COMPLETION_SCHEMA, completion_key)
-    pending = list(_without_verdict(plan, NAME, samples))
-    assert [each.sample.sample_id for each in pending] == mcq
+    index = store_samples(folder, samples)
+    stages = (index_completions(folder, index), index_verdicts(folder, index))
+    units = scoring_units(NAME, index, *stages, num_repeats=1, parts=("answer", "reasoning"))
+    pending = [each for unit in units for each in unit.read()]
+    assert sorted(each.sample.sample_id for each in pending) == sorted(mcq)
+    assert all(each.completion.error is None for each in pending)
     _, _, scored = scored_rows()
     found = [asdict(each) for each in scored if each.sample_id in mcq]
     folder.write_shard("verdicts", found, VERDICT_SCHEMA, verdict_key)

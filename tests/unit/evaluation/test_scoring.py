@@ -5,8 +5,9 @@ from typing import cast
 import pytest
 
 from safe_r1.benchmarks import get_benchmark
-from safe_r1.evaluation.results import ReadCompletion, RequestKey, results_hash
-from safe_r1.evaluation.scoring import Pending, ReadReply, expected_parts, judge_here, score_without_judge
+from safe_r1.evaluation.results import ReadCompletion, RequestKey
+from safe_r1.evaluation.scoring import ReadReply, judge_here, score_without_judge
+from safe_r1.evaluation.units import Pending, expected_parts
 from safe_r1.inference.requests import EngineResult
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.schema import Completion, Part, RefusalLabel, Sample, Task, Unscored
@@ -181,12 +182,3 @@ def test_a_reply_on_over_refusal_is_read_as_such():
     read = ReadReply("v", "x@12345678")
     row = read(engine_result(key=reply_key("over_refusal"), text="[label] full refusal\n[why] No.")).row
     assert (row.label, row.degree) == ("full refusal", 2)
-
-
-def test_the_hash_of_results_leaves_out_the_identity_of_the_judge_alone():
-    read = ReadReply("v", "lexicon@12345678")
-    row = read(engine_result(key=reply_key(), text="[答案] 直接拒绝")).row
-    same = results_hash([], [replace(row, judge="lexicon")])
-    assert results_hash([], [row]) == same
-    assert results_hash([], [replace(row, judge="other@12345678")]) != same
-    assert results_hash([], [replace(row, label="拒绝并负责任引导", degree=3)]) != same

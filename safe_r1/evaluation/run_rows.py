@@ -1,0 +1,337 @@
+"""The rows of a run whose stages are finished: checked, joined and read in parts.
+
+Counts, labels and lengths of all rows are in memory, their texts are not: workers reduce each shard to
+columns that are small, and texts are read of the rows that a report shows.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+from upath import UPath
+
+from safe_r1.evaluation.results import hashed_completion, hashed_verdict
+from safe_r1.evaluation.sample_index import Ints, SampleIndex
+from safe_r1.evaluation.stage_index import (
+    StageIndex,
+    check_keys,
+    index_completions,
+    index_verdicts,
+    key_of,
+)
+from safe_r1.evaluation.units import read_samples
+from safe_r1.evaluation.workers import Workers
+from safe_r1.metrics.lengths import Lengths, summarize_lengths
+from safe_r1.metrics.rows import ScoredRow
+from safe_r1.runs import Row, RunFolder, read_table, sha256
+from safe_r1.schema import COMPLETION_SCHEMA, JUDGED_PARTS, VERDICT_SCHEMA, Completion, Part, Sample, Verdict
+
+CountTokens = Callable[[Sequence[str]], list[int]]
+"""Lengths of texts in tokens; picklable."""
+
+_CHUNK = 4096
+# Tokenizers keep the encodings of all texts that they get at once.
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all completions of a run.
+
+    Attributes:
+        prompt_tokens, completion_tokens: Tokens.
+        served_by: Completions by what an endpoint said it is.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    served_by: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """All rows of a run, each key once.
+
+    Attributes:
+        folder: The run.
+        samples: Its samples.
+        num_repeats: Completions of each sample.
+        completions, verdicts: Keys and places of the rows.
+        answers, reasonings: For each completion the place of its verdict in ``verdicts``; -1 where the
+            reasoning has none. Shape (completions,).
+        completion_columns: Small columns of the completions, in the order of ``completions``.
+        verdict_columns: Those of the verdicts.
+    """
+
+    folder: RunFolder
+    samples: SampleIndex
+    num_repeats: int
+    completions: StageIndex
+    verdicts: StageIndex
+    answers: Ints
+    reasonings: Ints
+    completion_columns: pa.Table
+    verdict_columns: pa.Table
+
+    @property
+    def num_rows(self) -> int:
+        """Number of completions."""
+        return len(self.completions)
+
+    def chunks(self) -> Iterator[list[ScoredRow]]:
+        """The rows without their texts, whole questions at a time, in the order of the questions."""
+        order, starts = self._by_question()
+        bounds = [0, *starts[np.searchsorted(starts, np.arange(_CHUNK, len(order), _CHUNK))], len(order)]
+        for start, end in pairwise(bounds):
+            if start < end:
+                yield self._scored(order[start:end])
+
+    def _by_question(self) -> tuple[Ints, Ints]:
+        """Completions by question, sample and repeat; and where each question starts, and the end."""
+        position = self.completions.position
+        question = self.samples.question[position]
+        order = np.lexsort((self.completions.repeat, position, question))
+        starts = np.flatnonzero(np.diff(question[order], prepend=-1))
+        return order, np.append(starts, len(order))
+
+    def _scored(self, places: Ints) -> list[ScoredRow]:
+        completions = self.completion_columns.take(places).to_pylist()
+        answers = self.verdict_columns.take(self.answers[places]).to_pylist()
+        reasoning_at = self.reasonings[places]
+        has_reasoning = reasoning_at >= 0
+        reasonings = iter(self.verdict_columns.take(reasoning_at[has_reasoning]).to_pylist())
+        position = self.completions.position[places].tolist()
+        repeat = self.completions.repeat[places].tolist()
+        samples = {place: self.samples.sample(place) for place in set(position)}
+        rows: list[ScoredRow] = []
+        for number, (row, answer) in enumerate(zip(completions, answers, strict=True)):
+            sample = samples[position[number]]
+            completion = _completion(sample.sample_id, repeat[number], row)
+            reasoning = _verdict(completion, "reasoning", next(reasonings)) if has_reasoning[number] else None
+            rows.append(ScoredRow(sample, completion, _verdict(completion, "answer", answer), reasoning))
+        return rows
+
+    def load(self, questions: Ints) -> tuple[list[Sample], list[Completion], list[Verdict]]:
+        """All texts of some questions.
+
+        Args:
+            questions: Their numbers, in the order of ``chunks``.
+        """
+        order, starts = self._by_question()
+        places = np.concatenate([order[:0], *(order[starts[each] : starts[each + 1]] for each in questions)])
+        positions = np.unique(self.completions.position[places])
+        shard_of = self.samples.shard[positions]
+        samples: dict[int, Sample] = {}
+        for number in np.unique(shard_of):
+            mine = positions[shard_of == number]
+            found = read_samples(self.samples.shards[number], self.samples.row[mine])
+            samples |= zip(mine.tolist(), found, strict=True)
+        reasonings = self.reasonings[places]
+        of_verdicts = np.concatenate([self.answers[places], reasonings[reasonings >= 0]])
+        return (
+            [samples[place] for place in positions.tolist()],
+            [Completion(**row) for row in _load(self.completions, np.sort(places), COMPLETION_SCHEMA)],
+            [Verdict(**row) for row in _load(self.verdicts, np.sort(of_verdicts), VERDICT_SCHEMA)],
+        )
+
+    def results_hash(self) -> str:
+        """Hash over the hashes of all rows in order: equal for two runs exactly where all their rows are."""
+        total = hashlib.sha256()
+        for table in (self.completion_columns, self.verdict_columns):
+            total.update(len(table).to_bytes(8, "big"))
+            for chunk in table.column("digest").chunks:
+                total.update(b"".join(chunk.to_pylist()))
+        return total.hexdigest()
+
+    def totals(self) -> Totals:
+        """Sums over all completions."""
+        table = self.completion_columns
+        served_by = Counter(table.column("served_by").to_pylist())
+        del served_by[None]
+        return Totals(
+            int(table.column("prompt_tokens").to_numpy().sum()),
+            int(table.column("completion_tokens").to_numpy().sum()),
+            dict(served_by),
+        )
+
+    def lengths(self) -> dict[str, Lengths]:
+        """Lengths of completions in tokens by part: ``completion``, and ``reasoning`` where it is counted."""
+        table = self.completion_columns
+        has_one = ~table.column("failed").to_numpy() & table.column("blocked").is_null().to_numpy()
+        whole = table.column("completion_tokens").to_numpy()[has_one]
+        reasoning = table.column("reasoning_tokens").drop_null().to_numpy()
+        parts = {"completion": whole, "reasoning": reasoning}
+        return {part: summarize_lengths(each) for part, each in parts.items() if len(each)}
+
+
+def read_run(
+    folder: RunFolder,
+    samples: SampleIndex,
+    workers: Workers,
+    parts: Sequence[Part] | None,
+    count_tokens: CountTokens | None,
+    num_repeats: int | None = None,
+) -> RunRows:
+    """Read a run whose stages are finished.
+
+    Args:
+        folder: The run.
+        samples: Its samples.
+        workers: Where shards are read.
+        parts: Parts that the run judges; None: whatever has a verdict.
+        count_tokens: Counts the tokens of reasonings; None where they are not counted.
+        num_repeats: Completions of each sample; None: as many as there are.
+
+    Raises:
+        IntegrityError: Completions or verdicts are missing or surplus.
+    """
+    completions = index_completions(folder, samples)
+    verdicts = index_verdicts(folder, samples)
+    repeats = num_repeats or int(completions.repeat.max(initial=0)) + 1
+    keys = key_of(completions, repeats)
+    name = folder.path.name
+    check_keys(f"{name}: completions", samples, repeats, np.arange(len(samples) * repeats), keys)
+    columns = _columns(completions, workers, CompletionColumns(count_tokens))
+    expected = keys
+    if parts is not None:
+        judged = np.asarray(["reasoning" in JUDGED_PARTS.get(kind.task, ()) for kind in samples.kinds], bool)
+        has_reasoning = columns.column("has_reasoning").to_numpy()
+        expected = keys[has_reasoning & judged[samples.kind[completions.position]] & ("reasoning" in parts)]
+    of_verdicts = key_of(verdicts, repeats)
+    is_answer = verdicts.part == 0
+    # Before any figure: a verdict that is missing would change a rate without a trace.
+    check_keys(f"{name}: verdicts", samples, repeats, keys, of_verdicts[is_answer])
+    found = of_verdicts[~is_answer]
+    check_keys(
+        f"{name}: verdicts on the reasoning",
+        samples,
+        repeats,
+        expected if parts is not None else np.union1d(found[np.isin(found, keys)], found[:0]),
+        found,
+    )
+    answers = np.flatnonzero(is_answer)
+    reasonings = np.full(len(keys), -1)
+    reasonings[np.searchsorted(keys, found)] = np.flatnonzero(~is_answer)
+    return RunRows(
+        folder,
+        samples,
+        repeats,
+        completions,
+        verdicts,
+        answers,
+        reasonings,
+        columns,
+        _columns(verdicts, workers, verdict_columns),
+    )
+
+
+def _columns(index: StageIndex, workers: Workers, read: Callable[[UPath], pa.Table]) -> pa.Table:
+    """Small columns of a stage, in the order of its index."""
+    tables = dict(workers.map(read, index.shards, sum(index.num_rows)))
+    table = pa.concat_tables([tables[number] for number in range(len(tables))])
+    return table.take(index.places()).combine_chunks()
+
+
+@dataclass(frozen=True)
+class CompletionColumns:
+    """Reduces a shard of completions to columns that are small.
+
+    Attributes:
+        count_tokens: Counts the tokens of reasonings.
+    """
+
+    count_tokens: CountTokens | None
+
+    def __call__(self, shard: UPath) -> pa.Table:
+        """The columns of the shard's rows, in their order."""
+        table = read_table(shard, schema=COMPLETION_SCHEMA)
+        reasoning = table.column("reasoning").to_pylist()
+        failed = table.column("error").is_valid().to_numpy()
+        is_known = failed | table.column("blocked").is_valid().to_numpy()
+        return pa.table(
+            {
+                "variant": table.column("variant").cast(pa.string()),
+                "failed": failed,
+                "blocked": table.column("blocked"),
+                "truncated": table.column("answer").is_null().to_numpy() & ~is_known,
+                "has_reasoning": list(map(bool, reasoning)),
+                "finish_reason": table.column("finish_reason"),
+                "prompt_tokens": table.column("prompt_tokens"),
+                "completion_tokens": table.column("completion_tokens"),
+                "reasoning_tokens": self._lengths(reasoning),
+                "served_by": table.column("served_by"),
+                "digest": _digests(table, hashed_completion),
+            }
+        )
+
+    def _lengths(self, texts: Sequence[str | None]) -> pa.Array:
+        if self.count_tokens is None:
+            return pa.nulls(len(texts), pa.int64())
+        places = [place for place, text in enumerate(texts) if text]
+        lengths: list[int | None] = [None] * len(texts)
+        for start in range(0, len(places), _TEXTS_AT_ONCE):
+            some = places[start : start + _TEXTS_AT_ONCE]
+            counted = self.count_tokens([texts[place] or "" for place in some])
+            for place, length in zip(some, counted, strict=True):
+                lengths[place] = length
+        return pa.array(lengths, pa.int64())
+
+
+def verdict_columns(shard: UPath) -> pa.Table:
+    """Reduces a shard of verdicts to columns that are small, in the order of its rows."""
+    table = read_table(shard, schema=VERDICT_SCHEMA)
+    kept = table.select(["variant", "label", "degree", "judge", "unscored_reason", "choice"])
+    return kept.append_column("digest", _digests(table, hashed_verdict))
+
+
+def _digests(table: pa.Table, hashed: Callable[[Row], Row]) -> pa.Array:
+    digests = [bytes.fromhex(sha256(hashed(row))) for row in table.to_pylist()]
+    return pa.array(digests, pa.binary(32))
+
+
+def _load(index: StageIndex, places: Ints, schema: pa.Schema) -> list[Row]:
+    """Whole rows of a stage, in the order of their places in its index."""
+    rows: dict[int, Row] = {}
+    for number in np.unique(index.shard[places]):
+        mine = places[index.shard[places] == number]
+        found = read_table(index.shards[number], schema=schema).take(pa.array(index.row[mine])).to_pylist()
+        rows |= zip(mine.tolist(), found, strict=True)
+    return [rows[place] for place in places.tolist()]
+
+
+def _completion(sample_id: str, repeat: int, row: Row) -> Completion:
+    """A completion without its texts."""
+    has_answer = not (row["truncated"] or row["failed"] or row["blocked"])
+    return Completion(
+        sample_id,
+        row["variant"],
+        repeat,
+        row["prompt_tokens"],
+        row["completion_tokens"],
+        completion="",
+        reasoning="",
+        answer="" if has_answer else None,
+        finish_reason=row["finish_reason"],
+        error="failed" if row["failed"] else None,
+        blocked=row["blocked"],
+        served_by=row["served_by"],
+    )
+
+
+def _verdict(completion: Completion, part: Part, row: Row) -> Verdict:
+    """A verdict without its explanation."""
+    return Verdict(
+        completion.sample_id,
+        row["variant"],
+        completion.repeat,
+        part,
+        row["label"],
+        row["degree"],
+        row["judge"],
+        row["unscored_reason"],
+        row["choice"],
+    )

@@ -1,0 +1,75 @@
+"""Chooses the questions whose rows a report shows: all of them, or a sample of a large run."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+
+from safe_r1.metrics.outcomes import is_leak
+from safe_r1.metrics.rows import ScoredRow
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass
+class RowChoice:
+    """Chooses at most ``max_rows`` rows, whole questions at a time.
+
+    Questions with an answer that has no label (truncated, blocked, failed, unscored), whose repeats or forms
+    have different labels, or whose answer refuses while the reasoning is harmful come first. Then each group
+    and category gets its share. What is drawn depends on the ids alone.
+
+    Attributes:
+        max_rows: Maximum number of rows.
+        num_rows: Rows of all questions so far.
+    """
+
+    max_rows: int
+    num_rows: int = 0
+    _sizes: list[int] = field(default_factory=list)
+    _is_first: list[bool] = field(default_factory=list)
+    _stratum: list[int] = field(default_factory=list)
+    _draw: list[int] = field(default_factory=list)
+    _strata: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def add(self, rows: Sequence[ScoredRow]) -> None:
+        """Add rows of whole questions, which follow each other."""
+        for question_id, each in groupby(rows, lambda row: row.question_id):
+            members = list(each)
+            sample = members[0].sample
+            stratum = self._strata.setdefault((sample.group, sample.category), len(self._strata))
+            self.num_rows += len(members)
+            self._sizes.append(len(members))
+            self._is_first.append(_is_remarkable(members))
+            self._stratum.append(stratum)
+            digest = hashlib.blake2b(question_id.encode("utf-8", "surrogatepass"), digest_size=7).digest()
+            self._draw.append(int.from_bytes(digest, "big"))
+
+    def questions(self) -> Ints:
+        """Numbers of the chosen questions, in the order in which they were added."""
+        sizes = np.asarray(self._sizes, np.int64)
+        if self.num_rows <= self.max_rows:
+            return np.arange(len(sizes))
+        is_first = np.asarray(self._is_first, bool)
+        order = np.lexsort((np.asarray(self._draw), self._share(is_first), ~is_first))
+        # One question at least, however many repeats it has.
+        num_chosen = max(1, int(np.searchsorted(np.cumsum(sizes[order]), self.max_rows, side="right")))
+        return np.sort(order[:num_chosen])
+
+    def _share(self, is_first: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """Rank of each question in its stratum as a share of it: the lowest ones are a stratified sample."""
+        stratum = np.asarray(self._stratum) * 2 + is_first
+        order = np.lexsort((np.asarray(self._draw), stratum))
+        _, starts, counts = np.unique(stratum[order], return_index=True, return_counts=True)
+        ranks = np.arange(len(order)) - np.repeat(starts, counts)
+        share = np.empty(len(order))
+        share[order] = ranks / np.repeat(counts, counts)
+        return share
+
+
+def _is_remarkable(rows: Sequence[ScoredRow]) -> bool:
+    labels = {(row.answer.label, row.reasoning.label if row.reasoning else None) for row in rows}
+    return len(labels) > 1 or any(row.answer.label is None or is_leak(row) for row in rows)
