@@ -210,19 +210,19 @@ def _check_context(variant: Variant, capacity: KvCapacity, sizes: ParallelSizes,
     if capacity.num_sequences(capacity.context):
         return
     more_gpus = (
-        "use more GPUs (engine.tensor_parallel_size, engine.pipeline_parallel_size) or larger ones, a smaller "
-        "variant"
+        "use more GPUs (engine.tensor_parallel_size, engine.pipeline_parallel_size) or larger ones, or a "
+        "smaller variant"
     )
     if not capacity.num_tokens:
         weights_gib = variant.weights_gib() / sizes.num_gpus
         raise ResourceError(
             f"{variant.name} needs {weights_gib:.0f} GiB of weights on each of {sizes.num_gpus} GPUs, which "
-            f"leave no room for keys and values: {more_gpus}, or set engine.gpu_memory_gib where they are larger"
+            f"leave no room for keys and values: {more_gpus}"
         )
     needed_gib = capacity.context * capacity.bytes_per_token / 2**30
     more_memory = f"set engine.cpu_kv_cache_gib={math.ceil(needed_gib)}" if device == "cpu" else more_gpus
     raise ResourceError(
-        f"{variant.name}: one sequence of {capacity.context:,} tokens needs {needed_gib:.1f} GiB for keys and "
-        f"values, and there are {capacity.room_gib:.1f} GiB: {more_memory}, or set "
+        f"{variant.name}: one sequence of {capacity.context:,} tokens needs {needed_gib:.1f} GiB for keys "
+        f"and values, and there are {capacity.room_gib:.1f} GiB: {more_memory}, or set "
         f"engine.max_model_len={capacity.num_tokens} or less"
     )

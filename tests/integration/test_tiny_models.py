@@ -1,8 +1,10 @@
 """The tiny checkpoints give the same tokens in vLLM as in transformers: tests on them hold for both."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from safe_r1.config import EngineConfig
+from safe_r1.inference.kv_cache import kv_capacity
+from safe_r1.models.registry import get_variant
 from tests.tiny_models import ARCHITECTURES
 
 NUM_TOKENS = 16
@@ -27,11 +32,22 @@ def folders(tiny_qwen2: Path, tiny_llama: Path, tiny_deepseek_v3: Path) -> dict[
     return dict(zip(ARCHITECTURES, (tiny_qwen2, tiny_llama, tiny_deepseek_v3), strict=True))
 
 
+@dataclass(frozen=True)
+class VllmRun:
+    """What vLLM gave for the three models.
+
+    Attributes:
+        tokens: Completions in tokens, by architecture.
+        cache_tokens: Size of its key-value cache in tokens, as it logs it, by architecture.
+    """
+
+    tokens: dict[str, list[list[int]]]
+    cache_tokens: dict[str, int]
+
+
 @pytest.fixture(scope="module")
-def vllm_tokens(
-    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[list[int]]]:
-    """Greedy completions of the three models in vLLM."""
+def vllm_run(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> VllmRun:
+    """Greedy completions of the three models in vLLM, and its caches of one GiB."""
     scratch = tmp_path_factory.mktemp("vllm-greedy")
     (scratch / "prompts.json").write_text(
         json.dumps({str(folder): _prompts(folder) for folder in folders.values()})
@@ -41,19 +57,34 @@ def vllm_tokens(
     result = subprocess.run(command, capture_output=True, text=True, timeout=570, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     tokens = json.loads((scratch / "tokens.json").read_text())
-    return {arch: tokens[str(folder)] for arch, folder in folders.items()}
+    sizes = [
+        int(size.replace(",", "")) for size in re.findall(r"KV cache size: ([0-9,]+) tokens", result.stdout)
+    ]
+    return VllmRun(
+        {arch: tokens[str(folder)] for arch, folder in folders.items()},
+        dict(zip(folders, sizes, strict=True)),
+    )
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_vllm_and_transformers_agree(
-    arch: str, folders: dict[str, Path], vllm_tokens: dict[str, list[list[int]]]
-) -> None:
+def test_vllm_and_transformers_agree(arch: str, folders: dict[str, Path], vllm_run: VllmRun) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folders[arch])
-    for prompt, tokens in zip(_prompts(folders[arch]), vllm_tokens[arch], strict=True):
+    for prompt, tokens in zip(_prompts(folders[arch]), vllm_run.tokens[arch], strict=True):
         out = model.generate(
             torch.tensor([prompt]), do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
         )
         assert tokens == out[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_planned_key_value_cache_is_that_of_vllm(
+    arch: str, folders: dict[str, Path], vllm_run: VllmRun
+) -> None:
+    engine = EngineConfig(cpu_kv_cache_gib=1, max_model_len=256)
+    capacity = kv_capacity(get_variant(str(folders[arch])), engine, "cpu")
+    assert capacity is not None
+    # Whole blocks of 128 tokens.
+    assert 0 <= capacity.num_tokens - vllm_run.cache_tokens[arch] < 128
 
 
 def _prompts(folder: Path) -> list[list[int]]:
