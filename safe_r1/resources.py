@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
+from safe_r1.progress import STARTUP_LOGGER
 
 if TYPE_CHECKING:
     from ray._private.worker import BaseContext
@@ -142,6 +143,7 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
 
     if not ray.is_initialized():
         init_ray(num_cpus=max(min_cpus, os.cpu_count() or 1))
+        logging.getLogger(STARTUP_LOGGER).info("ray: connected")
     if labels := node_labels():
         from ray.data import DataContext
 

@@ -89,11 +89,12 @@ class KvCapacity:
 
     def describe(self) -> str:
         """All figures in one line."""
+        refusal = "" if self.num_sequences(self.context) else "; it will not start: the context does not fit"
         return (
             f"{self.room_gib:.1f} GiB for keys and values, {self.bytes_per_token / 1024:,.4g} KiB a token: "
             f"{self.num_sequences(self.context):,} sequences of the whole context ({self.context:,} tokens), "
             f"{self.num_sequences(self.tokens_per_sequence):,} of {self.tokens_per_sequence:,} tokens as "
-            f"expected; max_num_seqs {self.max_num_seqs}, {self.limit}"
+            f"expected; max_num_seqs {self.max_num_seqs}, {self.limit}{refusal}"
         )
 
 

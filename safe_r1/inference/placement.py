@@ -4,12 +4,14 @@ Ray Data's own function reserves GPUs on any nodes (a job's label selector reach
 splits the GPUs of a tensor-parallel group over nodes, and never releases them.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from safe_r1.errors import EngineLostError
+from safe_r1.progress import STARTUP_LOGGER
 from safe_r1.resources import node_labels
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def configure_data(start_timeout_s: int) -> None:
     """
     import ray
 
+    logging.getLogger(STARTUP_LOGGER).info("engine: starting its process")
     context = ray.data.DataContext.get_current()
     context.wait_for_min_actors_s = start_timeout_s
     context.enable_progress_bars = False

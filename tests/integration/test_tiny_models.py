@@ -1,12 +1,10 @@
 """The tiny checkpoints give the same tokens in vLLM as in transformers: tests on them hold for both."""
 
 import json
-import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -24,6 +22,14 @@ QUESTIONS = (
     "Let me think about this question step by step.",
 )
 
+
+class VllmRun(NamedTuple):
+    """What vLLM gives for a model: completions in tokens, and the size of its key-value cache of one GiB."""
+
+    tokens: list[list[int]]
+    cache_tokens: int
+
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -32,22 +38,9 @@ def folders(tiny_qwen2: Path, tiny_llama: Path, tiny_deepseek_v3: Path) -> dict[
     return dict(zip(ARCHITECTURES, (tiny_qwen2, tiny_llama, tiny_deepseek_v3), strict=True))
 
 
-@dataclass(frozen=True)
-class VllmRun:
-    """What vLLM gave for the three models.
-
-    Attributes:
-        tokens: Completions in tokens, by architecture.
-        cache_tokens: Size of its key-value cache in tokens, as it logs it, by architecture.
-    """
-
-    tokens: dict[str, list[list[int]]]
-    cache_tokens: dict[str, int]
-
-
 @pytest.fixture(scope="module")
-def vllm_run(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> VllmRun:
-    """Greedy completions of the three models in vLLM, and its caches of one GiB."""
+def vllm_runs(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, VllmRun]:
+    """What vLLM gives for the three models."""
     scratch = tmp_path_factory.mktemp("vllm-greedy")
     (scratch / "prompts.json").write_text(
         json.dumps({str(folder): _prompts(folder) for folder in folders.values()})
@@ -56,20 +49,16 @@ def vllm_run(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     command = [sys.executable, script, scratch / "prompts.json", scratch / "tokens.json", str(NUM_TOKENS)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=570, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    tokens = json.loads((scratch / "tokens.json").read_text())
-    sizes = [
-        int(size.replace(",", "")) for size in re.findall(r"KV cache size: ([0-9,]+) tokens", result.stdout)
-    ]
-    return VllmRun(
-        {arch: tokens[str(folder)] for arch, folder in folders.items()},
-        dict(zip(folders, sizes, strict=True)),
-    )
+    results = json.loads((scratch / "tokens.json").read_text())
+    return {arch: VllmRun(*results[str(folder)]) for arch, folder in folders.items()}
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_vllm_and_transformers_agree(arch: str, folders: dict[str, Path], vllm_run: VllmRun) -> None:
+def test_vllm_and_transformers_agree(
+    arch: str, folders: dict[str, Path], vllm_runs: dict[str, VllmRun]
+) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folders[arch])
-    for prompt, tokens in zip(_prompts(folders[arch]), vllm_run.tokens[arch], strict=True):
+    for prompt, tokens in zip(_prompts(folders[arch]), vllm_runs[arch].tokens, strict=True):
         out = model.generate(
             torch.tensor([prompt]), do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
         )
@@ -78,13 +67,13 @@ def test_vllm_and_transformers_agree(arch: str, folders: dict[str, Path], vllm_r
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_planned_key_value_cache_is_that_of_vllm(
-    arch: str, folders: dict[str, Path], vllm_run: VllmRun
+    arch: str, folders: dict[str, Path], vllm_runs: dict[str, VllmRun]
 ) -> None:
     engine = EngineConfig(cpu_kv_cache_gib=1, max_model_len=256)
     capacity = kv_capacity(get_variant(str(folders[arch])), engine, "cpu")
     assert capacity is not None
     # Whole blocks of 128 tokens.
-    assert 0 <= capacity.num_tokens - vllm_run.cache_tokens[arch] < 128
+    assert 0 <= capacity.num_tokens - vllm_runs[arch].cache_tokens < 128
 
 
 def _prompts(folder: Path) -> list[list[int]]:
