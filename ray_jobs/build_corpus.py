@@ -47,10 +47,13 @@ def main(
             show_plan(settings, console.show)
             return
         from safe_r1.corpus.build import build
+        from safe_r1.inference.startup import show_startup
 
         join_ray(console)
         console.show(f"build_corpus: {settings.name} → {settings.output}; log: {console.log}")
-        _summarize(console, settings.name, build(settings, console.progress))
+        with show_startup(console.show):
+            result = build(settings, console.progress)
+        _summarize(console, settings.name, result)
 
 
 def _summarize(console: Console, name: str, result: "CorpusResult") -> None:

@@ -5,6 +5,7 @@ import datetime
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,21 +36,25 @@ class Console:
         self._bar: tqdm | None = None
         self._stage = ""
         self._line_due = 0.0
+        # Steps of an engine's start come from a thread of Ray's.
+        self._lock = threading.RLock()
 
     def show(self, text: str) -> None:
         """Print text for the user."""
-        self._close_bar()
-        print(text, file=self.out, flush=True)
+        with self._lock:
+            self._close_bar()
+            print(text, file=self.out, flush=True)
 
     def progress(self, progress: Progress) -> None:
         """Show progress: a bar on a terminal, elsewhere a line every 30 seconds and at each stage's ends."""
-        is_new_stage = progress.stage != self._stage
-        self._stage = progress.stage
-        if self.out.isatty():
-            self._update_bar(progress, is_new_stage)
-        elif is_new_stage or progress.done == progress.total or time.monotonic() > self._line_due:
-            print(progress.format(), file=self.out, flush=True)
-            self._line_due = time.monotonic() + _LINE_INTERVAL_S
+        with self._lock:
+            is_new_stage = progress.stage != self._stage
+            self._stage = progress.stage
+            if self.out.isatty():
+                self._update_bar(progress, is_new_stage)
+            elif is_new_stage or progress.done == progress.total or time.monotonic() > self._line_due:
+                print(progress.format(), file=self.out, flush=True)
+                self._line_due = time.monotonic() + _LINE_INTERVAL_S
 
     def _update_bar(self, progress: Progress, is_new_stage: bool) -> None:
         if is_new_stage or self._bar is None:

@@ -113,11 +113,13 @@ def main(
         from safe_r1.evaluation.job import evaluate
         from safe_r1.evaluation.publish import check_published
         from safe_r1.evaluation.tracking import record_results
+        from safe_r1.inference.startup import show_startup
 
         join_ray(console)
         benchmarks = hide_credentials(", ".join(settings.benchmarks))
         console.show(f"evaluate: {hide_credentials(settings.variant)} on {benchmarks}; log: {console.log}")
-        results = evaluate(settings, console.progress, console.log)
+        with show_startup(console.show):
+            results = evaluate(settings, console.progress, console.log)
         published = [result for result in results if not result.problem]
         for result in published:
             _summarize(console, result)

@@ -53,6 +53,7 @@ def main(
             port=port,
             api_keys=api_keys,
         )
+        from safe_r1.inference.startup import show_startup
         from safe_r1.resources import connect
         from safe_r1.serve.app import check_config, run, stop
 
@@ -61,7 +62,8 @@ def main(
         join_ray(console)
         judge = hide_credentials(settings.judge.kind)
         console.show(f"serve: {models}, judge {judge}; starting (log: {console.log})")
-        ingress = run(settings, connect())
+        with show_startup(console.show):
+            ingress = run(settings, connect())
         url = f"http://{settings.host}:{settings.port}"
         # `ray job stop` sends SIGTERM; a shell starts background jobs with SIGINT ignored.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -78,7 +78,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         return
     print(f"{'name':28} {'kind':9} {'family':12} {'params':>8} {'GPUs':>4} {'prompt':6} source")
     for variant in VARIANTS.values():
-        gpus = variant.tensor_parallel_size
+        gpus = variant.num_gpus
         hub = "" if variant.hub == "huggingface" else f" ({variant.hub})"
         head = f"{variant.name:28} {variant.kind:9} {variant.family:12} {variant.params_b:6.4g} B"
         print(f"{head} {gpus:4} {variant.style:6} {variant.source}{hub}")

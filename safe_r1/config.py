@@ -28,14 +28,29 @@ class EngineConfig(Settings):
     tensor_parallel_size: int | None = Field(
         default=None, ge=1, description="GPUs that share each matrix product of one engine"
     )
-    pipeline_parallel_size: int = Field(
-        default=1, ge=1, description="groups of GPUs that each hold some layers of one engine"
+    pipeline_parallel_size: int | None = Field(
+        default=None, ge=1, description="groups of GPUs that each hold some layers of one engine"
+    )
+    decode_context_parallel_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="GPUs that share the tokens of the key-value cache, in place of copies; None: for latent "
+        "attention as many as the sequences need, else 1",
     )
     replicas: int = Field(
         default=1, ge=1, description="maximum number of engines; started as resources become free"
     )
     max_num_seqs: int | None = Field(
-        default=None, ge=1, description="sequences decoded concurrently; None: 256 on GPU, 64 on CPU"
+        default=None,
+        ge=1,
+        description="sequences decoded concurrently; None: as many as the key-value cache holds, at most 256 "
+        "on GPU and 64 on CPU",
+    )
+    tokens_per_sequence: int | None = Field(
+        default=None,
+        ge=1,
+        description="expected length of a sequence being decoded, for max_num_seqs; None: by the benchmarks, "
+        "or half of the longest completion",
     )
     batch_size: int = Field(default=4, ge=1, description="rows sent to an engine together")
     shard_mib: float = Field(
@@ -46,6 +61,11 @@ class EngineConfig(Settings):
     )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="share of a GPU's memory that vLLM may use"
+    )
+    gpu_memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="memory of a GPU; None: as the cluster's GPUs report it, or as planned",
     )
     cpu_kv_cache_gib: int | None = Field(
         default=None,

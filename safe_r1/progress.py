@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+STARTUP_LOGGER = "safe_r1.startup"
+"""Logger of what is done before the first row; a job shows its messages."""
+
 _DEFAULT_UNIT = "row"
 _UNITS: dict[str, str] = {"training": "step", "exporting": "file"}
 

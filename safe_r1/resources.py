@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
+from safe_r1.progress import STARTUP_LOGGER
 
 if TYPE_CHECKING:
     from ray._private.worker import BaseContext
@@ -24,6 +25,8 @@ NODE_LABELS = "SAFE_R1_NODE_LABELS"
 """Environment variable: ``key=value,key=value``, the labels of the nodes that this job's work takes; others
 are left alone.
 """
+GPU_KIND = "ray.io/accelerator-type"
+"""Ray's label of a node with GPUs: their kind."""
 
 # The engine, the renderers and the sinks each want a logical CPU at the same time: with fewer the stream
 # waits for itself.
@@ -55,6 +58,8 @@ class Cluster:
         memory_gib: Free memory of this machine.
         num_nodes: Nodes that are alive.
         address: Of its head, ``host:port``.
+        node_gpus: GPUs of the node with the most of them.
+        gpu_kinds: Ray's names of its kinds of GPU, such as ``H100``.
     """
 
     gpu_total: float
@@ -62,6 +67,8 @@ class Cluster:
     memory_gib: float
     num_nodes: int = 1
     address: str = ""
+    node_gpus: float = 0.0
+    gpu_kinds: frozenset[str] = frozenset()
 
     @property
     def num_workers(self) -> int:
@@ -142,17 +149,22 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
 
     if not ray.is_initialized():
         init_ray(num_cpus=max(min_cpus, os.cpu_count() or 1))
+        logging.getLogger(STARTUP_LOGGER).info("ray: connected")
     if labels := node_labels():
         from ray.data import DataContext
 
         DataContext.get_current().execution_options.label_selector = labels
     totals = ray.cluster_resources()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
     cluster = Cluster(
         gpu_total=totals.get("GPU", 0.0),
         cpu_total=totals.get("CPU", 0.0),
         memory_gib=psutil.virtual_memory().available / 2**30,
-        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        num_nodes=len(nodes),
         address=ray.get_runtime_context().gcs_address,
+        node_gpus=max((node["Resources"].get("GPU", 0.0) for node in nodes), default=0.0),
+        # A GPU that only the node's command line claims has no kind.
+        gpu_kinds=frozenset(node["Labels"][GPU_KIND] for node in nodes if GPU_KIND in node["Labels"]),
     )
     _check_cpus(cluster, min_cpus)
     return cluster

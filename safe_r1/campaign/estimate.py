@@ -9,14 +9,20 @@ peak.
 """
 
 import contextlib
+import math
 from dataclasses import dataclass
 
 from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.campaign.recipe import NodeGroup, StageConfig
-from safe_r1.errors import ConfigError
+from safe_r1.config import EngineConfig
+from safe_r1.errors import ConfigError, ResourceError
+from safe_r1.inference.engine import check_resources, max_num_seqs
+from safe_r1.inference.kv_cache import parallel_sizes
+from safe_r1.inference.memory import sequence_tokens
 from safe_r1.judge.factory import engine_model
 from safe_r1.models.checkpoints import with_size
 from safe_r1.models.registry import Variant, get_variant
+from safe_r1.settings import load_config
 from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.plan import TrainPlan, plan_variant
 from safe_r1.train.plan_text import problem_of
@@ -41,11 +47,13 @@ class Estimate:
         gpus: GPUs that it holds; 0 for one that runs on CPU.
         hours: From the start of its first node.
         basis: Where the figures come from, in a few words.
+        max_num_seqs: Sequences that an engine of an evaluation decodes at once; None where it has none.
     """
 
     gpus: int
     hours: float
     basis: str
+    max_num_seqs: int | None = None
 
 
 def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estimate:
@@ -64,6 +72,7 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
         gpus=planned.gpus if stage.gpus is None else stage.gpus,
         hours=planned.hours if stage.hours is None else stage.hours,
         basis=planned.basis if stage.hours is None else "the recipe",
+        max_num_seqs=planned.max_num_seqs,
     )
 
 
@@ -107,17 +116,67 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu = get_gpu(group.gpu)
     variant = with_size(get_variant(name))
-    engines = _replicas(stage, name, "engine")
-    gpus = engines * variant.tensor_parallel_size
-    hours = _generation_hours(variant, gpu, tokens // engines)
+    tokens_per_sequence = max(
+        _tokens_per_sequence(variant, benchmark) for benchmark in expand(stage.benchmarks)
+    )
+    longest = max(_context(variant, benchmark) for benchmark in expand(stage.benchmarks))
+    defaults = {"max_model_len": longest, "tokens_per_sequence": tokens_per_sequence}
+    engine = _engine(stage, name, "engine", variant, group, defaults)
+    hours = _generation_hours(variant, engine, gpu, tokens // engine.replicas)
+    num_gpus = engine.replicas * parallel_sizes(variant, engine, "gpu").num_gpus
     judge = engine_model(stage.judge(name))
     if judge:
         # It takes the place of the evaluated model, after it.
         judge = with_size(judge)
-        engines = _replicas(stage, name, "judge.engine")
-        gpus = max(gpus, engines * judge.tensor_parallel_size)
-        hours += _generation_hours(judge, gpu, tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN // engines)
-    return Estimate(gpus, hours, f"{tokens:,} tokens{', judged by a model' if judge else ''}")
+        judging = _engine(stage, name, "judge.engine", judge, group, {})
+        num_gpus = max(num_gpus, judging.replicas * parallel_sizes(judge, judging, "gpu").num_gpus)
+        verdict_tokens = tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN
+        hours += _generation_hours(judge, judging, gpu, verdict_tokens // judging.replicas)
+    basis = f"{tokens:,} tokens{', judged by a model' if judge else ''}"
+    return Estimate(num_gpus, hours, basis, max_num_seqs(variant, engine, "gpu"))
+
+
+def _tokens_per_sequence(variant: Variant, benchmark: str) -> int:
+    workload = get_benchmark(benchmark).workload
+    longest = variant.max_tokens_reasoning if workload.is_long else variant.max_tokens_refusal
+    return sequence_tokens(longest, workload.completion_tokens)
+
+
+def _context(variant: Variant, benchmark: str) -> int:
+    is_long = get_benchmark(benchmark).workload.is_long
+    return variant.context_reasoning if is_long else variant.context
+
+
+def _engine(
+    stage: StageConfig,
+    name: str,
+    prefix: str,
+    variant: Variant,
+    group: NodeGroup,
+    defaults: dict[str, int],
+) -> EngineConfig:
+    """The engine settings of one variant's job on the group's GPUs, checked as the job will check them.
+
+    Raises:
+        ConfigError: A setting cannot be read, or the group's GPUs do not hold the model.
+    """
+    replicas = _replicas(stage, name, prefix)
+    start = f"{prefix}."
+    overrides = [each.removeprefix(start) for each in stage.settings(name) if each.startswith(start)]
+    named = {each.partition("=")[0] for each in overrides}
+    unset = {key: value for key, value in defaults.items() if key not in named}
+    assert group.gpu is not None
+    gpu = get_gpu(group.gpu)
+    if "gpu_memory_gib" not in named:
+        unset |= {"gpu_memory_gib": gpu.memory_gib}
+    engine = load_config(EngineConfig, None, overrides, **unset)
+    # The group says how large its nodes are, also where they start on demand.
+    asked = engine.model_copy(update={"device": "auto", "replicas": replicas})
+    try:
+        check_resources(variant, asked, "gpu", math.inf, math.inf, group.node_gpus)
+    except ResourceError as error:
+        raise ConfigError(f"on nodes of {gpu.name}: {error}; or name another group") from None
+    return asked
 
 
 def _replicas(stage: StageConfig, variant: str, engine: str) -> int:
@@ -141,19 +200,10 @@ def _number(name: str, value: str | int | None) -> int:
     raise ConfigError(f"{name} {value!r}: expected a whole number of at least 1")
 
 
-def _generation_hours(variant: Variant, gpu: Gpu, tokens: int) -> float:
-    """Hours in which one engine starts and generates that number of tokens.
-
-    Raises:
-        ConfigError: The weights do not fit into the variant's GPUs.
-    """
-    gpus = variant.tensor_parallel_size
+def _generation_hours(variant: Variant, engine: EngineConfig, gpu: Gpu, tokens: int) -> float:
+    """Hours in which one engine starts and generates that number of tokens."""
+    gpus = parallel_sizes(variant, engine, "gpu").num_gpus
     weights = variant.weights_gib()
-    if weights / gpus > gpu.usable_gib:
-        raise ConfigError(
-            f"{variant.name} needs {weights / gpus:.0f} GiB of weights on each of {gpus} GPUs; {gpu.name} "
-            f"has {gpu.usable_gib:.0f}: name a group of larger GPUs"
-        )
     # Two operations for each active parameter and token; 2e9 as parameters are counted in billions.
     active = max(0.1, variant.params_b * ACTIVE_SHARE.get(variant.family, 1.0))
     mfu = DECODING_MFU["experts" if variant.family in ACTIVE_SHARE else "dense"]

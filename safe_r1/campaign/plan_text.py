@@ -13,7 +13,7 @@ def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
     lines = [
         recipe.description,
         "",
-        f"{'job':44} {'group':16} {'GPUs':>4} {'hours':>6} {'GPU-h':>6} {'$':>7}  after",
+        f"{'job':44} {'group':16} {'GPUs':>4} {'seqs':>4} {'hours':>6} {'GPU-h':>6} {'$':>7}  after",
         *(_job_line(step, recipe.groups[step.group].usd_per_gpu_hour) for step in steps.values()),
         "",
     ]
@@ -37,7 +37,9 @@ def _job_line(step: Step, usd_per_gpu_hour: float) -> str:
     after = ", ".join(step.needs[:2])
     if len(step.needs) > 2:
         after = f"{after} and {len(step.needs) - 2} more"
+    # Sequences that each of its engines decodes at once.
+    seqs = step.estimate.max_num_seqs or ""
     return (
-        f"{step.name:44} {step.group:16} {step.estimate.gpus:4} {step.estimate.hours:6.2f} "
+        f"{step.name:44} {step.group:16} {step.estimate.gpus:4} {seqs:>4} {step.estimate.hours:6.2f} "
         f"{step.gpu_hours:6.1f} {usd:7,.0f}  {after}"
     )

@@ -22,7 +22,7 @@ from safe_r1.corpus.rows import CorpusRow, Drop, TableRow
 from safe_r1.corpus.teachers import PROMPT_SHA256, compose_response, teacher_messages
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import pick_device
-from safe_r1.inference.engine import check_resources
+from safe_r1.inference.engine import resolve_engine
 from safe_r1.inference.requests import BatchCounts, Request, Sampling, in_batches, row_seed
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.models.checkpoints import cache_folder, prepare
@@ -107,7 +107,7 @@ def _by_engine(job: _Job) -> Iterator[BatchCounts]:
     variant, _ = prepare(teacher_variant(recipe), config.engine.trust_remote_code)
     cluster = connect()
     device = pick_device(variant, config.engine.device, cluster.gpu_total)
-    check_resources(variant, config.engine, device, cluster.gpu_total, cluster.memory_gib)
+    engine = resolve_engine(variant, config.engine, device, cluster)
     requests = [
         Request(
             f"{row_id}\t{number}",
@@ -120,7 +120,7 @@ def _by_engine(job: _Job) -> Iterator[BatchCounts]:
     ]
     sampling = Sampling(config.temperature, config.top_p)
     finish = job.builder(f"llm:{variant.name}").from_engine
-    yield from generate(in_batches(requests), variant, config.engine, device, sampling, finish, job.write)
+    yield from generate(in_batches(requests), variant, engine, device, sampling, finish, job.write)
 
 
 def teacher_variant(recipe: CorpusRecipe) -> Variant:

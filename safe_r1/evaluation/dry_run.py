@@ -8,6 +8,7 @@ from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import RequestKey, read_completions
 from safe_r1.evaluation.target import Target, make_target
 from safe_r1.evaluation.units import request_of
+from safe_r1.inference.engine import describe_capacity
 from safe_r1.inference.requests import Request
 from safe_r1.schema import Sample
 from safe_r1.settings import hide_credentials
@@ -36,6 +37,11 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
     }
     judge = plan.judge.label if plan.judge else "none needed"
     show(f"--- resources: {target.resources(requests, lengths)}; judge: {judge}")
+    for line in target.capacity():
+        show(f"    engine {line}")
+    if plan.judge and plan.judge.model:
+        for line in describe_capacity(plan.judge.model, config.judge.engine):
+            show(f"    judge's engine {line}")
 
 
 def _missing(plan: EvaluationPlan, name: str) -> Iterator[Request]:

@@ -7,7 +7,7 @@ from safe_r1.benchmarks import Benchmark, get_benchmarks
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
-from safe_r1.inference.memory import cpu_kv_cache_gib
+from safe_r1.inference.memory import cpu_kv_cache_gib, sequence_tokens
 from safe_r1.inference.requests import Sampling
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
 from safe_r1.models.checkpoints import prepare
@@ -74,12 +74,19 @@ class EvaluationPlan:
 
     @functools.cached_property
     def engine(self) -> EngineConfig:
-        """Engine settings, with a context and a key-value cache on CPU that are enough for all benchmarks."""
+        """Engine settings, with the context and the lengths of sequences that all benchmarks need."""
         longest = max(self.context(name) for name in self.samples)
         engine = self.config.engine.model_copy(update={"max_model_len": longest})
-        max_tokens = max(self.max_tokens(sample) for chosen in self.samples.values() for sample in chosen)
-        kv_cache_gib = cpu_kv_cache_gib(self.variant, engine, max_tokens=max_tokens)
+        # The longest ones are decoded together, whatever the others need.
+        tokens = engine.tokens_per_sequence or max(map(self._tokens_per_sequence, self.samples))
+        engine = engine.model_copy(update={"tokens_per_sequence": tokens})
+        kv_cache_gib = cpu_kv_cache_gib(self.variant, engine)
         return engine.model_copy(update={"cpu_kv_cache_gib": kv_cache_gib})
+
+    def _tokens_per_sequence(self, benchmark: str) -> int:
+        """Expected length of a sequence of a benchmark that is being decoded."""
+        max_tokens = max(self.max_tokens(sample) for sample in self.samples[benchmark])
+        return sequence_tokens(max_tokens, self.benchmarks[benchmark].workload.completion_tokens)
 
 
 def make_plan(config: EvaluateConfig) -> EvaluationPlan:

@@ -12,7 +12,8 @@ from safe_r1.evaluation.results import BenchmarkRow, RequestKey
 from safe_r1.evaluation.run_rows import CountTokens, Totals
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
-from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
+from safe_r1.inference.kv_cache import parallel_sizes
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import Reply, ReplyCache, Write
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
@@ -83,6 +84,10 @@ class Target(Protocol):
         """
         ...
 
+    def capacity(self) -> list[str]:
+        """What an engine holds at once, a line for each device that may be chosen."""
+        ...
+
 
 def make_target(plan: EvaluationPlan) -> Target:
     """The target of a plan; connects to nothing."""
@@ -99,18 +104,23 @@ class EngineTarget:
     # The engine's first rows wait until a batch is rendered.
     rows_per_batch: int = 256
 
+    def __post_init__(self) -> None:
+        self._engine = self.plan.engine
+
     def start(self, cluster: Cluster) -> str:
         """Chooses the device, and checks that the cluster holds the model."""
         plan = self.plan
         self.device = pick_device(plan.variant, plan.config.engine.device, cluster.gpu_total)
-        check_resources(plan.variant, plan.engine, self.device, cluster.gpu_total, cluster.memory_gib)
+        self._engine = resolve_engine(plan.variant, plan.engine, self.device, cluster)
         return self.device
 
     def fingerprint(self, benchmark: str) -> JsonObject:
         """The engine's settings, with the context that the benchmark itself needs."""
         plan = self.plan
-        arguments = engine_arguments(plan.variant, plan.engine, self.device)
-        names = ("dtype", "tensor_parallel_size", "pipeline_parallel_size")
+        arguments = engine_arguments(plan.variant, self._engine, self.device)
+        names = ["dtype", "tensor_parallel_size", "pipeline_parallel_size"]
+        # Only where it is used: it came later, and the others' runs can still be resumed.
+        names += [name for name in ("decode_context_parallel_size",) if name in arguments]
         return {
             # It may be evaluated alone now, and together with others later.
             "engine": {
@@ -127,7 +137,7 @@ class EngineTarget:
     ) -> Iterator[BatchCounts]:
         """Generates on Ray Data."""
         plan = self.plan
-        return generate(batches, plan.variant, plan.engine, self.device, plan.sampling, finish, write)
+        return generate(batches, plan.variant, self._engine, self.device, plan.sampling, finish, write)
 
     def token_counter(self) -> CountTokens:
         """The model's tokenizer."""
@@ -150,13 +160,16 @@ class EngineTarget:
     def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
         """Size of the model, and the engines."""
         variant, engine = self.plan.variant, self.plan.config.engine
-        num_gpus = engine.tensor_parallel_size or variant.tensor_parallel_size
-        num_gpus *= engine.pipeline_parallel_size
+        num_gpus = parallel_sizes(variant, engine, "gpu").num_gpus
         return (
             f"{variant.name}, {variant.params_b:g} B parameters, weights {variant.weights_gib():.1f} GiB; "
             f"{engine.replicas} engine(s) of {num_gpus} GPU(s) of {variant.gpu_gb} GB, or CPU for up to "
             f"{MAX_PARAMS_B_ON_CPU:g} B parameters"
         )
+
+    def capacity(self) -> list[str]:
+        """What an engine's key-value cache holds on each device that may be chosen."""
+        return describe_capacity(self.plan.variant, self.plan.engine)
 
     def _tokenizer(self) -> "PreTrainedTokenizerBase":
         variant = self.plan.variant
@@ -244,6 +257,10 @@ class EndpointTarget:
         return "\n".join(
             f"{turn['role']}: {turn['content']}" for turn in messages
         ), f"about {prompt_tokens} tokens"
+
+    def capacity(self) -> list[str]:
+        """None: the endpoint's own."""
+        return []
 
     def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
         """Tokens, and with prices the cost."""

@@ -257,6 +257,9 @@ def _processor(
         stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
         if "ray_remote_args_fn" in stage.map_batches_kwargs:
             stage.map_batches_kwargs["ray_remote_args_fn"] = placement(
-                engine_bundles(arguments, device), groups
+                engine_bundles(arguments, device),
+                groups,
+                arguments["pipeline_parallel_size"],
+                engine.start_timeout_s,
             )
     return processor

@@ -5,7 +5,7 @@ import math
 from safe_r1.config import EngineConfig
 from safe_r1.models.variant import Variant
 
-DEFAULT_MAX_NUM_SEQS_ON_CPU = 64
+MAX_NUM_SEQS_ON_CPU = 64
 
 # Of a variant whose sizes are unknown.
 _UNKNOWN_KV_CACHE_GIB = 4
@@ -17,6 +17,31 @@ _MAX_FREE_SHARE = 0.5
 _PROCESSES_GIB = 1.5
 
 
+def context_length(variant: Variant, engine: EngineConfig) -> int:
+    """Tokens of prompt and completion together."""
+    return engine.max_model_len or variant.context
+
+
+def sequence_tokens(max_tokens: int, mean_tokens: int | None = None) -> int:
+    """Expected length of a sequence that is being decoded, in tokens.
+
+    Args:
+        max_tokens: Longest completion.
+        mean_tokens: Mean length of a completion; None: unknown.
+    """
+    # Half-way through the longest one: also where all are as long, that is the mean over time.
+    half = max_tokens // 2
+    return _PROMPT_TOKENS + (half if mean_tokens is None else min(mean_tokens, half))
+
+
+def expected_tokens(variant: Variant, engine: EngineConfig) -> int:
+    """Expected length of a sequence, within the context; by the settings or the variant's own completions."""
+    context = context_length(variant, engine)
+    is_long = context > variant.context
+    longest = variant.max_tokens_reasoning if is_long else variant.max_tokens_refusal
+    return min(context, engine.tokens_per_sequence or sequence_tokens(longest))
+
+
 def cpu_dtype(engine: EngineConfig) -> str:
     """Type of weights and key-value cache on CPU.
 
@@ -25,38 +50,33 @@ def cpu_dtype(engine: EngineConfig) -> str:
     return "float32" if engine.dtype == "auto" else engine.dtype
 
 
-def cpu_kv_cache_gib(
-    variant: Variant,
-    engine: EngineConfig,
-    memory_gib: float | None = None,
-    max_tokens: int | None = None,
-) -> int:
+def cpu_bytes_per_number(engine: EngineConfig) -> int:
+    """Size of a weight, and of a number in the key-value cache, on CPU."""
+    return 4 if cpu_dtype(engine) == "float32" else 2
+
+
+def cpu_kv_cache_gib(variant: Variant, engine: EngineConfig, memory_gib: float | None = None) -> int:
     """Size of the key-value cache on CPU in whole GiB, as vLLM takes it.
 
-    Unless the settings say it: about what ``max_num_seqs`` sequences need that are half-way through their
-    completions, but at most half of the memory that is free beside the weights, and at least one sequence of
-    the whole context, which vLLM insists on. Sequences that do not fit are queued, or computed again later.
+    Unless the settings say it: what ``max_num_seqs`` sequences of the expected length need, but at most half
+    of the memory that is free beside the weights, and at least one sequence of the whole context, which vLLM
+    insists on.
 
     Args:
         variant: The model.
         engine: Engine settings.
         memory_gib: Free memory; None: as it is on this machine now.
-        max_tokens: Longest completion; None: the variant's own, by the context.
     """
     if engine.cpu_kv_cache_gib is not None:
         return engine.cpu_kv_cache_gib
-    if not variant.kv_elements_per_token:
+    if not variant.attention.kv_elements_per_token:
         return _UNKNOWN_KV_CACHE_GIB
-    context = engine.max_model_len or variant.context
-    if max_tokens is None:
-        is_long = context > variant.context
-        max_tokens = variant.max_tokens_reasoning if is_long else variant.max_tokens_refusal
-    tokens = min(context, _PROMPT_TOKENS + max_tokens // 2)
-    num_seqs = engine.max_num_seqs or DEFAULT_MAX_NUM_SEQS_ON_CPU
+    num_seqs = engine.max_num_seqs or MAX_NUM_SEQS_ON_CPU
     free_gib = _free_memory_gib() if memory_gib is None else memory_gib
     cap_gib = _MAX_FREE_SHARE * (free_gib - _weights_gib(variant, engine) - _PROCESSES_GIB)
-    wanted_gib = min(_kv_gib(variant, engine, num_seqs * tokens), math.floor(max(cap_gib, 0)))
-    return max(round(wanted_gib), math.ceil(_kv_gib(variant, engine, context)))
+    wanted_gib = math.ceil(_kv_gib(variant, engine, num_seqs * expected_tokens(variant, engine)))
+    smallest_gib = math.ceil(_kv_gib(variant, engine, context_length(variant, engine)))
+    return max(min(wanted_gib, math.floor(cap_gib)), smallest_gib)
 
 
 def cpu_memory_gib(variant: Variant, engine: EngineConfig, memory_gib: float) -> float:
@@ -71,13 +91,10 @@ def _free_memory_gib() -> float:
     return psutil.virtual_memory().available / 2**30
 
 
-def _bytes_per_number(engine: EngineConfig) -> int:
-    return 4 if cpu_dtype(engine) == "float32" else 2
-
-
 def _weights_gib(variant: Variant, engine: EngineConfig) -> float:
-    return variant.weights_gib(_bytes_per_number(engine))
+    return variant.weights_gib(cpu_bytes_per_number(engine))
 
 
 def _kv_gib(variant: Variant, engine: EngineConfig, tokens: int) -> float:
-    return tokens * variant.kv_elements_per_token * _bytes_per_number(engine) / 2**30
+    elements = variant.attention.kv_elements_per_token
+    return tokens * elements * cpu_bytes_per_number(engine) / 2**30

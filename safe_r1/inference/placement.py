@@ -1,17 +1,30 @@
 """Placement groups for Ray Data's engines of several GPUs.
 
 Ray Data's own function reserves GPUs on any nodes (a job's label selector reaches the engine's actor alone),
-and never releases them.
+splits the GPUs of a tensor-parallel group over nodes, and never releases them.
 """
 
+import logging
+import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from safe_r1.errors import EngineLostError
+from safe_r1.progress import STARTUP_LOGGER
 from safe_r1.resources import node_labels
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+# Ray's label of each node with its identity.
+_NODE_ID = "ray.io/node-id"
+# Of a further engine, for which there may never be nodes: meanwhile, the first one gets no rows.
+_FURTHER_WAIT_S = 5.0
+_BIND_WAIT_S = 30.0
+# Longer than a machine takes to start.
+_ROUND_S = 900.0
 
 
 def configure_data(start_timeout_s: int) -> None:
@@ -22,6 +35,7 @@ def configure_data(start_timeout_s: int) -> None:
     """
     import ray
 
+    logging.getLogger(STARTUP_LOGGER).info("engine: starting its process")
     context = ray.data.DataContext.get_current()
     context.wait_for_min_actors_s = start_timeout_s
     context.enable_progress_bars = False
@@ -30,28 +44,111 @@ def configure_data(start_timeout_s: int) -> None:
 
 
 def placement(
-    bundles: Sequence[dict[str, float]], groups: "list[PlacementGroup]"
+    bundles: Sequence[dict[str, float]],
+    groups: "list[PlacementGroup]",
+    num_stages: int = 1,
+    timeout_s: float = 3600.0,
 ) -> "Callable[[], dict[str, PlacementGroupSchedulingStrategy]]":
-    """A function that reserves the GPUs of one engine: its bundles together, on nodes with the job's labels.
+    """A function that reserves the GPUs of one engine, each stage on one of the nodes with the job's labels.
 
     Args:
-        bundles: Ray resources of each worker of the engine.
+        bundles: Ray resources of each worker of the engine, stage by stage.
         groups: Each placement group that is made is appended here.
+        num_stages: Stages of the engine's pipeline (``pipeline_parallel_size``).
+        timeout_s: How long the nodes of an engine of several stages may take to start.
     """
     labels = node_labels()
-    # Ray wants a selector for each bundle, also where there are no labels.
-    selector = [labels] * len(bundles)
+    stage_nodes: list[list[str]] = []
 
     def place() -> "dict[str, PlacementGroupSchedulingStrategy]":
-        import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        group = ray.util.placement_group(list(bundles), "PACK", bundle_label_selector=selector)
+        if num_stages == 1:
+            # Ray wants a selector for each bundle, also where there are no labels.
+            group = _reserve(bundles, "STRICT_PACK", [labels] * len(bundles))
+        else:
+            group = _place_stages(bundles, num_stages, labels, timeout_s, stage_nodes)
         groups.append(group)
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
         return {"scheduling_strategy": strategy}
 
     return place
+
+
+def _reserve(
+    bundles: Sequence[dict[str, float]], strategy: str, selectors: Sequence[dict[str, str]]
+) -> "PlacementGroup":
+    import ray
+
+    return ray.util.placement_group(list(bundles), strategy, bundle_label_selector=list(selectors))
+
+
+def _place_stages(
+    bundles: Sequence[dict[str, float]],
+    num_stages: int,
+    labels: dict[str, str],
+    timeout_s: float,
+    stage_nodes: list[list[str]],
+) -> "PlacementGroup":
+    """One placement group, as vLLM wants it, with each stage's bundles on one node.
+
+    No strategy of Ray's says that. So the stages are reserved one by one, which also lets nodes start for
+    them, and the group is bound to the nodes that they got.
+
+    Args:
+        bundles: Of all stages.
+        num_stages: Stages of the pipeline.
+        labels: Of the nodes that may be taken.
+        timeout_s: Time limit for the first engine.
+        stage_nodes: Nodes of the stages of the engines so far; those of this one are added.
+
+    Raises:
+        EngineLostError: The nodes were not there in time.
+    """
+    size = len(bundles) // num_stages
+    deadline = time.monotonic() + (_FURTHER_WAIT_S if stage_nodes else timeout_s)
+    while (left_s := deadline - time.monotonic()) > 0:
+        # Two jobs with a stage each would wait for each other forever: both let go, not at the same time.
+        round_s = random.uniform(0.3, 1.0) * _ROUND_S
+        nodes = _find_nodes(bundles[:size], num_stages, labels, min(left_s, round_s))
+        if not nodes:
+            continue
+        group = _bind(bundles, nodes)
+        # Another job may have been quicker.
+        if group.wait(_BIND_WAIT_S):
+            stage_nodes.append(nodes)
+            return group
+        release([group])
+    if not stage_nodes:
+        raise EngineLostError(
+            f"no {num_stages} nodes with {size} free GPUs each after {timeout_s:.0f} s; the stages of one "
+            "engine (engine.pipeline_parallel_size) need them at the same time"
+        )
+    # Ray Data cannot take a further engine back: it waits for the first one's nodes until the job ends.
+    return _bind(bundles, stage_nodes[0])
+
+
+def _bind(bundles: Sequence[dict[str, float]], nodes: Sequence[str]) -> "PlacementGroup":
+    """A placement group with as many bundles on each of some nodes."""
+    size = len(bundles) // len(nodes)
+    return _reserve(bundles, "PACK", [{_NODE_ID: node} for node in nodes for _ in range(size)])
+
+
+def _find_nodes(
+    bundles: Sequence[dict[str, float]], num_stages: int, labels: dict[str, str], timeout_s: float
+) -> list[str]:
+    """A node for each stage that has its GPUs free at the same time; empty where there are none in time."""
+    import ray
+
+    deadline = time.monotonic() + timeout_s
+    groups = [_reserve(bundles, "STRICT_PACK", [labels] * len(bundles)) for _ in range(num_stages)]
+    try:
+        if not all(group.wait(max(0.0, deadline - time.monotonic())) for group in groups):
+            return []
+        tables = [ray.util.placement_group_table(group) for group in groups]
+        return [next(iter(table["bundles_to_node_id"].values())) for table in tables]
+    finally:
+        release(groups)
 
 
 def release(groups: "Iterable[PlacementGroup]") -> None:

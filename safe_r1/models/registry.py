@@ -7,10 +7,11 @@ here; the files of a hub id are read when it is prepared (``safe_r1.models.check
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from safe_r1.errors import ConfigError, ModelError
+from safe_r1.models.attention import read_attention, text_config
 from safe_r1.models.endpoints import find_endpoint
 from safe_r1.models.files import (
     CONFIG_FILE,
@@ -22,7 +23,7 @@ from safe_r1.models.files import (
 )
 from safe_r1.models.layouts import Layout, States
 from safe_r1.models.prompts import PromptFormat, Style, load_tokenizer, read_prompt_format
-from safe_r1.models.size import engine_gpus, loaded_bytes_per_param, model_size, text_config
+from safe_r1.models.size import engine_gpus, loaded_bytes_per_param, model_size
 from safe_r1.models.table import DEFAULT_JUDGE, VARIANTS
 from safe_r1.models.variant import Kind, Variant
 
@@ -148,8 +149,8 @@ def _as_stored(variant: Variant, config: Mapping[str, object]) -> Variant:
     loaded = loaded_bytes_per_param(config)
     if loaded == variant.bytes_per_param:
         return variant
-    size, gpu_gb = engine_gpus(config, variant.weights_gib(loaded))
-    return replace(variant, bytes_per_param=loaded, tensor_parallel_size=size, gpu_gb=gpu_gb)
+    gpus = engine_gpus(read_attention(config), variant.weights_gib(loaded))
+    return replace(variant, bytes_per_param=loaded, **asdict(gpus))
 
 
 def folder_prompt_format(folder: Path, trust_remote_code: bool = False) -> PromptFormat:
@@ -191,10 +192,9 @@ def describe(
         prompt=prompt,
         context=context,
         context_reasoning=min(longest, _LONGEST_CONTEXT_REASONING),
-        tensor_parallel_size=size.tensor_parallel_size,
-        gpu_gb=size.gpu_gb,
         bytes_per_param=size.bytes_per_param,
-        kv_elements_per_token=size.kv_elements_per_token,
+        attention=size.attention,
+        **asdict(size.gpus),
     )
     if prompt is None or prompt.is_reasoning:
         return replace(described, max_tokens_reasoning=Variant.max_tokens_reasoning)

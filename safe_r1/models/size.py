@@ -1,25 +1,43 @@
 """How large a model is, and how many GPUs an engine of it takes: from its config.json and its weights' bytes.
 
-Source: transformers' configuration classes for the names of the settings; vLLM's ``ModelConfig`` for which
-tensor-parallel sizes a model allows.
+Source: transformers' configuration classes for the names of the settings.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from safe_r1.models.attention import Attention, read_attention, text_config
+
 # Bytes of one number by the name of its type in config.json.
 _DTYPE_BYTES = {"float64": 8.0, "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8_e4m3fn": 1.0}
 _BITS_BY_METHOD = {"fp8": 8, "fbgemm_fp8": 8, "awq": 4, "gptq": 4, "mxfp4": 4, "bitsandbytes": 8}
 
-# GPUs that models are planned for, by memory in GB, and how many of them one node holds.
+DEFAULT_GPU_MEMORY_UTILIZATION = 0.9
+"""Share of a GPU's memory that vLLM uses unless the settings say otherwise."""
+
+# GPUs that models are planned for, by memory in GB; a node has eight of them.
 _GPU_SIZES_GB = (80, 141)
-_GPUS_PER_NODE = 8
-_MAX_TENSOR_PARALLEL_SIZE = 64
-# vLLM's default gpu_memory_utilization.
-_USABLE_SHARE = 0.9
+_MAX_NODES = 8
+# Activations of vLLM's largest batch, CUDA graphs, and the buffers of CUDA and NCCL.
+_WORKSPACE_GIB = 3.3
 # Beside the weights, an engine has to hold the keys and values of four sequences of 16,384 tokens: with less,
 # reasoning models are decoded a sequence at a time.
 _KV_TOKENS = 4 * 16384
+
+
+@dataclass(frozen=True)
+class EngineGpus:
+    """The GPUs of one engine.
+
+    Attributes:
+        tensor_parallel_size: GPUs that share each layer; they stand on one node.
+        pipeline_parallel_size: Groups of so many GPUs, each with some of the layers.
+        gpu_gb: Memory that each GPU needs, in GB.
+    """
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    gpu_gb: int
 
 
 @dataclass(frozen=True)
@@ -29,16 +47,14 @@ class ModelSize:
     Attributes:
         params_b: Parameters in billions; 0 where unknown.
         bytes_per_param: Of the weights as an engine on GPU loads them.
-        kv_elements_per_token: Numbers that one token adds to the key-value cache, over all layers.
-        tensor_parallel_size: GPUs of one engine.
-        gpu_gb: Memory that each of them needs, in GB.
+        attention: What its key-value cache depends on.
+        gpus: Of one engine.
     """
 
     params_b: float
     bytes_per_param: float
-    kv_elements_per_token: int
-    tensor_parallel_size: int
-    gpu_gb: int
+    attention: Attention
+    gpus: EngineGpus
 
 
 def model_size(config: Mapping[str, object], weight_bytes: int) -> ModelSize:
@@ -52,8 +68,8 @@ def model_size(config: Mapping[str, object], weight_bytes: int) -> ModelSize:
     loaded = loaded_bytes_per_param(config)
     params_b = weight_bytes / stored / 1e9
     weights_gib = params_b * 1e9 * loaded / 2**30
-    tensor_parallel_size, gpu_gb = engine_gpus(config, weights_gib)
-    return ModelSize(params_b, loaded, kv_elements_per_token(config), tensor_parallel_size, gpu_gb)
+    attention = read_attention(config)
+    return ModelSize(params_b, loaded, attention, engine_gpus(attention, weights_gib))
 
 
 def stored_bytes_per_param(config: Mapping[str, object]) -> float:
@@ -85,94 +101,41 @@ def _quantized_bits(quantization: Mapping[str, object]) -> int | None:
     return _BITS_BY_METHOD.get(str(quantization.get("quant_method")))
 
 
-def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
-    """The settings of the language model: multimodal models have them in a group of their own."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, Mapping) else config
+def engine_gpus(attention: Attention, weights_gib: float) -> EngineGpus:
+    """The GPUs of an engine that holds a model with room for the key-value cache.
 
-
-def kv_elements_per_token(config: Mapping[str, object]) -> int:
-    """Numbers that one token adds to the key-value cache, over all layers; 0 where the config does not say.
-
-    DeepSeek's latent attention keeps one latent and one rotated key for all heads.
+    The smallest power of two that the heads allow, on one node of 80 GB GPUs, else of 141 GB GPUs, else the
+    most GPUs of one node on as few nodes as hold it: tensor parallelism needs the links inside a node, the
+    stages of a pipeline exchange little.
     """
-    text = text_config(config)
-    layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
-    if latent := _number(text, "kv_lora_rank"):
-        return layers * (latent + _number(text, "qk_rope_head_dim"))
-    heads = _heads(text)
-    head_dim = _number(text, "head_dim") or _number(text, "hidden_size", "n_embd", "d_model") // max(heads, 1)
-    return layers * 2 * _kv_heads(text) * head_dim
-
-
-def _heads(text: Mapping[str, object]) -> int:
-    return _number(text, "num_attention_heads", "n_head", "num_heads")
-
-
-def _kv_heads(text: Mapping[str, object]) -> int:
-    if text.get("multi_query"):
-        return 1
-    # A configuration without a number of key-value heads has as many as attention heads.
-    return _number(text, "num_key_value_heads", "num_kv_heads") or _heads(text)
-
-
-def engine_gpus(config: Mapping[str, object], weights_gib: float) -> tuple[int, int]:
-    """Tensor-parallel size of an engine, and the memory of each of its GPUs in GB.
-
-    The smallest power of two that the model allows and that holds the weights with room for the key-value
-    cache, on one node of 80 GB GPUs, else of 141 GB GPUs, else on several nodes.
-    """
+    sizes = [size for size in (1, 2, 4, 8) if attention.allows_tensor_parallel_size(size)]
     for gpu_gb in _GPU_SIZES_GB:
-        size = tensor_parallel_size(config, weights_gib, gpu_gb, _GPUS_PER_NODE)
-        if size is not None:
-            return size, gpu_gb
-    largest = _GPU_SIZES_GB[-1]
-    size = tensor_parallel_size(config, weights_gib, largest, _MAX_TENSOR_PARALLEL_SIZE)
-    return size or max(_allowed_sizes(config, _MAX_TENSOR_PARALLEL_SIZE)), largest
+        for size in sizes:
+            if _holds(attention, weights_gib, EngineGpus(size, 1, gpu_gb)):
+                return EngineGpus(size, 1, gpu_gb)
+    on_nodes = [EngineGpus(sizes[-1], num_nodes, _GPU_SIZES_GB[-1]) for num_nodes in range(2, _MAX_NODES + 1)]
+    return next((gpus for gpus in on_nodes if _holds(attention, weights_gib, gpus)), on_nodes[-1])
 
 
-def tensor_parallel_size(
-    config: Mapping[str, object], weights_gib: float, gpu_gb: int, largest: int
-) -> int | None:
-    """The smallest power of two up to ``largest`` that a model can be split into and that holds it.
+def _holds(attention: Attention, weights_gib: float, gpus: EngineGpus) -> bool:
+    elements = attention.kv_elements_per_gpu(gpus.tensor_parallel_size, gpus.pipeline_parallel_size)
+    weights_per_gpu = weights_gib / gpus.tensor_parallel_size / gpus.pipeline_parallel_size
+    room_gib = kv_room_gib(gpu_memory_gib(gpus.gpu_gb), DEFAULT_GPU_MEMORY_UTILIZATION, weights_per_gpu)
+    return elements * 2 * _KV_TOKENS / 2**30 <= room_gib
+
+
+def gpu_memory_gib(gpu_gb: int) -> float:
+    """Memory of a GPU that is sold with this many GB, as CUDA reports it."""
+    # 79.1 of an H100's 80, 139.8 of an H200's 141: the binary GiB, less what the driver keeps.
+    return 0.9895 * gpu_gb
+
+
+def kv_room_gib(memory_gib: float, utilization: float, weights_gib: float) -> float:
+    """Memory that vLLM leaves for the key-value cache of one GPU; negative where the weights do not fit.
 
     Args:
-        config: The model's ``config.json``.
-        weights_gib: Its weights as loaded.
-        gpu_gb: Memory of a GPU in GB (10^9 bytes).
-        largest: Most GPUs to use.
-
-    Returns:
-        None where no such number of GPUs holds the weights and the key-value cache of ``_KV_TOKENS``.
+        memory_gib: Of the GPU.
+        utilization: vLLM's ``gpu_memory_utilization``.
+        weights_gib: Of that GPU's share of the model.
     """
-    usable_gib = _USABLE_SHARE * gpu_gb * 1e9 / 2**30
-    text = text_config(config)
-    kv_gib = kv_elements_per_token(config) * 2 * _KV_TOKENS / 2**30
-    # Every GPU keeps the whole latent, and at least one head of the others.
-    kv_shards = 1 if _number(text, "kv_lora_rank") else max(_kv_heads(text), 1)
-    return next(
-        (
-            size
-            for size in _allowed_sizes(config, largest)
-            if weights_gib / size + kv_gib / min(size, kv_shards) <= usable_gib
-        ),
-        None,
-    )
-
-
-def _allowed_sizes(config: Mapping[str, object], largest: int) -> list[int]:
-    """Powers of two that divide the attention heads; key-value heads are split evenly, or copied evenly."""
-    text = text_config(config)
-    heads = _heads(text)
-    kv_heads = 0 if _number(text, "kv_lora_rank") else _kv_heads(text)
-    sizes = [2**power for power in range(largest.bit_length())]
-    return [
-        size
-        for size in sizes
-        if heads % size == 0 and (not kv_heads or kv_heads % size == 0 or size % kv_heads == 0)
-    ]
-
-
-def _number(config: Mapping[str, object], *names: str) -> int:
-    """The first of some settings that is a number; 0 where none is."""
-    return next((value for name in names if isinstance(value := config.get(name), int)), 0)
+    return utilization * memory_gib - weights_gib - _WORKSPACE_GIB

@@ -8,6 +8,7 @@ Source: DeepSeek-R1's model card for its generation settings; arXiv 2503.16529 f
 
 from dataclasses import replace
 
+from safe_r1.models.attention import Attention
 from safe_r1.models.layouts import LAYOUTS
 from safe_r1.models.prompts import CHAT, PLAIN, R1
 from safe_r1.models.variant import Variant
@@ -22,7 +23,7 @@ def _family(
     context: int,
     family: str,
     tensor_parallel_size: int,
-    kv_elements_per_token: int,
+    attention: Attention,
 ) -> list[Variant]:
     """A distilled model, its base before distillation (of ``context`` tokens) and its published safe form."""
     r1 = Variant(
@@ -34,7 +35,7 @@ def _family(
         prompt=R1,
         base=base.split("/")[1].lower(),
         tensor_parallel_size=tensor_parallel_size,
-        kv_elements_per_token=kv_elements_per_token,
+        attention=attention,
         layout=LAYOUTS[f"r1-distill-{size}"],
     )
     before = Variant(
@@ -52,7 +53,7 @@ def _family(
         max_tokens_reasoning=2048,
         context_reasoning=context,
         tensor_parallel_size=tensor_parallel_size,
-        kv_elements_per_token=kv_elements_per_token,
+        attention=attention,
     )
     enhanced = replace(
         r1,
@@ -78,7 +79,7 @@ _R1 = Variant(
     tensor_parallel_size=8,
     gpu_gb=141,
     bytes_per_param=1.0,
-    kv_elements_per_token=35_136,
+    attention=Attention(61, 128, 1, 576, is_latent=True),
     layout=LAYOUTS["r1"],
 )
 _R1_BASE = Variant(
@@ -98,7 +99,7 @@ _R1_BASE = Variant(
     tensor_parallel_size=8,
     gpu_gb=141,
     bytes_per_param=1.0,
-    kv_elements_per_token=35_136,
+    attention=Attention(61, 128, 1, 576, is_latent=True),
 )
 _DEMO = Variant(
     name="demo",
@@ -112,7 +113,7 @@ _DEMO = Variant(
     max_tokens_refusal=192,
     max_tokens_reasoning=256,
     context_reasoning=4096,
-    kv_elements_per_token=11_520,
+    attention=Attention(30, 9, 3, 128),
     layout=LAYOUTS["demo"],
 )
 
@@ -127,7 +128,7 @@ _FAMILIES: list[list[Variant]] = [
         context=4096,
         family="qwen2",
         tensor_parallel_size=1,
-        kv_elements_per_token=14_336,
+        attention=Attention(28, 12, 2, 256),
     ),
     _family(
         "qwen-7b",
@@ -137,7 +138,7 @@ _FAMILIES: list[list[Variant]] = [
         context=4096,
         family="qwen2",
         tensor_parallel_size=1,
-        kv_elements_per_token=28_672,
+        attention=Attention(28, 28, 4, 256),
     ),
     _family(
         "llama-8b",
@@ -147,7 +148,7 @@ _FAMILIES: list[list[Variant]] = [
         context=8192,
         family="llama",
         tensor_parallel_size=1,
-        kv_elements_per_token=65_536,
+        attention=Attention(32, 32, 8, 256),
     ),
     _family(
         "qwen-14b",
@@ -157,7 +158,7 @@ _FAMILIES: list[list[Variant]] = [
         context=8192,
         family="qwen2",
         tensor_parallel_size=1,
-        kv_elements_per_token=98_304,
+        attention=Attention(48, 40, 8, 256),
     ),
     _family(
         "qwen-32b",
@@ -167,7 +168,7 @@ _FAMILIES: list[list[Variant]] = [
         context=8192,
         family="qwen2",
         tensor_parallel_size=2,
-        kv_elements_per_token=131_072,
+        attention=Attention(64, 40, 8, 256),
     ),
     _family(
         "llama-70b",
@@ -177,7 +178,7 @@ _FAMILIES: list[list[Variant]] = [
         context=8192,
         family="llama",
         tensor_parallel_size=4,
-        kv_elements_per_token=163_840,
+        attention=Attention(80, 64, 8, 256),
     ),
 ]
 
@@ -197,5 +198,5 @@ DEFAULT_JUDGE = Variant(
     temperature=0.0,
     top_p=1.0,
     tensor_parallel_size=4,
-    kv_elements_per_token=163_840,
+    attention=Attention(80, 64, 8, 256),
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safe_r1.errors import ModelError
+from safe_r1.models.attention import UNKNOWN, Attention
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.models.layouts import Layout
 from safe_r1.models.prompts import PromptFormat, Style
@@ -36,11 +37,11 @@ class Variant:
         max_tokens_reasoning: Longest completion of a reasoning benchmark, in tokens: DeepSeek's reports allow
             32,768.
         context_reasoning: Context where one of those is asked.
-        tensor_parallel_size: GPUs of one engine.
+        tensor_parallel_size: GPUs that share each layer in an engine.
+        pipeline_parallel_size: Groups of so many GPUs in an engine, each with some of the layers.
         gpu_gb: Memory that each of them needs, in GB.
         bytes_per_param: Of the weights as an engine on GPU loads them: 2 for bf16, 1 for R1's FP8.
-        kv_elements_per_token: Numbers that one token adds to the key-value cache, over all layers; 0 where
-            unknown.
+        attention: What its key-value cache depends on.
         layout: How it is fine-tuned; None: the fewest GPUs that hold it.
         endpoint: URLs, model and limits of a model behind a URL; None for one that an engine loads.
     """
@@ -62,9 +63,10 @@ class Variant:
     max_tokens_reasoning: int = 32768
     context_reasoning: int = 36864
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     gpu_gb: int = 80
     bytes_per_param: float = 2.0
-    kv_elements_per_token: int = 0
+    attention: Attention = UNKNOWN
     layout: Layout | None = None
     endpoint: EndpointEntry | None = None
 
@@ -93,10 +95,16 @@ class Variant:
         """
         return self.prompt_format.style
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one engine."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
     def public(self) -> dict[str, Any]:
         """The fields as plain values for ``run.json``; of an endpoint without secrets."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["prompt"] = asdict(self.prompt) if self.prompt else None
+        values["attention"] = asdict(self.attention)
         values["layout"] = asdict(self.layout) if self.layout else None
         values["endpoint"] = public_settings(self.endpoint) if self.endpoint else None
         return values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from safe_r1.errors import ConfigError
 from safe_r1.inference.device import pick_device
-from safe_r1.inference.engine import check_resources
+from safe_r1.inference.engine import resolve_engine
 from safe_r1.judge.factory import check_kind, plan_judge
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Variant, get_variant
@@ -109,8 +109,8 @@ def plan_models(
     specs = []
     for variant, engine in engines:
         device = pick_device(variant, engine.device, cluster.gpu_total)
-        check_resources(variant, engine, device, cluster.gpu_total, cluster.memory_gib)
-        specs.append(DeploymentSpec(variant, engine, device, config.scaling.max_replicas))
+        resolved = resolve_engine(variant, engine, device, cluster)
+        specs.append(DeploymentSpec(variant, resolved, device, config.scaling.max_replicas))
     return specs
 
 

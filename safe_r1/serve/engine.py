@@ -14,7 +14,13 @@ from jinja2 import TemplateError
 from pydantic import BaseModel
 
 from safe_r1.config import EngineConfig, GenerationConfig
-from safe_r1.inference.engine import context_length, engine_arguments, engine_bundles, engine_environment
+from safe_r1.inference.engine import (
+    context_length,
+    engine_arguments,
+    engine_bundles,
+    engine_environment,
+    placement_strategy,
+)
 from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
@@ -72,7 +78,10 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
         engine_kwargs=arguments,
         # The bundles of the placement group request the GPUs, of any type.
         accelerator_type=None,
-        placement_group_config={"bundles": engine_bundles(arguments, spec.device)},
+        placement_group_config={
+            "bundles": engine_bundles(arguments, spec.device),
+            "strategy": placement_strategy(arguments),
+        },
         runtime_env={"env_vars": engine_environment(variant, spec.engine, spec.device)},
         log_engine_metrics=True,
         deployment_config={

@@ -7,9 +7,12 @@ import ray
 from ray.cluster_utils import Cluster
 
 from safe_r1.config import EngineConfig
+from safe_r1.errors import EngineLostError
 from safe_r1.inference.engine import engine_arguments, engine_bundles
 from safe_r1.inference.placement import configure_data, placement, release
 from safe_r1.models.registry import VARIANTS
+from safe_r1.serve.config import ScalingConfig
+from safe_r1.serve.engine import DeploymentSpec, model_deployment
 
 GROUP = "safe-r1/group"
 
@@ -26,6 +29,20 @@ def cluster():
     yield nodes
     ray.shutdown()
     made.shutdown()
+
+
+def take(node: str, num_gpus: int) -> Any:
+    """Reserves GPUs of a node, as another job does."""
+    selector = [{"ray.io/node-id": node}] * num_gpus
+    group = ray.util.placement_group([{"GPU": 1}] * num_gpus, bundle_label_selector=selector)
+    assert group.wait(30)
+    return group
+
+
+def nodes_of(group: Any) -> list[str]:
+    """The node of each bundle."""
+    nodes = ray.util.placement_group_table(group)["bundles_to_node_id"]
+    return [nodes[number] for number in range(len(nodes))]
 
 
 class Where:
@@ -61,3 +78,60 @@ def test_an_engine_reserves_its_gpus_once_and_by_labels(
     assert len(groups) == 2
     release(groups)
     assert {each["state"] for each in ray.util.placement_group_table().values()} == {"REMOVED"}
+
+
+def test_a_tensor_parallel_group_waits_for_one_node(cluster: dict[str, str]):
+    """Ray's own strategy split it over two nodes that were half taken."""
+    train, eval_ = cluster["gpu-train"], cluster["gpu-eval"]
+    taken = [take(train, 2), take(eval_, 2)]
+    engine = EngineConfig(tensor_parallel_size=4)
+    arguments = engine_arguments(VARIANTS["r1-distill-llama-70b"], engine, "gpu")
+    bundles = engine_bundles(arguments, "gpu")
+    groups: list[Any] = []
+    placement(bundles, groups)()
+    assert not groups[0].wait(3)
+    packed = ray.util.placement_group(bundles, "PACK")
+    assert packed.wait(30)
+    assert len(set(nodes_of(packed))) == 2  # so that this test can fail
+    release([packed, taken[1]])
+    assert groups[0].wait(30)
+    assert nodes_of(groups[0]) == [eval_] * 4
+
+
+def test_each_stage_of_a_pipeline_stands_on_one_node(cluster: dict[str, str]):
+    taken = [take(node, 1) for node in cluster.values()]
+    engine = EngineConfig(tensor_parallel_size=2, pipeline_parallel_size=2)
+    arguments = engine_arguments(VARIANTS["r1-distill-llama-70b"], engine, "gpu")
+    bundles = engine_bundles(arguments, "gpu")
+    packed = ray.util.placement_group(bundles, "PACK")
+    assert packed.wait(30)
+    first, *others = nodes_of(packed)
+    assert others.count(first) == 2  # three and one: so that this test can fail
+    release([packed])
+    groups: list[Any] = []
+    place = placement(bundles, groups, num_stages=2, timeout_s=60)
+    place()
+    nodes = nodes_of(groups[0])
+    assert nodes[0] == nodes[1]
+    assert nodes[2] == nodes[3]
+    assert set(nodes) == set(cluster.values())
+    # There is no room for another one: it waits, and nothing is left reserved for it.
+    place()
+    assert not groups[1].wait(1)
+    states = [each["state"] for each in ray.util.placement_group_table().values()]
+    assert states.count("CREATED") == len(taken) + 1
+    assert states.count("PENDING") == 1
+    release(groups)
+    with pytest.raises(EngineLostError, match="no 3 nodes with 2 free GPUs each after 1 s"):
+        placement([*bundles, *bundles[:2]], groups, num_stages=3, timeout_s=1)()
+
+
+@pytest.mark.parametrize(("stages", "strategy"), [(1, "STRICT_PACK"), (2, "PACK")])
+def test_a_served_model_has_the_same_strategy(stages: int, strategy: str):
+    engine = EngineConfig(tensor_parallel_size=4, pipeline_parallel_size=stages)
+    spec = DeploymentSpec(VARIANTS["r1-distill-llama-70b"], engine, "gpu")
+    deployment = model_deployment(spec, ScalingConfig())._bound_deployment
+    replica = deployment._replica_config
+    assert replica.placement_group_strategy == strategy
+    assert [bundle["GPU"] for bundle in replica.placement_group_bundles or []] == [1] * 4 * stages
+    assert deployment._deployment_config.max_ongoing_requests == spec.replica_slots

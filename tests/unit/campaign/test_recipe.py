@@ -10,7 +10,11 @@ from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
 from safe_r1.campaign.start import require_questions
 from safe_r1.campaign.view import campaign_folder
+from safe_r1.config import EngineConfig
 from safe_r1.errors import ConfigError, DataError
+from safe_r1.inference.engine import engine_arguments
+from safe_r1.models.registry import get_variant
+from safe_r1.train.gpus import get_gpu
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -240,3 +244,22 @@ def test_own_questions_are_a_benchmark_of_a_campaign(tmp_path: Path, monkeypatch
     assert again["evaluate/r1-distill-qwen-7b"].argv == step.argv
     with pytest.raises(DataError, match="no file at"):
         require_files(["q.csv"])
+
+
+def test_the_plan_has_the_engines_own_number_of_sequences():
+    """It once knew neither an engine's settings nor the length of its sequences."""
+
+    def seqs(*settings: str) -> int | None:
+        recipe = small(stages__evaluate__set=settings)
+        return make_steps(recipe, "/out")["evaluate/r1-distill-qwen-7b"].estimate.max_num_seqs
+
+    variant = get_variant("r1-distill-qwen-7b")
+    for tokens in (2000, 10_000):
+        engine = EngineConfig(tokens_per_sequence=tokens, gpu_memory_gib=get_gpu("h100-80").memory_gib)
+        expected = engine_arguments(variant, engine, "gpu")["max_num_seqs"]
+        assert seqs(f"engine.tokens_per_sequence={tokens}") == expected
+    assert seqs("engine.max_num_seqs=7") == 7
+    two = make_steps(small(stages__evaluate__set=["engine.tensor_parallel_size=2"]), "/out")
+    assert two["evaluate/r1-distill-qwen-7b"].estimate.gpus == 2
+    with pytest.raises(ConfigError, match="cannot be divided evenly among 3 GPUs"):
+        make_steps(small(stages__evaluate__set=["engine.tensor_parallel_size=3"]), "/out")

@@ -9,6 +9,7 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
 from safe_r1.inference.engine import check_resources, engine_environment
 from safe_r1.inference.memory import cpu_kv_cache_gib, cpu_memory_gib
+from safe_r1.models.attention import UNKNOWN
 from safe_r1.models.registry import VARIANTS
 
 DEMO = VARIANTS["demo"]
@@ -33,13 +34,13 @@ def test_a_short_context_bounds_a_sequence():
 
 
 def test_a_reasoning_benchmark_has_longer_completions():
-    # min(36,864, 256 + 32,768 / 2) tokens.
-    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(max_model_len=36864, max_num_seqs=8), memory_gib=64) == 7
+    # 8 sequences of min(36,864, 256 + 32,768 / 2) tokens of 57,344 bytes: 7.1 GiB.
+    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(max_model_len=36864, max_num_seqs=8), memory_gib=64) == 8
 
 
 def test_longer_completions_need_more():
-    # 64 sequences of 256 + 1,024 / 2 tokens of 46,080 bytes: 2.1 GiB, to the nearest GiB.
-    assert cpu_kv_cache_gib(DEMO, EngineConfig(), memory_gib=16, max_tokens=1024) == 2
+    # 64 sequences of 768 tokens of 46,080 bytes: 2.1 GiB, and a cache of 2 would not hold them all.
+    assert cpu_kv_cache_gib(DEMO, EngineConfig(tokens_per_sequence=768), memory_gib=16) == 3
 
 
 def test_the_cache_takes_half_of_what_is_free_beside_the_weights():
@@ -62,7 +63,7 @@ def test_what_the_settings_say_counts():
 
 
 def test_a_model_of_unknown_sizes_gets_four_gib():
-    assert cpu_kv_cache_gib(replace(DEMO, kv_elements_per_token=0), EngineConfig(), memory_gib=64) == 4
+    assert cpu_kv_cache_gib(replace(DEMO, attention=UNKNOWN), EngineConfig(), memory_gib=64) == 4
 
 
 def test_the_check_and_the_engine_have_the_same_figure(monkeypatch: pytest.MonkeyPatch):

@@ -39,7 +39,7 @@ def test_r1_models_follow_the_model_card():
 def test_weights_fit_the_gpus():
     for variant in VARIANTS.values():
         gib = variant.gpu_gb * 1e9 / 2**30
-        assert variant.weights_gib() < 0.8 * gib * variant.tensor_parallel_size, variant.name
+        assert variant.weights_gib() < 0.8 * gib * variant.num_gpus, variant.name
 
 
 def test_the_registry_needs_no_torch():
@@ -207,5 +207,6 @@ def test_a_fine_tuned_r1_takes_the_gpus_of_the_type_it_was_exported_in(
     folder = make_folder(R1_TEMPLATE, {**r1, **stored})
     (folder / "safe_r1.json").write_text('{"base": "r1"}')
     variant = get_variant(str(folder))
-    assert (variant.tensor_parallel_size, variant.gpu_gb) == (gpus, 141)
+    assert (variant.num_gpus, variant.gpu_gb) == (gpus, 141)
+    assert variant.tensor_parallel_size == 8  # of one node
     assert variant.weights_gib() < 0.9 * gpus * 141e9 / 2**30

@@ -1,13 +1,14 @@
 """Sizes and GPUs, from a config and the bytes of the weights."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from safe_r1.models.attention import read_attention
 from safe_r1.models.files import folder_weight_bytes, weight_bytes
 from safe_r1.models.registry import DEFAULT_JUDGE, VARIANTS, Variant
-from safe_r1.models.size import engine_gpus, kv_elements_per_token, model_size, stored_bytes_per_param
+from safe_r1.models.size import EngineGpus, engine_gpus, model_size, stored_bytes_per_param
 from safe_r1.train.architecture import ARCHITECTURES, Architecture
 
 # Of the config.json on the hub.
@@ -53,47 +54,40 @@ def test_the_tables_sizes_follow_from_config_and_weights(name: str):
     architecture = architecture_of(variant)
     config = config_of(architecture)
     size = model_size(config, round(variant.params_b * 1e9 * stored_bytes_per_param(config)))
-    assert (size.tensor_parallel_size, size.gpu_gb) == (variant.tensor_parallel_size, variant.gpu_gb)
-    assert (size.bytes_per_param, size.kv_elements_per_token) == (
-        variant.bytes_per_param,
-        variant.kv_elements_per_token,
-    )
+    gpus = EngineGpus(variant.tensor_parallel_size, variant.pipeline_parallel_size, variant.gpu_gb)
+    assert size.gpus == gpus
+    assert (size.bytes_per_param, size.attention) == (variant.bytes_per_param, variant.attention)
     assert size.params_b == pytest.approx(architecture.total_params / 1e9, rel=0.03)
 
 
 def test_the_default_judges_size_follows_too():
     size = model_size(JUDGE, round(DEFAULT_JUDGE.params_b * 2e9))
-    assert (size.tensor_parallel_size, size.gpu_gb) == (4, 80)
-    sized = replace(
-        DEFAULT_JUDGE,
-        tensor_parallel_size=size.tensor_parallel_size,
-        kv_elements_per_token=size.kv_elements_per_token,
-    )
-    assert sized == DEFAULT_JUDGE
+    assert size.gpus == EngineGpus(4, 1, 80)
+    assert replace(DEFAULT_JUDGE, **asdict(size.gpus), attention=size.attention) == DEFAULT_JUDGE
 
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "weights_gib", "expected"),
     [
-        (28, 4, 10, (1, 80)),
-        (28, 4, 150, (4, 80)),  # 3 GPUs would hold it: not a power of two
-        (28, 4, 300, (4, 141)),  # 28 heads cannot be split into 8
-        (64, 8, 300, (8, 80)),
-        (64, 1, 300, (8, 80)),  # one key-value head is copied
-        (64, 6, 300, (2, 141)),  # 6 can neither be split into 4 nor copied to 4
-        (128, 8, 1200, (16, 141)),  # of one node no number suffices
+        (28, 4, 10, (1, 1, 80)),
+        (28, 4, 150, (4, 1, 80)),  # 3 GPUs would hold it: not a power of two
+        (28, 4, 300, (4, 1, 141)),  # 28 heads cannot be split into 8
+        (64, 8, 300, (8, 1, 80)),
+        (64, 1, 300, (8, 1, 80)),  # one key-value head is copied
+        (64, 6, 300, (2, 2, 141)),  # 6 can neither be split into 4 nor copied to 4: two stages
+        (128, 8, 1200, (8, 2, 141)),  # of one node no number suffices
     ],
 )
 def test_the_fewest_gpus_that_the_heads_allow(heads, kv_heads, weights_gib, expected):
     config = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": 64 * heads}
-    assert engine_gpus(config, weights_gib) == expected
+    assert engine_gpus(read_attention(config), weights_gib) == EngineGpus(*expected)
 
 
 def test_a_cache_without_space_asks_for_another_gpu():
     small = {**JUDGE, "num_hidden_layers": 8}
     large = {**JUDGE, "num_key_value_heads": 64}
-    assert engine_gpus(small, 60) == (1, 80)
-    assert engine_gpus(large, 60) != (1, 80)
+    assert engine_gpus(read_attention(small), 60) == EngineGpus(1, 1, 80)
+    assert engine_gpus(read_attention(large), 60) != EngineGpus(1, 1, 80)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +119,20 @@ def test_engines_load_float32_in_16_bits():
 
 
 def test_the_cache_of_a_token():
-    assert kv_elements_per_token(JUDGE) == 80 * 2 * 8 * 128
-    assert kv_elements_per_token({"n_layer": 12, "n_head": 12, "n_embd": 768}) == 12 * 2 * 768
-    assert kv_elements_per_token({"n_layer": 2, "n_head": 4, "n_embd": 64, "multi_query": True}) == 2 * 2 * 16
-    assert kv_elements_per_token({"text_config": JUDGE}) == kv_elements_per_token(JUDGE)
-    assert kv_elements_per_token({}) == 0
+    def elements(config: dict[str, object]) -> int:
+        return read_attention(config).kv_elements_per_token
+
+    assert elements(JUDGE) == 80 * 2 * 8 * 128
+    assert elements({"n_layer": 12, "n_head": 12, "n_embd": 768}) == 12 * 2 * 768
+    assert elements({"n_layer": 2, "n_head": 4, "n_embd": 64, "multi_query": True}) == 2 * 2 * 16
+    assert elements({"text_config": JUDGE}) == elements(JUDGE)
+    assert elements({}) == 0
+
+
+def test_layers_with_a_window_or_a_state_do_not_grow_with_the_sequence():
+    kinds = ["sliding_attention", "full_attention", "linear_attention", "full_attention"]
+    mixed = read_attention({**JUDGE, "num_hidden_layers": 4, "layer_types": kinds})
+    assert mixed.num_layers == 2
 
 
 @pytest.mark.parametrize(

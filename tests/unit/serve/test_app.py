@@ -51,7 +51,10 @@ def test_a_judging_model_has_the_engine_settings_of_the_judge(monkeypatch: pytes
 
 def test_a_served_model_that_judges_is_deployed_once():
     [spec] = plan_models(CONFIG, [DEMO], DEMO, CLUSTER)
-    assert spec.engine == CONFIG.engine
+    assert (spec.engine.max_model_len, spec.engine.max_num_seqs) == (
+        1024,
+        8,
+    )  # the service's, not the judge's
     with pytest.raises(ConfigError, match="both named 'demo'"):
         plan_models(CONFIG, [DEMO], replace(OTHER, name="demo"), CLUSTER)
 
