@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from safe_r1.config import EvaluateConfig
+from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import RowsLostError
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.publish import BenchmarkResult, publish_all
@@ -41,14 +41,15 @@ from safe_r1.evaluation.units import SampleRequests, ScoringUnit, read_completio
 from safe_r1.evaluation.workers import Workers
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import pick_device
-from safe_r1.inference.engine import check_resources
+from safe_r1.inference.engine import resolve_engine
 from safe_r1.inference.requests import BatchCounts, Sampling
 from safe_r1.judge.factory import JudgePlan, make_judge
+from safe_r1.models.registry import Variant
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.report.export import export_missing
 from safe_r1.report.trackers import check_trackers
-from safe_r1.resources import Cluster, connect, disconnect
+from safe_r1.resources import Cluster, Device, connect, disconnect
 from safe_r1.runs import RunFolder, read_table
 from safe_r1.schema import Task
 from safe_r1.settings import public_settings
@@ -78,10 +79,7 @@ def evaluate(
     target = make_target(plan)
     device = target.start(cluster)
     if plan.judge and plan.judge.model:
-        judge_device = pick_device(plan.judge.model, config.judge.engine.device, cluster.gpu_total)
-        check_resources(
-            plan.judge.model, config.judge.engine, judge_device, cluster.gpu_total, cluster.memory_gib
-        )
+        _judge_engine(plan, plan.judge.model, cluster)
     # Everything that can be wrong has been checked: only from here on is anything written or started.
     for name, fingerprint in plan.fingerprints.items():
         fingerprint.update(target.fingerprint(name))
@@ -321,7 +319,7 @@ def _judge(
     # new one, two tensor-parallel engines would need the GPUs of both.
     disconnect()
     connect()
-    engine = plan.config.judge.engine
+    engine, device = _judge_engine(plan, judge.model, cluster)
     max_tokens = plan.config.judge.max_tokens
     yield from generate(
         [
@@ -330,8 +328,19 @@ def _judge(
         ],
         judge.model,
         engine,
-        pick_device(judge.model, engine.device, cluster.gpu_total),
+        device,
         _JUDGE_SAMPLING,
         ReadReply(plan.variant.name, judge.label, judge.policy),
         write,
     )
+
+
+def _judge_engine(plan: EvaluationPlan, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:
+    """Settings and device of the judge's engine.
+
+    Raises:
+        ConfigError, ResourceError: The cluster cannot hold it.
+    """
+    engine = plan.config.judge.engine
+    device = pick_device(model, engine.device, cluster.gpu_total)
+    return resolve_engine(model, engine, device, cluster), device
