@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ray_jobs import evaluate
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
+from tests.jobs import run_here
 
 pytestmark = pytest.mark.slow
 
@@ -258,30 +260,29 @@ def test_a_dead_judge_keeps_the_completions(tiny_answering: Path, tmp_path: Path
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    arguments: list[str], message: str | None, tiny_answering: Path, tmp_path: Path
+    arguments: list[str],
+    message: str | None,
+    tiny_answering: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ):
     output = tmp_path / "out"
     base = ["--variant", str(tiny_answering), "--output", str(output), "--benchmark", "chisafetybench-sample"]
-    done = subprocess.run(
-        [sys.executable, "ray_jobs/evaluate.py", *base, *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = [
-        line for line in done.stdout.splitlines() if not line.startswith("evaluate: " + str(tiny_answering))
-    ]
+    code, shown = run_here(evaluate.app, [*base, *arguments], capfd)
+    assert code == 2, shown
+    lines = [line for line in shown.splitlines() if not line.startswith(f"evaluate: {tiny_answering}")]
     assert lines[-1].startswith("evaluate: ")
     assert message is None or message in lines[-1]
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in shown
     assert not output.exists()
 
 
-def test_dry_run_shows_prompts_and_writes_nothing(tiny_qwen2: Path, tmp_path: Path):
-    text = run(tiny_qwen2, tmp_path / "out", "--dry-run")
+def test_dry_run_shows_prompts_and_writes_nothing(
+    tiny_qwen2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    arguments = command(tiny_qwen2, tmp_path / "out", "--dry-run")[2:]
+    code, text = run_here(evaluate.app, arguments, capfd)
+    assert code == 0, text
     assert text.count("<｜Assistant｜><think>\n") == 3
     assert json.loads(text[: text.index("\n---")])["repeats"] == 2
     assert not (tmp_path / "out").exists()

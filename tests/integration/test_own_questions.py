@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs import evaluate as job
 from safe_r1.evaluation.publish import rewrite_report
+from tests.jobs import run_here
 from tests.unit.benchmarks.own_files import write_records
 
 pytestmark = pytest.mark.slow
@@ -35,35 +37,48 @@ def rows() -> list[dict[str, str | None]]:
     ]
 
 
-def evaluate(model: Path, questions: Path, output: Path, *more: str, code: int = 0) -> str:
-    argv = ["ray_jobs/evaluate.py", "--variant", str(model), "--benchmark", str(questions)]
+def arguments(model: Path, questions: Path, output: Path, *more: str) -> list[str]:
+    chosen = ["--variant", str(model), "--benchmark", str(questions), "--output", str(output)]
+    return [*chosen, *SETTINGS, *more]
+
+
+def evaluate(model: Path, questions: Path, output: Path, *more: str) -> str:
     done = subprocess.run(
-        [sys.executable, *argv, "--output", str(output), *SETTINGS, *more],
+        [sys.executable, "ray_jobs/evaluate.py", *arguments(model, questions, output, *more)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=600,
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_a_dry_run_shows_what_was_recognised(tiny_qwen2: Path, tmp_path: Path):
+def test_a_dry_run_shows_what_was_recognised(
+    tiny_qwen2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     questions = write_records(tmp_path / "我的题库.xlsx", rows())
-    text = evaluate(tiny_qwen2, questions, tmp_path / "out", "--dry-run", "--swap-options", "--limit", "8")
+    more = ("--dry-run", "--swap-options", "--limit", "8")
+    code, text = run_here(job.app, arguments(tiny_qwen2, questions, tmp_path / "out", *more), capfd)
+    assert code == 0, text
     assert "我的题库: 10 questions × 1 repeats" in text
     assert "task: of each row, column '期望'" in text
     assert "question: '题目': a usual name" in text
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_that_do_not_fit_are_one_line(tiny_qwen2: Path, tmp_path: Path):
+def test_rows_that_do_not_fit_are_one_line(
+    tiny_qwen2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     questions = write_records(tmp_path / "q.xlsx", [*rows(), {**rows()[0], "编号": "x", "题目": ""}])
-    lines = evaluate(tiny_qwen2, questions, tmp_path / "out", "--dry-run", code=2).splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("evaluate: 1 of 13 rows do not fit, first q.xlsx, row 14: no question")
-    allowed = ("--dry-run", "--set", "benchmark.max_malformed_share=0.1")
-    assert "q: 12 questions" in evaluate(tiny_qwen2, questions, tmp_path / "out", *allowed)
+    dry = arguments(tiny_qwen2, questions, tmp_path / "out", "--dry-run")
+    code, text = run_here(job.app, dry, capfd)
+    assert code == 2
+    [line] = text.splitlines()
+    assert line.startswith("evaluate: 1 of 13 rows do not fit, first q.xlsx, row 14: no question")
+    code, text = run_here(job.app, [*dry, "--set", "benchmark.max_malformed_share=0.1"], capfd)
+    assert code == 0
+    assert "q: 12 questions" in text
 
 
 def test_from_the_spreadsheet_to_the_report(tiny_answering: Path, tmp_path: Path):
