@@ -81,6 +81,8 @@ class Nodes:
                 "include_dashboard": True,
                 "dashboard_port": port,
                 "dashboard_host": "127.0.0.1",
+                # A dead node refuses the connection at once, five times: five seconds, not fifteen.
+                "_system_config": {"health_check_period_ms": 1000},
             },
         )
         self.count = itertools.count()
