@@ -12,10 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from upath import UPath
 
 from ray_jobs import evaluate
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
+from tests.integration.mixed_run import MixedRun
 from tests.jobs import run_here
 
 pytestmark = pytest.mark.slow
@@ -288,59 +290,15 @@ def test_dry_run_shows_prompts_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_programs_and_results_are_checked_in_the_same_job(tiny_answering: Path, tmp_path: Path):
+def test_programs_and_results_are_checked_in_the_same_job(mixed: MixedRun):
     """Two benchmarks of other tasks with several completions of each question."""
-    data = tmp_path / "data" / "math500"
-    data.mkdir(parents=True)
-    rows = [
-        {
-            "problem": f"What is {n} + 1?",
-            "answer": str(n + 1),
-            "subject": "Algebra",
-            "level": 1,
-            "unique_id": f"test/{n}.json",
-        }
-        for n in range(3)
-    ]
-    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "ray_jobs/evaluate.py",
-            "--variant",
-            str(tiny_answering),
-            "--output",
-            str(tmp_path / "runs"),
-            "--benchmark",
-            "math-500",
-            "--benchmark",
-            "livecodebench-sample",
-            "--data",
-            str(tmp_path / "data"),
-            "--limit",
-            "3",
-            "--repeats",
-            "2",
-            "--set",
-            "engine.max_model_len=1024",
-            "--set",
-            "engine.cpu_kv_cache_gib=1",
-            "--set",
-            "generation.max_tokens=32",
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for benchmark in ("math-500", "livecodebench-sample"):
-        folder = RunFolder.locate(str(tmp_path / "runs"), "main", tiny_answering.name, benchmark)
+    for benchmark, num_questions in (("math-500", 3), ("livecodebench-sample", 8)):
+        folder = RunFolder(UPath(mixed.folder / benchmark))
         metrics = folder.read_json("metrics.json") or {}
         (counts,) = metrics["counts"].values()
-        assert counts["num_rows"] == 6 == counts["num_scored"] + counts["num_unscored"] + counts["num_failed"]
+        assert counts["num_rows"] == counts["num_scored"] + counts["num_unscored"] + counts["num_failed"]
+        assert counts["num_rows"] == num_questions * mixed.repeats
         assert set(metrics["pass_at_k"]) == {"1", "2"}
-        assert metrics["tokens"]["completion"]["num_rows"] == 6
+        assert metrics["tokens"]["completion"]["num_rows"] == counts["num_rows"]
         assert all(row["judge"] in ("check", "none") for row in read_verdicts(folder).values())
         assert "pass@1" in (folder.path / "report.md").read_text("utf-8")
