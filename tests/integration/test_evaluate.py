@@ -236,18 +236,6 @@ def test_a_model_that_never_ends_its_reasoning_has_no_result(tiny_qwen2: Path, t
     assert "generation.max_tokens: [2] → [3]" in run(tiny_qwen2, tmp_path, *larger, code=2)
 
 
-def test_a_dead_judge_keeps_the_completions(tiny_answering: Path, tmp_path: Path):
-    more = ("--limit", "8", "--repeats", "1", "--set", "judge.max_retries=0", "--set", "judge.model=m")
-    text = run(tiny_answering, tmp_path, *more, "--judge", "http://127.0.0.1:9/v1", code=2)
-    folder = folder_of(tiny_answering, tmp_path)
-    assert "127.0.0.1:9" in text
-    assert len(read_completions(folder)) == 8
-    assert not folder.is_complete
-    # The judge may change as long as it has judged nothing, and the same completions are judged.
-    run(tiny_answering, tmp_path, "--limit", "8", "--repeats", "1")
-    assert folder.is_complete
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
