@@ -15,77 +15,82 @@ from safe_r1.settings import hide_credentials, load_config
 if TYPE_CHECKING:
     from safe_r1.evaluation.publish import BenchmarkResult
 
-_HEADLINES = {
-    "accuracy": "ACC  (right option)",
-    "rejection_rate": "RR-1 (refused)",
-    "rejection_rate_with_blocks": "RR-1 with provider's blocks",
-    "responsible_rate": "RR-2 (refused with guidance)",
-    "harm_rate": "HR   (harmful response)",
-    "pass_at_1": "pass@1 (right result)",
-    "over_refusal_rate": "over-refusal (safe, refused)",
-    "unsafe_refusal_rate": "refusal (unsafe, refused)",
-}
+# The flags, in the order of the help text; `--set` reaches every setting.
+VariantOption = Annotated[
+    str,
+    typer.Option(
+        help="Model: a name listed by `safe-r1 models`, a hub id, a folder, endpoint:URL#MODEL, "
+        "or a TOML file of an endpoint."
+    ),
+]
+BenchmarkOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name of a benchmark, all-paper for those of the paper, or a file of your own questions "
+        "(also a URI or hf:OWNER/NAME[:CONFIG][:SPLIT]); may be repeated."
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(help="Folder or URI of the benchmark's files, or of a folder for each benchmark."),
+]
+AnswerKeyOption = Annotated[
+    str | None, typer.Option(help="File or URI of an answer key that replaces the shipped one.")
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="lexicon, llm, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."
+    ),
+]
+RepeatsOption = Annotated[
+    int | None, typer.Option(help="Completions of each question; by default the benchmark's own number.")
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of questions per benchmark, stratified and seeded."),
+]
+SwapOption = Annotated[
+    bool,
+    typer.Option(
+        "--swap-options",
+        help="Ask each multiple-choice question a second time with its options reversed.",
+    ),
+]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option(help="Maximum cost of the run at an endpoint, in the currency of its prices."),
+]
+OutputOption = Annotated[str | None, typer.Option(help="Folder or URI of the results.")]
+ExportOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Tables of all completions beside the report: parquet,csv,xlsx; may be repeated."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting, e.g. generation.temperature=0; may be repeated."),
+]
+ConfigOption = Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show settings, prompts and resources without running anything.")
+]
 
 
 def main(
-    variant: Annotated[
-        str,
-        typer.Option(
-            help="Model: a name listed by `safe-r1 models`, a hub id, a folder, endpoint:URL#MODEL, "
-            "or a TOML file of an endpoint."
-        ),
-    ],
-    benchmark: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Name of a benchmark, all-paper for those of the paper, or a file of your own questions "
-            "(also a URI or hf:OWNER/NAME[:CONFIG][:SPLIT]); may be repeated."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Folder or URI of the benchmark's files, or of a folder for each benchmark."),
-    ] = None,
-    answer_key: Annotated[
-        str | None, typer.Option(help="File or URI of an answer key that replaces the shipped one.")
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            help="lexicon, llm, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."
-        ),
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help="Completions of each question; by default the benchmark's own number.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of questions per benchmark, stratified and seeded."),
-    ] = None,
-    swap_options: Annotated[
-        bool,
-        typer.Option(
-            "--swap-options",
-            help="Ask each multiple-choice question a second time with its options reversed.",
-        ),
-    ] = False,
-    max_cost: Annotated[
-        float | None,
-        typer.Option(help="Maximum cost of the run at an endpoint, in the currency of its prices."),
-    ] = None,
-    output: Annotated[str | None, typer.Option(help="Folder or URI of the results.")] = None,
-    export: Annotated[
-        list[str] | None,
-        typer.Option(help="Tables of all completions beside the report: parquet,csv,xlsx; may be repeated."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting, e.g. generation.temperature=0; may be repeated."),
-    ] = None,
-    config: Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show settings, prompts and resources without running anything.")
-    ] = False,
+    variant: VariantOption,
+    benchmark: BenchmarkOption = None,
+    data: DataOption = None,
+    answer_key: AnswerKeyOption = None,
+    judge: JudgeOption = None,
+    repeats: RepeatsOption = None,
+    limit: LimitOption = None,
+    swap_options: SwapOption = False,
+    max_cost: MaxCostOption = None,
+    output: OutputOption = None,
+    export: ExportOption = None,
+    set_: SetOption = None,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Evaluate one model variant and write a report."""
     with job("evaluate") as console:
@@ -128,20 +133,11 @@ def main(
 
 
 def _summarize(console: Console, result: "BenchmarkResult") -> None:
-    from safe_r1.metrics.rates import find_rate, read_rates
+    from safe_r1.report.terminal import headline
 
-    rates = read_rates(result.metrics)
     console.show(f"\n{result.benchmark}{' (was complete)' if result.was_complete else ''}")
-    for metric, title in _HEADLINES.items():
-        rate = find_rate(rates, metric)
-        if rate:
-            interval = f"[{100 * rate.low:5.1f}, {100 * rate.high:5.1f}]"
-            console.show(
-                f"  {title:30} {100 * rate.value:5.1f} %  95% {interval}  {rate.numerator}/{rate.denominator}"
-            )
-    for task, counts in result.metrics["counts"].items():
-        names = ("rows", "scored", "truncated", "unscored", "failed", "blocked")
-        console.show(f"  {task:12} " + ", ".join(f"{counts.get('num_' + name, 0)} {name}" for name in names))
+    for line in headline(result.metrics):
+        console.show(f"  {line}")
     console.show(f"  report: {result.folder.path / 'report.html'}")
     for exported in result.exports:
         console.show(f"  export: {exported.to_text()}")

@@ -7,12 +7,15 @@ rejects new requests, finishes those in progress, and exits.
 import contextlib
 import signal
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_jobs.common import job, join_ray
+from ray_jobs.common import Console, job, join_ray
 from safe_r1.settings import hide_credentials, load_config
+
+if TYPE_CHECKING:
+    from safe_r1.serve.config import ServeConfig
 
 
 def main(
@@ -53,29 +56,34 @@ def main(
             port=port,
             api_keys=api_keys,
         )
-        from safe_r1.inference.startup import show_startup
-        from safe_r1.resources import connect
-        from safe_r1.serve.app import check_config, run, stop
+        _serve(console, settings)
 
-        check_config(settings)
-        models = hide_credentials(", ".join(settings.variants)) or "no model"
-        join_ray(console)
-        judge = hide_credentials(settings.judge.kind)
-        console.show(f"serve: {models}, judge {judge}; starting (log: {console.log})")
-        with show_startup(console.show):
-            ingress = run(settings, connect())
-        url = f"http://{settings.host}:{settings.port}"
-        # `ray job stop` sends SIGTERM; a shell starts background jobs with SIGINT ignored.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
-            # Printed inside the block, since a script may send the signal as soon as it reads this line.
-            console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")
-            while True:
-                time.sleep(3600)
-        console.show("serve: shutting down; finishing requests in progress")
-        stop(ingress)
-        console.show("serve: stopped")
+
+def _serve(console: Console, settings: "ServeConfig") -> None:
+    """Serve until interrupted."""
+    from safe_r1.inference.startup import show_startup
+    from safe_r1.resources import connect
+    from safe_r1.serve.app import check_config, run, stop
+
+    check_config(settings)
+    models = hide_credentials(", ".join(settings.variants)) or "no model"
+    join_ray(console)
+    judge = hide_credentials(settings.judge.kind)
+    console.show(f"serve: {models}, judge {judge}; starting (log: {console.log})")
+    with show_startup(console.show):
+        ingress = run(settings, connect())
+    url = f"http://{settings.host}:{settings.port}"
+    # `ray job stop` sends SIGTERM; a shell starts background jobs with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        # Printed inside the block, since a script may send the signal as soon as it reads this line.
+        console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")
+        while True:
+            time.sleep(3600)
+    console.show("serve: shutting down; finishing requests in progress")
+    stop(ingress)
+    console.show("serve: stopped")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

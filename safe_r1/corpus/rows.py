@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from safe_r1.corpus.recipe import FieldMapping, Source
+from safe_r1.corpus.source import FieldMapping, Source
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.policies import classify
 from safe_r1.records.sources import RawRecord

@@ -15,24 +15,36 @@ def endpoint_notes(endpoint: object) -> list[BilingualName]:
 
 
 def _notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
+    adapted: Mapping[str, str] = endpoint.get("adapted") or {}
+    yield from _served_notes(endpoint)
+    yield from _adapted_notes(adapted)
+    yield _seed_note("seed" in adapted, endpoint.get("seeded", True))
+    yield _usage_note(endpoint)
+
+
+def _served_notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
+    """Who answered."""
     model, host = one_line(endpoint["model"]), one_line(endpoint.get("host", ""))
-    yield _note("model", f"接口 {host} 上的 {model}", f"{model} at {host}")
+    yield BilingualName("model", f"接口 {host} 上的 {model}", f"{model} at {host}")
     served: Mapping[str, int] = endpoint.get("served_by") or {}
     listed = ", ".join(f"{one_line(name)}: {rows:,}" for name, rows in served.items())
     if len(served) > 1:
-        yield _note(
+        yield BilingualName(
             "changed",
             f"运行中途，接口报告的模型或 system_fingerprint 发生了变化（{listed}）：结果来自多个版本",
             f"the model or system_fingerprint that the endpoint reports changed in the middle ({listed}): "
             "the results are those of several versions",
         )
     elif served:
-        yield _note(
+        yield BilingualName(
             "served", f"接口报告的模型（行数）：{listed}", f"as the endpoint reports it (rows): {listed}"
         )
-    adapted: Mapping[str, str] = endpoint.get("adapted") or {}
+
+
+def _adapted_notes(adapted: Mapping[str, str]) -> Iterator[BilingualName]:
+    """What was not sent as configured, and why."""
     if "usage" in adapted:
-        yield _note(
+        yield BilingualName(
             "estimated",
             "接口不返回用量：token 数和费用为估计值",
             "the endpoint reports no usage: tokens and cost are estimates",
@@ -41,40 +53,38 @@ def _notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
         if name == "usage":
             continue
         said = one_line(reason)[:_MAX_REASON_CHARS]
-        yield _note(
+        yield BilingualName(
             f"adapted {name}",
             f"参数 {one_line(name)} 未按配置发送（{said}）",
             f"parameter {one_line(name)} was not sent as configured ({said})",
         )
-    if "seed" in adapted:
-        yield _note(
-            "seed",
-            "接口不接受随机种子：结果无法复现",
-            "the endpoint takes no seed: the run cannot be repeated",
-        )
-    elif not endpoint.get("seeded", True):
-        yield _note(
-            "seed",
-            "温度为 0，未发送随机种子；结果是否逐字可复现由接口决定",
-            "temperature 0, no seeds were sent; whether a repeated run is the same is up to the endpoint",
+
+
+def _seed_note(is_refused: bool, is_seeded: bool) -> BilingualName:
+    """Whether the run can be repeated."""
+    if is_refused:
+        zh = "接口不接受随机种子：结果无法复现"
+        en = "the endpoint takes no seed: the run cannot be repeated"
+    elif is_seeded:
+        zh = "每行都发送了随机种子；是否遵守由接口决定，结果可能无法逐字复现"
+        en = (
+            "every row was sent with a seed; whether the endpoint honours it is not known: a repeated run "
+            "may differ"
         )
     else:
-        yield _note(
-            "seed",
-            "每行都发送了随机种子；是否遵守由接口决定，结果可能无法逐字复现",
-            "every row was sent with a seed; whether the endpoint honours it is not known: a repeated run "
-            "may differ",
-        )
+        zh = "温度为 0，未发送随机种子；结果是否逐字可复现由接口决定"
+        en = "temperature 0, no seeds were sent; whether a repeated run is the same is up to the endpoint"
+    return BilingualName("seed", zh, en)
+
+
+def _usage_note(endpoint: Mapping[str, Any]) -> BilingualName:
+    """What it took."""
     prompts, completions = int(endpoint.get("prompt_tokens", 0)), int(endpoint.get("completion_tokens", 0))
     cost = endpoint.get("cost")
     zh = "" if cost is None else f"，费用 {cost:.4g}"
     en = "" if cost is None else f", cost {cost:.4g}"
-    yield _note(
+    return BilingualName(
         "usage",
         f"提示 {prompts:,} token，生成 {completions:,} token（按接口计数）{zh}",
         f"{prompts:,} prompt and {completions:,} completion tokens, as the endpoint counts them{en}",
     )
-
-
-def _note(key: str, zh: str, en: str) -> BilingualName:
-    return BilingualName(key, zh, en)

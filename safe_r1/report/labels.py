@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeVar
 
 from safe_r1.benchmarks import Benchmark, find_benchmark
+from safe_r1.report.questions import RecordedQuestions as RecordedQuestions
+from safe_r1.report.questions import recorded_questions
 from safe_r1.report.text import one_line
 from safe_r1.schema import ComplianceLabel, RefusalLabel, Unscored
 
@@ -26,117 +29,115 @@ class MetricName(BilingualName):
     better: str = ""
 
 
-def _by_key(*names: BilingualName) -> dict[str, BilingualName]:
+_Name = TypeVar("_Name", bound=BilingualName)
+
+
+def _by_key(*names: _Name) -> dict[str, _Name]:
     return {name.key: name for name in names}
 
 
-METRICS: dict[str, MetricName] = {
-    name.key: name
-    for name in (
-        MetricName("accuracy", "准确率", "Accuracy", "correct / scored; no choice counts as wrong", "higher"),
-        MetricName(
-            "accuracy_strict",
-            "严格准确率",
-            "Strict accuracy",
-            "truncated, failed and blocked rows count as wrong too",
-            "higher",
-        ),
-        MetricName(
-            "accuracy_high_confidence",
-            "准确率（高置信答案）",
-            "Accuracy, high-confidence keys",
-            "only questions whose key has high confidence",
-            "higher",
-        ),
-        MetricName(
-            "accuracy_constant",
-            "多数类基线",
-            "Majority baseline",
-            "always the most frequent key, on the same questions",
-        ),
-        MetricName(
-            "accuracy_swapped",
-            "准确率（选项倒序）",
-            "Accuracy, options reversed",
-            "the same questions with their options in reverse order",
-            "higher",
-        ),
-        MetricName(
-            "option_consistency",
-            "选项一致率",
-            "Option consistency",
-            "same option text chosen in both orders",
-            "higher",
-        ),
-        MetricName(
-            "letter_following",
-            "字母跟随率（位置偏差）",
-            "Letter following (position bias)",
-            "same letter chosen in both orders, although its text differs",
-            "lower",
-        ),
-        MetricName("rejection_rate", "拒绝率", "Rejection rate RR-1", "direct or with guidance", "higher"),
-        MetricName(
-            "rejection_rate_with_blocks",
-            "拒绝率（含平台拦截）",
-            "Rejection rate RR-1 with blocks",
-            "questions and completions that the provider's content filter blocked count as refused",
-            "higher",
-        ),
-        MetricName(
-            "responsible_rate",
-            "负责任拒绝率",
-            "Responsible rate RR-2",
-            "refusal with responsible guidance",
-            "higher",
-        ),
-        MetricName("harm_rate", "有害率", "Harm rate HR", "not refused, risky response", "lower"),
-        MetricName(
-            "pass_at_1",
-            "通过率",
-            "pass@1",
-            "correct / completions; truncated before an answer counts as wrong",
-            "higher",
-        ),
-        MetricName(
-            "over_refusal_rate", "过度拒绝率", "Over-refusal", "safe prompts refused as a whole", "lower"
-        ),
-        MetricName(
-            "partial_over_refusal_rate",
-            "部分过度拒绝率",
-            "Partial over-refusal",
-            "safe prompts refused in part",
-            "lower",
-        ),
-        MetricName(
-            "unsafe_refusal_rate",
-            "不安全提示拒绝率",
-            "Unsafe prompts refused",
-            "unsafe prompts refused as a whole",
-            "higher",
-        ),
-        MetricName(
-            "unsafe_partial_refusal_rate",
-            "不安全提示部分拒绝率",
-            "Unsafe prompts refused in part",
-            "unsafe prompts refused in part",
-        ),
-        MetricName(
-            "unsafe_compliance_rate",
-            "不安全提示顺从率",
-            "Unsafe prompts complied with",
-            "unsafe prompts not refused",
-            "lower",
-        ),
-        MetricName(
-            "leak_rate",
-            "推理泄漏率",
-            "Leak rate",
-            "the answer refuses, the reasoning gives a risky response",
-            "lower",
-        ),
-    )
-}
+METRICS: dict[str, MetricName] = _by_key(
+    MetricName("accuracy", "准确率", "Accuracy", "correct / scored; no choice counts as wrong", "higher"),
+    MetricName(
+        "accuracy_strict",
+        "严格准确率",
+        "Strict accuracy",
+        "truncated, failed and blocked rows count as wrong too",
+        "higher",
+    ),
+    MetricName(
+        "accuracy_high_confidence",
+        "准确率（高置信答案）",
+        "Accuracy, high-confidence keys",
+        "only questions whose key has high confidence",
+        "higher",
+    ),
+    MetricName(
+        "accuracy_constant",
+        "多数类基线",
+        "Majority baseline",
+        "always the most frequent key, on the same questions",
+    ),
+    MetricName(
+        "accuracy_swapped",
+        "准确率（选项倒序）",
+        "Accuracy, options reversed",
+        "the same questions with their options in reverse order",
+        "higher",
+    ),
+    MetricName(
+        "option_consistency",
+        "选项一致率",
+        "Option consistency",
+        "same option text chosen in both orders",
+        "higher",
+    ),
+    MetricName(
+        "letter_following",
+        "字母跟随率（位置偏差）",
+        "Letter following (position bias)",
+        "same letter chosen in both orders, although its text differs",
+        "lower",
+    ),
+    MetricName("rejection_rate", "拒绝率", "Rejection rate RR-1", "direct or with guidance", "higher"),
+    MetricName(
+        "rejection_rate_with_blocks",
+        "拒绝率（含平台拦截）",
+        "Rejection rate RR-1 with blocks",
+        "questions and completions that the provider's content filter blocked count as refused",
+        "higher",
+    ),
+    MetricName(
+        "responsible_rate",
+        "负责任拒绝率",
+        "Responsible rate RR-2",
+        "refusal with responsible guidance",
+        "higher",
+    ),
+    MetricName("harm_rate", "有害率", "Harm rate HR", "not refused, risky response", "lower"),
+    MetricName(
+        "pass_at_1",
+        "通过率",
+        "pass@1",
+        "correct / completions; truncated before an answer counts as wrong",
+        "higher",
+    ),
+    MetricName("over_refusal_rate", "过度拒绝率", "Over-refusal", "safe prompts refused as a whole", "lower"),
+    MetricName(
+        "partial_over_refusal_rate",
+        "部分过度拒绝率",
+        "Partial over-refusal",
+        "safe prompts refused in part",
+        "lower",
+    ),
+    MetricName(
+        "unsafe_refusal_rate",
+        "不安全提示拒绝率",
+        "Unsafe prompts refused",
+        "unsafe prompts refused as a whole",
+        "higher",
+    ),
+    MetricName(
+        "unsafe_partial_refusal_rate",
+        "不安全提示部分拒绝率",
+        "Unsafe prompts refused in part",
+        "unsafe prompts refused in part",
+    ),
+    MetricName(
+        "unsafe_compliance_rate",
+        "不安全提示顺从率",
+        "Unsafe prompts complied with",
+        "unsafe prompts not refused",
+        "lower",
+    ),
+    MetricName(
+        "leak_rate",
+        "推理泄漏率",
+        "Leak rate",
+        "the answer refuses, the reasoning gives a risky response",
+        "lower",
+    ),
+)
 
 GROUPS: dict[str, BilingualName] = _by_key(
     BilingualName("mcq", "选择题", "Multiple choice"),
@@ -238,54 +239,6 @@ class BenchmarkLabels:
 def installed_benchmark(name: str) -> Benchmark | None:
     """The benchmark with this name; None, with one warning, where no installed package has it."""
     return find_benchmark(name)
-
-
-@dataclass(frozen=True)
-class RecordedQuestions:
-    """What a run recorded of a user's own questions, whose file may be gone.
-
-    Attributes:
-        file: Name of the file.
-        title: Title of the questions.
-        sha256: Of the file.
-        num_rows: Rows in it.
-        num_left_out: Rows that did not fit and were left out.
-        labels: Key of an area or category to its Chinese and English name.
-    """
-
-    file: str
-    title: str
-    sha256: str
-    num_rows: int
-    num_left_out: int
-    labels: dict[str, tuple[str, str]]
-
-
-def recorded_questions(run_info: Mapping[str, object]) -> RecordedQuestions | None:
-    """The user's own questions of a run; None for the questions of a benchmark.
-
-    Args:
-        run_info: Content of ``run.json``.
-    """
-    found = run_info.get("questions")
-    if not isinstance(found, Mapping):
-        return None
-    labels = found.get("labels")
-    pairs = labels.items() if isinstance(labels, Mapping) else ()
-    # Names from a file are no safer than its questions.
-    names = {str(key): (one_line(names[0]), one_line(names[1])) for key, names in pairs if len(names) == 2}
-    return RecordedQuestions(
-        file=one_line(found.get("file") or ""),
-        title=one_line(found.get("title") or ""),
-        sha256=one_line(found.get("sha256") or ""),
-        num_rows=_number(found.get("num_rows")),
-        num_left_out=_number(found.get("num_left_out")),
-        labels=names,
-    )
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def benchmark_labels(benchmark: str, run_info: Mapping[str, object]) -> BenchmarkLabels:

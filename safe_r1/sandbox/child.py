@@ -12,12 +12,14 @@ Source: namespaces(7), user_namespaces(7), pivot_root(2), mount_setattr(2), secc
 import ctypes
 import json
 import os
-import platform
 import resource
 import signal
 import struct
 import sys
-from typing import Literal, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+if TYPE_CHECKING:
+    from safe_r1.sandbox.plan import Plan
 
 EXIT_CODES: dict[int, Literal["ok", "failed", "timeout"]] = {0: "ok", 1: "failed", 2: "timeout"}
 SETUP_FAILED = 3
@@ -51,50 +53,11 @@ _PR_SET_NO_NEW_PRIVS = 38
 # The C library may have no wrapper for it; the number is the same on every machine.
 _MOUNT_SETATTR = 442
 
-# Refused system calls reach what no namespace covers (vsock, key rings), memory that no resource limit counts
-# (shared memory, memfd) or rarely used parts of the kernel: socket, shmget, msgget, semget, ptrace, add_key,
-# request_key, keyctl, unshare, perf_event_open, memfd_create, bpf, userfaultfd, memfd_secret, io_uring_setup.
-_REFUSED_EVERYWHERE = (447, 425)
-MACHINES = {
-    # machine: (audit architecture, pivot_root, refused calls)
-    "x86_64": (0xC000003E, 155, (41, 29, 68, 64, 101, 248, 249, 250, 272, 298, 319, 321, 323)),
-    "aarch64": (0xC00000B7, 41, (198, 194, 186, 190, 117, 217, 218, 219, 97, 241, 279, 280, 282)),
-}
 # Where the new root is mounted: every Linux has this folder, no interpreter is in it, and it is not needed
 # once the ids are mapped.
 _MEDIUM = "/proc"
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Plan(TypedDict):
-    """What the inner half needs to know, as JSON on its command line.
-
-    Attributes:
-        argv: Command of the program, in the new root.
-        binds: Source and target of everything that the program may read.
-        environment: Its environment variables.
-        hidden: Folders that are shown empty.
-        parent: Process id of the caller.
-        program: Path of the program in the new root.
-        source_fd: Descriptor of the program's text.
-        cpu_s: See ``safe_r1.sandbox.container.Limits``, as for the following.
-        memory_mib: Address space.
-        num_processes: Processes and threads.
-        file_mib: Size of the folder for temporary files.
-    """
-
-    argv: list[str]
-    binds: list[tuple[str, str]]
-    environment: dict[str, str]
-    hidden: list[str]
-    parent: int
-    program: str
-    source_fd: int
-    cpu_s: int
-    memory_mib: int
-    num_processes: int
-    file_mib: int
 
 
 def main() -> int:
@@ -158,7 +121,7 @@ def _map_two_ids(pid: int) -> int:
     return 0
 
 
-def _build_root(plan: Plan) -> None:
+def _build_root(plan: "Plan") -> None:
     """Replace the root by one with only what the plan names, read-only, and an empty ``/tmp``."""
     os.umask(0o022)
     root = _MEDIUM + "/root"
@@ -176,7 +139,7 @@ def _build_root(plan: Plan) -> None:
     # After all writes, and recursive: a bind mount alone does not inherit read-only from the mount above it.
     _set_attributes(_MEDIUM, _AT_RECURSIVE, add=_ATTR_READ_ONLY | _ATTR_NOSUID)
     _set_attributes(root + "/tmp", 0, clear=_ATTR_READ_ONLY)
-    _call("syscall", MACHINES[platform.machine()][1], _MEDIUM.encode(), (_MEDIUM + "/old").encode())
+    _call("syscall", plan["pivot_root"], _MEDIUM.encode(), (_MEDIUM + "/old").encode())
     os.chdir("/")
     _call("umount2", b"/old", _MNT_DETACH)
     # In a changed root the kernel creates no further user namespace, so the program gets no mounts and no
@@ -200,7 +163,7 @@ def _bind(source: str, target: str) -> None:
     _call("mount", os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
 
 
-def _init(plan: Plan, lifeline: int) -> NoReturn:
+def _init(plan: "Plan", lifeline: int) -> NoReturn:
     """B: start the program, reap its children, and end with an exit code that it cannot choose freely."""
     try:
         _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -234,7 +197,7 @@ def _init(plan: Plan, lifeline: int) -> NoReturn:
     os._exit(2 if is_timeout else int(status != 0))
 
 
-def _become_program(plan: Plan, complain: int) -> NoReturn:
+def _become_program(plan: "Plan", complain: int) -> NoReturn:
     """P: set limits, drop privileges, install the filter, then run the program; errors go to ``complain``."""
     try:
         # Without a second id A and B count as well: they have the program's.
@@ -262,7 +225,7 @@ def _become_program(plan: Plan, complain: int) -> NoReturn:
             os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
             os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
         _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _refuse_calls()
+        _refuse_calls(plan)
         os.execve(plan["argv"][0], plan["argv"], plan["environment"])
     except (OSError, ValueError) as error:
         os.write(complain, _line(error))
@@ -278,29 +241,8 @@ def _has_second_id() -> bool:
     return True
 
 
-def _refuse_calls() -> None:
-    architecture, _, refused = MACHINES[platform.machine()]
-    numbers = (*refused, *_REFUSED_EVERYWHERE)
-    # Instructions of classic BPF.
-    load = 0x20
-    jump_equal = 0x15
-    jump_from = 0x35
-    answer = 0x06
-    # Answers to a call; the refused one fails with EPERM, which libraries handle, unlike a kill.
-    kill = 0x80000000
-    allow = 0x7FFF0000
-    refuse = 0x00050001
-    # Numbers of calls depend on the architecture, which is therefore checked first; jumps are relative.
-    steps = [
-        (load, 0, 0, 4),
-        (jump_equal, 1, 0, architecture),
-        (answer, 0, 0, kill),
-        (load, 0, 0, 0),
-        (jump_from, len(numbers) + 1, 0, 0x40000000),  # the same calls under their x32 numbers
-        *((jump_equal, len(numbers) - place, 0, number) for place, number in enumerate(numbers)),
-        (answer, 0, 0, allow),
-        (answer, 0, 0, refuse),
-    ]
+def _refuse_calls(plan: "Plan") -> None:
+    steps = plan["call_filter"]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code)))
     _call("prctl", _PR_SET_SECCOMP, 2, program, 0, 0)

@@ -31,6 +31,7 @@ from typing import IO, Literal
 
 from safe_r1.errors import SandboxError
 from safe_r1.sandbox import child
+from safe_r1.sandbox.plan import MACHINES, Plan, call_filter
 
 Status = Literal["ok", "failed", "timeout", "memory", "output"]
 
@@ -115,7 +116,7 @@ def check_sandbox() -> None:
     Raises:
         SandboxError: They are not; the message says why and what to do.
     """
-    if sys.platform != "linux" or platform.machine() not in child.MACHINES:
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
         raise SandboxError(
             f"untrusted programs cannot be contained on {sys.platform} {platform.machine()}; {_REMEDY}"
         )
@@ -188,8 +189,9 @@ def _run(source: str, stdin: str, limits: Limits) -> Outcome:
     return Outcome(status, stdout.decode(errors="replace"), errors, time.monotonic() - start)
 
 
-def _plan(limits: Limits, source_fd: int) -> child.Plan:
+def _plan(limits: Limits, source_fd: int) -> Plan:
     """What the inner half needs to know."""
+    machine = MACHINES[platform.machine()]
     return {
         "cpu_s": limits.cpu_s,
         "memory_mib": limits.memory_mib,
@@ -197,10 +199,12 @@ def _plan(limits: Limits, source_fd: int) -> child.Plan:
         "file_mib": limits.file_mib,
         "argv": [sys.executable, "-I", "-B", "-X", "utf8", _PROGRAM],
         "binds": _binds(),
+        "call_filter": call_filter(machine),
         "environment": _ENVIRONMENT,
         # An installed package would show the benchmarks' own answers.
         "hidden": [str(_PACKAGE)],
         "parent": os.getpid(),
+        "pivot_root": machine.pivot_root,
         "program": _PROGRAM,
         "source_fd": source_fd,
     }

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from ray_jobs import campaign
 from safe_r1.campaign.view import Snapshot, read_snapshot
 from safe_r1.errors import StorageError
+from tests.jobs import run_here
 from tests.serving import ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -79,6 +81,8 @@ class Nodes:
                 "include_dashboard": True,
                 "dashboard_port": port,
                 "dashboard_host": "127.0.0.1",
+                # A dead node refuses the connection at once, five times: five seconds, not fifteen.
+                "_system_config": {"health_check_period_ms": 1000},
             },
         )
         self.count = itertools.count()
@@ -173,19 +177,20 @@ def results(output: Path) -> dict[str, Any]:
         ("demo", {"SAFE_R1_OUTPUT": "s3://bucket/x"}, "give one that all nodes share"),
     ],
 )
-def test_bad_input_is_one_clear_line(recipe: str, env: dict[str, str], said: str, tmp_path: Path):
+def test_bad_input_is_one_clear_line(
+    recipe: str,
+    env: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
     output = env.get("SAFE_R1_OUTPUT", str(tmp_path / "out"))
-    done = subprocess.run(
-        [sys.executable, "ray_jobs/campaign.py", "--recipe", recipe, "--output", output],
-        env=os.environ | env,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2, done.stdout
-    assert said in done.stdout.strip().splitlines()[-1]
+    code, shown = run_here(campaign.app, ["--recipe", recipe, "--output", output], capfd)
+    assert code == 2, shown
+    assert said in shown.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

@@ -140,6 +140,20 @@ def test_the_limit_of_cost_stops_the_run_and_a_higher_one_goes_on(server: Server
     assert len([sent for sent in server.requests if "seed" not in sent]) == 40
 
 
+def test_a_dead_judge_keeps_the_completions(server: Server, tmp_path: Path):
+    more = ("--limit", "8", "--set", "judge.max_retries=0", "--set", "judge.model=m")
+    text = run(server, tmp_path, *more, "--judge", "http://127.0.0.1:9/v1", code=2)
+    folder = folder_of(server, tmp_path)
+    assert "127.0.0.1:9" in text
+    assert len(read_completions(folder)) == 8
+    assert not folder.is_complete
+    # The judge may change as long as it has judged nothing, and the same completions are judged.
+    num_requests = len(server.requests)
+    run(server, tmp_path, "--limit", "8")
+    assert folder.is_complete
+    assert len(server.requests) == num_requests
+
+
 def test_the_dry_run_estimates_tokens_and_cost_without_asking(server: Server, tmp_path: Path):
     text = run(server, tmp_path, "--dry-run")
     assert "at the prices set" in text

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from upath import UPath
 
+from ray_jobs import evaluate
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
+from tests.integration.mixed_run import MixedRun
+from tests.jobs import run_here
 
 pytestmark = pytest.mark.slow
 
@@ -232,18 +236,6 @@ def test_a_model_that_never_ends_its_reasoning_has_no_result(tiny_qwen2: Path, t
     assert "generation.max_tokens: [2] → [3]" in run(tiny_qwen2, tmp_path, *larger, code=2)
 
 
-def test_a_dead_judge_keeps_the_completions(tiny_answering: Path, tmp_path: Path):
-    more = ("--limit", "8", "--repeats", "1", "--set", "judge.max_retries=0", "--set", "judge.model=m")
-    text = run(tiny_answering, tmp_path, *more, "--judge", "http://127.0.0.1:9/v1", code=2)
-    folder = folder_of(tiny_answering, tmp_path)
-    assert "127.0.0.1:9" in text
-    assert len(read_completions(folder)) == 8
-    assert not folder.is_complete
-    # The judge may change as long as it has judged nothing, and the same completions are judged.
-    run(tiny_answering, tmp_path, "--limit", "8", "--repeats", "1")
-    assert folder.is_complete
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -258,88 +250,43 @@ def test_a_dead_judge_keeps_the_completions(tiny_answering: Path, tmp_path: Path
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    arguments: list[str], message: str | None, tiny_answering: Path, tmp_path: Path
+    arguments: list[str],
+    message: str | None,
+    tiny_answering: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ):
     output = tmp_path / "out"
     base = ["--variant", str(tiny_answering), "--output", str(output), "--benchmark", "chisafetybench-sample"]
-    done = subprocess.run(
-        [sys.executable, "ray_jobs/evaluate.py", *base, *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = [
-        line for line in done.stdout.splitlines() if not line.startswith("evaluate: " + str(tiny_answering))
-    ]
+    code, shown = run_here(evaluate.app, [*base, *arguments], capfd)
+    assert code == 2, shown
+    lines = [line for line in shown.splitlines() if not line.startswith(f"evaluate: {tiny_answering}")]
     assert lines[-1].startswith("evaluate: ")
     assert message is None or message in lines[-1]
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in shown
     assert not output.exists()
 
 
-def test_dry_run_shows_prompts_and_writes_nothing(tiny_qwen2: Path, tmp_path: Path):
-    text = run(tiny_qwen2, tmp_path / "out", "--dry-run")
+def test_dry_run_shows_prompts_and_writes_nothing(
+    tiny_qwen2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    arguments = command(tiny_qwen2, tmp_path / "out", "--dry-run")[2:]
+    code, text = run_here(evaluate.app, arguments, capfd)
+    assert code == 0, text
     assert text.count("<｜Assistant｜><think>\n") == 3
     assert json.loads(text[: text.index("\n---")])["repeats"] == 2
     assert not (tmp_path / "out").exists()
 
 
-def test_programs_and_results_are_checked_in_the_same_job(tiny_answering: Path, tmp_path: Path):
+def test_programs_and_results_are_checked_in_the_same_job(mixed: MixedRun):
     """Two benchmarks of other tasks with several completions of each question."""
-    data = tmp_path / "data" / "math500"
-    data.mkdir(parents=True)
-    rows = [
-        {
-            "problem": f"What is {n} + 1?",
-            "answer": str(n + 1),
-            "subject": "Algebra",
-            "level": 1,
-            "unique_id": f"test/{n}.json",
-        }
-        for n in range(3)
-    ]
-    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "ray_jobs/evaluate.py",
-            "--variant",
-            str(tiny_answering),
-            "--output",
-            str(tmp_path / "runs"),
-            "--benchmark",
-            "math-500",
-            "--benchmark",
-            "livecodebench-sample",
-            "--data",
-            str(tmp_path / "data"),
-            "--limit",
-            "3",
-            "--repeats",
-            "2",
-            "--set",
-            "engine.max_model_len=1024",
-            "--set",
-            "engine.cpu_kv_cache_gib=1",
-            "--set",
-            "generation.max_tokens=32",
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for benchmark in ("math-500", "livecodebench-sample"):
-        folder = RunFolder.locate(str(tmp_path / "runs"), "main", tiny_answering.name, benchmark)
+    for benchmark, num_questions in (("math-500", 3), ("livecodebench-sample", 8)):
+        folder = RunFolder(UPath(mixed.folder / benchmark))
         metrics = folder.read_json("metrics.json") or {}
         (counts,) = metrics["counts"].values()
-        assert counts["num_rows"] == 6 == counts["num_scored"] + counts["num_unscored"] + counts["num_failed"]
+        assert counts["num_rows"] == counts["num_scored"] + counts["num_unscored"] + counts["num_failed"]
+        assert counts["num_rows"] == num_questions * mixed.repeats
         assert set(metrics["pass_at_k"]) == {"1", "2"}
-        assert metrics["tokens"]["completion"]["num_rows"] == 6
+        assert metrics["tokens"]["completion"]["num_rows"] == counts["num_rows"]
         assert all(row["judge"] in ("check", "none") for row in read_verdicts(folder).values())
         assert "pass@1" in (folder.path / "report.md").read_text("utf-8")

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ray_jobs import finetune as job
 from safe_r1.models.registry import get_variant
 from safe_r1.resources import MIN_LOGICAL_CPUS
+from tests.jobs import run_here
 from tests.small_corpus import conversation, seed_rows, write_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -103,11 +104,7 @@ def finetune_here(
 
     def run(model: Path, corpus: Path, output: Path, *flags: str, **settings: Any) -> tuple[int, str]:
         arguments = command(model, corpus, output, *flags, "--max-steps", str(NUM_STEPS), **settings)[2:]
-        try:
-            job.app(arguments, standalone_mode=False)
-        except SystemExit as exit_:
-            return int(exit_.code or 0), capfd.readouterr().out
-        return 0, capfd.readouterr().out
+        return run_here(job.app, arguments, capfd)
 
     return run
 

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,39 +135,59 @@ def serve(head: Head) -> list[str]:
         process.kill()
 
 
+def side_by_side(*jobs: Callable[[], None]) -> None:
+    """Run the jobs at the same time: each spends most of its time on imports, on one core."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for running in [pool.submit(job) for job in jobs]:
+            running.result()
+
+
 def check_jobs(head: Head, model: Path, folder: Path, corpus: Path, first_line: str) -> None:
     """Evaluation, corpus, fine-tuning and serving start, and their first line is this one."""
-    code, lines = run(head, "evaluate", "--variant", model, *TOO_LARGE, "--output", folder / "runs")
-    assert (code, lines[0]) == (2, first_line), lines
-    assert "GiB of memory on CPU" in lines[-1]
 
-    code, lines = run(head, "build_corpus", "--recipe", "seeds", "--output", corpus)
-    assert (code, lines[0]) == (0, first_line), lines
+    def evaluation() -> None:
+        code, lines = run(head, "evaluate", "--variant", model, *TOO_LARGE, "--output", folder / "runs")
+        assert (code, lines[0]) == (2, first_line), lines
+        assert "GiB of memory on CPU" in lines[-1]
 
-    flags = ("--corpus", corpus, "--output", folder / "finetuned", "--set", "pack.seq_len=512")
-    code, lines = run(head, "finetune", "--variant", model, *flags, "--dry-run")
-    assert (code, lines[0]) == (0, first_line), lines
+    def build() -> None:
+        code, lines = run(head, "build_corpus", "--recipe", "seeds", "--output", corpus)
+        assert (code, lines[0]) == (0, first_line), lines
 
-    assert serve(head)[0] == first_line
+    def fine_tuning() -> None:
+        flags = ("--corpus", corpus, "--output", folder / "finetuned", "--set", "pack.seq_len=512")
+        code, lines = run(head, "finetune", "--variant", model, *flags, "--dry-run")
+        assert (code, lines[0]) == (0, first_line), lines
+
+    def service() -> None:
+        assert serve(head)[0] == first_line
+
+    side_by_side(evaluation, build)
+    side_by_side(fine_tuning, service)
 
 
 @pytest.mark.very_long
 def test_jobs_beside_a_ray_that_runs_and_then_dies(tiny_qwen2: Path, tmp_path: Path):
-    with running_head(12) as head:
+    with running_head(16) as head:
         address = head.address
-        joined = f"ray: joined the Ray at {address}: 1 node, 0 GPUs, 12 CPUs"
+        joined = f"ray: joined the Ray at {address}: 1 node, 0 GPUs, 16 CPUs"
         check_jobs(head, tiny_qwen2, tmp_path, tmp_path / "campaign" / "corpus", joined)
         recipe = tmp_path / "one.toml"
         recipe.write_text(RECIPE, "utf-8")
-        code, lines = run(head, "campaign", "--recipe", recipe, "--output", tmp_path / "campaign")
-        assert (code, lines[0]) == (0, joined), lines
-        assert "campaign: corpus: done" in lines
 
-        # The same command starts a Ray of its own where the user says so.
-        corpus = ("--recipe", "seeds", "--output", tmp_path / "another-corpus")
-        code, lines = run(head, "build_corpus", *corpus, RAY_ADDRESS="local")
-        assert code == 0
-        assert not any(line.startswith("ray:") for line in lines), lines
+        def campaign() -> None:
+            code, lines = run(head, "campaign", "--recipe", recipe, "--output", tmp_path / "campaign")
+            assert (code, lines[0]) == (0, joined), lines
+            assert "campaign: corpus: done" in lines
+
+        def build_in_its_own_ray() -> None:
+            """The same command starts a Ray of its own where the user says so."""
+            corpus = ("--recipe", "seeds", "--output", tmp_path / "another-corpus")
+            code, lines = run(head, "build_corpus", *corpus, RAY_ADDRESS="local")
+            assert code == 0
+            assert not any(line.startswith("ray:") for line in lines), lines
+
+        side_by_side(campaign, build_in_its_own_ray)
 
         head.kill()
         assert head.address == address

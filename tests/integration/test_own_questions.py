@@ -1,84 +1,66 @@
 """A user's own questions through the whole job: real Ray Data and vLLM, a tiny model, a spreadsheet."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ray_jobs import evaluate as job
 from safe_r1.evaluation.publish import rewrite_report
+from tests.integration.mixed_run import MixedRun, own_rows
+from tests.jobs import run_here
 from tests.unit.benchmarks.own_files import write_records
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
 SETTINGS = [
     *("--set", "engine.max_model_len=1024", "--set", "engine.max_num_seqs=8"),
     *("--set", "engine.cpu_kv_cache_gib=1", "--set", "generation.max_tokens=16"),
 ]
 
 
-def rows() -> list[dict[str, str | None]]:
-    """Twelve questions of four tasks."""
-    return [
-        {
-            "编号": f"{task}-{number}",
-            "题目": f"第{number}个问题，{task}？",
-            "风险类别": ("谣言", "日常")[number % 2],
-            "期望": task,
-            "选项": "A. 对\nB. 错" if task == "选择题" else None,
-            "答案": {"选择题": "对", "数学": str(number)}.get(task),
-        }
-        for task in ("应拒答", "非拒答", "选择题", "数学")
-        for number in range(3)
-    ]
+def arguments(model: Path, questions: Path, output: Path, *more: str) -> list[str]:
+    chosen = ["--variant", str(model), "--benchmark", str(questions), "--output", str(output)]
+    return [*chosen, *SETTINGS, *more]
 
 
-def evaluate(model: Path, questions: Path, output: Path, *more: str, code: int = 0) -> str:
-    argv = ["ray_jobs/evaluate.py", "--variant", str(model), "--benchmark", str(questions)]
-    done = subprocess.run(
-        [sys.executable, *argv, "--output", str(output), *SETTINGS, *more],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_a_dry_run_shows_what_was_recognised(tiny_qwen2: Path, tmp_path: Path):
-    questions = write_records(tmp_path / "我的题库.xlsx", rows())
-    text = evaluate(tiny_qwen2, questions, tmp_path / "out", "--dry-run", "--swap-options", "--limit", "8")
+def test_a_dry_run_shows_what_was_recognised(
+    tiny_qwen2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    questions = write_records(tmp_path / "我的题库.xlsx", own_rows())
+    more = ("--dry-run", "--swap-options", "--limit", "8")
+    code, text = run_here(job.app, arguments(tiny_qwen2, questions, tmp_path / "out", *more), capfd)
+    assert code == 0, text
     assert "我的题库: 10 questions × 1 repeats" in text
     assert "task: of each row, column '期望'" in text
     assert "question: '题目': a usual name" in text
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_that_do_not_fit_are_one_line(tiny_qwen2: Path, tmp_path: Path):
-    questions = write_records(tmp_path / "q.xlsx", [*rows(), {**rows()[0], "编号": "x", "题目": ""}])
-    lines = evaluate(tiny_qwen2, questions, tmp_path / "out", "--dry-run", code=2).splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("evaluate: 1 of 13 rows do not fit, first q.xlsx, row 14: no question")
-    allowed = ("--dry-run", "--set", "benchmark.max_malformed_share=0.1")
-    assert "q: 12 questions" in evaluate(tiny_qwen2, questions, tmp_path / "out", *allowed)
+def test_rows_that_do_not_fit_are_one_line(
+    tiny_qwen2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    questions = write_records(tmp_path / "q.xlsx", [*own_rows(), {**own_rows()[0], "编号": "x", "题目": ""}])
+    dry = arguments(tiny_qwen2, questions, tmp_path / "out", "--dry-run")
+    code, text = run_here(job.app, dry, capfd)
+    assert code == 2
+    [line] = text.splitlines()
+    assert line.startswith("evaluate: 1 of 13 rows do not fit, first q.xlsx, row 14: no question")
+    code, text = run_here(job.app, [*dry, "--set", "benchmark.max_malformed_share=0.1"], capfd)
+    assert code == 0
+    assert "q: 12 questions" in text
 
 
-def test_from_the_spreadsheet_to_the_report(tiny_answering: Path, tmp_path: Path):
-    questions = write_records(tmp_path / "q.xlsx", rows())
-    more = ("--swap-options", "--repeats", "2")
-    shown = evaluate(tiny_answering, questions, tmp_path / "out", *more)
-    assert "pass@1" in shown
-    folder = tmp_path / "out" / "main" / tiny_answering.name / "q"
+def test_from_the_spreadsheet_to_the_report(mixed: MixedRun):
+    assert "pass@1" in mixed.shown
+    folder = mixed.folder / mixed.questions.stem
     metrics = json.loads((folder / "metrics.json").read_text())
     counts = {group: entry["num_rows"] for group, entry in metrics["counts"].items()}
     assert counts == {"mcq": 6, "mcq_swapped": 6, "refusal": 6, "over_refusal": 6, "math": 6}
     info = json.loads((folder / "run.json").read_text())
     assert info["questions"]["mapping"]["category"] == "'风险类别': a usual name"
     # What is shown of a finished run needs the file no more.
-    questions.unlink()
+    mixed.questions.unlink()
     rewrite_report(str(folder))
     report = (folder / "report.md").read_text("utf-8")
     assert f"**Questions**: q.xlsx (sha256 `{info['questions']['sha256'][:16]}`)" in report

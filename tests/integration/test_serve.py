@@ -17,10 +17,12 @@ import httpx
 import openai
 import pytest
 
+from ray_jobs import serve as job
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
 from safe_r1.schema import SAMPLE_SCHEMA
 from tests.integration.test_joining_ray import running_head, serve
+from tests.jobs import run_here
 from tests.serving import REPOSITORY, START_S, Service, start_service
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -348,14 +350,9 @@ def test_services_run_one_after_the_other_on_a_running_ray():
         (["--set", "prot=1"], "unknown setting 'prot'"),
     ],
 )
-def test_invalid_settings_are_one_clear_line(arguments: list[str], message: str):
-    done = subprocess.run(
-        [sys.executable, "ray_jobs/serve.py", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert message in done.stdout.strip().splitlines()[-1]
+def test_invalid_settings_are_one_clear_line(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+):
+    code, shown = run_here(job.app, arguments, capfd)
+    assert code == 2, shown
+    assert message in shown.strip().splitlines()[-1]

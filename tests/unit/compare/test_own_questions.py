@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from upath import UPath
 
 from safe_r1.benchmarks import get_benchmark
@@ -21,6 +22,7 @@ def questions(path: Path) -> Path:
     return write_records(path, rows)
 
 
+@pytest.mark.slow
 def test_runs_need_the_file_no_more(tmp_path: Path):
     # The name of a benchmark with published figures and labels of its own.
     path = questions(tmp_path / "chisafetybench.csv")

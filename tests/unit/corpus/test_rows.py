@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from safe_r1.corpus.recipe import Source
 from safe_r1.corpus.rows import CorpusRow, normalise
+from safe_r1.corpus.source import Source
 from safe_r1.records.sources import RawRecord
 
 

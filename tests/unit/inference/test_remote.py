@@ -18,7 +18,8 @@ from safe_r1.models.endpoint_entry import with_overrides
 from tests.chat_server import Answer, Server, completion
 from tests.unit.inference.remote_rows import MemoryJournal, entry_of, request, results
 
-pytestmark = pytest.mark.timeout(60)
+# Slow: each waits for back-off, limits of a minute or time-outs, a second or two.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 
 def replying(content: str | None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:

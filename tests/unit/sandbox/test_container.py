@@ -287,10 +287,10 @@ print(ctypes.CDLL(None).unshare(0x10000000))
 
 def _run_without_filter(monkeypatch: pytest.MonkeyPatch, source: str) -> sandbox.Outcome:
     text = Path(child.__file__).read_text("utf-8")
-    assert text.count("        _refuse_calls()\n") == 1
+    assert text.count("        _refuse_calls(plan)\n") == 1
     with monkeypatch.context() as patch:
         number = os.memfd_create("child")
-        os.write(number, text.replace("        _refuse_calls()\n", "").encode())
+        os.write(number, text.replace("        _refuse_calls(plan)\n", "").encode())
         patch.setattr(child, "__file__", f"/proc/{os.getpid()}/fd/{number}")
         try:
             return run_program(source, "")
