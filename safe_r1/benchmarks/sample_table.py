@@ -63,15 +63,15 @@ class SampleTable(Sequence[Sample]):
             return cls(file, num_rows)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One of ``COLUMNS`` of all samples; repeated values are stored once. No text is read."""
+        """One of ``COLUMNS`` of all samples, without reading a text; all but the ids as dictionaries."""
         field = SAMPLE_SCHEMA.get_field_index(name)
         with _on_disk():
             reader = ipc.open_file(self._file, options=ipc.IpcReadOptions(included_fields=[field]))
             chunks = [reader.get_batch(index).column(0) for index in range(reader.num_record_batches)]
-        if name != "sample_id":
-            chunks = [chunk.dictionary_encode() for chunk in chunks]
-        kind = pa.string() if name == "sample_id" else pa.dictionary(pa.int32(), pa.string())
-        return pa.chunked_array(chunks, kind)
+        if name == "sample_id":
+            return pa.chunked_array(chunks, pa.string())
+        kind = pa.dictionary(pa.int32(), pa.string())
+        return pa.chunked_array([chunk.dictionary_encode() for chunk in chunks], kind).unify_dictionaries()
 
     def __len__(self) -> int:
         return self._starts[-1]

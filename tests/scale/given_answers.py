@@ -2,8 +2,8 @@
 
     python tests/scale/given_answers.py answers.jsonl --rows 1000000
 
-Questions and answers are made of templates: nothing in them is harmful. Lengths are spread as in real traffic;
-some answers refuse, some are empty or null, and some carry their reasoning in <think> tags.
+Questions and answers are made of templates: nothing in them is harmful. Lengths are spread as in real
+traffic; some answers refuse, some are empty or null, and some carry their reasoning in <think> tags.
 """
 
 import argparse
