@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import IO, overload
 
 import pyarrow as pa
@@ -126,8 +126,10 @@ def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     num_chars = 0
     for sample in samples:
         batch.append(sample)
-        num_chars += sum(len(turn["content"]) for turn in sample.messages)
-        num_chars += sum(map(len, sample.options.values())) + sum(map(len, sample.metadata.values()))
+        for turn in sample.messages:
+            num_chars += len(turn["content"])
+        for text in (*sample.options.values(), *sample.metadata.values()):
+            num_chars += len(text)
         if len(batch) == _BATCH_ROWS or num_chars >= _BATCH_CHARS:
             yield batch
             batch = []
@@ -139,19 +141,34 @@ def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 def _encode(samples: Sequence[Sample]) -> pa.RecordBatch:
     """The rows of ``Sample.to_row``, made column by column, which takes a fifth of the time."""
     plain = [pa.array([getattr(sample, name) for sample in samples], pa.string()) for name in _PLAIN]
-    messages = [[(turn["role"], turn["content"]) for turn in sample.messages] for sample in samples]
-    options = [list(sample.options.items()) for sample in samples]
-    metadata = [list(sample.metadata.items()) for sample in samples]
-    nested = [
-        _pairs(*each) for each in zip(SAMPLE_SCHEMA.types[5:], (messages, options, metadata), strict=True)
-    ]
+    turns = [turn for sample in samples for turn in sample.messages]
+    options = [sample.options for sample in samples]
+    metadata = [sample.metadata for sample in samples]
+    messages = _pairs(
+        "messages",
+        [len(sample.messages) for sample in samples],
+        [turn["role"] for turn in turns],
+        [turn["content"] for turn in turns],
+    )
+    nested = [messages, _entries("options", options), _entries("metadata", metadata)]
     return pa.record_batch([*plain, *nested], schema=SAMPLE_SCHEMA)
 
 
-def _pairs(kind: pa.ListType, rows: Sequence[Sequence[tuple[str, str]]]) -> pa.ListArray:
-    offsets = pa.array([0, *accumulate(map(len, rows))], pa.int32())
-    sides = [pa.array([pair[side] for row in rows for pair in row], pa.string()) for side in (0, 1)]
-    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(sides, fields=list(kind.value_type)))
+def _entries(name: str, rows: Sequence[dict[str, str]]) -> pa.ListArray:
+    return _pairs(
+        name,
+        list(map(len, rows)),
+        list(chain.from_iterable(rows)),
+        list(chain.from_iterable(row.values() for row in rows)),
+    )
+
+
+def _pairs(name: str, lengths: Sequence[int], left: Sequence[str], right: Sequence[str]) -> pa.ListArray:
+    """A column of lists of pairs of texts, from the length of each list and the two sides of all pairs."""
+    fields = list(SAMPLE_SCHEMA.field(name).type.value_type)
+    sides = [pa.array(left, pa.string()), pa.array(right, pa.string())]
+    offsets = pa.array([0, *accumulate(lengths)], pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(sides, fields=fields))
 
 
 def _decode(batch: pa.RecordBatch) -> list[Sample]:

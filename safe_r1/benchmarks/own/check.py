@@ -105,7 +105,8 @@ def write_settings(benchmark: OwnBenchmark, force: bool) -> tuple[str, UPath | N
     path = benchmark.file.place.beside
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
-    profile, files = benchmark.file.profile()
+    files = benchmark.file.files()
+    profile = benchmark.file.profile(files)
     text = "\n".join(_toml(benchmark, profile)) + "\n"
     for note in (note for _, layout in files for note in layout.notes):
         text = f"# {_comment(note)}\n{text}"

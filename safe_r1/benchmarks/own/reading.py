@@ -24,6 +24,9 @@ from safe_r1.records.location import DataLocation
 from safe_r1.records.parsed import Parsed
 from safe_r1.records.sources import read_rows
 
+Files = list[tuple[UPath, Layout]]
+"""Files with how each is read; empty for a dataset of the hub."""
+
 _UNITS = {"jsonl": "line", "csv": "line", "tsv": "line", "json": "record", "parquet": "record"}
 
 _GUESS_ROWS = 1000
@@ -79,24 +82,30 @@ class OwnFile:
 
     def count_rows(self) -> int:
         """Number of its rows with content."""
-        location = self.location
-        rows = read_rows(location, self.place.files(location, self._column))
+        rows = read_rows(self.location, self.files())
         return sum(1 for _, parsed in rows if not is_blank_row(parsed))
 
-    def profile(self, max_rows: int | None = None) -> tuple[Profile, list[tuple[UPath, Layout]]]:
-        """What its columns hold, and its files.
+    def files(self) -> Files:
+        """Its files, and how each is read.
+
+        Raises:
+            DataError: There is none, or none that can be read.
+        """
+        return self.place.files(self.location, self._column)
+
+    def profile(self, files: Files, max_rows: int | None = None) -> Profile:
+        """What its columns hold.
 
         Args:
+            files: See ``files``.
             max_rows: Rows that are looked at, from the first on; None: all.
 
         Raises:
-            DataError: It is missing or damaged, or has no rows.
+            DataError: It is damaged, or has no rows.
         """
-        location = self.location
-        files = self.place.files(location, self._column)
         profile = Profile()
         num_seen = 0
-        for _, parsed in islice(read_rows(location, files), max_rows):
+        for _, parsed in islice(read_rows(self.location, files), max_rows):
             num_seen += 1
             if isinstance(parsed.value, dict) and not is_blank_row(parsed):
                 profile.add(parsed.value)
@@ -107,7 +116,7 @@ class OwnFile:
                 else "no row below its column names; add the questions"
             )
             raise DataError(f"{self.place.file_name}: {problem}{self._hint(files)}")
-        return profile, files
+        return profile
 
     def read(self) -> Reading:
         """All samples, and all rows that do not fit.
@@ -119,8 +128,8 @@ class OwnFile:
             ConfigError, DataError: Its columns or its task cannot be told, or it cannot be read.
             StorageError: There is no room for it in the temporary folder.
         """
-        files = self.place.files(self.location, self._column)
-        guess = self._guess() or self._recognise(self.profile()[0], files)
+        files = self.files()
+        guess = self._guess(files) or self._recognise(self.profile(files), files)
         scan, samples = self._scan(guess, files)
         columns = self._recognise(scan.profile, files)
         has_options = columns.has_options or self._has_options_in_questions(columns, files)
@@ -129,7 +138,7 @@ class OwnFile:
             scan, samples = self._scan(columns, files)
         return self._finish(scan, samples, columns, task_reason, files)
 
-    def _scan(self, columns: Columns, files: list[tuple[UPath, Layout]]) -> tuple[Scan, SampleTable]:
+    def _scan(self, columns: Columns, files: Files) -> tuple[Scan, SampleTable]:
         scan = Scan(RowReader(self.name, columns, self.settings))
         return scan, SampleTable.spool(scan.samples(self._rows(files)))
 
@@ -139,7 +148,7 @@ class OwnFile:
         samples: SampleTable,
         columns: Columns,
         task_reason: str,
-        files: list[tuple[UPath, Layout]],
+        files: Files,
     ) -> Reading:
         """What is told from all rows together."""
         reader = scan.reader
@@ -172,16 +181,15 @@ class OwnFile:
             dict(reader.unmatched),
         )
 
-    def _guess(self) -> Columns | None:
+    def _guess(self, files: Files) -> Columns | None:
         """What the first rows say about the columns; None where they do not say it."""
         try:
-            profile, files = self.profile(_GUESS_ROWS)
-            return self._recognise(profile, files)
+            return self._recognise(self.profile(files, _GUESS_ROWS), files)
         except SafeR1Error:
             # All rows together may still say it, or are reported.
             return None
 
-    def _recognise(self, profile: Profile, files: list[tuple[UPath, Layout]]) -> Columns:
+    def _recognise(self, profile: Profile, files: Files) -> Columns:
         try:
             return recognise(profile, self.settings, self.place.file_name)
         except DataError as error:
@@ -191,7 +199,7 @@ class OwnFile:
     def _column(self) -> str | None:
         return self.settings.mapping.question or self.settings.mapping.history
 
-    def _hint(self, files: list[tuple[UPath, Layout]]) -> str:
+    def _hint(self, files: Files) -> str:
         """For an error: how the file was read, and a later row that looks like the names of its columns."""
         hints = [note for _, layout in files for note in layout.notes]
         for file, layout in files[:1]:
@@ -201,14 +209,14 @@ class OwnFile:
                 hints.append(f"row {row} looks like the column names: delete the rows above it")
         return "".join(f"; {hint}" for hint in hints)
 
-    def _rows(self, files: list[tuple[UPath, Layout]]) -> Iterator[tuple[Where, Parsed]]:
+    def _rows(self, files: Files) -> Iterator[tuple[Where, Parsed]]:
         """Rows with content, each with its place for messages."""
         units = {file.name: _UNITS.get(layout.format, "row") for file, layout in files}
         for file, parsed in read_rows(self.location, files):
             if not is_blank_row(parsed):
                 yield Where(file, units.get(file, "row"), parsed.number), parsed
 
-    def _has_options_in_questions(self, columns: Columns, files: list[tuple[UPath, Layout]]) -> bool:
+    def _has_options_in_questions(self, columns: Columns, files: Files) -> bool:
         """Whether a question ends with its options; read only where this decides about the task."""
         is_open = self.settings.task == "auto" and columns.expected is None and columns.answer is not None
         if not is_open or columns.question is None:
