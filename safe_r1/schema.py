@@ -102,6 +102,10 @@ TRIED_AGAIN = frozenset({Unscored.FAILED, Unscored.JUDGE_ERROR})
 
 JUDGED_PARTS: dict[Task, tuple[Part, ...]] = {"refusal": ("answer", "reasoning"), "over_refusal": ("answer",)}
 """Tasks whose completions a judge labels, and the parts of a completion that it can label."""
+GIVEN_ANSWER = "given_answer"
+"""Metadata of a sample that came with a model's answer: that answer as it is, with its reasoning tags."""
+GIVEN_REASONING = "given_reasoning"
+"""Metadata of a sample that came with a model's reasoning in a field of its own."""
 # Tasks and metadata as runs of schema version 1 have them.
 _FORMER_TASKS: dict[str, tuple[Task, dict[str, str]]] = {
     "science": ("mcq", {"shuffle_options": "true"}),
@@ -125,7 +129,10 @@ class Sample:
         options: Letter to text, in order; empty for other tasks than ``mcq``.
         metadata: Further facts as strings: ``answer``, ``key_confidence``, ``has_history`` (``true`` or
             ``false``), ``swap_of``, ``source_id``; ``shuffle_options`` (``true``) for options that are
-            shuffled anew in every repeat; for ``code`` also ``contest_date``, ``func_name``, ``tests``.
+            shuffled anew in every repeat; for ``code`` also ``contest_date``, ``func_name``, ``tests``;
+            ``given_answer`` for the answer of a model that came with the question, empty where the model gave
+            none and absent where the file has no answers, and ``given_reasoning`` for its reasoning, where
+            that has a field of its own (otherwise it is part of the answer, in ``<think>`` tags).
     """
 
     sample_id: str

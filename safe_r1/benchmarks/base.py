@@ -141,8 +141,8 @@ class Benchmark(Protocol):
         """
         ...
 
-    def load(self, data: Location | None = None, answer_key: Location | None = None) -> list[Sample]:
-        """All samples, in a stable order.
+    def load(self, data: Location | None = None, answer_key: Location | None = None) -> Sequence[Sample]:
+        """All samples, in a stable order; they need not be in memory all at once.
 
         Args:
             data: Folder of the files; None for the benchmark's default folder.

@@ -120,7 +120,7 @@ def require_files(chosen: Iterable[str]) -> None:
     for name in expand(chosen):
         benchmark = get_benchmark(name)
         if isinstance(benchmark, OwnBenchmark):
-            benchmark.file.profile()
+            benchmark.file.profile(benchmark.file.files())
 
 
 def get_benchmarks(chosen: Iterable[str], config: EvaluateConfig) -> dict[str, Benchmark]:

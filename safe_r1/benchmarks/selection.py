@@ -1,45 +1,83 @@
 """Selects the questions of a benchmark for a run."""
 
 import hashlib
+import heapq
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import overload
 
 from safe_r1.benchmarks.options import swap_options
 from safe_r1.schema import Sample
 
 
-def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) -> list[Sample]:
+def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) -> Sequence[Sample]:
     """A stratified, seeded sample of ``limit`` questions in the benchmark's order, then their swapped forms.
 
     The limit is shared among the groups (task, with or without history) so that a small one holds some of
     each, then within a group among its categories by largest remainders. Swapped forms come on top of the
     limit.
+
+    Returns:
+        A list where ``samples`` is one; otherwise a view, which reads a sample whenever it is asked for it.
     """
-    chosen = list(samples) if limit is None or limit >= len(samples) else _stratified(samples, limit, seed)
-    return chosen + [swap_options(sample) for sample in chosen if sample.group == "mcq"] if swap else chosen
+    is_whole = limit is None or limit >= len(samples)
+    if is_whole and not swap:
+        return samples
+    chosen = range(len(samples)) if is_whole or limit is None else _stratified(samples, limit, seed)
+    selected = _View(samples, chosen)
+    if swap:
+        is_swapped = (place for place, sample in zip(chosen, selected, strict=True) if sample.group == "mcq")
+        selected = _View(samples, chosen, array("q", is_swapped))
+    return list(selected) if isinstance(samples, list) else selected
 
 
-def _stratified(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample]:
+class _View(Sequence[Sample]):
+    """Some of a sequence of samples, and the swapped forms of some; none of them is held."""
+
+    def __init__(self, samples: Sequence[Sample], chosen: Sequence[int], swapped: Sequence[int] = ()) -> None:
+        self._samples = samples
+        self._chosen = chosen
+        self._swapped = swapped
+
+    def __len__(self) -> int:
+        return len(self._chosen) + len(self._swapped)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        if place < len(self._chosen):
+            return self._samples[self._chosen[place]]
+        return swap_options(self._samples[self._swapped[place - len(self._chosen)]])
+
+
+def _stratified(samples: Sequence[Sample], limit: int, seed: int) -> "array[int]":
+    """Places of the chosen samples; only ids and places are held."""
+    ids: list[str] = []
     # By task and history first: the rates of these are reported apart, so a small sample needs some of each.
-    groups = _by(samples, lambda sample: f"{sample.task}|{sample.metadata.get('has_history', 'false')}")
+    groups: dict[str, dict[str, array[int]]] = defaultdict(lambda: defaultdict(lambda: array("q")))
+    for place, sample in enumerate(samples):
+        ids.append(sample.sample_id)
+        group = f"{sample.task}|{sample.metadata.get('has_history', 'false')}"
+        groups[group][sample.category].append(place)
     kept: set[str] = set()
-    for group, quota in _share_among_groups(
-        {group: len(members) for group, members in groups.items()}, limit
-    ).items():
-        categories = _by(groups[group], lambda sample: sample.category)
-        sizes = {category: len(members) for category, members in categories.items()}
+    group_sizes = {group: sum(map(len, categories.values())) for group, categories in groups.items()}
+    for group, quota in _share_among_groups(group_sizes, limit).items():
+        sizes = {category: len(members) for category, members in groups[group].items()}
         for category, size in _share_among_categories(sizes, quota, f"{seed}|{group}").items():
             # By hash, not by a generator's state: with a larger share a category keeps its earlier questions.
-            ids = [sample.sample_id for sample in categories[category]]
-            kept.update(sorted(ids, key=lambda sample_id: _shuffle_key(seed, sample_id))[:size])
-    return [sample for sample in samples if sample.sample_id in kept]
-
-
-def _by(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str, list[Sample]]:
-    parts: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        parts[key(sample)].append(sample)
-    return parts
+            members = (ids[place] for place in groups[group][category])
+            kept.update(heapq.nsmallest(size, members, key=lambda sample_id: _shuffle_key(seed, sample_id)))
+    return array("q", (place for place, sample_id in enumerate(ids) if sample_id in kept))
 
 
 def _share_among_groups(sizes: dict[str, int], limit: int) -> dict[str, int]:

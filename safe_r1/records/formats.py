@@ -14,7 +14,7 @@ from upath import UPath
 
 from safe_r1.errors import DataError
 from safe_r1.records import csv_files, sheets
-from safe_r1.records.encodings import UTF_8, is_line_wise, is_utf_8
+from safe_r1.records.encodings import is_line_wise, is_utf_8
 from safe_r1.records.files import lines_of, open_bytes, open_seekable, skip_bytes
 from safe_r1.records.layout import Layout
 from safe_r1.records.location import DataLocation
@@ -93,7 +93,8 @@ def read_values(file: UPath, layout: Layout, offset: int, location: DataLocation
         with open_bytes(file, layout.compression) as opened:
             # Lines have no index: the offset saves parsing the file from its start for every part.
             skip_bytes(opened, offset)
-            yield from (_parse_line(line, layout.encoding) for line in lines_of(opened, file))
+            encoding = None if is_utf_8(layout.encoding) else layout.encoding
+            yield from (_parse_line(line, encoding) for line in lines_of(opened, file))
     elif layout.format == "parquet":
         with open_seekable(file, layout.compression) as opened:
             group = _parquet(opened, file).read_row_group(offset)
@@ -147,13 +148,15 @@ def _read_lines(file: UPath, layout: Layout) -> Iterator[Parsed]:
         if not is_line_wise(layout.encoding):
             text = io.TextIOWrapper(opened, encoding=layout.encoding, errors="replace", newline="\n")
             lines = lines_of(text, file)
+        encoding = None if is_utf_8(layout.encoding) else layout.encoding
         for number, line in enumerate(lines, start=1):
-            yield Parsed(number, *_parse_line(line, layout.encoding))
+            yield Parsed(number, *_parse_line(line, encoding))
 
 
-def _parse_line(line: bytes | str, encoding: str = UTF_8) -> ParsedValue:
+def _parse_line(line: bytes | str, encoding: str | None) -> ParsedValue:
+    """The value of a line of text, or of bytes in an encoding; None: UTF-8."""
     try:
-        if isinstance(line, bytes) and not is_utf_8(encoding):
+        if isinstance(line, bytes) and encoding:
             line = line.decode(encoding)
         value = json.loads(line)
     except (ValueError, RecursionError) as error:

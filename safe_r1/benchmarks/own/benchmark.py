@@ -17,6 +17,7 @@ from safe_r1.benchmarks.options import score_choice
 from safe_r1.benchmarks.own.place import Place
 from safe_r1.benchmarks.own.reading import OwnFile, Reading
 from safe_r1.benchmarks.own.settings import GROUP, merge
+from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.errors import DataError
 from safe_r1.schema import Sample
 from safe_r1.settings import Settings, hide_credentials
@@ -57,6 +58,11 @@ class OwnBenchmark(BaseBenchmark):
         return self.reading.labels
 
     @property
+    def has_given_answers(self) -> bool:
+        """Whether the file has answers of a model, which can be judged without that model."""
+        return self.reading.num_given > 0
+
+    @property
     def score_limit_s(self) -> float | None:  # pyright: ignore[reportIncompatibleVariableOverride] - lazy
         """A limit where there is mathematics, which is compared in workers."""
         return _CHECK_LIMIT_S if self._has_math else None
@@ -71,7 +77,7 @@ class OwnBenchmark(BaseBenchmark):
         tokens = _LONG_COMPLETION_TOKENS if self._has_math else _COMPLETION_TOKENS
         return Workload(num_questions, tokens, is_long=self._has_math)
 
-    def load(self, data: Location | None = None, answer_key: Location | None = None) -> list[Sample]:
+    def load(self, data: Location | None = None, answer_key: Location | None = None) -> SampleTable:
         """All samples in the order of the file; ``data`` and ``answer_key`` are ignored.
 
         Raises:
@@ -81,7 +87,7 @@ class OwnBenchmark(BaseBenchmark):
         misfits = reading.misfits
         share = len(misfits) / max(reading.num_rows, 1)
         if misfits and (share > self.file.settings.max_malformed_share or not reading.samples):
-            first = misfits[0]
+            first = misfits.first[0]
             allowed = (
                 ""
                 if share >= 1
@@ -123,7 +129,7 @@ class OwnBenchmark(BaseBenchmark):
             "sha256": self.sha256,
             "num_rows": reading.num_rows,
             "num_left_out": len(reading.misfits),
-            "left_out": reading.num_misfits_by_reason,
+            "left_out": reading.misfits.num_by_reason,
             "task": reading.task_reason,
             "mapping": reading.columns.reasons,
             "ignored_columns": list(reading.columns.ignored),
@@ -146,7 +152,7 @@ class OwnBenchmark(BaseBenchmark):
         if self.file.settings.task != "auto":
             return self.file.settings.task == "math"
         try:
-            return any(sample.task == "math" for sample in self.reading.samples)
+            return "math" in self.reading.count_by("task")
         except DataError:
             return False
 

@@ -54,6 +54,17 @@ def text_of(value: object, name: str) -> str:
     return str(value)
 
 
+def verbatim(value: object, name: str) -> str:
+    """A cell as it is, with its spaces and line breaks; nothing is an empty text.
+
+    Raises:
+        RowError: It is no text.
+    """
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else text_of(value, name)
+
+
 def parsed(value: object) -> object:
     """A cell, or what its text is as JSON where it looks like a list or a table."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
@@ -101,6 +112,8 @@ def check_dialogue(messages: Sequence[Message]) -> None:
         RowError: It does not.
     """
     turns = [turn["role"] for turn in messages]
+    if turns == ["user"] and messages[0]["content"]:
+        return
     turns = turns[1:] if turns[:1] == ["system"] else turns
     if turns != [("user", "assistant")[place % 2] for place in range(len(turns))] or len(turns) % 2 == 0:
         roles = ", ".join(turns[:6])

@@ -1,23 +1,23 @@
 """Shows what is recognised in a file of questions, before a model is asked any of them."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from upath import UPath
 
 from safe_r1.benchmarks.own.benchmark import OwnBenchmark, explain
-from safe_r1.benchmarks.own.mapping import Columns, Profile, check_task, recognise
+from safe_r1.benchmarks.own.mapping import Columns, check_task, recognise
+from safe_r1.benchmarks.own.profile import Profile
 from safe_r1.benchmarks.own.reading import Reading
 from safe_r1.benchmarks.own.settings import GROUP, TASKS
 from safe_r1.benchmarks.own.words import ROLES
+from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.runs import write_bytes
 from safe_r1.schema import Sample
 
 _NUM_SAMPLES = 3
-_MAX_MISFITS = 200
 _EXAMPLES = {"sheet": "NAME", "encoding": "gb18030", "records": "FIELD"}
 
 
@@ -51,8 +51,8 @@ def check_questions(benchmark: OwnBenchmark) -> FileCheck:
         lines += _render(sample)
     if reading.misfits:
         lines.append("rows that do not fit:")
-        lines += [f"  {misfit.where}: {misfit.reason}" for misfit in reading.misfits[:_MAX_MISFITS]]
-        if (num_more := len(reading.misfits) - _MAX_MISFITS) > 0:
+        lines += [f"  {misfit.where}: {misfit.reason}" for misfit in reading.misfits.first]
+        if (num_more := len(reading.misfits) - len(reading.misfits.first)) > 0:
             lines.append(f"  and {num_more} more")
     return FileCheck(lines, len(reading.misfits))
 
@@ -64,18 +64,20 @@ def _counts(reading: Reading) -> Iterator[str]:
         counts = reading.count_by(field)
         named = ", ".join(f"{reading.labels.get(key, (key, ''))[0]} {count}" for key, count in counts.items())
         yield f"  by {name}: {named or 'none'}"
-    repeated = Counter(json.dumps(sample.messages) for sample in reading.samples)
-    if extra := sum(repeated.values()) - len(repeated):
-        yield f"  asked more than once: {extra}"
+    if reading.num_repeated:
+        yield f"  asked more than once: {reading.num_repeated}"
+    if reading.num_given:
+        yield f"  with a given answer, which --variant given judges: {reading.num_given}"
 
 
-def _examples(samples: list[Sample]) -> list[Sample]:
+def _examples(samples: SampleTable) -> list[Sample]:
     """The first sample of each task, and others until there are three."""
-    firsts = {sample.task: sample for sample in reversed(samples)}
-    chosen = {sample.sample_id: sample for sample in reversed(firsts.values())}
-    for sample in (*samples[:1], *samples[len(samples) // 2 :][:1], *samples[-1:]):
-        chosen.setdefault(sample.sample_id, sample)
-    return list(chosen.values())[:_NUM_SAMPLES]
+    if not samples:
+        return []
+    tasks = samples.column("task").cast("string")
+    firsts = sorted(tasks.index(task).as_py() for task in tasks.unique())
+    places = dict.fromkeys([*firsts, 0, len(samples) // 2, len(samples) - 1])
+    return [samples[place] for place in list(places)[:_NUM_SAMPLES]]
 
 
 def _render(sample: Sample) -> Iterator[str]:
@@ -103,7 +105,8 @@ def write_settings(benchmark: OwnBenchmark, force: bool) -> tuple[str, UPath | N
     path = benchmark.file.place.beside
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
-    profile, files = benchmark.file.profile()
+    files = benchmark.file.files()
+    profile = benchmark.file.profile(files)
     text = "\n".join(_toml(benchmark, profile)) + "\n"
     for note in (note for _, layout in files for note in layout.notes):
         text = f"# {_comment(note)}\n{text}"

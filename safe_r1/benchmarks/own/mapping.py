@@ -5,50 +5,14 @@ from dataclasses import dataclass, field
 
 from safe_r1.benchmarks.own.cells import RowError
 from safe_r1.benchmarks.own.choices import read_options
+from safe_r1.benchmarks.own.profile import Profile
 from safe_r1.benchmarks.own.settings import ColumnMapping, OwnSettings
-from safe_r1.benchmarks.own.words import ROLES, fold, option_place, rank, read_task
+from safe_r1.benchmarks.own.words import ANSWERS, ROLES, fold, option_place, rank, read_task
 from safe_r1.errors import ConfigError, DataError
+from safe_r1.schema import JUDGED_PARTS
 
-_MAX_VALUES = 64
-_MAX_VALUE_CHARS = 40
 _MIN_OPTIONS = 2
 _SET = "set"
-
-
-@dataclass
-class Profile:
-    """What the columns of a file hold.
-
-    Attributes:
-        num_rows: Rows with content.
-        filled: Column to the number of its cells with content, in the order of the file.
-        values: Column to its different short values; None where there are many, or long ones.
-        firsts: Column to its first cell with content.
-    """
-
-    num_rows: int = 0
-    filled: dict[str, int] = field(default_factory=dict)
-    values: dict[str, set[str] | None] = field(default_factory=dict)
-    firsts: dict[str, object] = field(default_factory=dict)
-
-    def add(self, row: Mapping[str, object]) -> None:
-        """Count one row."""
-        self.num_rows += 1
-        for column, value in row.items():
-            self.filled.setdefault(column, 0)
-            if is_empty(value):
-                continue
-            self.filled[column] += 1
-            self.firsts.setdefault(column, value)
-            known = self.values.setdefault(column, set())
-            if known is None:
-                continue
-            if not isinstance(value, str | int | float) or len(str(value)) > _MAX_VALUE_CHARS:
-                self.values[column] = None
-                continue
-            known.add(str(value))
-            if len(known) > _MAX_VALUES:
-                self.values[column] = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +22,8 @@ class Columns:
     Attributes:
         options: Column with all options of a question.
         option_columns: Columns with one option each.
+        given_answer: Column with the answers of a model.
+        given_reasoning: Column with the reasoning of these answers.
         reasons: Role to its column and why it is that one.
         ignored: Columns without a role.
     """
@@ -71,6 +37,8 @@ class Columns:
     area: str | None = None
     expected: str | None = None
     id: str | None = None
+    given_answer: str | None = None
+    given_reasoning: str | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
@@ -86,11 +54,6 @@ class Columns:
         return chosen | ({"option_columns": list(self.option_columns)} if self.option_columns else {})
 
 
-def is_empty(value: object) -> bool:
-    """Whether a cell holds nothing."""
-    return value is None or value == [] or (isinstance(value, str) and not value.strip())
-
-
 def recognise(profile: Profile, settings: OwnSettings, where: str) -> Columns:
     """The columns of a file: as set, else by their usual names.
 
@@ -104,7 +67,10 @@ def recognise(profile: Profile, settings: OwnSettings, where: str) -> Columns:
         DataError: No column or several could hold the question.
     """
     finder = _Finder(profile, settings.mapping, where)
-    found: dict[str, str | None] = {}
+    # First where it is set, as its column may have the name of another role; otherwise last.
+    found: dict[str, str | None] = {
+        role: finder.find_set(role) for role in ("given_answer", "given_reasoning")
+    }
     # Before answers and categories, whose columns may hold tasks.
     found["expected"] = None if settings.task != "auto" else finder.find_expected()
     for role in ("question", "history", "options", "answer", "area", "category", "id"):
@@ -118,6 +84,7 @@ def recognise(profile: Profile, settings: OwnSettings, where: str) -> Columns:
             f"{where}: no column holds the question; there is: {names[:400]}; "
             "--set benchmark.mapping.question=NAME"
         )
+    finder.add_given(found, settings.task)
     used = {column for column in found.values() if column} | set(option_columns)
     ignored = tuple(column for column, count in profile.filled.items() if count and column not in used)
     return Columns(**found, option_columns=option_columns, reasons=finder.reasons, ignored=ignored)
@@ -149,6 +116,46 @@ class _Finder:
             )
         others = f", before {', '.join(map(repr, candidates[1:]))}" if len(candidates) > 1 else ""
         return self._take(role, candidates[0], f"a usual name{others}")
+
+    def find_set(self, role: str) -> str | None:
+        """The column of a role where one is set."""
+        wanted = getattr(self.mapping, role)
+        return self._set(role, wanted) if wanted else None
+
+    def add_given(self, found: dict[str, str | None], task: str) -> None:
+        """Add the columns with the answers of a model and their reasoning to those of the other roles."""
+        if found["given_answer"] is None:
+            found["given_answer"] = self._find_text("given_answer")
+        answer = found["answer"]
+        is_open = found["given_answer"] is None and self.mapping.given_answer is None
+        if (
+            is_open
+            and self.mapping.answer is None
+            and answer
+            and self._is_given(answer, found["expected"], task)
+        ):
+            found["given_answer"], found["answer"] = answer, None
+            del self.reasons["answer"]
+            self.reasons["given_answer"] = f"{answer!r}: a model's, as a judge labels the answers to all rows"
+        if found["given_reasoning"] is None and found["given_answer"] is not None:
+            found["given_reasoning"] = self._find_text("given_reasoning")
+
+    def _find_text(self, role: str) -> str | None:
+        """The column of a role by its usual names, where its first cell is a text."""
+        if getattr(self.mapping, role) is not None:
+            return None
+        texts = [each for each in self._candidates(role) if isinstance(self.profile.firsts[each], str)]
+        if not texts:
+            return None
+        others = f", before {', '.join(map(repr, texts[1:]))}" if len(texts) > 1 else ""
+        return self._take(role, texts[0], f"a usual name{others}")
+
+    def _is_given(self, answer: str, expected: str | None, task: str) -> bool:
+        """Whether answers can only be a model's: a judge labels all rows, so that none has a right one."""
+        values = self.profile.values.get(expected or "") or ()
+        tasks = {task} if task != "auto" else {read_task(value, expected or "") for value in values}
+        is_judged = bool(tasks) and tasks <= {*JUDGED_PARTS, None}
+        return is_judged and fold(answer) in ANSWERS and isinstance(self.profile.firsts.get(answer), str)
 
     def find_expected(self) -> str | None:
         """The column that names the task row by row, by its name and its values."""

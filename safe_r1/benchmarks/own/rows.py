@@ -1,11 +1,7 @@
 """Turns rows of a file of questions into samples."""
 
-import hashlib
-import json
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from safe_r1.benchmarks import math_answers
@@ -17,14 +13,18 @@ from safe_r1.benchmarks.own.cells import (
     read_result,
     shown,
     text_of,
+    verbatim,
 )
-from safe_r1.benchmarks.own.choices import NumberAnswer, lettered, read_choice, read_options
-from safe_r1.benchmarks.own.mapping import Columns, field_of, is_empty
-from safe_r1.benchmarks.own.settings import IndexBase, OwnSettings, OwnTask
+from safe_r1.benchmarks.own.choices import lettered, read_choice, read_options
+from safe_r1.benchmarks.own.ids import NAME_CHARS, ItemIds, Where, label_key, short_name
+from safe_r1.benchmarks.own.mapping import Columns, field_of
+from safe_r1.benchmarks.own.numbers import NumberAnswers, letter_at
+from safe_r1.benchmarks.own.profile import is_empty
+from safe_r1.benchmarks.own.settings import OwnSettings, OwnTask
 from safe_r1.benchmarks.own.words import fold, read_judgement, read_task
 from safe_r1.errors import DataError
-from safe_r1.language import detect_language
-from safe_r1.schema import Message, Sample
+from safe_r1.language import Language, detect_language
+from safe_r1.schema import GIVEN_ANSWER, GIVEN_REASONING, Message, Sample
 from safe_r1.taxonomy import AREAS, find_category
 
 _INSTRUCTIONS = {
@@ -36,22 +36,8 @@ _INSTRUCTIONS = {
 _JUDGEMENT = {"A": "正确", "B": "错误"}
 _JUDGEMENT_TYPES = ("判断题", "判断")
 _ALL = "all-questions"
-_NAME_CHARS = 80
-_PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-@dataclass
-class Draft:
-    """A sample whose answer may still be a number that waits for what the file counts from.
-
-    Attributes:
-        where: Row of the file, for messages.
-        number: The answer where it is the number of an option.
-    """
-
-    where: str
-    sample: Sample
-    number: NumberAnswer | None = None
+MAX_LABELS = 10_000
+"""More areas and categories than these are a column of something else, and none of a report's tables."""
 
 
 @dataclass
@@ -62,8 +48,11 @@ class RowReader:
         name: Name of the benchmark.
         columns: What the columns mean.
         settings: The settings of the file.
-        labels: Key of an area or category to its Chinese and English name, in order of appearance.
-        unmatched: Categories outside the taxonomy that the file is mapped onto, with their rows.
+        labels: Key of an area or category to its Chinese and English name, in order of appearance; no more
+            than ``MAX_LABELS`` are kept.
+        unmatched: Categories outside the taxonomy that the file is mapped onto, with their rows; as many.
+        numbers: Answers that are numbers and wait for the end of the file.
+        num_given: Rows with an answer of a model.
     """
 
     name: str
@@ -71,17 +60,23 @@ class RowReader:
     settings: OwnSettings
     labels: dict[str, tuple[str, str]] = field(default_factory=dict)
     unmatched: Counter[str] = field(default_factory=Counter)
-    _ids: dict[str, str] = field(default_factory=dict)
-    _contents: Counter[str] = field(default_factory=Counter)
+    numbers: NumberAnswers = field(default_factory=NumberAnswers)
+    num_given: int = 0
+    _ids: ItemIds = field(default_factory=ItemIds)
 
-    def read(self, row: Mapping[str, object], where: str) -> Draft:
+    @property
+    def has_too_many_labels(self) -> bool:
+        """Whether there are more areas and categories than a report can show."""
+        return max(len(self.labels), len(self.unmatched)) > MAX_LABELS
+
+    def read(self, row: Mapping[str, object], where: Where) -> Sample:
         """The sample of a row.
 
         Raises:
             RowError: The row does not fit.
         """
         task = self._task(row)
-        history, question = self._dialogue(row)
+        history, question, recorded = self._dialogue(row)
         answer = field_of(row, self.columns.answer)
         if task in ("mcq", "math") and is_empty(answer):
             column = (
@@ -90,22 +85,18 @@ class RowReader:
             raise RowError(f"no answer ({column})")
         options: dict[str, str] = {}
         metadata: dict[str, str] = {"has_history": "true" if history else "false"}
-        number = None
         asked = question
-        language = detect_language(question) if self.settings.language == "auto" else self.settings.language
         if task == "mcq":
             stem, options = self._options(row, question)
-            if options == _JUDGEMENT and (judged := read_judgement(answer)):
-                answer = judged
-            choice = read_choice(answer, options, "the answer", self.settings.index_base)
-            number = choice if isinstance(choice, NumberAnswer) else None
-            metadata["answer"] = choice if isinstance(choice, str) else ""
+            metadata |= self._choice(answer, options, where)
             metadata["stem_chars"] = str(len(stem))
-            asked = prompt_with_options(stem, options, _INSTRUCTIONS["mcq", language])
+            asked = prompt_with_options(stem, options, _INSTRUCTIONS["mcq", self._language(question)])
         elif task == "math":
             metadata["answer"] = read_result(answer, "the answer")
-            asked = f"{question}\n\n{_INSTRUCTIONS['math', language]}"
+            asked = f"{question}\n\n{_INSTRUCTIONS['math', self._language(question)]}"
+        metadata |= self._given(row, recorded)
         area, category = self._place(row)
+        # Without a given answer: the same question to another model has the same id.
         content = [
             task,
             history,
@@ -117,8 +108,35 @@ class RowReader:
         ]
         sample_id = self._sample_id(row, task, content, metadata, where)
         messages = [*history, Message(role="user", content=asked)]
-        sample = Sample(sample_id, self.name, task, area, category, messages, dict(options), metadata)
-        return Draft(where, sample, number)
+        self.num_given += GIVEN_ANSWER in metadata
+        return Sample(sample_id, self.name, task, area, category, messages, dict(options), metadata)
+
+    def _language(self, question: str) -> Language:
+        return detect_language(question) if self.settings.language == "auto" else self.settings.language
+
+    def _choice(self, answer: object, options: dict[str, str], where: Where) -> dict[str, str]:
+        """The letter of the right option, or what is needed to tell it at the end of the file."""
+        if options == _JUDGEMENT and (judged := read_judgement(answer)):
+            answer = judged
+        base = self.settings.index_base
+        choice = read_choice(answer, options, "the answer", base)
+        if isinstance(choice, str):
+            return {"answer": choice}
+        if base is None:
+            return {"answer": "", **self.numbers.add(choice, len(options), where)}
+        self.numbers.count += 1
+        return {"answer": letter_at(choice.number, base, list(options))}
+
+    def _given(self, row: Mapping[str, object], recorded: str | None) -> dict[str, str]:
+        """The answer of a model and its reasoning, where the file has them."""
+        columns = self.columns
+        if columns.given_answer is None:
+            return {} if recorded is None else {GIVEN_ANSWER: recorded}
+        given = {GIVEN_ANSWER: verbatim(field_of(row, columns.given_answer), "the model's answer")}
+        if columns.given_reasoning is not None:
+            reasoning = field_of(row, columns.given_reasoning)
+            given[GIVEN_REASONING] = verbatim(reasoning, "the model's reasoning")
+        return given
 
     def _task(self, row: Mapping[str, object]) -> OwnTask:
         if self.settings.task != "auto":
@@ -136,15 +154,17 @@ class RowReader:
             raise RowError(f"no known task (column {column!r} is {shown(value)}, not e.g. 应拒答 or 非拒答)")
         return task
 
-    def _dialogue(self, row: Mapping[str, object]) -> tuple[list[Message], str]:
-        """The turns before the question, and the question."""
+    def _dialogue(self, row: Mapping[str, object]) -> tuple[list[Message], str, str | None]:
+        """The turns before the question, the question, and the recorded answer to it."""
         cell = field_of(row, self.columns.history)
         history = [] if is_empty(cell) else read_history(cell, f"column {self.columns.history!r}")
         value = field_of(row, self.columns.question)
         question = "" if is_empty(value) else text_of(value, f"column {self.columns.question!r}")
+        recorded = None
         if not question:
             # The dialogue is all there is; an assistant's last turn is the recorded answer to the question.
             if history and history[-1]["role"] == "assistant":
+                recorded = history[-1]["content"]
                 history = history[:-1]
             if not history:
                 raise RowError(
@@ -153,7 +173,7 @@ class RowReader:
         elif not history or history[-1] != Message(role="user", content=question):
             history = [*history, Message(role="user", content=question)]
         check_dialogue(history)
-        return history[:-1], history[-1]["content"]
+        return history[:-1], history[-1]["content"], recorded
 
     def _options(self, row: Mapping[str, object], question: str) -> tuple[str, dict[str, str]]:
         """The question without its options, and these."""
@@ -183,8 +203,11 @@ class RowReader:
 
     def _place(self, row: Mapping[str, object]) -> tuple[str, str]:
         """Keys of the row's area and category; their names become labels."""
-        area = _name(field_of(row, self.columns.area))
-        category = _name(field_of(row, self.columns.category))
+        area = short_name(field_of(row, self.columns.area))
+        category = short_name(field_of(row, self.columns.category))
+        if self.has_too_many_labels:
+            # The file is refused when it is read: no more names are kept.
+            return _ALL, _ALL
         if self.settings.taxonomy == "chisafetybench" and category:
             known = find_category(category)
             if known:
@@ -196,108 +219,20 @@ class RowReader:
         if not area and not category:
             self.labels.setdefault(_ALL, ("全部题目", "All questions"))
             return _ALL, _ALL
-        area_key = _key(area or category)
+        area_key = label_key(area or category)
         self.labels.setdefault(area_key, (area or category, ""))
         if not area or not category:
             return area_key, area_key
-        category_key = f"{area_key}/{_key(category)}"
+        category_key = f"{area_key}/{label_key(category)}"
         self.labels.setdefault(category_key, (category, ""))
         return area_key, category_key
 
     def _sample_id(
-        self, row: Mapping[str, object], task: str, content: object, metadata: dict[str, str], where: str
+        self, row: Mapping[str, object], task: str, content: object, metadata: dict[str, str], where: Where
     ) -> str:
         value = field_of(row, self.columns.id)
-        if not is_empty(value):
-            source_id = text_of(value, f"column {self.columns.id!r}")
-            metadata["source_id"] = source_id[:_NAME_CHARS]
-            if source_id in self._ids:
-                raise RowError(f"an id occurs twice ({shown(source_id)}, first in {self._ids[source_id]})")
-            self._ids[source_id] = where
-            # An id may be any text, and a sample's is part of file names and keys.
-            plain = source_id if _PLAIN_ID.fullmatch(source_id) else _id_key(source_id)
-            return f"{self.name}/{task}/{plain}"
-        digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
-        self._contents[digest] += 1
-        copies = self._contents[digest]
-        # Rows of equal content are the same question: which of them is the second does not matter.
-        return f"{self.name}/{task}/{digest}" + (f"-{copies}" if copies > 1 else "")
-
-
-def _name(value: object) -> str:
-    """The name of an area or category; of several the first."""
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if is_empty(value) or isinstance(value, Mapping):
-        return ""
-    return " ".join(str(value).split())[:_NAME_CHARS]
-
-
-def _key(name: str) -> str:
-    """A short ASCII key for any name; equal names give equal keys."""
-    folded = "".join(unicodedata.normalize("NFKC", name).split()).casefold()
-    slug = "-".join(re.findall(r"[a-z0-9]+", folded[:48]))[:24].strip("-")
-    return f"{slug or 'x'}-{hashlib.sha256(folded.encode()).hexdigest()[:8]}"
-
-
-def _id_key(source_id: str) -> str:
-    """A short ASCII key for an id; unlike a name's, it differs where ids differ in case, width or spaces."""
-    slug = _key(source_id).rpartition("-")[0]
-    return f"{slug}-{hashlib.sha256(source_id.encode()).hexdigest()[:16]}"
-
-
-def settle_numbers(drafts: Sequence[Draft], base: IndexBase, where: str) -> str:
-    """Give drafts whose answer is a number its letter; the note says what numbers count from.
-
-    Args:
-        drafts: All drafts of a file.
-        base: Number of the first option; None: told from all answers together.
-        where: Name of the file in messages.
-
-    Raises:
-        DataError: It cannot be told.
-    """
-    numbered = [(draft, draft.number) for draft in drafts if draft.number is not None]
-    if base is None:
-        _check_texts(numbered, where)
-        for draft, answer in numbered:
-            # Its text is that of the option that it would count to, or it counts to none.
-            draft.sample.metadata["answer"] = answer.same
-        numbered = [(draft, answer) for draft, answer in numbered if not answer.same]
-    if not numbered:
-        return ""
-    reason = "set"
-    if base is None:
-        has_zero = any(answer.number == 0 for _, answer in numbered)
-        has_last = any(answer.number == len(draft.sample.options) for draft, answer in numbered)
-        if has_zero == has_last:
-            raise DataError(
-                f"{where}: cannot tell whether the answers that are numbers count from 0 or from 1; "
-                "--set benchmark.index_base=0 or --set benchmark.index_base=1 says it"
-            )
-        base = 0 if has_zero else 1
-        reason = "one answer is 0" if has_zero else "one answer is the number of options"
-    for draft, answer in numbered:
-        place = answer.number - (1 if base == 1 else 0)
-        letters = list(draft.sample.options)
-        # Empty for a number beyond the options, which is a row that does not fit.
-        draft.sample.metadata["answer"] = letters[place] if 0 <= place < len(letters) else ""
-    return f"answers that are numbers count from {base}: {reason}"
-
-
-def _check_texts(numbered: Sequence[tuple[Draft, NumberAnswer]], where: str) -> None:
-    """Check that no number is the text of one option and may count to another."""
-    unclear = [
-        (draft, answer) for draft, answer in numbered if answer.could_be_another(len(draft.sample.options))
-    ]
-    # Where every number is the text of an option, and one is too large to count, all are texts.
-    are_texts = all(answer.same for _, answer in numbered) and any(
-        answer.number > len(draft.sample.options) for draft, answer in numbered
-    )
-    if unclear and not are_texts:
-        draft, answer = unclear[0]
-        raise DataError(
-            f"{where}: in {len(unclear)} rows the answer is the text of one option and may be the number of "
-            f"another (first {draft.where}: {answer.number}); --set benchmark.index_base=0 or =1 says what "
-            "numbers count from, --set benchmark.index_base=text that they are texts of options"
-        )
+        if is_empty(value):
+            return f"{self.name}/{task}/{self._ids.of_content(content)}"
+        source_id = text_of(value, f"column {self.columns.id!r}")
+        metadata["source_id"] = source_id[:NAME_CHARS]
+        return f"{self.name}/{task}/{self._ids.of_source(source_id, where)}"

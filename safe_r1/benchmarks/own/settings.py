@@ -39,6 +39,12 @@ class ColumnMapping(Settings):
         default=None, description="column with the task of each row, e.g. 应拒答 or 非拒答"
     )
     id: str | None = Field(default=None, description="column with the id; without one, of the content")
+    given_answer: str | None = Field(
+        default=None, description="column with the answers of a model, which `--variant given` judges"
+    )
+    given_reasoning: str | None = Field(
+        default=None, description="column with the reasoning of these answers, where it is not part of them"
+    )
 
 
 class OwnSettings(Settings):

@@ -1,5 +1,6 @@
 """Usual names of columns and tasks in files of questions, in Chinese and English."""
 
+import functools
 import re
 import unicodedata
 
@@ -30,8 +31,32 @@ ROLES: dict[str, tuple[str, ...]] = {
         *("expected", "should refuse", "task"),
     ),
     "id": ("编号", "序号", "题号", "id", "question id", "qid", "no"),
+    "given_answer": (
+        *(
+            "模型回答",
+            "模型回复",
+            "模型输出",
+            "模型答案",
+            "模型响应",
+            "回答",
+            "回复",
+            "回答内容",
+            "回复内容",
+            "响应",
+        ),
+        *("輸出", "模型輸出", "输出"),
+        *("model answer", "model response", "model output", "response", "completion", "prediction"),
+        *("generated text", "generation", "generated answer", "output", "reply", "assistant"),
+    ),
+    "given_reasoning": (
+        *("思考过程", "推理过程", "模型思考", "思维链", "思考", "推理", "思考內容", "思考内容", "推理内容"),
+        *("reasoning content", "reasoning", "model reasoning", "thinking", "thought", "thoughts", "cot"),
+    ),
 }
 """Role of a column to its usual names, the most telling first."""
+
+ANSWERS = ("答案", "answer")
+"""Names of a column of a model's answers where a judge labels all rows, so that it holds no right ones."""
 
 _TASKS: dict[OwnTask, tuple[str, ...]] = {
     "refusal": (
@@ -83,6 +108,7 @@ _YES = ("是", "true", "yes", "1", "y", "对", "√", "✓", "✔")
 _NO = ("否", "false", "no", "0", "n", "错", "×", "✗", "✘")
 # Only in a column of such a name does yes or no say whether to refuse.
 _BOOLEAN_NAMES = ("应拒答", "是否拒答", "是否应拒答", "是否应该拒答", "should refuse", "refuse")
+_MAX_WORD_CHARS = 200
 _REMARK = re.compile(r"[(\[][^()\[\]]{0,40}[)\]]$")
 
 
@@ -105,7 +131,13 @@ def rank(role: str, column: str) -> int | None:
 
 def read_task(value: object, column: str) -> OwnTask | None:
     """The task that a cell of a column names; None where it names none."""
-    word = fold(value)
+    text = str(value).strip()
+    return _task_of(text, column) if len(text) <= _MAX_WORD_CHARS else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _task_of(text: str, column: str) -> OwnTask | None:
+    word = fold(text)
     if fold(column) in _FOLDED_BOOLEAN_NAMES:
         if word in _YES:
             return "refusal"

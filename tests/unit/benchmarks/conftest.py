@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_samples(real_data: Path) -> list[Sample]:
+def real_samples(real_data: Path) -> Sequence[Sample]:
     return get_benchmark("chisafetybench").load(str(real_data))
 
 
 @pytest.fixture(scope="session")
-def own_samples() -> list[Sample]:
+def own_samples() -> Sequence[Sample]:
     return get_benchmark("chisafetybench-sample").load()
 
 

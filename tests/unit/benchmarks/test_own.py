@@ -1,7 +1,7 @@
 import json
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,12 @@ def row(question: str, expected: str, category: str, **more: Any) -> dict[str, A
     }
 
 
-def load(path: Path | str, *settings: str) -> list[Sample]:
+def load(path: Path | str, *settings: str) -> Sequence[Sample]:
     config = load_config(evaluate_schema(), None, list(settings), variant="demo")
     return get_benchmark(str(path), config).load()
 
 
-def contents(samples: list[Sample]) -> list[tuple[Any, ...]]:
+def contents(samples: Sequence[Sample]) -> list[tuple[Any, ...]]:
     """Everything of the samples, ids included."""
     return [tuple(sample.to_row().values()) for sample in samples]
 
@@ -226,7 +226,7 @@ def test_answers_by_number_need_what_they_count_from(tmp_path: Path):
         rows = [{"问题": f"{n}?", "选项": ["甲", "乙", "丙"], "答案": each} for n, each in enumerate(answers)]
         return write_records(tmp_path / "q.jsonl", rows)
 
-    def letters(samples: list[Sample]) -> str:
+    def letters(samples: Sequence[Sample]) -> str:
         return "".join(sample.metadata["answer"] for sample in samples)
 
     assert letters(load(numbered(0, 1, 2))) == "ABC"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safe_r1.benchmarks.options import swap_options
 from safe_r1.benchmarks.own.cells import RowError, parsed, read_history, read_result
 from safe_r1.benchmarks.own.choices import NumberAnswer, lettered, read_choice, read_options
+from safe_r1.benchmarks.own.ids import Where
 from safe_r1.benchmarks.own.mapping import Columns
 from safe_r1.benchmarks.own.rows import RowReader
 from safe_r1.benchmarks.own.settings import OwnSettings
@@ -156,7 +157,7 @@ def test_results_in_full_width(cell: str, result: str):
 @given(st.text(min_size=1, max_size=60).filter(str.strip), options_lists)
 def test_swapping_twice_gives_the_question_back(stem: str, texts: list[str]):
     reader = RowReader("q", Columns(question="q", options="o", answer="a"), OwnSettings(task="mcq"))
-    sample = reader.read({"q": stem, "o": texts, "a": texts[0]}, "row 1").sample
+    sample = reader.read({"q": stem, "o": texts, "a": texts[0]}, Where("q.jsonl", "line", 1))
     swapped = swap_options(sample)
     assert list(swapped.options.values()) == list(reversed(texts))
     assert swapped.options[swapped.metadata["answer"]] == texts[0]

@@ -1,6 +1,7 @@
 """Files as people leave them: titles, merged cells, instructions, another format than the name says."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def opened(path: Path, *settings: str) -> OwnBenchmark:
     return benchmark
 
 
-def load(path: Path, *settings: str) -> list[Sample]:
+def load(path: Path, *settings: str) -> Sequence[Sample]:
     return opened(path, *settings).load()
 
 
