@@ -50,16 +50,18 @@ def measure(finished: Finished, engine: EngineRecord) -> Timings:
 
 def _timeline(finished: Finished, engine: EngineRecord) -> dict[str, float]:
     processes = finished.processes
-    raylets = [process.created for process in processes.values() if process.name == "raylet"]
-    created = {"raylet_process": min(raylets)} if raylets else {}
+    # The system counts the starts of processes from a boot time in whole seconds.
+    origin = processes[finished.pid].created
+    created = [process.created for process in processes.values() if process.name == "raylet"]
+    seconds = {"raylet_process": min(created) - origin} if created else {}
     if scheduler := processes.get(engine.pid):
         # The process that starts the engine: with Ray an actor, else the side itself.
-        starter = processes.get(scheduler.parent)
-        created |= {"engine_owner_process": starter.created} if starter else {}
-        created["engine_process"] = scheduler.created
-    moments = created | engine.moments._asdict() | {"end": finished.started + finished.wall_s}
-    ordered = sorted(moments.items(), key=lambda item: item[1])
-    return {name: round(at - finished.started, 2) for name, at in ordered}
+        owner = processes.get(scheduler.parent)
+        seconds |= {"engine_owner_process": owner.created - origin} if owner else {}
+        seconds["engine_process"] = scheduler.created - origin
+    seconds |= {name: at - finished.started for name, at in engine.moments._asdict().items()}
+    seconds["end"] = finished.wall_s
+    return {name: round(at, 2) for name, at in sorted(seconds.items(), key=lambda item: item[1])}
 
 
 def _cpu_by_kind(finished: Finished, engine: EngineRecord, until: float) -> dict[str, float]:
