@@ -30,8 +30,8 @@ def test_ratios_are_taken_pair_by_pair() -> None:
 
 
 def test_timeline_and_cpu_time_by_kind_of_process() -> None:
-    # The job is 1, its Ray 2; an actor 3 owns the engine 4, whose worker is 5. The clock of processes is half a
-    # second ahead.
+    # The job is 1, its Ray 2; an actor 3 owns the engine 4, whose worker is 5. The clock of processes is half
+    # a second ahead.
     processes = {
         1: Watched(0, "python", 100.5, [(101.0, 1.0), (112.0, 3.0), (130.0, 9.0)]),
         2: Watched(1, "raylet", 102.5, [(112.0, 2.0)]),
