@@ -28,13 +28,8 @@ are left alone.
 # The engine, the renderers and the sinks each want a logical CPU at the same time: with fewer the stream
 # waits for itself.
 MIN_LOGICAL_CPUS = 8
-# Ray reads these when it is imported and when it starts its own processes.
-_RAY_SETTINGS = {
-    # Ray gives its own processes 30 s, too little on a loaded laptop.
-    "RAY_raylet_start_wait_time_s": "180",
-    # It would start a worker for each logical CPU, and wait for them, before the engine's can start.
-    "RAY_prestart_worker_first_driver": "0",
-}
+# Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
+_START_WAIT = ("RAY_raylet_start_wait_time_s", "180")
 
 _ADDRESS = "RAY_ADDRESS"
 _START_LOCAL = "local"
@@ -135,7 +130,7 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
         ClusterLostError: The Ray that was joined does not answer.
         ResourceError: It has too few logical CPUs and does not grow, or it is of another version.
     """
-    _set_ray_up()
+    os.environ.setdefault(*_START_WAIT)
     import psutil
     import ray
 
@@ -193,7 +188,7 @@ def init_ray(
         ResourceError: Its address cannot be read, it is of another version, or it wants a token.
         ClusterLostError: It does not answer.
     """
-    _set_ray_up()
+    os.environ.setdefault(*_START_WAIT)
     import ray
 
     location = locate_ray()
@@ -217,11 +212,6 @@ def init_ray(
         return ray.init(**options)  # pyright: ignore[reportArgumentType]
     except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
         raise _explain(error, location) from None
-
-
-def _set_ray_up() -> None:
-    for name, value in _RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
 
 
 def _object_store_options() -> dict[str, object]:
