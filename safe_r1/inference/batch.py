@@ -9,7 +9,9 @@ with the reason instead of working through the rest.
 """
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -225,6 +227,23 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:400] if lines else type(error).__name__
 
 
+@contextmanager
+def _left_out(module: str) -> Iterator[None]:
+    """A module that this process has not imported cannot be imported in the block.
+
+    Ray describes an engine's stage without vLLM too, whose import would take seconds before the engine's own
+    process, which imports it anyway, can start.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # pyright: ignore[reportArgumentType] - documented: importing it then fails
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 def _processor(
     variant: Variant, engine: EngineConfig, device: Device, groups: "list[PlacementGroup]"
 ) -> "Processor":
@@ -248,7 +267,8 @@ def _processor(
         tokenize_stage=False,
         detokenize_stage=False,
     )
-    processor = build_processor(config)
+    with _left_out("vllm"):
+        processor = build_processor(config)
     # Rows come rendered in the column that the engine's stage reads, and leave as it writes them: both of the
     # processor's own stages around it would cost a Ray task for each batch of rows.
     processor.preprocess = processor.postprocess = None

@@ -22,14 +22,15 @@ from typing import Any, TypedDict
 
 import psutil
 
+from tests.bench.conditions import Conditions, check_same
 from tests.bench.corpus_rows import LANGUAGES, PLANTED, BaseRow, Language, Row, base_rows, multiply
+from tests.bench.processes import RAY_ENVIRONMENT, REPOSITORY
 from tests.bench.results import begin, make_parser, parse, show, write
 
 _HERE = Path(__file__).parent
-_REPOSITORY = _HERE.parents[1]
 _SIDES = ("ours", "datatrove")
-# Threads of each worker's numerical libraries.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+# Threads of each worker's numerical libraries, and the niceness of Ray's workers.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", **RAY_ENVIRONMENT}
 _RECIPE = """
 name = "bench"
 licences = ["MIT"]
@@ -49,13 +50,14 @@ mapping = {{ prompt = "prompt", reasoning = "reasoning", answer = "answer", id =
 
 
 class SideRun(TypedDict):
-    """One run of one side; memory in GiB."""
+    """One run of one side; memory in GiB, ``conditions`` as read in one of its workers."""
 
     dedup_s: float
     recall: float
     false_drops: int
     wall_s: float
     peak_gib: float
+    conditions: Conditions
 
 
 def main() -> None:
@@ -138,11 +140,11 @@ def _run(arguments: Sequence[str], log: Path) -> tuple[float, float, float]:
         RuntimeError: It failed; the message names its log and shows the end.
     """
     env = os.environ | _ENVIRONMENT
-    env["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=_REPOSITORY, stdout=file, stderr=file, env=env
+            [sys.executable, *arguments], cwd=REPOSITORY, stdout=file, stderr=file, env=env
         )
         peaks = [0.0, 0.0]
         watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
@@ -196,6 +198,8 @@ def _compare(
                 seconds, peak_gib, _ = _run([str(script), str(prompts), str(place), language], place / "log")
                 result = json.loads((place / "result.json").read_text("utf-8"))
                 runs[side].append(_score(rows, result, seconds, peak_gib))
+        conditions = {side: [run["conditions"] for run in of_side] for side, of_side in runs.items()}
+        show("what a worker of both sides ran with", check_same(conditions))
         results[language] = runs
     return results
 
@@ -228,6 +232,7 @@ def _score(rows: Sequence[Row], result: dict[str, Any], wall_s: float, peak_gib:
         false_drops=lost,
         wall_s=round(wall_s, 2),
         peak_gib=round(peak_gib, 2),
+        conditions=result["conditions"],
     )
 
 

@@ -28,6 +28,7 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from safe_r1.corpus.recipe import DedupConfig
+from tests.bench.conditions import Conditions, read_conditions
 
 _WORKERS = os.cpu_count() or 1
 
@@ -76,7 +77,20 @@ def main(prompts: str, folder: str, language: str) -> None:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             kept += [int(json.loads(line)["id"]) for line in file]
     seconds = time.monotonic() - started
-    (place / "result.json").write_text(json.dumps({"seconds": seconds, "kept": sorted(kept)}), "utf-8")
+    result = {"seconds": seconds, "kept": sorted(kept), "conditions": _read_in_worker(place)}
+    (place / "result.json").write_text(json.dumps(result), "utf-8")
+
+
+def _read_in_worker(place: Path) -> Conditions:
+    """Conditions of one of its executor's workers."""
+
+    def record(_: object, rank: int, world_size: int) -> None:
+        if rank == 0:
+            (place / "conditions.json").write_text(json.dumps(read_conditions()), "utf-8")
+
+    logs = str(place / "logs-conditions")
+    LocalPipelineExecutor([record], tasks=_WORKERS, workers=_WORKERS, logging_dir=logs).run()
+    return json.loads((place / "conditions.json").read_text("utf-8"))
 
 
 def _divide(prompts: Path, folder: Path, language: str) -> None:

@@ -16,6 +16,7 @@ import ray
 from safe_r1.corpus.dedup import NUM_PERM, find_clusters, pick_best, sketch
 from safe_r1.corpus.recipe import DedupConfig
 from safe_r1.resources import connect
+from tests.bench.conditions import read_conditions
 
 _ROWS_PER_TASK = 2_000
 
@@ -39,7 +40,12 @@ def main(prompts: str, folder: str, language: str) -> None:
     near = find_clusters(exact, signatures, lambda band: sketches[f"band_{band:02d}"].to_numpy(), config).near
     kept = np.unique(pick_best(near, ()))
     seconds = time.monotonic() - started
-    result = {"seconds": seconds, "kept": sketches["id"].to_numpy()[kept].tolist(), "language": language}
+    result = {
+        "seconds": seconds,
+        "kept": sketches["id"].to_numpy()[kept].tolist(),
+        "language": language,
+        "conditions": ray.get(ray.remote(read_conditions).remote()),
+    }
     (Path(folder) / "result.json").write_text(json.dumps(result), "utf-8")
 
 

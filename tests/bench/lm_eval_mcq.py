@@ -8,7 +8,6 @@ import importlib
 import importlib.metadata
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,11 @@ def main(work_file: str, result_file: str) -> None:
     harness = importlib.import_module("lm_eval")
     backend = importlib.import_module("lm_eval.models.vllm_causallms")
     engine = dict(work["engine"])
-    started = time.monotonic()
     model = backend.VLLM(pretrained=engine.pop("model"), batch_size="auto", **engine)
-    ready = time.monotonic()
-    generations = _record_generations(model)
     task = _task(work["questions"], work["max_tokens"])
     results = harness.simple_evaluate(model, tasks=[task], apply_chat_template=True, bootstrap_iters=0)
     samples = sorted(results["samples"]["chisafetybench_mcq"], key=lambda sample: sample["doc_id"])
     result = {
-        "engine_start_s": ready - started,
-        "generation_s": sum(seconds for seconds, _ in generations),
-        "tokens": sum(tokens for _, tokens in generations),
         "exact_match": results["results"]["chisafetybench_mcq"]["exact_match,first-letter"],
         "rows": [{"key": sample["doc"]["key"], "text": sample["resps"][0][0]} for sample in samples],
     }
@@ -59,22 +52,6 @@ def _task(questions: str, max_tokens: int) -> dict[str, Any]:
     task["dataset_kwargs"] = {"data_files": {"test": questions}}
     task["generation_kwargs"]["max_gen_toks"] = max_tokens
     return task
-
-
-def _record_generations(model: Any) -> list[tuple[float, int]]:
-    """Seconds and tokens of each call into the engine, an untyped method; filled while it runs."""
-    calls: list[tuple[float, int]] = []
-    generate = model._model_generate
-
-    def timed_generate(*args: object, **kwargs: object) -> object:
-        started = time.monotonic()
-        outputs = generate(*args, **kwargs)
-        num_tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-        calls.append((time.monotonic() - started, num_tokens))
-        return outputs
-
-    model._model_generate = timed_generate
-    return calls
 
 
 if __name__ == "__main__":

@@ -1,206 +1,62 @@
-"""The sides of the generation benchmarks, each a process of its own that is timed from outside.
+"""The sides of the generation benchmarks, each a process of its own.
 
-All get the same engine arguments and the same engine environment (threads, KV cache): the job passes them to
-its engine itself, the other sides get them here.
+All get one environment, made in ``side_environment``. The job passes threads and key-value cache to its
+engine itself, as it does for its users; the other sides are given the same here. What each engine really ran
+with is read back inside it (``Timings.conditions``).
 """
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE, ChiSafetyBench
-from safe_r1.config import EvaluateConfig
-from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import read_completions
-from safe_r1.inference.device import pick_device
-from safe_r1.inference.engine import context_length, engine_arguments, engine_environment
-from safe_r1.inference.rendering import Renderer
-from safe_r1.inference.requests import Request, row_seed
-from safe_r1.resources import Device
 from safe_r1.runs import RunFolder
-from safe_r1.schema import Sample
-from safe_r1.settings import load_config
-from tests.bench.measure import Timings, steady_tokens_per_s
+from tests.bench.engine_counts import read_engine
+from tests.bench.engine_probe import probe_environment
+from tests.bench.measure import Timings, measure
+from tests.bench.processes import RAY_ENVIRONMENT, REPOSITORY, run_watched
+from tests.bench.work import Bench, row_key
 
 _HERE = Path(__file__).parent
-_REPOSITORY = _HERE.parents[1]
-_TIMEOUT_S = 3600
-# Ray starts its workers at nice 15, and the other sides have the usual priority.
-RAY_ENVIRONMENT = {"RAY_worker_niceness": "0"}
 
 # Completions by row key.
 Texts = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Work that all sides do.
-
-    Attributes:
-        plan: The job's own plan: model, samples, sampling.
-        flags: The job's command line without ``--output``.
-        device: Where the engine runs.
-        folder: Temporary folder, kept for the logs.
-    """
-
-    plan: EvaluationPlan
-    flags: Sequence[str]
-    device: Device
-    folder: Path
-
-    @property
-    def rows(self) -> list[tuple[Sample, int]]:
-        """Every sample of every repeat, in the job's order."""
-        samples = [sample for group in self.plan.samples.values() for sample in group]
-        return [(sample, repeat) for repeat in range(self.plan.config.repeats or 1) for sample in samples]
-
-    @property
-    def engine(self) -> dict[str, object]:
-        """Arguments of ``vllm.LLM``: the job's own."""
-        arguments = engine_arguments(self.plan.variant, self.plan.engine, self.device)
-        return {"model": self.plan.variant.source, **arguments}
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables of the engine's processes: the job's own."""
-        return engine_environment(self.plan.variant, self.plan.engine, self.device)
-
-    @cached_property
-    def prompts(self) -> list[dict[str, object]]:
-        """The rows as the engine takes them, rendered by the job's own step."""
-        plan, engine = self.plan, self.plan.engine
-        render = Renderer(
-            plan.variant, plan.sampling, context_length(plan.variant, engine), engine.trust_remote_code
-        )
-        prompts: list[dict[str, object]] = []
-        for sample, repeat in self.rows:
-            request = Request(
-                f"{sample.sample_id}\t{repeat}",
-                list(plan.benchmarks[sample.benchmark].as_asked(sample, repeat).messages),
-                plan.max_tokens(sample),
-                row_seed(plan.config.generation.seed, sample.sample_id, repeat),
-            )
-            row = render(request)
-            prompts.append(
-                {
-                    "key": row["key"],
-                    "prompt_token_ids": row["tokenized_prompt"],
-                    "sampling": row["sampling_params"],
-                    "prefix": row["prefix"],
-                }
-            )
-        return prompts
-
-    @property
-    def conditions(self) -> dict[str, object]:
-        """What the sides have in common, for the head of the results."""
-        tokens = json.dumps(self.prompts, ensure_ascii=False).encode()
-        return {
-            "device": self.device,
-            "engine": self.engine,
-            "engine_environment": self.environment,
-            "ray_environment": RAY_ENVIRONMENT,
-            "sampling": asdict(self.plan.sampling),
-            "max_tokens": sorted({self.plan.max_tokens(sample) for sample, _ in self.rows}),
-            "num_prompts": len(self.prompts),
-            "prompts_sha256": hashlib.sha256(tokens).hexdigest(),
-        }
-
-
-def choose_benchmark(data: Path | None) -> ChiSafetyBench:
-    """CHiSafetyBench if its folder is given, else the embedded sample."""
-    return CHISAFETYBENCH if data else CHISAFETYBENCH_SAMPLE
-
-
-def make_bench(
-    folder: Path,
-    benchmark: ChiSafetyBench,
-    variant: str,
-    data: Path | None,
-    limit: int | None,
-    overrides: Sequence[str],
-    repeats: int = 1,
-) -> Bench:
-    """Plan the work.
-
-    Args:
-        folder: Temporary folder.
-        benchmark: The questions and their answer key.
-        variant: As for the job.
-        data: Folder of the benchmark's files; None: the benchmark's own.
-        limit: Number of questions; None: all.
-        overrides: Further settings of the job.
-        repeats: Completions of every question.
-    """
-    import torch
-
-    flags = ["--variant", variant, "--benchmark", benchmark.name, "--repeats", str(repeats)]
-    flags += ["--data", str(data.resolve())] if data else []
-    flags += ["--limit", str(limit)] if limit else []
-    flags += [argument for override in overrides for argument in ("--set", override)]
-    config = load_config(
-        EvaluateConfig,
-        None,
-        list(overrides),
-        variant=variant,
-        benchmarks=[benchmark.name],
-        repeats=repeats,
-        data=str(data) if data else None,
-        limit=limit,
-    )
-    plan = make_plan(config)
-    device = pick_device(plan.variant, config.engine.device, float(torch.cuda.device_count()))
-    return Bench(plan, flags, device, folder)
+Side = Callable[[Bench, str], tuple[Timings, Texts]]
 
 
 def run_job(bench: Bench, name: str) -> tuple[Timings, Texts]:
     """This project's job."""
     output = bench.folder / name
-    command = ["ray_jobs/evaluate.py", *bench.flags, "--output", str(output)]
-    wall_s = _run(command, bench, name, RAY_ENVIRONMENT)
+    timings = _run(["ray_jobs/evaluate.py", *bench.flags, "--output", str(output)], bench, name, {})
     [benchmark] = bench.plan.samples
-    config = bench.plan.config
-    return read_job(RunFolder.locate(str(output), config.run, bench.plan.variant.name, benchmark), wall_s)
+    folder = RunFolder.locate(str(output), bench.plan.config.run, bench.plan.variant.name, benchmark)
+    completions = read_completions(folder).items()
+    return timings, {f"{key}\t{repeat}": row["completion"] for (key, repeat), row in completions}
 
 
-def read_job(folder: RunFolder, wall_s: float) -> tuple[Timings, Texts]:
-    """Timings and completions of a finished job, from its run folder on a local disk.
-
-    A row finished when its shard was written. The job's own timings are in the last session of ``run.json``.
-    """
-    import pyarrow.parquet as pq
-
-    shards = [Path(str(path)) for path in (folder.path / "completions").glob("*.parquet")]
-    finishes = [
-        (shard.stat().st_mtime, tokens)
-        for shard in shards
-        for tokens in pq.read_table(shard, columns=["completion_tokens"])["completion_tokens"].to_pylist()
-    ]
-    session = (folder.read_json("run.json") or {})["sessions"][-1]
-    parts = {
-        name: seconds for name, seconds in session.items() if name.endswith("_s") and "_per_s" not in name
+def run_stream(bench: Bench, name: str) -> tuple[Timings, Texts]:
+    """The part of the job that feeds the engine, on rows of given lengths: settings give one to all rows."""
+    requests = bench.folder / f"{name}.jsonl"
+    _write_rows(requests, [asdict(request) for request in bench.requests])
+    work = {
+        "requests": str(requests),
+        "variant": bench.plan.config.variant,
+        "engine": bench.plan.engine.model_dump(mode="json"),
+        "device": bench.device,
+        "sampling": asdict(bench.plan.sampling),
     }
-    texts = {f"{key}\t{repeat}": row["completion"] for (key, repeat), row in read_completions(folder).items()}
-    return Timings(wall_s, sum(tokens for _, tokens in finishes), _steady(finishes), parts), texts
+    timings, result = _run_script("fill_rows.py", work, bench, name, {})
+    return timings, {row["key"]: row["text"] for row in result["rows"]}
 
 
 def run_bare(bench: Bench, name: str) -> tuple[Timings, Texts]:
     """``vllm.LLM`` on the same tokens with the same seeds."""
     prompts = bench.folder / f"{name}.jsonl"
     _write_rows(prompts, bench.prompts)
-    result, wall_s = _run_script("bare_vllm.py", {"prompts": str(prompts)}, bench, name)
-    finishes = [(row["finished_s"], row["tokens"]) for row in result["rows"]]
-    parts = {part: result[part] for part in ("engine_start_s", "generation_s")}
-    return Timings(wall_s, sum(tokens for _, tokens in finishes), _steady(finishes), parts), _texts(
-        bench, result
-    )
+    work = {"prompts": str(prompts), "engine": bench.engine}
+    timings, result = _run_script("bare_vllm.py", work, bench, name, bench.engine_environment)
+    return timings, _texts(bench, result)
 
 
 def run_harness(bench: Bench, name: str) -> tuple[Timings, Texts]:
@@ -211,17 +67,20 @@ def run_harness(bench: Bench, name: str) -> tuple[Timings, Texts]:
         questions,
         [
             {
-                "key": f"{sample.sample_id}\t{repeat}",
+                "key": row_key(sample, repeat),
                 "prompt": sample.messages[-1]["content"],
                 "answer": sample.metadata["answer"],
             }
             for sample, repeat in rows
         ],
     )
-    work = {"questions": str(questions), "max_tokens": bench.plan.max_tokens(rows[0][0])}
-    result, wall_s = _run_script("lm_eval_mcq.py", work, bench, name)
-    parts = {part: result[part] for part in ("engine_start_s", "generation_s")}
-    return Timings(wall_s, result["tokens"], None, parts), _texts(bench, result)
+    work = {
+        "questions": str(questions),
+        "max_tokens": bench.plan.max_tokens(rows[0][0]),
+        "engine": bench.engine,
+    }
+    timings, result = _run_script("lm_eval_mcq.py", work, bench, name, bench.engine_environment)
+    return timings, _texts(bench, result)
 
 
 def _texts(bench: Bench, result: dict) -> Texts:
@@ -230,47 +89,44 @@ def _texts(bench: Bench, result: dict) -> Texts:
     return {row["key"]: prefixes[row["key"]] + row["text"] for row in result["rows"]}
 
 
-def _steady(finishes: Sequence[tuple[float, int]]) -> float | None:
-    try:
-        return steady_tokens_per_s(finishes)
-    except ValueError:
-        return None
+def _run_script(
+    script: str, work: Mapping[str, object], bench: Bench, name: str, environment: Mapping[str, str]
+) -> tuple[Timings, dict]:
+    """Run the script of another side; gives its timings and its result."""
+    work_file = bench.folder / f"{name}.work.json"
+    result_file = bench.folder / f"{name}.result.json"
+    work_file.write_text(json.dumps(work), encoding="utf-8")
+    timings = _run([str(_HERE / script), str(work_file), str(result_file)], bench, name, environment)
+    return timings, json.loads(result_file.read_text(encoding="utf-8"))
 
 
-def _run_script(script: str, work: Mapping[str, object], bench: Bench, name: str) -> tuple[dict, float]:
-    """Run the script of another side in the engine's environment; gives its result and its wall time."""
-    work_file, result_file = bench.folder / f"{name}.work.json", bench.folder / f"{name}.result.json"
-    work_file.write_text(json.dumps({"engine": bench.engine} | dict(work)), encoding="utf-8")
-    command = [str(_HERE / script), str(work_file), str(result_file)]
-    wall_s = _run(command, bench, name, bench.environment)
-    return json.loads(result_file.read_text(encoding="utf-8")), wall_s
+def _run(arguments: Sequence[str], bench: Bench, name: str, environment: Mapping[str, str]) -> Timings:
+    """Run a side in the environment that all sides share.
 
-
-def _run(arguments: Sequence[str], bench: Bench, name: str, environment: Mapping[str, str]) -> float:
-    """Run a script with this Python and give its wall time in seconds.
-
-    Raises:
-        RuntimeError: It failed; the message names its log and shows the end.
+    Args:
+        arguments: The script and its arguments.
+        bench: The work.
+        name: Of this run, for its files.
+        environment: Of the engine, for a side that gives it none itself.
     """
-    shared = {"HF_DATASETS_CACHE": str(bench.folder / "datasets"), "PYTHONPATH": str(_REPOSITORY)}
-    log = bench.folder / f"{name}.log"
-    started = time.monotonic()
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=os.environ | shared | dict(environment),
-            cwd=_REPOSITORY,
-            stdout=file,
-            stderr=file,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    wall_s = time.monotonic() - started
-    if done.returncode:
-        raise RuntimeError(
-            f"{name} ended with exit code {done.returncode}; the end of {log}:\n{log.read_text()[-3000:]}"
-        )
-    return wall_s
+    records = bench.folder / f"{name}.engine"
+    environment = {**side_environment(bench, records), **environment}
+    finished = run_watched(arguments, environment, bench.folder / f"{name}.log")
+    return measure(finished, read_engine(records))
+
+
+def side_environment(bench: Bench, records: Path) -> dict[str, str]:
+    """What all sides add to the environment of the benchmark.
+
+    Args:
+        bench: The work.
+        records: See ``probe_environment``.
+    """
+    return {
+        **probe_environment(bench.plugin, records, REPOSITORY),
+        **RAY_ENVIRONMENT,
+        "HF_DATASETS_CACHE": str(bench.folder / "datasets"),
+    }
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -1,8 +1,9 @@
 """``make bench-training``: full fine-tuning by this project against TRL's SFTTrainer with packing.
 
 Both sides run alternately, as one process each, with the same model, conversations, sequence length, batch,
-precision, optimizer and threads. Tokens per second are those of all steps but the first; peak memory is that
-of the process. Aim: at least TRL's speed at no more memory.
+precision, optimizer and threads, and the benchmark fails where threads, CPUs or niceness, read back inside
+them, differ. Tokens per second are those of all steps but the first; peak memory is that of the process.
+Aim: at least TRL's speed at no more memory.
 """
 
 import argparse
@@ -16,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from tests.bench.conditions import Conditions, check_same, read_conditions
+from tests.bench.processes import REPOSITORY
 from tests.bench.results import begin, make_parser, parse, show, write
 
 _HERE = Path(__file__).parent
-_REPOSITORY = _HERE.parents[1]
 _SIDES = ("ours", "trl")
 _ENVIRONMENT = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}
 
@@ -37,11 +39,11 @@ class Settings(TypedDict):
 
 
 class SideRun(TypedDict):
-    """Measurements of one run of one side."""
+    """Measurements of one run of one side; ``conditions`` as read in the process that trained."""
 
     tokens_per_s: float
     num_tokens: int
-    num_threads: int
+    conditions: Conditions
     losses: list[float]
     peak_gib: float
 
@@ -64,6 +66,8 @@ def main() -> None:
         for side in sorted(_SIDES, reverse=bool(number % 2)):
             sides[side].append(_run(side, settings, folder / f"{side}-{number}"))
             show(side, sides[side][-1])
+    conditions = check_same({side: [run["conditions"] for run in runs] for side, runs in sides.items()})
+    show("what both sides ran with", conditions)
     pairs = list(zip(sides["ours"], sides["trl"], strict=True))
     ratios = {
         "ratio_tokens_per_s": statistics.median(a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs),
@@ -107,8 +111,8 @@ def _run(side: str, settings: Settings, folder: Path) -> SideRun:
     ]
     log = folder / "log"
     with log.open("w", encoding="utf-8") as file:
-        env = os.environ | _ENVIRONMENT | {"PYTHONPATH": str(_REPOSITORY)}
-        done = subprocess.run(command, cwd=_REPOSITORY, env=env, stdout=file, stderr=file, check=False)
+        env = os.environ | _ENVIRONMENT | {"PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=file, stderr=file, check=False)
     if done.returncode:
         raise RuntimeError(
             f"{side}: exit code {done.returncode}; the end of {log}:\n{log.read_text('utf-8')[-3000:]}"
@@ -128,14 +132,12 @@ def write_result(
     """
     import resource
 
-    import torch
-
     num_tokens = sum(tokens for tokens, _ in steps[1:])
     seconds = sum(step_s for _, step_s in steps[1:])
     result = SideRun(
         tokens_per_s=round(num_tokens / seconds, 2),
         num_tokens=num_tokens,
-        num_threads=torch.get_num_threads(),
+        conditions=read_conditions(),
         losses=losses,
         peak_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
     )

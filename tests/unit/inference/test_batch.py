@@ -1,8 +1,11 @@
+import importlib
+import sys
+
 import pytest
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
-from safe_r1.inference.batch import _result
+from safe_r1.inference.batch import _left_out, _result
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources, engine_arguments
 from safe_r1.inference.rendering import Renderer
@@ -89,3 +92,13 @@ def test_gpu_nodes_may_start_on_demand():
 def test_a_small_model_runs_on_cpu():
     assert pick_device(VARIANTS["demo"], "auto", 0) == "cpu"
     assert pick_device(VARIANTS["demo"], "auto", 8) == "gpu"
+
+
+def test_module_is_left_out_only_where_it_was_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with _left_out("colorsys"), pytest.raises(ImportError):
+        importlib.import_module("colorsys")
+    module = importlib.import_module("colorsys")
+    with _left_out("colorsys"):
+        assert importlib.import_module("colorsys") is module
+    assert sys.modules["colorsys"] is module
