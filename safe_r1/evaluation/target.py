@@ -1,27 +1,26 @@
 """What is evaluated: a model on an engine of the cluster, or one behind a URL. The job treats both alike."""
 
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from safe_r1.evaluation.journal import Journal, journal_folder
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey, read_completions
 from safe_r1.inference.batch import BatchCounts, EngineResult, Request, generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import check_resources, engine_arguments
 from safe_r1.inference.remote import ask, make_endpoints
-from safe_r1.inference.reply_cache import Reply, ReplyCache, Write
+from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, ReplyCache
 from safe_r1.inference.spending import Spending, estimate_tokens
 from safe_r1.metrics.lengths import completion_lengths, token_lengths
 from safe_r1.models.chat import load_tokenizer, render
-from safe_r1.models.checkpoints import cache_folder
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.provenance import versions
 from safe_r1.resources import Cluster, Device
-from safe_r1.runs import JsonObject, RunFolder, sha256
+from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import Completion, Message
 
 if TYPE_CHECKING:
@@ -179,24 +178,39 @@ class EndpointTarget:
         known = [
             row for name in self.plan.samples for row in read_completions(self.plan.folders[name]).values()
         ]
+        before = {name: _recorded_overhead(self.plan.folders[name]) for name in self.plan.samples}
         spending = Spending(
             self.entry,
             sum(row["prompt_tokens"] for row in known),
             sum(row["completion_tokens"] for row in known),
+            sum(before.values(), NO_OVERHEAD),
         )
         endpoints = make_endpoints(self.entry, self.plan.sampling)
         journal = Journal({name: self._cache(name) for name in self.plan.samples})
         try:
-            yield from ask(requests, endpoints, spending, journal, self._adaptations, finish, write)
+            for counts in ask(requests, endpoints, spending, journal, self._adaptations, finish, write):
+                # Before the job goes on: what is killed then is not paid unseen.
+                self._record(requests, spending, before)
+                yield counts
         finally:
-            for name in {RequestKey.from_text(request.key).benchmark for request in requests}:
-                self._record_adaptations(self.plan.folders[name])
+            self._record(requests, spending, before)
 
-    def _record_adaptations(self, folder: RunFolder) -> None:
-        info = folder.read_json("run.json") or {}
-        before = info.get("endpoint", {}).get("adapted", {})
-        if self._adaptations.keys() - before.keys():
-            folder.write_json("run.json", info | {"endpoint": {"adapted": before | self._adaptations}})
+    def _record(
+        self, requests: Sequence[Request], spending: Spending, before: Mapping[str, Overhead]
+    ) -> None:
+        """Keep, with each benchmark, what was not sent as configured and what was taken beyond its rows."""
+        overheads = dict(before)
+        for key, overhead in spending.overheads.items():
+            overheads[RequestKey.from_text(key).benchmark] += overhead
+        for name in {RequestKey.from_text(request.key).benchmark for request in requests}:
+            folder = self.plan.folders[name]
+            info = folder.read_json("run.json") or {}
+            recorded: JsonObject = info.get("endpoint", {})
+            found = recorded | {"adapted": recorded.get("adapted", {}) | self._adaptations}
+            if overheads[name]:
+                found["overhead"] = asdict(overheads[name])
+            if found != recorded:
+                folder.write_json("run.json", info | {"endpoint": found})
 
     def lengths(self, completions: Sequence[Completion]) -> Lengths:
         """As the endpoint counts them; it does not count the reasoning apart."""
@@ -207,6 +221,7 @@ class EndpointTarget:
         recorded = (self.plan.folders[benchmark].read_json("run.json") or {}).get("endpoint", {})
         prompts = sum(row.prompt_tokens for row in completions)
         generated = sum(row.completion_tokens for row in completions)
+        overhead = _recorded_overhead(self.plan.folders[benchmark])
         return {
             "endpoint": {
                 "model": self.entry.model,
@@ -216,13 +231,14 @@ class EndpointTarget:
                 "adapted": recorded.get("adapted", {}) | self._adaptations,
                 "prompt_tokens": prompts,
                 "completion_tokens": generated,
-                "cost": Spending(self.entry, prompts, generated).cost,
+                "overhead": asdict(overhead),
+                "cost": Spending(self.entry, prompts, generated, overhead).cost,
             }
         }
 
     def finished(self, benchmark: str) -> None:
         """Its answers are in the run folder: the journal is not needed any more."""
-        shutil.rmtree(_journal_folder(self.plan.folders[benchmark]), ignore_errors=True)
+        shutil.rmtree(journal_folder(self.plan.folders[benchmark]), ignore_errors=True)
 
     def show_prompt(self, messages: Sequence[Message]) -> tuple[str, str]:
         """The dialogue by turns: the endpoint renders it."""
@@ -247,33 +263,9 @@ class EndpointTarget:
         )
 
     def _cache(self, benchmark: str) -> ReplyCache:
-        return ReplyCache(_journal_folder(self.plan.folders[benchmark]), "journal")
+        return ReplyCache(journal_folder(self.plan.folders[benchmark]), "journal")
 
 
-def _journal_folder(folder: RunFolder) -> str:
-    # By the start of the run too: a run that was removed and begun anew asks anew.
-    started_at = (folder.read_json("run.json") or {}).get("started_at")
-    return str(cache_folder() / "journal" / sha256([str(folder.path), started_at])[:24])
-
-
-@dataclass(frozen=True)
-class Journal:
-    """Answers by request, in a cache for each benchmark."""
-
-    caches: Mapping[str, ReplyCache]
-
-    def read(self, keys: Iterable[str]) -> dict[str, Reply]:
-        """The answers that are there."""
-        wanted: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            wanted[RequestKey.from_text(key).benchmark].append(key)
-        return {
-            key: reply for name, mine in wanted.items() for key, reply in self.caches[name].read(mine).items()
-        }
-
-    @contextmanager
-    def writing(self) -> Iterator[Write]:
-        """Open the caches once for many writes."""
-        with ExitStack() as stack:
-            writers = {name: stack.enter_context(cache.writing()) for name, cache in self.caches.items()}
-            yield lambda key, reply: writers[RequestKey.from_text(key).benchmark](key, reply)
+def _recorded_overhead(folder: RunFolder) -> Overhead:
+    recorded = (folder.read_json("run.json") or {}).get("endpoint", {})
+    return Overhead(**recorded.get("overhead", {}))

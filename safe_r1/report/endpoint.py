@@ -74,6 +74,27 @@ def _notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
         f"提示 {prompts:,} token，生成 {completions:,} token（按接口计数）{zh}",
         f"{prompts:,} prompt and {completions:,} completion tokens, as the endpoint counts them{en}",
     )
+    overhead: Mapping[str, int] = endpoint.get("overhead") or {}
+    if probes := overhead.get("num_probes"):
+        yield _note(
+            "probes",
+            f"另有 {probes:,} 次探测请求，用于判断被拒绝的请求是否因内容被拦截",
+            f"{probes:,} further requests found out whether refusals were about the content",
+        )
+    if unanswered := overhead.get("num_unanswered"):
+        yield _note(
+            "unanswered",
+            f"{unanswered:,} 次请求没有收到回复（超时或连接中断），平台可能仍然计费",
+            f"{unanswered:,} attempts got no answer (time-outs, broken connections) and may have been paid",
+        )
+    if any(overhead.values()):
+        prompts, completions = overhead.get("prompt_tokens", 0), overhead.get("completion_tokens", 0)
+        yield _note(
+            "overhead",
+            f"上述额外请求最多按提示 {prompts:,} token、生成 {completions:,} token 计入费用",
+            f"counted for these, in the cost too: at most {prompts:,} prompt and {completions:,} completion "
+            "tokens",
+        )
 
 
 def _note(key: str, zh: str, en: str) -> BilingualName:

@@ -36,8 +36,8 @@ DEEPSEEK = {
 DEEPSEEK_BEFORE = {"detail": "Content Exists Risk"}
 OPENAI = {
     "error": {
-        "message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy. Please "
-        "try again with a different prompt: https://platform.openai.com/docs/guides/reasoning",
+        "message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy. "
+        "Please try again with a different prompt: https://platform.openai.com/docs/guides/reasoning",
         "type": "invalid_request_error",
         "param": None,
         "code": "invalid_prompt",
