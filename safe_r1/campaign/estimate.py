@@ -12,11 +12,16 @@ import contextlib
 from dataclasses import dataclass
 
 from safe_r1.benchmarks import expand, get_benchmark
+from safe_r1.campaign.endpoint_use import EndpointUse
 from safe_r1.campaign.recipe import NodeGroup, StageConfig
+from safe_r1.config import EndpointConfig
 from safe_r1.errors import ConfigError
+from safe_r1.inference.spending import Spending
 from safe_r1.judge.factory import engine_model
 from safe_r1.models.checkpoints import with_size
+from safe_r1.models.endpoint_entry import EndpointEntry, with_overrides
 from safe_r1.models.registry import Variant, get_variant
+from safe_r1.settings import load_config
 from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.plan import TrainPlan, plan_variant
 from safe_r1.train.plan_text import problem_of
@@ -28,6 +33,8 @@ LOAD_GIB_PER_S = 0.5
 COMPLETION_TOKENS_PER_VERDICT_TOKEN = 4
 ENGINE_START_HOURS = 0.1
 CPU_TOKENS_PER_S = 100.0
+# Of a question with its template; CHiSafetyBench's have 50 to 150, dialogues more.
+PROMPT_TOKENS = 150
 # Of one request to a provider; DeepSeek's API streams a reasoning model at 20 to 40.
 ENDPOINT_TOKENS_PER_S = 25.0
 RUN_ONCE_HOURS = {"corpus": 0.5, "compare": 0.1}
@@ -41,11 +48,13 @@ class Estimate:
         gpus: GPUs that it holds; 0 for one that runs on CPU.
         hours: From the start of its first node.
         basis: Where the figures come from, in a few words.
+        endpoint: Tokens and cost of a model behind a URL; None for any other job.
     """
 
     gpus: int
     hours: float
     basis: str
+    endpoint: EndpointUse | None = None
 
 
 def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estimate:
@@ -64,6 +73,7 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
         gpus=planned.gpus if stage.gpus is None else stage.gpus,
         hours=planned.hours if stage.hours is None else stage.hours,
         basis=planned.basis if stage.hours is None else "the recipe",
+        endpoint=planned.endpoint,
     )
 
 
@@ -100,9 +110,7 @@ def _smallest_plan(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
 def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     tokens = sum(_tokens(stage, benchmark) for benchmark in expand(stage.benchmarks))
     if endpoint := get_variant(name).endpoint:
-        lanes = len(endpoint.urls) * len(endpoint.api_key_envs) * endpoint.concurrency
-        hours = tokens / (lanes * ENDPOINT_TOKENS_PER_S) / 3600
-        return Estimate(0, hours, f"{tokens:,} tokens of an endpoint")
+        return _ask(stage, name, endpoint, tokens)
     if group.gpu is None:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu = get_gpu(group.gpu)
@@ -120,17 +128,44 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     return Estimate(gpus, hours, f"{tokens:,} tokens{', judged by a model' if judge else ''}")
 
 
+def _ask(stage: StageConfig, name: str, entry: EndpointEntry, tokens: int) -> Estimate:
+    """An evaluation of a model behind a URL, which takes no GPU."""
+    settings = [each for each in stage.settings(name) if each.startswith("endpoint.")]
+    given = load_config(
+        EndpointConfig,
+        None,
+        [each.removeprefix("endpoint.") for each in settings],
+        max_cost=stage.flags.get("max-cost"),
+    )
+    entry = with_overrides(entry, given)
+    lanes = len(entry.urls) * len(entry.api_key_envs) * entry.concurrency
+    prompts = PROMPT_TOKENS * sum(_num_rows(stage, benchmark) for benchmark in expand(stage.benchmarks))
+    cost = Spending(entry, prompts, tokens).cost
+    if cost is not None and entry.max_cost is not None:
+        cost = min(cost, entry.max_cost)
+    return Estimate(
+        gpus=0,
+        hours=tokens / (lanes * ENDPOINT_TOKENS_PER_S) / 3600,
+        basis=f"{tokens:,} tokens of an endpoint",
+        endpoint=EndpointUse(prompts, tokens, cost),
+    )
+
+
 def _replicas(stage: StageConfig, variant: str, engine: str) -> int:
     name = f"{engine}.replicas"
     return _number(name, stage.setting(name, variant, "1"))
 
 
 def _tokens(stage: StageConfig, name: str) -> int:
+    return _num_rows(stage, name) * get_benchmark(name).workload.completion_tokens
+
+
+def _num_rows(stage: StageConfig, name: str) -> int:
     benchmark = get_benchmark(name)
-    workload = benchmark.workload
+    num_questions = benchmark.workload.num_questions
     repeats = _number("repeats", stage.flags.get("repeats", benchmark.repeats))
-    limit = _number("limit", stage.flags.get("limit", workload.num_questions))
-    return min(workload.num_questions, limit) * repeats * workload.completion_tokens
+    limit = _number("limit", stage.flags.get("limit", num_questions))
+    return min(num_questions, limit) * repeats
 
 
 def _number(name: str, value: str | int | None) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_r1.benchmarks import absolute_name
+from safe_r1.campaign.endpoint_use import total
 from safe_r1.campaign.estimate import Estimate, estimate
 from safe_r1.campaign.recipe import RUN_ONCE, CampaignRecipe, JobKind, StageConfig
 from safe_r1.campaign.selection import select_variants
@@ -142,7 +143,7 @@ def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list
     if stage.job == "compare":
         return [f"{output}/runs/main", "--output", f"{output}/{COMPARISON}"]
     assert variant is not None
-    if Path(variant).is_dir():
+    if Path(variant).exists():
         # A job starts in another folder.
         variant = str(Path(variant).resolve())
     if stage.job == "finetune":
@@ -181,12 +182,32 @@ def _check(recipe: CampaignRecipe, steps: dict[str, Step]) -> None:
                 f"{step.name} takes {step.units} GPUs and group {step.group} has {capacity}: "
                 "raise its max_nodes"
             )
-    total = sum(step.gpu_hours for step in steps.values())
-    if recipe.budget_gpu_hours is not None and total > recipe.budget_gpu_hours:
+    _check_cost(recipe, steps)
+    gpu_hours = sum(step.gpu_hours for step in steps.values())
+    if recipe.budget_gpu_hours is not None and gpu_hours > recipe.budget_gpu_hours:
         # If even this is above the budget, no choice of variants helps.
         smallest = min((step.gpu_hours for step in steps.values() if step.gpu_hours), default=0.0)
         raise ConfigError(
-            f"the plan takes {total:,.0f} GPU-hours and the budget is {recipe.budget_gpu_hours:,.0f} (the "
-            f"smallest job alone takes {smallest:,.1f}): raise --budget-gpu-hours, or choose variants with "
-            "--only"
+            f"the plan takes {gpu_hours:,.0f} GPU-hours and the budget is {recipe.budget_gpu_hours:,.0f} "
+            f"(the smallest job alone takes {smallest:,.1f}): raise --budget-gpu-hours, or choose variants "
+            "with --only"
+        )
+
+
+def _check_cost(recipe: CampaignRecipe, steps: dict[str, Step]) -> None:
+    budget = recipe.budget_endpoint_cost
+    if budget is None:
+        return
+    uses = {step.name: step.estimate.endpoint for step in steps.values() if step.estimate.endpoint}
+    unpriced = [name for name, use in uses.items() if use.cost is None]
+    if unpriced:
+        raise ConfigError(
+            f"budget_endpoint_cost needs prices, and {unpriced[0]} has none: set endpoint.input_price and "
+            "endpoint.output_price in its stage, or input_price and output_price in the endpoint's TOML file"
+        )
+    planned = total(uses.values()).cost or 0.0
+    if planned > budget:
+        raise ConfigError(
+            f"the plan's endpoints cost about {planned:.4g} and budget_endpoint_cost is {budget:g}: raise "
+            "it, or choose variants with --only"
         )

@@ -162,6 +162,11 @@ class CampaignRecipe(Settings):
     budget_gpu_hours: float | None = Field(
         default=None, gt=0, description="limit for all jobs, both as planned and as held"
     )
+    budget_endpoint_cost: float | None = Field(
+        default=None,
+        gt=0,
+        description="limit for what endpoints cost, both as planned and as reported; needs their prices",
+    )
     max_attempts: int = Field(
         default=3, ge=1, description="of a job whose machine was lost; a user's error is final"
     )
