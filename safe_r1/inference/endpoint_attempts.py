@@ -118,12 +118,13 @@ class Outage:
         self._told_at = now
         kind = f"HTTP {outcome}" if isinstance(outcome, int) else outcome
         logger.warning(
-            "%s: no answer since %s (%s, %d attempts); requests are sent again, and given up after %.0f s "
+            "%s: no answer since %s (%s, %d attempt%s); requests are sent again, and given up after %.0f s "
             "without any answer",
             self._title,
             self._started_at,
             kind,
             self._num_attempts,
+            "" if self._num_attempts == 1 else "s",
             self._patience_s,
         )
 

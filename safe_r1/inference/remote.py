@@ -145,9 +145,11 @@ async def _stream(asking: _Asking) -> AsyncGenerator[list[EngineResult], None]:
     if asking.pending and asking.lost:
         raise asking.lost[0]
     if asking.is_out_of_money:
-        entry = asking.spending.entry
+        spending = asking.spending
+        overhead = spending.price_of(spending.overhead.prompt_tokens, spending.overhead.completion_tokens)
+        beyond = f", {overhead:.4g} of it for probes and attempts without an answer" if overhead else ""
         raise BudgetError(
-            f"endpoint.max_cost={entry.max_cost:g} reached: {asking.spending.cost:.4g} spent, "
+            f"endpoint.max_cost={spending.entry.max_cost:g} reached: {spending.cost:.4g} spent{beyond}, "
             f"{len(asking.pending)} rows are left and the next could exceed it; all answers are kept, "
             "the same command with a higher limit asks only the rest"
         )
