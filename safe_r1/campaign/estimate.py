@@ -168,7 +168,7 @@ def _num_rows(stage: StageConfig, name: str) -> int:
     return min(num_questions, limit) * repeats
 
 
-def _number(name: str, value: str | int | None) -> int:
+def _number(name: str, value: str | float | None) -> int:
     """A recipe's value as a number of at least 1."""
     with contextlib.suppress(ValueError):
         if (number := int(str(value))) >= 1:

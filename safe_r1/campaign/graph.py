@@ -155,7 +155,7 @@ def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list
     return ["--variant", model, *benchmarks, "--output", f"{output}/runs"]
 
 
-def _flag_arguments(name: str, value: str | int | bool) -> list[str]:
+def _flag_arguments(name: str, value: str | int | float | bool) -> list[str]:
     # A flag without a value; false leaves it out, so that a copied recipe can switch it off.
     if isinstance(value, bool):
         return [f"--{name}"] if value else []

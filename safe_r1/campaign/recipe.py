@@ -75,7 +75,7 @@ class StageConfig(Settings):
         default=(), description="stages that come before, variant by variant where both have it"
     )
     benchmarks: tuple[str, ...] = Field(default=(), description="of an evaluation")
-    flags: dict[str, str | int | bool] = Field(
+    flags: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="further flags, without their dashes"
     )
     set: tuple[str, ...] = Field(default=(), description="settings of the job, a.b=v")

@@ -48,7 +48,7 @@ def test_they_count_for_the_limit(server: Server):
     settings = {**PRICES, "max_cost": 500.0, "timeout_s": 0.2, "max_retries": 1, "concurrency": 1}
     with pytest.raises(BudgetError, match=r"460 spent, 460 of it for probes"):
         results(server, [request(str(number)) for number in range(6)], **settings)
-    # Two rows of two attempts, each with at most 15 tokens of the prompt and 100; a third row could exceed it.
+    # Two rows of two attempts, each with at most 15 tokens of the prompt and 100 more.
     assert len(server.requests) == 4
 
 
