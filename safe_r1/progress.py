@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+NOTICES = "safe_r1.notices"
+"""Logger of what a job shows on the terminal between its results, such as that it waits and for what."""
+
 _DEFAULT_UNIT = "row"
 _UNITS: dict[str, str] = {"training": "step", "exporting": "file"}
 

@@ -161,6 +161,7 @@ class EndpointTarget:
     plan: EvaluationPlan
     entry: EndpointEntry
     _adaptations: dict[str, str] = field(default_factory=dict)
+    _recorded: tuple[int, Overhead] = (0, NO_OVERHEAD)
 
     def start(self, cluster: Cluster) -> str:
         """Checks the settings; whether the endpoint answers, its first row shows."""
@@ -179,11 +180,12 @@ class EndpointTarget:
             row for name in self.plan.samples for row in read_completions(self.plan.folders[name]).values()
         ]
         before = {name: _recorded_overhead(self.plan.folders[name]) for name in self.plan.samples}
+        self._recorded = (0, sum(before.values(), NO_OVERHEAD))
         spending = Spending(
             self.entry,
             sum(row["prompt_tokens"] for row in known),
             sum(row["completion_tokens"] for row in known),
-            sum(before.values(), NO_OVERHEAD),
+            self._recorded[1],
         )
         endpoints = make_endpoints(self.entry, self.plan.sampling)
         journal = Journal({name: self._cache(name) for name in self.plan.samples})
@@ -199,6 +201,10 @@ class EndpointTarget:
         self, requests: Sequence[Request], spending: Spending, before: Mapping[str, Overhead]
     ) -> None:
         """Keep, with each benchmark, what was not sent as configured and what was taken beyond its rows."""
+        state = (len(self._adaptations), spending.overhead)
+        if state == self._recorded:
+            return
+        self._recorded = state
         overheads = dict(before)
         for key, overhead in spending.overheads.items():
             overheads[RequestKey.from_text(key).benchmark] += overhead
@@ -206,11 +212,9 @@ class EndpointTarget:
             folder = self.plan.folders[name]
             info = folder.read_json("run.json") or {}
             recorded: JsonObject = info.get("endpoint", {})
-            found = recorded | {"adapted": recorded.get("adapted", {}) | self._adaptations}
-            if overheads[name]:
-                found["overhead"] = asdict(overheads[name])
-            if found != recorded:
-                folder.write_json("run.json", info | {"endpoint": found})
+            adapted = recorded.get("adapted", {}) | self._adaptations
+            found = recorded | {"adapted": adapted, "overhead": asdict(overheads[name])}
+            folder.write_json("run.json", info | {"endpoint": found})
 
     def lengths(self, completions: Sequence[Completion]) -> Lengths:
         """As the endpoint counts them; it does not count the reasoning apart."""

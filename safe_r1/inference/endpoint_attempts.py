@@ -12,8 +12,9 @@ from typing import Any
 import openai
 
 from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, Reply
+from safe_r1.progress import NOTICES
 
-logger = logging.getLogger(__name__)
+notices = logging.getLogger(NOTICES)
 
 # Errors of the transport before anything was sent.
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
@@ -117,7 +118,7 @@ class Outage:
             return
         self._told_at = now
         kind = f"HTTP {outcome}" if isinstance(outcome, int) else outcome
-        logger.warning(
+        notices.warning(
             "%s: no answer since %s (%s, %d attempt%s); requests are sent again, and given up after %.0f s "
             "without any answer",
             self._title,
@@ -131,7 +132,7 @@ class Outage:
     def ended(self) -> None:
         """An answer arrived."""
         if self._told_at is not None and self._since is not None:
-            logger.warning("%s: answers again after %.0f s", self._title, self._now() - self._since)
+            notices.warning("%s: answers again after %.0f s", self._title, self._now() - self._since)
         self._since = None
         self._told_at = None
         self._num_attempts = 0
