@@ -9,6 +9,7 @@ peak.
 """
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 
 from safe_r1.benchmarks import expand, get_benchmark
@@ -110,7 +111,9 @@ def _smallest_plan(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
 def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     tokens = sum(_tokens(stage, benchmark) for benchmark in expand(stage.benchmarks))
     if endpoint := get_variant(name).endpoint:
-        return _ask(stage, name, endpoint, tokens)
+        asked = _ask(stage, name, endpoint, tokens)
+        gpus, hours = _judge(stage, name, group, tokens)
+        return dataclasses.replace(asked, gpus=gpus, hours=asked.hours + hours)
     if group.gpu is None:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu = get_gpu(group.gpu)
@@ -118,18 +121,27 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     engines = _replicas(stage, name, "engine")
     gpus = engines * variant.tensor_parallel_size
     hours = _generation_hours(variant, gpu, tokens // engines)
+    judge_gpus, judge_hours = _judge(stage, name, group, tokens)
+    basis = f"{tokens:,} tokens{', judged by a model' if judge_gpus else ''}"
+    # The judge takes the place of the evaluated model, after it.
+    return Estimate(max(gpus, judge_gpus), hours + judge_hours, basis)
+
+
+def _judge(stage: StageConfig, name: str, group: NodeGroup, tokens: int) -> tuple[int, float]:
+    """GPUs and hours of a judge on engines of the cluster; none for any other."""
     judge = engine_model(stage.judge(name))
-    if judge:
-        # It takes the place of the evaluated model, after it.
-        judge = with_size(judge)
-        engines = _replicas(stage, name, "judge.engine")
-        gpus = max(gpus, engines * judge.tensor_parallel_size)
-        hours += _generation_hours(judge, gpu, tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN // engines)
-    return Estimate(gpus, hours, f"{tokens:,} tokens{', judged by a model' if judge else ''}")
+    if judge is None or group.gpu is None:
+        return 0, 0.0
+    judge = with_size(judge)
+    engines = _replicas(stage, name, "judge.engine")
+    hours = _generation_hours(
+        judge, get_gpu(group.gpu), tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN // engines
+    )
+    return engines * judge.tensor_parallel_size, hours
 
 
 def _ask(stage: StageConfig, name: str, entry: EndpointEntry, tokens: int) -> Estimate:
-    """An evaluation of a model behind a URL, which takes no GPU."""
+    """The completions of a model behind a URL, which take no GPU."""
     settings = [each for each in stage.settings(name) if each.startswith("endpoint.")]
     given = load_config(
         EndpointConfig,

@@ -11,6 +11,7 @@ from safe_r1.campaign.estimate import Estimate, estimate
 from safe_r1.campaign.recipe import RUN_ONCE, CampaignRecipe, JobKind, StageConfig
 from safe_r1.campaign.selection import select_variants
 from safe_r1.errors import ConfigError
+from safe_r1.judge.factory import engine_model
 from safe_r1.models.registry import get_variant
 
 # The folder of the comparison's report in that of the campaign.
@@ -113,7 +114,7 @@ def _iter_steps(recipe: CampaignRecipe) -> Iterator[tuple[str, str, str | None]]
 
 def _step(recipe: CampaignRecipe, name: str, stage: str, variant: str | None, output: str) -> Step:
     config = recipe.stages[stage]
-    group = config.group_of.get(variant or "", config.group)
+    group = _group(recipe, config, variant)
     return Step(
         name=name,
         stage=stage,
@@ -125,6 +126,18 @@ def _step(recipe: CampaignRecipe, name: str, stage: str, variant: str | None, ou
         group=group,
         estimate=estimate(config, variant, recipe.groups[group]),
     )
+
+
+def _group(recipe: CampaignRecipe, stage: StageConfig, variant: str | None) -> str:
+    """Group of a job. A model behind a URL gets none with GPUs, which it would keep idle, if there is another
+    and no engine judges it.
+    """
+    named = stage.group_of.get(variant or "", stage.group)
+    if variant is None or variant in stage.group_of or recipe.groups[named].gpu is None:
+        return named
+    if get_variant(variant).endpoint is None or engine_model(stage.judge(variant)):
+        return named
+    return next((name for name, group in recipe.groups.items() if group.gpu is None), named)
 
 
 def _argv(stage: StageConfig, variant: str | None, output: str) -> list[str]:

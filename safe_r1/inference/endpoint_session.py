@@ -117,6 +117,8 @@ class EndpointSession:
             METER.get().unanswered()
         if is_trouble(outcome):
             self._outage.failed(outcome)
+        else:
+            self._outage.ended()
 
     async def ask(self, call: Call) -> Reply:
         """The reply to a call, or why there is none.
@@ -133,7 +135,6 @@ class EndpointSession:
             except _Busy as busy:
                 reply = busy.reply
         if reply.text is not None:
-            self._outage.ended()
             self._ceiling.succeeded()
             self._has_succeeded = True
             self._succeeded_at = time.monotonic()

@@ -16,7 +16,7 @@ from safe_r1.campaign.run import Campaign
 from safe_r1.campaign.view import campaign_folder, read_snapshot, take_snapshot, to_table, write_snapshot
 from safe_r1.errors import ConfigError
 from safe_r1.runs import RunFolder
-from tests.unit.campaign.test_run import Cluster
+from tests.unit.campaign.test_run import SEVEN, Cluster
 
 ONE = "endpoint:https://one.example/v1#m"
 TWO = "endpoint:https://two.example/v1#m"
@@ -127,3 +127,23 @@ def test_the_file_of_an_endpoint_is_found_from_another_folder(
     )
     argv = make_steps(made, "/out")["evaluate/api"].argv
     assert argv[argv.index("--variant") + 1] == str(tmp_path / "api.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "group", "gpus"),
+    [
+        ({}, "cpu", 0),
+        # Where the recipe says so, or a judge needs them.
+        ({"group_of": {ONE: "eval"}}, "eval", 0),
+        ({"set": ["judge.kind=llm", "judge.model=r1-distill-qwen-7b"]}, "eval", 1),
+    ],
+)
+def test_an_endpoint_keeps_no_gpu_idle(changes: dict[str, Any], group: str, gpus: int):
+    groups = {"eval": {"gpu": "h100-80", "max_nodes": 1}, "cpu": {"max_nodes": 1}}
+    stage = {"job": "evaluate", "group": "eval", "variants": [ONE, SEVEN], "benchmarks": ["chisafetybench"]}
+    made = CampaignRecipe.model_validate(
+        {"name": "x", "groups": groups, "stages": {"evaluate": {**stage, **changes}}}
+    )
+    steps = make_steps(made, "/out")
+    assert (steps[STEPS[0]].group, steps[STEPS[0]].estimate.gpus) == (group, gpus)
+    assert steps[f"evaluate/{SEVEN}"].group == "eval"
