@@ -69,21 +69,22 @@ METER: ContextVar[Meter] = ContextVar("METER")
 
 
 class WatchedHttpClient(openai.DefaultAsyncHttpxClient):
-    """The openai library's HTTP client, which reports the outcome of every attempt."""
+    """The openai library's HTTP client, which reports the outcome of every attempt and its seconds."""
 
-    def __init__(self, attempted: Callable[[Outcome], None]):
+    def __init__(self, attempted: Callable[[Outcome, float], None]):
         super().__init__()
         self._attempted = attempted
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
         """Send one request, and read its answer."""
+        began = time.monotonic()
         try:
             response = await super().send(*args, **kwargs)
         except Exception as error:
             # By name: which of httpx's generations the library uses is its own affair.
-            self._attempted(type(error).__name__)
+            self._attempted(type(error).__name__, time.monotonic() - began)
             raise
-        self._attempted(response.status_code)
+        self._attempted(response.status_code, time.monotonic() - began)
         return response
 
 
@@ -106,12 +107,13 @@ class Outage:
         self._told_at: float | None = None
         self._num_attempts = 0
 
-    def failed(self, outcome: Outcome) -> None:
-        """An attempt ended without an answer."""
+    def failed(self, outcome: Outcome, seconds: float) -> None:
+        """An attempt that took some seconds ended without an answer."""
         now = self._now()
         if self._since is None:
-            self._since = now
-            self._started_at = time.strftime("%H:%M:%S")
+            # A time-out is told at once: it was waited for already.
+            self._since = now - seconds
+            self._started_at = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
         self._num_attempts += 1
         is_due = self._told_at is None or now - self._told_at >= _PACE_S
         if now - self._since < _QUIET_S or not is_due:

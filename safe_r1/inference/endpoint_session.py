@@ -109,14 +109,14 @@ class EndpointSession:
     ) -> None:
         await self._client.close()
 
-    def _attempted(self, outcome: Outcome) -> None:
+    def _attempted(self, outcome: Outcome, seconds: float) -> None:
         # Here and not where replies are read: the openai client repeats refused requests by itself.
         if outcome in (429, 503):
             self._ceiling.refused()
         if may_have_been_paid(outcome):
             METER.get().unanswered()
         if is_trouble(outcome):
-            self._outage.failed(outcome)
+            self._outage.failed(outcome, seconds)
         else:
             self._outage.ended()
 

@@ -123,18 +123,20 @@ def test_an_outage_is_told_at_a_calm_pace(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         for second in range(130):
             now = float(second)
-            outage.failed("ReadTimeout" if second < 100 else 503)
+            outage.failed("ReadTimeout" if second < 100 else 503, 0.5)
         outage.ended()
         now += 5.0
         # One refusal among answers is usual.
-        outage.failed(429)
+        outage.failed(429, 0.5)
         outage.ended()
-    first, second, last = [record.getMessage() for record in caplog.records]
+        outage.failed("ReadTimeout", 600.0)
+    first, second, back, late = [record.getMessage() for record in caplog.records]
     assert first.startswith("endpoint http://host/v1: no answer since ")
     assert "(ReadTimeout, 11 attempts)" in first
     assert "given up after 600 s" in first
     assert "(ReadTimeout, 71 attempts)" in second
-    assert last == "endpoint http://host/v1: answers again after 129 s"
+    assert back == "endpoint http://host/v1: answers again after 130 s"
+    assert "(ReadTimeout, 1 attempt)" in late
 
 
 def test_what_is_told_holds_no_secret(
