@@ -57,13 +57,15 @@ def main(
         with contextlib.closing(_Screen(console)) as screen:
             while True:
                 campaign.tick()
-                snapshot = take_snapshot(chosen, steps, campaign.states)
+                snapshot = take_snapshot(chosen, steps, campaign.states, campaign.endpoint_uses)
                 # Each time and not at the end, so that `safe-r1 status` sees a campaign that was killed.
                 write_snapshot(place, snapshot)
                 screen.show(snapshot)
                 if campaign.is_over:
                     break
                 time.sleep(_TICK_S)
+        if snapshot.endpoints:
+            console.show(f"campaign: {snapshot.endpoints}")
         console.show(f"campaign: page {place}/campaign/campaign.html")
         if snapshot.missing:
             raise CampaignError(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from safe_r1.errors import SafeR1Error
 from safe_r1.models.checkpoints import cache_folder
-from safe_r1.progress import Progress
+from safe_r1.progress import NOTICES, Progress
 from safe_r1.resources import connect, is_jobs_server, locate_ray
 
 # Without a terminal, the output is a file, or the log of a Ray job.
@@ -76,6 +76,18 @@ class Console:
             self._bar = None
 
 
+class TerminalHandler(logging.Handler):
+    """Shows on the terminal what is logged for it; everything else goes to the log alone."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one message on a line."""
+        self._console.show(" ".join(record.getMessage().split()))
+
+
 def join_ray(console: Console) -> None:
     """Join the Ray that is running and show which; where there is none, the job starts a local one later.
 
@@ -118,6 +130,8 @@ def job(name: str) -> Iterator[Console]:
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
+        terminal = TerminalHandler(console)
+        logging.getLogger(NOTICES).addHandler(terminal)
         code = 1
         try:
             yield console
@@ -131,6 +145,7 @@ def job(name: str) -> Iterator[Console]:
             code = 130
             console.show(f"{name}: stopped; the same command resumes from here")
         finally:
+            logging.getLogger(NOTICES).removeHandler(terminal)
             if "ray" in sys.modules:
                 sys.modules["ray"].shutdown()  # while its last messages still go to the log
             if code == 1:

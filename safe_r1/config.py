@@ -187,7 +187,7 @@ class EndpointConfig(Settings):
     )
     patience_s: float = Field(
         default=600.0,
-        gt=0,
+        ge=0,
         description="how long an endpoint may answer 429 or 5xx alone before the job gives up, in seconds",
     )
     input_price: float | None = Field(default=None, ge=0, description="price of a million prompt tokens")

@@ -7,6 +7,8 @@ from typing import Self
 
 STARTUP_LOGGER = "safe_r1.startup"
 """Logger of what is done before the first row; a job shows its messages."""
+NOTICES = "safe_r1.notices"
+"""Logger of what a job shows on the terminal between its results, such as that it waits and for what."""
 
 _DEFAULT_UNIT = "row"
 _UNITS: dict[str, str] = {"training": "step", "exporting": "file"}

@@ -9,18 +9,22 @@ peak.
 """
 
 import contextlib
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from safe_r1.benchmarks import expand, get_benchmark
+from safe_r1.campaign.endpoint_use import EndpointUse
 from safe_r1.campaign.recipe import NodeGroup, StageConfig
-from safe_r1.config import EngineConfig
+from safe_r1.config import EndpointConfig, EngineConfig
 from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.inference.engine import check_resources, max_num_seqs
 from safe_r1.inference.kv_cache import parallel_sizes
 from safe_r1.inference.memory import sequence_tokens
+from safe_r1.inference.spending import Spending
 from safe_r1.judge.factory import engine_model
 from safe_r1.models.checkpoints import with_size
+from safe_r1.models.endpoint_entry import EndpointEntry, with_overrides
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.settings import load_config
 from safe_r1.train.gpus import Gpu, get_gpu
@@ -34,6 +38,8 @@ LOAD_GIB_PER_S = 0.5
 COMPLETION_TOKENS_PER_VERDICT_TOKEN = 4
 ENGINE_START_HOURS = 0.1
 CPU_TOKENS_PER_S = 100.0
+# Of a question with its template; CHiSafetyBench's have 50 to 150, dialogues more.
+PROMPT_TOKENS = 150
 # Of one request to a provider; DeepSeek's API streams a reasoning model at 20 to 40.
 ENDPOINT_TOKENS_PER_S = 25.0
 RUN_ONCE_HOURS = {"corpus": 0.5, "compare": 0.1}
@@ -48,12 +54,14 @@ class Estimate:
         hours: From the start of its first node.
         basis: Where the figures come from, in a few words.
         max_num_seqs: Sequences that an engine of an evaluation decodes at once; None where it has none.
+        endpoint: Tokens and cost of a model behind a URL; None for any other job.
     """
 
     gpus: int
     hours: float
     basis: str
     max_num_seqs: int | None = None
+    endpoint: EndpointUse | None = None
 
 
 def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estimate:
@@ -73,6 +81,7 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
         hours=planned.hours if stage.hours is None else stage.hours,
         basis=planned.basis if stage.hours is None else "the recipe",
         max_num_seqs=planned.max_num_seqs,
+        endpoint=planned.endpoint,
     )
 
 
@@ -109,9 +118,9 @@ def _smallest_plan(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
 def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     tokens = sum(_tokens(stage, benchmark) for benchmark in expand(stage.benchmarks))
     if endpoint := get_variant(name).endpoint:
-        lanes = len(endpoint.urls) * len(endpoint.api_key_envs) * endpoint.concurrency
-        hours = tokens / (lanes * ENDPOINT_TOKENS_PER_S) / 3600
-        return Estimate(0, hours, f"{tokens:,} tokens of an endpoint")
+        asked = _ask(stage, name, endpoint, tokens)
+        gpus, hours = _judge(stage, name, group, tokens)
+        return dataclasses.replace(asked, gpus=gpus, hours=asked.hours + hours)
     if group.gpu is None:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu = get_gpu(group.gpu)
@@ -124,16 +133,27 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     engine = _engine(stage, name, "engine", variant, group, defaults)
     hours = _generation_hours(variant, engine, gpu, tokens // engine.replicas)
     num_gpus = engine.replicas * parallel_sizes(variant, engine, "gpu").num_gpus
+    judge_gpus, judge_hours = _judge(stage, name, group, tokens)
+    basis = f"{tokens:,} tokens{', judged by a model' if judge_gpus else ''}"
+    return Estimate(
+        # The judge takes the place of the evaluated model, after it.
+        max(num_gpus, judge_gpus),
+        hours + judge_hours,
+        basis,
+        max_num_seqs(variant, engine, "gpu"),
+    )
+
+
+def _judge(stage: StageConfig, name: str, group: NodeGroup, tokens: int) -> tuple[int, float]:
+    """GPUs and hours of a judge on engines of the cluster; none for any other."""
     judge = engine_model(stage.judge(name))
-    if judge:
-        # It takes the place of the evaluated model, after it.
-        judge = with_size(judge)
-        judging = _engine(stage, name, "judge.engine", judge, group, {})
-        num_gpus = max(num_gpus, judging.replicas * parallel_sizes(judge, judging, "gpu").num_gpus)
-        verdict_tokens = tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN
-        hours += _generation_hours(judge, judging, gpu, verdict_tokens // judging.replicas)
-    basis = f"{tokens:,} tokens{', judged by a model' if judge else ''}"
-    return Estimate(num_gpus, hours, basis, max_num_seqs(variant, engine, "gpu"))
+    if judge is None or group.gpu is None:
+        return 0, 0.0
+    judge = with_size(judge)
+    engine = _engine(stage, name, "judge.engine", judge, group, {})
+    verdict_tokens = tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN
+    hours = _generation_hours(judge, engine, get_gpu(group.gpu), verdict_tokens // engine.replicas)
+    return engine.replicas * parallel_sizes(judge, engine, "gpu").num_gpus, hours
 
 
 def _tokens_per_sequence(variant: Variant, benchmark: str) -> int:
@@ -179,20 +199,47 @@ def _engine(
     return asked
 
 
+def _ask(stage: StageConfig, name: str, entry: EndpointEntry, tokens: int) -> Estimate:
+    """The completions of a model behind a URL, which take no GPU."""
+    settings = [each for each in stage.settings(name) if each.startswith("endpoint.")]
+    given = load_config(
+        EndpointConfig,
+        None,
+        [each.removeprefix("endpoint.") for each in settings],
+        max_cost=stage.flags.get("max-cost"),
+    )
+    entry = with_overrides(entry, given)
+    lanes = len(entry.urls) * len(entry.api_key_envs) * entry.concurrency
+    prompts = PROMPT_TOKENS * sum(_num_rows(stage, benchmark) for benchmark in expand(stage.benchmarks))
+    cost = Spending(entry, prompts, tokens).cost
+    if cost is not None and entry.max_cost is not None:
+        cost = min(cost, entry.max_cost)
+    return Estimate(
+        gpus=0,
+        hours=tokens / (lanes * ENDPOINT_TOKENS_PER_S) / 3600,
+        basis=f"{tokens:,} tokens of an endpoint",
+        endpoint=EndpointUse(prompts, tokens, cost),
+    )
+
+
 def _replicas(stage: StageConfig, variant: str, engine: str) -> int:
     name = f"{engine}.replicas"
     return _number(name, stage.setting(name, variant, "1"))
 
 
 def _tokens(stage: StageConfig, name: str) -> int:
+    return _num_rows(stage, name) * get_benchmark(name).workload.completion_tokens
+
+
+def _num_rows(stage: StageConfig, name: str) -> int:
     benchmark = get_benchmark(name)
-    workload = benchmark.workload
+    num_questions = benchmark.workload.num_questions
     repeats = _number("repeats", stage.flags.get("repeats", benchmark.repeats))
-    limit = _number("limit", stage.flags.get("limit", workload.num_questions))
-    return min(workload.num_questions, limit) * repeats * workload.completion_tokens
+    limit = _number("limit", stage.flags.get("limit", num_questions))
+    return min(num_questions, limit) * repeats
 
 
-def _number(name: str, value: str | int | None) -> int:
+def _number(name: str, value: str | float | None) -> int:
     """A recipe's value as a number of at least 1."""
     with contextlib.suppress(ValueError):
         if (number := int(str(value))) >= 1:

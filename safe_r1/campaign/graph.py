@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_r1.benchmarks import absolute_name
+from safe_r1.campaign.endpoint_use import total
 from safe_r1.campaign.estimate import Estimate, estimate
 from safe_r1.campaign.recipe import RUN_ONCE, CampaignRecipe, JobKind, StageConfig
 from safe_r1.campaign.selection import select_variants
 from safe_r1.errors import ConfigError
+from safe_r1.judge.factory import engine_model
 from safe_r1.models.registry import get_variant
 
 # The folder of the comparison's report in that of the campaign.
@@ -112,7 +114,7 @@ def _iter_steps(recipe: CampaignRecipe) -> Iterator[tuple[str, str, str | None]]
 
 def _step(recipe: CampaignRecipe, name: str, stage: str, variant: str | None, output: str) -> Step:
     config = recipe.stages[stage]
-    group = config.group_of.get(variant or "", config.group)
+    group = _group(recipe, config, variant)
     return Step(
         name=name,
         stage=stage,
@@ -124,6 +126,18 @@ def _step(recipe: CampaignRecipe, name: str, stage: str, variant: str | None, ou
         group=group,
         estimate=estimate(config, variant, recipe.groups[group]),
     )
+
+
+def _group(recipe: CampaignRecipe, stage: StageConfig, variant: str | None) -> str:
+    """Group of a job. A model behind a URL gets none with GPUs, which it would keep idle, if there is another
+    and no engine judges it.
+    """
+    named = stage.group_of.get(variant or "", stage.group)
+    if variant is None or variant in stage.group_of or recipe.groups[named].gpu is None:
+        return named
+    if get_variant(variant).endpoint is None or engine_model(stage.judge(variant)):
+        return named
+    return next((name for name, group in recipe.groups.items() if group.gpu is None), named)
 
 
 def _argv(stage: StageConfig, variant: str | None, output: str) -> list[str]:
@@ -142,7 +156,7 @@ def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list
     if stage.job == "compare":
         return [f"{output}/runs/main", "--output", f"{output}/{COMPARISON}"]
     assert variant is not None
-    if Path(variant).is_dir():
+    if Path(variant).exists():
         # A job starts in another folder.
         variant = str(Path(variant).resolve())
     if stage.job == "finetune":
@@ -154,7 +168,7 @@ def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list
     return ["--variant", model, *benchmarks, "--output", f"{output}/runs"]
 
 
-def _flag_arguments(name: str, value: str | int | bool) -> list[str]:
+def _flag_arguments(name: str, value: str | int | float | bool) -> list[str]:
     # A flag without a value; false leaves it out, so that a copied recipe can switch it off.
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
@@ -181,12 +195,32 @@ def _check(recipe: CampaignRecipe, steps: dict[str, Step]) -> None:
                 f"{step.name} takes {step.units} GPUs and group {step.group} has {capacity}: "
                 "raise its max_nodes"
             )
-    total = sum(step.gpu_hours for step in steps.values())
-    if recipe.budget_gpu_hours is not None and total > recipe.budget_gpu_hours:
+    _check_cost(recipe, steps)
+    gpu_hours = sum(step.gpu_hours for step in steps.values())
+    if recipe.budget_gpu_hours is not None and gpu_hours > recipe.budget_gpu_hours:
         # If even this is above the budget, no choice of variants helps.
         smallest = min((step.gpu_hours for step in steps.values() if step.gpu_hours), default=0.0)
         raise ConfigError(
-            f"the plan takes {total:,.0f} GPU-hours and the budget is {recipe.budget_gpu_hours:,.0f} (the "
-            f"smallest job alone takes {smallest:,.1f}): raise --budget-gpu-hours, or choose variants with "
-            "--only"
+            f"the plan takes {gpu_hours:,.0f} GPU-hours and the budget is {recipe.budget_gpu_hours:,.0f} "
+            f"(the smallest job alone takes {smallest:,.1f}): raise --budget-gpu-hours, or choose variants "
+            "with --only"
+        )
+
+
+def _check_cost(recipe: CampaignRecipe, steps: dict[str, Step]) -> None:
+    budget = recipe.budget_endpoint_cost
+    if budget is None:
+        return
+    uses = {step.name: step.estimate.endpoint for step in steps.values() if step.estimate.endpoint}
+    unpriced = [name for name, use in uses.items() if use.cost is None]
+    if unpriced:
+        raise ConfigError(
+            f"budget_endpoint_cost needs prices, and {unpriced[0]} has none: set endpoint.input_price and "
+            "endpoint.output_price in its stage, or input_price and output_price in the endpoint's TOML file"
+        )
+    planned = total(uses.values()).cost or 0.0
+    if planned > budget:
+        raise ConfigError(
+            f"the plan's endpoints cost about {planned:.4g} and budget_endpoint_cost is {budget:g}: raise "
+            "it, or choose variants with --only"
         )

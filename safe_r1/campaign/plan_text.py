@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from safe_r1.campaign.endpoint_use import total
 from safe_r1.campaign.graph import Step
 from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.campaign.schedule import ORDERS
@@ -29,6 +30,10 @@ def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
         f"longest    {best.critical_hours:.2f} h: {' → '.join(best.critical_path)}",
         f"nodes      {peak or 'none'} at the peak",
     ]
+    uses = {name: step.estimate.endpoint for name, step in steps.items() if step.estimate.endpoint}
+    lines += [f"endpoint   {name}: {use}" for name, use in uses.items()]
+    if len(uses) > 1:
+        lines.append(f"endpoints  {total(uses.values())}")
     return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ class StageConfig(Settings):
         default=(), description="stages that come before, variant by variant where both have it"
     )
     benchmarks: tuple[str, ...] = Field(default=(), description="of an evaluation")
-    flags: dict[str, str | int | bool] = Field(
+    flags: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="further flags, without their dashes"
     )
     set: tuple[str, ...] = Field(default=(), description="settings of the job, a.b=v")
@@ -161,6 +161,11 @@ class CampaignRecipe(Settings):
     )
     budget_gpu_hours: float | None = Field(
         default=None, gt=0, description="limit for all jobs, both as planned and as held"
+    )
+    budget_endpoint_cost: float | None = Field(
+        default=None,
+        gt=0,
+        description="limit for what endpoints cost, both as planned and as reported; needs their prices",
     )
     max_attempts: int = Field(
         default=3, ge=1, description="of a job whose machine was lost; a user's error is final"

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
+from safe_r1.campaign.endpoint_use import EndpointUse, read_use
 from safe_r1.campaign.graph import Step
 from safe_r1.campaign.jobs import Jobs, JobView
 from safe_r1.campaign.recipe import CampaignRecipe
@@ -24,6 +25,7 @@ class Campaign:
         recipe: What it does.
         steps: Its steps by name.
         states: Their states by name.
+        endpoint_uses: What the jobs of endpoints have taken, by name.
     """
 
     def __init__(
@@ -55,6 +57,9 @@ class Campaign:
         self._store = StateStore(folder)
         self._priority = priority_of(order, steps)
         self.states = {name: self._store.read(step) for name, step in self.steps.items()}
+        # The results lie beside the campaign's own folder.
+        self._output = folder.path.parent
+        self.endpoint_uses = self._read_uses()
         # A job that is gone with its cluster held GPUs until it was last seen.
         self._seen_at = float((folder.read_json(SNAPSHOT) or {}).get("updated_at", 0.0))
         # Of the folder too: two campaigns of one recipe may share a cluster.
@@ -77,6 +82,7 @@ class Campaign:
         for name, state in self.states.items():
             if state.is_active:
                 self._refresh(name)
+        self.endpoint_uses = self._read_uses()
         for name, step in self.steps.items():
             state = self.states[name]
             if self._is_outdated(name, step):
@@ -177,15 +183,48 @@ class Campaign:
         """
         budget = self.recipe.budget_gpu_hours
         held, planned = self._gpu_hours()
-        if budget is None or not step.gpu_hours or held + planned + step.gpu_hours <= budget:
-            self._submit(step)
-        elif held + step.gpu_hours > budget:
+        spent, pending = self._endpoint_costs(step)
+        cost = (step.estimate.endpoint or EndpointUse()).cost or 0.0
+        limit = self.recipe.budget_endpoint_cost
+        reason = ""
+        if budget is not None and step.gpu_hours and held + step.gpu_hours > budget:
             reason = (
                 f"the budget is spent: {held:,.1f} of {budget:,g} GPU-hours held, this takes "
                 f"{step.gpu_hours:,.1f}"
             )
+        elif limit is not None and cost and spent + cost > limit:
+            reason = (
+                f"the budget of endpoints is spent: {spent:.4g} of {limit:g}, this costs about {cost:.4g}"
+            )
+        if reason:
             state = self.states[step.name]
             self._record(step.name, state.model_copy(update={"status": "failed", "reason": reason}))
+            return
+        is_within_hours = budget is None or not step.gpu_hours or held + planned + step.gpu_hours <= budget
+        is_within_cost = limit is None or not cost or spent + pending + cost <= limit
+        if is_within_hours and is_within_cost:
+            self._submit(step)
+
+    def _endpoint_costs(self, step: Step) -> tuple[float, float]:
+        """What the other endpoints' jobs report, and what the running ones are planned to add."""
+        spent = 0.0
+        pending = 0.0
+        for name, use in self.endpoint_uses.items():
+            if name == step.name:
+                continue
+            reported = use.cost or 0.0
+            spent += reported
+            if self.states[name].is_active:
+                planned = (self.steps[name].estimate.endpoint or EndpointUse()).cost or 0.0
+                pending += max(0.0, planned - reported)
+        return spent, pending
+
+    def _read_uses(self) -> dict[str, EndpointUse]:
+        return {
+            name: read_use(self._output, name.partition("/")[2], self.recipe.stages[step.stage].benchmarks)
+            for name, step in self.steps.items()
+            if step.estimate.endpoint
+        }
 
     def _gpu_hours(self) -> tuple[float, float]:
         """GPU-hours that all jobs have held until now, and that the running ones are planned to add."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
+from safe_r1.campaign.endpoint_use import EndpointUse, total
 from safe_r1.campaign.graph import COMPARISON, Step
 from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.campaign.results import read_results
@@ -56,6 +57,8 @@ class Cell(BaseModel):
     planned_hours: float
     hours: float
     usd_per_gpu_hour: float
+    planned_endpoint: EndpointUse | None = None
+    endpoint: EndpointUse | None = None
 
     @property
     def text(self) -> str:
@@ -108,6 +111,13 @@ class Snapshot(BaseModel):
         """The step of a variant and stage; None where there is no such step."""
         return next((cell for cell in self.cells if (cell.variant, cell.stage) == (variant, stage)), None)
 
+    @property
+    def endpoints(self) -> str:
+        """What the endpoints have taken, and what was planned; empty where there are none."""
+        planned = [cell.planned_endpoint for cell in self.cells if cell.planned_endpoint]
+        taken = [cell.endpoint for cell in self.cells if cell.endpoint]
+        return f"{total(taken)}; planned {total(planned)}" if planned else ""
+
     def costs(self, by: Literal["stage", "variant"]) -> list[Cost]:
         """For each stage or variant that takes GPUs, and in total."""
         # Steps that take no GPU, such as the corpus, would be rows of zeros.
@@ -131,9 +141,13 @@ def _cost(name: str, cells: Sequence[Cell]) -> Cost:
 
 
 def take_snapshot(
-    recipe: CampaignRecipe, steps: Mapping[str, Step], states: Mapping[str, StepState]
+    recipe: CampaignRecipe,
+    steps: Mapping[str, Step],
+    states: Mapping[str, StepState],
+    endpoint_uses: Mapping[str, EndpointUse] | None = None,
 ) -> Snapshot:
     """The campaign as it stands."""
+    uses = endpoint_uses or {}
     now = time.time()
     return Snapshot(
         recipe=recipe.name,
@@ -151,6 +165,8 @@ def take_snapshot(
                 planned_hours=step.estimate.hours,
                 hours=states[name].hours(now),
                 usd_per_gpu_hour=recipe.groups[step.group].usd_per_gpu_hour,
+                planned_endpoint=step.estimate.endpoint,
+                endpoint=uses.get(name),
             )
             for name, step in steps.items()
         ],
@@ -215,11 +231,12 @@ def to_table(snapshot: Snapshot) -> Group:
         Text.from_markup(f"[red]{cell.status}[/] {escape(cell.name)}: {escape(cell.reason)}")
         for cell in snapshot.missing
     ]
-    total = snapshot.costs("stage")[-1]
+    cost = snapshot.costs("stage")[-1]
     counts = Counter(cell.status for cell in snapshot.cells)
     totals = ", ".join(f"{number} {status}" for status, number in counts.items())
-    hours = f"{total.held_hours:,.1f} of {total.planned_hours:,.1f} planned GPU-hours"
-    return Group(table, Text(f"{totals}; {hours}"), *lines)
+    hours = f"{cost.held_hours:,.1f} of {cost.planned_hours:,.1f} planned GPU-hours"
+    endpoints = [Text(snapshot.endpoints)] if snapshot.endpoints else []
+    return Group(table, Text(f"{totals}; {hours}"), *endpoints, *lines)
 
 
 def _styled(cell: Cell | None) -> Text:

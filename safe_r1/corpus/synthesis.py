@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from safe_r1.config import EndpointConfig
 from safe_r1.corpus.candidates import (
     SYNTHESIZE,
     CandidateBuilder,
@@ -136,11 +137,14 @@ def _by_endpoint(job: _Job) -> Iterator[BatchCounts]:
     client = EndpointClient(
         job.recipe.teacher,
         config.model,
+        EndpointConfig(
+            concurrency=config.concurrency,
+            timeout_s=config.timeout_s,
+            max_retries=config.max_retries,
+            patience_s=0,
+        ),
         title="teacher endpoint",
         api_key_variable="SAFE_R1_TEACHER_API_KEY",
-        concurrency=config.concurrency,
-        timeout_s=config.timeout_s,
-        max_retries=config.max_retries,
         sampling={"temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens},
     )
     # Cached replies to another version of the prompt do not count.

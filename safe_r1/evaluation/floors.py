@@ -66,7 +66,13 @@ def _remedy(plan: EvaluationPlan, name: str, reason: str, kinds: Sequence[Sample
     if reason == Unscored.EMPTY or not judges:
         return f"{reason}: look at the answers in {plan.folders[name].path / 'completions'}"
     # Without verdicts the judge may change (`job._open`), and the completions are judged as they are.
+    folder = plan.folders[name].path / "verdicts"
+    if reason == Unscored.JUDGE_TRUNCATED:
+        return (
+            f"{reason}: the judge's reply reached judge.max_tokens (now {plan.config.judge.max_tokens}); "
+            f"remove {folder} and give a larger one or another --judge: the same completions are judged again"
+        )
     return (
-        f"{reason}: the judge gave no verdict; check its model, remove {plan.folders[name].path / 'verdicts'}"
-        " and give another --judge: the same completions are judged again"
+        f"{reason}: the judge gave no verdict; check its model, remove {folder} and give another --judge: "
+        "the same completions are judged again"
     )

@@ -1,12 +1,11 @@
 """What is evaluated: a model on an engine of the cluster, or one behind a URL. The job treats both alike."""
 
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from safe_r1.evaluation.journal import Journal, journal_folder
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey
 from safe_r1.evaluation.run_rows import CountTokens, Totals
@@ -15,15 +14,14 @@ from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
 from safe_r1.inference.kv_cache import parallel_sizes
 from safe_r1.inference.remote import ask, make_endpoints
-from safe_r1.inference.reply_cache import Reply, ReplyCache, Write
+from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, ReplyCache
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
 from safe_r1.inference.spending import Spending, estimate_tokens
 from safe_r1.models.chat import load_tokenizer, render
-from safe_r1.models.checkpoints import cache_folder
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.provenance import versions
 from safe_r1.resources import Cluster, Device
-from safe_r1.runs import JsonObject, RunFolder, read_table, sha256
+from safe_r1.runs import JsonObject, RunFolder, read_table
 from safe_r1.schema import Completion, Message
 
 if TYPE_CHECKING:
@@ -184,6 +182,7 @@ class EndpointTarget:
     entry: EndpointEntry
     rows_per_batch: int = 256
     _adaptations: dict[str, str] = field(default_factory=dict)
+    _recorded: tuple[int, Overhead] = (0, NO_OVERHEAD)
 
     def start(self, cluster: Cluster) -> str:
         """Checks the settings; whether the endpoint answers, its first row shows."""
@@ -199,14 +198,18 @@ class EndpointTarget:
     ) -> Iterator[BatchCounts]:
         """Asks the endpoint; what it refused to take is recorded even if the job ends early."""
         requests = [request for batch in batches for request in batch.read()]
-        spending = Spending(self.entry, *self._tokens_so_far())
+        before = {name: _recorded_overhead(self.plan.folders[name]) for name in self.plan.samples}
+        self._recorded = (0, sum(before.values(), NO_OVERHEAD))
+        spending = Spending(self.entry, *self._tokens_so_far(), self._recorded[1])
         endpoints = make_endpoints(self.entry, self.plan.sampling)
         journal = Journal({name: self._cache(name) for name in self.plan.samples})
         try:
-            yield from ask(requests, endpoints, spending, journal, self._adaptations, finish, write)
+            for counts in ask(requests, endpoints, spending, journal, self._adaptations, finish, write):
+                # Before the job goes on: what is killed then is not paid unseen.
+                self._record(requests, spending, before)
+                yield counts
         finally:
-            for name in {RequestKey.from_text(request.key).benchmark for request in requests}:
-                self._record_adaptations(self.plan.folders[name])
+            self._record(requests, spending, before)
 
     def _tokens_so_far(self) -> tuple[int, int]:
         """Prompt and completion tokens of the rows that are written."""
@@ -221,11 +224,24 @@ class EndpointTarget:
         )
         return prompt, completion
 
-    def _record_adaptations(self, folder: RunFolder) -> None:
-        info = folder.read_json("run.json") or {}
-        before = info.get("endpoint", {}).get("adapted", {})
-        if self._adaptations.keys() - before.keys():
-            folder.write_json("run.json", info | {"endpoint": {"adapted": before | self._adaptations}})
+    def _record(
+        self, requests: Sequence[Request], spending: Spending, before: Mapping[str, Overhead]
+    ) -> None:
+        """Keep, with each benchmark, what was not sent as configured and what was taken beyond its rows."""
+        state = (len(self._adaptations), spending.overhead)
+        if state == self._recorded:
+            return
+        self._recorded = state
+        overheads = dict(before)
+        for key, overhead in spending.overheads.items():
+            overheads[RequestKey.from_text(key).benchmark] += overhead
+        for name in {RequestKey.from_text(request.key).benchmark for request in requests}:
+            folder = self.plan.folders[name]
+            info = folder.read_json("run.json") or {}
+            recorded: JsonObject = info.get("endpoint", {})
+            adapted = recorded.get("adapted", {}) | self._adaptations
+            found = recorded | {"adapted": adapted, "overhead": asdict(overheads[name])}
+            folder.write_json("run.json", info | {"endpoint": found})
 
     def token_counter(self) -> None:
         """None: an endpoint does not count the reasoning apart."""
@@ -233,6 +249,7 @@ class EndpointTarget:
     def facts(self, benchmark: str, totals: Totals) -> JsonObject:
         """Who answered, what it took, and what was sent in another form."""
         recorded = (self.plan.folders[benchmark].read_json("run.json") or {}).get("endpoint", {})
+        overhead = _recorded_overhead(self.plan.folders[benchmark])
         return {
             "endpoint": {
                 "model": self.entry.model,
@@ -242,13 +259,14 @@ class EndpointTarget:
                 "adapted": recorded.get("adapted", {}) | self._adaptations,
                 "prompt_tokens": totals.prompt_tokens,
                 "completion_tokens": totals.completion_tokens,
-                "cost": Spending(self.entry, totals.prompt_tokens, totals.completion_tokens).cost,
+                "overhead": asdict(overhead),
+                "cost": Spending(self.entry, totals.prompt_tokens, totals.completion_tokens, overhead).cost,
             }
         }
 
     def finished(self, benchmark: str) -> None:
         """Its answers are in the run folder: the journal is not needed any more."""
-        shutil.rmtree(_journal_folder(self.plan.folders[benchmark]), ignore_errors=True)
+        shutil.rmtree(journal_folder(self.plan.folders[benchmark]), ignore_errors=True)
 
     def show_prompt(self, messages: Sequence[Message]) -> tuple[str, str]:
         """The dialogue by turns: the endpoint renders it."""
@@ -277,13 +295,7 @@ class EndpointTarget:
         )
 
     def _cache(self, benchmark: str) -> ReplyCache:
-        return ReplyCache(_journal_folder(self.plan.folders[benchmark]), "journal")
-
-
-def _journal_folder(folder: RunFolder) -> str:
-    # By the start of the run too: a run that was removed and begun anew asks anew.
-    started_at = (folder.read_json("run.json") or {}).get("started_at")
-    return str(cache_folder() / "journal" / sha256([str(folder.path), started_at])[:24])
+        return ReplyCache(journal_folder(self.plan.folders[benchmark]), "journal")
 
 
 @dataclass(frozen=True)
@@ -300,24 +312,6 @@ class TokenCounter:
         return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
 
-@dataclass(frozen=True)
-class Journal:
-    """Answers by request, in a cache for each benchmark."""
-
-    caches: Mapping[str, ReplyCache]
-
-    def read(self, keys: Iterable[str]) -> dict[str, Reply]:
-        """The answers that are there."""
-        wanted: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            wanted[RequestKey.from_text(key).benchmark].append(key)
-        return {
-            key: reply for name, mine in wanted.items() for key, reply in self.caches[name].read(mine).items()
-        }
-
-    @contextmanager
-    def writing(self) -> Iterator[Write]:
-        """Open the caches once for many writes."""
-        with ExitStack() as stack:
-            writers = {name: stack.enter_context(cache.writing()) for name, cache in self.caches.items()}
-            yield lambda key, reply: writers[RequestKey.from_text(key).benchmark](key, reply)
+def _recorded_overhead(folder: RunFolder) -> Overhead:
+    recorded = (folder.read_json("run.json") or {}).get("endpoint", {})
+    return Overhead(**recorded.get("overhead", {}))

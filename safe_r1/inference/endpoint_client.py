@@ -5,12 +5,13 @@ Retries of single attempts are the openai client's. Neither prompts, replies nor
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Mapping
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 import openai
 
+from safe_r1.config import EndpointConfig
 from safe_r1.errors import ConfigError, EndpointError
 from safe_r1.inference.urls import normalise_url, without_credentials
 
@@ -44,6 +45,7 @@ class EndpointClient:
     Attributes:
         model: The model that is asked.
         title: Its name in messages.
+        settings: Limits, headers and further fields of the requests.
         shown_url: Its URL without credentials.
         concurrency: Largest number of calls in flight.
     """
@@ -51,20 +53,12 @@ class EndpointClient:
     def __init__(
         self,
         base_url: str,
-        model: str | None = None,
+        model: str | None,
+        settings: EndpointConfig,
         *,
         title: str,
         api_key_variable: str,
         api_key: str | None = None,
-        concurrency: int = 16,
-        timeout_s: float = 120.0,
-        max_retries: int = 4,
-        patience_s: float = 0.0,
-        headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        requests_per_minute: int | None = None,
-        tokens_per_minute: int | None = None,
-        block_patterns: Sequence[str] = (),
         adapts: bool = False,
         sampling: ChatSampling,
         error: type[EndpointError] = EndpointError,
@@ -74,58 +68,31 @@ class EndpointClient:
         Args:
             base_url: ``http(s)://host[:port][/v1]``; ``/v1`` is added where the URL has no path.
             model: Model name; None takes the only one that the endpoint serves.
+            settings: Limits, headers and further fields of the requests.
             title: Name of the endpoint in messages.
             api_key_variable: Environment variable of the key; the fallbacks are ``OPENAI_API_KEY`` and then
                 ``none`` (local servers).
             api_key: The key itself; takes precedence over the environment.
-            concurrency: Largest number of calls in flight.
-            timeout_s: For one attempt of one call.
-            max_retries: Further attempts after a time-out, a broken connection, 408, 409, 429 or 5xx.
-            patience_s: How long calls wait beyond that while the endpoint answers 429 or 5xx alone.
-            headers: Further HTTP headers.
-            extra_body: Further fields of every request.
-            requests_per_minute, tokens_per_minute: Limits; None: none.
-            block_patterns: Texts in an error that mean: the provider's content filter took the prompt.
             adapts: Leave out parameters that the endpoint refuses, and find out by a probe whether an unknown
                 refusal is about the content. Not for a judge, whose identity holds its sampling.
             sampling: Sampling settings of all calls.
             error: Type that is raised where the endpoint as a whole is unusable.
 
         Raises:
-            ConfigError: Not a URL, or a limit below 1.
+            ConfigError: Not a URL, a key that no header can hold, or a limit of tokens below 1.
             EndpointError: No model was named and the endpoint does not serve exactly one.
         """
-        if concurrency < 1 or sampling.get("max_tokens", 1) < 1 or timeout_s <= 0 or max_retries < 0:
-            raise ConfigError(
-                f"{title}: got concurrency {concurrency}, max_tokens {sampling.get('max_tokens')}, "
-                f"timeout_s {timeout_s}, max_retries {max_retries}; "
-                "expected at least 1, at least 1, more than 0 and at least 0"
-            )
+        if sampling.get("max_tokens", 1) < 1:
+            raise ConfigError(f"{title}: max_tokens {sampling.get('max_tokens')}; expected at least 1")
         self.title = title
+        self.settings = settings
+        self.concurrency = settings.concurrency
         self._base_url = normalise_url(base_url, title)
         self.shown_url = without_credentials(self._base_url)
         self._key_variable = api_key_variable
-        self._api_key = (
-            api_key or os.environ.get(api_key_variable) or os.environ.get("OPENAI_API_KEY") or "none"
-        )
-        parts = urlsplit(self._base_url)
-        secrets = (self._api_key, *(headers or {}).values(), parts.password or "", parts.query)
-        # Shorter values are words that texts have anyway.
-        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
-        if not self._api_key.isascii():
-            raise ConfigError(
-                f"{title}: the key in {api_key_variable} has characters that no HTTP header can hold"
-            )
-        self.timeout_s = timeout_s
-        self._max_retries = max_retries
-        self.patience_s = patience_s
-        self._headers = dict(headers or {})
-        self.extra_body = dict(extra_body or {})
-        self.requests_per_minute = requests_per_minute
-        self.tokens_per_minute = tokens_per_minute
-        self.block_patterns = tuple(block_patterns)
+        self._api_key = api_key or _key_in_environment(api_key_variable, title)
+        self._secrets = _secrets(self._base_url, self._api_key, settings)
         self.adapts = adapts
-        self.concurrency = concurrency
         self.sampling = sampling.copy()
         self._error_type = error
         # At debug level these libraries log whole requests: prompts and headers.
@@ -138,9 +105,9 @@ class EndpointClient:
         return {
             "base_url": self._base_url,
             "api_key": self._api_key,
-            "timeout": openai.Timeout(self.timeout_s, connect=min(self.timeout_s, 10.0)),
-            "max_retries": self._max_retries,
-            "default_headers": self._headers,
+            "timeout": openai.Timeout(self.settings.timeout_s, connect=min(self.settings.timeout_s, 10.0)),
+            "max_retries": self.settings.max_retries,
+            "default_headers": self.settings.headers,
         }
 
     def error(self, what: str) -> EndpointError:
@@ -156,7 +123,8 @@ class EndpointClient:
     def unusable(self, error: openai.OpenAIError) -> EndpointError:
         """One clear line for an error of the client that concerns every row."""
         if isinstance(error, openai.APITimeoutError):
-            return self.error(f"no answer within {self.timeout_s:g} s, {self._max_retries + 1} times")
+            attempts = self.settings.max_retries + 1
+            return self.error(f"no answer within {self.settings.timeout_s:g} s, {attempts} times")
         if isinstance(error, openai.APIConnectionError):
             return self.error(f"cannot be reached ({_root_cause(error)})")
         if isinstance(error, openai.APIStatusError):
@@ -185,6 +153,21 @@ class EndpointClient:
                 f"serves {len(models)} models ({listed}); expected exactly one, or name the model"
             )
         return models[0]
+
+
+def _key_in_environment(variable: str, title: str) -> str:
+    key = os.environ.get(variable) or os.environ.get("OPENAI_API_KEY") or "none"
+    if not key.isascii():
+        raise ConfigError(f"{title}: the key in {variable} has characters that no HTTP header can hold")
+    return key
+
+
+def _secrets(url: str, api_key: str, settings: EndpointConfig) -> list[str]:
+    """What no message may hold."""
+    parts = urlsplit(url)
+    found = (api_key, *settings.headers.values(), parts.password or "", parts.query)
+    # Shorter values are words that texts have anyway.
+    return [secret for secret in found if len(secret) >= _SHORTEST_SECRET]
 
 
 def one_line(text: str, max_chars: int = 200) -> str:

@@ -101,7 +101,12 @@ def read_refusal(
         patterns: Further texts that mean a block.
         redact: Takes secrets out of a server's text.
     """
-    return _refusal(error.status_code, error.message, error.body, patterns, redact)
+    try:
+        # The client keeps the inner error alone; what was filtered may stand beside it.
+        body = error.response.json()
+    except ValueError:
+        body = error.body
+    return _refusal(error.status_code, error.message, body, patterns, redact)
 
 
 def _refusal(
@@ -110,15 +115,17 @@ def _refusal(
     fields = body if isinstance(body, Mapping) else {}
     inner = fields.get("error")
     fields = inner if isinstance(inner, Mapping) else fields
-    code = str(fields.get("code") or fields.get("type") or "")
-    said = str(fields.get("message") or message)
+    codes = [str(fields[name]) for name in ("code", "type") if fields.get(name)]
+    code = codes[0] if codes else ""
+    # FastAPI's servers name it detail.
+    said = str(fields.get("message") or fields.get("detail") or message)
     # Redacted before it is cut: a secret at the cut would stay in part.
     text = _encodable(redact(" ".join(f"HTTP {status}: {code} {said}".split())))[:_MAX_ERROR_CHARS]
     blocked = None
     # Errors about lengths name numbers and policies too.
     if status != 413 and not _TOO_LONG.search(said):
-        everything = f"{code} {said} {fields.get('innererror', '')}"
-        blocked = block_in_error(status, code, everything, body, patterns)
+        everything = f"{' '.join(codes)} {said} {fields.get('innererror', '')}"
+        blocked = block_in_error(status, codes, everything, body, patterns)
     parameter = fields.get("param")
     return Refusal(status, text, blocked, parameter if isinstance(parameter, str) else None, code)
 
@@ -136,7 +143,7 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         patterns: Further texts that mean a block.
         redact: Takes secrets out of a server's text.
     """
-    failure = getattr(answer, "error", None)
+    failure = getattr(answer, "error", None) or _base_failure(getattr(answer, "base_resp", None))
     if failure:
         body = failure if isinstance(failure, Mapping) else {"message": str(failure)}
         refusal = _refusal(200, "", body, patterns, redact)
@@ -178,6 +185,13 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
     if is_block(choice.finish_reason) or sent is not None:
         return _blocked(reply, text if sent is None else sent)
     return reply
+
+
+def _base_failure(status: object) -> Mapping[str, object] | None:
+    """The error in MiniMax's status of a reply, which is HTTP 200 whatever happened; None for a success."""
+    if not isinstance(status, Mapping) or not status.get("status_code"):
+        return None
+    return {"code": status["status_code"], "message": status.get("status_msg")}
 
 
 def _no_choices(answer: object) -> str:

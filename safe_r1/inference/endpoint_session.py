@@ -2,22 +2,27 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
+from safe_r1.inference.endpoint_attempts import (
+    METER,
+    Meter,
+    Outage,
+    Outcome,
+    WatchedHttpClient,
+    is_trouble,
+    may_have_been_paid,
+)
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.endpoint_reply import Refusal, read_completion, read_refusal
 from safe_r1.inference.rate_limits import AdaptiveCeiling, MinuteLimits
-from safe_r1.inference.reply_cache import Reply
+from safe_r1.inference.reply_cache import Overhead, Reply
 from safe_r1.schema import Message
-
-if TYPE_CHECKING:
-    import httpx
-
 
 # Harmless, and repeated to the length of a prompt: what fails with the prompt alone fails for its content.
 _PROBE_TEXT = "今天天气很好，适合出门散步。"
@@ -25,6 +30,8 @@ _PROBE_TOKENS = 16
 _TOKEN_PARAMETERS = ("max_tokens", "max_completion_tokens")
 # Chinese text has about one token for three bytes of UTF-8, English one for four.
 _BYTES_PER_TOKEN = 3
+# Tokens that a chat template adds to a turn, at most.
+_TOKENS_PER_TURN = 8
 _LONGEST_PAUSE_S = 30.0
 
 
@@ -46,6 +53,12 @@ class Call:
         return (
             sum(len(turn["content"].encode(errors="replace")) for turn in self.messages) // _BYTES_PER_TOKEN
         )
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """How many tokens the dialogue has at most."""
+        # A token has at least one byte.
+        return sum(len(turn["content"].encode(errors="replace")) + _TOKENS_PER_TURN for turn in self.messages)
 
 
 class _Busy(Exception):
@@ -73,7 +86,9 @@ class EndpointSession:
             reraise=True,
         )
         self._ceiling = AdaptiveCeiling(endpoint.concurrency)
-        self._limits = MinuteLimits(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self._outage = Outage(f"{endpoint.title} {endpoint.shown_url}", endpoint.settings.patience_s)
+        settings = endpoint.settings
+        self._limits = MinuteLimits(settings.requests_per_minute, settings.tokens_per_minute)
         self._mean_completion_tokens = 0.0
         self._succeeded_at = time.monotonic()
         self._has_succeeded = False
@@ -84,9 +99,9 @@ class EndpointSession:
         self.left_out: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
-        hooks = {"response": [self._notice]}
-        transport = openai.DefaultAsyncHttpxClient(event_hooks=hooks)
-        self._client = openai.AsyncOpenAI(**self._endpoint.client_settings(), http_client=transport)
+        self._client = openai.AsyncOpenAI(
+            **self._endpoint.client_settings(), http_client=WatchedHttpClient(self._attempted)
+        )
         return self
 
     async def __aexit__(
@@ -94,10 +109,16 @@ class EndpointSession:
     ) -> None:
         await self._client.close()
 
-    async def _notice(self, response: "httpx.Response") -> None:
+    def _attempted(self, outcome: Outcome, seconds: float) -> None:
         # Here and not where replies are read: the openai client repeats refused requests by itself.
-        if response.status_code in (429, 503):
+        if outcome in (429, 503):
             self._ceiling.refused()
+        if may_have_been_paid(outcome):
+            METER.get().unanswered()
+        if is_trouble(outcome):
+            self._outage.failed(outcome, seconds)
+        else:
+            self._outage.ended()
 
     async def ask(self, call: Call) -> Reply:
         """The reply to a call, or why there is none.
@@ -105,21 +126,23 @@ class EndpointSession:
         Raises:
             EndpointError: The endpoint cannot be used at all.
         """
+        meter = Meter()
+        METER.set(meter)
         async with self._ceiling.place():
             await self._limits.wait(call.prompt_tokens + int(self._mean_completion_tokens))
             try:
                 reply = await self._retrying(self._attempt, call)
             except _Busy as busy:
-                return busy.reply
+                reply = busy.reply
         if reply.text is not None:
             self._ceiling.succeeded()
             self._has_succeeded = True
             self._succeeded_at = time.monotonic()
             self._mean_completion_tokens += 0.1 * (reply.completion_tokens - self._mean_completion_tokens)
-        return reply
+        return replace(reply, overhead=meter.overhead)
 
     def _is_out_of_patience(self, state: RetryCallState) -> bool:
-        return time.monotonic() - self._succeeded_at >= self._endpoint.patience_s
+        return time.monotonic() - self._succeeded_at >= self._endpoint.settings.patience_s
 
     async def _attempt(self, call: Call) -> Reply:
         """One reply, after leaving out whatever parameters the endpoint refuses."""
@@ -130,24 +153,29 @@ class EndpointSession:
                 return reply
             if self._adapt(reply, sent, call):
                 continue
-            if reply.blocked or reply.wording in self._block_wordings or await self._is_block(call, reply):
-                blocked = reply.blocked or "input"
-                return Reply(None, error=reply.text, is_row_fault=True, blocked=blocked)
+            if reply.blocked or reply.wording in self._block_wordings:
+                return Reply(None, error=reply.text, is_row_fault=True, blocked=reply.blocked or "input")
+            if probed := await self._probe(call, reply):
+                return probed
             # Without a probe, words that may mean a block are taken for a fault of this row alone.
             is_row_fault = reply.is_too_long or (reply.may_be_block and not self._endpoint.adapts)
             return Reply(None, error=reply.text, is_row_fault=is_row_fault)
 
     async def _send(self, call: Call, parameters: Mapping[str, Any]) -> Reply | Refusal:
         endpoint = self._endpoint
+        meter = METER.get()
+        meter.most = Overhead(
+            prompt_tokens=call.most_prompt_tokens, completion_tokens=parameters.get(self._token_parameter, 0)
+        )
         try:
             answer = await self._client.chat.completions.create(  # pyright: ignore[reportCallIssue]
                 model=endpoint.model,
                 messages=call.messages,  # pyright: ignore[reportArgumentType]
-                extra_body=endpoint.extra_body or None,
+                extra_body=endpoint.settings.extra_body or None,
                 **parameters,
             )
         except openai.APITimeoutError:
-            return Reply(None, error=f"no answer within {endpoint.timeout_s:g} s")
+            return Reply(None, error=f"no answer within {endpoint.settings.timeout_s:g} s")
         except openai.APIConnectionError as error:
             # Nobody listens: at the start that is a wrong URL, later a server that restarts.
             if (
@@ -159,15 +187,20 @@ class EndpointSession:
                 Reply(None, error=f"the connection broke ({type(error.__cause__).__name__})")
             ) from None
         except openai.APIStatusError as error:
-            refusal = read_refusal(error, endpoint.block_patterns, endpoint.redact)
+            refusal = read_refusal(error, endpoint.settings.block_patterns, endpoint.redact)
             if refusal.concerns_all:
                 raise endpoint.unusable(error) from None
             if refusal.is_busy:
                 raise _Busy(Reply(None, error=refusal.text)) from None
             return refusal
         except (openai.APIError, ValueError):
+            meter.unanswered()
             return Reply(None, error="the reply is not valid JSON")
-        return read_completion(answer, endpoint.block_patterns, endpoint.redact)
+        reply = read_completion(answer, endpoint.settings.block_patterns, endpoint.redact)
+        if isinstance(reply, Reply) and reply.text is None and not reply.blocked:
+            # A success of which nothing can be read, its usage neither.
+            meter.unanswered()
+        return reply
 
     def _parameters(self, call: Call) -> dict[str, Any]:
         parameters: dict[str, Any] = {**self._endpoint.sampling, **(call.sampling or {})}
@@ -201,25 +234,33 @@ class EndpointSession:
             found[self._token_parameter] = f"at most {self._most_tokens}: the endpoint takes no more"
         return found
 
-    async def _is_block(self, call: Call, refusal: Refusal) -> bool:
-        """Whether an unknown refusal is about the content: a harmless call of the same form succeeds, and the
-        refused one fails again.
+    async def _probe(self, call: Call, refusal: Refusal) -> Reply | None:
+        """Find out whether an unknown refusal is about the content: a harmless call of the same form
+        succeeds, and the refused one fails again.
+
+        Returns:
+            A blocked reply, or the answer of the second time; None where it is another refusal.
         """
         if refusal.is_too_long or not self._endpoint.adapts:
-            return False
+            return None
         harmless = [
             Message(role=turn["role"], content=_repeat(_PROBE_TEXT, len(turn["content"])))
             for turn in call.messages
         ]
         probe_call = Call(harmless, ChatSampling(max_tokens=_PROBE_TOKENS))
+        meter = METER.get()
         probe = await self._send(probe_call, self._parameters(probe_call))
+        meter.probed(probe if isinstance(probe, Reply) else None)
         if isinstance(probe, Refusal) or probe.text is None:
-            return False
+            return None
         again = await self._send(call, self._parameters(call))
-        if isinstance(again, Refusal) and again.wording == refusal.wording:
-            self._block_wordings.add(refusal.wording)
-            return True
-        return False
+        if isinstance(again, Reply):
+            return again
+        meter.probed(None)
+        if again.wording != refusal.wording:
+            return None
+        self._block_wordings.add(refusal.wording)
+        return Reply(None, error=refusal.text, is_row_fault=True, blocked="input")
 
 
 def _repeat(text: str, length: int) -> str:

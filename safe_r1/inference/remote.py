@@ -9,27 +9,24 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from safe_r1.errors import BudgetError, EndpointError
 from safe_r1.inference.endpoint import first_error
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.endpoint_session import Call, EndpointSession
+from safe_r1.inference.remote_result import to_result, with_usage
 from safe_r1.inference.reply_cache import Reply, Write
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, Sampling
 from safe_r1.inference.shard_buffer import Finished
 from safe_r1.inference.spending import Spending
 from safe_r1.models.endpoint_entry import EndpointEntry
-from safe_r1.models.reasoning import split_reasoning
-from safe_r1.schema import Message
 
 # A shard is written when it has this many rows or is this old: a remote folder gets few files, and another
 # machine that resumes the run repeats little.
 _ROWS_PER_SHARD = 64
 _SHARD_AGE_S = 20.0
-NO_USAGE = "usage"
-"""Key among the adaptations for tokens that are estimated."""
 
 
 class Journal(Protocol):
@@ -54,17 +51,9 @@ def make_endpoints(entry: EndpointEntry, sampling: Sampling) -> list[EndpointCli
         EndpointClient(
             url,
             entry.model,
+            entry,
             title="endpoint",
             api_key_variable=variable,
-            concurrency=entry.concurrency,
-            timeout_s=entry.timeout_s,
-            max_retries=entry.max_retries,
-            patience_s=entry.patience_s,
-            headers=entry.headers,
-            extra_body=entry.extra_body,
-            requests_per_minute=entry.requests_per_minute,
-            tokens_per_minute=entry.tokens_per_minute,
-            block_patterns=entry.block_patterns,
             adapts=True,
             sampling=ChatSampling(temperature=sampling.temperature, top_p=sampling.top_p),
         )
@@ -140,9 +129,9 @@ async def _stream(asking: _Asking) -> AsyncGenerator[list[EngineResult], None]:
     asking.pending = deque(request for request in asking.pending if request.key not in journalled)
     for start in range(0, len(known), _ROWS_PER_SHARD):
         chunk = known[start : start + _ROWS_PER_SHARD]
-        for _, reply in chunk:
-            asking.spending.add(reply)
-        yield [_result(request, reply) for request, reply in chunk]
+        for request, reply in chunk:
+            asking.spending.add(request.key, reply)
+        yield [to_result(request, reply) for request, reply in chunk]
     if not asking.pending:
         return
     work = asyncio.create_task(_work_all(asking))
@@ -157,9 +146,11 @@ async def _stream(asking: _Asking) -> AsyncGenerator[list[EngineResult], None]:
     if asking.pending and asking.lost:
         raise asking.lost[0]
     if asking.is_out_of_money:
-        entry = asking.spending.entry
+        spending = asking.spending
+        overhead = spending.price_of(spending.overhead.prompt_tokens, spending.overhead.completion_tokens)
+        beyond = f", {overhead:.4g} of it for probes and attempts without an answer" if overhead else ""
         raise BudgetError(
-            f"endpoint.max_cost={entry.max_cost:g} reached: {asking.spending.cost:.4g} spent, "
+            f"endpoint.max_cost={spending.entry.max_cost:g} reached: {spending.cost:.4g} spent{beyond}, "
             f"{len(asking.pending)} rows are left and the next could exceed it; all answers are kept, "
             "the same command with a higher limit asks only the rest"
         )
@@ -239,11 +230,11 @@ async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Ask
             raise
         finally:
             asking.spending.release(reserved)
-        reply = _with_usage(request, reply, asking.adaptations)
-        asking.spending.add(reply)
+        reply = with_usage(request, reply, asking.adaptations)
+        asking.spending.add(request.key, reply)
         if reply.text is not None or reply.blocked:
             keep(request.key, reply)
-        asking.finished.put_nowait(_result(request, reply))
+        asking.finished.put_nowait(to_result(request, reply))
         if reply.text is not None or reply.is_row_fault:
             asking.num_failed_in_a_row = 0
             continue
@@ -254,55 +245,9 @@ async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Ask
             )
 
 
-def _with_usage(request: Request, reply: Reply, adaptations: dict[str, str]) -> Reply:
-    """The reply with its tokens estimated where the endpoint does not say: a limit of cost has to hold."""
-    sent = reply.full_text or reply.partial
-    if not sent or reply.completion_tokens:
-        return reply
-    adaptations[NO_USAGE] = "the endpoint reports no usage: tokens are estimated"
-    tokens = Call([Message(role="assistant", content=sent)]).prompt_tokens
-    return replace(
-        reply,
-        prompt_tokens=reply.prompt_tokens or Call(request.messages).prompt_tokens,
-        completion_tokens=max(1, tokens),
-    )
-
-
 def _sampling(request: Request, endpoint: EndpointClient) -> ChatSampling:
     sampling = ChatSampling(max_tokens=request.max_tokens)
     # Greedy sampling draws nothing: its rows are the same for every seed.
     if endpoint.sampling.get("temperature", 1.0) > 0:
         sampling["seed"] = request.seed
     return sampling
-
-
-def _result(request: Request, reply: Reply) -> EngineResult:
-    """The reply as the job reads results of engines."""
-    text, parts = _parts(reply)
-    return {
-        "key": request.key,
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-        "text": text,
-        "finish_reason": None if reply.text is None and not reply.blocked else reply.finish_reason,
-        "error": reply.error if reply.text is None and not reply.blocked else None,
-        "parts": parts,
-        "blocked": reply.blocked or None,
-        "served_by": reply.served_by or None,
-    }
-
-
-def _parts(reply: Reply) -> tuple[str, tuple[str, str | None]]:
-    """The whole text of a reply, and its reasoning and answer."""
-    if reply.blocked:
-        # What was sent before the block is no answer.
-        sent = replace(reply, text=reply.partial).full_text or ""
-        return sent, (reply.reasoning or split_reasoning(reply.partial)[0], None)
-    text = reply.full_text or ""
-    if not (reply.text or "").strip() and reply.finish_reason == "length":
-        # Cut before the answer began, wherever the reasoning was: no answer is not an empty one.
-        return text, (reply.reasoning or split_reasoning(text)[0], None)
-    if not reply.text or not reply.reasoning or "</think>" in reply.text:
-        return text, split_reasoning(text)
-    # As the endpoint sends them: a reasoning that mentions the tag would be split elsewhere.
-    return text, (reply.reasoning.strip(), reply.text.strip())

@@ -6,8 +6,9 @@ The cache may be shared by any number of processes.
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import diskcache
 
@@ -17,6 +18,31 @@ _ERRORS = (OSError, sqlite3.Error, diskcache.Timeout)
 
 Write = Callable[[str, "Reply"], None]
 """Stores a reply under its key."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Requests beyond the one that gave a row its answer, as far as they may have been paid.
+
+    Attributes:
+        num_probes: Requests that found out whether a refusal is about the content.
+        num_unanswered: Attempts of which no answer arrived, such as those that timed out.
+        prompt_tokens, completion_tokens: Of both; at most, where the endpoint did not say.
+    """
+
+    num_probes: int = 0
+    num_unanswered: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "Overhead") -> "Overhead":
+        return Overhead(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def __bool__(self) -> bool:
+        return any(astuple(self))
+
+
+NO_OVERHEAD = Overhead()
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,7 @@ class Reply:
             else empty.
         partial: What was sent of a reply that was blocked.
         served_by: Model and ``system_fingerprint`` as the endpoint reports them.
+        overhead: What else the call took.
     """
 
     text: str | None
@@ -45,6 +72,7 @@ class Reply:
     blocked: str = ""
     partial: str = ""
     served_by: str = ""
+    overhead: Overhead = NO_OVERHEAD
 
     @property
     def full_text(self) -> str | None:
@@ -54,6 +82,12 @@ class Reply:
         if not self.text and self.finish_reason == "length":
             return f"<think>\n{self.reasoning}"
         return f"<think>\n{self.reasoning}\n</think>\n\n{self.text}"
+
+
+def _read(row: dict[str, Any]) -> Reply:
+    # Replies of earlier versions have none.
+    overhead = row.pop("overhead", {})
+    return Reply(**row, overhead=Overhead(**overhead))
 
 
 class ReplyCache:
@@ -82,7 +116,7 @@ class ReplyCache:
                 rows = {key: cache.get(key) for key in keys}
         except (*_ERRORS, ValueError) as error:
             raise self._error(error) from None
-        return {key: Reply(**row) for key, row in rows.items() if isinstance(row, dict)}
+        return {key: _read(row) for key, row in rows.items() if isinstance(row, dict)}
 
     @contextmanager
     def writing(self) -> Iterator[Write]:

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from safe_r1.config import EndpointConfig
 from safe_r1.errors import JudgeError
 from safe_r1.inference.endpoint import ChatEndpoint
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
@@ -16,6 +17,7 @@ from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.judge.prompt import MAX_TEXT_CHARS
 from safe_r1.schema import JUDGED_PARTS, Message
+from safe_r1.settings import load_config
 
 
 class EndpointJudge(ModelJudge):
@@ -56,12 +58,18 @@ class EndpointJudge(ModelJudge):
         client = EndpointClient(
             base_url,
             model,
+            load_config(
+                EndpointConfig,
+                None,
+                [],
+                concurrency=concurrency,
+                timeout_s=timeout_s,
+                max_retries=max_retries,
+                patience_s=0,
+            ),
             title="judge endpoint",
             api_key_variable="SAFE_R1_JUDGE_API_KEY",
             api_key=api_key,
-            concurrency=concurrency,
-            timeout_s=timeout_s,
-            max_retries=max_retries,
             sampling=sampling,
             error=JudgeError,
         )

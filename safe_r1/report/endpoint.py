@@ -20,6 +20,7 @@ def _notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
     yield from _adapted_notes(adapted)
     yield _seed_note("seed" in adapted, endpoint.get("seeded", True))
     yield _usage_note(endpoint)
+    yield from _overhead_notes(endpoint.get("overhead") or {})
 
 
 def _served_notes(endpoint: Mapping[str, Any]) -> Iterator[BilingualName]:
@@ -88,3 +89,27 @@ def _usage_note(endpoint: Mapping[str, Any]) -> BilingualName:
         f"提示 {prompts:,} token，生成 {completions:,} token（按接口计数）{zh}",
         f"{prompts:,} prompt and {completions:,} completion tokens, as the endpoint counts them{en}",
     )
+
+
+def _overhead_notes(overhead: Mapping[str, int]) -> Iterator[BilingualName]:
+    """What was taken beyond the rows."""
+    if probes := overhead.get("num_probes"):
+        yield BilingualName(
+            "probes",
+            f"另有 {probes:,} 次探测请求，用于判断被拒绝的请求是否因内容被拦截",
+            f"{probes:,} further requests found out whether refusals were about the content",
+        )
+    if unanswered := overhead.get("num_unanswered"):
+        yield BilingualName(
+            "unanswered",
+            f"{unanswered:,} 次请求没有收到回复（超时或连接中断），平台可能仍然计费",
+            f"{unanswered:,} attempts got no answer (time-outs, broken connections) and may have been paid",
+        )
+    if any(overhead.values()):
+        prompts, completions = overhead.get("prompt_tokens", 0), overhead.get("completion_tokens", 0)
+        yield BilingualName(
+            "overhead",
+            f"上述额外请求最多按提示 {prompts:,} token、生成 {completions:,} token 计入费用",
+            f"counted for these, in the cost too: at most {prompts:,} prompt and {completions:,} completion "
+            "tokens",
+        )

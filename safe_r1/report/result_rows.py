@@ -47,6 +47,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("truncated", pa.bool_(), False),
         pa.field("failed", pa.bool_(), False),
         pa.field("blocked", pa.bool_(), False),
+        ("blocked_by", pa.string()),
         ("unscored_reason", pa.string()),
         ("error", pa.string()),
         ("finish_reason", pa.string()),
@@ -58,7 +59,8 @@ RESULT_SCHEMA = pa.schema(
 
 ``question`` is the whole dialogue, ``options`` one a line; ``choice`` and ``expected_answer`` are letters of
 these options, also where a repeat showed them in another order. ``confidence`` is null for judges that give
-none. Of ``truncated``, ``failed`` and ``blocked`` at most one is true.
+none. Of ``truncated``, ``failed`` and ``blocked`` at most one is true; ``blocked_by`` says which side the
+provider's filter took, ``input`` or ``output``.
 """
 
 _BATCH_ROWS = 128
@@ -281,6 +283,7 @@ def _result_row(
         "truncated": reason == Unscored.TRUNCATED,
         "failed": reason == Unscored.FAILED,
         "blocked": reason == Unscored.BLOCKED,
+        "blocked_by": completion.get("blocked"),
         "unscored_reason": reason,
         "error": completion["error"],
         "finish_reason": completion["finish_reason"],

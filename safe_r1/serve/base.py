@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.schema import Message, Unscored
@@ -81,11 +81,16 @@ class Model(Protocol):
         """The reply to a dialogue; see ``generate`` for errors."""
         ...
 
+
+@runtime_checkable
+class TextModel(Model, Protocol):
+    """A served model that also continues texts without a chat template."""
+
     async def tokenize(self, prompt: str | list[int]) -> list[int]:
         """Tokens of a text that is continued without a chat template.
 
         Raises:
-            ApiError: The prompt fills the context, or the model continues no texts.
+            ApiError: The prompt fills the context.
         """
         ...
 

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import TemplateError
 from pydantic import BaseModel
@@ -28,13 +28,13 @@ from safe_r1.schema import Message
 from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
 from safe_r1.serve.config import ScalingConfig
 from safe_r1.serve.errors import ApiError
+from safe_r1.serve.sampling import choose_sampling
 
 if TYPE_CHECKING:
     from ray.serve import Application
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
     from ray.serve.llm.openai_api_models import CompletionRequest
 
-_Value = TypeVar("_Value")
 # JSON of vLLM's server, which no type describes.
 _EngineReply = BaseModel | Mapping[str, Any] | str | list[str]
 
@@ -215,26 +215,17 @@ class ServedModel:
     ) -> "CompletionRequest":
         from ray.serve.llm.openai_api_models import CompletionRequest
 
-        generation = self._generation
-        variant = self.variant
-        max_tokens = (
-            params.max_tokens
-            or generation.max_tokens
-            or generation.max_tokens_refusal
-            or variant.max_tokens_refusal
-        )
-        temperature = _first(params.temperature, generation.temperature, variant.temperature)
+        sampling = choose_sampling(params, self._generation, self.variant)
         return CompletionRequest.model_validate(
             {
-                "model": variant.name,
+                "model": self.variant.name,
                 "prompt": tokens,
-                "max_tokens": max(1, min(max_tokens, self.context - len(tokens))),
-                "temperature": temperature,
-                "top_p": _first(params.top_p, generation.top_p, variant.top_p),
+                "max_tokens": max(1, min(sampling.max_tokens, self.context - len(tokens))),
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
                 "stop": stop or None,
-                "stop_token_ids": list(variant.prompt_format.stop_token_ids) or None,
-                # Greedy decoding is deterministic without a seed.
-                "seed": params.seed if temperature > 0 else None,
+                "stop_token_ids": list(self.variant.prompt_format.stop_token_ids) or None,
+                "seed": sampling.seed,
                 "stream": stream,
                 "stream_options": {"include_usage": True} if stream else None,
                 # The prompt is complete: rendering or tokenizing has added them.
@@ -260,10 +251,6 @@ class ServedModel:
         except (DeploymentUnavailableError, RayServeException, RayError) as error:
             message = f"{name}: its engine is down or starting ({type(error).__name__})"
             raise ApiError(503, "engine_unavailable", message, retry_after_s=30) from None
-
-
-def _first(*values: _Value | None) -> _Value:
-    return next(value for value in values if value is not None)
 
 
 def _read_chunks(reply: _EngineReply) -> list[Chunk]:

@@ -13,6 +13,7 @@ from safe_r1.models.variant import Variant
 from safe_r1.schema import Message
 from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
 from safe_r1.serve.errors import ApiError
+from safe_r1.serve.sampling import choose_sampling
 
 
 class RemoteModel:
@@ -61,24 +62,13 @@ class RemoteModel:
 
         return ChatReply("", reply.prompt_tokens, chunks())
 
-    async def tokenize(self, prompt: str | list[int]) -> list[int]:
-        """Refused: the endpoint takes dialogues alone.
-
-        Raises:
-            ApiError: 400.
-        """
-        message = f"{self.variant.name} is behind another URL, which takes /v1/chat/completions alone"
-        raise ApiError(400, "unsupported_model", message, "model")
-
-    async def complete(
-        self, tokens: list[int], params: SamplingParams, stop: list[str], *, stream: bool = False
-    ) -> AsyncIterator[Chunk]:
-        """Never reached, as ``tokenize`` refuses."""
-        await self.tokenize(tokens)
-        yield Chunk("")
-
     async def _ask(self, messages: list[Message], params: SamplingParams, stop: Sequence[str]) -> Reply:
-        sampling = self._sampling(params)
+        chosen = choose_sampling(params, self._generation, self.variant)
+        sampling = ChatSampling(
+            max_tokens=chosen.max_tokens, temperature=chosen.temperature, top_p=chosen.top_p
+        )
+        if chosen.seed is not None:
+            sampling["seed"] = chosen.seed
         if stop:
             sampling["stop"] = list(stop)
         name = self.variant.name
@@ -106,19 +96,3 @@ class RemoteModel:
             session = EndpointSession(make_endpoints(self._entry, sampling)[0])
             self._session = await session.__aenter__()
         return self._session
-
-    def _sampling(self, params: SamplingParams) -> ChatSampling:
-        generation = self._generation
-        limits = (params.max_tokens, generation.max_tokens, generation.max_tokens_refusal)
-        temperatures = (params.temperature, generation.temperature, self.variant.temperature)
-        shares = (params.top_p, generation.top_p, self.variant.top_p)
-        temperature = next(value for value in temperatures if value is not None)
-        sampling = ChatSampling(
-            max_tokens=next((value for value in limits if value), self.variant.max_tokens_refusal),
-            temperature=temperature,
-            top_p=next(value for value in shares if value is not None),
-        )
-        # Greedy decoding is deterministic without a seed.
-        if temperature > 0:
-            sampling["seed"] = params.seed
-        return sampling

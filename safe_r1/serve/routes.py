@@ -15,7 +15,7 @@ from safe_r1.judge.base import JudgeItem
 from safe_r1.policies import classify
 from safe_r1.serve import openai_api
 from safe_r1.serve.access import AuthorizedService, charge_items, is_batch
-from safe_r1.serve.base import NOT_JUDGED, Chunk, Generation
+from safe_r1.serve.base import NOT_JUDGED, Chunk, Generation, TextModel
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.errors import ApiError, add_error_handlers
 from safe_r1.serve.evaluator import Evaluator, to_wire
@@ -127,6 +127,9 @@ def _add_generation_routes(app: FastAPI) -> None:
         """Continue a text without a chat template."""
         body.reject_unsupported()
         served = service.model(body.model)
+        if not isinstance(served, TextModel):
+            message = f"{body.model} answers dialogues alone, it continues no texts: use /v1/chat/completions"
+            raise ApiError(400, "unsupported_model", message, "model")
         tokens = await served.tokenize(body.prompt)
         num_prompt = len(tokens)
         chunks = served.complete(tokens, body.params, body.stops, stream=body.stream)

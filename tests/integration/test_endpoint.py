@@ -160,3 +160,64 @@ def test_the_dry_run_estimates_tokens_and_cost_without_asking(server: Server, tm
     assert "pass-word" not in text
     assert not server.requests
     assert not list(tmp_path.iterdir())
+
+
+CAMPAIGN = """
+name = "endpoints"
+budget_endpoint_cost = 1.0
+[groups.cpu]
+max_nodes = 1
+[stages.evaluate]
+job = "evaluate"
+group = "cpu"
+variants = ["{variant}"]
+benchmarks = ["chisafetybench-sample"]
+flags = {{ limit = 8, max-cost = 0.5 }}
+set = ["endpoint.input_price=1", "endpoint.output_price=2"]
+"""
+
+
+@pytest.mark.very_long
+def test_a_campaign_plans_and_asks_an_endpoint(server: Server, tmp_path: Path):
+    unknown: set[str] = set()
+
+    def answer_or_refuse(sent: dict[str, Any], call: int) -> Answer:
+        question = sent["messages"][-1]["content"]
+        status, body = answer(sent, call)
+        if status == 200 and "只回答" not in question and not unknown:
+            unknown.add(question)
+        return (400, {"error": {"message": "E-7788 refused"}}) if question in unknown else (status, body)
+
+    server.on_request = answer_or_refuse
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(CAMPAIGN.format(variant=f"endpoint:{server.url}#judge-model"), encoding="utf-8")
+    output = tmp_path / "campaign"
+    arguments = ("ray_jobs/campaign.py", "--recipe", str(recipe), "--output", str(output))
+    planned = execute(*arguments, "--dry-run")
+    assert "1,200 prompt and 5,600 completion tokens of endpoints, 0.0124 at the prices set" in planned
+    assert "GPU-hours  0" in planned
+    assert not server.requests
+    text = execute(*arguments)
+    folder = folder_of(server, output / "runs")
+    assert folder.is_complete
+    endpoint = (folder.read_json("run.json") or {})["endpoint"]
+    # The harmless request, and the refused one again; a question of the same form is not asked with a third.
+    overhead = {"num_probes": 2, "num_unanswered": 0, "prompt_tokens": 100, "completion_tokens": 50}
+    assert endpoint["overhead"] == overhead
+    tokens = (endpoint["prompt_tokens"], endpoint["completion_tokens"])
+    assert endpoint["cost"] == pytest.approx((tokens[0] + 100 + 2 * (tokens[1] + 50)) / 1e6)
+    assert "探测请求" in (folder.path / "report.html").read_text(encoding="utf-8")
+    assert f"{tokens[0]:,} prompt and {tokens[1]:,} completion tokens of endpoints" in text
+
+
+def execute(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

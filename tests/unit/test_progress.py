@@ -1,6 +1,7 @@
 """What a job's terminal prints is what a campaign and its status page parse."""
 
 import io
+import logging
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ray_jobs.common import Console
+from ray_jobs.common import Console, TerminalHandler
 from safe_r1.campaign.jobs import RayJobs
-from safe_r1.progress import Progress
+from safe_r1.progress import NOTICES, Progress
 
 STAGES = (
     *("completions", "checks", "verdicts"),
@@ -77,3 +78,16 @@ def test_a_campaign_parses_what_the_terminal_prints(steps: list[Progress]):
         get_job_logs=lambda _: terminal.getvalue(),
     )
     assert jobs.view("job").progress == last
+
+
+def test_a_notice_is_one_line_on_the_terminal():
+    out = io.StringIO()
+    handler = TerminalHandler(Console(out, Path("log")))
+    notices = logging.getLogger(NOTICES)
+    notices.addHandler(handler)
+    try:
+        notices.warning("no answer\nsince %s", "12:00")
+        logging.getLogger("safe_r1.inference").warning("for the log alone")
+    finally:
+        notices.removeHandler(handler)
+    assert out.getvalue() == "no answer since 12:00\n"

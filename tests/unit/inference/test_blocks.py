@@ -1,4 +1,7 @@
-"""What providers' content filters say, in the form of their documentation, and what is no block."""
+"""What providers' content filters say, as their pages and users' reports quote it, and what is no block.
+
+The sources are named in ``safe_r1.inference.blocks``.
+"""
 
 from typing import Any
 
@@ -30,52 +33,108 @@ DEEPSEEK = {
         "code": "invalid_request_error",
     }
 }
-DASHSCOPE_INPUT = {
+DEEPSEEK_BEFORE = {"detail": "Content Exists Risk"}
+OPENAI = {
     "error": {
-        "code": "data_inspection_failed",
+        "message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy. "
+        "Please try again with a different prompt: https://platform.openai.com/docs/guides/reasoning",
+        "type": "invalid_request_error",
         "param": None,
-        "message": "Input data may contain inappropriate content.",
-        "type": "data_inspection_failed",
+        "code": "invalid_prompt",
     }
-}
-DASHSCOPE_OUTPUT = {
-    "error": {
-        "code": "data_inspection_failed",
-        "param": None,
-        "message": "Output data may contain inappropriate content.",
-        "type": "data_inspection_failed",
-    }
-}
-ZHIPU = {
-    "contentFilter": [{"level": 1, "role": "user"}],
-    "error": {
-        "code": "1301",
-        "message": "系统检测到输入或生成内容可能包含不安全或敏感内容，请您避免输入易产生敏感内容的提示语。",
-    },
 }
 MOONSHOT = {
     "error": {
+        "code": 400,
         "message": "The request was rejected because it was considered high risk",
+        "param": "prompt",
         "type": "content_filter",
     }
 }
-"""Bodies of HTTP 400 by provider."""
+ONE_API = {
+    "error": {
+        "message": "input contains sensitive words: [test] (request id: 20240523152007160608893pVIxONYS)",
+        "type": "new_api_error",
+        "param": "",
+        "code": "sensitive_words_detected",
+    }
+}
+
+
+def dashscope(message: str) -> dict[str, Any]:
+    fields = {"code": "data_inspection_failed", "param": None, "message": message}
+    return {"error": {**fields, "type": "data_inspection_failed"}, "request_id": "deab386b-2562-9a7b"}
+
+
+def zhipu(role: str) -> dict[str, Any]:
+    message = (
+        "系统检测到输入或生成内容可能包含不安全或敏感内容，请您避免输入易产生敏感内容的提示语，感谢您的配合。"
+    )
+    return {"contentFilter": [{"level": 1, "role": role}], "error": {"code": "1301", "message": message}}
+
+
+def volcengine(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "param": "", "type": "BadRequest"}}
+
+
+def minimax(message: str) -> dict[str, Any]:
+    fields = {"type": "unprocessable_entity_error", "message": message, "http_code": "422"}
+    return {"type": "error", "error": fields, "request_id": "x"}
+
+
+def minimax_status(code: int, message: str) -> dict[str, Any]:
+    return {"id": "x", "choices": None, "base_resp": {"status_code": code, "status_msg": message}}
+
+
+_ARK_INPUT = "The request failed because the input text may contain sensitive information. Request id: 1"
+_ARK_OUTPUT = "The request failed because the output text may contain sensitive information. Request id: 1"
+_ARK_RISK = "The request could not be processed because the {} text includes sensitive content that violates "
 
 
 @pytest.mark.parametrize(
-    ("body", "blocked"),
+    ("status", "body", "blocked"),
     [
-        (AZURE, "input"),
-        (DEEPSEEK, "input"),
-        (DASHSCOPE_INPUT, "input"),
-        (DASHSCOPE_OUTPUT, "output"),
-        (ZHIPU, "input"),
-        (MOONSHOT, "input"),
+        (400, AZURE, "input"),
+        (400, DEEPSEEK, "input"),
+        (400, DEEPSEEK_BEFORE, "input"),
+        (400, OPENAI, "input"),
+        (400, dashscope("Input data may contain inappropriate content."), "input"),
+        (400, dashscope("Output data may contain inappropriate content."), "output"),
+        # It leaves open which of the two; nothing was sent.
+        (400, dashscope("Input or output data may contain inappropriate content."), "input"),
+        (
+            400,
+            dashscope(
+                "<400> InternalError.Algo.DataInspectionFailed: Input text data may contain inappropriate "
+            ),
+            "input",
+        ),
+        (
+            500,
+            {"error": {"message": "<400> InternalError.Algo.DataInspectionFailed: Output data may contain"}},
+            "output",
+        ),
+        (400, zhipu("user"), "input"),
+        (400, zhipu("assistant"), "output"),
+        (400, MOONSHOT, "input"),
+        (400, volcengine("SensitiveContentDetected", _ARK_INPUT), "input"),
+        (400, volcengine("SensitiveContentDetected.SevereViolation", _ARK_INPUT), "input"),
+        (400, volcengine("InputTextSensitiveContentDetected.PolicyViolation", _ARK_INPUT), "input"),
+        (400, volcengine("OutputTextSensitiveContentDetected", _ARK_OUTPUT), "output"),
+        (400, volcengine("InputTextRiskDetection", _ARK_RISK.format("input")), "input"),
+        (400, volcengine("OutputTextRiskDetection", _ARK_RISK.format("output")), "output"),
+        (422, minimax("input new_sensitive (1026)"), "input"),
+        (500, minimax("output new_sensitive (1027)"), "output"),
+        (200, minimax_status(1026, "input new_sensitive"), "input"),
+        (200, minimax_status(1027, "output new_sensitive"), "output"),
+        (400, ONE_API, "input"),
     ],
 )
-def test_a_providers_error_is_a_block_and_no_failure(server: Server, body: dict[str, Any], blocked: str):
-    server.on_request = lambda sent, call: (400, body)
-    [row] = results(server, [request("甲")])
+def test_a_providers_error_is_a_block_and_no_failure(
+    server: Server, status: int, body: dict[str, Any], blocked: str
+):
+    server.on_request = lambda sent, call: (status, body)
+    [row] = results(server, [request("甲")], max_retries=0)
     assert (row["blocked"], row["error"], row["parts"]) == (blocked, None, ("", None))
     # Asked once: neither a probe nor a retry.
     assert len(server.requests) == 1
@@ -141,15 +200,17 @@ def test_a_row_that_is_too_long_is_no_block(server: Server):
         (400, "", "max_tokens must not exceed 1301"),
         (402, "", "Insufficient Balance"),
         (502, "", "bad gateway"),
+        (400, "ContentSecurityDetectionError", "Internal error. CSDcode: 1"),
+        (400, "1210", "API 调用参数有误，请检查文档。"),
     ],
 )
 def test_errors_of_other_kinds_are_no_blocks(status: int, code: str, text: str):
-    assert block_in_error(status, code, text, {}) is None
+    assert block_in_error(status, [code], text, {}) is None
 
 
 def test_a_code_means_a_block_whatever_the_status():
-    assert block_in_error(429, "1301", "", {}) == "input"
-    assert block_in_error(500, "content_filter", "the output content was filtered", {}) == "output"
+    assert block_in_error(429, ["1301"], "", {}) == "input"
+    assert block_in_error(500, ["content_filter"], "the output content was filtered", {}) == "output"
 
 
 @pytest.mark.parametrize("status", [400, 413])
@@ -170,6 +231,6 @@ def test_a_long_error_is_read_in_linear_time():
     import time
 
     begin = time.perf_counter()
-    block_in_error(400, "", "content " * 100_000, {})
+    block_in_error(400, [""], "content " * 100_000, {})
     without_appended_refusal("a " * 1_000_000)
     assert time.perf_counter() - begin < 2
