@@ -14,6 +14,7 @@ from safe_r1.benchmarks.registry import (
     names,
     own_questions,
     require_files,
+    require_given_answers,
 )
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "names",
     "own_questions",
     "require_files",
+    "require_given_answers",
     "write_settings",
 ]

@@ -123,6 +123,26 @@ def require_files(chosen: Iterable[str]) -> None:
             benchmark.file.profile(benchmark.file.files())
 
 
+def require_given_answers(chosen: Iterable[Benchmark]) -> None:
+    """Check that benchmarks come with answers of a model, as the variant ``given`` needs them.
+
+    Raises:
+        ConfigError: One has none.
+        DataError: Its file cannot be read.
+    """
+    for benchmark in chosen:
+        if not isinstance(benchmark, OwnBenchmark):
+            raise ConfigError(
+                f"--variant given: {benchmark.name} has questions alone; give a file of questions and "
+                "answers, or another --variant"
+            )
+        if not benchmark.has_given_answers:
+            raise ConfigError(
+                f"--variant given: no column of {benchmark.file.place.file_name} holds the answers of a "
+                f"model, such as 模型回答 or response; --set {GROUP}.mapping.given_answer=NAME names it"
+            )
+
+
 def get_benchmarks(chosen: Iterable[str], config: EvaluateConfig) -> dict[str, Benchmark]:
     """The benchmarks of a job by their own names, each once; see ``expand`` and ``get_benchmark``.
 

@@ -43,6 +43,7 @@ PROMPT_TOKENS = 150
 # Of one request to a provider; DeepSeek's API streams a reasoning model at 20 to 40.
 ENDPOINT_TOKENS_PER_S = 25.0
 RUN_ONCE_HOURS = {"corpus": 0.5, "compare": 0.1}
+_JUDGING_HOURS = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
 
 
 def _finetune(variant: Variant, group: NodeGroup) -> Estimate:
-    if variant.endpoint:
-        raise ConfigError(f"{variant.name} is behind a URL: it can be evaluated, not fine-tuned")
+    if variant.endpoint or variant.is_given:
+        place = "behind a URL" if variant.endpoint else "a name for given answers"
+        raise ConfigError(f"{variant.name} is {place}: it can be evaluated, not fine-tuned")
     if group.gpu is None:
         # Whether it fits into the memory, the job itself checks on its machine.
         plan = plan_variant(variant, "cpu", 1)
@@ -121,6 +123,8 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
         asked = _ask(stage, name, endpoint, tokens)
         gpus, hours = _judge(stage, name, group, tokens)
         return dataclasses.replace(asked, gpus=gpus, hours=asked.hours + hours)
+    if get_variant(name).is_given:
+        return Estimate(0, _JUDGING_HOURS, "given answers: nothing is generated")
     if group.gpu is None:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu = get_gpu(group.gpu)

@@ -21,7 +21,7 @@ from safe_r1.models.identity import folder_identity
 from safe_r1.models.prompts import load_tokenizer, read_prompt_format
 from safe_r1.models.registry import Variant, describe, engine_stop_ids, folder_prompt_format
 
-__all__ = ["cache_folder", "demo_model", "pin", "prepare", "with_size"]
+__all__ = ["cache_folder", "demo_model", "pin", "prepare", "require_weights", "with_size"]
 
 
 def prepare(variant: Variant, trust_remote_code: bool = False) -> tuple[Variant, str]:
@@ -38,11 +38,7 @@ def prepare(variant: Variant, trust_remote_code: bool = False) -> tuple[Variant,
         ModelError: The hub cannot be reached, the model is not there, its tokenizer cannot be loaded, or the
             demo's package is missing.
     """
-    if variant.endpoint is not None:
-        raise ModelError(
-            f"{variant.name} is behind a URL: an evaluation can ask it, but there are no weights to load; "
-            "give a hub id or a folder"
-        )
+    require_weights(variant)
     if variant.kind == "demo":
         variant = replace(variant, source=str(demo_model()))
     if variant.is_local:
@@ -57,12 +53,31 @@ def prepare(variant: Variant, trust_remote_code: bool = False) -> tuple[Variant,
     return pinned, f"{pinned.source}@{pinned.revision}"
 
 
+def require_weights(variant: Variant) -> None:
+    """Check that a variant is a model whose weights can be loaded.
+
+    Raises:
+        ModelError: It is behind a URL, or only its answers are there.
+    """
+    problem = ""
+    if variant.endpoint is not None:
+        problem = "is behind a URL: an evaluation can ask it"
+    elif variant.is_given:
+        problem = "stands for answers that a file has: an evaluation can judge them"
+    if problem:
+        raise ModelError(
+            f"{variant.name} {problem}, but there are no weights to load; give a hub id or a folder"
+        )
+
+
 def pin(variant: Variant) -> Variant:
     """The variant with the commit of its branch in place of the branch's name.
 
     Raises:
-        ModelError: The model is not on the hub, or the hub cannot be reached and nothing is cached.
+        ModelError: The model is not on the hub, or the hub cannot be reached and nothing is cached; or it
+            has no weights.
     """
+    require_weights(variant)
     if variant.is_local or variant.hub == "modelscope":
         return variant
     return replace(variant, revision=find_model(variant.source, variant.revision).commit)
@@ -74,7 +89,7 @@ def with_size(variant: Variant) -> Variant:
 
     For estimates: without network a hub id comes back as it was, and stays so for this process.
     """
-    if variant.params_b or variant.is_local or variant.endpoint:
+    if variant.params_b or variant.is_local or variant.endpoint or variant.is_given:
         return variant
     try:
         model = find_model(variant.source, variant.revision)

@@ -21,6 +21,7 @@ from safe_r1.models.files import (
     read_json_if_present,
     without_byte_order_marks,
 )
+from safe_r1.models.given import find_given
 from safe_r1.models.layouts import Layout, States
 from safe_r1.models.prompts import PromptFormat, Style, load_tokenizer, read_prompt_format
 from safe_r1.models.size import engine_gpus, loaded_bytes_per_param, model_size
@@ -54,20 +55,20 @@ def get_variant(name: str) -> Variant:
     Args:
         name: A name of the table, ``NAME@REVISION``, ``owner/model``, ``owner/model@REVISION``, or a folder
             (relative, absolute, or below ``~``), ``endpoint:URL#MODEL``, or a TOML file with an endpoint. A
-            hub id that the table has is that entry.
+            hub id that the table has is that entry. ``given`` and ``given:NAME`` are answers of the file.
 
     Raises:
         ConfigError: The name is none of them; the nearest names are offered.
         ModelError: The folder holds no readable model.
     """
-    for read in (find_endpoint, _from_table, _from_folder, _from_hub_id):
+    for read in (find_given, find_endpoint, _from_table, _from_folder, _from_hub_id):
         if variant := read(name):
             return variant
     near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "`safe-r1 models` lists the names."
     raise ConfigError(
         f"unknown variant {name!r}: {hint} A hub id (owner/model), an existing folder or "
-        "endpoint:URL#MODEL works too."
+        "endpoint:URL#MODEL works too, and given:NAME for answers that the file of questions has."
     )
 
 

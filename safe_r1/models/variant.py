@@ -11,7 +11,7 @@ from safe_r1.models.layouts import Layout
 from safe_r1.models.prompts import PromptFormat, Style
 from safe_r1.settings import public_settings
 
-Kind = Literal["r1", "base", "enhanced", "demo", "custom", "endpoint"]
+Kind = Literal["r1", "base", "enhanced", "demo", "custom", "endpoint", "given"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Variant:
         family: Architecture: ``qwen2``, ``llama`` or ``deepseek_v3`` for ours; what ``config.json`` says for
             others, empty for a hub id whose files have not been read.
         kind: ``r1``, its ``base`` before distillation, a published ``enhanced`` one, ``demo``, ``endpoint``,
-            or ``custom``.
+            ``given`` (answers that stand beside the questions), or ``custom``.
         params_b: Parameters in billions; 0 where unknown.
         prompt: How a dialogue is rendered; None for a hub id until ``checkpoints.prepare`` has read its
             tokenizer.
@@ -71,9 +71,14 @@ class Variant:
     endpoint: EndpointEntry | None = None
 
     @property
+    def is_given(self) -> bool:
+        """True for answers that stand beside the questions: there is no model to load or to ask."""
+        return self.kind == "given"
+
+    @property
     def is_local(self) -> bool:
         """True where ``source`` is a folder on this machine."""
-        return Path(self.source).is_dir()
+        return not self.is_given and Path(self.source).is_dir()
 
     @property
     def prompt_format(self) -> PromptFormat:

@@ -42,7 +42,12 @@ def check_config(config: ServeConfig) -> None:
     if config.api_keys:
         read_keys(config.api_keys)
     # The name identifies a model in requests, deployments and metrics.
-    names = [get_variant(name).name for name in config.variants]
+    variants = [get_variant(name) for name in config.variants]
+    if given := [variant.name for variant in variants if variant.is_given]:
+        raise ConfigError(
+            f"--variant: {', '.join(given)}: answers of a file can be evaluated, not served; name a model"
+        )
+    names = [variant.name for variant in variants]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
         raise ConfigError(f"--variant: {', '.join(duplicates)} given twice; model names must be unique")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_r1.errors import ModelError
-from safe_r1.models.checkpoints import pin
+from safe_r1.models.checkpoints import pin, require_weights
 from safe_r1.models.registry import Variant, read_json
 
 FAMILIES = ("qwen2", "llama", "deepseek_v3")
@@ -253,8 +253,9 @@ def get_architecture(variant: Variant) -> Architecture:
     """The architecture of a variant: from the table, or from ``config.json`` in its folder or on the hub.
 
     Raises:
-        ModelError: The file cannot be read, or the model type is unsupported.
+        ModelError: The file cannot be read, the model type is unsupported, or it has no weights.
     """
+    require_weights(variant)
     if variant.name in ARCHITECTURES:
         return ARCHITECTURES[variant.name]
     if variant.kind == "enhanced" and variant.base in ARCHITECTURES:

@@ -158,7 +158,8 @@ class OwnFile:
             role = "category" if columns.category else "area"
             raise DataError(
                 f"{where}: more than {MAX_LABELS} areas and categories in column {names}, too many for a "
-                f"report; --set benchmark.mapping.{role}=NAME names another column, an empty NAME none"
+                f"report; name another column with --set benchmark.mapping.{role}=NAME, or none with "
+                f'{role} = "" under [mapping] in the TOML file that `safe-r1 benchmark init` writes'
             )
         notes = [*self.place.notes, *(note for _, layout in files for note in layout.notes), *scan.notes]
         base = self.settings.index_base

@@ -1,6 +1,7 @@
 """Finished run folders without an engine: rows by a seeded draw and the evaluation's own metrics."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def write_run(
     blocked: int = 0,
     complete: bool = True,
     text: str = "答案",
-    samples: list[Sample] | None = None,
+    samples: Sequence[Sample] | None = None,
 ) -> Path:
     """A run whose answers are right, or refused well, with probability ``skill``; questions keep their
     difficulty.
