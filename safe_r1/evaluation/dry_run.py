@@ -54,7 +54,13 @@ def _missing(plan: EvaluationPlan, name: str) -> Iterator[Request]:
         for sample in plan.samples[name]:
             if (sample.sample_id, repeat) not in done:
                 seed = plan.config.generation.seed
-                yield request_of(plan.benchmarks[name], sample, repeat, plan.max_tokens(sample), seed)
+                yield request_of(
+                    plan.benchmarks[name],
+                    sample,
+                    repeat,
+                    plan.max_tokens(sample.benchmark, sample.task),
+                    seed,
+                )
 
 
 def _show_prompts(
@@ -69,4 +75,6 @@ def _show_prompts(
     picks = [samples[0], samples[len(samples) // 2], samples[-1]]
     for sample in {sample.sample_id: sample for sample in picks}.values():
         text, length = target.show_prompt(benchmark.as_asked(sample, 0).messages)
-        show(f"--- {sample.sample_id}: {length}, at most {plan.max_tokens(sample)} more\n{text}")
+        show(
+            f"--- {sample.sample_id}: {length}, at most {plan.max_tokens(sample.benchmark, sample.task)} more\n{text}"
+        )

@@ -53,7 +53,9 @@ def _remedy(plan: EvaluationPlan, name: str, reason: str, kinds: Sequence[Sample
     if reason in (Unscored.JUDGE_ERROR, Unscored.FAILED):
         return f"{reason}: the same command tries these rows again"
     if reason == Unscored.TRUNCATED:
-        limits = "/".join(str(limit) for limit in sorted({plan.max_tokens(kind) for kind in kinds}))
+        limits = "/".join(
+            str(limit) for limit in sorted({plan.max_tokens(name, kind.task) for kind in kinds})
+        )
         # A folder holds rows of one limit only, so that a larger one needs another run.
         return (
             f"truncated: the reasoning reached the token limit; give a larger generation.max_tokens (now "

@@ -184,7 +184,7 @@ def missing_requests(
         # Failed rows are generated again: the machine that failed them may be gone.
         is_done = np.zeros((num_repeats, len(index)), bool)
         is_done[done.repeat[done.is_final], done.position[done.is_final]] = True
-        limits: dict[Task, int] = {kind.task: plan.max_tokens(kind) for kind in index.kinds}
+        limits: dict[Task, int] = {kind.task: plan.max_tokens(name, kind.task) for kind in index.kinds}
         for group, repeat, shard, positions in _groups(index, is_done):
             for start in range(0, len(positions), rows_per_batch):
                 rows = index.row[positions[start : start + rows_per_batch]]

@@ -1,9 +1,11 @@
 """The plan of an evaluation, made and checked before anything is started or written."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from safe_r1.benchmarks import Benchmark, get_benchmarks
+from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
+from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError
@@ -14,7 +16,7 @@ from safe_r1.models.checkpoints import prepare
 from safe_r1.models.endpoint_entry import with_overrides
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.runs import JsonObject, RunFolder
-from safe_r1.schema import JUDGED_PARTS, Sample
+from safe_r1.schema import JUDGED_PARTS, Sample, Task
 
 Fingerprint = JsonObject
 """Everything that could change a result, as nested plain values."""
@@ -38,7 +40,7 @@ class EvaluationPlan:
     variant: Variant
     judge: JudgePlan | None
     benchmarks: dict[str, Benchmark]
-    samples: dict[str, list[Sample]]
+    samples: Mapping[str, Sequence[Sample]]
     fingerprints: dict[str, Fingerprint]
     folders: dict[str, RunFolder]
 
@@ -51,14 +53,19 @@ class EvaluationPlan:
             self.variant.top_p if generation.top_p is None else generation.top_p,
         )
 
-    def max_tokens(self, sample: Sample) -> int:
-        """Maximum length of a completion of a sample in tokens."""
+    @functools.cached_property
+    def tasks(self) -> dict[str, list[Task]]:
+        """Tasks of the questions by benchmark."""
+        return {name: _tasks_of(samples) for name, samples in self.samples.items()}
+
+    def max_tokens(self, benchmark: str, task: Task) -> int:
+        """Maximum length of a completion of a benchmark's question in tokens."""
         generation = self.config.generation
         if generation.max_tokens:
             return generation.max_tokens
-        if self.benchmarks[sample.benchmark].workload.is_long:
+        if self.benchmarks[benchmark].workload.is_long:
             return generation.max_tokens_reasoning or self.variant.max_tokens_reasoning
-        if sample.task == "mcq":
+        if task == "mcq":
             return generation.max_tokens_mcq or self.variant.max_tokens_mcq
         return generation.max_tokens_refusal or self.variant.max_tokens_refusal
 
@@ -85,7 +92,7 @@ class EvaluationPlan:
 
     def _tokens_per_sequence(self, benchmark: str) -> int:
         """Expected length of a sequence of a benchmark that is being decoded."""
-        max_tokens = max(self.max_tokens(sample) for sample in self.samples[benchmark])
+        max_tokens = max(self.max_tokens(benchmark, task) for task in self.tasks[benchmark])
         return sequence_tokens(max_tokens, self.benchmarks[benchmark].workload.completion_tokens)
 
 
@@ -107,14 +114,14 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     for benchmark in benchmarks.values():
         benchmark.check_machine()
     variant, identity = _prepare(named, config)
-    is_judged = {
-        name: any(sample.task in JUDGED_PARTS for sample in chosen) for name, chosen in samples.items()
-    }
+    if variant.is_given:
+        require_given_answers(benchmarks.values())
     # No judge for tasks without one: a run of mathematics needs no judge's model or key.
-    judge = plan_judge(config.judge) if any(is_judged.values()) else None
+    is_judged = {name for name, chosen in samples.items() if any(map(JUDGED_PARTS.get, _tasks_of(chosen)))}
+    judge = plan_judge(config.judge) if is_judged else None
     plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {})
     for name in benchmarks:
-        plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if is_judged[name] else None)
+        plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if name in is_judged else None)
         plan.folders[name] = RunFolder.locate(config.output, config.run, variant.name, name)
     return plan
 
@@ -129,7 +136,13 @@ def _prepare(named: Variant, config: EvaluateConfig) -> tuple[Variant, str]:
     return replace(named, endpoint=entry), entry.identity
 
 
-def _select(benchmark: Benchmark, config: EvaluateConfig) -> list[Sample]:
+def _tasks_of(samples: Sequence[Sample]) -> list[Task]:
+    if isinstance(samples, SampleTable):
+        return samples.column("task").unique().to_pylist()
+    return list(dict.fromkeys(sample.task for sample in samples))
+
+
+def _select(benchmark: Benchmark, config: EvaluateConfig) -> Sequence[Sample]:
     """The samples of a benchmark that the model is prompted with."""
     samples = benchmark.load(config.data, _key_of(benchmark, config))
     return select(samples, config.limit, config.generation.seed, config.swap_options)
@@ -151,7 +164,7 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
         "variant": {"name": plan.variant.name, "style": plan.variant.style, "weights": weights},
         "generation": {
             **asdict(plan.sampling),
-            "max_tokens": sorted({plan.max_tokens(sample) for sample in samples}),
+            "max_tokens": sorted({plan.max_tokens(name, task) for task in plan.tasks[name]}),
         },
         "repeats": plan.repeats(name),
         "seed": config.generation.seed,

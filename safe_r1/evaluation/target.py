@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from safe_r1.evaluation.given import GivenTarget
 from safe_r1.evaluation.journal import Journal, journal_folder
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey
@@ -89,6 +90,8 @@ class Target(Protocol):
 
 def make_target(plan: EvaluationPlan) -> Target:
     """The target of a plan; connects to nothing."""
+    if plan.variant.is_given:
+        return GivenTarget(plan)
     endpoint = plan.variant.endpoint
     return EndpointTarget(plan, endpoint) if endpoint else EngineTarget(plan)
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from safe_r1.inference.batch import EngineResult, Request
 from safe_r1.inference.endpoint_session import Call
 from safe_r1.inference.reply_cache import Reply
+from safe_r1.inference.requests import EngineResult, Request
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.schema import Message
 

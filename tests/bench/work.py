@@ -68,7 +68,11 @@ class Bench:
                 continue
             messages = list(plan.benchmarks[sample.benchmark].as_asked(sample, repeat).messages)
             seed = row_seed(plan.config.generation.seed, sample.sample_id, repeat)
-            requests.append(Request(key, messages, self.lengths.get(key, plan.max_tokens(sample)), seed))
+            requests.append(
+                Request(
+                    key, messages, self.lengths.get(key, plan.max_tokens(sample.benchmark, sample.task)), seed
+                )
+            )
         return requests
 
     @cached_property

@@ -76,7 +76,7 @@ def make_plan(output: Path, rows: dict[str, Rows], **settings: Any) -> Evaluatio
         folders=folders,
         judge=None,
         repeats=lambda name: 1,
-        max_tokens=lambda sample: 48,
+        max_tokens=lambda *_: 48,
         context=lambda name: 1024,
     )
     return cast(EvaluationPlan, plan)

@@ -1,0 +1,97 @@
+"""Answers that are in the file of the questions as the target of an evaluation: nothing is generated."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from safe_r1.evaluation.plan import EvaluationPlan
+from safe_r1.evaluation.results import BenchmarkRow
+from safe_r1.evaluation.run_rows import Totals
+from safe_r1.evaluation.workers import Workers
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
+from safe_r1.models.reasoning import split_reasoning
+from safe_r1.provenance import versions
+from safe_r1.resources import Cluster
+from safe_r1.runs import JsonObject
+from safe_r1.schema import Completion, Message
+
+Finish = Callable[[EngineResult], BenchmarkRow[Completion]]
+WriteRows = Callable[[Sequence[BenchmarkRow[Completion]]], None]
+
+
+@dataclass
+class GivenTarget:
+    """Given answers."""
+
+    plan: EvaluationPlan
+    rows_per_batch: int = 4096
+    _num_workers: int = 0
+
+    def start(self, cluster: Cluster) -> str:
+        """Nothing can be wrong: the plan has checked the file."""
+        self._num_workers = cluster.num_workers
+        return "given"
+
+    def fingerprint(self, benchmark: str) -> JsonObject:
+        """Nothing: the answers are a part of the data, whose hash is there."""
+        return {"versions": versions(("safe_r1",))}
+
+    def complete(
+        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
+    ) -> Iterator[BatchCounts]:
+        """Writes the answers as completions, one shard a batch."""
+        copy = _CopyAnswers(finish, write)
+        total = sum(batch.num_rows for batch in batches)
+        for _, num_rows in Workers(self._num_workers).map(copy, batches, total):
+            yield BatchCounts(num_rows, failed=0, tokens=0)
+
+    def token_counter(self) -> None:
+        """None: the tokenizer of the model that answered is not known."""
+
+    def facts(self, benchmark: str, totals: Totals) -> JsonObject:
+        """None: all is known at the start."""
+        return {}
+
+    def finished(self, benchmark: str) -> None:
+        """Nothing is left behind."""
+
+    def show_prompt(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """The dialogue, which was asked elsewhere."""
+        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in messages), "given with its answer"
+
+    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+        """Nothing but the judge's."""
+        return f"{len(requests):,} given answers: nothing is generated"
+
+    def capacity(self) -> list[str]:
+        """No engine."""
+        return []
+
+
+@dataclass(frozen=True)
+class _CopyAnswers:
+    """Makes completions of given answers; runs in Ray's workers."""
+
+    finish: Finish
+    write: WriteRows
+
+    def __call__(self, batch: RequestBatch) -> int:
+        rows = [self.finish(_result(request)) for request in batch.read()]
+        self.write(rows)
+        return len(rows)
+
+
+def _result(request: Request) -> EngineResult:
+    answer = request.given or ""
+    reasoning = request.given_reasoning
+    parts = (reasoning, answer) if reasoning else split_reasoning(answer)
+    return {
+        "key": request.key,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "text": f"<think>\n{reasoning}\n</think>\n\n{answer}" if reasoning else answer,
+        "finish_reason": "stop",
+        "error": None,
+        "parts": parts,
+        "blocked": None,
+        "served_by": None,
+    }
