@@ -75,6 +75,5 @@ def _show_prompts(
     picks = [samples[0], samples[len(samples) // 2], samples[-1]]
     for sample in {sample.sample_id: sample for sample in picks}.values():
         text, length = target.show_prompt(benchmark.as_asked(sample, 0).messages)
-        show(
-            f"--- {sample.sample_id}: {length}, at most {plan.max_tokens(sample.benchmark, sample.task)} more\n{text}"
-        )
+        max_tokens = plan.max_tokens(sample.benchmark, sample.task)
+        show(f"--- {sample.sample_id}: {length}, at most {max_tokens} more\n{text}")

@@ -14,6 +14,7 @@ from safe_r1.inference.requests import Sampling
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.endpoint_entry import with_overrides
+from safe_r1.models.given import GIVEN
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample, Task
@@ -131,6 +132,8 @@ def _prepare(named: Variant, config: EvaluateConfig) -> tuple[Variant, str]:
     if named.endpoint is None:
         if given := sorted(config.endpoint.model_fields_set):
             raise ConfigError(f"endpoint.{given[0]}: {named.name} is not behind a URL; leave the setting out")
+        if named.is_given:
+            return named, GIVEN
         return prepare(named, config.engine.trust_remote_code)
     entry = with_overrides(named.endpoint, config.endpoint)
     return replace(named, endpoint=entry), entry.identity
