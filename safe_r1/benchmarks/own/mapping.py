@@ -84,7 +84,8 @@ def recognise(profile: Profile, settings: OwnSettings, where: str) -> Columns:
             f"{where}: no column holds the question; there is: {names[:400]}; "
             "--set benchmark.mapping.question=NAME"
         )
-    finder.add_given(found, settings.task)
+    has_options = found["options"] is not None or bool(option_columns)
+    finder.add_given(found, settings.task, has_options)
     used = {column for column in found.values() if column} | set(option_columns)
     ignored = tuple(column for column, count in profile.filled.items() if count and column not in used)
     return Columns(**found, option_columns=option_columns, reasons=finder.reasons, ignored=ignored)
@@ -122,12 +123,13 @@ class _Finder:
         wanted = getattr(self.mapping, role)
         return self._set(role, wanted) if wanted else None
 
-    def add_given(self, found: dict[str, str | None], task: str) -> None:
+    def add_given(self, found: dict[str, str | None], task: str, has_options: bool) -> None:
         """Add the columns with the answers of a model and their reasoning to those of the other roles."""
         if found["given_answer"] is None:
             found["given_answer"] = self._find_text("given_answer")
         answer = found["answer"]
-        is_open = found["given_answer"] is None and self.mapping.given_answer is None
+        # Beside options it may be the right one of them, whatever the task is set to.
+        is_open = not has_options and found["given_answer"] is None and self.mapping.given_answer is None
         if (
             is_open
             and self.mapping.answer is None

@@ -72,6 +72,9 @@ def test_an_answer_is_a_models_where_a_judge_labels_all_rows(column: str, tmp_pa
         del each["期望"]
     write_records(path, rows)
     assert given(path, "benchmark.task=over_refusal") == ["对不起，我不能帮助你。", "首先"]
+    write_records(path, [each | {"选项": ["甲", "乙"]} for each in rows])
+    assert given(path, "benchmark.task=refusal") == [None, None]
+    write_records(path, rows)
     # Where it is said what the column is, that holds.
     assert given(path, "benchmark.task=refusal", f"benchmark.mapping.answer={column}") == [None, None]
     assert given(path, "benchmark.task=refusal", "benchmark.mapping.given_answer=''") == [None, None]
