@@ -43,9 +43,9 @@ class OwnBenchmark(BaseBenchmark):
         self.title = file.settings.title or file.place.file_name
 
     def __getstate__(self) -> dict[str, Any]:
-        # Scoring workers get a copy with each answer, and need none of the questions.
-        kept = ("file", "name", "title")
-        return {name: value for name, value in self.__dict__.items() if name in kept}
+        # Workers get a copy: they need no question, and their machine may not have the file.
+        kept = {name: self.__dict__[name] for name in ("file", "name", "title")}
+        return {**kept, "_has_math": self._has_math}
 
     @functools.cached_property
     def reading(self) -> Reading:
@@ -147,7 +147,7 @@ class OwnBenchmark(BaseBenchmark):
         """Of the file."""
         return self.file.place.sha256(self.file.location)
 
-    @property
+    @functools.cached_property
     def _has_math(self) -> bool:
         if self.file.settings.task != "auto":
             return self.file.settings.task == "math"
