@@ -6,7 +6,8 @@ from safe_r1.benchmarks import Benchmark
 from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.results import RequestKey, read_completions
-from safe_r1.evaluation.target import Target, make_target
+from safe_r1.evaluation.target import Target
+from safe_r1.evaluation.targets import make_target
 from safe_r1.evaluation.units import request_of
 from safe_r1.inference.engine import describe_capacity
 from safe_r1.inference.requests import Request

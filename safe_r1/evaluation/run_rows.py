@@ -14,7 +14,13 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
-from safe_r1.evaluation.results import hashed_completion, hashed_verdict
+from safe_r1.evaluation.columns import (
+    CompletionColumns,
+    CountTokens,
+    light_completion,
+    light_verdict,
+    verdict_columns,
+)
 from safe_r1.evaluation.sample_index import Ints, SampleIndex
 from safe_r1.evaluation.stage_index import (
     StageIndex,
@@ -27,15 +33,10 @@ from safe_r1.evaluation.units import read_samples
 from safe_r1.evaluation.workers import Workers
 from safe_r1.metrics.lengths import Lengths, summarize_lengths
 from safe_r1.metrics.rows import ScoredRow
-from safe_r1.runs import Row, RunFolder, read_table, sha256
+from safe_r1.runs import Row, RunFolder, read_table
 from safe_r1.schema import COMPLETION_SCHEMA, JUDGED_PARTS, VERDICT_SCHEMA, Completion, Part, Sample, Verdict
 
-CountTokens = Callable[[Sequence[str]], list[int]]
-"""Lengths of texts in tokens; picklable."""
-
 _CHUNK = 4096
-# Tokenizers keep the encodings of all texts that they get at once.
-_TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,11 @@ class RunRows:
         rows: list[ScoredRow] = []
         for number, (row, answer) in enumerate(zip(completions, answers, strict=True)):
             sample = samples[position[number]]
-            completion = _completion(sample.sample_id, repeat[number], row)
-            reasoning = _verdict(completion, "reasoning", next(reasonings)) if has_reasoning[number] else None
-            rows.append(ScoredRow(sample, completion, _verdict(completion, "answer", answer), reasoning))
+            completion = light_completion(sample.sample_id, repeat[number], row)
+            reasoning = (
+                light_verdict(completion, "reasoning", next(reasonings)) if has_reasoning[number] else None
+            )
+            rows.append(ScoredRow(sample, completion, light_verdict(completion, "answer", answer), reasoning))
         return rows
 
     def load(self, questions: Ints) -> tuple[list[Sample], list[Completion], list[Verdict]]:
@@ -236,63 +239,6 @@ def _columns(index: StageIndex, workers: Workers, read: Callable[[UPath], pa.Tab
     return table.take(index.places()).combine_chunks()
 
 
-@dataclass(frozen=True)
-class CompletionColumns:
-    """Reduces a shard of completions to columns that are small.
-
-    Attributes:
-        count_tokens: Counts the tokens of reasonings.
-    """
-
-    count_tokens: CountTokens | None
-
-    def __call__(self, shard: UPath) -> pa.Table:
-        """The columns of the shard's rows, in their order."""
-        table = read_table(shard, schema=COMPLETION_SCHEMA)
-        reasoning = table.column("reasoning").to_pylist()
-        failed = table.column("error").is_valid().to_numpy()
-        is_known = failed | table.column("blocked").is_valid().to_numpy()
-        return pa.table(
-            {
-                "variant": table.column("variant").cast(pa.string()),
-                "failed": failed,
-                "blocked": table.column("blocked"),
-                "truncated": table.column("answer").is_null().to_numpy() & ~is_known,
-                "has_reasoning": list(map(bool, reasoning)),
-                "finish_reason": table.column("finish_reason"),
-                "prompt_tokens": table.column("prompt_tokens"),
-                "completion_tokens": table.column("completion_tokens"),
-                "reasoning_tokens": self._lengths(reasoning),
-                "served_by": table.column("served_by"),
-                "digest": _digests(table, hashed_completion),
-            }
-        )
-
-    def _lengths(self, texts: Sequence[str | None]) -> pa.Array:
-        if self.count_tokens is None:
-            return pa.nulls(len(texts), pa.int64())
-        places = [place for place, text in enumerate(texts) if text]
-        lengths: list[int | None] = [None] * len(texts)
-        for start in range(0, len(places), _TEXTS_AT_ONCE):
-            some = places[start : start + _TEXTS_AT_ONCE]
-            counted = self.count_tokens([texts[place] or "" for place in some])
-            for place, length in zip(some, counted, strict=True):
-                lengths[place] = length
-        return pa.array(lengths, pa.int64())
-
-
-def verdict_columns(shard: UPath) -> pa.Table:
-    """Reduces a shard of verdicts to columns that are small, in the order of its rows."""
-    table = read_table(shard, schema=VERDICT_SCHEMA)
-    kept = table.select(["variant", "label", "degree", "judge", "unscored_reason", "choice"])
-    return kept.append_column("digest", _digests(table, hashed_verdict))
-
-
-def _digests(table: pa.Table, hashed: Callable[[Row], Row]) -> pa.Array:
-    digests = [bytes.fromhex(sha256(hashed(row))) for row in table.to_pylist()]
-    return pa.array(digests, pa.binary(32))
-
-
 def _load(index: StageIndex, places: Ints, schema: pa.Schema) -> list[Row]:
     """Whole rows of a stage, in the order of their places in its index."""
     rows: dict[int, Row] = {}
@@ -301,37 +247,3 @@ def _load(index: StageIndex, places: Ints, schema: pa.Schema) -> list[Row]:
         found = read_table(index.shards[number], schema=schema).take(pa.array(index.row[mine])).to_pylist()
         rows |= zip(mine.tolist(), found, strict=True)
     return [rows[place] for place in places.tolist()]
-
-
-def _completion(sample_id: str, repeat: int, row: Row) -> Completion:
-    """A completion without its texts."""
-    has_answer = not (row["truncated"] or row["failed"] or row["blocked"])
-    return Completion(
-        sample_id,
-        row["variant"],
-        repeat,
-        row["prompt_tokens"],
-        row["completion_tokens"],
-        completion="",
-        reasoning="",
-        answer="" if has_answer else None,
-        finish_reason=row["finish_reason"],
-        error="failed" if row["failed"] else None,
-        blocked=row["blocked"],
-        served_by=row["served_by"],
-    )
-
-
-def _verdict(completion: Completion, part: Part, row: Row) -> Verdict:
-    """A verdict without its explanation."""
-    return Verdict(
-        completion.sample_id,
-        row["variant"],
-        completion.repeat,
-        part,
-        row["label"],
-        row["degree"],
-        row["judge"],
-        row["unscored_reason"],
-        row["choice"],
-    )

@@ -32,9 +32,9 @@ from safe_r1.errors import (
     TrainingError,
     TransientError,
 )
-from safe_r1.evaluation.job import check_finished
 from safe_r1.evaluation.sample_index import store_samples
 from safe_r1.evaluation.stage_index import index_completions
+from safe_r1.evaluation.verdicts import check_finished
 from safe_r1.inference.batch import generate
 from safe_r1.inference.requests import Request, Sampling, in_batches
 from safe_r1.models.registry import VARIANTS

@@ -4,8 +4,8 @@ import pytest
 
 from safe_r1.benchmarks import evaluate_schema, get_benchmarks
 from safe_r1.config import EvaluateConfig
+from safe_r1.evaluation.engine_target import EngineTarget
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.target import EngineTarget
 from safe_r1.models.registry import VARIANTS
 from safe_r1.resources import Cluster
 from safe_r1.settings import load_config

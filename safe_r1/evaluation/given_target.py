@@ -1,21 +1,18 @@
 """Answers that are in the file of the questions as the target of an evaluation: nothing is generated."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.results import BenchmarkRow
 from safe_r1.evaluation.run_rows import Totals
+from safe_r1.evaluation.target import Finish, WriteRows
 from safe_r1.evaluation.workers import Workers
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.provenance import versions
 from safe_r1.resources import Cluster
 from safe_r1.runs import JsonObject
-from safe_r1.schema import Completion, Message
-
-Finish = Callable[[EngineResult], BenchmarkRow[Completion]]
-WriteRows = Callable[[Sequence[BenchmarkRow[Completion]]], None]
+from safe_r1.schema import Message
 
 
 @dataclass

@@ -1,0 +1,153 @@
+"""The stage that gives every completion its verdicts: in workers, by checks, by a judge."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from safe_r1.config import EngineConfig
+from safe_r1.errors import RowsLostError
+from safe_r1.evaluation.follow import follow
+from safe_r1.evaluation.plan import EvaluationPlan
+from safe_r1.evaluation.results import ShardWriter
+from safe_r1.evaluation.sample_index import SampleIndex
+from safe_r1.evaluation.scoring import (
+    JudgeRequests,
+    ReadReply,
+    ScoreUnit,
+    UnitCounts,
+    judge_here,
+    left_over,
+    needs_check,
+    needs_judge,
+    score_in_workers,
+)
+from safe_r1.evaluation.stage_index import (
+    StageIndex,
+    check_keys,
+    index_completions,
+    index_verdicts,
+    key_of,
+)
+from safe_r1.evaluation.units import ScoringUnit, read_completions_at, scoring_units
+from safe_r1.evaluation.workers import Workers
+from safe_r1.inference.batch import generate
+from safe_r1.inference.device import pick_device
+from safe_r1.inference.engine import resolve_engine
+from safe_r1.inference.requests import BatchCounts, Sampling
+from safe_r1.judge.factory import JudgePlan, make_judge
+from safe_r1.models.registry import Variant
+from safe_r1.progress import ProgressCallback
+from safe_r1.resources import Cluster, Device, connect, disconnect
+
+_JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
+
+
+def give_verdicts(
+    plan: EvaluationPlan, samples: dict[str, SampleIndex], cluster: Cluster, on_progress: ProgressCallback
+) -> None:
+    """Give the missing verdicts: in workers where possible, then by checks, then by the judge."""
+    units: list[ScoringUnit] = []
+    for name, index in samples.items():
+        completions = index_completions(plan.folders[name], index)
+        check_finished(plan, name, index, completions)
+        # Verdicts that the judge failed to give are tried again, and those of completions that failed.
+        verdicts = index_verdicts(plan.folders[name], index)
+        parts = plan.config.judge.parts
+        units += scoring_units(name, index, completions, verdicts, plan.repeats(name), parts)
+    if not units:
+        return
+    write = ShardWriter(plan.folders, "verdicts")
+    judge = plan.judge
+    score = ScoreUnit(plan.benchmarks, judge if judge and judge.runs_in_workers else None, write)
+    left: dict[int, UnitCounts] = {}
+
+    def stream() -> Iterator[BatchCounts]:
+        total = sum(unit.num_rows for unit in units)
+        for place, counts in Workers(cluster.num_workers).map(score, units, total):
+            left[place] = counts
+            yield BatchCounts(counts.rows, counts.unscored, 0)
+
+    follow("scores", stream(), 0, sum(unit.num_rows for unit in units), on_progress)
+    to_check = [units[place] for place in sorted(left) if left[place].for_checks]
+    if to_check:
+        checks = _check(plan, to_check, cluster, write)
+        follow("checks", checks, 0, sum(each.for_checks for each in left.values()), on_progress)
+    to_judge = [(units[place], left[place].for_judge) for place in sorted(left) if left[place].for_judge]
+    if judge and to_judge:
+        judged = _judge(plan, judge, to_judge, cluster, write)
+        follow("verdicts", judged, 0, sum(number for _, number in to_judge), on_progress)
+
+
+def check_finished(plan: EvaluationPlan, name: str, samples: SampleIndex, completions: StageIndex) -> None:
+    """Check that every completion of a benchmark is there.
+
+    Raises:
+        IntegrityError: Completions are missing.
+        RowsLostError: Too many of them failed.
+    """
+    num_repeats = plan.repeats(name)
+    expected = np.arange(len(samples) * num_repeats)
+    check_keys(f"{name}: completions", samples, num_repeats, expected, key_of(completions, num_repeats))
+    failed = np.flatnonzero(~completions.is_final)
+    allowed = plan.config.max_failed_share
+    if len(failed) > allowed * len(completions):
+        first = failed[0]
+        shard = completions.shards[int(completions.shard[first])]
+        [row] = read_completions_at(shard, completions.row[first : first + 1])
+        raise RowsLostError(
+            f"{name}: {len(failed)} of {len(completions)} rows failed, more than "
+            f"max_failed_share={allowed:g} allows; first: {row.sample_id}: "
+            f"{(row.error or '')[:200]}. The same command tries the failed rows again."
+        )
+
+
+def _check(
+    plan: EvaluationPlan, units: Sequence[ScoringUnit], cluster: Cluster, write: ShardWriter
+) -> Iterator[BatchCounts]:
+    """Score what has to be scored where its worker can be killed."""
+    for pending in left_over(units, plan.benchmarks, needs_check):
+        yield from score_in_workers(plan.benchmarks, pending, int(cluster.cpu_total), write)
+
+
+def _judge(
+    plan: EvaluationPlan,
+    judge: JudgePlan,
+    units: Sequence[tuple[ScoringUnit, int]],
+    cluster: Cluster,
+    write: ShardWriter,
+) -> Iterator[BatchCounts]:
+    """Judge what is left: with an engine of its own where the judge is a model, else in the driver."""
+    if judge.model is None:
+        made = make_judge(judge)
+        for pending in left_over([unit for unit, _ in units], plan.benchmarks, needs_judge):
+            yield from judge_here(made, pending, judge.label, write)
+        return
+    # The evaluated engine's placement groups live as long as its driver's connection (ray#64035): without a
+    # new one, two tensor-parallel engines would need the GPUs of both.
+    disconnect()
+    connect()
+    engine, device = judge_engine(plan, judge.model, cluster)
+    max_tokens = plan.config.judge.max_tokens
+    yield from generate(
+        [
+            JudgeRequests(unit, plan.benchmarks[unit.benchmark], number, max_tokens, judge.policy)
+            for unit, number in units
+        ],
+        judge.model,
+        engine,
+        device,
+        _JUDGE_SAMPLING,
+        ReadReply(plan.variant.name, judge.label, judge.policy),
+        write,
+    )
+
+
+def judge_engine(plan: EvaluationPlan, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:
+    """Settings and device of the judge's engine.
+
+    Raises:
+        ConfigError, ResourceError: The cluster cannot hold it.
+    """
+    engine = plan.config.judge.engine
+    device = pick_device(model, engine.device, cluster.gpu_total)
+    return resolve_engine(model, engine, device, cluster), device
