@@ -126,7 +126,10 @@ def _generation(service: Service, bench: Bench, texts: Texts, records: Path) -> 
     """
     samples = [sample for sample, _ in bench.rows]
     items = [{"id": sample.sample_id, "messages": list(sample.messages)} for sample in samples]
-    body = {"model": service.model, "max_tokens": bench.plan.max_tokens(samples[0])}
+    body = {
+        "model": service.model,
+        "max_tokens": bench.plan.max_tokens(samples[0].benchmark, samples[0].task),
+    }
     warm_up = [{"prompt": _QUESTION}] * 8
     service.post("/v1/safety/evaluate", body | {"items": warm_up})
     started = time.time()

@@ -76,7 +76,7 @@ def run_harness(bench: Bench, name: str) -> tuple[Timings, Texts]:
     )
     work = {
         "questions": str(questions),
-        "max_tokens": bench.plan.max_tokens(rows[0][0]),
+        "max_tokens": bench.plan.max_tokens(rows[0][0].benchmark, rows[0][0].task),
         "engine": bench.engine,
     }
     timings, result = _run_script("lm_eval_mcq.py", work, bench, name, bench.engine_environment)

@@ -12,7 +12,7 @@ import pytest
 
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import JsonObject, RunFolder
-from tests.scale.given_answers import main as write_answers
+from tests.scale.given_answers import write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def info_of(output: Path) -> JsonObject:
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("given") / "answers.jsonl"
-    write_answers([str(path), "--rows", str(NUM_ROWS), "--seed", "3"])
+    write_rows(path, NUM_ROWS, seed=3)
     return path
 
 
