@@ -25,7 +25,7 @@ from safe_r1.models.endpoint_entry import EndpointEntry
 
 # A shard is written when it has this many rows or is this old: a remote folder gets few files, and another
 # machine that resumes the run repeats little.
-_ROWS_PER_SHARD = 64
+_ROWS_PER_SHARD = 1024
 _SHARD_AGE_S = 20.0
 
 
