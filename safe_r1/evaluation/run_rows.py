@@ -166,6 +166,8 @@ class RunRows:
         table = self.completion_columns
         has_one = ~table.column("failed").to_numpy() & table.column("blocked").is_null().to_numpy()
         whole = table.column("completion_tokens").to_numpy()[has_one]
+        # An engine gives one token at least: without any, as of given answers, nobody has counted.
+        whole = whole[whole > 0]
         reasoning = table.column("reasoning_tokens").drop_null().to_numpy()
         parts = {"completion": whole, "reasoning": reasoning}
         return {part: summarize_lengths(each) for part, each in parts.items() if len(each)}

@@ -13,14 +13,18 @@ from safe_r1.metrics.rows import ScoredRow
 
 Ints = npt.NDArray[np.int64]
 
+# Where most rows are remarkable, the ordinary ones should still be seen.
+_FIRST_SHARE = 0.8
+
 
 @dataclass
 class RowChoice:
     """Chooses at most ``max_rows`` rows, whole questions at a time.
 
     Questions with an answer that has no label (truncated, blocked, failed, unscored), whose repeats or forms
-    have different labels, or whose answer refuses while the reasoning is harmful come first. Then each group
-    and category gets its share. What is drawn depends on the ids alone.
+    have different labels, or whose answer refuses while the reasoning is harmful come first, and take four
+    fifths of the rows at most. Then each group and category gets its share. What is drawn depends on the ids
+    alone.
 
     Attributes:
         max_rows: Maximum number of rows.
@@ -55,9 +59,13 @@ class RowChoice:
             return np.arange(len(sizes))
         is_first = np.asarray(self._is_first, bool)
         order = np.lexsort((np.asarray(self._draw), self._share(is_first), ~is_first))
+        num_first = int(is_first.sum())
+        first = order[:num_first]
+        if sizes[first].sum() > _FIRST_SHARE * self.max_rows:
+            first = _fill(first, sizes, _FIRST_SHARE * self.max_rows)
+        others = _fill(order[num_first:], sizes, self.max_rows - sizes[first].sum())
         # One question at least, however many repeats it has.
-        num_chosen = max(1, int(np.searchsorted(np.cumsum(sizes[order]), self.max_rows, side="right")))
-        return np.sort(order[:num_chosen])
+        return np.sort(np.concatenate([first, others])) if len(first) + len(others) else order[:1]
 
     def _share(self, is_first: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """Rank of each question in its stratum as a share of it: the lowest ones are a stratified sample."""
@@ -68,6 +76,11 @@ class RowChoice:
         share = np.empty(len(order))
         share[order] = ranks / np.repeat(counts, counts)
         return share
+
+
+def _fill(order: Ints, sizes: Ints, max_rows: float) -> Ints:
+    """As many questions from the start as have no more rows."""
+    return order[: int(np.searchsorted(np.cumsum(sizes[order]), max_rows, side="right"))]
 
 
 def _is_remarkable(rows: Sequence[ScoredRow]) -> bool:

@@ -152,7 +152,8 @@ def test_a_report_of_a_large_run_shows_what_is_remarkable_and_some_of_each_kind(
     remarkable = {place for place, row in enumerate(rows) if row.answer.label is None or is_leak(row)}
     assert 60 < len(remarkable) < 400
     if max_rows == 60:
-        assert chosen < remarkable
+        # Four fifths, so that the ordinary ones are seen too.
+        assert len(chosen & remarkable) == 48
         return
     assert remarkable < chosen
     strata = {(row.sample.group, row.sample.category) for row in rows}
