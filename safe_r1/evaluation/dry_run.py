@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from safe_r1.benchmarks import Benchmark
 from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
-from safe_r1.evaluation.results import RequestKey, read_completions
 from safe_r1.evaluation.target import Target
 from safe_r1.evaluation.targets import make_target
 from safe_r1.evaluation.units import request_of
 from safe_r1.inference.engine import describe_capacity
 from safe_r1.inference.requests import Request
+from safe_r1.runs import read_table
 from safe_r1.schema import Sample
 from safe_r1.settings import hide_credentials
 
@@ -31,13 +31,9 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
         show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
         for line in plan.benchmarks[name].explain():
             show(f"    {line}")
-    requests = [request for name in plan.samples for request in _missing(plan, name)]
-    lengths = {
-        request.key: plan.benchmarks[RequestKey.from_text(request.key).benchmark].workload.completion_tokens
-        for request in requests
-    }
     judge = plan.judge.label if plan.judge else "none needed"
-    show(f"--- resources: {target.resources(requests, lengths)}; judge: {judge}")
+    missing = (row for name in plan.samples for row in _missing(plan, name))
+    show(f"--- resources: {target.resources(missing)}; judge: {judge}")
     for line in target.capacity():
         show(f"    engine {line}")
     if plan.judge and plan.judge.model:
@@ -45,23 +41,21 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
             show(f"    judge's engine {line}")
 
 
-def _missing(plan: EvaluationPlan, name: str) -> Iterator[Request]:
-    """What a run would ask of one benchmark."""
+def _missing(plan: EvaluationPlan, name: str) -> Iterator[tuple[Request, int]]:
+    """What a run would ask of one benchmark, and how long completions of it are in the mean."""
     folder = plan.folders[name]
     if folder.is_complete:
         return
-    done = {key for key, row in read_completions(folder).items() if row["error"] is None}
+    columns = ["sample_id", "repeat", "error"]
+    shards = (read_table(shard, columns=columns).to_pylist() for shard in folder.shards("completions"))
+    done = {(row["sample_id"], row["repeat"]) for rows in shards for row in rows if row["error"] is None}
+    length = plan.benchmarks[name].workload.completion_tokens
     for repeat in range(plan.repeats(name)):
         for sample in plan.samples[name]:
             if (sample.sample_id, repeat) not in done:
                 seed = plan.config.generation.seed
-                yield request_of(
-                    plan.benchmarks[name],
-                    sample,
-                    repeat,
-                    plan.max_tokens(sample.benchmark, sample.task),
-                    seed,
-                )
+                max_tokens = plan.max_tokens(name, sample.task)
+                yield request_of(plan.benchmarks[name], sample, repeat, max_tokens, seed), length
 
 
 def _show_prompts(

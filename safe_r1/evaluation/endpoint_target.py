@@ -1,7 +1,7 @@
 """A model behind a URL as the target of an evaluation."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -122,7 +122,7 @@ class EndpointTarget:
     def show_prompt(self, messages: Sequence[Message]) -> tuple[str, str]:
         """The dialogue by turns: the endpoint renders it."""
         request = Request("", list(messages), 0, 0)
-        prompt_tokens, _ = estimate_tokens([request], {"": 0})
+        prompt_tokens = estimate_tokens([(request, 0)]).prompt_tokens
         return "\n".join(
             f"{turn['role']}: {turn['content']}" for turn in messages
         ), f"about {prompt_tokens} tokens"
@@ -131,17 +131,17 @@ class EndpointTarget:
         """None: the endpoint's own."""
         return []
 
-    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+    def resources(self, rows: Iterable[tuple[Request, int]]) -> str:
         """Tokens, and with prices the cost."""
         entry = self.entry
-        prompts, completions = estimate_tokens(requests, completion_tokens)
+        num_rows, prompts, completions = estimate_tokens(rows)
         cost = Spending(entry, prompts, completions).cost
         price = "no prices set" if cost is None else f"about {cost:.4g} at the prices set"
         limit = f", at most {entry.max_cost:g}" if entry.max_cost is not None else ""
         lanes = len(entry.urls) * len(entry.api_key_envs)
         return (
             f"{entry.model} at {entry.host}, {lanes} × {entry.concurrency} requests at once; "
-            f"{len(requests):,} rows, about {prompts:,} prompt and {completions:,} completion tokens; "
+            f"{num_rows:,} rows, about {prompts:,} prompt and {completions:,} completion tokens; "
             f"{price}{limit}"
         )
 

@@ -1,6 +1,6 @@
 """A model on vLLM in the cluster as the target of an evaluation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ class EngineTarget:
         tokens, _ = render(messages, self.plan.variant.prompt_format, tokenizer)
         return str(tokenizer.decode(tokens)), f"{len(tokens)} tokens"
 
-    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+    def resources(self, rows: Iterable[tuple[Request, int]]) -> str:
         """Size of the model, and the engines."""
         variant, engine = self.plan.variant, self.plan.config.engine
         num_gpus = parallel_sizes(variant, engine, "gpu").num_gpus

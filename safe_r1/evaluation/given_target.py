@@ -1,6 +1,6 @@
 """Answers that are in the file of the questions as the target of an evaluation: nothing is generated."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from safe_r1.evaluation.plan import EvaluationPlan
@@ -55,9 +55,9 @@ class GivenTarget:
         """The dialogue, which was asked elsewhere."""
         return "\n".join(f"{turn['role']}: {turn['content']}" for turn in messages), "given with its answer"
 
-    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+    def resources(self, rows: Iterable[tuple[Request, int]]) -> str:
         """Nothing but the judge's."""
-        return f"{len(requests):,} given answers: nothing is generated"
+        return f"{sum(1 for _ in rows):,} given answers: nothing is generated"
 
     def capacity(self) -> list[str]:
         """No engine."""

@@ -1,6 +1,6 @@
 """What the job asks of the evaluated model, wherever it runs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from safe_r1.evaluation.results import BenchmarkRow
@@ -56,12 +56,11 @@ class Target(Protocol):
         """A prompt as the model gets it, and its length in words."""
         ...
 
-    def resources(self, requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> str:
+    def resources(self, rows: Iterable[tuple[Request, int]]) -> str:
         """What a run takes, in one line.
 
         Args:
-            requests: What is asked.
-            completion_tokens: Mean length of a completion by the request's key.
+            rows: What is asked, each with the mean length of such a completion in tokens.
         """
         ...
 

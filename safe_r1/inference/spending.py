@@ -4,8 +4,9 @@ Probes, and attempts of which no answer arrived, count with the most that they c
 is set aside for is one attempt: attempts that are lost afterwards are counted before the next one is sent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from safe_r1.inference.endpoint_session import Call
 from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, Reply
@@ -77,12 +78,23 @@ class Spending:
         return self._reserved > 1e-12
 
 
-def estimate_tokens(requests: Sequence[Request], completion_tokens: Mapping[str, int]) -> tuple[int, int]:
+class TokenEstimate(NamedTuple):
+    """About how many tokens some rows take."""
+
+    num_rows: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def estimate_tokens(rows: Iterable[tuple[Request, int]]) -> TokenEstimate:
     """About how many tokens the prompts have and the completions will have.
 
     Args:
-        requests: The rows.
-        completion_tokens: Mean length of a completion by the request's key.
+        rows: Each request with the mean length of such a completion in tokens.
     """
-    prompts = sum(Call(request.messages).prompt_tokens for request in requests)
-    return prompts, sum(min(completion_tokens[request.key], request.max_tokens) for request in requests)
+    num_rows = prompts = completions = 0
+    for request, length in rows:
+        num_rows += 1
+        prompts += Call(request.messages).prompt_tokens
+        completions += min(length, request.max_tokens)
+    return TokenEstimate(num_rows, prompts, completions)
