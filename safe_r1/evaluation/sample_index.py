@@ -1,5 +1,6 @@
 """The samples of a run in columns that are small: ids, kinds, and where each lies on the disk."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -159,6 +160,12 @@ class _Builder:
 
     def build(self, folder: RunFolder) -> SampleIndex:
         ids = pa.array(self.ids, pa.string())
+        if len(ids.unique()) < len(ids):
+            doubled = [text for text, number in Counter(self.ids).items() if number > 1]
+            raise IntegrityError(
+                f"{folder.path.name}: ids that several questions have: {len(doubled)}, e.g. "
+                f"{', '.join(doubled[:5])}; expected one of its own for each"
+            )
         kind = np.asarray(self.kind, np.int64)
         question = np.arange(len(ids))
         if self.originals:
