@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_r1.evaluation.plan import EvaluationPlan
+from safe_r1.evaluation.results import has_completions
 from safe_r1.evaluation.run_rows import CountTokens, Totals
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
@@ -65,7 +66,10 @@ class EngineTarget:
     ) -> Iterator[BatchCounts]:
         """Generates on Ray Data."""
         plan = self.plan
-        return generate(batches, plan.variant, self._engine, self.device, plan.sampling, finish, write)
+        has_worked = any(map(has_completions, plan.folders.values()))
+        return generate(
+            batches, plan.variant, self._engine, self.device, plan.sampling, finish, write, has_worked
+        )
 
     def token_counter(self) -> CountTokens:
         """The model's tokenizer."""

@@ -8,7 +8,7 @@ from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
 from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
-from safe_r1.errors import ConfigError
+from safe_r1.errors import ConfigError, DataError
 from safe_r1.inference.memory import cpu_kv_cache_gib, sequence_tokens
 from safe_r1.inference.requests import Sampling
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
@@ -146,8 +146,14 @@ def _tasks_of(samples: Sequence[Sample]) -> list[Task]:
 
 
 def _select(benchmark: Benchmark, config: EvaluateConfig) -> Sequence[Sample]:
-    """The samples of a benchmark that the model is prompted with."""
+    """The samples of a benchmark that the model is prompted with.
+
+    Raises:
+        DataError: They cannot be read, or there are none.
+    """
     samples = benchmark.load(config.data, _key_of(benchmark, config))
+    if not samples:
+        raise DataError(f"{benchmark.name}: no questions; expected at least one")
     return select(samples, config.limit, config.generation.seed, config.swap_options)
 
 
