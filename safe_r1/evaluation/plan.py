@@ -105,6 +105,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """
     check_kind(config.judge.kind)
     named = get_variant(config.variant)
+    if named.is_given:
+        _check_given(config)
     benchmarks = get_benchmarks(config.benchmarks, config)
     if config.answer_key and not any(benchmark.takes_answer_key for benchmark in benchmarks.values()):
         raise ConfigError(
@@ -125,6 +127,20 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if name in is_judged else None)
         plan.folders[name] = RunFolder.locate(config.output, config.run, variant.name, name)
     return plan
+
+
+def _check_given(config: EvaluateConfig) -> None:
+    """Check that given answers are not counted several times, or as answers to another order of options.
+
+    Raises:
+        ConfigError: They would be.
+    """
+    flags = {"--repeats": (config.repeats or 1) > 1, "--swap-options": config.swap_options}
+    for flag in (flag for flag, is_set in flags.items() if is_set):
+        raise ConfigError(
+            f"{flag}: a file has one given answer to each question as it stands; leave the flag out, or give "
+            "a model as --variant"
+        )
 
 
 def _prepare(named: Variant, config: EvaluateConfig) -> tuple[Variant, str]:
