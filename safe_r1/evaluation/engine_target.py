@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import has_completions
 from safe_r1.evaluation.run_rows import CountTokens, Totals
+from safe_r1.evaluation.target import Finish, WriteRows
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
@@ -20,8 +21,6 @@ from safe_r1.schema import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-from safe_r1.evaluation.target import Finish, WriteRows
 
 
 @dataclass

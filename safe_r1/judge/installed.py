@@ -82,11 +82,13 @@ class InstalledJudge:
     Attributes:
         name: As the package gives it.
         identity: As the package gives it.
+        runs_in_workers: As the package gives it; False where it says nothing.
     """
 
     def __init__(self, judge: Judge, title: str):
         self.name = judge.name
         self.identity = judge.identity
+        self.runs_in_workers = bool(getattr(judge, "runs_in_workers", False))
         self._judge = judge
         self._title = title
 
