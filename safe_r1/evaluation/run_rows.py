@@ -34,7 +34,7 @@ from safe_r1.evaluation.workers import Workers
 from safe_r1.metrics.lengths import Lengths, summarize_lengths
 from safe_r1.metrics.rows import ScoredRow, check_variants
 from safe_r1.runs import Row, RunFolder, read_table
-from safe_r1.schema import COMPLETION_SCHEMA, JUDGED_PARTS, VERDICT_SCHEMA, Completion, Part, Sample, Verdict
+from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Part, Sample, Verdict
 
 _CHUNK = 4096
 
@@ -203,9 +203,9 @@ def read_run(
     columns = _columns(completions, workers, CompletionColumns(count_tokens))
     expected = keys
     if parts is not None:
-        judged = np.asarray(["reasoning" in JUDGED_PARTS.get(kind.task, ()) for kind in samples.kinds], bool)
         has_reasoning = columns.column("has_reasoning").to_numpy()
-        expected = keys[has_reasoning & judged[samples.kind[completions.position]] & ("reasoning" in parts)]
+        is_judged = samples.has_judged_reasoning(completions.position) & ("reasoning" in parts)
+        expected = keys[has_reasoning & is_judged]
     of_verdicts = key_of(verdicts, repeats)
     is_answer = verdicts.part == 0
     # Before any figure: a verdict that is missing would change a rate without a trace.

@@ -13,7 +13,7 @@ from upath import UPath
 from safe_r1.errors import IntegrityError
 from safe_r1.evaluation.results import sample_key
 from safe_r1.runs import Row, RunFolder, read_table
-from safe_r1.schema import SAMPLE_SCHEMA, Sample
+from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Sample
 
 Ints = npt.NDArray[np.int64]
 
@@ -51,6 +51,11 @@ class SampleIndex:
     def positions(self, ids: pa.ChunkedArray) -> Ints:
         """Position of each id; -1 for an unknown one."""
         return find(ids, self.ids)
+
+    def has_judged_reasoning(self, positions: Ints) -> npt.NDArray[np.bool_]:
+        """Whether a judge labels the reasoning too, for the samples at some positions."""
+        of_kind = ["reasoning" in JUDGED_PARTS.get(kind.task, ()) for kind in self.kinds]
+        return np.asarray(of_kind, bool)[self.kind[positions]]
 
     def sample(self, position: int) -> Sample:
         """A sample without its texts."""
