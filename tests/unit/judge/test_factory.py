@@ -330,6 +330,9 @@ def test_a_package_that_is_broken_is_named(install: Install, request: pytest.Fix
         ("return [Judgement(None)]", "does not fit"),
         ("return [Judgement(None, 'no idea')]", "does not fit"),
         ("return [Judgement(RefusalLabel.REFUSAL, 'empty')]", "does not fit"),
+        ("return [Judgement(RefusalLabel.REFUSAL, explanation=None)]", "can be stored"),
+        ("return [Judgement(RefusalLabel.REFUSAL, explanation='\\ud83d')]", "can be stored"),
+        ("return [Judgement(RefusalLabel.REFUSAL, own_label=3)]", "can be stored"),
     ],
 )
 def test_wrong_answers_of_a_packages_judge_are_errors(
