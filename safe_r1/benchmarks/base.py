@@ -66,7 +66,8 @@ class Workload:
 class Benchmark(Protocol):
     """A named set of questions and the scoring of their answers.
 
-    ``BaseBenchmark`` has the defaults. Instances are immutable and picklable: scoring workers get a copy.
+    ``BaseBenchmark`` has the defaults. Instances are immutable and picklable: workers get a copy,
+    on machines that may not have its files.
     """
 
     @property
@@ -103,7 +104,7 @@ class Benchmark(Protocol):
     def score_limit_s(self) -> float | None:
         """Time limit of one ``score`` in seconds, enforced by killing the worker that runs it.
 
-        None: ``score`` is fast and safe, and is called in the driver.
+        None: ``score`` is fast and safe, and is called in the driver or in workers that score whole shards.
         """
         ...
 

@@ -3,12 +3,12 @@
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 from safe_r1.evaluation.journal import Journal, journal_folder
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import RequestKey
 from safe_r1.evaluation.run_rows import Totals
+from safe_r1.evaluation.target import Finish, WriteRows
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, ReplyCache
 from safe_r1.inference.requests import BatchCounts, Request, RequestBatch
@@ -18,11 +18,6 @@ from safe_r1.provenance import versions
 from safe_r1.resources import Cluster
 from safe_r1.runs import JsonObject, RunFolder, read_table
 from safe_r1.schema import Message
-
-if TYPE_CHECKING:
-    pass
-
-from safe_r1.evaluation.target import Finish, WriteRows
 
 
 @dataclass

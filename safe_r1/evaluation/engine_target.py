@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_r1.evaluation.plan import EvaluationPlan
+from safe_r1.evaluation.results import has_completions
 from safe_r1.evaluation.run_rows import CountTokens, Totals
+from safe_r1.evaluation.target import Finish, WriteRows
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
@@ -19,8 +21,6 @@ from safe_r1.schema import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-from safe_r1.evaluation.target import Finish, WriteRows
 
 
 @dataclass
@@ -65,7 +65,10 @@ class EngineTarget:
     ) -> Iterator[BatchCounts]:
         """Generates on Ray Data."""
         plan = self.plan
-        return generate(batches, plan.variant, self._engine, self.device, plan.sampling, finish, write)
+        has_worked = any(map(has_completions, plan.folders.values()))
+        return generate(
+            batches, plan.variant, self._engine, self.device, plan.sampling, finish, write, has_worked
+        )
 
     def token_counter(self) -> CountTokens:
         """The model's tokenizer."""

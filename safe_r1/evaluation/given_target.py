@@ -38,8 +38,8 @@ class GivenTarget:
         """Writes the answers as completions, one shard a batch."""
         copy = _CopyAnswers(finish, write)
         total = sum(batch.num_rows for batch in batches)
-        for _, num_rows in Workers(self._num_workers).map(copy, batches, total):
-            yield BatchCounts(num_rows, failed=0, tokens=0)
+        for _, counts in Workers(self._num_workers).map(copy, batches, total):
+            yield counts
 
     def token_counter(self) -> None:
         """None: the tokenizer of the model that answered is not known."""
@@ -71,13 +71,15 @@ class _CopyAnswers:
     finish: Finish
     write: WriteRows
 
-    def __call__(self, batch: RequestBatch) -> int:
-        rows = [self.finish(_result(request)) for request in batch.read()]
-        self.write(rows)
-        return len(rows)
+    def __call__(self, batch: RequestBatch) -> BatchCounts:
+        results = [_result(request) for request in batch.read()]
+        self.write([self.finish(result) for result in results])
+        return BatchCounts(len(results), sum(result["error"] is not None for result in results), tokens=0)
 
 
 def _result(request: Request) -> EngineResult:
+    # As a dialogue whose last turn is the user's, among others: an empty answer would be scored as wrong.
+    error = "the file has no answer to this question" if request.given is None else None
     answer = request.given or ""
     reasoning = request.given_reasoning
     parts = (reasoning, answer) if reasoning else split_reasoning(answer)
@@ -86,8 +88,8 @@ def _result(request: Request) -> EngineResult:
         "prompt_tokens": 0,
         "completion_tokens": 0,
         "text": f"<think>\n{reasoning}\n</think>\n\n{answer}" if reasoning else answer,
-        "finish_reason": "stop",
-        "error": None,
+        "finish_reason": "stop" if error is None else None,
+        "error": error,
         "parts": parts,
         "blocked": None,
         "served_by": None,

@@ -14,9 +14,7 @@ from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.publish import BenchmarkResult, publish_all
 from safe_r1.evaluation.results import ReadCompletion, ShardWriter
 from safe_r1.evaluation.sample_index import SampleIndex, store_samples
-from safe_r1.evaluation.scoring import (
-    is_judged,
-)
+from safe_r1.evaluation.scoring import is_judged
 from safe_r1.evaluation.target import Target
 from safe_r1.evaluation.targets import make_target
 from safe_r1.evaluation.verdicts import give_verdicts, judge_engine
@@ -118,7 +116,9 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> dict[str, Samp
         if facts := plan.benchmarks[name].facts():
             info["questions"] = facts
         # The judge may be changed before it has judged anything: nothing before that depends on it.
-        folder.open(fingerprint, info, mutable=() if _has_judged(folder) else ("judge",))
+        # A finished folder stays as it is.
+        is_fixed = folder.is_complete or _has_judged(folder)
+        folder.open(fingerprint, info, mutable=() if is_fixed else ("judge",))
         if not folder.is_complete:
             indexes[name] = store_samples(folder, plan.samples[name])
     return indexes

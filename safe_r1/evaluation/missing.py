@@ -6,7 +6,7 @@ import numpy as np
 
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.sample_index import Ints, SampleIndex
-from safe_r1.evaluation.stage_index import Bools, index_completions
+from safe_r1.evaluation.stage_index import Bools, index_completions, key_of
 from safe_r1.evaluation.units import SampleRequests
 from safe_r1.schema import Task
 
@@ -25,10 +25,10 @@ def missing_requests(
         done = index_completions(plan.folders[name], index)
         num_repeats = plan.repeats(name)
         # Failed rows are generated again: the machine that failed them may be gone.
-        is_done = np.zeros((num_repeats, len(index)), bool)
-        is_done[done.repeat[done.is_final], done.position[done.is_final]] = True
+        is_done = np.zeros(len(index) * num_repeats, bool)
+        is_done[key_of(done, num_repeats)[done.is_final]] = True
         limits: dict[Task, int] = {kind.task: plan.max_tokens(name, kind.task) for kind in index.kinds}
-        for group, repeat, shard, positions in _groups(index, is_done):
+        for group, repeat, shard, positions in _groups(index, is_done.reshape(-1, num_repeats).T):
             for start in range(0, len(positions), rows_per_batch):
                 rows = index.row[positions[start : start + rows_per_batch]]
                 seed = plan.config.generation.seed

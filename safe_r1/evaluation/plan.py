@@ -8,7 +8,7 @@ from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
 from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
-from safe_r1.errors import ConfigError
+from safe_r1.errors import ConfigError, DataError
 from safe_r1.inference.memory import cpu_kv_cache_gib, sequence_tokens
 from safe_r1.inference.requests import Sampling
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
@@ -105,6 +105,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     """
     check_kind(config.judge.kind)
     named = get_variant(config.variant)
+    if named.is_given:
+        _check_given(config)
     benchmarks = get_benchmarks(config.benchmarks, config)
     if config.answer_key and not any(benchmark.takes_answer_key for benchmark in benchmarks.values()):
         raise ConfigError(
@@ -127,6 +129,20 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     return plan
 
 
+def _check_given(config: EvaluateConfig) -> None:
+    """Check that given answers are not counted several times, or as answers to another order of options.
+
+    Raises:
+        ConfigError: They would be.
+    """
+    flags = {"--repeats": (config.repeats or 1) > 1, "--swap-options": config.swap_options}
+    for flag in (flag for flag, is_set in flags.items() if is_set):
+        raise ConfigError(
+            f"{flag}: a file has one given answer to each question as it stands; leave the flag out, or give "
+            "a model as --variant"
+        )
+
+
 def _prepare(named: Variant, config: EvaluateConfig) -> tuple[Variant, str]:
     """The variant with all that it needs, and its identity."""
     if named.endpoint is None:
@@ -146,8 +162,14 @@ def _tasks_of(samples: Sequence[Sample]) -> list[Task]:
 
 
 def _select(benchmark: Benchmark, config: EvaluateConfig) -> Sequence[Sample]:
-    """The samples of a benchmark that the model is prompted with."""
+    """The samples of a benchmark that the model is prompted with.
+
+    Raises:
+        DataError: They cannot be read, or there are none.
+    """
     samples = benchmark.load(config.data, _key_of(benchmark, config))
+    if not samples:
+        raise DataError(f"{benchmark.name}: no questions; expected at least one")
     return select(samples, config.limit, config.generation.seed, config.swap_options)
 
 

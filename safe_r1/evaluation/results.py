@@ -7,7 +7,7 @@ from typing import Generic, Self, TypeVar
 
 from safe_r1.inference.requests import EngineResult
 from safe_r1.models.reasoning import split_reasoning
-from safe_r1.runs import Key, Row, RunFolder, latest
+from safe_r1.runs import Key, Row, RunFolder, latest, read_table
 from safe_r1.schema import (
     COMPLETION_SCHEMA,
     SAMPLE_SCHEMA,
@@ -136,6 +136,19 @@ class ReadCompletion:
             served_by=result["served_by"],
         )
         return BenchmarkRow(key.benchmark, completion)
+
+
+def has_completions(folder: RunFolder) -> bool:
+    """Whether the model has completed any row."""
+    errors = (read_table(shard, columns=["error"]).column(0) for shard in folder.shards("completions"))
+    return any(column.null_count for column in errors)
+
+
+def has_labels(folder: RunFolder, judge: str) -> bool:
+    """Whether a judge has labelled any row; ``judge`` is its label."""
+    names = ["judge", "label"]
+    tables = (read_table(shard, columns=names) for shard in folder.shards("verdicts"))
+    return any(judge in table.drop_null().column("judge").unique().to_pylist() for table in tables)
 
 
 def read_completions(folder: RunFolder) -> dict[Key, Row]:

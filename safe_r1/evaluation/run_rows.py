@@ -32,9 +32,9 @@ from safe_r1.evaluation.stage_index import (
 from safe_r1.evaluation.units import read_samples
 from safe_r1.evaluation.workers import Workers
 from safe_r1.metrics.lengths import Lengths, summarize_lengths
-from safe_r1.metrics.rows import ScoredRow
+from safe_r1.metrics.rows import ScoredRow, check_variants
 from safe_r1.runs import Row, RunFolder, read_table
-from safe_r1.schema import COMPLETION_SCHEMA, JUDGED_PARTS, VERDICT_SCHEMA, Completion, Part, Sample, Verdict
+from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Part, Sample, Verdict
 
 _CHUNK = 4096
 
@@ -192,7 +192,7 @@ def read_run(
         num_repeats: Completions of each sample; None: as many as there are.
 
     Raises:
-        IntegrityError: Completions or verdicts are missing or surplus.
+        IntegrityError: Completions or verdicts are missing or surplus, or of several variants.
     """
     completions = index_completions(folder, samples)
     verdicts = index_verdicts(folder, samples)
@@ -203,9 +203,9 @@ def read_run(
     columns = _columns(completions, workers, CompletionColumns(count_tokens))
     expected = keys
     if parts is not None:
-        judged = np.asarray(["reasoning" in JUDGED_PARTS.get(kind.task, ()) for kind in samples.kinds], bool)
         has_reasoning = columns.column("has_reasoning").to_numpy()
-        expected = keys[has_reasoning & judged[samples.kind[completions.position]] & ("reasoning" in parts)]
+        is_judged = samples.has_judged_reasoning(completions.position) & ("reasoning" in parts)
+        expected = keys[has_reasoning & is_judged]
     of_verdicts = key_of(verdicts, repeats)
     is_answer = verdicts.part == 0
     # Before any figure: a verdict that is missing would change a rate without a trace.
@@ -215,12 +215,17 @@ def read_run(
         f"{name}: verdicts on the reasoning",
         samples,
         repeats,
-        expected if parts is not None else np.union1d(found[np.isin(found, keys)], found[:0]),
+        expected if parts is not None else np.intersect1d(found, keys),
         found,
     )
     answers = np.flatnonzero(is_answer)
     reasonings = np.full(len(keys), -1)
     reasonings[np.searchsorted(keys, found)] = np.flatnonzero(~is_answer)
+    scores = _columns(verdicts, workers, verdict_columns)
+    # Of all rows together: two variants may lie in different parts of `RunRows.chunks`.
+    check_variants(
+        name for table in (columns, scores) for name in table.column("variant").unique().to_pylist()
+    )
     return RunRows(
         folder,
         samples,
@@ -230,7 +235,7 @@ def read_run(
         answers,
         reasonings,
         columns,
-        _columns(verdicts, workers, verdict_columns),
+        scores,
     )
 
 

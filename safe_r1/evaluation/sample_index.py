@@ -1,5 +1,6 @@
 """The samples of a run in columns that are small: ids, kinds, and where each lies on the disk."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from upath import UPath
 from safe_r1.errors import IntegrityError
 from safe_r1.evaluation.results import sample_key
 from safe_r1.runs import Row, RunFolder, read_table
-from safe_r1.schema import SAMPLE_SCHEMA, Sample
+from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Sample
 
 Ints = npt.NDArray[np.int64]
 
@@ -50,6 +51,11 @@ class SampleIndex:
     def positions(self, ids: pa.ChunkedArray) -> Ints:
         """Position of each id; -1 for an unknown one."""
         return find(ids, self.ids)
+
+    def has_judged_reasoning(self, positions: Ints) -> npt.NDArray[np.bool_]:
+        """Whether a judge labels the reasoning too, for the samples at some positions."""
+        of_kind = ["reasoning" in JUDGED_PARTS.get(kind.task, ()) for kind in self.kinds]
+        return np.asarray(of_kind, bool)[self.kind[positions]]
 
     def sample(self, position: int) -> Sample:
         """A sample without its texts."""
@@ -159,6 +165,12 @@ class _Builder:
 
     def build(self, folder: RunFolder) -> SampleIndex:
         ids = pa.array(self.ids, pa.string())
+        if len(ids.unique()) < len(ids):
+            doubled = [text for text, number in Counter(self.ids).items() if number > 1]
+            raise IntegrityError(
+                f"{folder.path.name}: ids that several questions have: {len(doubled)}, e.g. "
+                f"{', '.join(doubled[:5])}; expected one of its own for each"
+            )
         kind = np.asarray(self.kind, np.int64)
         question = np.arange(len(ids))
         if self.originals:

@@ -14,7 +14,7 @@ from safe_r1.evaluation.results import BenchmarkRow, RequestKey
 from safe_r1.evaluation.units import Pending, ScoringUnit
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request
 from safe_r1.judge.base import Judge, Judgement, judge_blocking
-from safe_r1.judge.factory import JudgePlan, make_judge
+from safe_r1.judge.factory import JudgePlan, shared_judge
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.schema import JUDGED_PARTS, Completion, Sample, Unscored, Verdict
 
@@ -86,7 +86,7 @@ class ScoreUnit:
                 )
         num_unscored = 0
         if self.judge and judged:
-            judgements = judge_blocking(make_judge(self.judge), [each.item for each in judged])
+            judgements = judge_blocking(shared_judge(self.judge), [each.item for each in judged])
             num_unscored = sum(judgement.label is None for judgement in judgements)
             scored += [
                 judged_row(each, judgement, self.judge.label)

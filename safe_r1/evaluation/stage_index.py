@@ -63,14 +63,26 @@ def index_verdicts(folder: RunFolder, samples: SampleIndex) -> StageIndex:
     """One verdict for each key; one that may be tried again only where there is no other.
 
     Raises:
-        IntegrityError: A verdict belongs to no sample of the run.
+        IntegrityError: A verdict belongs to no sample of the run, or to no part of a completion.
     """
     retried = pa.array(sorted(TRIED_AGAIN), pa.string())
     return _index(folder, "verdicts", samples, "unscored_reason", lambda column: find(column, retried) < 0)
 
 
 def key_of(index: StageIndex, num_repeats: int) -> Ints:
-    """One number for each row's sample and repeat."""
+    """One number for each row's sample and repeat.
+
+    Raises:
+        IntegrityError: A row is of a repeat that the run does not have.
+    """
+    # The number would be that of another sample's row.
+    if (surplus := np.flatnonzero((index.repeat < 0) | (index.repeat >= num_repeats))).size:
+        first = surplus[0]
+        shard = index.shards[int(index.shard[first])]
+        raise IntegrityError(
+            f"{shard}: a row of repeat {index.repeat[first]}, counted from 0; expected {num_repeats} of each "
+            "question"
+        )
     return index.position * num_repeats + index.repeat
 
 
@@ -99,6 +111,11 @@ def _index(
     part = (
         find(table.column("part"), pa.array(PARTS)) if stage == "verdicts" else np.zeros(len(table), np.int64)
     )
+    if (part < 0).any():
+        unknown = table.column("part").filter(pa.array(part < 0)).unique().to_pylist()
+        raise IntegrityError(
+            f"{folder.path}: {stage} on {unknown[:_SHOWN_IDS]}; expected {' or '.join(PARTS)}"
+        )
     is_final = table.column("is_final").to_numpy().astype(bool)
     shard = np.repeat(np.arange(len(shards)), num_rows)
     row = np.concatenate([np.arange(0), *map(np.arange, num_rows)])

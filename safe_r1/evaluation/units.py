@@ -171,12 +171,10 @@ def scoring_units(
         )
         for number in (0, 1)
     ]
-    judged = np.asarray(["reasoning" in JUDGED_PARTS.get(kind.task, ()) for kind in samples.kinds], bool)
-    # Whether there is a reasoning only its text says.
-    may_lack = (
-        judged[samples.kind[completions.position]] & ~settled[1] if "reasoning" in parts else np.bool_(False)
-    )
-    is_open = ~settled[0] | may_lack
+    is_open = ~settled[0]
+    if "reasoning" in parts:
+        # Whether there is a reasoning only its text says.
+        is_open |= samples.has_judged_reasoning(completions.position) & ~settled[1]
     units: list[ScoringUnit] = []
     for members in split_by_shard(completions):
         mine = members[is_open[members]]

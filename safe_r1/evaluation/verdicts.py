@@ -1,6 +1,6 @@
 """The stage that gives every completion its verdicts: in workers, by checks, by a judge."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import RowsLostError
 from safe_r1.evaluation.follow import follow
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.results import ShardWriter
+from safe_r1.evaluation.results import ShardWriter, has_labels
 from safe_r1.evaluation.sample_index import SampleIndex
 from safe_r1.evaluation.scoring import (
     JudgeRequests,
@@ -28,7 +28,7 @@ from safe_r1.evaluation.stage_index import (
     index_verdicts,
     key_of,
 )
-from safe_r1.evaluation.units import ScoringUnit, read_completions_at, scoring_units
+from safe_r1.evaluation.units import Pending, ScoringUnit, read_completions_at, scoring_units
 from safe_r1.evaluation.workers import Workers
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import pick_device
@@ -40,6 +40,7 @@ from safe_r1.progress import ProgressCallback
 from safe_r1.resources import Cluster, Device, connect, disconnect
 
 _JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
+_ROWS_TOGETHER = 1024
 
 
 def give_verdicts(
@@ -105,8 +106,24 @@ def _check(
     plan: EvaluationPlan, units: Sequence[ScoringUnit], cluster: Cluster, write: ShardWriter
 ) -> Iterator[BatchCounts]:
     """Score what has to be scored where its worker can be killed."""
-    for pending in left_over(units, plan.benchmarks, needs_check):
+    for pending in _together(left_over(units, plan.benchmarks, needs_check)):
         yield from score_in_workers(plan.benchmarks, pending, int(cluster.cpu_total), write)
+
+
+def _together(parts: Iterable[list[Pending]]) -> Iterator[list[Pending]]:
+    """The rows of several units in one list, where they are few.
+
+    A slow model leaves a shard for every minute. At the end of each list all wait for its slowest row, and
+    workers that score start anew for the next.
+    """
+    rows: list[Pending] = []
+    for pending in parts:
+        rows += pending
+        if len(rows) >= _ROWS_TOGETHER:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
 
 
 def _judge(
@@ -119,7 +136,7 @@ def _judge(
     """Judge what is left: with an engine of its own where the judge is a model, else in the driver."""
     if judge.model is None:
         made = make_judge(judge)
-        for pending in left_over([unit for unit, _ in units], plan.benchmarks, needs_judge):
+        for pending in _together(left_over([unit for unit, _ in units], plan.benchmarks, needs_judge)):
             yield from judge_here(made, pending, judge.label, write)
         return
     # The evaluated engine's placement groups live as long as its driver's connection (ray#64035): without a
@@ -128,6 +145,7 @@ def _judge(
     connect()
     engine, device = judge_engine(plan, judge.model, cluster)
     max_tokens = plan.config.judge.max_tokens
+    has_worked = any(has_labels(folder, judge.label) for folder in plan.folders.values())
     yield from generate(
         [
             JudgeRequests(unit, plan.benchmarks[unit.benchmark], number, max_tokens, judge.policy)
@@ -139,6 +157,7 @@ def _judge(
         _JUDGE_SAMPLING,
         ReadReply(plan.variant.name, judge.label, judge.policy),
         write,
+        has_worked,
     )
 
 

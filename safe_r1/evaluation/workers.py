@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
-from safe_r1.errors import SafeR1Error
+from safe_r1.errors import ClusterLostError, SafeR1Error
+from safe_r1.inference.batch import is_loss, last_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,10 +42,26 @@ class Workers:
 
         Raises:
             SafeR1Error: What the function raised.
+            ClusterLostError: Workers kept dying.
         """
         if not self.num or num_rows <= _ROWS_HERE:
             yield from enumerate(map(function, items))
             return
+        from ray.exceptions import RayError
+
+        try:
+            yield from self._map_there(function, items)
+        except RayError as error:
+            if not is_loss(error):
+                raise
+            raise ClusterLostError(
+                f"a worker died again and again: {last_line(error)}; what was written is kept, the same "
+                "command does the rest"
+            ) from error
+
+    def _map_there(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[int, Result]]:
         import ray
         from ray.data import TaskPoolStrategy
 

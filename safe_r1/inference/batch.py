@@ -4,8 +4,8 @@ One stream: batches of requests → render and tokenize → engine → finish �
 together and come back together, as a batch holds its place until its slowest row ends. They are written in
 shards of some MB. The driver holds the rows of one shard, however many there are.
 
-The first rows are the canary: if all of them fail, or an engine cannot start or keeps dying, the job ends
-with the reason instead of working through the rest.
+The first rows of a model that has not worked before are the canary: if all of them fail, or an engine cannot
+start or keeps dying, the job ends with the reason instead of working through the rest.
 """
 
 import pickle
@@ -71,6 +71,7 @@ def generate(
     sampling: Sampling,
     finish: Callable[[EngineResult], Finished],
     write: Callable[[Sequence[Finished]], None],
+    has_worked: bool = False,
 ) -> Iterator[BatchCounts]:
     """Complete all requests; yields counts as rows are finished.
 
@@ -82,6 +83,8 @@ def generate(
         sampling: Shared sampling settings.
         finish: Turns a result into what is written.
         write: Writes some rows as one shard, atomically.
+        has_worked: Whether the model has completed rows of this run in an earlier session. What is left may
+            then be rows that fail every time, of which a run may have some.
 
     Raises:
         ModelError: The engine cannot start, or fails every one of the first rows.
@@ -93,7 +96,7 @@ def generate(
 
     configure_data(engine.start_timeout_s)
     groups: list[PlacementGroup] = []
-    canary = _Canary(variant.name, sum(batch.num_rows for batch in batches))
+    canary = _Canary(variant.name, sum(batch.num_rows for batch in batches), is_alive=has_worked)
     try:
         dataset = _stream(batches, variant, engine, device, sampling, groups)
         with ShardBuffer(write, engine.shard_mib, engine.shard_age_s) as buffer:
@@ -109,10 +112,10 @@ def generate(
                     tokens=sum(result["completion_tokens"] for result in results),
                 )
     except (RayError, GetTimeoutError) as error:
-        kind = EngineLostError if _is_loss(error) else ModelError
+        kind = EngineLostError if is_loss(error) else ModelError
         raise kind(
             f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
-            f"{_last_line(error)}; the log holds the engine's own messages"
+            f"{last_line(error)}; the log holds the engine's own messages"
         ) from error
     finally:
         release(groups)
@@ -124,8 +127,8 @@ class _Canary:
 
     variant: str
     num_rows: int
+    is_alive: bool
     num_seen: int = 0
-    is_alive: bool = False
 
     def check(self, results: Sequence[EngineResult]) -> None:
         self.num_seen += len(results)
@@ -205,7 +208,7 @@ def _result(row: Row) -> EngineResult:
     }
 
 
-def _is_loss(error: BaseException) -> bool:
+def is_loss(error: BaseException) -> bool:
     """True where a process died or never started, False where the code that ran in it raised an error."""
     from ray.exceptions import (
         ActorUnschedulableError,
@@ -222,7 +225,8 @@ def _is_loss(error: BaseException) -> bool:
     return isinstance(cause, RayError) and not is_own
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """The last line of an error of Ray's, which is the error itself below tracebacks of workers."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:400] if lines else type(error).__name__
 

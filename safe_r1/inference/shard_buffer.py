@@ -79,5 +79,6 @@ class ShardBuffer(Generic[Finished]):
                     try:
                         self._flush()
                     except SafeR1Error:
-                        # The rows are kept: the next `add`, or the end, meets the same error and raises it.
-                        return
+                        # The rows are kept. A storage may come back: the next period tries again, and the
+                        # next `add`, or the end, raises what is still wrong.
+                        continue

@@ -161,6 +161,21 @@ def make_judge(source: JudgeConfig | JudgePlan, complete: Complete | None = None
     return judge
 
 
+def shared_judge(plan: JudgePlan) -> Judge:
+    """The judge of a plan, made once in each process: a package's judge may load a model.
+
+    Raises:
+        ConfigError, JudgeError: See ``make_judge``.
+    """
+    key = f"{plan.label} {plan.config.model_dump_json()}"
+    if key not in _shared:
+        _shared[key] = make_judge(plan)
+    return _shared[key]
+
+
+_shared: dict[str, Judge] = {}
+
+
 def _policy_of(config: JudgeConfig) -> Policy:
     """The policy of a judging model.
 

@@ -82,11 +82,13 @@ class InstalledJudge:
     Attributes:
         name: As the package gives it.
         identity: As the package gives it.
+        runs_in_workers: As the package gives it; False where it says nothing.
     """
 
     def __init__(self, judge: Judge, title: str):
         self.name = judge.name
         self.identity = judge.identity
+        self.runs_in_workers = bool(getattr(judge, "runs_in_workers", False))
         self._judge = judge
         self._title = title
 
@@ -109,7 +111,8 @@ class InstalledJudge:
             if not _fits(item, judgement):
                 raise JudgeError(
                     f"{self._title} gave an answer that does not fit task {item.task!r}: "
-                    "expected a Judgement with either a label of the task or an Unscored reason"
+                    "expected a Judgement with either a label of the task or an Unscored reason, and with "
+                    "texts that can be stored (UTF-8)"
                 )
         return judgements
 
@@ -117,7 +120,14 @@ class InstalledJudge:
 def _fits(item: JudgeItem, judgement: object) -> bool:
     if not isinstance(judgement, Judgement):
         return False
+    if not (_can_be_stored(judgement.explanation) and _can_be_stored(judgement.own_label or "")):
+        return False
     if judgement.label is None:
         return isinstance(judgement.unscored_reason, Unscored)
     labels = ComplianceLabel if item.task == "over_refusal" else RefusalLabel
     return isinstance(judgement.label, labels) and judgement.unscored_reason is None
+
+
+def _can_be_stored(text: object) -> bool:
+    """Whether it is a text without half of a surrogate pair, as one cut out of an emoji may have."""
+    return isinstance(text, str) and text.encode(errors="ignore").decode() == text

@@ -71,8 +71,10 @@ class MetricsFold:
             self._variant = row.completion.variant
         for group, members in groups.items():
             self._counts.setdefault(group, CountsFold()).add(members)
-            for metric in METRICS_OF_GROUP[group]:
-                self._metrics[metric].add(_outcomes(members, metric))
+        # All groups of a metric together: the order of its rates is that of the rows, in whatever parts they
+        # come.
+        for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
+            self._metrics[metric].add(_outcomes(rows, metric))
         self._add_accuracy(groups["mcq"])
         self._add_swaps(groups["mcq"], groups["mcq_swapped"])
         self._add_refusals(groups["refusal"])

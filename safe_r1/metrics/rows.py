@@ -98,21 +98,30 @@ def check_rows(rows: Sequence[ScoredRow]) -> None:
     Raises:
         IntegrityError: They do not; the message names the variants or the ids.
     """
-    variants = {
+    check_variants(
         each.variant
         for row in rows
         for each in (row.completion, row.answer, row.reasoning)
         if each is not None
-    }
+    )
+    _reject(
+        "verdicts that contradict their row",
+        [(row.sample.sample_id, row.completion.repeat) for row in rows if _contradicts(row)],
+    )
+
+
+def check_variants(names: Iterable[str]) -> None:
+    """Check that rows are of one variant.
+
+    Raises:
+        IntegrityError: They are of several; the message names them.
+    """
+    variants = set(names)
     if len(variants) > 1:
         raise IntegrityError(
             f"rows of several variants {sorted(variants)}; expected one: compute metrics for each variant "
             "alone"
         )
-    _reject(
-        "verdicts that contradict their row",
-        [(row.sample.sample_id, row.completion.repeat) for row in rows if _contradicts(row)],
-    )
 
 
 def _contradicts(row: ScoredRow) -> bool:

@@ -66,13 +66,23 @@ def verbatim(value: object, name: str) -> str:
 
 
 def parsed(value: object) -> object:
-    """A cell, or what its text is as JSON where it looks like a list or a table."""
+    """A cell, or what its text is as JSON where it looks like a list or a table.
+
+    Raises:
+        RowError: Its text cannot be encoded: JSON can escape half of a surrogate pair.
+    """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
+        found = json.loads(value)
     except (ValueError, RecursionError):
         return value
+    if "\\u" in value:
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise RowError(f"a cell is not Unicode (lone surrogate: {shown(value)})") from None
+    return found
 
 
 def read_history(value: object, name: str) -> list[Message]:

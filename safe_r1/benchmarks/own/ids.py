@@ -54,13 +54,15 @@ class ItemIds:
         """
         file = self._files.setdefault((where.file, where.unit), len(self._files))
         row = file << _ROW_BITS | where.number
-        # Of 64 bits: among a million ids two have one hash with a probability of 3e-8.
-        first = self._rows.setdefault(hash(source_id), row)
+        # An id may be any text, and a sample's is part of keys and addresses.
+        item = source_id if _PLAIN_ID.fullmatch(source_id) else _id_key(source_id)
+        # By what it becomes, as a plain id may be what another one becomes. Of 64 bits: among a million ids
+        # two have one hash with a probability of 3e-8.
+        first = self._rows.setdefault(hash(item), row)
         if first != row:
             before = Where(*list(self._files)[first >> _ROW_BITS], first & ((1 << _ROW_BITS) - 1))
             raise RowError(f"an id occurs twice ({shown(source_id)}, first in {before})")
-        # An id may be any text, and a sample's is part of file names and keys.
-        return source_id if _PLAIN_ID.fullmatch(source_id) else _id_key(source_id)
+        return item
 
     def of_content(self, content: object) -> str:
         """From all that makes a question; the second of equal ones ends in ``-2``."""

@@ -143,6 +143,10 @@ def test_ids_of_the_file_are_used_and_told_apart(tmp_path: Path):
     assert ids[0] == "q/refusal/1"
     assert all(identity.isascii() and ".." not in identity for identity in ids)
     assert len(set(ids)) == 3
+    # An id that is what another one becomes.
+    rows = [{"编号": identity, "问题": "怎样？"} for identity in ("a b", ids[2].rpartition("/")[2])]
+    with pytest.raises(DataError, match="an id occurs twice"):
+        load(write_records(tmp_path / "q.jsonl", rows), "benchmark.task=refusal")
 
 
 @pytest.mark.parametrize(

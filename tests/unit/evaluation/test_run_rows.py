@@ -117,6 +117,35 @@ def test_what_is_missing_or_surplus_is_named(tmp_path: Path):
         stored(tmp_path, (samples, [*completions, foreign], verdicts), 4, 500)
 
 
+def test_rows_of_two_variants_are_refused_wherever_they_lie(tmp_path: Path):
+    samples, completions, verdicts = make_rows(12, 8)
+    last = samples[-1].sample_id
+    mixed = [replace(row, variant="w") if row.sample_id == last else row for row in completions]
+    of_both = [replace(row, variant="w") if row.sample_id == last else row for row in verdicts]
+    with pytest.raises(IntegrityError, match="rows of several variants"):
+        stored(tmp_path, (samples, mixed, of_both), 1)
+    with pytest.raises(IntegrityError, match="rows of several variants"):
+        stored(tmp_path, (samples, completions, of_both), 2)
+
+
+def test_a_row_of_a_repeat_that_the_run_lacks_is_not_taken_for_another_samples(tmp_path: Path):
+    samples, completions, verdicts = make_rows(12, 8)
+    surplus = [replace(row, repeat=1) for row in verdicts[:3]]
+    with pytest.raises(IntegrityError, match=r"part-.*: a row of repeat 1, .*; expected 1 of each question"):
+        stored(tmp_path, (samples, completions, [*verdicts, *surplus]), 1)
+    unknown = replace(verdicts[0], part="thoughts")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(IntegrityError, match=r"verdicts on \['thoughts'\]; expected answer or reasoning"):
+        stored(tmp_path, (samples, completions, [*verdicts, unknown]), 2)
+
+
+def test_questions_of_one_id_are_refused(tmp_path: Path):
+    samples, _, _ = make_rows(12, 8)
+    folder = RunFolder.locate(str(tmp_path), "main", "v", "b")
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=f"several questions have: 1, e.g. {samples[3].sample_id}"):
+            store_samples(folder, [*samples, samples[3]])
+
+
 def test_the_samples_of_an_interrupted_session_are_written_once(tmp_path: Path):
     samples, _, _ = make_rows(30, 12, swapped=True)
     folder = RunFolder.locate(str(tmp_path), "main", "v", "b")

@@ -53,6 +53,23 @@ def test_rows_are_kept_where_the_job_ends_with_an_error():
     assert shards == [[1]]
 
 
+def test_a_storage_that_comes_back_gets_rows_in_time_again():
+    failures = iter([StorageError("no room"), StorageError("no room")])
+    shards: list[list[int]] = []
+    written = threading.Event()
+
+    def write(rows: Sequence[int]) -> None:
+        if error := next(failures, None):
+            raise error
+        shards.append(list(rows))
+        written.set()
+
+    with ShardBuffer[int](write, max_mib=8, max_age_s=0.1) as buffer:
+        buffer.add([1], 10)
+        assert written.wait(30)
+        assert shards == [[1]]
+
+
 def test_a_write_that_failed_in_the_thread_is_tried_again_by_the_job():
     shards: list[list[int]] = []
     has_failed = threading.Event()

@@ -15,7 +15,7 @@ from safe_r1 import cli
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError, JudgeError
 from safe_r1.judge.base import JudgeItem, judge_blocking, judge_label
-from safe_r1.judge.factory import JudgePlan, check_kind, make_judge, plan_judge
+from safe_r1.judge.factory import JudgePlan, check_kind, make_judge, plan_judge, shared_judge
 from safe_r1.judge.model import ModelReply, model_identity
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.models.registry import VARIANTS, Variant
@@ -107,6 +107,22 @@ def test_an_ill_formed_kind_is_unknown_too():
 @pytest.mark.parametrize("kind", ["lexicon", "llm", "http://127.0.0.1:1/v1", "https://judge.example"])
 def test_known_kinds_pass(kind: str):
     check_kind(kind)
+
+
+@pytest.mark.parametrize("runs_in_workers", [True, False, None])
+def test_a_packages_judge_says_whether_it_runs_in_workers(install: Install, runs_in_workers: bool | None):
+    name = f"counted_{runs_in_workers}".lower()
+    said = "" if runs_in_workers is None else f"\n    runs_in_workers = {runs_in_workers}"
+    source = ECHO.replace('name = "echo"', f'name = "echo"{said}')
+    install(name, name, source.replace("return Echo", "made.append(1)\n    return Echo") + "\n\nmade = []\n")
+    plan = plan_judge(JudgeConfig(kind=name))
+    assert plan.runs_in_workers is bool(runs_in_workers)
+    # In a worker, for shard after shard.
+    judges = [shared_judge(pickle.loads(pickle.dumps(plan))) for _ in range(3)]
+    assert judges[0] is judges[1] is judges[2]
+    assert judge_blocking(judges[0], [JudgeItem([], "直接拒绝")])[0].label is RefusalLabel.REFUSAL
+    assert len(sys.modules[name].made) == 2  # the plan's, and the shared one
+    assert shared_judge(plan_judge(JudgeConfig(kind=name, model="other"))) is not judges[0]
 
 
 def test_an_endpoint_is_called_by_the_model_that_it_serves(
@@ -314,6 +330,9 @@ def test_a_package_that_is_broken_is_named(install: Install, request: pytest.Fix
         ("return [Judgement(None)]", "does not fit"),
         ("return [Judgement(None, 'no idea')]", "does not fit"),
         ("return [Judgement(RefusalLabel.REFUSAL, 'empty')]", "does not fit"),
+        ("return [Judgement(RefusalLabel.REFUSAL, explanation=None)]", "can be stored"),
+        ("return [Judgement(RefusalLabel.REFUSAL, explanation='\\ud83d')]", "can be stored"),
+        ("return [Judgement(RefusalLabel.REFUSAL, own_label=3)]", "can be stored"),
     ],
 )
 def test_wrong_answers_of_a_packages_judge_are_errors(

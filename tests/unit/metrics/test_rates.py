@@ -13,7 +13,7 @@ from safe_r1.errors import IntegrityError
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.intervals import clustered_interval, effective_sample_size, wilson_interval
 from safe_r1.metrics.outcomes import outcome
-from safe_r1.metrics.rates import Rate, compute_metrics, find_rate, read_rates
+from safe_r1.metrics.rates import MetricsFold, Rate, compute_metrics, find_rate, read_rates
 from safe_r1.metrics.rows import join_rows
 from safe_r1.schema import Completion, ComplianceLabel, RefusalLabel, Sample, Verdict
 
@@ -379,6 +379,22 @@ def test_pass_at_1_counts_what_was_cut_off_as_not_solved():
     assert share(metrics, "pass_at_1") == (2, 4)
     assert metrics["counts"]["math"]["num_truncated"] == 1
     assert rate(metrics, "pass_at_1").method == "wilson-cluster"
+
+
+def test_the_parts_in_which_rows_come_change_nothing():
+    # Tasks of one metric take turns, each with an area of its own.
+    triples = [triple for number in range(6) for triple in solved(str(number), [number % 2 == 0])]
+    triples = [
+        (replace(sample, task=("math", "code")[place % 2], area=f"a{place}"), completion, verdict)
+        for place, (sample, completion, verdict) in enumerate(triples)
+    ]
+    rows = join_rows(*map(list, zip(*triples, strict=True)))
+    one_by_one = MetricsFold()
+    for row in rows:
+        one_by_one.add([row])
+    together = MetricsFold()
+    together.add(rows)
+    assert json.dumps(one_by_one.result()) == json.dumps(together.result())
 
 
 def test_pass_at_k_is_the_chance_of_one_hit_in_k_draws_without_replacement():
