@@ -8,13 +8,14 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import RowsLostError
 from safe_r1.evaluation.follow import follow
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.results import ShardWriter, has_labels
+from safe_r1.evaluation.results import BenchmarkRow, ShardWriter, has_labels
 from safe_r1.evaluation.sample_index import SampleIndex
 from safe_r1.evaluation.scoring import (
     JudgeRequests,
     ReadReply,
     ScoreUnit,
     UnitCounts,
+    Writer,
     judge_here,
     left_over,
     needs_check,
@@ -34,13 +35,19 @@ from safe_r1.inference.batch import generate
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import resolve_engine
 from safe_r1.inference.requests import BatchCounts, Sampling
+from safe_r1.inference.shard_buffer import ShardBuffer
 from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.models.registry import Variant
 from safe_r1.progress import ProgressCallback
 from safe_r1.resources import Cluster, Device, connect, disconnect
+from safe_r1.schema import Verdict
 
 _JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
 _ROWS_TOGETHER = 1024
+_SHARD_MIB = 8
+# What a job that is killed has to score again.
+_SHARD_AGE_S = 20.0
+_ROW_BYTES = 512
 
 
 def give_verdicts(
@@ -69,14 +76,20 @@ def give_verdicts(
             yield BatchCounts(counts.rows, counts.unscored, 0)
 
     follow("scores", stream(), 0, sum(unit.num_rows for unit in units), on_progress)
-    to_check = [units[place] for place in sorted(left) if left[place].for_checks]
-    if to_check:
-        checks = _check(plan, to_check, cluster, write)
-        follow("checks", checks, 0, sum(each.for_checks for each in left.values()), on_progress)
-    to_judge = [(units[place], left[place].for_judge) for place in sorted(left) if left[place].for_judge]
-    if judge and to_judge:
-        judged = _judge(plan, judge, to_judge, cluster, write)
-        follow("verdicts", judged, 0, sum(number for _, number in to_judge), on_progress)
+    # What is scored by and by makes a file every so often, and not one for each few rows.
+    with ShardBuffer(write, _SHARD_MIB, _SHARD_AGE_S) as buffer:
+
+        def keep(rows: Sequence[BenchmarkRow[Verdict]]) -> None:
+            buffer.add(rows, _ROW_BYTES * len(rows))
+
+        to_check = [units[place] for place in sorted(left) if left[place].for_checks]
+        if to_check:
+            checks = _check(plan, to_check, cluster, keep)
+            follow("checks", checks, 0, sum(each.for_checks for each in left.values()), on_progress)
+        to_judge = [(units[place], left[place].for_judge) for place in sorted(left) if left[place].for_judge]
+        if judge and to_judge:
+            judged = _judge(plan, judge, to_judge, cluster, keep)
+            follow("verdicts", judged, 0, sum(number for _, number in to_judge), on_progress)
 
 
 def check_finished(plan: EvaluationPlan, name: str, samples: SampleIndex, completions: StageIndex) -> None:
@@ -103,7 +116,7 @@ def check_finished(plan: EvaluationPlan, name: str, samples: SampleIndex, comple
 
 
 def _check(
-    plan: EvaluationPlan, units: Sequence[ScoringUnit], cluster: Cluster, write: ShardWriter
+    plan: EvaluationPlan, units: Sequence[ScoringUnit], cluster: Cluster, write: Writer
 ) -> Iterator[BatchCounts]:
     """Score what has to be scored where its worker can be killed."""
     for pending in _together(left_over(units, plan.benchmarks, needs_check)):
@@ -131,7 +144,7 @@ def _judge(
     judge: JudgePlan,
     units: Sequence[tuple[ScoringUnit, int]],
     cluster: Cluster,
-    write: ShardWriter,
+    write: Writer,
 ) -> Iterator[BatchCounts]:
     """Judge what is left: with an engine of its own where the judge is a model, else in the driver."""
     if judge.model is None:

@@ -1,12 +1,13 @@
 """Gathers finished rows into shards: rows finish one by one, files should be few."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from safe_r1.errors import SafeR1Error
+from safe_r1.errors import SafeR1Error, StorageError
 
 Finished = TypeVar("Finished")
 
@@ -44,7 +45,8 @@ class ShardBuffer(Generic[Finished]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_closed.set()
-        with self._lock:
+        # An error that is under way is the reason why the job ends: one of the storage must not hide it.
+        with self._lock, contextlib.suppress(*(() if error is None else (StorageError,))):
             self._flush()
 
     def add(self, rows: Sequence[Finished], num_bytes: int) -> None:

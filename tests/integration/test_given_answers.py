@@ -12,6 +12,7 @@ import pytest
 
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import JsonObject, RunFolder
+from safe_r1.schema import SAMPLE_SCHEMA
 from tests.scale.given_answers import write_rows
 
 pytestmark = pytest.mark.slow
@@ -73,8 +74,12 @@ def test_every_answer_is_judged_once(questions: Path, whole: Path):
     assert len(completions) == NUM_ROWS == len(given)
     verdicts = read_verdicts(folder)
     assert {key[:2] for key in verdicts} == set(completions)
+    # Of harmless questions the answer alone is judged.
+    risky = {
+        row["sample_id"] for row in folder.read_rows("samples", SAMPLE_SCHEMA) if row["task"] == "refusal"
+    }
     assert {key for key in verdicts if key[2] == "reasoning"} == {
-        (*key, "reasoning") for key, row in completions.items() if row["reasoning"]
+        (*key, "reasoning") for key, row in completions.items() if row["reasoning"] and key[0] in risky
     }
     assert sorted(row["completion"] for row in completions.values()) == sorted(given.values())
     metrics = folder.read_json("metrics.json")

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from safe_r1.benchmarks import Benchmark
 from safe_r1.benchmarks.base import BaseBenchmark
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import DataError, RunConflictError
@@ -68,7 +69,7 @@ def open_units(folder: RunFolder, samples: SampleIndex) -> list[ScoringUnit]:
 def score(folder: RunFolder, samples: SampleIndex) -> None:
     write = ShardWriter({NAME: folder}, "verdicts")
     for unit in open_units(folder, samples):
-        ScoreUnit({NAME: Keyed()}, None, write)(unit)
+        ScoreUnit({NAME: cast(Benchmark, Keyed())}, None, write)(unit)
 
 
 @pytest.fixture
