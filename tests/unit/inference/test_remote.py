@@ -327,7 +327,7 @@ def test_a_server_that_misbehaves_once_in_three_costs_no_other_row(server: Serve
 
     server.on_request = answer
     requests = [request(str(number)) for number in range(8)]
-    rows = results(server, requests, timeout_s=0.5, max_retries=0, patience_s=0.2)
+    rows = results(server, requests, timeout_s=3.0, max_retries=0, patience_s=0.2)
     assert [row["key"] for row in rows] == [each.key for each in requests]
     for row in rows:
         if f"问题{row['key']}" not in bad:
