@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, pairwise
@@ -21,7 +22,29 @@ _BATCH_CHARS = 1 << 20
 _PLAIN = ("sample_id", "benchmark", "task", "area", "category")
 
 
-class SampleTable(Sequence[Sample]):
+class LazySamples(Sequence[Sample]):
+    """Samples that are made when they are asked for, each by ``_at`` from its place."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self._at(place) for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return self._at(place)
+
+    @abstractmethod
+    def _at(self, place: int) -> Sample:
+        """The sample of a place, which is from 0 to the length."""
+
+
+class SampleTable(LazySamples):
     """Samples in a temporary file, as batches of Arrow's IPC format; one batch is in memory at a time.
 
     The file has no name: its room on the disk is free again when the object is collected or the process ends,
@@ -79,20 +102,6 @@ class SampleTable(Sequence[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self._starts) - 1):
             yield from self._batch(index)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self._at(place) for place in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        return self._at(place)
 
     def _at(self, place: int) -> Sample:
         batch = bisect_right(self._starts, place) - 1

@@ -5,9 +5,9 @@ import heapq
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import overload
 
 from safe_r1.benchmarks.options import swap_options
+from safe_r1.benchmarks.sample_table import LazySamples
 from safe_r1.schema import Sample
 
 
@@ -32,7 +32,7 @@ def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) 
     return list(selected) if isinstance(samples, list) else selected
 
 
-class _View(Sequence[Sample]):
+class _View(LazySamples):
     """Some of a sequence of samples, and the swapped forms of some; none of them is held."""
 
     def __init__(self, samples: Sequence[Sample], chosen: Sequence[int], swapped: Sequence[int] = ()) -> None:
@@ -43,18 +43,7 @@ class _View(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._chosen) + len(self._swapped)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
+    def _at(self, place: int) -> Sample:
         if place < len(self._chosen):
             return self._samples[self._chosen[place]]
         return swap_options(self._samples[self._swapped[place - len(self._chosen)]])

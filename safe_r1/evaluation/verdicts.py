@@ -1,6 +1,7 @@
 """The stage that gives every completion its verdicts: in workers, by checks, by a judge."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import RowsLostError
 from safe_r1.evaluation.follow import follow
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.results import BenchmarkRow, ShardWriter, has_labels
+from safe_r1.evaluation.results import ShardWriter, has_labels
 from safe_r1.evaluation.sample_index import SampleIndex
 from safe_r1.evaluation.scoring import (
     JudgeRequests,
@@ -40,7 +41,6 @@ from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.models.registry import Variant
 from safe_r1.progress import ProgressCallback
 from safe_r1.resources import Cluster, Device, connect, disconnect
-from safe_r1.schema import Verdict
 
 _JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
 _ROWS_TOGETHER = 1024
@@ -69,27 +69,29 @@ def give_verdicts(
     score = ScoreUnit(plan.benchmarks, judge if judge and judge.runs_in_workers else None, write)
     left: dict[int, UnitCounts] = {}
 
+    total = sum(unit.num_rows for unit in units)
+
     def stream() -> Iterator[BatchCounts]:
-        total = sum(unit.num_rows for unit in units)
         for place, counts in Workers(cluster.num_workers).map(score, units, total):
             left[place] = counts
             yield BatchCounts(counts.rows, counts.unscored, 0)
 
-    follow("scores", stream(), 0, sum(unit.num_rows for unit in units), on_progress)
-    # What is scored by and by makes a file every so often, and not one for each few rows.
+    follow("scores", stream(), 0, total, on_progress)
+    to_check = [units[place] for place in sorted(left) if left[place].for_checks]
+    if to_check:
+        checks = _check(plan, to_check, cluster, write)
+        follow("checks", checks, 0, sum(each.for_checks for each in left.values()), on_progress)
+    to_judge = [(units[place], left[place].for_judge) for place in sorted(left) if left[place].for_judge]
+    if judge and to_judge:
+        judged = _judge(plan, judge, to_judge, cluster, write)
+        follow("verdicts", judged, 0, sum(number for _, number in to_judge), on_progress)
+
+
+@contextmanager
+def _gathered(write: Writer) -> Iterator[Writer]:
+    """Verdicts that come by and by make a file every so often, and not one for each few rows."""
     with ShardBuffer(write, _SHARD_MIB, _SHARD_AGE_S) as buffer:
-
-        def keep(rows: Sequence[BenchmarkRow[Verdict]]) -> None:
-            buffer.add(rows, _ROW_BYTES * len(rows))
-
-        to_check = [units[place] for place in sorted(left) if left[place].for_checks]
-        if to_check:
-            checks = _check(plan, to_check, cluster, keep)
-            follow("checks", checks, 0, sum(each.for_checks for each in left.values()), on_progress)
-        to_judge = [(units[place], left[place].for_judge) for place in sorted(left) if left[place].for_judge]
-        if judge and to_judge:
-            judged = _judge(plan, judge, to_judge, cluster, keep)
-            follow("verdicts", judged, 0, sum(number for _, number in to_judge), on_progress)
+        yield lambda rows: buffer.add(rows, _ROW_BYTES * len(rows))
 
 
 def check_finished(plan: EvaluationPlan, name: str, samples: SampleIndex, completions: StageIndex) -> None:
@@ -119,8 +121,9 @@ def _check(
     plan: EvaluationPlan, units: Sequence[ScoringUnit], cluster: Cluster, write: Writer
 ) -> Iterator[BatchCounts]:
     """Score what has to be scored where its worker can be killed."""
-    for pending in _together(left_over(units, plan.benchmarks, needs_check)):
-        yield from score_in_workers(plan.benchmarks, pending, int(cluster.cpu_total), write)
+    with _gathered(write) as keep:
+        for pending in _together(left_over(units, plan.benchmarks, needs_check)):
+            yield from score_in_workers(plan.benchmarks, pending, int(cluster.cpu_total), keep)
 
 
 def _together(parts: Iterable[list[Pending]]) -> Iterator[list[Pending]]:
@@ -149,8 +152,9 @@ def _judge(
     """Judge what is left: with an engine of its own where the judge is a model, else in the driver."""
     if judge.model is None:
         made = make_judge(judge)
-        for pending in _together(left_over([unit for unit, _ in units], plan.benchmarks, needs_judge)):
-            yield from judge_here(made, pending, judge.label, write)
+        with _gathered(write) as keep:
+            for pending in _together(left_over([unit for unit, _ in units], plan.benchmarks, needs_judge)):
+                yield from judge_here(made, pending, judge.label, keep)
         return
     # The evaluated engine's placement groups live as long as its driver's connection (ray#64035): without a
     # new one, two tensor-parallel engines would need the GPUs of both.
