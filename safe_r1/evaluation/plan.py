@@ -122,6 +122,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     # No judge for tasks without one: a run of mathematics needs no judge's model or key.
     is_judged = {name for name, chosen in samples.items() if any(map(JUDGED_PARTS.get, _tasks_of(chosen)))}
     judge = plan_judge(config.judge) if is_judged else None
+    if judge:
+        judge.check_tasks({task for name in is_judged for task in _tasks_of(samples[name])})
     plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {})
     for name in benchmarks:
         plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if name in is_judged else None)
