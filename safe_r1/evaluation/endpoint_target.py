@@ -30,6 +30,9 @@ class EndpointTarget:
     _adaptations: dict[str, str] = field(default_factory=dict)
     _recorded: tuple[int, Overhead] = (0, NO_OVERHEAD)
 
+    def preload(self) -> None:
+        """Nothing: no engine is started."""
+
     def start(self, cluster: Cluster) -> str:
         """Checks the settings; whether the endpoint answers, its first row shows."""
         make_endpoints(self.entry, self.plan.sampling)
