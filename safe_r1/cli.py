@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safe_r1 import __version__
+from safe_r1.calibration import commands as calibration
 from safe_r1.errors import ConfigError, SafeR1Error
 
 if TYPE_CHECKING:
@@ -242,6 +243,10 @@ def export(
     formats = split_names(format_) if format_ else FORMATS
     for exported in export_runs(run, formats, output):
         print(f"export: {exported.to_text()}")
+
+
+app.command("label-sample")(calibration.label_sample)
+app.command()(calibration.calibrate)
 
 
 @app.command()

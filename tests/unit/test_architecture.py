@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"reference"},
     {"cli"},
     {"gate"},
-    {"campaign", "serve", "compare", "evaluation", "corpus"},
+    {"calibration", "campaign", "serve", "compare", "evaluation", "corpus"},
     {"train"},
     {"report"},
     {"judge"},
@@ -44,8 +44,9 @@ LAYERS: list[set[str]] = [
         "taxonomy",
     },
 ]
-# What these two read of finished runs.
+# What these read of finished runs.
 READERS_OF_RUNS = {
+    ("calibration", "safe_r1.evaluation"),
     ("compare", "safe_r1.evaluation.results"),
     ("campaign", "safe_r1.compare"),
 }
