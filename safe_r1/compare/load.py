@@ -123,6 +123,12 @@ def block_notes(run: Run) -> list[str]:
     return [note]
 
 
+def declared_margin(run: Run) -> float | None:
+    """The non-inferiority margin in the run's settings; None for a run of a version without it."""
+    report: dict[str, Any] = run.info.get("config", {}).get("report", {})
+    return report.get("margin")
+
+
 def _load(folder: RunFolder) -> Run:
     info = folder.read_json("run.json")
     metrics = folder.read_json("metrics.json")
@@ -185,7 +191,7 @@ def check_comparable(runs: Sequence[Run], baseline: str, allow_mismatch: bool) -
         missing = [variant for variant in variants if variant not in measured]
         if missing:
             problems.append(f"{benchmark}: not measured for {', '.join(missing)}")
-        problems += _setting_differences(of_benchmark, baseline)
+        problems += setting_differences(of_benchmark, baseline)
     if problems and not allow_mismatch:
         raise ConfigError(
             f"not comparable: {'; '.join(problems)}. Run the evaluations with equal settings, "
@@ -194,7 +200,7 @@ def check_comparable(runs: Sequence[Run], baseline: str, allow_mismatch: bool) -
     return problems
 
 
-def _setting_differences(runs: Sequence[Run], baseline: str) -> Iterable[str]:
+def setting_differences(runs: Sequence[Run], baseline: str) -> Iterable[str]:
     """Every setting of a benchmark's runs that differs from the baseline's, or else the first run's."""
     reference = next((run for run in runs if run.variant == baseline), runs[0])
     for run in runs:
