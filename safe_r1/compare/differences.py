@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from safe_r1.compare.load import Run
-from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, outcome
+from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, counted
 from safe_r1.metrics.rows import ScoredRow
 from safe_r1.metrics.tests import Difference, Standing, difference, holm, non_inferiority
 from safe_r1.report.labels import METRICS
@@ -165,7 +165,7 @@ def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iter
 
 def _counted(rows: Sequence[ScoredRow], metric: str) -> Completions:
     """The completions in the metric's denominator."""
-    outcomes = {(row.question_id, row.completion.repeat): outcome(row, metric) for row in rows}
+    outcomes = {(row.question_id, row.completion.repeat): counted(row, metric) for row in rows}
     return {place: hit for place, hit in outcomes.items() if hit is not None}
 
 

@@ -243,7 +243,8 @@ def test_labels_of_points_that_coincide_lie_apart():
     from safe_r1.metrics.rates import Rate
 
     def rate(value: float) -> Rate:
-        return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, 0.0, 1.0, "wilson")
+        ends = (0.0, 1.0, "wilson", 0, value, value, 0.0, 1.0)
+        return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, *ends)
 
     points = [
         ScatterPoint("demo", rate(x), name, rate(y))
