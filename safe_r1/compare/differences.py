@@ -201,7 +201,7 @@ def paired_counts(
         before: Outcomes of the first variant.
         after: Outcomes of the second.
         weights: Weights of the questions that count.
-        counts_missing: A missing outcome counts as no hit, as in ``ASKED_METRICS``; otherwise it makes no pair.
+        counts_missing: A missing outcome counts as no hit, as in ``ASKED_METRICS``; else it makes no pair.
     """
     counts: dict[str, PairedCounts] = {}
     for question, repeat in before.keys() & after.keys():

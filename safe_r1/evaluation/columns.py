@@ -38,7 +38,7 @@ class CompletionColumns:
                 "variant": table.column("variant").cast(pa.string()),
                 "failed": failed,
                 "blocked": table.column("blocked"),
-                "truncated": table.column("answer").is_null().to_numpy() & ~is_known,
+                "open_reasoning": table.column("answer").is_null().to_numpy() & ~is_known,
                 "has_reasoning": list(map(bool, reasoning)),
                 "finish_reason": table.column("finish_reason"),
                 "prompt_tokens": table.column("prompt_tokens"),
@@ -76,7 +76,7 @@ def _digests(table: pa.Table, hashed: Callable[[Row], Row]) -> pa.Array:
 
 def light_completion(sample_id: str, repeat: int, row: Row) -> Completion:
     """A completion without its texts."""
-    has_answer = not (row["truncated"] or row["failed"] or row["blocked"])
+    has_answer = not (row["open_reasoning"] or row["failed"] or row["blocked"])
     return Completion(
         sample_id,
         row["variant"],

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Generic, Self, TypeVar
 
 from safe_r1.inference.requests import EngineResult
+from safe_r1.metrics.strata import Population
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.runs import Key, Row, RunFolder, latest, read_table
 from safe_r1.schema import (
@@ -20,6 +21,8 @@ from safe_r1.schema import (
     Verdict,
 )
 
+POPULATION = "population.json"
+"""Numbers of all questions of the benchmark, in the folder of a run that asks a selection of them."""
 _SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA}
 
 
@@ -169,6 +172,15 @@ def read_results(folder: RunFolder) -> tuple[list[Sample], list[Completion], lis
         [Completion(**row) for row in read_completions(folder).values()],
         [Verdict(**row) for row in read_verdicts(folder).values()],
     )
+
+
+def read_population(folder: RunFolder) -> Population | None:
+    """All questions of the benchmark of a run that asks a selection; None for one that asks all of them.
+
+    None also for a selection of an earlier version, whose rates stay those of the selection.
+    """
+    content = folder.read_json(POPULATION)
+    return Population.from_json(content) if content else None
 
 
 def is_settled(row: Row) -> bool:

@@ -49,7 +49,7 @@ def check_rate(rule: Rule, run: str, rate: Rate, policy: GatePolicy) -> Check:
     coverage = 100 * (1 - rate.num_missing / rate.num_rows)
     if coverage < policy.min_coverage:
         status = Status.UNDECIDED
-        reason = f"{rate.num_missing} of {rate.num_rows} rows have no outcome, which leaves less than the floor"
+        reason = f"{rate.num_missing} of {rate.num_rows} rows have no outcome: less than the floor is left"
     elif lower <= low and high <= upper:
         status, reason = Status.PASS, "on the right side"
     elif high < lower or low > upper:

@@ -14,7 +14,7 @@ from safe_r1.metrics.rows import join_rows
 from safe_r1.report.data import build_report
 from safe_r1.report.embed import list_group, pack_details, pack_index
 from safe_r1.report.labels import STATUSES, TONES, BenchmarkLabels, BilingualName, labels_of
-from safe_r1.report.markdown import figure, percent
+from safe_r1.report.markdown import bounds_with_interval, figure, percent
 from safe_r1.report.text import printable, script_json
 from safe_r1.schema import Completion, Sample, Verdict
 
@@ -64,6 +64,7 @@ def render_html(
             num_all_rows=num_rows or len(rows),
             percent=percent,
             figure=figure,
+            bounds=bounds_with_interval,
         )
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
 from safe_r1.evaluation.results import completion_key, sample_key, verdict_key
+from safe_r1.judge.factory import blind_labels
 from safe_r1.metrics.rates import compute_metrics
 from safe_r1.runs import RunFolder
 from safe_r1.schema import (
@@ -158,7 +159,8 @@ def write_run(
     folder.write_shard("completions", [asdict(row) for row in completions], COMPLETION_SCHEMA, completion_key)
     folder.write_shard("verdicts", [asdict(row) for row in verdicts], VERDICT_SCHEMA, verdict_key)
     if complete:
-        metrics = compute_metrics(samples, completions, verdicts)
+        blind_to = blind_labels({verdict.judge for verdict in verdicts})
+        metrics = compute_metrics(samples, completions, verdicts, blind_to=blind_to)
         metrics["tokens"] = {
             "completion": {"num_rows": len(completions), "mean": 20.0, "median": 20.0, "p90": 20.0}
         }

@@ -134,7 +134,7 @@ def test_a_model_that_loses_its_bad_answers_is_not_better(tmp_path: Path):
         found = overall(report, "a", "b", metric)
         # On the pairs alone it looks like a great success.
         assert found.p_holm < 1e-6
-        assert found.difference.bound_low < 0 < found.difference.bound_high
+        assert found.difference.bounds_low < 0 < found.difference.bounds_high
         assert not found.is_significant
         assert not found.effect
     assert "*" not in (tmp_path / "report" / "tables" / "asked-rejection_rate.tex").read_text("utf-8")
@@ -149,7 +149,7 @@ def test_a_margin_is_declared_where_the_runs_hold_it(tmp_path: Path):
     assert (declared.data.margin, declared.data.is_margin_declared) == (0.05, True)
     chosen = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), margin=0.1)
     assert (chosen.data.margin, chosen.data.is_margin_declared) == (0.1, False)
-    assert "not declared in the" in (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert "not declared in" in (tmp_path / "report" / "report.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -306,7 +306,8 @@ def test_labels_of_points_that_coincide_lie_apart():
     from safe_r1.metrics.rates import Rate
 
     def rate(value: float) -> Rate:
-        return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, 0.0, 1.0, "wilson")
+        ends = (0.0, 1.0, "wilson", 0, value, value, 0.0, 1.0)
+        return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, *ends)
 
     points = [
         ScatterPoint("demo", rate(x), name, rate(y))
