@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from openpyxl import load_workbook
 from typer.testing import CliRunner
 from upath import UPath
 
@@ -332,3 +334,37 @@ def test_the_commands(run: Path, tmp_path: Path):
     assert "--of thoughts: expected answer, reasoning, key" in str(refused.exception)
     refused = CliRunner().invoke(app, ["label-sample", str(run), "--of", "key"])
     assert "no key of it has a label to be checked" in str(refused.exception)
+
+
+@pytest.mark.parametrize("form", ["csv", "xlsx"])
+def test_the_filled_in_table_is_read_back(run: Path, tmp_path: Path, form: str):
+    folder = sampled(run)
+    labels = {row["item"]: row["label"] for row in label_rows(run, folder)}
+    path = tmp_path / f"filled.{form}"
+    if form == "csv":
+        with (folder / "label.csv").open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "label": labels[row["item"]], "annotator": "ann"} for row in rows)
+    else:
+        book = load_workbook(folder / "label.xlsx")
+        sheet = book.worksheets[0]
+        names = {cell.value: cell.column for cell in sheet[1]}
+        for row in range(2, sheet.max_row + 1):
+            item = sheet.cell(row, names["item"]).value
+            sheet.cell(row, names["label"]).value = labels[item]
+            sheet.cell(row, names["annotator"]).value = "ann"
+        book.save(path)
+    expected = calibrate(str(run), [write_jsonl(tmp_path / "l.jsonl", label_rows(run, folder))])
+    shutil.rmtree(run / "reviews")
+    found = calibrate(str(run), [str(path)])
+    assert found.num_labelled == NUM
+    assert found.rates == expected.rates
+
+
+def test_a_table_without_labels_is_refused(run: Path):
+    folder = sampled(run)
+    with pytest.raises(DataError, match=r"label.csv: no row has a label yet \(80 are blank\)"):
+        calibrate(str(run), [str(folder / "label.csv")])
