@@ -23,7 +23,7 @@ from safe_r1.calibration.reviews import cohens_kappa
 from safe_r1.cli import app
 from safe_r1.errors import ConfigError, DataError, RunConflictError, StorageError
 from safe_r1.runs import RunFolder
-from safe_r1.schema import RefusalLabel
+from safe_r1.schema import RefusalLabel, Verdict
 from tests.unit.calibration.judged_runs import (
     key_rows,
     label_rows,
@@ -71,6 +71,21 @@ def test_the_files_for_annotators_are_blind(run: Path):
     strata = [record["strata"][text["stratum"]]["label"] for text in record["texts"]]
     # In the order of strata there would be about seven changes.
     assert sum(one != other for one, other in pairwise(strata)) > 50
+
+
+def test_confidence_makes_strata_and_sure_verdicts_get_fewer_labels(tmp_path: Path):
+    def confidence(verdict: Verdict) -> float:
+        return 0.95 if int(verdict.sample_id.rpartition("/")[2]) % 2 else 0.6
+
+    run = write_judged_run(tmp_path / "runs", refusal_rows(), confidence=confidence)
+    strata = json.loads((sampled(run, num=120) / "record.json").read_text("utf-8"))["strata"]
+    assert len(strata) == 8
+    shares = {
+        level: sum(each["num_drawn"] for each in strata if each["level"] == level)
+        / sum(each["num_texts"] for each in strata if each["level"] == level)
+        for level in ("high", "low")
+    }
+    assert shares["low"] > 1.5 * shares["high"]
 
 
 def test_the_same_draw_is_written_again_and_no_other_in_its_place(run: Path, tmp_path: Path):
