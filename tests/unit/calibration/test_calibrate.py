@@ -366,7 +366,7 @@ def test_the_filled_in_table_is_read_back(run: Path, tmp_path: Path, form: str):
     else:
         book = load_workbook(folder / "label.xlsx")
         sheet = book.worksheets[0]
-        names = {cell.value: cell.column for cell in sheet[1]}
+        names = {cell.value: place for place, cell in enumerate(sheet[1], start=1)}
         for row in range(2, sheet.max_row + 1):
             item = sheet.cell(row, names["item"]).value
             sheet.cell(row, names["label"]).value = labels[item]
