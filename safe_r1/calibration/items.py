@@ -160,9 +160,10 @@ def stratum_of(row: ScoredRow, subject: Subject) -> Stratum | None:
 
 
 def _level(verdict: Verdict) -> str:
-    # Rows of runs before verdicts had a confidence make one stratum a label.
-    confidence: float | None = getattr(verdict, "confidence", None)
-    return "" if confidence is None else "high" if confidence >= CONFIDENT else "low"
+    # Judges that give no confidence, and runs that are older than the column, have one stratum a label.
+    if verdict.confidence is None:
+        return ""
+    return "high" if verdict.confidence >= CONFIDENT else "low"
 
 
 def item_id(results_sha256: str, sample_id: str, repeat: int, subject: Subject) -> str:

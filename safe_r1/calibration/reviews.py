@@ -104,7 +104,10 @@ def add_reviews(
     rows: list[Row] = []
     for file in files:
         if not file.labels:
-            raise DataError(f"{file.name}: no row has a label yet ({file.num_blank} are blank)")
+            raise DataError(
+                f"{file.name}: no row has a label yet ({file.num_blank} are blank); expected a "
+                "column or question called label"
+            )
         _check_drawn(run, items, drawn, file)
         for given in file.labels:
             row = _review(items[given.item], given, file)

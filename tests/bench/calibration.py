@@ -46,13 +46,6 @@ _LEVELS = {"high": 0.95, "low": 0.6}
 
 
 @dataclass(frozen=True)
-class ConfidentVerdict(Verdict):
-    """A verdict with the judge's confidence."""
-
-    confidence: float | None = None
-
-
-@dataclass(frozen=True)
 class Estimate:
     """Intervals of one run: what people's labels correct, and what the judge alone says, by metric."""
 
@@ -81,7 +74,7 @@ def make_rows(
         level, judged = divmod(int(random.choice(8, p=chances[true].ravel())), 4)
         sample = Sample(f"s/{place}", "simulated", "refusal", f"area-{place % 2}", "c", [])
         completion = Completion(sample.sample_id, "v", 0, 1, 1, "", "", "", "stop", None)
-        verdict = ConfidentVerdict(
+        verdict = Verdict(
             sample.sample_id, "v", 0, "answer", labels[judged], judged, "j", None, confidence=levels[level]
         )
         rows.append(ScoredRow(sample, completion, verdict))

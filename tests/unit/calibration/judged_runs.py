@@ -99,9 +99,7 @@ def write_judged_run(
     folder.write_shard(
         "completions", [asdict(each) for each in completions], COMPLETION_SCHEMA, completion_key
     )
-    scored = [asdict(each) for each in verdicts]
-    if "confidence" in VERDICT_SCHEMA.names:
-        scored = [row | {"confidence": confidence(each)} for row, each in zip(scored, verdicts, strict=True)]
+    scored = [asdict(each) | {"confidence": confidence(each)} for each in verdicts]
     folder.write_shard("verdicts", scored, VERDICT_SCHEMA, verdict_key)
     join_rows(samples, completions, verdicts)
     folder.write_json("metrics.json", compute_metrics(samples, completions, verdicts))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -10,18 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from openpyxl import load_workbook
 from typer.testing import CliRunner
 from upath import UPath
 
 from safe_r1.calibration.calibrate import calibrate, compare_corrected, read_draws
 from safe_r1.calibration.corrected import CorrectedRate
+from safe_r1.calibration.items import Item, open_run
 from safe_r1.calibration.label_sample import write_label_sample
 from safe_r1.calibration.result import Calibration
 from safe_r1.calibration.reviews import cohens_kappa
 from safe_r1.cli import app
 from safe_r1.errors import ConfigError, DataError, RunConflictError, StorageError
+from safe_r1.evaluation.publish import rewrite_report
 from safe_r1.runs import RunFolder
-from safe_r1.schema import RefusalLabel
+from safe_r1.schema import RefusalLabel, Verdict
 from tests.unit.calibration.judged_runs import (
     key_rows,
     label_rows,
@@ -71,6 +75,21 @@ def test_the_files_for_annotators_are_blind(run: Path):
     assert sum(one != other for one, other in pairwise(strata)) > 50
 
 
+def test_confidence_makes_strata_and_sure_verdicts_get_fewer_labels(tmp_path: Path):
+    def confidence(verdict: Verdict) -> float:
+        return 0.95 if int(verdict.sample_id.rpartition("/")[2]) % 2 else 0.6
+
+    run = write_judged_run(tmp_path / "runs", refusal_rows(), confidence=confidence)
+    strata = json.loads((sampled(run, num=120) / "record.json").read_text("utf-8"))["strata"]
+    assert len(strata) == 8
+    shares = {
+        level: sum(each["num_drawn"] for each in strata if each["level"] == level)
+        / sum(each["num_texts"] for each in strata if each["level"] == level)
+        for level in ("high", "low")
+    }
+    assert shares["low"] > 1.5 * shares["high"]
+
+
 def test_the_same_draw_is_written_again_and_no_other_in_its_place(run: Path, tmp_path: Path):
     folder = sampled(run)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "label.xlsx"}
@@ -96,9 +115,7 @@ def test_rates_of_perfect_labels_are_those_of_the_labels(run: Path, tmp_path: Pa
     assert found.num_labelled == 200
 
 
-def _answers(run: Path):
-    from safe_r1.calibration.items import open_run
-
+def _answers(run: Path) -> list[Item]:
     return [item for item in open_run(str(run)).items() if item.stratum.subject == "answer"]
 
 
@@ -332,3 +349,76 @@ def test_the_commands(run: Path, tmp_path: Path):
     assert "--of thoughts: expected answer, reasoning, key" in str(refused.exception)
     refused = CliRunner().invoke(app, ["label-sample", str(run), "--of", "key"])
     assert "no key of it has a label to be checked" in str(refused.exception)
+
+
+@pytest.mark.parametrize("form", ["csv", "xlsx"])
+def test_the_filled_in_table_is_read_back(run: Path, tmp_path: Path, form: str):
+    folder = sampled(run)
+    labels = {row["item"]: row["label"] for row in label_rows(run, folder)}
+    path = tmp_path / f"filled.{form}"
+    if form == "csv":
+        with (folder / "label.csv").open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "label": labels[row["item"]], "annotator": "ann"} for row in rows)
+    else:
+        book = load_workbook(folder / "label.xlsx")
+        sheet = book.worksheets[0]
+        names = {cell.value: place for place, cell in enumerate(sheet[1], start=1)}
+        for row in range(2, sheet.max_row + 1):
+            item = sheet.cell(row, names["item"]).value
+            sheet.cell(row, names["label"], str(labels[str(item)]))
+            sheet.cell(row, names["annotator"], "ann")
+        book.save(path)
+    expected = calibrate(str(run), [write_jsonl(tmp_path / "l.jsonl", label_rows(run, folder))])
+    shutil.rmtree(run / "reviews")
+    found = calibrate(str(run), [str(path)])
+    assert found.num_labelled == NUM
+    assert found.rates == expected.rates
+
+
+def test_a_table_without_labels_is_refused(run: Path):
+    folder = sampled(run)
+    with pytest.raises(DataError, match=r"label.csv: no row has a label yet \(80 are blank\)"):
+        calibrate(str(run), [str(folder / "label.csv")])
+
+
+def test_the_report_shows_corrected_rates_of_the_rows_as_they_are(run: Path, tmp_path: Path):
+    folder = sampled(run, "answer", "reasoning")
+    second = label_rows(run, folder, "eve</td><script>", num=20)
+    second[0]["label"] = "cannot_tell"
+    files = [
+        write_jsonl(tmp_path / "a.jsonl", label_rows(run, folder)),
+        write_jsonl(tmp_path / "b.jsonl", second),
+    ]
+    found = calibrate(str(run), files)
+    rewrite_report(str(run))
+    harm = rate(found, "harm_rate")
+    shown = f"{100 * harm.value:.1f} [{100 * harm.low:.1f}, {100 * harm.high:.1f}]"
+    markdown = (run / "report.md").read_text("utf-8")
+    assert "## Rates corrected by people's labels" in markdown
+    assert shown in markdown
+    html = (run / "report.html").read_text("utf-8")
+    assert "经人工标注校正的比率" in html
+    assert "eve&lt;/td&gt;&lt;script&gt;" in html
+    assert "eve</td>" not in html
+    # Verdicts that were edited since: the labels' strata are no longer those of the report.
+    about = json.loads((run / "calibration.json").read_text("utf-8"))
+    (run / "calibration.json").write_text(json.dumps({**about, "results_sha256": "0"}), "utf-8")
+    rewrite_report(str(run))
+    assert "corrected by people" not in (run / "report.md").read_text("utf-8")
+
+
+def test_the_report_without_labels_says_what_is_not_of_this_model(run: Path):
+    calibrate(str(run))
+    rewrite_report(str(run))
+    markdown = (run / "report.md").read_text("utf-8")
+    assert "not of this model" in markdown
+    assert "no rate is corrected" in markdown
+    assert "不是在这个模型上测得的" in (run / "report.html").read_text("utf-8")
+    damaged = json.dumps({"results_sha256": open_run(str(run)).results_sha256, "rates": "none"})
+    (run / "calibration.json").write_text(damaged, "utf-8")
+    with pytest.raises(DataError, match=r"calibration.json is damaged"):
+        rewrite_report(str(run))
