@@ -14,13 +14,13 @@ the guards cannot be redefined.
 import asyncio
 import difflib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError
 from safe_r1.judge.base import Judge, judge_label
-from safe_r1.judge.forms import FORMS, LLM, asks_model, find_guard, needs_engine
+from safe_r1.judge.forms import FORMS, LLM, asks_model, find_guard, guard_of_judge, needs_engine
 from safe_r1.judge.installed import installed_names, make_installed
 from safe_r1.judge.model import Complete, CompleteAll, ModelJudge, ModelReply, model_identity
 from safe_r1.judge.policy import BUILT_IN, Policy, load_policy
@@ -251,3 +251,20 @@ def _at_once(complete: Complete, max_tokens: int) -> CompleteAll:
         return await asyncio.gather(*(complete(messages, max_tokens) for messages in prompts))
 
     return complete_all
+
+
+def blind_labels(judges: Iterable[str]) -> set[str]:
+    """Labels that a judge of some verdicts cannot tell from others.
+
+    Args:
+        judges: Names as verdicts store them, with or without the identity.
+    """
+    from safe_r1.judge.lexicon import LexiconJudge
+
+    found: set[str] = set()
+    for judge in judges:
+        guard = guard_of_judge(judge)
+        is_lexicon = judge.partition("@")[0] == LexiconJudge.name
+        blind_to = LexiconJudge.blind_to if is_lexicon else guard.blind_to if guard else ()
+        found |= {label.value for label in blind_to}
+    return found
