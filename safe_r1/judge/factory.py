@@ -63,6 +63,12 @@ class JudgePlan:
         """The judge as it is printed and stored in rows."""
         return judge_label(self.name, self.identity)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What ``run.json`` holds of the judge."""
+        policy = {"policy": self.policy.name} if self.policy.name else {}
+        return {"name": self.label, "identity": self.identity, "agreement": self.note, **policy}
+
     def check_tasks(self, tasks: Collection[Task]) -> None:
         """Check that the judge can label all of these tasks, of those that a judge labels.
 
