@@ -24,6 +24,13 @@ def main(
             "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or the name of an installed judge."
         ),
     ] = None,
+    judge_prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Text file with a prompt for llm and URLs, such as that of the benchmark's authors, or TOML "
+            "file with a prompt and labels."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, e.g. judge.model=NAME; may be repeated."),
@@ -32,7 +39,9 @@ def main(
 ) -> None:
     """Add the verdicts of another judge to finished runs, without generating again."""
     with job("rejudge") as console:
-        settings = load_config(RejudgeConfig, config, set_ or [], run=run, judge__kind=judge)
+        settings = load_config(
+            RejudgeConfig, config, set_ or [], run=run, judge__kind=judge, judge__policy=judge_prompt
+        )
         from safe_r1.evaluation.rejudge import rejudge
         from safe_r1.inference.startup import show_startup
         from safe_r1.judge.forms import needs_engine

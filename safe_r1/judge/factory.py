@@ -23,7 +23,8 @@ from safe_r1.judge.base import Judge, judge_label
 from safe_r1.judge.forms import FORMS, LLM, asks_model, find_guard, guard_of_judge, needs_engine
 from safe_r1.judge.installed import installed_names, make_installed
 from safe_r1.judge.model import Complete, CompleteAll, ModelJudge, ModelReply, model_identity
-from safe_r1.judge.policy import BUILT_IN, Policy, load_policy
+from safe_r1.judge.policy import BUILT_IN, Policy
+from safe_r1.judge.prompt_file import read_policy
 from safe_r1.models.prompts import RAW
 from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.schema import JUDGED_PARTS, Message, Task
@@ -219,7 +220,7 @@ def _policy_of(config: JudgeConfig) -> Policy:
         raise ConfigError(
             f"judge.policy {config.policy}: judge {config.form!r} {reason}; give --judge llm or a URL"
         )
-    return guard or load_policy(config.policy)
+    return guard or read_policy(config.policy)
 
 
 def _make(config: JudgeConfig) -> Judge:
