@@ -241,6 +241,8 @@ class Verdict:
         unscored_reason: Why there is no label (``truncated``, ``failed``, ``refused_to_judge``, ...); None
             where there is one.
         explanation: The judge's explanation or the rule that matched; may be empty.
+        confidence: Probability that the judge gives to its label, from 0 to 1; None where it gives none, and
+            in runs that are older than this column.
     """
 
     sample_id: str
@@ -253,6 +255,7 @@ class Verdict:
     unscored_reason: str | None
     choice: str | None = None
     explanation: str = ""
+    confidence: float | None = None
 
 
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -300,6 +303,7 @@ VERDICT_SCHEMA = pa.schema(
         ("unscored_reason", pa.string()),
         ("choice", pa.string()),
         ("explanation", pa.string()),
+        ("confidence", pa.float64()),
     ]
 )
 

@@ -65,7 +65,7 @@ class CompletionColumns:
 def verdict_columns(shard: UPath) -> pa.Table:
     """Reduces a shard of verdicts to columns that are small, in the order of its rows."""
     table = read_table(shard, schema=VERDICT_SCHEMA)
-    kept = table.select(["variant", "label", "degree", "judge", "unscored_reason", "choice"])
+    kept = table.select(["variant", "label", "degree", "judge", "unscored_reason", "choice", "confidence"])
     return kept.append_column("digest", _digests(table, hashed_verdict))
 
 
@@ -105,4 +105,5 @@ def light_verdict(completion: Completion, part: Part, row: Row) -> Verdict:
         row["judge"],
         row["unscored_reason"],
         row["choice"],
+        confidence=row["confidence"],
     )

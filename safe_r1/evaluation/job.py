@@ -5,6 +5,7 @@ its folder, so the same command resumes an interrupted run.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from safe_r1.config import EvaluateConfig
@@ -46,8 +47,11 @@ def evaluate(
     """
     check_trackers(config.trackers)
     plan = make_plan(config)
-    cluster = connect()
     target = make_target(plan)
+    with ThreadPoolExecutor(1) as pool:
+        # A local Ray starts processes and waits for them: time for the imports of what follows.
+        pool.submit(target.preload)
+        cluster = connect()
     device = target.start(cluster)
     if plan.judge and plan.judge.model:
         judge_engine(plan, plan.judge.model, cluster)

@@ -19,6 +19,7 @@ from safe_r1.metrics.coverage import Coverage, CoverageFold
 from safe_r1.metrics.rates import SCHEMA_VERSION, MetricsFold
 from safe_r1.metrics.rows import check_rows
 from safe_r1.provenance import now
+from safe_r1.report.corrected import read_calibration
 from safe_r1.report.export import ExportedFile, export_run
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
@@ -164,10 +165,12 @@ def check_published(results: Sequence[BenchmarkResult]) -> None:
 def _write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
     kinds = summary.rows.samples.kinds
     shown = summary.rows.load(summary.choice.questions())
-    folder.write_text("report.md", render_markdown(kinds, metrics, info))
-    folder.write_text(
-        "report.html", render_html(*shown, metrics, info, kinds=kinds, num_rows=summary.rows.num_rows)
+    calibration = read_calibration(folder, summary.rows.results_hash())
+    folder.write_text("report.md", render_markdown(kinds, metrics, info, calibration))
+    html = render_html(
+        *shown, metrics, info, kinds=kinds, num_rows=summary.rows.num_rows, calibration=calibration
     )
+    folder.write_text("report.html", html)
 
 
 def rewrite_report(path: str) -> str:

@@ -197,5 +197,7 @@ def hashed_completion(row: Row) -> Row:
 
 def hashed_verdict(row: Row) -> Row:
     """What of a verdict the hash of a run's results is made of."""
-    # Without the judge's identity, which is in the fingerprint.
-    return row | {"judge": row["judge"].partition("@")[0]}
+    # Without the judge's identity, which is in the fingerprint, and without its confidence: no rate is
+    # made of it, the last digit of a probability differs between machines, and older runs have none.
+    kept = {name: value for name, value in row.items() if name != "confidence"}
+    return kept | {"judge": row["judge"].partition("@")[0]}

@@ -296,5 +296,6 @@ def _judged(key: RequestKey, variant: str, judgement: Judgement, judge: str) -> 
         unscored_reason=judgement.unscored_reason,
         choice=judgement.own_label,
         explanation=judgement.explanation,
+        confidence=judgement.confidence,
     )
     return BenchmarkRow(key.benchmark, verdict)

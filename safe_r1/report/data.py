@@ -10,6 +10,7 @@ from safe_r1.metrics.outcomes import OVER_REFUSAL_METRICS, REFUSAL_METRICS
 from safe_r1.metrics.pass_at_k import PassAtK
 from safe_r1.metrics.rates import Rate, find_rate, read_rates
 from safe_r1.report.charts import AreaChart, area_charts
+from safe_r1.report.corrected import CorrectedRates, corrected_rates
 from safe_r1.report.endpoint import endpoint_notes
 from safe_r1.report.labels import (
     BenchmarkLabels,
@@ -89,6 +90,7 @@ class ReportData:
         judge_note: How far the judge agrees with labelled answers; empty where not given.
         endpoint: Notes on a model behind a URL; none for an engine.
         facts: Entries of ``run.json`` as name and text.
+        corrected: Rates corrected by people's labels; None for a run that is not calibrated.
     """
 
     variant: str
@@ -114,6 +116,7 @@ class ReportData:
     published: PublishedFigures | None
     questions: RecordedQuestions | None
     facts: list[tuple[str, str]]
+    corrected: CorrectedRates | None = None
 
     @property
     def is_clustered(self) -> bool:
@@ -137,7 +140,10 @@ class ReportData:
 
 
 def build_report(
-    samples: Sequence[Sample], metrics: dict[str, Any], run_info: Mapping[str, object]
+    samples: Sequence[Sample],
+    metrics: dict[str, Any],
+    run_info: Mapping[str, object],
+    calibration: Mapping[str, object] | None = None,
 ) -> ReportData:
     """Arrange the results of a run for a template.
 
@@ -145,6 +151,7 @@ def build_report(
         samples: All samples of the run.
         metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
         run_info: Content of ``run.json``; any entry may be missing.
+        calibration: Content of ``calibration.json``; None where there is none.
     """
     rates = read_rates(metrics)
     counts = read_counts(metrics)
@@ -183,6 +190,7 @@ def build_report(
         published=None if questions else published_figures(benchmark),
         questions=questions,
         facts=_facts(run_info),
+        corrected=corrected_rates(calibration, labels),
     )
 
 

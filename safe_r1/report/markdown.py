@@ -59,7 +59,10 @@ def markdown_environment() -> jinja2.Environment:
 
 
 def render_markdown(
-    samples: Sequence[Sample], metrics: dict[str, Any], run_info: Mapping[str, object]
+    samples: Sequence[Sample],
+    metrics: dict[str, Any],
+    run_info: Mapping[str, object],
+    calibration: Mapping[str, object] | None = None,
 ) -> str:
     """Render ``report.md``.
 
@@ -67,6 +70,7 @@ def render_markdown(
         samples: All samples of the run.
         metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
         run_info: Content of ``run.json``; any entry may be missing.
+        calibration: Content of ``calibration.json``; None where there is none.
     """
     template = markdown_environment().get_template("report.md.jinja")
     # Inside a code fence nothing is Markdown, and no line of indented JSON can close the fence.
@@ -74,7 +78,7 @@ def render_markdown(
         Markup(printable(json.dumps(run_info, ensure_ascii=False, indent=2, default=str))) if run_info else ""
     )
     return template.render(
-        data=build_report(samples, metrics, run_info),
+        data=build_report(samples, metrics, run_info, calibration),
         ci=rate_with_interval,
         bounds=bounds_with_interval,
         cell=rate_with_bounds,

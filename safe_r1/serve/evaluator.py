@@ -133,6 +133,7 @@ def to_wire(judgement: Judgement, judge: str) -> PartVerdict:
         judge=judge,
         unscored_reason=judgement.unscored_reason,
         explanation=judgement.explanation,
+        confidence=judgement.confidence,
     )
 
 
