@@ -151,7 +151,7 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
 
 
 def _after_refusal_features(text: str) -> dict[str, float]:
-    """Phrase groups behind the sentence of the last refusal in the opening of a Chinese text; none without one.
+    """Phrase groups behind the last refusal in the opening of a Chinese text; none where it has none.
 
     "I can't write that. If you are angry, ..." and "I can't write that. But as you insist: ..." hold the same
     refusal, and differ in what comes after it.

@@ -41,7 +41,7 @@ class LinearModel:
         idf: Feature name to inverse document frequency, of the n-gram features alone.
         ngram_scale: Length to which the vector of n-gram features is scaled, so that they do not drown the
             phrase groups.
-        temperature: What the outputs are divided by, so that a probability says how often such a label is right;
+        temperature: What the outputs are divided by, so that a probability says how often a label is right;
             it changes no label.
     """
 

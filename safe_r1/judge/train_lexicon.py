@@ -72,8 +72,8 @@ class Settings:
         inverse_penalty: scikit-learn's ``C``.
         ngram_scale: Weight of the n-gram block beside the phrase groups.
         min_count: Texts in which a feature must occur.
-        refusal_shift: Subtracted from the log odds of a refusal, of kind ``questions``: people call an answer a
-            refusal less readily than training texts of which half refuse suggest.
+        refusal_shift: Subtracted from the log odds of a refusal, of kind ``questions``: people call answers
+            refusals less readily than training texts of which half refuse suggest.
     """
 
     kind: Kind
