@@ -3,7 +3,7 @@
     reading = chain verb gap term  |  chain predicate  |  chain rating  |  chain verb
     chain   = (negation | adverb | subject)*
 
-Terms are the question's, each with the polarity that the question gives it. An odd number of negations denies;
+Terms are those of the question, with its polarity. An odd number of negations denies;
 one outside the chain is another verb's ("未经同意使用……侵犯了……"). Nothing is read from an open matter
 ("难以判断"), a report ("批评歧视"), a rule ("不得侵犯隐私") or an object of another kind than the question's.
 """

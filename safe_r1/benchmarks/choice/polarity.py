@@ -1,7 +1,7 @@
 """Reads whether an answer affirms or denies what a yes/no question asks, by the question's own predicate.
 
 "未侵犯肖像权" answers "是否属于侵害他人肖像权" as clearly as a letter does; ``clause`` has the grammar. Of
-several readings those of a conclusion count first, then those with most terms of the question, then those after
+several readings those of a conclusion count first, then those with most of its terms, then those after
 "但"; where these disagree, nothing is read.
 """
 
