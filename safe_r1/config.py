@@ -227,6 +227,13 @@ class ReportConfig(Settings):
         description="rows in the browser of a report; of a larger run a stratified sample, with truncated, "
         "unscored and contradictory ones first",
     )
+    margin: float = Field(
+        default=0.03,
+        gt=0,
+        lt=1,
+        description="non-inferiority margin for pass@1 in comparisons, as a fraction; declared here before "
+        "rates are seen",
+    )
 
 
 class EvaluateConfig(Settings):

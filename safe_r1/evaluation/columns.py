@@ -38,7 +38,7 @@ class CompletionColumns:
                 "variant": table.column("variant").cast(pa.string()),
                 "failed": failed,
                 "blocked": table.column("blocked"),
-                "truncated": table.column("answer").is_null().to_numpy() & ~is_known,
+                "open_reasoning": table.column("answer").is_null().to_numpy() & ~is_known,
                 "has_reasoning": list(map(bool, reasoning)),
                 "finish_reason": table.column("finish_reason"),
                 "prompt_tokens": table.column("prompt_tokens"),
@@ -65,7 +65,7 @@ class CompletionColumns:
 def verdict_columns(shard: UPath) -> pa.Table:
     """Reduces a shard of verdicts to columns that are small, in the order of its rows."""
     table = read_table(shard, schema=VERDICT_SCHEMA)
-    kept = table.select(["variant", "label", "degree", "judge", "unscored_reason", "choice"])
+    kept = table.select(["variant", "label", "degree", "judge", "unscored_reason", "choice", "confidence"])
     return kept.append_column("digest", _digests(table, hashed_verdict))
 
 
@@ -76,7 +76,7 @@ def _digests(table: pa.Table, hashed: Callable[[Row], Row]) -> pa.Array:
 
 def light_completion(sample_id: str, repeat: int, row: Row) -> Completion:
     """A completion without its texts."""
-    has_answer = not (row["truncated"] or row["failed"] or row["blocked"])
+    has_answer = not (row["open_reasoning"] or row["failed"] or row["blocked"])
     return Completion(
         sample_id,
         row["variant"],
@@ -105,4 +105,5 @@ def light_verdict(completion: Completion, part: Part, row: Row) -> Verdict:
         row["judge"],
         row["unscored_reason"],
         row["choice"],
+        confidence=row["confidence"],
     )

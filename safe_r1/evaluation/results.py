@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Generic, Self, TypeVar
 
 from safe_r1.inference.requests import EngineResult
+from safe_r1.metrics.strata import Population
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.runs import Key, Row, RunFolder, latest, read_table
 from safe_r1.schema import (
@@ -20,6 +21,8 @@ from safe_r1.schema import (
     Verdict,
 )
 
+POPULATION = "population.json"
+"""Numbers of all questions of the benchmark, in the folder of a run that asks a selection of them."""
 _SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA}
 
 
@@ -171,6 +174,15 @@ def read_results(folder: RunFolder) -> tuple[list[Sample], list[Completion], lis
     )
 
 
+def read_population(folder: RunFolder) -> Population | None:
+    """All questions of the benchmark of a run that asks a selection; None for one that asks all of them.
+
+    None also for a selection of an earlier version, whose rates stay those of the selection.
+    """
+    content = folder.read_json(POPULATION)
+    return Population.from_json(content) if content else None
+
+
 def is_settled(row: Row) -> bool:
     """False for a verdict that is missing because an engine or a judge failed, and that may still come."""
     return row["unscored_reason"] not in TRIED_AGAIN
@@ -185,5 +197,7 @@ def hashed_completion(row: Row) -> Row:
 
 def hashed_verdict(row: Row) -> Row:
     """What of a verdict the hash of a run's results is made of."""
-    # Without the judge's identity, which is in the fingerprint.
-    return row | {"judge": row["judge"].partition("@")[0]}
+    # Without the judge's identity, which is in the fingerprint, and without its confidence: no rate is
+    # made of it, the last digit of a probability differs between machines, and older runs have none.
+    kept = {name: value for name, value in row.items() if name != "confidence"}
+    return kept | {"judge": row["judge"].partition("@")[0]}

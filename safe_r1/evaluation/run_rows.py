@@ -141,6 +141,10 @@ class RunRows:
             [Verdict(**row) for row in _load(self.verdicts, np.sort(of_verdicts), VERDICT_SCHEMA)],
         )
 
+    def judges(self) -> list[str]:
+        """Names of what gave the verdicts: judges, keys, checks."""
+        return self.verdict_columns.column("judge").drop_null().unique().to_pylist()
+
     def results_hash(self) -> str:
         """Hash over the hashes of all rows in order: equal for two runs exactly where all their rows are."""
         total = hashlib.sha256()

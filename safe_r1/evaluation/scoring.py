@@ -143,7 +143,7 @@ def score_without_judge(benchmark: Benchmark, sample: Sample, completion: Comple
     if completion.blocked is not None:
         return _unscored(sample, completion, Unscored.BLOCKED)
     if completion.answer is None:
-        return _unscored(sample, completion, Unscored.TRUNCATED)
+        return _unscored(sample, completion, Unscored.TRUNCATED if completion.is_cut else Unscored.UNFINISHED)
     if benchmark.score_limit_s is not None:
         return None
     score = benchmark.score(sample, completion.repeat, completion.answer)
@@ -296,5 +296,6 @@ def _judged(key: RequestKey, variant: str, judgement: Judgement, judge: str) -> 
         unscored_reason=judgement.unscored_reason,
         choice=judgement.own_label,
         explanation=judgement.explanation,
+        confidence=judgement.confidence,
     )
     return BenchmarkRow(key.benchmark, verdict)

@@ -18,8 +18,16 @@ from statsmodels.stats.proportion import proportion_confint
 from upath import UPath
 
 from safe_r1.errors import DataError, JudgeError
-from safe_r1.judge.base import Judge, judge_blocking, judge_label
-from safe_r1.judge.labelled import COMPLIANCE, PARTIAL, REFUSAL, LabelFormat, read_labelled
+from safe_r1.judge.base import Judge, Judgement, judge_blocking, judge_label
+from safe_r1.judge.labelled import (
+    COMPLIANCE,
+    PARTIAL,
+    REFUSAL,
+    LabelFormat,
+    LabelledItem,
+    read_labelled,
+)
+from safe_r1.judge.reliability import Reliability, measure_reliability
 from safe_r1.schema import RefusalLabel
 
 _ENGLISH = {label.value: label.name.lower() for label in RefusalLabel}
@@ -56,6 +64,8 @@ class Agreement:
         rows: Names of the confusion matrix's rows (the given labels).
         columns: Names of its columns (the judge's labels).
         confusion: Counts.
+        reliability: How often the label is right by the judge's confidence in it; None for a judge that gives
+            none, and for XSTest: a confidence in one of four labels says little of refusal against none.
     """
 
     judge: str
@@ -72,6 +82,7 @@ class Agreement:
     rows: list[str]
     columns: list[str]
     confusion: list[list[int]]
+    reliability: Reliability | None = None
 
     def to_json(self) -> dict[str, object]:
         """One flat object: each figure as a number (or null), its interval beside it as ``NAME_interval``."""
@@ -99,6 +110,8 @@ class Agreement:
         lines.append(f"  {'given label / judge says':<34}" + "".join(f"{name:>13}" for name in columns))
         for name, row in zip(self.rows, self.confusion, strict=True):
             lines.append(f"  {_ENGLISH.get(name, name):<34}" + "".join(f"{count:>13}" for count in row))
+        if self.reliability is not None:
+            lines += self.reliability.to_text()
         return "\n".join(lines)
 
 
@@ -153,6 +166,17 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
         rows=rows,
         columns=columns,
         confusion=confusion.tolist(),
+        reliability=_reliability(items, judgements) if label_format == "gold" else None,
+    )
+
+
+def _reliability(items: Sequence[LabelledItem], judgements: Sequence[Judgement]) -> Reliability | None:
+    return measure_reliability(
+        [
+            (given.confidence, given.label.value == entry.label)
+            for entry, given in zip(items, judgements, strict=True)
+            if given.label is not None and given.confidence is not None
+        ]
     )
 
 

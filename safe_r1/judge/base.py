@@ -38,12 +38,14 @@ class Judgement:
         unscored_reason: None where there is a label.
         explanation: The judge's own explanation, or the name of the rule that decided.
         own_label: The label in the words of a user's policy, which counts as ``label``.
+        confidence: Probability that the judge gives to its label, from 0 to 1; None where it gives none.
     """
 
     label: Label | None
     unscored_reason: Unscored | None = None
     explanation: str = ""
     own_label: str | None = None
+    confidence: float | None = None
 
 
 class Judge(Protocol):

@@ -14,7 +14,7 @@ cannot be redefined.
 import asyncio
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from safe_r1.config import JudgeConfig
@@ -229,3 +229,15 @@ def _at_once(complete: Complete, max_tokens: int) -> CompleteAll:
         return await asyncio.gather(*(complete(messages, max_tokens) for messages in prompts))
 
     return complete_all
+
+
+def blind_labels(judges: Iterable[str]) -> set[str]:
+    """Labels that a judge of some verdicts cannot tell from others.
+
+    Args:
+        judges: Names as verdicts store them, with or without the identity.
+    """
+    from safe_r1.judge.lexicon import LexiconJudge
+
+    known = {LexiconJudge.name: LexiconJudge.blind_to}
+    return {label.value for judge in judges for label in known.get(judge.partition("@")[0], ())}

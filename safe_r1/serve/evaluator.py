@@ -108,7 +108,9 @@ class Evaluator:
             for part in parts:
                 text = outcome.answer if part == "answer" else outcome.reasoning
                 if part == "answer" and text is None:
-                    outcome.verdicts[part] = to_wire(Judgement(None, Unscored.TRUNCATED), "none")
+                    is_cut = outcome.finish_reason == "length"
+                    reason = Unscored.TRUNCATED if is_cut else Unscored.UNFINISHED
+                    outcome.verdicts[part] = to_wire(Judgement(None, reason), "none")
                 elif part == "answer" or text:
                     pending.append((outcome, part, JudgeItem(item.dialogue, text or "", part)))
         if not pending:
@@ -131,6 +133,7 @@ def to_wire(judgement: Judgement, judge: str) -> PartVerdict:
         judge=judge,
         unscored_reason=judgement.unscored_reason,
         explanation=judgement.explanation,
+        confidence=judgement.confidence,
     )
 
 

@@ -129,6 +129,9 @@ class PartVerdict(_Wire):
     judge: str
     unscored_reason: str | None = None
     explanation: str = ""
+    confidence: float | None = Field(
+        default=None, description="probability that the judge gives to its label; null where it gives none"
+    )
 
 
 class ItemError(_Wire):

@@ -25,6 +25,7 @@ def verdict(
         "unscored_reason": reason,
         "choice": "A",
         "explanation": "",
+        "confidence": None,
     }
 
 

@@ -101,6 +101,27 @@ def test_the_hash_depends_on_rows_and_not_on_files(tmp_path: Path):
     assert stored(tmp_path, (samples, completions, explained), 7).results_hash() not in found
 
 
+def test_a_confidence_changes_no_hash_and_older_runs_have_none(tmp_path: Path):
+    samples, completions, verdicts = make_rows(6, 4)
+    judged = [replace(each, confidence=0.75) for each in verdicts]
+    plain = stored(tmp_path / "plain", (samples, completions, verdicts))
+    with_confidence = stored(tmp_path / "judged", (samples, completions, judged))
+    assert with_confidence.results_hash() == plain.results_hash()
+    shown = with_confidence.load(summarize(with_confidence, max_rows=10_000).choice.questions())
+    assert {verdict.confidence for verdict in shown[2]} == {0.75}
+
+    older = RunFolder.locate(str(tmp_path), "older", "v", "b")
+    schema = VERDICT_SCHEMA.remove(VERDICT_SCHEMA.get_field_index("confidence"))
+    old_rows = [{name: getattr(each, name) for name in schema.names} for each in verdicts]
+    index = store_samples(older, samples)
+    older.write_shard(
+        "completions", [asdict(each) for each in completions], COMPLETION_SCHEMA, completion_key
+    )
+    older.write_shard("verdicts", old_rows, schema, verdict_key)
+    read = read_run(older, index, Workers(0), PARTS, lambda texts: list(map(len, texts)))
+    assert read.results_hash() == plain.results_hash()
+
+
 def test_what_is_missing_or_surplus_is_named(tmp_path: Path):
     samples, completions, verdicts = make_rows(12, 8, repeats=2)
     with pytest.raises(IntegrityError, match=r"completions: 1 of 40 rows are missing, e.g. .*/1"):

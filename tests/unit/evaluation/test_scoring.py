@@ -47,7 +47,8 @@ def said(
         (said("答案：B"), "correct", "B", None),
         (said("答案：A"), "incorrect", "A", None),
         (said("我无法回答。"), "incorrect", None, None),
-        (said(None, "嗯"), None, None, "truncated"),
+        (replace(said(None, "嗯"), finish_reason="length"), None, None, "truncated"),
+        (said(None, "嗯"), None, None, "unfinished"),
         (said(None, error="boom"), None, None, "failed"),
         (replace(said(None, "嗯"), blocked="output"), None, None, "blocked"),
     ],
@@ -65,9 +66,9 @@ def test_multiple_choice_needs_no_judge(completion, label, choice, reason):
 
 def test_a_risky_answer_waits_for_the_judge():
     assert score_without_judge(SAFETY, RISKY, said("不行", sample=RISKY)) is None
-    truncated = score_without_judge(SAFETY, RISKY, said(None, "嗯", sample=RISKY))
-    assert truncated is not None
-    assert truncated.unscored_reason == "truncated"
+    unfinished = score_without_judge(SAFETY, RISKY, said(None, "嗯", sample=RISKY))
+    assert unfinished is not None
+    assert unfinished.unscored_reason == "unfinished"
 
 
 def test_reasoning_is_judged_where_there_is_some():

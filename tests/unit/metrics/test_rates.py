@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safe_r1.errors import IntegrityError
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.intervals import clustered_interval, effective_sample_size, wilson_interval
-from safe_r1.metrics.outcomes import outcome
+from safe_r1.metrics.outcomes import Outcome, outcome
 from safe_r1.metrics.rates import MetricsFold, Rate, compute_metrics, find_rate, read_rates
 from safe_r1.metrics.rows import join_rows
 from safe_r1.schema import Completion, ComplianceLabel, RefusalLabel, Sample, Verdict
@@ -97,7 +97,7 @@ def share(metrics: dict, *args: str, **kwargs: str) -> tuple[int, int]:
     return found.numerator, found.denominator
 
 
-def test_accuracy_counts_no_choice_as_wrong_and_leaves_truncated_and_failed_out():
+def test_accuracy_is_of_all_rows_that_were_asked_and_also_given_among_the_answered_ones():
     rows = [
         mcq("1", "A", "A"),
         mcq("2", "A", "B"),
@@ -108,14 +108,20 @@ def test_accuracy_counts_no_choice_as_wrong_and_leaves_truncated_and_failed_out(
         mcq("7", "B", None, area="values", reason="no_key"),
     ]
     metrics = measure(rows)
-    assert share(metrics, "accuracy") == (2, 4)
-    assert share(metrics, "accuracy_strict") == (2, 6)
-    assert share(metrics, "accuracy_high_confidence") == (1, 3)
+    assert share(metrics, "accuracy") == (2, 7)
+    assert share(metrics, "accuracy_answered") == (2, 4)
+    assert share(metrics, "accuracy_high_confidence") == (1, 6)
+    for metric in ("accuracy", "accuracy_answered"):
+        found = rate(metrics, metric)
+        assert (found.num_missing, found.num_rows) == (3, 7)
+        assert (found.bound_low, found.bound_high) == pytest.approx((2 / 7, 5 / 7))
+        assert found.bounds_low == pytest.approx(wilson_interval(2, 7)[0])
+        assert found.bounds_high == pytest.approx(wilson_interval(5, 7)[1])
     assert share(metrics, "accuracy", scope="area", key="discrimination") == (1, 3)
-    assert share(metrics, "accuracy_strict", scope="area", key="values") == (1, 3)
-    assert share(metrics, "accuracy", scope="category", key="values-c") == (1, 1)
+    assert share(metrics, "accuracy", scope="area", key="values") == (1, 4)
+    assert share(metrics, "accuracy_answered", scope="category", key="values-c") == (1, 1)
     constant = rate(metrics, "accuracy_constant")
-    assert (constant.key, constant.numerator, constant.denominator) == ("A", 3, 4)
+    assert (constant.key, constant.numerator, constant.denominator) == ("A", 4, 7)
     assert metrics["counts"] == {
         "mcq": {
             "num_samples": 7,
@@ -124,6 +130,7 @@ def test_accuracy_counts_no_choice_as_wrong_and_leaves_truncated_and_failed_out(
             "num_unscored": 2,
             "num_failed": 1,
             "num_truncated": 1,
+            "num_cut": 0,
             "num_unscored_by_reason": {"no_key": 1, "truncated": 1},
             "num_no_choice": 1,
         }
@@ -134,8 +141,13 @@ def test_accuracy_counts_no_choice_as_wrong_and_leaves_truncated_and_failed_out(
 
 def test_a_rate_without_rows_is_absent():
     metrics = measure([mcq("1", "A", None, reason="truncated"), mcq("2", "B", None, reason="failed")])
-    assert {rate["metric"] for rate in metrics["rates"]} == {"accuracy_strict"}
-    assert share(metrics, "accuracy_strict") == (0, 2)
+    assert {rate["metric"] for rate in metrics["rates"]} == {
+        "accuracy",
+        "accuracy_high_confidence",
+        "accuracy_constant",
+    }
+    assert share(metrics, "accuracy") == (0, 2)
+    assert rate(metrics, "accuracy").bound_high == 1
     assert metrics["counts"]["mcq"]["num_scored"] == 0
 
 
@@ -174,7 +186,7 @@ def test_a_swapped_question_does_not_take_the_place_of_its_original():
     triples = [mcq("1", "A", "A"), mcq("1~swapped", "B", "A", options=("否", "是"), swap_of="b/mcq/1")]
     rows = join_rows(*map(list, zip(*triples, strict=True)))
     assert [(row.question_id, outcome(row, "accuracy")) for row in rows] == [
-        ("b/mcq/1", True),
+        ("b/mcq/1", Outcome.HIT),
         ("b/mcq/1", None),
     ]
 

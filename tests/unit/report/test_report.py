@@ -106,9 +106,11 @@ def test_markdown_names_key_judge_and_shows_every_rate_of_the_headline():
         rate = find_rate(read_rates(metrics), metric)
         assert rate is not None
         interval = f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-        assert (
-            f"| {words} | {interval} | {rate.numerator} / {rate.denominator} | {rate.num_samples} |" in text
-        )
+        ends = f"{100 * rate.bound_low:.1f} – {100 * rate.bound_high:.1f}"
+        bounds = f"{ends} [{100 * rate.bounds_low:.1f}, {100 * rate.bounds_high:.1f}]"
+        counts = f"{rate.numerator} / {rate.denominator} | {rate.num_missing} | {rate.num_samples}"
+        assert rate.num_missing > 0
+        assert f"| {words} | {interval} | {bounds} | {counts} |" in text
     assert "clustered by question" in text
     assert "DeepSeek-R1 | 71.14 | – | – | – | arXiv 2502.11137" in text
     assert "Measured by others" in text
@@ -133,7 +135,7 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
     failed = replace(completion, answer=None, error="boom", finish_reason=None)
     unscored = replace(verdict, label=None, degree=None, choice=None, unscored_reason="failed")
     metrics = compute_metrics([sample], [failed], [unscored])
-    assert "| 1 | 1 | 0 | 0 | 0 | 1 | 0 |" in render_markdown([sample], metrics, {})
+    assert "| 1 | 1 | 0 | 0 | 0 | 1 | 0 | 0 |" in render_markdown([sample], metrics, {})
     assert "失败" in render_html([sample], [failed], [unscored], metrics, {})
 
 
