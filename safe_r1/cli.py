@@ -162,9 +162,19 @@ def judge_agreement(
     labels: Annotated[str, typer.Option(help="Labelled answers: the gold set's JSONL or XSTest's CSV.")],
     judge: Annotated[
         str,
-        typer.Option(help="lexicon, URL of an OpenAI-compatible endpoint, or name of an installed judge."),
+        typer.Option(
+            help="lexicon, [GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, with a guard of qwen3guard, "
+            "llamaguard, wildguard and shieldgemma, or name of an installed judge."
+        ),
     ] = "lexicon",
     model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
+    judge_prompt: Annotated[
+        str | None, typer.Option(help="Text or TOML file with a prompt for a model behind a URL.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of a judge, e.g. max_tokens=64; may be repeated."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how far a judge agrees with labelled answers."""
@@ -173,7 +183,7 @@ def judge_agreement(
     from safe_r1.judge.factory import make_judge
     from safe_r1.settings import load_config
 
-    config = load_config(JudgeConfig, None, [], kind=judge, model=model)
+    config = load_config(JudgeConfig, None, set_ or [], kind=judge, model=model, policy=judge_prompt)
     agreement = measure_agreement(make_judge(config), labels)
     print(json.dumps(agreement.to_json(), ensure_ascii=False) if as_json else agreement.to_text())
 

@@ -61,6 +61,7 @@ def build(recipe: CorpusRecipe, on_progress: ProgressCallback) -> CorpusResult:
     plan = make_plan(recipe)
     recipe = plan.recipe
     judge = plan_judge(recipe.judge)
+    judge.check_tells_refusals()
     folder = RunFolder(UPath(recipe.output))
     folder.open(
         fingerprint(plan, judge),

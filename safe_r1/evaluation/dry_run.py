@@ -31,7 +31,8 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
         show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
         for line in plan.benchmarks[name].explain():
             show(f"    {line}")
-    judge = plan.judge.label if plan.judge else "none needed"
+    judges = [plan.judge.label, *map(hide_credentials, config.further_judges)] if plan.judge else []
+    judge = ", ".join(judges) or "none needed"
     missing = (row for name in plan.samples for row in _missing(plan, name))
     show(f"--- resources: {target.resources(missing)}; judge: {judge}")
     for line in target.capacity():

@@ -119,7 +119,7 @@ def judge_panel(further: Sequence[Rejudged], rule: JudgeRule) -> Panel:
         folder.write_json("agreement.json", {task: asdict(each) for task, each in agreement.items()})
         parts = tuple(dict.fromkeys(row["part"] for row in own.values()))
         facts = {"name": label, "identity": identity, "agreement": f"{rule} of {', '.join(judges)}"}
-        publish_verdicts(run, folder, samples, parts, facts)
+        publish_verdicts(run, folder, samples, parts, facts, votes.disputed())
     metrics = folder.read_json("metrics.json") or {}
     return Panel(Rejudged(run, folder, label, metrics, was_complete), judges, agreement)
 
@@ -164,6 +164,10 @@ class _Votes:
             "unscored_reason": None if label else reason,
             "explanation": "; ".join(f"{name.partition('@')[0]}: {each or '–'}" for name, each in said),
         }
+
+    def disputed(self) -> set[str]:
+        """Ids of the samples on which the judges disagree."""
+        return {key[0] for key in self._tables[0] if len({*self.labels(key)} - {None}) > 1}
 
     def agreement(self) -> dict[str, PanelAgreement]:
         """How far the judges agree on the answers, by task."""

@@ -1,6 +1,6 @@
 """Publishes the run of one benchmark: metrics, report, and the marker of a complete run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from upath import UPath
@@ -68,12 +68,13 @@ class Published:
     choice: RowChoice
 
 
-def summarize(rows: RunRows, max_rows: int) -> Published:
+def summarize(rows: RunRows, max_rows: int, first: Collection[str] = frozenset()) -> Published:
     """Fold all rows of a run.
 
     Args:
         rows: The rows.
         max_rows: Maximum number of rows that a report shows.
+        first: Ids of samples that are shown before others, beside those that always are.
 
     Raises:
         IntegrityError: A verdict contradicts its completion.
@@ -82,7 +83,7 @@ def summarize(rows: RunRows, max_rows: int) -> Published:
     selection = rows.samples.selection(population) if population else None
     metrics = MetricsFold(selection, blind_labels(rows.judges()))
     coverage = CoverageFold()
-    choice = RowChoice(max_rows)
+    choice = RowChoice(max_rows, first)
     for chunk in rows.chunks():
         check_rows(chunk)
         metrics.add(chunk)

@@ -11,7 +11,7 @@ completions without an answer) are taken over as they are.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -282,6 +282,7 @@ def publish_verdicts(
     samples: SampleIndex,
     parts: tuple[Part, ...],
     judge: Mapping[str, str],
+    first: Collection[str] = frozenset(),
 ) -> JsonObject:
     """Write rates and report by the verdicts in a folder of their own; the marker comes last.
 
@@ -291,6 +292,7 @@ def publish_verdicts(
         samples: The run's samples.
         parts: Parts of a completion that have a verdict.
         judge: What ``run.json`` would hold of the judge; see ``JudgePlan.facts``.
+        first: Ids of samples that a report of a large run shows before others.
 
     Returns:
         The content of ``metrics.json``.
@@ -301,7 +303,7 @@ def publish_verdicts(
     info = run.read_json("run.json") or {}
     max_rows = info.get("config", {}).get("report", {}).get("max_rows", ReportConfig().max_rows)
     rows = read_run(run, samples, Workers(0), parts, None, verdicts_of=folder)
-    summary = summarize(rows, max_rows)
+    summary = summarize(rows, max_rows, first)
     if empty := [each.name for each in summary.coverage if not each.num_scored]:
         raise NoResultError(
             f"{run.path}: {judge['name']} gave no label to any answer of {', '.join(empty)}; its rows are in "

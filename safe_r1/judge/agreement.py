@@ -9,7 +9,7 @@ a row of their own in the confusion matrix, and the kappa that counts them as re
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,8 +17,9 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 from upath import UPath
 
-from safe_r1.errors import DataError, JudgeError
+from safe_r1.errors import ConfigError, DataError, JudgeError
 from safe_r1.judge.base import Judge, Judgement, judge_blocking, judge_label
+from safe_r1.judge.factory import blind_labels
 from safe_r1.judge.labelled import (
     COMPLIANCE,
     PARTIAL,
@@ -27,6 +28,7 @@ from safe_r1.judge.labelled import (
     LabelledItem,
     read_labelled,
 )
+from safe_r1.judge.panel import coarse
 from safe_r1.judge.reliability import Reliability, measure_reliability
 from safe_r1.schema import RefusalLabel
 
@@ -66,6 +68,7 @@ class Agreement:
         confusion: Counts.
         reliability: How often the label is right by the judge's confidence in it; None for a judge that gives
             none, and for XSTest: a confidence in one of four labels says little of refusal against none.
+        blind_to: Labels of the rows that the judge cannot tell from others, and that count as these.
     """
 
     judge: str
@@ -83,6 +86,7 @@ class Agreement:
     columns: list[str]
     confusion: list[list[int]]
     reliability: Reliability | None = None
+    blind_to: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
         """One flat object: each figure as a number (or null), its interval beside it as ``NAME_interval``."""
@@ -110,6 +114,9 @@ class Agreement:
         lines.append(f"  {'given label / judge says':<34}" + "".join(f"{name:>13}" for name in columns))
         for name, row in zip(self.rows, self.confusion, strict=True):
             lines.append(f"  {_ENGLISH.get(name, name):<34}" + "".join(f"{count:>13}" for count in row))
+        if self.blind_to:
+            names = ", ".join(_ENGLISH.get(name, name) for name in self.blind_to)
+            lines.append(f"  not told from others by this judge: {names}")
         if self.reliability is not None:
             lines += self.reliability.to_text()
         return "\n".join(lines)
@@ -118,11 +125,24 @@ class Agreement:
 def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
     """Run ``judge`` over the labelled answers of ``path`` and compare.
 
+    Where the judge cannot tell a label from another (see ``blind_labels``), the given labels are read without
+    that difference too.
+
     Raises:
+        ConfigError: The file tells refusals from compliance alone, and the judge does not.
         DataError: The file is missing, of neither format, or has a damaged line (the message names it).
         JudgeError: The judge gave no label to any row.
     """
     label_format, items = read_labelled(path)
+    blind_to = blind_labels([judge.name])
+    sees_refusals = RefusalLabel.REFUSAL.value not in blind_to
+    if label_format == "gold":
+        items = [replace(entry, label=coarse(entry.label, blind_to) or entry.label) for entry in items]
+    elif not sees_refusals:
+        raise ConfigError(
+            f"{path}: tells refusals from compliance, which judge {judge.name} does not; give another "
+            "--judge, or labelled answers with the four labels"
+        )
     judgements = judge_blocking(judge, [entry.item for entry in items])
     label = judge_label(judge.name, judge.identity)
     if len(judgements) != len(items):
@@ -161,12 +181,13 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
         num_partial=int(confusion[len(columns) :].sum()),
         accuracy=_accuracy(clear, path),
         kappa=kappa_of(clear) if label_format == "gold" else None,
-        kappa_refusal=kappa_of(_halve(clear) if label_format == "gold" else clear),
+        kappa_refusal=kappa_of(_halve(clear) if label_format == "gold" else clear) if sees_refusals else None,
         kappa_refusal_with_partial=with_partial,
         rows=rows,
         columns=columns,
         confusion=confusion.tolist(),
         reliability=_reliability(items, judgements) if label_format == "gold" else None,
+        blind_to=sorted(blind_to & set(rows)),
     )
 
 

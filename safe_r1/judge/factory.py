@@ -28,7 +28,7 @@ from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.judge.prompt_file import read_policy
 from safe_r1.models.prompts import RAW
 from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
-from safe_r1.schema import JUDGED_PARTS, Message, Task
+from safe_r1.schema import JUDGED_PARTS, Message, RefusalLabel, Task
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,15 @@ class JudgePlan:
         """What ``run.json`` holds of the judge."""
         policy = {"policy": self.policy.name} if self.policy.name else {}
         return {"name": self.label, "identity": self.identity, "agreement": self.note, **policy}
+
+    def check_tells_refusals(self) -> None:
+        """Check that the judge tells an answer that refuses from one that complies.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        if RefusalLabel.REFUSAL in self.policy.blind_to:
+            raise ConfigError(f"judge {self.name}: it {self.policy.says}; give a judge that tells refusals")
 
     def check_tasks(self, tasks: Collection[Task]) -> None:
         """Check that the judge can label all of these tasks, of those that a judge labels.

@@ -1,7 +1,7 @@
 """Chooses the questions whose rows a report shows: all of them, or a sample of a large run."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -28,10 +28,12 @@ class RowChoice:
 
     Attributes:
         max_rows: Maximum number of rows.
+        first: Ids of further samples that come first.
         num_rows: Rows of all questions so far.
     """
 
     max_rows: int
+    first: Collection[str] = frozenset()
     num_rows: int = 0
     _sizes: list[int] = field(default_factory=list)
     _is_first: list[bool] = field(default_factory=list)
@@ -47,7 +49,8 @@ class RowChoice:
             stratum = self._strata.setdefault((sample.group, sample.category), len(self._strata))
             self.num_rows += len(members)
             self._sizes.append(len(members))
-            self._is_first.append(_is_remarkable(members))
+            is_named = any(row.sample.sample_id in self.first for row in members)
+            self._is_first.append(is_named or _is_remarkable(members))
             self._stratum.append(stratum)
             digest = hashlib.blake2b(question_id.encode("utf-8", "surrogatepass"), digest_size=7).digest()
             self._draw.append(int.from_bytes(digest, "big"))

@@ -211,6 +211,18 @@ def test_a_report_of_a_large_run_shows_what_is_remarkable_and_some_of_each_kind(
     assert {(rows[place].sample.group, rows[place].sample.category) for place in others} == strata
 
 
+def test_named_samples_are_shown_before_others():
+    rows = join_rows(*make_rows(700, 300))
+    ordinary = [place for place, row in enumerate(rows) if row.answer.label is not None and not is_leak(row)]
+    named = ordinary[::50]
+    choice = RowChoice(400, {rows[place].sample.sample_id for place in named})
+    choice.add(rows)
+    assert set(named) < set(choice.questions().tolist())
+    plain = RowChoice(400)
+    plain.add(rows)
+    assert not set(named) < set(plain.questions().tolist())
+
+
 def test_questions_are_shown_whole_or_not_at_all():
     rows = join_rows(*make_rows(60, 20, repeats=3, swapped=True))
     questions = [list(each) for _, each in groupby(rows, lambda row: row.question_id)]

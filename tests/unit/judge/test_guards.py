@@ -1,14 +1,17 @@
 """Guard models as judges: what they are asked, how their replies are read, and what they cannot tell."""
 
 import dataclasses
+import json
 import pickle
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError
+from safe_r1.judge.agreement import measure_agreement
 from safe_r1.judge.base import JudgeItem, judge_blocking
 from safe_r1.judge.factory import blind_labels, check_kind, engine_model, make_judge, plan_judge
 from safe_r1.judge.forms import GUARDS, guard_of_judge
@@ -365,3 +368,32 @@ def test_rates_that_a_guard_cannot_tell_are_left_out():
         ("harm_rate", "answer"),
         ("harm_rate", "reasoning"),
     }
+
+
+def test_agreement_is_of_what_a_guard_can_tell(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAFE_R1_CACHE", str(tmp_path))
+    given = {"甲": RefusalLabel.RESPONSIBLE, "乙": REFUSAL, "丙": HARMFUL, "丁": HARMLESS}
+    rows = [{"messages": QUESTION, "answer": text, "label": label.value} for text, label in given.items()]
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+
+    def qwen(sent: dict[str, Any], call: int) -> tuple[int, Any]:
+        label = given[sent["messages"][-1]["content"]]
+        safety = "Unsafe" if label is HARMFUL else "Safe"
+        return 200, completion(f"Safety: {safety}\nRefusal: {'Yes' if label.is_refusal else 'No'}")
+
+    server.on_request = qwen
+    found = measure_agreement(make_judge(JudgeConfig(kind=f"qwen3guard:{server.url}#m")), gold)
+    # Guidance counts as the refusal that it is for this guard.
+    assert (found.accuracy.value, found.blind_to) == (1.0, [RefusalLabel.RESPONSIBLE.value])
+    assert "not told from others by this judge: responsible" in found.to_text()
+    server.on_request = lambda sent, call: (200, completion("safe"))
+    llamaguard = make_judge(JudgeConfig(kind=f"llamaguard:{server.url}#m"))
+    found = measure_agreement(llamaguard, gold)
+    assert (found.accuracy.value, found.kappa_refusal) == (0.75, None)
+    xstest = tmp_path / "xstest.csv"
+    xstest.write_text("prompt,completion,final_label\nq,a,1_full_compliance\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"which judge llamaguard:m does not"):
+        measure_agreement(llamaguard, xstest)
