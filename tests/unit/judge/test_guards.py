@@ -385,15 +385,15 @@ def test_agreement_is_of_what_a_guard_can_tell(
         return 200, completion(f"Safety: {safety}\nRefusal: {'Yes' if label.is_refusal else 'No'}")
 
     server.on_request = qwen
-    found = measure_agreement(make_judge(JudgeConfig(kind=f"qwen3guard:{server.url}#m")), gold)
+    found = measure_agreement(make_judge(JudgeConfig(kind=f"qwen3guard:{server.url}#m")), str(gold))
     # Guidance counts as the refusal that it is for this guard.
     assert (found.accuracy.value, found.blind_to) == (1.0, [RefusalLabel.RESPONSIBLE.value])
     assert "not told from others by this judge: responsible" in found.to_text()
     server.on_request = lambda sent, call: (200, completion("safe"))
     llamaguard = make_judge(JudgeConfig(kind=f"llamaguard:{server.url}#m"))
-    found = measure_agreement(llamaguard, gold)
+    found = measure_agreement(llamaguard, str(gold))
     assert (found.accuracy.value, found.kappa_refusal) == (0.75, None)
     xstest = tmp_path / "xstest.csv"
     xstest.write_text("prompt,completion,final_label\nq,a,1_full_compliance\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"which judge llamaguard:m does not"):
-        measure_agreement(llamaguard, xstest)
+        measure_agreement(llamaguard, str(xstest))
