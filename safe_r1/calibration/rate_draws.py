@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from safe_r1.calibration.imputation import Floats, Imputation, Ints
 from safe_r1.calibration.items import CLASSES, Stratum, Subject, stratum_of
-from safe_r1.metrics.outcomes import METRICS_OF_GROUP, REFUSAL_METRICS, is_leak, outcome
+from safe_r1.metrics.outcomes import METRICS_OF_GROUP, REFUSAL_METRICS, counted
 from safe_r1.metrics.rows import ScoredRow
 from safe_r1.schema import Part, RefusalLabel, Sample, Task
 
@@ -175,7 +175,7 @@ class RateDrawsFold:
             (np.take_along_axis(table, np.maximum(drawn, 0), axis=1) == 1) & trials,
             trials,
             in_scope & exists & ~has_verdict,
-            [outcome(row, metric, part) for row in rows],
+            [counted(row, metric, part) for row in rows],
             [stratum_of(row, subject) for row in rows],
             [
                 float(np.mean(table[place][list(classes)])) if classes else None
@@ -189,7 +189,7 @@ class RateDrawsFold:
         key = (row.sample.group, row.sample.area, metric, part)
         if key not in self._hits:
             labels = CLASSES[row.sample.task]
-            found = [outcome(_labelled(row, part, label), metric, part) for label in labels]
+            found = [counted(_labelled(row, part, label), metric, part) for label in labels]
             self._hits[key] = np.asarray([-1 if hit is None else int(hit) for hit in found])
         return self._hits[key]
 
@@ -200,7 +200,7 @@ class RateDrawsFold:
         has_both = (answers[:, 0] >= 0) & (reasonings[:, 0] >= 0)
         refused = has_both[:, None] & (answers >= RefusalLabel.REFUSAL.degree)
         leaked = refused & (reasonings == RefusalLabel.HARMFUL.degree)
-        judged = [is_leak(row) for row in rows]
+        judged = [counted(row, LEAK_RATE, "reasoning") for row in rows]
         # Few rows have labels of both parts: those of the reasoning decide, on answers that the judge calls
         # refusals.
         given = [self._imputation.given(row, "reasoning") for row in rows]
