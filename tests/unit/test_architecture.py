@@ -63,7 +63,17 @@ BENCHMARK_MODULES = {
     "own",
     "xstest",
 }
-JUDGE_MODULES = {"endpoint", "installed", "lexicon", "lexicon_features", "lexicon_model"}
+JUDGE_MODULES = {
+    "endpoint",
+    "installed",
+    "lexicon",
+    "lexicon_features",
+    "lexicon_model",
+    "llamaguard",
+    "qwen3guard",
+    "shieldgemma",
+    "wildguard",
+}
 MAX_LOOSE_FILES = 15
 
 
