@@ -44,6 +44,13 @@ JudgeOption = Annotated[
         "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or the name of an installed judge."
     ),
 ]
+JudgePromptOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Text file with a prompt for llm and URLs, such as that of the benchmark's authors, or TOML "
+        "file with a prompt and labels."
+    ),
+]
 RepeatsOption = Annotated[
     int | None, typer.Option(help="Completions of each question; by default the benchmark's own number.")
 ]
@@ -83,6 +90,7 @@ def main(
     data: DataOption = None,
     answer_key: AnswerKeyOption = None,
     judge: JudgeOption = None,
+    judge_prompt: JudgePromptOption = None,
     repeats: RepeatsOption = None,
     limit: LimitOption = None,
     swap_options: SwapOption = False,
@@ -104,6 +112,7 @@ def main(
             data=data,
             answer_key=answer_key,
             judge__kind=judge,
+            judge__policy=judge_prompt,
             repeats=repeats,
             limit=limit,
             swap_options=swap_options or None,

@@ -165,7 +165,9 @@ class JudgeConfig(Settings):
         "serves",
     )
     policy: str | None = Field(
-        default=None, description="TOML file with a prompt and labels of your own, for llm and URLs"
+        default=None,
+        description="for llm and URLs: text file with a prompt of your own ({last_question}, {answer}, "
+        "{dialog history}), or TOML file with a prompt and labels",
     )
     controversial: Literal["unsafe", "safe"] = Field(
         default="unsafe", description="what Qwen3Guard's answers called controversial count as"

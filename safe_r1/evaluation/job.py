@@ -54,7 +54,7 @@ def evaluate(
         cluster = connect()
     device = target.start(cluster)
     if plan.judge and plan.judge.model:
-        judge_engine(plan, plan.judge.model, cluster)
+        judge_engine(config.judge.engine, plan.judge.model, cluster)
     # Everything that can be wrong has been checked: only from here on is anything written or started.
     for name, fingerprint in plan.fingerprints.items():
         fingerprint.update(target.fingerprint(name))

@@ -126,16 +126,11 @@ def publish(
         **target.facts(name, totals),
     }
     if plan.judge and any(kind.task in JUDGED_PARTS for kind in samples.kinds):
-        info["judge"] = {
-            "name": plan.judge.label,
-            "identity": plan.judge.identity,
-            "agreement": plan.judge.note,
-            **({"policy": plan.judge.policy.name} if plan.judge.policy.name else {}),
-        }
+        info["judge"] = plan.judge.facts
     # The marker comes last: a folder with it has all of these files.
     folder.write_json("run.json", info)
     folder.write_json("metrics.json", metrics)
-    _write_report(folder, summary, metrics, info)
+    write_report(folder, summary, metrics, info)
     if plan.config.export:
         result.exports = export_run(folder, plan.config.export)
     folder.publish()
@@ -183,7 +178,15 @@ def check_published(results: Sequence[BenchmarkResult]) -> None:
         raise NoResultError(" | ".join(problems))
 
 
-def _write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
+def write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
+    """Write both reports of a run, or of its verdicts by a further judge.
+
+    Args:
+        folder: Where they are written.
+        summary: The rows.
+        metrics: Content of ``metrics.json``.
+        info: Content of ``run.json``.
+    """
     kinds = summary.rows.samples.kinds
     shown = summary.rows.load(summary.choice.questions())
     calibration = read_calibration(folder, summary.rows.results_hash())
@@ -212,7 +215,7 @@ def rewrite_report(path: str) -> str:
     metrics = _with_lengths(summary, folder)
     # From the same rows as the page: a report must not show the figures of verdicts that were changed since.
     folder.write_json("metrics.json", metrics)
-    _write_report(folder, summary, metrics, info)
+    write_report(folder, summary, metrics, info)
     return str(folder.path / "report.html")
 
 

@@ -189,6 +189,7 @@ def read_run(
     parts: Sequence[Part] | None,
     count_tokens: CountTokens | None,
     num_repeats: int | None = None,
+    verdicts_of: RunFolder | None = None,
 ) -> RunRows:
     """Read a run whose stages are finished.
 
@@ -199,12 +200,13 @@ def read_run(
         parts: Parts that the run judges; None: whatever has a verdict.
         count_tokens: Counts the tokens of reasonings; None where they are not counted.
         num_repeats: Completions of each sample; None: as many as there are.
+        verdicts_of: Folder of the verdicts of a further judge; None: the run's own.
 
     Raises:
         IntegrityError: Completions or verdicts are missing or surplus, or of several variants.
     """
     completions = index_completions(folder, samples)
-    verdicts = index_verdicts(folder, samples)
+    verdicts = index_verdicts(verdicts_of or folder, samples)
     repeats = num_repeats or int(completions.repeat.max(initial=0)) + 1
     keys = key_of(completions, repeats)
     name = folder.path.name
