@@ -8,7 +8,6 @@ from pydantic import (
     AfterValidator,
     Field,
     PlainSerializer,
-    field_serializer,
     field_validator,
     model_validator,
 )

@@ -75,7 +75,7 @@ def test_coverage_of_the_weighted_interval_is_at_least_nominal(limit: int, repea
     selection = Selection.of(chosen, Population.of(samples))
     weights = [selection.weight(sample) for sample in chosen]
     means = np.asarray([CATEGORIES[sample.category][1] for sample in chosen])
-    covered, values, naive = [], [], []
+    covered, values, naive, method = [], [], [], ""
     for _ in range(1000):
         hits = rng.binomial(repeats, rng.beta(4 * means, 4 * (1 - means)))
         trials = np.full(len(chosen), repeats)
