@@ -192,7 +192,7 @@ def _strip(text: str) -> str:
 
     Without a single regex for it, which could backtrack over long runs of whitespace.
     """
-    text = text.strip()
+    text = text.strip().strip("\ufeff\u200b").strip()
     while (token := _CONTROL.match(text)) and not _TOOL_CALL.match(text):
         text = text[token.end() :].lstrip()
     # A control token is at most 44 characters long, so a longer suffix is not searched.
