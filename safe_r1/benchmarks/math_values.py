@@ -1,7 +1,7 @@
 """Compares two results without structure by their value, with math-verify.
 
-An equality that it finds is checked by inserting numbers for variables, since it rounds to six places whatever
-the size of the numbers is.
+An equality that it finds is checked by inserting numbers for variables, since it rounds to six places at any
+size.
 """
 
 import re

@@ -104,11 +104,9 @@ def test_tags_of_the_model_go_before_known_forms():
     [
         (["<think>", "</think>", "<|im_end|>"], None),
         (["[THINK]", "[/THINK]"], None),
-        (["<|thoughts_begin|>", "<|thoughts_end|>"], ThinkingTags("<|thoughts_begin|>", "<|thoughts_end|>")),
-        (
-            ["<|reasoning_start|>", "<|reasoning_end|>"],
-            ThinkingTags("<|reasoning_start|>", "<|reasoning_end|>"),
-        ),
+        (["<|thoughts_begin|>", "<|thoughts_end|>"], None),
+        (["<|cot_start|>", "<|cot_end|>"], ThinkingTags("<|cot_start|>", "<|cot_end|>")),
+        (["<|reflect_open|>", "<|reflect_close|>"], ThinkingTags("<|reflect_open|>", "<|reflect_close|>")),
         (["[REASON]", "[/REASON]"], ThinkingTags("[REASON]", "[/REASON]")),
         (["<|reasoning_start|>"], None),
         (["<|im_start|>", "<|im_end|>"], None),
