@@ -99,7 +99,7 @@ _KNOWN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 # Names that tokens for thoughts have, whatever their brackets are.
-_THOUGHT_TOKEN = re.compile(r"think|thought|reason|inner_|cot\b|reflect", re.IGNORECASE)
+_THOUGHT_TOKEN = re.compile(r"think|thought|reason|inner_|(?<![a-z])cot(?![a-z])|reflect", re.IGNORECASE)
 # How the name of an opening token becomes that of its closing one.
 _CLOSINGS = (
     (r"^(<\||<|\[|◁|＜)", r"\1/"),
