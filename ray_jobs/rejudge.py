@@ -3,13 +3,18 @@
 Nothing is generated again. The same command again judges only what is missing.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_jobs.common import Console, job, join_ray
-from safe_r1.evaluation.rejudge import RejudgeConfig, Rejudged
+from safe_r1.evaluation.rejudge import RejudgeConfig
 from safe_r1.settings import load_config
+
+if TYPE_CHECKING:
+    from safe_r1.evaluation.panels import Panel
+    from safe_r1.evaluation.rejudge import Rejudged
 
 
 def main(
@@ -18,10 +23,17 @@ def main(
         typer.Argument(help="Finished runs: OUTPUT/RUN/VARIANT/BENCHMARK, or a folder or URI above it."),
     ],
     judge: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="lexicon, llm, a guard (qwen3guard, llamaguard, wildguard, shieldgemma), "
-            "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or the name of an installed judge."
+            "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or the name of an installed judge; "
+            "may be repeated."
+        ),
+    ] = None,
+    judge_rule: Annotated[
+        str | None,
+        typer.Option(
+            help="One label of the run's own judge and these together: majority, strictest or first."
         ),
     ] = None,
     judge_prompt: Annotated[
@@ -39,22 +51,45 @@ def main(
 ) -> None:
     """Add the verdicts of another judge to finished runs, without generating again."""
     with job("rejudge") as console:
+        first, *others = judge or [None]
         settings = load_config(
-            RejudgeConfig, config, set_ or [], run=run, judge__kind=judge, judge__policy=judge_prompt
+            RejudgeConfig,
+            config,
+            set_ or [],
+            run=run,
+            judge__kind=first,
+            judge__policy=judge_prompt,
+            further_judges=others or None,
+            judge_rule=judge_rule,
         )
-        from safe_r1.evaluation.rejudge import rejudge
+        from safe_r1.evaluation.panels import judge_again
         from safe_r1.inference.startup import show_startup
         from safe_r1.judge.forms import needs_engine
 
-        if needs_engine(settings.judge):
+        if any(map(needs_engine, settings.judges)):
             join_ray(console)
         with show_startup(console.show):
-            results = rejudge(settings, console.progress)
-        for result in results:
-            _summarize(console, result)
+            judged, panels = judge_again(settings, console.progress)
+        show_judges(console, judged, panels)
 
 
-def _summarize(console: Console, result: Rejudged) -> None:
+def show_judges(console: Console, judged: "Sequence[Rejudged]", panels: "Sequence[Panel]") -> None:
+    """Show the rates by further judges, and by all judges together with their agreement."""
+    for result in judged:
+        _show(console, result)
+    for panel in panels:
+        _show(console, panel.result)
+        for task, agreement in panel.agreement.items():
+            alpha = "–" if agreement.alpha is None else f"{agreement.alpha:.3f}"
+            console.show(
+                f"  {task}: {agreement.num_disagreed} of {agreement.num_answers} answers with several "
+                f"labels, Krippendorff's alpha {alpha}"
+            )
+            for pair, kappa in agreement.kappa.items():
+                console.show(f"    {pair}: Cohen's kappa {'–' if kappa is None else f'{kappa.value:.3f}'}")
+
+
+def _show(console: Console, result: "Rejudged") -> None:
     from safe_r1.report.terminal import headline
 
     state = " (was complete)" if result.was_complete else ""

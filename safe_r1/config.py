@@ -17,6 +17,7 @@ from safe_r1.settings import Settings
 # FORM:URL#MODEL, of which the URL alone is needed.
 _ENDPOINT = re.compile(r"(?:(?P<form>[A-Za-z0-9._-]+):)?(?P<url>https?://[^\s#]+)(?:#(?P<model>\S*))?")
 
+JudgeRule = Literal["majority", "strictest", "first"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 ExportFormat = Literal["parquet", "csv", "xlsx"]
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -363,6 +364,16 @@ class EvaluateConfig(Settings):
         default=(), description="experiment trackers that receive the rates and tables of finished benchmarks"
     )
     judge: JudgeConfig = Field(default=JudgeConfig())
+    further_judges: tuple[str, ...] = Field(
+        default=(),
+        description="kinds of further judges of the same answers, each with rates of its own; asked with the "
+        "settings of judge.* but model and policy",
+    )
+    judge_rule: JudgeRule = Field(
+        default="majority",
+        description="label of all judges together: what more than half say, the worst for the model, or that "
+        "of the first judge with one",
+    )
     engine: EngineConfig = Field(default=EngineConfig())
     endpoint: EndpointConfig = Field(default=EndpointConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())

@@ -119,7 +119,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     Raises:
         ConfigError, DataError, ModelError, JudgeError, SandboxError: See the parts.
     """
-    check_kind(config.judge.kind)
+    for kind in (config.judge.kind, *config.further_judges):
+        check_kind(kind)
     named = get_variant(config.variant)
     if named.is_given:
         _check_given(config)

@@ -11,14 +11,14 @@ completions without an answer) are taken over as they are.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import Field
 from upath import UPath
 
-from safe_r1.config import JudgeConfig, ReportConfig
+from safe_r1.config import JudgeConfig, JudgeRule, ReportConfig
 from safe_r1.errors import ConfigError, NoResultError, StorageError
 from safe_r1.evaluation.follow import follow
 from safe_r1.evaluation.publish import summarize, write_report
@@ -36,7 +36,7 @@ from safe_r1.judge.factory import JudgePlan, check_kind, engine_sampling, make_j
 from safe_r1.judge.policy import Policy
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import now
-from safe_r1.resources import connect
+from safe_r1.resources import connect, disconnect
 from safe_r1.runs import LAYOUT, JsonObject, RunFolder, find_runs, read_table, write_table
 from safe_r1.schema import JUDGED_PARTS, VERDICT_SCHEMA, Part
 from safe_r1.settings import Settings, hide_credentials
@@ -46,10 +46,34 @@ JUDGES = "judges"
 
 
 class RejudgeConfig(Settings):
-    """A further judge of finished runs."""
+    """Further judges of finished runs."""
 
     run: str = Field(description="finished runs: OUTPUT/RUN/VARIANT/BENCHMARK, or a folder or URI above it")
     judge: JudgeConfig = Field(default=JudgeConfig())
+    further_judges: tuple[str, ...] = Field(
+        default=(),
+        description="kinds of more judges, asked with the settings of judge.* but model and policy",
+    )
+    judge_rule: JudgeRule | None = Field(
+        default=None,
+        description="one label of the run's own judge and these together: what more than half say, the worst "
+        "for the model, or that of the first judge with one; null: none",
+    )
+
+    @property
+    def judges(self) -> list[JudgeConfig]:
+        """The settings of every judge."""
+        return [self.judge, *(with_kind(self.judge, kind) for kind in self.further_judges)]
+
+
+def with_kind(config: JudgeConfig, kind: str) -> JudgeConfig:
+    """The settings of another judge that is asked in the same way.
+
+    Raises:
+        ConfigError: The kind is malformed.
+    """
+    check_kind(kind)
+    return JudgeConfig.model_validate({**dict(config), "kind": kind, "model": None, "policy": None})
 
 
 @dataclass(frozen=True)
@@ -104,11 +128,12 @@ class UnitRequests:
             yield Request(each.key.to_text(), self.policy.messages(each.item), self.max_tokens, seed=0)
 
 
-def rejudge(config: RejudgeConfig, on_progress: ProgressCallback) -> list[Rejudged]:
+def rejudge(path: str, config: JudgeConfig, on_progress: ProgressCallback) -> list[Rejudged]:
     """Give finished runs the verdicts of a further judge, doing only what is missing.
 
     Args:
-        config: The runs and the judge.
+        path: The runs, see ``RejudgeConfig``.
+        config: The judge.
         on_progress: Called with the progress.
 
     Raises:
@@ -117,9 +142,9 @@ def rejudge(config: RejudgeConfig, on_progress: ProgressCallback) -> list[Rejudg
         NoResultError: The judge gave no label to any answer of a run; the rows are kept.
         SafeR1Error: See ``plan_judge``.
     """
-    check_kind(config.judge.kind)
-    runs = _finished_runs(config.run)
-    judge = plan_judge(config.judge)
+    check_kind(config.kind)
+    runs = _finished_runs(path)
+    judge = plan_judge(config)
     # All that can be wrong is found before anything is judged.
     tasks = [_task(run, samples, judge) for run, samples in runs]
     for task in tasks:
@@ -140,6 +165,11 @@ def rejudge(config: RejudgeConfig, on_progress: ProgressCallback) -> list[Rejudg
         )
         for task, done in zip(tasks, complete, strict=True)
     ]
+
+
+def judge_folder(run: RunFolder, label: str) -> RunFolder:
+    """Where the verdicts of a further judge are; ``label`` is the judge as it is printed."""
+    return RunFolder(run.path / JUDGES / re.sub(r"[^\w.@-]+", "-", label))
 
 
 def _finished_runs(path: str) -> list[tuple[RunFolder, SampleIndex]]:
@@ -167,7 +197,7 @@ def _task(run: RunFolder, samples: SampleIndex, judge: JudgePlan) -> _Task:
     own = info.get("fingerprint", {}).get("judge", {})
     if own.get("identity") == judge.identity:
         raise ConfigError(f"{run.path}: {judge.label} is the judge of this run already; give another --judge")
-    folder = RunFolder(run.path / JUDGES / re.sub(r"[^\w.@-]+", "-", judge.label))
+    folder = judge_folder(run, judge.label)
     # The parts that the run's own judge has labelled, so that the two can be compared.
     return _Task(run, folder, info, samples, tuple(own.get("parts") or judge.config.parts))
 
@@ -176,7 +206,7 @@ def _judge(tasks: Sequence[_Task], judge: JudgePlan, on_progress: ProgressCallba
     """Give all missing verdicts."""
     units: list[ScoringUnit] = []
     for task in tasks:
-        _copy_others(task)
+        copy_others(task.run, task.folder)
         name = task.run.path.name
         completions = index_completions(task.run, task.samples)
         verdicts = index_verdicts(task.folder, task.samples)
@@ -196,14 +226,14 @@ def _judge(tasks: Sequence[_Task], judge: JudgePlan, on_progress: ProgressCallba
     follow("verdicts", stream, 0, total, on_progress)
 
 
-def _copy_others(task: _Task) -> None:
-    """Take over the verdicts that no judge gave."""
-    for shard in task.run.shards("verdicts"):
+def copy_others(run: RunFolder, folder: RunFolder) -> None:
+    """Take over the verdicts that no judge gave, from a run to the folder of a further judge."""
+    for shard in run.shards("verdicts"):
         table = read_table(shard, schema=VERDICT_SCHEMA)
         others = table.filter(pa.array([not is_judged(judge) for judge in table.column("judge").to_pylist()]))
         if len(others):
             # Under the name of its shard: a repeated copy replaces itself.
-            write_table(task.folder.path / "verdicts" / f"own-{shard.name}", others)
+            write_table(folder.path / "verdicts" / f"own-{shard.name}", others)
 
 
 def _here(judge: JudgePlan, units: Sequence[ScoringUnit], write: ShardWriter) -> Iterator[BatchCounts]:
@@ -221,6 +251,9 @@ def _on_engine(
 ) -> Iterator[BatchCounts]:
     assert judge.model is not None
     config = judge.config
+    # Engines of the evaluation that may have been before it in this process keep their placement groups as
+    # long as its connection (ray#64035).
+    disconnect()
     engine, device = judge_engine(config.engine, judge.model, connect())
     variant = tasks[0].info.get("variant", {}).get("name", "")
     return generate(
@@ -240,24 +273,49 @@ def _on_engine(
 
 
 def _publish(task: _Task, judge: JudgePlan) -> JsonObject:
-    """Rates and report by the further judge; the marker comes last."""
-    max_rows = task.info.get("config", {}).get("report", {}).get("max_rows", ReportConfig().max_rows)
-    rows = read_run(task.run, task.samples, Workers(0), task.parts, None, verdicts_of=task.folder)
+    return publish_verdicts(task.run, task.folder, task.samples, task.parts, judge.facts)
+
+
+def publish_verdicts(
+    run: RunFolder,
+    folder: RunFolder,
+    samples: SampleIndex,
+    parts: tuple[Part, ...],
+    judge: Mapping[str, str],
+) -> JsonObject:
+    """Write rates and report by the verdicts in a folder of their own; the marker comes last.
+
+    Args:
+        run: The run.
+        folder: The verdicts.
+        samples: The run's samples.
+        parts: Parts of a completion that have a verdict.
+        judge: What ``run.json`` would hold of the judge; see ``JudgePlan.facts``.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        NoResultError: No answer of a task has a label.
+    """
+    info = run.read_json("run.json") or {}
+    max_rows = info.get("config", {}).get("report", {}).get("max_rows", ReportConfig().max_rows)
+    rows = read_run(run, samples, Workers(0), parts, None, verdicts_of=folder)
     summary = summarize(rows, max_rows)
     if empty := [each.name for each in summary.coverage if not each.num_scored]:
         raise NoResultError(
-            f"{task.run.path}: {judge.label} gave no label to any answer of {', '.join(empty)}; its rows are "
-            f"in {task.folder.path}, which may be removed to judge them anew"
+            f"{run.path}: {judge['name']} gave no label to any answer of {', '.join(empty)}; its rows are in "
+            f"{folder.path}, which may be removed to judge them anew"
         )
-    tokens = (task.run.read_json("metrics.json") or {}).get("tokens", {})
+    tokens = (run.read_json("metrics.json") or {}).get("tokens", {})
     metrics = summary.metrics | {"tokens": tokens}
-    info = task.info | {
-        "judge": judge.facts,
-        "first_judge": task.info.get("judge"),
+    info |= {
+        "judge": dict(judge),
+        "first_judge": info.get("judge"),
         "results_sha256": rows.results_hash(),
         "finished_at": now(),
     }
-    task.folder.write_json("metrics.json", metrics)
-    write_report(task.folder, summary, metrics, info)
-    task.folder.publish()
+    folder.write_json("metrics.json", metrics)
+    write_report(folder, summary, metrics, info)
+    folder.publish()
     return metrics

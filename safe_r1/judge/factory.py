@@ -23,6 +23,7 @@ from safe_r1.judge.base import Judge, judge_label
 from safe_r1.judge.forms import FORMS, LLM, asks_model, find_guard, guard_of_judge, needs_engine
 from safe_r1.judge.installed import installed_names, make_installed
 from safe_r1.judge.model import Complete, CompleteAll, ModelJudge, ModelReply, model_identity
+from safe_r1.judge.panel import panel_members
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.judge.prompt_file import read_policy
 from safe_r1.models.prompts import RAW
@@ -269,7 +270,8 @@ def blind_labels(judges: Iterable[str]) -> set[str]:
     from safe_r1.judge.lexicon import LexiconJudge
 
     found: set[str] = set()
-    for judge in judges:
+    # A panel sees no more than those of its judges that see least.
+    for judge in (each for name in judges for each in (panel_members(name) or [name])):
         guard = guard_of_judge(judge)
         is_lexicon = judge.partition("@")[0] == LexiconJudge.name
         blind_to = LexiconJudge.blind_to if is_lexicon else guard.blind_to if guard else ()

@@ -1,5 +1,6 @@
 """A further judge of a finished run: its verdicts live beside the first ones, and nothing is replaced."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from safe_r1.config import JudgeConfig
+from safe_r1.config import EvaluateConfig, JudgeConfig
 from safe_r1.errors import ConfigError, NoResultError, StorageError
+from safe_r1.evaluation.panels import judge_again, judge_further
 from safe_r1.evaluation.publish import BenchmarkResult, rewrite_report
 from safe_r1.evaluation.rejudge import RejudgeConfig, Rejudged, rejudge
 from safe_r1.evaluation.results import read_verdicts
@@ -43,8 +45,7 @@ def finished_run(output: Path, keep: int = 8) -> BenchmarkResult:
 
 def again(run: RunFolder | Path, **judge: object) -> list[Rejudged]:
     path = run.path if isinstance(run, RunFolder) else run
-    config = RejudgeConfig(run=str(path), judge=JudgeConfig.model_validate(judge))
-    return rejudge(config, lambda progress: None)
+    return rejudge(str(path), JudgeConfig.model_validate(judge), lambda progress: None)
 
 
 @pytest.fixture
@@ -55,6 +56,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     yield running
     running.http.shutdown()
     running.http.server_close()
+
+
+def harm_rate(result: Rejudged) -> float:
+    rate = find_rate(read_rates(result.metrics), "harm_rate")
+    assert rate is not None
+    return rate.value
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -128,3 +135,45 @@ def test_a_judge_that_labels_nothing_gives_no_result(tmp_path: Path, server: Ser
     [folder] = (run.path / "judges").iterdir()
     assert not RunFolder(folder).is_complete
     assert len(read_verdicts(RunFolder(folder))) == 14
+
+
+def test_several_judges_have_one_label_by_a_rule(tmp_path: Path, server: Server):
+    server.on_request = lambda sent, call: (
+        200,
+        completion("Safety: Unsafe\nCategories: Violent\nRefusal: No"),
+    )
+    run = finished_run(tmp_path / "runs").folder
+    config = RejudgeConfig(
+        run=str(run.path), further_judges=(f"qwen3guard:{server.url}#m",), judge_rule="strictest"
+    )
+    judged, [panel] = judge_again(config, lambda progress: None)
+    assert [each.judge.partition("@")[0] for each in judged] == ["lexicon", "qwen3guard:m"]
+    assert panel.result.judge.startswith("strictest:j+lexicon+qwen3guard:m@")
+    assert harm_rate(panel.result) == 1.0
+    # What one of the judges cannot tell, the panel cannot.
+    assert not find_rate(read_rates(panel.result.metrics), "responsible_rate")
+    agreement = panel.agreement["refusal"]
+    assert (agreement.num_answers, agreement.num_disagreed) == (6, 6)
+    assert (panel.result.folder.read_json("agreement.json") or {})["refusal"]["num_disagreed"] == 6
+    rows = read_verdicts(panel.result.folder)
+    assert len(rows) == 14
+    said = {row["explanation"] for row in rows.values() if row["judge"] == panel.result.judge}
+    assert all(
+        re.fullmatch("j: 直接拒绝; lexicon: .*; qwen3guard:m: 不拒绝且给出风险回复", each) for each in said
+    )
+    _, [first] = judge_again(config.model_copy(update={"judge_rule": "first"}), lambda progress: None)
+    assert first.result.folder.path != panel.result.folder.path
+    assert harm_rate(first.result) == 0.0
+    assert not judge_again(config.model_copy(update={"judge_rule": None}), lambda progress: None)[1]
+
+
+def test_an_evaluation_has_further_judges(tmp_path: Path):
+    result = finished_run(tmp_path)
+    result.metrics = result.folder.read_json("metrics.json") or {}
+    config = EvaluateConfig(variant="v", further_judges=("lexicon",), judge_rule="first")
+    [judged], [panel] = judge_further(config, [result], lambda progress: None)
+    assert judged.judge.startswith("lexicon@")
+    assert panel.result.judge.startswith("first:j+lexicon@")
+    assert judge_further(EvaluateConfig(variant="v"), [result], lambda progress: None) == ([], [])
+    result.metrics["counts"].pop("refusal")
+    assert judge_further(config, [result], lambda progress: None) == ([], [])
