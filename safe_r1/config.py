@@ -4,7 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from safe_r1.settings import Settings
 
@@ -14,6 +20,17 @@ _ENDPOINT = re.compile(r"(?:(?P<form>[A-Za-z0-9._-]+):)?(?P<url>https?://[^\s#]+
 JudgeRule = Literal["majority", "strictest", "first"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 ExportFormat = Literal["parquet", "csv", "xlsx"]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+def _different(tags: tuple[str, str]) -> tuple[str, str]:
+    if tags[0] == tags[1]:
+        raise ValueError("expected a closing tag that is not the opening one")
+    return tags
+
+
+TagPair = Annotated[tuple[NonEmpty, NonEmpty], AfterValidator(_different)]
+"""Opening and closing tag of a model's thoughts."""
 
 
 def _sendable(headers: dict[str, str]) -> dict[str, str]:
@@ -125,6 +142,11 @@ class GenerationConfig(Settings):
     )
     max_tokens_reasoning: int | None = Field(
         default=None, ge=1, description="maximum length for mathematics, GPQA and programming"
+    )
+    thinking_tags: TagPair | None = Field(
+        default=None,
+        description="opening and closing tag of the model's thoughts; None: of the variant's entry or its "
+        "tokenizer, or a known form",
     )
     seed: int = Field(default=0, ge=0, description="seed of sampling and of the selection of questions")
 

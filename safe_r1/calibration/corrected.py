@@ -14,6 +14,7 @@ from safe_r1.calibration.imputation import Floats
 from safe_r1.calibration.rate_draws import LabelledRows, RateDraws, RateDrawsFold, RateKey
 from safe_r1.metrics.intervals import CONFIDENCE
 from safe_r1.runs import JsonObject
+from safe_r1.schema import Part
 
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
@@ -35,7 +36,7 @@ class CorrectedRate:
     """
 
     metric: str
-    part: str
+    part: Part
     scope: str
     key: str
     judged: float | None
@@ -97,7 +98,7 @@ class CorrectedDifference:
     """A difference between two runs of the same questions, second minus first, in corrected rates."""
 
     metric: str
-    part: str
+    part: Part
     scope: str
     key: str
     value: float

@@ -39,7 +39,7 @@ class RateKey(NamedTuple):
     """Which rate: the fields of ``safe_r1.metrics.rate_fold.Rate`` that name it."""
 
     metric: str
-    part: str
+    part: Part
     scope: str
     key: str
 
@@ -246,7 +246,10 @@ class RateDrawsFold:
         members: dict[RateKey, list[int]] = defaultdict(list)
         labelled = self.labelled[found.metric, found.part]
         known: Bools = np.any(found.population & ~found.missing, axis=1)
-        for place in map(int, np.flatnonzero(np.any(found.population, axis=1))):
+        by_judge = [outcome(row, found.metric, found.part) for row in found.rows]
+        # Of leaks, people's label may take a row out of the population in which the judge's label has it.
+        belongs: Bools = np.any(found.population, axis=1) | [each is not None for each in by_judge]
+        for place in map(int, np.flatnonzero(belongs)):
             for scope, key in scopes_of(found.rows[place].sample):
                 members[RateKey(found.metric, found.part, scope, key)].append(place)
             stratum = found.strata[place]
@@ -257,7 +260,7 @@ class RateDrawsFold:
                     labelled.labels[stratum] += 1
                     labelled.num_hits += share
         judged = [counted(row, found.metric, found.part) for row in found.rows]
-        is_missing = [outcome(row, found.metric, found.part) is Outcome.MISSING for row in found.rows]
+        is_missing = [each is Outcome.MISSING for each in by_judge]
         fixed = [self._weigh(row.sample) for row in found.rows]
         for name, places in members.items():
             if name not in self.rates:

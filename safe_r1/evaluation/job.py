@@ -143,5 +143,5 @@ def _complete(
     total = sum(len(index) * plan.repeats(name) for name, index in samples.items())
     num_missing = sum(batch.num_rows for batch in batches)
     write = ShardWriter(plan.folders, "completions")
-    stream = target.complete(batches, ReadCompletion(plan.variant.name), write)
+    stream = target.complete(batches, ReadCompletion(plan.variant.name, plan.thinking_tags), write)
     return follow("completions", stream, total - num_missing, total, on_progress)

@@ -24,7 +24,6 @@ FILE = Path(__file__).parent / "data" / "gold_errors.json"
 CONFIDENT = 0.8
 """Verdicts with at least this confidence are counted as ``high``, others as ``low``."""
 _FOLDS = 6
-_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def load_gold_errors(judge: str) -> GoldErrors | None:
 
 
 def measure_lexicon(seed: int = 0) -> GoldErrors:
-    """Cross-validated errors of the lexicon judge on the gold set; each text counts once over the repeats."""
+    """Cross-validated errors of the lexicon judge on the answers of the gold set."""
     # Here, as the trainer needs scikit-learn's solvers, and readers of the file do not.
     from sklearn.model_selection import StratifiedKFold
 
@@ -78,23 +77,21 @@ def measure_lexicon(seed: int = 0) -> GoldErrors:
     own = read_examples(TRAIN_FILE)
     gold = [example for example in read_examples(GOLD_FILE) if example.part == "answer"]
     degrees = np.array([example.label.degree for example in gold])
-    counts = {level: np.zeros((4, 4)) for level in ("high", "low")}
-    for repeat in range(_REPEATS):
-        splitter = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed + repeat)
-        for others, held_out in splitter.split(degrees, degrees):
-            models = train([*own, *(gold[place] for place in others)])
-            for place in held_out:
-                example = gold[place]
-                model = models[example.language]
-                probabilities = model.probabilities(model.scale(example.features()))
-                label = model.choose(probabilities)
-                level = "high" if probabilities[label.degree] >= CONFIDENT else "low"
-                counts[level][degrees[place], label.degree] += 1 / _REPEATS
+    counts = {level: np.zeros((4, 4), int) for level in ("high", "low")}
+    splitter = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    for others, held_out in splitter.split(degrees, degrees):
+        models = train([*own, *(gold[place] for place in others)])
+        for place in held_out:
+            model = models[gold[place].language]
+            probabilities = model.probabilities(model.scale(gold[place].features()))
+            label = model.choose(probabilities)
+            level = "high" if probabilities[label.degree] >= CONFIDENT else "low"
+            counts[level][degrees[place], label.degree] += 1
     judge = LexiconJudge()
     return GoldErrors(
         judge_label(judge.name, judge.identity),
         f"{GOLD_FILE.parent.name}/{GOLD_FILE.name}, {len(gold)} answers, cross-validated",
-        {level: matrix.round(2).tolist() for level, matrix in counts.items()},
+        {level: matrix.tolist() for level, matrix in counts.items()},
     )
 
 

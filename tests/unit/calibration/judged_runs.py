@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from safe_r1.calibration.corrected import CorrectedRate
 from safe_r1.calibration.items import CLASSES, Item, open_run
+from safe_r1.calibration.label_sample import write_label_sample
+from safe_r1.calibration.result import Calibration
 from safe_r1.calibration.reviews import items_by_id
 from safe_r1.evaluation.results import completion_key, sample_key, verdict_key
 from safe_r1.metrics.rates import compute_metrics
@@ -16,6 +19,7 @@ from safe_r1.schema import COMPLETION_SCHEMA, SAMPLE_SCHEMA, VERDICT_SCHEMA, Mes
 from tests.unit.report.report_rows import Rows, make_rows
 
 VARIANT = "r1-distill-qwen-7b"
+NUM = 80
 
 
 def refusal_rows(num: int = 200, missing: int = 0, nasty: bool = False) -> Rows:
@@ -67,19 +71,21 @@ def _whole_turn(turn: Message) -> Message:
     return Message(role=turn["role"], content=_whole(turn["content"]))
 
 
-def key_rows(num: int = 120) -> Rows:
-    """Multiple choice, every answer with a choice."""
+def key_rows(num: int = 120, failed: int = 0) -> Rows:
+    """Multiple choice, every answer with a choice, but for some that failed."""
     samples, completions, _ = make_rows(num_mcq=num, num_refusal=0)
     rng = random.Random(5)
-    completions = [replace(each, answer="答案", error=None, finish_reason="stop") for each in completions]
+    answered = [replace(each, answer="答案", error=None, finish_reason="stop") for each in completions]
+    lost = [replace(each, answer=None, error="lost", finish_reason=None) for each in completions[:failed]]
+    completions = [*lost, *answered[failed:]]
     verdicts = []
     for sample, each in zip(samples, completions, strict=True):
         choice = rng.choice(list(sample.options))
         is_right = choice == sample.metadata["answer"]
-        label = "correct" if is_right else "incorrect"
-        verdicts.append(
-            Verdict(each.sample_id, VARIANT, 0, "answer", label, int(is_right), "answer-key", None, choice)
-        )
+        found = ("correct" if is_right else "incorrect", int(is_right), "answer-key", None, choice)
+        if each.error:
+            found = (None, None, "answer-key", "failed", None)
+        verdicts.append(Verdict(each.sample_id, VARIANT, 0, "answer", *found))
     return samples, completions, verdicts
 
 
@@ -143,3 +149,23 @@ def label_rows(
 def write_jsonl(path: Path, rows: Sequence[dict[str, object]]) -> str:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return str(path)
+
+
+def sampled(run: Path, *subjects: str, num: int = NUM) -> Path:
+    """Draw a sample; gives its folder."""
+    return Path(write_label_sample(str(run), num, subjects=subjects).folder.path)
+
+
+def rate(
+    found: Calibration, metric: str, part: str = "answer", scope: str = "overall", key: str = "all"
+) -> CorrectedRate:
+    [each] = [
+        each
+        for each in found.rates
+        if (each.metric, each.part, each.scope, each.key) == (metric, part, scope, key)
+    ]
+    return each
+
+
+def judged_answers(run: Path) -> list[Item]:
+    return [item for item in open_run(str(run)).items() if item.stratum.subject == "answer"]
