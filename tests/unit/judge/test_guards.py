@@ -138,14 +138,10 @@ def test_a_reply_that_is_cut_before_its_verdict_is_truncated():
     "piece", ["Safety: Safe\n", "safe ", "S1,", "*", " \n", "<think>", "Yes:", "unsafe\n"]
 )
 def test_replies_are_read_in_linear_time(guard: str, piece: str):
-    seconds = []
-    for length in (100_000, 400_000):
-        # Of this process alone: other work on the machine must not count.
-        begin = time.process_time()
-        GUARDS[guard].read(piece * (length // len(piece)), "stop", "refusal")
-        seconds.append(time.process_time() - begin)
-    # Four times as long; a reader in quadratic time needs sixteen times as much.
-    assert seconds[1] < 10 * max(seconds[0], 0.1)
+    # Of this process alone: other work on the machine must not count. Quadratic time would take minutes.
+    begin = time.process_time()
+    GUARDS[guard].read(piece * (400_000 // len(piece)), "stop", "refusal")
+    assert time.process_time() - begin < 10
 
 
 def test_refusals_are_told_by_two_guards_alone():
