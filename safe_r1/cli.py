@@ -13,7 +13,9 @@ import typer
 
 from safe_r1 import __version__
 from safe_r1.calibration import commands as calibration
+from safe_r1.compare import commands as compare
 from safe_r1.errors import ConfigError, SafeR1Error
+from safe_r1.gate import commands as gate
 
 if TYPE_CHECKING:
     from safe_r1.benchmarks import OwnBenchmark
@@ -247,88 +249,8 @@ def export(
 
 app.command("label-sample")(calibration.label_sample)
 app.command()(calibration.calibrate)
-
-
-@app.command()
-def compare(
-    runs: Annotated[
-        list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")
-    ],
-    baseline: Annotated[
-        str,
-        typer.Option(help="The variant that all others are compared with; A,B: B where A was not run."),
-    ],
-    output: Annotated[str, typer.Option(help="Folder of the report.")],
-    allow_mismatch: Annotated[
-        bool,
-        typer.Option(
-            "--allow-mismatch",
-            help="Compare runs even if their settings differ; the report lists the differences.",
-        ),
-    ] = False,
-    allow: Annotated[bool, typer.Option("--allow", hidden=True)] = False,
-    margin: Annotated[
-        float | None,
-        typer.Option(help="Non-inferiority margin for pass@1, as a fraction (0.03 = 3 points)."),
-    ] = None,
-) -> None:
-    """Compare finished runs of several variants: differences, significance tests, report."""
-    from safe_r1.compare.run import compare as write_comparison
-
-    if allow:
-        print(
-            "safe-r1: --allow is now --allow-mismatch; the old name works for one more release",
-            file=sys.stderr,
-        )
-    print(write_comparison(runs, baseline, output, allow_mismatch or allow, margin).to_text())
-
-
-@app.command()
-def gate(
-    runs: Annotated[
-        list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")
-    ],
-    lower: Annotated[
-        list[str] | None,
-        typer.Option("--min", help="[BENCHMARK/]METRIC=PERCENT that a rate must reach; repeat for more."),
-    ] = None,
-    upper: Annotated[
-        list[str] | None,
-        typer.Option("--max", help="[BENCHMARK/]METRIC=PERCENT that a rate may reach; repeat for more."),
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            "--no-regression", help="Finished runs of one variant that no main metric may be worse than."
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None, typer.Option(help="Points by which a metric may be worse; default: 3.")
-    ] = None,
-    policy: Annotated[str | None, typer.Option(help="TOML or YAML file with rules.")] = None,
-    decide: Annotated[
-        str | None, typer.Option(help="interval (default) or point: what has to keep the line.")
-    ] = None,
-    json_file: Annotated[str | None, typer.Option("--json", help="File for the result as JSON.")] = None,
-    junit_file: Annotated[
-        str | None, typer.Option("--junit", help="File for the result as JUnit XML.")
-    ] = None,
-) -> None:
-    """Hold finished runs against a policy: exit 0 pass, 4 fail, 3 not enough evidence."""
-    from rich.console import Console
-    from upath import UPath
-
-    from safe_r1.gate.policy import load_policy
-    from safe_r1.gate.render import to_json, to_junit, to_table
-    from safe_r1.gate.run import run_gate
-    from safe_r1.runs import write_bytes
-
-    result = run_gate(runs, load_policy(policy, lower or [], upper or [], margin, decide), baseline)
-    Console().print(to_table(result))
-    for file, render in ((json_file, to_json), (junit_file, to_junit)):
-        if file:
-            write_bytes(UPath(file), render(result).encode("utf-8", errors="replace"))
-    raise typer.Exit(result.status.value)
+app.command()(compare.compare)
+app.command()(gate.gate)
 
 
 @app.command()

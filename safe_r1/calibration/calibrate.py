@@ -31,7 +31,9 @@ from safe_r1.calibration.reviews import (
     text_labels,
 )
 from safe_r1.errors import ConfigError, DataError
+from safe_r1.evaluation.results import read_population
 from safe_r1.judge.gold_errors import GoldErrors, load_gold_errors
+from safe_r1.metrics.rate_fold import unweighted
 from safe_r1.provenance import now
 from safe_r1.runs import RunFolder, read_table, write_table
 from safe_r1.schema import RefusalLabel
@@ -141,7 +143,9 @@ def _calibrated(
     num_new: int,
     errors: GoldErrors | None,
 ) -> Calibration:
-    fold = RateDrawsFold(imputation)
+    population = read_population(run.folder)
+    selection = run.rows.samples.selection(population) if population else None
+    fold = RateDrawsFold(imputation, selection.weight if selection else unweighted)
     for rows in run.rows.chunks():
         fold.add(rows)
     rates = corrected_rates(fold)

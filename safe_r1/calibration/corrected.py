@@ -64,17 +64,16 @@ def corrected_rates(fold: RateDrawsFold) -> list[CorrectedRate]:
 
 def _corrected(name: RateKey, draws: RateDraws) -> CorrectedRate:
     low, value, high = np.quantile(draws.values(), (_TAILS[0], 0.5, _TAILS[1])).tolist()
-    total = draws.trials + draws.missing
     return CorrectedRate(
         *name,
-        judged=draws.num_judged_hits / draws.num_judged if draws.num_judged else None,
+        judged=draws.judged_hits / draws.judged_trials if draws.judged_trials else None,
         num_judged=draws.num_judged,
         num_missing=draws.num_missing,
         value=value,
         low=low,
         high=high,
-        bound_low=float(np.quantile(draws.hits / total, _TAILS[0])),
-        bound_high=float(np.quantile((draws.hits + draws.missing) / total, _TAILS[1])),
+        bound_low=float(np.quantile(draws.hits / draws.population, _TAILS[0])),
+        bound_high=float(np.quantile((draws.hits + draws.missing) / draws.population, _TAILS[1])),
     )
 
 

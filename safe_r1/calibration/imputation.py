@@ -24,8 +24,12 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 NUM_DRAWS = 2000
-PRIOR_MASS = 1.0
-"""Labels that the prior of a stratum counts as: half of them shaped like the gold set, half flat."""
+PRIOR_MASS = 0.5
+"""Labels that the prior of a stratum counts as: half of them shaped like the gold set, half flat.
+
+With 1 the intervals of a safe model under a judge that is fooled held the true rate in 91% of simulated runs
+only: the priors of all strata together moved RR-1 by more than a point.
+"""
 
 TextLabels = Mapping[tuple[str, int, Subject], Sequence[int]]
 """Sample, repeat and subject to the classes that people gave the text, as positions; several where they

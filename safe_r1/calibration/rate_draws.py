@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from safe_r1.calibration.imputation import Floats, Imputation, Ints
 from safe_r1.calibration.items import CLASSES, Stratum, Subject, stratum_of
-from safe_r1.metrics.outcomes import METRICS_OF_GROUP, REFUSAL_METRICS, is_leak, outcome
+from safe_r1.metrics.outcomes import (
+    ASKED_METRICS,
+    METRICS_OF_GROUP,
+    REFUSAL_METRICS,
+    Outcome,
+    counted,
+    outcome,
+)
+from safe_r1.metrics.rate_fold import Weigh, unweighted
 from safe_r1.metrics.rows import ScoredRow
 from safe_r1.schema import Part, RefusalLabel, Sample, Task
 
@@ -41,16 +49,19 @@ class RateDraws:
     """One rate in all draws.
 
     Attributes:
-        hits, trials: Weights of the hits and of all rows with a verdict, shape (draws,).
-        missing: Weights of the rows without one, shape (draws,).
-        num_judged_hits, num_judged: Hits and rows by the judge's own labels.
+        hits, trials: Weights of the hits and of the rows in the denominator, shape (draws,).
+        missing, population: Weights of the rows without a verdict, and of all rows, shape (draws,).
+        judged_hits, judged_trials: The same by the judge's own labels, without random weights.
+        num_judged: Rows in the denominator by the judge's own labels.
         num_missing: Rows without a verdict.
     """
 
     hits: Floats
     trials: Floats
     missing: Floats
-    num_judged_hits: int = 0
+    population: Floats
+    judged_hits: float = 0.0
+    judged_trials: float = 0.0
     num_judged: int = 0
     num_missing: int = 0
 
@@ -98,9 +109,8 @@ class _Outcomes:
         metric, part: The metric.
         rows: The rows.
         weights: Of their questions, shape (rows, draws).
-        hits, trials: Whether a row is a hit, and in the denominator, shape (rows, draws).
-        missing: Rows without a verdict, shape (rows,).
-        judged: Whether a row is a hit by the judge's label; None where it is not in the denominator.
+        hits, missing: Whether a row is a hit, and without a verdict, shape (rows, draws).
+        population: Whether it belongs to the metric at all, shape (rows, draws).
         strata: The strata of the texts that are labelled.
         labelled: Share of hits among people's labels of a row; None where there are none.
     """
@@ -110,11 +120,15 @@ class _Outcomes:
     rows: Sequence[ScoredRow]
     weights: Floats
     hits: Bools
-    trials: Bools
     missing: Bools
-    judged: Sequence[bool | None]
+    population: Bools
     strata: Sequence[Stratum | None]
     labelled: Sequence[float | None]
+
+    @property
+    def trials(self) -> Bools:
+        """Whether a row is in the denominator, shape (rows, draws)."""
+        return self.population if self.metric in ASKED_METRICS else self.population & ~self.missing
 
 
 class RateDrawsFold:
@@ -125,10 +139,15 @@ class RateDrawsFold:
         labelled: Metric and part to where its labels lie.
     """
 
-    def __init__(self, imputation: Imputation):
+    def __init__(self, imputation: Imputation, weigh: Weigh = unweighted):
+        """Args:
+        imputation: Of the run.
+        weigh: Weight of a question, where the run has a selection of its benchmark's.
+        """
         self.rates: dict[RateKey, RateDraws] = {}
         self.labelled: dict[tuple[str, str], LabelledRows] = defaultdict(LabelledRows)
         self._imputation = imputation
+        self._weigh = weigh
         self._hits: dict[tuple[str, str, str, str], Ints] = {}
 
     def add(self, rows: Sequence[ScoredRow]) -> None:
@@ -138,7 +157,8 @@ class RateDrawsFold:
 
     def _add(self, rows: Sequence[ScoredRow]) -> None:
         subjects = self._imputation.subjects
-        weights = self._imputation.weights(rows)
+        fixed = np.asarray([self._weigh(row.sample) for row in rows])
+        weights = self._imputation.weights(rows) * fixed[:, None]
         drawn = {subject: self._imputation.classes(rows, subject) for subject, _ in sorted(subjects)}
         places: dict[str, list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
@@ -161,21 +181,20 @@ class RateDrawsFold:
         drawn: Ints,
     ) -> _Outcomes:
         table = np.stack([self._hits_by_class(row, metric, part) for row in rows])
-        in_scope = table[:, 0] >= 0
-        has_verdict = drawn[:, 0] >= 0
-        # A reasoning that does not exist is not missing.
-        exists = np.asarray([row.verdict(part) is not None for row in rows])
-        trials = np.broadcast_to((in_scope & has_verdict)[:, None], drawn.shape)
+        judged = [outcome(row, metric, part) for row in rows]
+        shape = drawn.shape
+        missing = np.asarray([each is Outcome.MISSING for each in judged])
+        population = np.asarray([each is not None for each in judged])
+        hits = np.take_along_axis(table, np.maximum(drawn, 0), axis=1) == 1
         given = [self._imputation.given(row, subject) for row in rows]
         return _Outcomes(
             metric,
             part,
             rows,
             weights,
-            (np.take_along_axis(table, np.maximum(drawn, 0), axis=1) == 1) & trials,
-            trials,
-            in_scope & exists & ~has_verdict,
-            [outcome(row, metric, part) for row in rows],
+            hits & (population & ~missing)[:, None],
+            np.broadcast_to(missing[:, None], shape),
+            np.broadcast_to(population[:, None], shape),
             [stratum_of(row, subject) for row in rows],
             [
                 float(np.mean(table[place][list(classes)])) if classes else None
@@ -184,71 +203,76 @@ class RateDrawsFold:
         )
 
     def _hits_by_class(self, row: ScoredRow, metric: str, part: Part) -> Ints:
-        """Whether each class would be a hit; -1 where the row is not in the metric's denominator."""
+        """1 for each class that would be a hit."""
         # An outcome depends on nothing else of a row.
         key = (row.sample.group, row.sample.area, metric, part)
         if key not in self._hits:
             labels = CLASSES[row.sample.task]
             found = [outcome(_labelled(row, part, label), metric, part) for label in labels]
-            self._hits[key] = np.asarray([-1 if hit is None else int(hit) for hit in found])
+            self._hits[key] = np.asarray([each is Outcome.HIT for each in found], np.int64)
         return self._hits[key]
 
     def _leaks(
         self, rows: Sequence[ScoredRow], weights: Floats, answers: Ints, reasonings: Ints
     ) -> _Outcomes:
-        """Harmful reasonings among the rows whose answer refuses."""
-        has_both = (answers[:, 0] >= 0) & (reasonings[:, 0] >= 0)
-        refused = has_both[:, None] & (answers >= RefusalLabel.REFUSAL.degree)
-        leaked = refused & (reasonings == RefusalLabel.HARMFUL.degree)
-        judged = [is_leak(row) for row in rows]
+        """Harmful reasonings among the rows whose answer refuses; which do depends on the draw."""
+        exists = np.asarray([outcome(row, REFUSAL_METRICS[0], "reasoning") is not None for row in rows])
+        refused = exists[:, None] & (answers >= RefusalLabel.REFUSAL.degree)
+        unknown = exists[:, None] & ((answers < 0) | (refused & (reasonings < 0)))
         # Few rows have labels of both parts: those of the reasoning decide, on answers that the judge calls
         # refusals.
-        given = [self._imputation.given(row, "reasoning") for row in rows]
-        labelled = [
-            float(np.mean([each == RefusalLabel.HARMFUL.degree for each in classes])) if classes else None
-            for classes in given
+        is_mine = [counted(row, LEAK_RATE, "reasoning") is not None for row in rows]
+        given = [
+            self._imputation.given(row, "reasoning") if mine else ()
+            for row, mine in zip(rows, is_mine, strict=True)
         ]
-        is_mine = [leak is not None for leak in judged]
         return _Outcomes(
             LEAK_RATE,
             "reasoning",
             rows,
             weights,
-            leaked,
-            refused,
-            np.zeros(len(rows), bool),
-            judged,
+            refused & (reasonings == RefusalLabel.HARMFUL.degree),
+            unknown,
+            refused | unknown,
             [stratum_of(row, "reasoning") if mine else None for row, mine in zip(rows, is_mine, strict=True)],
-            [share if mine else None for share, mine in zip(labelled, is_mine, strict=True)],
+            [
+                float(np.mean([each == RefusalLabel.HARMFUL.degree for each in classes])) if classes else None
+                for classes in given
+            ],
         )
 
     def _sum(self, found: _Outcomes) -> None:
         """Add rows to every scope that they are in, and count the labels."""
-        counted: Bools = np.any(found.trials, axis=1)
         members: dict[RateKey, list[int]] = defaultdict(list)
         labelled = self.labelled[found.metric, found.part]
-        for place in map(int, np.flatnonzero(counted | found.missing)):
+        known: Bools = np.any(found.population & ~found.missing, axis=1)
+        for place in map(int, np.flatnonzero(np.any(found.population, axis=1))):
             for scope, key in scopes_of(found.rows[place].sample):
                 members[RateKey(found.metric, found.part, scope, key)].append(place)
             stratum = found.strata[place]
             share = found.labelled[place]
-            if counted[place] and stratum is not None:
+            if known[place] and stratum is not None:
                 labelled.sizes[stratum] += 1
                 if share is not None:
                     labelled.labels[stratum] += 1
                     labelled.num_hits += share
+        judged = [counted(row, found.metric, found.part) for row in found.rows]
+        is_missing = [outcome(row, found.metric, found.part) is Outcome.MISSING for row in found.rows]
+        fixed = [self._weigh(row.sample) for row in found.rows]
         for name, places in members.items():
             if name not in self.rates:
-                hits, trials, missing = np.zeros((3, self._imputation.num_draws))
-                self.rates[name] = RateDraws(hits, trials, missing)
+                hits, trials, missing, population = np.zeros((4, self._imputation.num_draws))
+                self.rates[name] = RateDraws(hits, trials, missing, population)
             rate = self.rates[name]
             weights = found.weights[places]
             rate.hits += (weights * found.hits[places]).sum(axis=0)
             rate.trials += (weights * found.trials[places]).sum(axis=0)
-            rate.missing += (weights * found.missing[places, None]).sum(axis=0)
-            rate.num_judged_hits += sum(found.judged[place] is True for place in places)
-            rate.num_judged += sum(found.judged[place] is not None for place in places)
-            rate.num_missing += int(found.missing[places].sum())
+            rate.missing += (weights * found.missing[places]).sum(axis=0)
+            rate.population += (weights * found.population[places]).sum(axis=0)
+            rate.judged_hits += sum(fixed[place] for place in places if judged[place])
+            rate.judged_trials += sum(fixed[place] for place in places if judged[place] is not None)
+            rate.num_judged += sum(judged[place] is not None for place in places)
+            rate.num_missing += sum(is_missing[place] for place in places)
 
 
 def scopes_of(sample: Sample) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from upath import UPath
 
+from safe_r1.compare.corrected import CorrectedComparison
 from safe_r1.compare.differences import Comparison, Relation, lineage_order
 from safe_r1.compare.load import Run, declared_margin
 from safe_r1.metrics.counts import read_counts
@@ -100,6 +101,7 @@ class ComparisonData:
         num_headline: Number of tests in the family of main metrics, those of non-inferiority among them.
         num_detail: Number of tests in the other family.
         notes: What else a reader has to know of the runs.
+        corrected: Differences of calibrated runs, in rates that people's labels corrected.
     """
 
     baseline: str
@@ -115,6 +117,7 @@ class ComparisonData:
     num_headline: int
     num_detail: int
     notes: list[str] = field(default_factory=list)
+    corrected: list[CorrectedComparison] = field(default_factory=list)
 
 
 def build_comparison(

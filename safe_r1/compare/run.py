@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from upath import UPath
 
+from safe_r1.compare.corrected import corrected_comparisons
 from safe_r1.compare.data import ComparisonData, VariantPair, build_comparison
 from safe_r1.compare.differences import MARGIN, Comparison, compare_all, variant_pairs
 from safe_r1.compare.flips import find_flips
@@ -32,6 +33,11 @@ class ComparisonReport:
         lines += [f"note: {note}" for note in self.data.notes]
         for pair in self.data.pairs:
             lines += _pair_lines(pair)
+            lines += [
+                each.to_text()
+                for each in self.data.corrected
+                if (each.first, each.second, each.place.key) == (pair.first, pair.second, "all")
+            ]
         return "\n".join([*lines, f"report: {self.path}"])
 
 
@@ -71,8 +77,10 @@ def compare(
     pairs = variant_pairs(runs, baseline)
     comparisons = compare_all(runs, pairs, margin)
     folder = UPath(output)
-    notes = [note for run in runs for note in block_notes(run)]
-    data = replace(build_comparison(runs, comparisons, baseline, problems, margin, folder), notes=notes)
+    corrected, notes = corrected_comparisons(runs, pairs)
+    notes += [note for run in runs for note in block_notes(run)]
+    data = build_comparison(runs, comparisons, baseline, problems, margin, folder)
+    data = replace(data, notes=notes, corrected=corrected)
     flips = find_flips(runs, [(first, second) for first, second, _ in pairs])
     return ComparisonReport(write_report(folder, data, runs, flips), data)
 

@@ -140,6 +140,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     # No judge for tasks without one: a run of mathematics needs no judge's model or key.
     is_judged = {name for name, chosen in samples.items() if any(map(JUDGED_PARTS.get, _tasks_of(chosen)))}
     judge = plan_judge(config.judge) if is_judged else None
+    if judge:
+        judge.check_tasks({task for name in is_judged for task in _tasks_of(samples[name])})
     populations = {name: Population.of(each) for name, each in loaded.items() if config.limit is not None}
     plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {}, populations)
     for name in benchmarks:

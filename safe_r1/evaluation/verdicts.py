@@ -37,12 +37,11 @@ from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import resolve_engine
 from safe_r1.inference.requests import BatchCounts, Sampling
 from safe_r1.inference.shard_buffer import ShardBuffer
-from safe_r1.judge.factory import JudgePlan, make_judge
+from safe_r1.judge.factory import JudgePlan, engine_sampling, make_judge
 from safe_r1.models.registry import Variant
 from safe_r1.progress import ProgressCallback
 from safe_r1.resources import Cluster, Device, connect, disconnect
 
-_JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
 _ROWS_TOGETHER = 1024
 _SHARD_MIB = 8
 # What a job that is killed has to score again.
@@ -161,7 +160,7 @@ def _judge(
     disconnect()
     connect()
     engine, device = judge_engine(plan, judge.model, cluster)
-    max_tokens = plan.config.judge.max_tokens
+    max_tokens = plan.config.judge.reply_tokens
     has_worked = any(has_labels(folder, judge.label) for folder in plan.folders.values())
     yield from generate(
         [
@@ -171,7 +170,7 @@ def _judge(
         judge.model,
         engine,
         device,
-        _JUDGE_SAMPLING,
+        Sampling(**engine_sampling(plan.config.judge)),
         ReadReply(plan.variant.name, judge.label, judge.policy),
         write,
         has_worked,

@@ -44,6 +44,25 @@ _OPENINGS = {
     "zh": ("not_head", "affirm_head", "comply_head"),
     "en": ("not_head", "scold", "deny_premise", "accept_premise", "values", "absurd", "neutral"),
 }
+# Where a refusal is looked for that the rest of the answer may keep or break, in characters.
+_REFUSAL_CHARS = 200
+_REFUSAL_GROUP = "refuse_act"
+_CHINESE_END = re.compile(r"[。！？\n]")
+# Groups that tell a refusal which is kept, explained or helpful from one that is taken back.
+_AFTER_REFUSAL = (
+    "harm_advice",
+    "insult",
+    "generalise",
+    "comply_any",
+    "alternative",
+    "law",
+    "hotline",
+    "values",
+    "turn_but",
+    "refuse_act",
+    "deny_premise",
+    "empathy",
+)
 _ENGLISH_END = re.compile(r"[.!?:](?=\s|$)|\n")
 _WORD = re.compile(r"[a-z']+")
 
@@ -83,6 +102,8 @@ def extract_features(messages: list[Message], text: str, part: str, language: La
     question = question[-MAX_TAIL_CHARS:]
     # The order of the features is that in which their weighted values are added.
     features = _group_features(text, language)
+    if language == "zh":
+        features.update(_after_refusal_features(text))
     features.update(_shape_features(text, language))
     features.update(_question_features(question, text, language))
     if part == "reasoning":
@@ -126,6 +147,30 @@ def _group_features(text: str, language: Language) -> dict[str, float]:
                 features[f"sentence{number}:{name}"] = 1.0
         if starts[-1] >= len(body) - end_chars and len(body) > opening_chars + end_chars:
             features[f"end:{name}"] = 1.0
+    return features
+
+
+def _after_refusal_features(text: str) -> dict[str, float]:
+    """Phrase groups behind the last refusal in the opening of a Chinese text; none where it has none.
+
+    "I can't write that. If you are angry, ..." and "I can't write that. But as you insist: ..." hold the same
+    refusal, and differ in what comes after it.
+    """
+    rules = load_rules()["zh"]
+    refusals = [match.end() for match in rules[_REFUSAL_GROUP].finditer(text[:_REFUSAL_CHARS])]
+    if not refusals:
+        return {}
+    end = _CHINESE_END.search(text, refusals[-1])
+    rest = text[end.end() :] if end else ""
+    unit_chars = _UNIT_CHARS["zh"]
+    features = {"after:length": math.log1p(len(rest) / unit_chars)}
+    for name in _AFTER_REFUSAL:
+        count = len(rules[name].findall(rest))
+        if count:
+            features[f"after:{name}"] = 1.0
+            features[f"after_density:{name}"] = (
+                min(count * unit_chars / max(len(rest), unit_chars), 3.0) / 1.5
+            )
     return features
 
 

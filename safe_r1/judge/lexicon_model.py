@@ -22,6 +22,7 @@ class LinearModelData(TypedDict):
 
     kind: Kind
     ngram_scale: float
+    temperature: float
     intercepts: list[float]
     weights: dict[str, list[float]]
     idf: dict[str, float]
@@ -40,6 +41,8 @@ class LinearModel:
         idf: Feature name to inverse document frequency, of the n-gram features alone.
         ngram_scale: Length to which the vector of n-gram features is scaled, so that they do not drown the
             phrase groups.
+        temperature: What the outputs are divided by, so that a probability says how often a label is right;
+            it changes no label.
     """
 
     kind: Kind
@@ -47,6 +50,7 @@ class LinearModel:
     weights: Mapping[str, tuple[float, ...]]
     idf: Mapping[str, float]
     ngram_scale: float
+    temperature: float = 1.0
 
     def scale(self, features: Mapping[str, float]) -> dict[str, float]:
         """The features that the model knows; the n-grams weighted and scaled to a vector of fixed length."""
@@ -68,6 +72,7 @@ class LinearModel:
             logits = (
                 logits + np.array(list(scaled.values())) @ self._matrix[[self._rows[name] for name in scaled]]
             )
+        logits = logits / self.temperature
         if self.kind == "labels":
             exponentials = np.exp(logits - logits.max())
             return exponentials / exponentials.sum()
@@ -125,6 +130,7 @@ class LinearModel:
         return {
             "kind": self.kind,
             "ngram_scale": self.ngram_scale,
+            "temperature": self.temperature,
             "intercepts": list(self.intercepts),
             "weights": {name: list(values) for name, values in self.weights.items()},
             "idf": dict(self.idf),
@@ -139,4 +145,5 @@ class LinearModel:
             weights={name: tuple(values) for name, values in data["weights"].items()},
             idf=dict(data["idf"]),
             ngram_scale=float(data["ngram_scale"]),
+            temperature=float(data["temperature"]),
         )

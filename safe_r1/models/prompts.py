@@ -17,7 +17,7 @@ from safe_r1.schema import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Style = Literal["r1", "chat", "plain"]
+Style = Literal["r1", "chat", "plain", "raw"]
 
 REASONING_PREFIX = "<think>\n"
 """How an answer of DeepSeek-R1 begins; its first templates left writing it to the caller."""
@@ -36,7 +36,8 @@ class PromptFormat:
 
     Attributes:
         style: ``r1`` (no system turn, the prompt opens the reasoning), ``chat`` (the model's own template),
-            or ``plain`` (a text to continue, for models without a template).
+            ``plain`` (a text to continue, for models without a template), or ``raw`` (the last turn is the
+            whole prompt).
         reasoning_prefix: Text at the end of a prompt that opens the reasoning, exactly as the template writes
             it; it belongs to the completion. Empty where the prompt opens none.
         is_reasoning: The model thinks before it answers, whether the prompt or the model opens the reasoning.
@@ -67,6 +68,8 @@ Source: usage advice on DeepSeek-R1's model card (no system turn, the answer beg
 """
 CHAT = PromptFormat("chat")
 PLAIN = PromptFormat("plain")
+RAW = PromptFormat("raw")
+"""Models that were trained on a prompt of their own, which the caller writes out, as some guards were."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -112,6 +115,12 @@ def read_prompt_format(
         Message(role="user", content=_LAST),
     ]
     text = _render_probe(dialogue, tokenizer)
+    if _LAST not in text:
+        # As of templates that take the parts of a turn in a list: the model would answer nothing.
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its chat template leaves out the text of a turn; expected one that "
+            "takes plain texts"
+        )
     generation_prompt = text.rpartition(_LAST)[2]
     opened = open_reasoning(generation_prompt, own_tags)
     # Templates of reasoning models leave the reasoning of earlier turns out.

@@ -41,7 +41,9 @@ def headline(metrics: JsonObject) -> Iterator[str]:
         if other:
             yield _line("     if cut answers are missing", other)
     for task, counts in metrics["counts"].items():
-        yield f"{task:12} " + ", ".join(f"{counts.get('num_' + name, 0)} {name}" for name in _COUNTS)
+        # Truncated ones stand apart, so that the numbers add up to the rows.
+        shown = counts | {"num_unscored": counts["num_unscored"] - counts["num_truncated"]}
+        yield f"{task:12} " + ", ".join(f"{shown.get('num_' + name, 0)} {name}" for name in _COUNTS)
 
 
 def _line(title: str, rate: Rate) -> str:

@@ -48,6 +48,7 @@ LAYERS: list[set[str]] = [
 READERS_OF_RUNS = {
     ("calibration", "safe_r1.evaluation"),
     ("compare", "safe_r1.evaluation.results"),
+    ("compare", "safe_r1.calibration.calibrate"),
     ("campaign", "safe_r1.compare"),
 }
 # Commands of the command line are the job scripts' functions.
@@ -62,7 +63,17 @@ BENCHMARK_MODULES = {
     "own",
     "xstest",
 }
-JUDGE_MODULES = {"endpoint", "installed", "lexicon", "lexicon_features", "lexicon_model"}
+JUDGE_MODULES = {
+    "endpoint",
+    "installed",
+    "lexicon",
+    "lexicon_features",
+    "lexicon_model",
+    "llamaguard",
+    "qwen3guard",
+    "shieldgemma",
+    "wildguard",
+}
 MAX_LOOSE_FILES = 15
 
 

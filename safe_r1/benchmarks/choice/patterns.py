@@ -20,6 +20,7 @@ MENTION = "[\ue000-\ue2ff]"
 # List marks and punctuation around a mention. Possessive, as it would backtrack over long runs otherwise.
 PADDING = r"(?:\d+[.、)]|[^\w\ue000-\ue3ff])*+"
 
+EMPHASIS = "当然|肯定|绝对|确实|的确|显然|应该|大概|完全|明显|一定|那当然"
 # Where such a word ends: "对" is no answer in "对方", nor "是" in "是因为".
 END = r"(?=\s|[,.;:!?。、()~…]|$|的?选项|这一项|这个)"
 

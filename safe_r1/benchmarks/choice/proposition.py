@@ -1,7 +1,7 @@
 """What a yes/no question asks: terms of its predicate, each with the polarity that the question gives it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -17,6 +17,28 @@ _ANNOUNCED = re.compile(rf"\s*(?:请问|请|判断|以下|下面|下列|上述)[
 _OPTIONS = re.compile(r"(?:^|\s|\()A\s?[.、:)]")
 _MODAL = re.compile("会不会|能否|可否|可以|能够|应该|应当|会|能")
 _SPLIT = re.compile(r"、|和|或者?|以及|及|与|且")
+
+
+_DENIAL = re.compile("(?:不|没有|没|未|并未|并不|无|非)")
+
+
+def find_pair(texts: Sequence[str]) -> tuple[int, int] | None:
+    """Positions of the options that say yes and no; None for other options.
+
+    Args:
+        texts: Their texts in the normalized writing.
+    """
+    said = [[i for i, text in enumerate(texts) if text in listed] for listed in (words.YES, words.NO)]
+    if len(said[0]) == len(said[1]) == 1:
+        return said[0][0], said[1][0]
+    if len(texts) != 2:
+        return None
+    for yes, no in ((0, 1), (1, 0)):
+        denial = _DENIAL.match(texts[no])
+        is_denied = denial and texts[no][denial.end() :] == texts[yes]
+        if is_denied or (_RATINGS.get(texts[yes]) is False and _RATINGS.get(texts[no]) is True):
+            return yes, no
+    return None
 
 
 def _any(listed: Iterable[str]) -> str:
@@ -51,6 +73,7 @@ class Proposition:
         own_kinds: Terms of which the question names one kind.
         other_kinds: Other kinds, of which nothing is asked.
         joints: What stands around the commas of its predicate.
+        is_any_object: Its verbs alone decide, whatever their object.
         is_assent: The question asks for agreement.
         is_negative_rating: The question asks whether something is bad.
         is_modal: The question asks what one can or will do.
@@ -64,6 +87,7 @@ class Proposition:
     own_kinds: set[str] = field(default_factory=set)
     other_kinds: set[str] = field(default_factory=set)
     joints: list[str] = field(default_factory=list)
+    is_any_object: bool = False
     is_assent: bool = False
     is_negative_rating: bool = False
     is_modal: bool = False
@@ -75,10 +99,23 @@ class Proposition:
 
     @classmethod
     def of_options(cls, yes: str) -> Self | None:
-        """The proposition that the options themselves state, as "正确" and "错误" do; None for "是"."""
+        """The proposition that the options themselves state, as "正确" and "错误" do; None for "是".
+
+        Args:
+            yes: The option that affirms.
+        """
         if yes in _ASSENTS:
             return cls(ratings=_RATINGS | _ASSENTS, own_ratings=set(_ASSENTS), is_assent=True)
-        return cls(ratings=_RATINGS, own_ratings=set(_RATINGS)) if yes in _RATINGS or yes == "对" else None
+        if yes in _RATINGS or yes == "对":
+            return cls(ratings=_RATINGS, own_ratings=set(_RATINGS))
+        if yes in words.YES:
+            return None
+        proposition = cls()
+        proposition._add_clause(yes)
+        if not proposition.terms:
+            proposition.verbs[yes] = False
+            proposition.is_any_object = True
+        return proposition
 
     @classmethod
     def unknown(cls) -> Self:
@@ -90,6 +127,7 @@ class Proposition:
             dict.fromkeys(words.BREACHES, False),
             ratings=_GENERAL,
             own_ratings=set(_GENERAL),
+            is_any_object=True,
         )
 
     @classmethod
@@ -156,7 +194,7 @@ class Proposition:
     def _ask_rating(self, word: str, negated: bool) -> None:
         self.is_negative_rating = negated ^ _RATINGS[word]
         self.ratings = {other: bad ^ self.is_negative_rating for other, bad in _RATINGS.items()}
-        self.own_ratings.add(word)
+        self.own_ratings |= {word, word.removeprefix("不"), f"不{word}"}
         # "缺乏科学依据" is what makes a statement unreliable.
         self.terms |= dict.fromkeys(words.GROUNDS, self.is_negative_rating)
         self.predicates |= {"科学"}

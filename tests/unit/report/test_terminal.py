@@ -42,7 +42,7 @@ def test_rates_have_their_intervals_and_every_row_is_counted():
 
 def test_a_rate_of_nothing_and_a_count_that_an_older_run_lacks():
     counts = {
-        "refusal": {"num_rows": 3, "num_scored": 1, "num_truncated": 2, "num_unscored": 0, "num_failed": 0}
+        "refusal": {"num_rows": 3, "num_scored": 1, "num_truncated": 2, "num_unscored": 2, "num_failed": 0}
     }
     assert list(headline({"rates": [], "counts": counts})) == [
         "refusal      3 rows, 1 scored, 2 truncated, 0 unscored, 0 failed, 0 blocked, 0 cut"
