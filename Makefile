@@ -11,7 +11,7 @@ BENCH_CORPUS ?= bench-results/corpus
 
 .DEFAULT_GOAL := help
 .PHONY: help setup relock shell demo test-fast test test-long test-all lint format bench bench-generation bench-corpus bench-training \
-    bench-serve bench-campaign bench-smoke clean
+    bench-serve bench-campaign bench-calibration bench-smoke clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ format: setup ## Format the code and apply ruff's safe fixes
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: bench-generation bench-corpus bench-training bench-serve bench-campaign ## Run all benchmarks; results as JSON in bench-results
+bench: bench-generation bench-corpus bench-training bench-serve bench-campaign bench-calibration ## Run all benchmarks; results as JSON in bench-results
 
 bench-generation: setup ## Generation throughput against bare vLLM and lm-evaluation-harness
 	@$(PYTHON) -m tests.bench.run --output $(BENCH_OUTPUT)
@@ -84,8 +84,11 @@ bench-serve: setup ## Service: evaluation against bare vLLM, judging, overload w
 bench-campaign: setup ## Scheduling of a campaign of 14 jobs on an autoscaled cluster of 1, 2, 4, 8 nodes on this machine
 	@$(PYTHON) -m tests.bench.campaign --output $(BENCH_OUTPUT)
 
+bench-calibration: setup ## Coverage of rates that 120 labels correct, by simulation
+	@$(PYTHON) -m tests.bench.calibration --output $(BENCH_OUTPUT)
+
 bench-smoke: setup ## Run each benchmark at its smallest size, as a test; results in a temporary folder
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in run corpus train serve campaign; do \
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in run corpus train serve campaign calibration; do \
 	    echo "bench-smoke: $$name" && $(PYTHON) -m tests.bench.$$name --smoke --output "$$folder" || exit 1; \
 	done
 

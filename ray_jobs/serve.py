@@ -29,7 +29,8 @@ def main(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="lexicon, llm, the URL of an OpenAI-compatible endpoint, or the name of an installed judge."
+            help="lexicon, llm, a guard (qwen3guard, llamaguard, wildguard, shieldgemma), "
+            "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or the name of an installed judge."
         ),
     ] = None,
     host: Annotated[

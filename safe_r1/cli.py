@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safe_r1 import __version__
+from safe_r1.calibration import commands as calibration
+from safe_r1.compare import commands as compare
 from safe_r1.errors import ConfigError, SafeR1Error
+from safe_r1.gate import commands as gate
 
 if TYPE_CHECKING:
     from safe_r1.benchmarks import OwnBenchmark
 
 JOBS = {
     "evaluate": ("ray_jobs.evaluate", "Evaluate one model variant and write a report."),
+    "rejudge": (
+        "ray_jobs.rejudge",
+        "Add the verdicts of another judge to finished runs, without generating again.",
+    ),
     "build-corpus": ("ray_jobs.build_corpus", "Build a corpus and its dataset card."),
     "finetune": (
         "ray_jobs.finetune",
@@ -244,38 +251,10 @@ def export(
         print(f"export: {exported.to_text()}")
 
 
-@app.command()
-def compare(
-    runs: Annotated[
-        list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")
-    ],
-    baseline: Annotated[
-        str,
-        typer.Option(help="The variant that all others are compared with; A,B: B where A was not run."),
-    ],
-    output: Annotated[str, typer.Option(help="Folder of the report.")],
-    allow_mismatch: Annotated[
-        bool,
-        typer.Option(
-            "--allow-mismatch",
-            help="Compare runs even if their settings differ; the report lists the differences.",
-        ),
-    ] = False,
-    allow: Annotated[bool, typer.Option("--allow", hidden=True)] = False,
-    margin: Annotated[
-        float | None,
-        typer.Option(help="Non-inferiority margin for pass@1, as a fraction (0.03 = 3 points)."),
-    ] = None,
-) -> None:
-    """Compare finished runs of several variants: differences, significance tests, report."""
-    from safe_r1.compare.run import compare as write_comparison
-
-    if allow:
-        print(
-            "safe-r1: --allow is now --allow-mismatch; the old name works for one more release",
-            file=sys.stderr,
-        )
-    print(write_comparison(runs, baseline, output, allow_mismatch or allow, margin).to_text())
+app.command("label-sample")(calibration.label_sample)
+app.command()(calibration.calibrate)
+app.command()(compare.compare)
+app.command()(gate.gate)
 
 
 @app.command()

@@ -1,17 +1,54 @@
 """The settings that several jobs share, each with its default on its field and nowhere else."""
 
 import re
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from safe_r1.settings import Settings
 
-_URL = re.compile(r"https?://\S+")
+# FORM:URL#MODEL, of which the URL alone is needed.
+_ENDPOINT = re.compile(r"(?:(?P<form>[A-Za-z0-9._-]+):)?(?P<url>https?://[^\s#]+)(?:#(?P<model>\S*))?")
 
+JudgeRule = Literal["majority", "strictest", "first"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 ExportFormat = Literal["parquet", "csv", "xlsx"]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+def _different(tags: tuple[str, str]) -> tuple[str, str]:
+    if tags[0] == tags[1]:
+        raise ValueError("expected a closing tag that is not the opening one")
+    return tags
+
+
+TagPair = Annotated[tuple[NonEmpty, NonEmpty], AfterValidator(_different)]
+"""Opening and closing tag of a model's thoughts."""
+
+
+def _sendable(headers: dict[str, str]) -> dict[str, str]:
+    if not all(f"{name}{value}".isascii() for name, value in headers.items()):
+        # Without the value, which may be a key.
+        raise ValueError("HTTP headers hold ASCII characters alone")
+    return headers
+
+
+def _without_values(headers: dict[str, str]) -> dict[str, str]:
+    # They often hold a key; what is written to a file or a terminal is made from the JSON form.
+    return dict.fromkeys(headers, "…")
+
+
+Headers = Annotated[
+    dict[str, str], AfterValidator(_sendable), PlainSerializer(_without_values, when_used="json")
+]
+"""HTTP headers, whose values are never recorded."""
 
 
 class EngineConfig(Settings):
@@ -106,6 +143,11 @@ class GenerationConfig(Settings):
     max_tokens_reasoning: int | None = Field(
         default=None, ge=1, description="maximum length for mathematics, GPQA and programming"
     )
+    thinking_tags: TagPair | None = Field(
+        default=None,
+        description="opening and closing tag of the model's thoughts; None: of the variant's entry or its "
+        "tokenizer, or a known form",
+    )
     seed: int = Field(default=0, ge=0, description="seed of sampling and of the selection of questions")
 
 
@@ -114,17 +156,41 @@ class JudgeConfig(Settings):
 
     kind: str = Field(
         default="lexicon",
-        description="lexicon, llm, URL of an OpenAI-compatible endpoint, or name of an installed judge",
+        description="lexicon, llm, a guard (qwen3guard, llamaguard, wildguard, shieldgemma), "
+        "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or name of an installed judge",
     )
     model: str | None = Field(
         default=None,
-        description="for llm: variant, hub id or folder; for a URL: name of the model that it serves",
+        description="for llm and guards: variant, hub id or folder; for a URL: name of the model that it "
+        "serves",
     )
     policy: str | None = Field(
-        default=None, description="TOML file with a prompt and labels of your own, for llm and URLs"
+        default=None,
+        description="for llm and URLs: text file with a prompt of your own ({last_question}, {answer}, "
+        "{dialog history}), or TOML file with a prompt and labels",
+    )
+    controversial: Literal["unsafe", "safe"] = Field(
+        default="unsafe", description="what Qwen3Guard's answers called controversial count as"
+    )
+    temperature: float | None = Field(
+        default=0.0, ge=0, description="sampling temperature of a judge model; null: not sent to an endpoint"
     )
     max_tokens: int = Field(
         default=1024, ge=16, description="maximum length of a judge model's reply, in tokens"
+    )
+    max_completion_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        description="sent in place of max_tokens, for endpoints of reasoning models that take no other name",
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict, description="further fields of every request to an endpoint"
+    )
+    headers: Headers = Field(
+        default_factory=dict, repr=False, description="further HTTP headers; their values are never recorded"
+    )
+    api_key_env: str = Field(
+        default="SAFE_R1_JUDGE_API_KEY", description="environment variable of an endpoint's key"
     )
     concurrency: int = Field(default=32, ge=1, description="concurrent requests to an endpoint")
     timeout_s: float = Field(
@@ -138,23 +204,48 @@ class JudgeConfig(Settings):
     )
     engine: EngineConfig = Field(default=EngineConfig())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_model(cls, values: object) -> object:
+        """Takes the model of ``URL#MODEL`` apart."""
+        if not isinstance(values, Mapping) or not isinstance(kind := values.get("kind"), str):
+            return values
+        found = _ENDPOINT.fullmatch(kind)
+        if found is None or not found["model"]:
+            return values
+        if values.get("model") not in (None, found["model"]):
+            raise ValueError("kind names one model behind its # and the setting model another one")
+        return {**values, "kind": kind.partition("#")[0], "model": found["model"]}
+
     @field_validator("kind")
     @classmethod
     def _well_formed(cls, kind: str) -> str:
         # Known names are checked later, as the registry imports this module: ``judge.factory.check_kind``.
-        if _URL.fullmatch(kind) or re.fullmatch(r"[A-Za-z0-9._-]+", kind):
+        if _ENDPOINT.fullmatch(kind) or re.fullmatch(r"[A-Za-z0-9._-]+", kind):
             return kind
-        raise ValueError("expected lexicon, llm or a URL, or the name of an installed judge")
+        raise ValueError("expected lexicon, llm or a URL, a guard, or the name of an installed judge")
+
+    @property
+    def url(self) -> str | None:
+        """The URL of a model behind one; None for all others."""
+        found = _ENDPOINT.fullmatch(self.kind)
+        return found["url"] if found else None
+
+    @property
+    def form(self) -> str:
+        """The kind without its URL: how the judge is asked; ``llm`` where a URL stands alone."""
+        found = _ENDPOINT.fullmatch(self.kind)
+        return (found["form"] or "llm") if found else self.kind
 
     @property
     def is_endpoint(self) -> bool:
         """True where the judge is a model behind a URL."""
-        return _URL.fullmatch(self.kind) is not None
+        return self.url is not None
 
     @property
-    def needs_engine(self) -> bool:
-        """True where the judge is a model that runs on an engine of the job."""
-        return self.kind == "llm"
+    def reply_tokens(self) -> int:
+        """Maximum length of a judge model's reply, in tokens."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 class EndpointConfig(Settings):
@@ -166,7 +257,7 @@ class EndpointConfig(Settings):
     api_key_env: str | tuple[str, ...] = Field(
         default="SAFE_R1_API_KEY", description="environment variable of the key, or several for several keys"
     )
-    headers: dict[str, str] = Field(
+    headers: Headers = Field(
         default_factory=dict, repr=False, description="further HTTP headers; their values are never recorded"
     )
     extra_body: dict[str, Any] = Field(
@@ -199,23 +290,10 @@ class EndpointConfig(Settings):
         default=(), description="texts in a provider's error that mean: its content filter took the question"
     )
 
-    @field_validator("headers")
-    @classmethod
-    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
-        if not all(f"{name}{value}".isascii() for name, value in headers.items()):
-            # Without the value, which may be a key.
-            raise ValueError("HTTP headers hold ASCII characters alone")
-        return headers
-
     @property
     def api_key_envs(self) -> tuple[str, ...]:
         """All environment variables with a key."""
         return (self.api_key_env,) if isinstance(self.api_key_env, str) else self.api_key_env
-
-    @field_serializer("headers", when_used="json")
-    def _without_values(self, headers: dict[str, str]) -> dict[str, str]:
-        # They often hold a key; what is written to a file or a terminal is made from the JSON form.
-        return dict.fromkeys(headers, "…")
 
 
 class ReportConfig(Settings):
@@ -226,6 +304,13 @@ class ReportConfig(Settings):
         ge=1,
         description="rows in the browser of a report; of a larger run a stratified sample, with truncated, "
         "unscored and contradictory ones first",
+    )
+    margin: float = Field(
+        default=0.03,
+        gt=0,
+        lt=1,
+        description="non-inferiority margin for pass@1 in comparisons, as a fraction; declared here before "
+        "rates are seen",
     )
 
 
@@ -279,6 +364,16 @@ class EvaluateConfig(Settings):
         default=(), description="experiment trackers that receive the rates and tables of finished benchmarks"
     )
     judge: JudgeConfig = Field(default=JudgeConfig())
+    further_judges: tuple[str, ...] = Field(
+        default=(),
+        description="kinds of further judges of the same answers, each with rates of its own; asked with the "
+        "settings of judge.* but model and policy",
+    )
+    judge_rule: JudgeRule = Field(
+        default="majority",
+        description="label of all judges together: what more than half say, the worst for the model, or that "
+        "of the first judge with one",
+    )
     engine: EngineConfig = Field(default=EngineConfig())
     endpoint: EndpointConfig = Field(default=EndpointConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())

@@ -76,6 +76,8 @@ class Unscored(StrEnum):
     """Generation failed: there is no completion."""
     TRUNCATED = "truncated"
     """The completion reached the token limit inside its reasoning: there is no answer."""
+    UNFINISHED = "unfinished"
+    """The model ended the completion by itself inside its reasoning: there is no answer."""
     BLOCKED = "blocked"
     """The provider's content filter took the question, or the completion: there is no answer."""
 
@@ -191,8 +193,8 @@ class Completion:
         completion_tokens: Number of generated tokens.
         completion: The raw generated text, preceded by the reasoning prefix of the prompt, if any.
         reasoning: The text inside the reasoning tags; may be empty.
-        answer: The text after the reasoning; None where the reasoning was never closed (truncated), the
-            provider blocked it, or generation failed.
+        answer: The text after the reasoning; None where the reasoning was never closed (truncated or
+            unfinished), the provider blocked it, or generation failed.
         finish_reason: ``stop`` or ``length``; None where generation failed.
         error: Why the engine gave no completion; None where it did.
         blocked: ``input`` or ``output`` where the content filter of an endpoint's provider took the question
@@ -214,7 +216,12 @@ class Completion:
     served_by: str | None = None
 
     @property
-    def is_truncated(self) -> bool:
+    def is_cut(self) -> bool:
+        """True where the token limit ended the completion, inside its reasoning or inside its answer."""
+        return self.finish_reason == "length"
+
+    @property
+    def has_open_reasoning(self) -> bool:
         """True where the reasoning was never closed, so that there is no answer to score."""
         return self.error is None and self.answer is None and self.blocked is None
 

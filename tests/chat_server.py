@@ -40,6 +40,7 @@ class Server:
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.keys: list[str | None] = []
+        self.headers: list[Any] = []
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
         server = self
@@ -57,6 +58,7 @@ class Server:
                     server.requests.append(body)
                     server.paths.append(self.path)
                     server.keys.append(self.headers["Authorization"])
+                    server.headers.append(self.headers)
                     call = len(server.requests)
                     server.in_flight += 1
                     server.most_in_flight = max(server.most_in_flight, server.in_flight)

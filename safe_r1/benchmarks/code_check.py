@@ -17,15 +17,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from safe_r1.benchmarks.base import Score
+from safe_r1.benchmarks.code_extraction import extract_code
 from safe_r1.errors import DataError
 from safe_r1.sandbox.container import Limits, Outcome, run_program
 from safe_r1.schema import Sample
 
 TestType = Literal["stdin", "functional"]
 
-# Indented fences too, as in lists; longer ones, since a block in four backticks may contain three.
-_FENCE = re.compile(r"[ \t]*(`{3,})[ \t]*([^`\r\n]*?)[ \t]*\r?")
-_PYTHON = ("python", "python3", "py")
 _MOST_TEST_BYTES = 1 << 30
 _MOST_SHARED_TESTS = 10
 
@@ -61,7 +59,9 @@ _CALL_FUNCTION = """\
 def _call_all(name):
     import json
     names = globals()
-    function = getattr(names["Solution"](), name) if "Solution" in names else names[name]
+    owner = names.get("Solution")
+    is_method = owner is not None and (hasattr(owner, name) or name not in names)
+    function = getattr(owner(), name) if is_method else names[name]
     for arguments in _given["calls"]:
         _wind_clocks()
         value = function(*[json.loads(line) for line in arguments.split("\\n")])
@@ -144,40 +144,6 @@ def parse_tests(items: object, where: str) -> list[CodeTest]:
     return tests
 
 
-def extract_code(answer: str) -> str | None:
-    """The last complete fenced block with anything in it: of Python, or else one without a language.
-
-    A block that is never closed was cut off and does not count; one before it does. Text without a fence is
-    no code.
-    """
-    blocks = [(language.lower(), code) for language, code in _blocks(answer) if code.strip()]
-    for wanted in (_PYTHON, ("",)):
-        found = [code for language, code in blocks if language in wanted]
-        if found:
-            return found[-1]
-    return None
-
-
-def _blocks(answer: str) -> Iterator[tuple[str, str]]:
-    """Language and content of each closed block."""
-    lines: list[str] | None = None
-    fence = language = ""
-    for line in answer.split("\n"):
-        match = _FENCE.fullmatch(line)
-        if lines is None:
-            if match:
-                lines = []
-                fence = match[1]
-                # "python title=..." and "{.python}" are forms of other Markdown dialects.
-                language = (match[2].split() or [""])[0].strip("{}.:")
-        elif match and not match[2] and len(match[1]) >= len(fence):
-            # Only a bare fence of at least the same length closes a block; any other is text in it.
-            yield language, "\n".join(lines) + "\n"
-            lines = None
-        else:
-            lines.append(line.removesuffix("\r"))
-
-
 def check_code(sample: Sample, answer: str, limits: Limits | None = None) -> Score:
     """Run the program of an answer against every test of the problem, up to the first that it does not pass.
 
@@ -194,11 +160,11 @@ def check_code(sample: Sample, answer: str, limits: Limits | None = None) -> Sco
     if "tests" not in sample.metadata:
         raise DataError(f"{sample.sample_id}: holds no tests; load the benchmark again")
     tests = unpack_tests(sample.metadata["tests"], sample.sample_id)
-    code = extract_code(answer)
+    name = sample.metadata.get("func_name")
+    code = extract_code(answer, name)
     if code is None:
         return Score(False, None, "no code")
     found = f"{len(code.splitlines())} lines of code"
-    name = sample.metadata.get("func_name")
     failures = (
         _failures_of_calls(code, name, tests, limits) if name else _failures_of_stdin(code, tests, limits)
     )

@@ -164,7 +164,7 @@ def _other_options(sample: Sample) -> DataError:
 
 def score_choice(sample: Sample, answer: str) -> Score:
     """Whether the option that an answer finally chooses is ``metadata['answer']``."""
-    choice = extract_choice(answer, sample.options)
+    choice = extract_choice(answer, sample.options, sample.messages[-1]["content"])
     return Score(choice == sample.metadata["answer"], choice)
 
 
@@ -187,7 +187,8 @@ def shuffle_options(sample: Sample, repeat: int, instruction: str) -> Sample:
 def score_shuffled(sample: Sample, repeat: int, answer: str) -> Score:
     """``score_choice`` after ``shuffle_options``; ``found`` is the option's letter in the sample."""
     shown = dict(zip(sample.options, _order(sample, repeat), strict=True))
-    choice = extract_choice(answer, {letter: sample.options[source] for letter, source in shown.items()})
+    options = {letter: sample.options[source] for letter, source in shown.items()}
+    choice = extract_choice(answer, options, sample.messages[-1]["content"])
     found = None if choice is None else shown[choice]
     return Score(found == sample.metadata["answer"], found)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from safe_r1.benchmarks.options import swap_options
 from safe_r1.benchmarks.sample_table import LazySamples
+from safe_r1.metrics.strata import stratum_of
 from safe_r1.schema import Sample
 
 
@@ -16,7 +17,7 @@ def select(samples: Sequence[Sample], limit: int | None, seed: int, swap: bool) 
 
     The limit is shared among the groups (task, with or without history) so that a small one holds some of
     each, then within a group among its categories by largest remainders. Swapped forms come on top of the
-    limit.
+    limit. Rates give each question the weight of its stratum, see ``safe_r1.metrics.strata``.
 
     Returns:
         A list where ``samples`` is one; otherwise a view, which reads a sample whenever it is asked for it.
@@ -56,8 +57,8 @@ def _stratified(samples: Sequence[Sample], limit: int, seed: int) -> "array[int]
     groups: dict[str, dict[str, array[int]]] = defaultdict(lambda: defaultdict(lambda: array("q")))
     for place, sample in enumerate(samples):
         ids.append(sample.sample_id)
-        group = f"{sample.task}|{sample.metadata.get('has_history', 'false')}"
-        groups[group][sample.category].append(place)
+        stratum = stratum_of(sample)
+        groups[f"{stratum.task}|{str(stratum.has_history).lower()}"][stratum.category].append(place)
     kept: set[str] = set()
     group_sizes = {group: sum(map(len, categories.values())) for group, categories in groups.items()}
     for group, quota in _share_among_groups(group_sizes, limit).items():

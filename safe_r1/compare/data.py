@@ -7,8 +7,9 @@ from urllib.parse import quote
 
 from upath import UPath
 
+from safe_r1.compare.corrected import CorrectedComparison
 from safe_r1.compare.differences import Comparison, Relation, lineage_order
-from safe_r1.compare.load import Run
+from safe_r1.compare.load import Run, declared_margin
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, REFUSAL_METRICS
 from safe_r1.metrics.rates import Rate, read_rates
@@ -96,9 +97,11 @@ class ComparisonData:
         facts: Settings that the runs have in common, as name and text.
         problems: Mismatches and missing runs, where they were allowed.
         margin: Non-inferiority margin for pass@1, as a fraction.
-        num_headline: Number of tests in the family of main metrics.
+        is_margin_declared: All runs had this margin in their settings.
+        num_headline: Number of tests in the family of main metrics, those of non-inferiority among them.
         num_detail: Number of tests in the other family.
         notes: What else a reader has to know of the runs.
+        corrected: Differences of calibrated runs, in rates that people's labels corrected.
     """
 
     baseline: str
@@ -110,9 +113,11 @@ class ComparisonData:
     facts: list[tuple[str, str]]
     problems: list[str]
     margin: float
+    is_margin_declared: bool
     num_headline: int
     num_detail: int
     notes: list[str] = field(default_factory=list)
+    corrected: list[CorrectedComparison] = field(default_factory=list)
 
 
 def build_comparison(
@@ -125,7 +130,8 @@ def build_comparison(
 ) -> ComparisonData:
     """Arrange runs and comparisons for the renderers; links are relative to ``output``."""
     variants = lineage_order(runs, baseline)
-    families = [comparison.family for comparison in comparisons]
+    families = [each.family for each in comparisons]
+    num_margins = sum(each.difference.p_margin is not None for each in comparisons)
     return ComparisonData(
         baseline=baseline,
         variants=variants,
@@ -145,7 +151,8 @@ def build_comparison(
         ],
         problems=list(problems),
         margin=margin,
-        num_headline=families.count("headline"),
+        is_margin_declared=all(declared_margin(run) == margin for run in runs),
+        num_headline=families.count("headline") + num_margins,
         num_detail=families.count("detail"),
     )
 

@@ -1,29 +1,42 @@
 """Pairs of variants, and the difference between the two in every metric."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from safe_r1.compare.load import Run
-from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, outcome
+from safe_r1.metrics.outcomes import (
+    ASKED_METRICS,
+    METRICS_OF_GROUP,
+    OVER_REFUSAL_METRICS,
+    Outcome,
+    outcome,
+)
 from safe_r1.metrics.rows import ScoredRow
-from safe_r1.metrics.tests import Difference, Standing, difference, holm, non_inferiority
+from safe_r1.metrics.tests import (
+    ALPHA,
+    Difference,
+    PairedCounts,
+    Standing,
+    difference,
+    holm,
+    non_inferiority,
+)
 from safe_r1.report.labels import METRICS
 
 MARGIN = 0.03
 """Non-inferiority margin for pass@1: what DeepSeek's and open-r1's own reports of the same model differ by at
 most.
 """
-_ALPHA = 0.05
 
 _SECONDARY = frozenset(OVER_REFUSAL_METRICS) - {"over_refusal_rate", "unsafe_refusal_rate"}
 """Rates of over-refusal benchmarks that follow from the other rates, or nearly."""
 
 Relation = Literal["distillation", "enhancement", "baseline"]
 Family = Literal["headline", "detail"]
-Completions = dict[tuple[str, int], bool]
-"""(Question, repeat) to whether the completion counts in the numerator of a metric."""
+Outcomes = dict[tuple[str, int], Outcome]
+"""(Question, repeat) to what the completion says of a metric."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +52,11 @@ class Comparison:
         scope: ``overall``, ``area`` or ``history``.
         key: Of the area, ``with``/``without``, or ``all``.
         difference: Second minus first.
-        num_unpaired: Completions scored for one of them only.
         family: The family of Holm's correction: all ``headline`` tests of the report (overall, of the main
-            metrics), or all others.
+            metrics, and those of non-inferiority), or all others.
         p_holm: The corrected p value.
-        standing: For pass@1, the result of the non-inferiority test.
+        p_margin_holm: The corrected p value of the non-inferiority test; None where there is none.
+        standing: For pass@1, the result of that test.
     """
 
     first: str
@@ -54,15 +67,15 @@ class Comparison:
     scope: str
     key: str
     difference: Difference
-    num_unpaired: int
     family: Family
     p_holm: float = 1.0
+    p_margin_holm: float | None = None
     standing: Standing | None = None
 
     @property
     def is_significant(self) -> bool:
-        """True where the corrected p value is below 5%."""
-        return self.p_holm < _ALPHA
+        """True where the corrected p value is below 5% and no outcome of the missing rows could change it."""
+        return self.p_holm < ALPHA and self.difference.direction != 0
 
     @property
     def effect(self) -> str:
@@ -70,9 +83,9 @@ class Comparison:
         else empty.
         """
         better = METRICS[self.metric].better
-        if not self.is_significant or not self.difference.value or not better:
+        if not self.is_significant or not better:
             return ""
-        return "better" if (self.difference.value > 0) == (better == "higher") else "worse"
+        return "better" if (self.difference.direction > 0) == (better == "higher") else "worse"
 
 
 def variant_pairs(runs: Sequence[Run], baseline: str) -> list[tuple[str, str, Relation]]:
@@ -122,31 +135,43 @@ def compare_all(
         if (first, benchmark) in by_name and (second, benchmark) in by_name
         for comparison in _compare(by_name[first, benchmark], by_name[second, benchmark], relation, margin)
     ]
-    for family in ("headline", "detail"):
-        # A correction needs all p values of its family, so that it comes last.
-        positions = [index for index, comparison in enumerate(comparisons) if comparison.family == family]
-        corrected = holm([comparisons[position].difference.p_value for position in positions])
-        for position, p_holm in zip(positions, corrected, strict=True):
-            comparisons[position] = replace(comparisons[position], p_holm=p_holm)
-    return comparisons
+    # A correction needs all p values of its family, so that it comes last.
+    corrected = {
+        family: iter(_corrected([each for each in comparisons if each.family == family], margin))
+        for family in ("headline", "detail")
+    }
+    return [next(corrected[each.family]) for each in comparisons]
+
+
+def _corrected(family: Sequence[Comparison], margin: float) -> list[Comparison]:
+    """The comparisons with Holm's correction over their family, the non-inferiority tests too."""
+    margins = [each.difference.p_margin for each in family if each.difference.p_margin is not None]
+    corrected = iter(holm([*(each.difference.p_value for each in family), *margins]))
+    tested = [replace(each, p_holm=next(corrected)) for each in family]
+    return [
+        each if each.difference.p_margin is None else _with_standing(each, margin, next(corrected))
+        for each in tested
+    ]
+
+
+def _with_standing(comparison: Comparison, margin: float, p_holm: float) -> Comparison:
+    standing = non_inferiority(comparison.difference, margin, p_holm)
+    return replace(comparison, p_margin_holm=p_holm, standing=standing)
 
 
 def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iterable[Comparison]:
     # Several groups may share a metric, as mathematics and programs share pass@1: it is compared once.
     groups = dict.fromkeys(row.sample.group for row in first.rows)
     for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
-        counted = [_counted(run.rows, metric) for run in (first, second)]
-        num_shared = len(counted[0].keys() & counted[1].keys())
-        for (scope, key), questions in _questions_by_scope(first.rows).items():
-            before, after = (
-                {place: hit for place, hit in each.items() if place[0] in questions} for each in counted
-            )
-            shared = before.keys() & after.keys()
+        before, after = (_outcomes(run.rows, metric) for run in (first, second))
+        num_shared = len(before.keys() & after.keys())
+        for (scope, key), weights in _weights_by_scope(first).items():
+            trials = paired_counts(before, after, weights, metric in ASKED_METRICS)
+            num_asked = sum(each.asked for each in trials.values())
             # An area with all questions of the benchmark repeats the overall comparison.
-            if not shared or (scope != "overall" and len(shared) == num_shared):
+            is_repetition = scope != "overall" and num_asked == num_shared
+            if is_repetition or not any(each.pairs for each in trials.values()):
                 continue
-            found = difference(_trials(before, after))
-            is_headline = scope == "overall" and metric not in _SECONDARY
             has_margin = scope == "overall" and metric == "pass_at_1"
             yield Comparison(
                 first=first.variant,
@@ -156,40 +181,59 @@ def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iter
                 metric=metric,
                 scope=scope,
                 key=key,
-                difference=found,
-                num_unpaired=len(before.keys() ^ after.keys()),
-                family="headline" if is_headline else "detail",
-                standing=non_inferiority(found, margin) if has_margin else None,
+                difference=difference(trials, margin if has_margin else None),
+                family="headline" if scope == "overall" and metric not in _SECONDARY else "detail",
             )
 
 
-def _counted(rows: Sequence[ScoredRow], metric: str) -> Completions:
-    """The completions in the metric's denominator."""
+def _outcomes(rows: Sequence[ScoredRow], metric: str) -> Outcomes:
+    """The completions that a metric speaks of."""
     outcomes = {(row.question_id, row.completion.repeat): outcome(row, metric) for row in rows}
-    return {place: hit for place, hit in outcomes.items() if hit is not None}
+    return {place: found for place, found in outcomes.items() if found is not None}
 
 
-def _trials(before: Completions, after: Completions) -> dict[str, tuple[int, int, int]]:
-    """Question to (hits of the first variant, hits of the second, completions scored for both)."""
-    trials: dict[str, tuple[int, int, int]] = {}
+def paired_counts(
+    before: Outcomes, after: Outcomes, weights: Mapping[str, float], counts_missing: bool = False
+) -> dict[str, PairedCounts]:
+    """The completions that both variants were asked for, by question.
+
+    Args:
+        before: Outcomes of the first variant.
+        after: Outcomes of the second.
+        weights: Weights of the questions that count.
+        counts_missing: A missing outcome counts as no hit, as in ``ASKED_METRICS``; else it makes no pair.
+    """
+    counts: dict[str, PairedCounts] = {}
     for question, repeat in before.keys() & after.keys():
-        first_hits, second_hits, num = trials.get(question, (0, 0, 0))
-        trials[question] = (
-            first_hits + before[question, repeat],
-            second_hits + after[question, repeat],
-            num + 1,
+        if question not in weights:
+            continue
+        outcomes = before[question, repeat], after[question, repeat]
+        is_missing = Outcome.MISSING in outcomes
+        is_pair = counts_missing or not is_missing
+        first, second = (found is Outcome.HIT for found in outcomes)
+        # Whatever is missing may be a hit.
+        first_best, second_best = (found is not Outcome.MISS for found in outcomes)
+        so_far = counts.get(question, PairedCounts(0, 0, 0, 0, 0, 0, 0, weights[question]))
+        counts[question] = so_far._replace(
+            first=so_far.first + (is_pair and first),
+            second=so_far.second + (is_pair and second),
+            pairs=so_far.pairs + is_pair,
+            asked=so_far.asked + 1,
+            missing=so_far.missing + is_missing,
+            worst=so_far.worst + second - first_best,
+            best=so_far.best + second_best - first,
         )
-    return trials
+    return counts
 
 
-def _questions_by_scope(rows: Sequence[ScoredRow]) -> dict[tuple[str, str], set[str]]:
-    """Questions of every scope and key: all of them, each area, with and without dialogue history."""
-    questions: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in rows:
+def _weights_by_scope(run: Run) -> dict[tuple[str, str], dict[str, float]]:
+    """Weights of the questions of every scope and key: all, each area, with and without dialogue history."""
+    weights: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for row in run.rows:
         sample = row.sample
-        questions["overall", "all"].add(row.question_id)
-        questions["area", sample.area].add(row.question_id)
+        scopes = [("overall", "all"), ("area", sample.area)]
         if sample.task == "refusal":
-            history = "with" if sample.metadata.get("has_history") == "true" else "without"
-            questions["history", history].add(row.question_id)
-    return dict(questions)
+            scopes.append(("history", "with" if sample.metadata.get("has_history") == "true" else "without"))
+        for scope in scopes:
+            weights[scope][row.question_id] = run.weigh(sample)
+    return dict(weights)

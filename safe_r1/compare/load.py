@@ -9,15 +9,16 @@ from typing import Any
 from upath import UPath
 
 from safe_r1.errors import ConfigError, DataError, StorageError
-from safe_r1.evaluation.results import read_results
+from safe_r1.evaluation.results import read_population, read_results
 from safe_r1.judge.base import judge_label
+from safe_r1.judge.factory import blind_labels
 from safe_r1.metrics.outcomes import is_blocked
-from safe_r1.metrics.rates import find_rate, read_rates
+from safe_r1.metrics.rate_fold import Weigh, unweighted
+from safe_r1.metrics.rates import SCHEMA_VERSION, compute_metrics, find_rate, read_rates
 from safe_r1.metrics.rows import ScoredRow, join_rows
+from safe_r1.metrics.strata import Selection
 from safe_r1.runs import LAYOUT, RunFolder, find_runs, sha256
 
-# Schema version 2 renames groups of samples: its figures are those of version 1.
-_EQUAL_SCHEMAS = {1: 2}
 _REQUIRED = {"variant", "benchmark", "fingerprint"}
 
 
@@ -34,6 +35,7 @@ class Run:
         info: Content of ``run.json``.
         metrics: Content of ``metrics.json``.
         rows: All rows except those of questions with reversed options.
+        weigh: Weight of a question, where the run asks a selection of its benchmark.
     """
 
     variant: str
@@ -44,6 +46,7 @@ class Run:
     info: dict[str, Any]
     metrics: dict[str, Any]
     rows: list[ScoredRow]
+    weigh: Weigh = unweighted
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -52,7 +55,6 @@ class Run:
         data = fingerprint["data"]
         # Runs with different --limit may have equally many questions, but not the same ones.
         questions = sorted({row.question_id for row in self.rows})
-        schema = self.metrics["schema_version"]
         return {
             "data": data["sha256"][:12],
             "answer key": f"{data['answer_key_name']} {data['answer_key'][:12]}".strip(),
@@ -60,7 +62,7 @@ class Run:
             "judge": _format_settings(_judge_settings(fingerprint["judge"])),
             "generation": _format_settings(fingerprint["generation"]),
             "repeats": str(fingerprint["repeats"]),
-            "schema": str(_EQUAL_SCHEMAS.get(schema, schema)),
+            "schema": str(self.metrics["schema_version"]),
         }
 
 
@@ -123,6 +125,12 @@ def block_notes(run: Run) -> list[str]:
     return [note]
 
 
+def declared_margin(run: Run) -> float | None:
+    """The non-inferiority margin in the run's settings; None for a run of a version without it."""
+    report: dict[str, Any] = run.info.get("config", {}).get("report", {})
+    return report.get("margin")
+
+
 def _load(folder: RunFolder) -> Run:
     info = folder.read_json("run.json")
     metrics = folder.read_json("metrics.json")
@@ -132,6 +140,12 @@ def _load(folder: RunFolder) -> Run:
             "run the evaluation again, or leave the folder out"
         )
     variant = info["variant"]
+    results = read_results(folder)
+    population = read_population(folder)
+    if metrics.get("schema_version", SCHEMA_VERSION) < SCHEMA_VERSION:
+        # Its accuracy has another denominator: figures of two definitions are never shown side by side.
+        judges = {verdict.judge for verdict in results[2]}
+        metrics |= compute_metrics(*results, population, blind_labels(judges))
     return Run(
         variant=variant["name"],
         base=variant.get("base"),
@@ -140,7 +154,8 @@ def _load(folder: RunFolder) -> Run:
         path=folder.path,
         info=info,
         metrics=metrics,
-        rows=[row for row in join_rows(*read_results(folder)) if not row.is_swapped],
+        rows=[row for row in join_rows(*results) if not row.is_swapped],
+        weigh=Selection.of(results[0], population).weight if population else unweighted,
     )
 
 
@@ -185,7 +200,7 @@ def check_comparable(runs: Sequence[Run], baseline: str, allow_mismatch: bool) -
         missing = [variant for variant in variants if variant not in measured]
         if missing:
             problems.append(f"{benchmark}: not measured for {', '.join(missing)}")
-        problems += _setting_differences(of_benchmark, baseline)
+        problems += setting_differences(of_benchmark, baseline)
     if problems and not allow_mismatch:
         raise ConfigError(
             f"not comparable: {'; '.join(problems)}. Run the evaluations with equal settings, "
@@ -194,7 +209,7 @@ def check_comparable(runs: Sequence[Run], baseline: str, allow_mismatch: bool) -
     return problems
 
 
-def _setting_differences(runs: Sequence[Run], baseline: str) -> Iterable[str]:
+def setting_differences(runs: Sequence[Run], baseline: str) -> Iterable[str]:
     """Every setting of a benchmark's runs that differs from the baseline's, or else the first run's."""
     reference = next((run for run in runs if run.variant == baseline), runs[0])
     for run in runs:

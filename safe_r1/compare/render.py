@@ -6,7 +6,7 @@ from markupsafe import Markup
 from upath import UPath
 
 from safe_r1.compare.charts import dumbbell_charts, heatmaps, scatter_points
-from safe_r1.compare.data import ComparisonData
+from safe_r1.compare.data import ComparisonData, RateCell
 from safe_r1.compare.differences import Comparison
 from safe_r1.compare.flips import Flip, page_entries
 from safe_r1.compare.load import Run
@@ -87,6 +87,25 @@ def _change(difference: Difference) -> Markup:
     return Markup(f"{_points(difference.value)} [{_points(difference.low)}, {_points(difference.high)}]")
 
 
+def _bounds(difference: Difference) -> Markup:
+    """The bounds over missing rows; a dash where nothing is missing."""
+    if not difference.num_missing:
+        return Markup("–")
+    return Markup(f"{_points(difference.bound_low)} … {_points(difference.bound_high)}")
+
+
+def _cell_change(cell: RateCell) -> Markup:
+    """The difference behind a rate, with both rates of the rows it is of where these are not the rate's."""
+    comparison = cell.comparison
+    if not comparison:
+        return Markup("")
+    found = comparison.difference
+    text = f"{_points(found.value)}{'*' if comparison.is_significant else ''}"
+    if found.num_missing:
+        text = f"{percent(found.first)} → {percent(found.second)}: {text}"
+    return Markup(text)
+
+
 def _p_value(value: float) -> Markup:
     return Markup("&lt;0.001" if value < 0.001 else f"{value:.3f}")
 
@@ -119,6 +138,8 @@ _FORMATTERS = {
     "percent": percent,
     "ci": rate_with_interval,
     "change": _change,
+    "bounds": _bounds,
+    "cell_change": _cell_change,
     "points": _points,
     "p_value": _p_value,
     "metrics": METRICS,

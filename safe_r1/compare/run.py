@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from upath import UPath
 
+from safe_r1.compare.corrected import corrected_comparisons
 from safe_r1.compare.data import ComparisonData, VariantPair, build_comparison
 from safe_r1.compare.differences import MARGIN, Comparison, compare_all, variant_pairs
 from safe_r1.compare.flips import find_flips
-from safe_r1.compare.load import block_notes, check_comparable, load_runs
+from safe_r1.compare.load import block_notes, check_comparable, declared_margin, load_runs
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
 from safe_r1.report.labels import METRICS
@@ -32,6 +33,11 @@ class ComparisonReport:
         lines += [f"note: {note}" for note in self.data.notes]
         for pair in self.data.pairs:
             lines += _pair_lines(pair)
+            lines += [
+                each.to_text()
+                for each in self.data.corrected
+                if (each.first, each.second, each.place.key) == (pair.first, pair.second, "all")
+            ]
         return "\n".join([*lines, f"report: {self.path}"])
 
 
@@ -51,24 +57,30 @@ def compare(
         output: Folder of the report.
         allow_mismatch: Compare runs even if their settings differ, and leave out what is missing; the report
             lists both.
-        margin: Non-inferiority margin for pass@1, as a fraction; None for ``MARGIN``.
+        margin: Non-inferiority margin for pass@1, as a fraction; None: the one that all runs have in their
+            settings, or ``MARGIN``.
 
     Raises:
         ConfigError: The runs cannot be compared; the message lists the differences.
         StorageError: A folder holds no finished run, or the report cannot be written.
     """
-    margin = MARGIN if margin is None else margin
-    if not 0 < margin < 1:
+    if margin is not None and not 0 < margin < 1:
         raise ConfigError(f"--margin {margin:g}: expected a fraction between 0 and 1, e.g. 0.03 for 3 points")
     runs, problems = load_runs(paths, allow_mismatch)
+    if margin is None:
+        declared = {declared_margin(run) for run in runs}
+        margin = next(iter(declared)) if len(declared) == 1 else None
+        margin = MARGIN if margin is None else margin
     variants = {run.variant for run in runs}
     baseline = next((name for name in baseline.split(",") if name in variants), baseline)
     problems += check_comparable(runs, baseline, allow_mismatch)
     pairs = variant_pairs(runs, baseline)
     comparisons = compare_all(runs, pairs, margin)
     folder = UPath(output)
-    notes = [note for run in runs for note in block_notes(run)]
-    data = replace(build_comparison(runs, comparisons, baseline, problems, margin, folder), notes=notes)
+    corrected, notes = corrected_comparisons(runs, pairs)
+    notes += [note for run in runs for note in block_notes(run)]
+    data = build_comparison(runs, comparisons, baseline, problems, margin, folder)
+    data = replace(data, notes=notes, corrected=corrected)
     flips = find_flips(runs, [(first, second) for first, second, _ in pairs])
     return ComparisonReport(write_report(folder, data, runs, flips), data)
 
@@ -83,4 +95,10 @@ def _comparison_line(comparison: Comparison) -> str:
     rates = f"{100 * found.first:5.1f} → {100 * found.second:5.1f} %"
     change = f"{100 * found.value:+6.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     name = METRICS[comparison.metric].en
-    return f"  {comparison.benchmark:22} {name:32} {rates}  {change:24} p (Holm) {comparison.p_holm:.3g}"
+    line = f"  {comparison.benchmark:22} {name:32} {rates}  {change:24} p (Holm) {comparison.p_holm:.3g}"
+    if found.num_missing:
+        line += (
+            f"; {found.num_missing} of {found.num_asked} without a score: "
+            f"{100 * found.bound_low:+.1f} to {100 * found.bound_high:+.1f}"
+        )
+    return line + (" *" if comparison.is_significant else "")

@@ -33,14 +33,27 @@ _COMPARISON_COLUMNS: dict[str, Callable[[Comparison], object]] = {
     "high": lambda each: each.difference.high,
     "num_pairs": lambda each: each.difference.num_pairs,
     "num_questions": lambda each: each.difference.num_questions,
-    "num_unpaired": lambda each: each.num_unpaired,
+    "num_missing": lambda each: each.difference.num_missing,
+    "bound_low": lambda each: each.difference.bound_low,
+    "bound_high": lambda each: each.difference.bound_high,
+    "bounds_low": lambda each: each.difference.bounds_low,
+    "bounds_high": lambda each: each.difference.bounds_high,
     "num_gained": lambda each: each.difference.num_gained,
     "num_lost": lambda each: each.difference.num_lost,
     "p_value": lambda each: each.difference.p_value,
     "family": lambda each: each.family,
     "p_holm": lambda each: each.p_holm,
+    "is_significant": lambda each: each.is_significant,
+    "p_margin": lambda each: _or_empty(each.difference.p_margin),
+    "p_margin_holm": lambda each: _or_empty(each.p_margin_holm),
     "standing": lambda each: each.standing or "",
 }
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value
+
+
 _FLIP_COLUMNS: dict[str, Callable[[Flip], object]] = {
     "first": lambda flip: flip.first,
     "second": lambda flip: flip.second,
@@ -64,6 +77,11 @@ _RATE_COLUMNS: dict[str, Callable[[_RateRow], object]] = {
     "rate": lambda row: row[3].value,
     "low": lambda row: row[3].low,
     "high": lambda row: row[3].high,
+    "num_missing": lambda row: row[3].num_missing,
+    "bound_low": lambda row: row[3].bound_low,
+    "bound_high": lambda row: row[3].bound_high,
+    "bounds_low": lambda row: row[3].bounds_low,
+    "bounds_high": lambda row: row[3].bounds_high,
 }
 
 
@@ -89,8 +107,8 @@ def rates_csv(table: RateTable) -> str:
 
 
 def rates_latex(table: RateTable) -> str:
-    """A table for a paper, with ``booktabs``: rates with intervals, a star where the difference is
-    significant.
+    """A table for a paper, with ``booktabs``: rates with intervals and bounds over missing rows, a star where
+    the difference is significant.
     """
     head = " & ".join(["Variant", *(_latex(column.name.en or column.name.zh) for column in table.columns)])
     lines = [

@@ -3,7 +3,6 @@
 They run in the order of their cost: a row is only given to the judge after it has passed all other filters.
 """
 
-import functools
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -11,11 +10,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from safe_r1.benchmarks.math_answers import is_equal
-from safe_r1.config import JudgeConfig
 from safe_r1.corpus.recipe import FilterConfig
 from safe_r1.corpus.rows import CorpusRow, Drop
-from safe_r1.judge.base import Judge, JudgeItem, Judgement, judge_blocking
-from safe_r1.judge.factory import JudgePlan, make_judge
+from safe_r1.judge.base import JudgeItem, Judgement, judge_blocking
+from safe_r1.judge.factory import JudgePlan, shared_judge
 from safe_r1.language import detect_language
 from safe_r1.schema import Part, RefusalLabel
 
@@ -141,16 +139,6 @@ def make_filters(config: FilterConfig) -> list[Filter]:
     ]
 
 
-def _load_judge(plan: JudgePlan) -> Judge:
-    return _cached_judge(plan.config.model_dump_json(), plan.name, plan.identity)
-
-
-@functools.cache
-def _cached_judge(config: str, name: str, identity: str) -> Judge:
-    """The judge of this process; the settings are JSON, because their engine arguments cannot be hashed."""
-    return make_judge(JudgePlan(JudgeConfig.model_validate_json(config), name, identity))
-
-
 def apply_filters(
     rows: Sequence[CorpusRow], config: FilterConfig, judge: JudgePlan, trusted: bool = False
 ) -> list[CorpusRow]:
@@ -190,7 +178,7 @@ def _judge_rows(
             if text := getattr(row, part):
                 items.append((position, JudgeItem(messages=row.messages, text=text, part=part)))
     # All at once: an endpoint answers concurrently.
-    judgements = judge_blocking(_load_judge(judge), [item for _, item in items])
+    judgements = judge_blocking(shared_judge(judge), [item for _, item in items])
     judged = list(rows)
     for (position, item), judgement in zip(items, judgements, strict=True):
         row = judged[position]

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from safe_r1.config import EngineConfig, JudgeConfig
 from safe_r1.corpus.source import ConversationKind, Source
 from safe_r1.errors import ConfigError
+from safe_r1.judge.forms import needs_engine
 from safe_r1.language import Language
 from safe_r1.records.location import DataLocation
 from safe_r1.schema import Part
@@ -191,7 +192,7 @@ class CorpusRecipe(Settings):
                     f"source {source.name!r} is under {source.licence!r}, which this recipe does not allow "
                     f"(licences: {', '.join(self.licences)}); allow it or remove the source"
                 )
-        if self.judge.needs_engine:
+        if needs_engine(self.judge):
             raise ValueError(
                 "judge.kind: the corpus job starts no engine for a judge: expected lexicon, "
                 "an endpoint's URL, or the name of an installed judge"

@@ -7,6 +7,7 @@ import pyarrow as pa
 from upath import UPath
 
 from safe_r1.evaluation.results import hashed_completion, hashed_verdict
+from safe_r1.models.thinking import unknown_thinking
 from safe_r1.runs import Row, read_table, sha256
 from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Part, Verdict
 
@@ -38,12 +39,13 @@ class CompletionColumns:
                 "variant": table.column("variant").cast(pa.string()),
                 "failed": failed,
                 "blocked": table.column("blocked"),
-                "truncated": table.column("answer").is_null().to_numpy() & ~is_known,
+                "open_reasoning": table.column("answer").is_null().to_numpy() & ~is_known,
                 "has_reasoning": list(map(bool, reasoning)),
                 "finish_reason": table.column("finish_reason"),
                 "prompt_tokens": table.column("prompt_tokens"),
                 "completion_tokens": table.column("completion_tokens"),
                 "reasoning_tokens": self._lengths(reasoning),
+                "unknown_thinking": _unknown_thinking(table),
                 "served_by": table.column("served_by"),
                 "digest": _digests(table, hashed_completion),
             }
@@ -62,6 +64,13 @@ class CompletionColumns:
         return pa.array(lengths, pa.int64())
 
 
+def _unknown_thinking(table: pa.Table) -> pa.Array:
+    """How answers without reasoning seem to begin with thoughts in a form that is not known."""
+    pairs = zip(table.column("reasoning").to_pylist(), table.column("answer").to_pylist(), strict=True)
+    found = [None if reasoning or not answer else unknown_thinking(answer) for reasoning, answer in pairs]
+    return pa.array(found, pa.string())
+
+
 def verdict_columns(shard: UPath) -> pa.Table:
     """Reduces a shard of verdicts to columns that are small, in the order of its rows."""
     table = read_table(shard, schema=VERDICT_SCHEMA)
@@ -76,7 +85,7 @@ def _digests(table: pa.Table, hashed: Callable[[Row], Row]) -> pa.Array:
 
 def light_completion(sample_id: str, repeat: int, row: Row) -> Completion:
     """A completion without its texts."""
-    has_answer = not (row["truncated"] or row["failed"] or row["blocked"])
+    has_answer = not (row["open_reasoning"] or row["failed"] or row["blocked"])
     return Completion(
         sample_id,
         row["variant"],

@@ -30,6 +30,9 @@ class EndpointTarget:
     _adaptations: dict[str, str] = field(default_factory=dict)
     _recorded: tuple[int, Overhead] = (0, NO_OVERHEAD)
 
+    def preload(self) -> None:
+        """Nothing: no engine is started."""
+
     def start(self, cluster: Cluster) -> str:
         """Checks the settings; whether the endpoint answers, its first row shows."""
         make_endpoints(self.entry, self.plan.sampling)
@@ -43,19 +46,18 @@ class EndpointTarget:
         self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
     ) -> Iterator[BatchCounts]:
         """Asks the endpoint; what it refused to take is recorded even if the job ends early."""
-        requests = [request for batch in batches for request in batch.read()]
         before = {name: _recorded_overhead(self.plan.folders[name]) for name in self.plan.samples}
         self._recorded = (0, sum(before.values(), NO_OVERHEAD))
         spending = Spending(self.entry, *self._tokens_so_far(), self._recorded[1])
         endpoints = make_endpoints(self.entry, self.plan.sampling)
         journal = Journal({name: self._cache(name) for name in self.plan.samples})
         try:
-            for counts in ask(requests, endpoints, spending, journal, self._adaptations, finish, write):
+            for counts in ask(batches, endpoints, spending, journal, self._adaptations, finish, write):
                 # Before the job goes on: what is killed then is not paid unseen.
-                self._record(requests, spending, before)
+                self._record(spending, before)
                 yield counts
         finally:
-            self._record(requests, spending, before)
+            self._record(spending, before)
 
     def _tokens_so_far(self) -> tuple[int, int]:
         """Prompt and completion tokens of the rows that are written."""
@@ -70,9 +72,7 @@ class EndpointTarget:
         )
         return prompt, completion
 
-    def _record(
-        self, requests: Sequence[Request], spending: Spending, before: Mapping[str, Overhead]
-    ) -> None:
+    def _record(self, spending: Spending, before: Mapping[str, Overhead]) -> None:
         """Keep, with each benchmark, what was not sent as configured and what was taken beyond its rows."""
         state = (len(self._adaptations), spending.overhead)
         if state == self._recorded:
@@ -81,8 +81,10 @@ class EndpointTarget:
         overheads = dict(before)
         for key, overhead in spending.overheads.items():
             overheads[RequestKey.from_text(key).benchmark] += overhead
-        for name in {RequestKey.from_text(request.key).benchmark for request in requests}:
-            folder = self.plan.folders[name]
+        for name, folder in self.plan.folders.items():
+            # Nothing is written to a finished run.
+            if folder.is_complete:
+                continue
             info = folder.read_json("run.json") or {}
             recorded: JsonObject = info.get("endpoint", {})
             adapted = recorded.get("adapted", {}) | self._adaptations

@@ -12,6 +12,7 @@ from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
 from safe_r1.inference.kv_cache import parallel_sizes
+from safe_r1.inference.processor import preload
 from safe_r1.inference.requests import BatchCounts, Request, RequestBatch
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.provenance import versions
@@ -34,6 +35,10 @@ class EngineTarget:
 
     def __post_init__(self) -> None:
         self._engine = self.plan.engine
+
+    def preload(self) -> None:
+        """Imports Ray Data and its stage for engines."""
+        preload()
 
     def start(self, cluster: Cluster) -> str:
         """Chooses the device, and checks that the cluster holds the model."""

@@ -62,6 +62,11 @@ def _remedy(plan: EvaluationPlan, name: str, reason: str, kinds: Sequence[Sample
             f"{limits}; engine.max_model_len, now {plan.context(name)}, also holds the prompt) and another "
             "name, --set run=NAME"
         )
+    if reason == Unscored.UNFINISHED:
+        return (
+            "unfinished: the model stopped inside its reasoning, which a larger limit does not change; look "
+            f"at the completions in {plan.folders[name].path / 'completions'}, and at its prompt (--dry-run)"
+        )
     if reason == Unscored.BLOCKED:
         return "blocked: the provider's filter took the answers; evaluate the model at another endpoint"
     judges = any(kind.task in JUDGED_PARTS for kind in kinds)

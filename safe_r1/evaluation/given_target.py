@@ -23,6 +23,9 @@ class GivenTarget:
     rows_per_batch: int = 4096
     _num_workers: int = 0
 
+    def preload(self) -> None:
+        """Nothing: no engine is started."""
+
     def start(self, cluster: Cluster) -> str:
         """Nothing can be wrong: the plan has checked the file."""
         self._num_workers = cluster.num_workers

@@ -5,14 +5,15 @@ its folder, so the same command resumes an interrupted run.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.follow import follow
 from safe_r1.evaluation.missing import missing_requests
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
-from safe_r1.evaluation.publish import BenchmarkResult, publish_all
-from safe_r1.evaluation.results import ReadCompletion, ShardWriter
+from safe_r1.evaluation.publish import BenchmarkResult, publish_all, read_metrics
+from safe_r1.evaluation.results import POPULATION, ReadCompletion, ShardWriter
 from safe_r1.evaluation.sample_index import SampleIndex, store_samples
 from safe_r1.evaluation.scoring import is_judged
 from safe_r1.evaluation.target import Target
@@ -46,11 +47,14 @@ def evaluate(
     """
     check_trackers(config.trackers)
     plan = make_plan(config)
-    cluster = connect()
     target = make_target(plan)
+    with ThreadPoolExecutor(1) as pool:
+        # A local Ray starts processes and waits for them: time for the imports of what follows.
+        pool.submit(target.preload)
+        cluster = connect()
     device = target.start(cluster)
     if plan.judge and plan.judge.model:
-        judge_engine(plan, plan.judge.model, cluster)
+        judge_engine(config.judge.engine, plan.judge.model, cluster)
     # Everything that can be wrong has been checked: only from here on is anything written or started.
     for name, fingerprint in plan.fingerprints.items():
         fingerprint.update(target.fingerprint(name))
@@ -84,7 +88,7 @@ def _run(
         todo = [result for result in results if not result.was_complete]
         publish_all(plan, target, todo, samples, Workers(cluster.num_workers))
     for result in results:
-        result.metrics = result.folder.read_json("metrics.json") or {}
+        result.metrics = read_metrics(result.folder)
         if result.was_complete:
             result.exports = export_missing(result.folder, plan.config.export)
     return results
@@ -120,6 +124,8 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> dict[str, Samp
         is_fixed = folder.is_complete or _has_judged(folder)
         folder.open(fingerprint, info, mutable=() if is_fixed else ("judge",))
         if not folder.is_complete:
+            if population := plan.populations.get(name):
+                folder.write_json(POPULATION, population.to_json())
             indexes[name] = store_samples(folder, plan.samples[name])
     return indexes
 
@@ -137,5 +143,5 @@ def _complete(
     total = sum(len(index) * plan.repeats(name) for name, index in samples.items())
     num_missing = sum(batch.num_rows for batch in batches)
     write = ShardWriter(plan.folders, "completions")
-    stream = target.complete(batches, ReadCompletion(plan.variant.name), write)
+    stream = target.complete(batches, ReadCompletion(plan.variant.name, plan.thinking_tags), write)
     return follow("completions", stream, total - num_missing, total, on_progress)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 
 from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
 from safe_r1.benchmarks.sample_table import SampleTable
@@ -12,10 +12,12 @@ from safe_r1.errors import ConfigError, DataError
 from safe_r1.inference.memory import cpu_kv_cache_gib, sequence_tokens
 from safe_r1.inference.requests import Sampling
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
+from safe_r1.metrics.strata import Population
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.endpoint_entry import with_overrides
 from safe_r1.models.given import GIVEN
 from safe_r1.models.registry import Variant, get_variant
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample, Task
 
@@ -35,6 +37,7 @@ class EvaluationPlan:
         samples: Questions by benchmark.
         fingerprints: What could change a result, by benchmark.
         folders: Where each benchmark's results go.
+        populations: All questions of each benchmark, where a limit may leave some out.
     """
 
     config: EvaluateConfig
@@ -44,6 +47,7 @@ class EvaluationPlan:
     samples: Mapping[str, Sequence[Sample]]
     fingerprints: dict[str, Fingerprint]
     folders: dict[str, RunFolder]
+    populations: Mapping[str, Population] = field(default_factory=dict)
 
     @property
     def sampling(self) -> Sampling:
@@ -53,6 +57,18 @@ class EvaluationPlan:
             self.variant.temperature if generation.temperature is None else generation.temperature,
             self.variant.top_p if generation.top_p is None else generation.top_p,
         )
+
+    @property
+    def thinking_tags(self) -> ThinkingTags | None:
+        """Tags of the model's thoughts: as configured, else of its entry, else of its tokenizer.
+
+        None where they are of a known form, or not known.
+        """
+        entry = self.variant.endpoint
+        given = self.config.generation.thinking_tags or (entry and entry.thinking_tags)
+        if given:
+            return ThinkingTags(*given)
+        return self.variant.prompt.thinking_tags if self.variant.prompt else None
 
     @functools.cached_property
     def tasks(self) -> dict[str, list[Task]]:
@@ -103,7 +119,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     Raises:
         ConfigError, DataError, ModelError, JudgeError, SandboxError: See the parts.
     """
-    check_kind(config.judge.kind)
+    for kind in (config.judge.kind, *config.further_judges):
+        check_kind(kind)
     named = get_variant(config.variant)
     if named.is_given:
         _check_given(config)
@@ -113,7 +130,9 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
             f"--answer-key: the results of {', '.join(benchmarks)} are part of the data; leave the key out"
         )
     # Data first: a missing file should not wait for the download of a model.
-    samples = {name: _select(benchmark, config) for name, benchmark in benchmarks.items()}
+    loaded = {name: _load(benchmark, config) for name, benchmark in benchmarks.items()}
+    seed = config.generation.seed
+    samples = {name: select(each, config.limit, seed, config.swap_options) for name, each in loaded.items()}
     for benchmark in benchmarks.values():
         benchmark.check_machine()
     variant, identity = _prepare(named, config)
@@ -122,7 +141,10 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     # No judge for tasks without one: a run of mathematics needs no judge's model or key.
     is_judged = {name for name, chosen in samples.items() if any(map(JUDGED_PARTS.get, _tasks_of(chosen)))}
     judge = plan_judge(config.judge) if is_judged else None
-    plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {})
+    if judge:
+        judge.check_tasks({task for name in is_judged for task in _tasks_of(samples[name])})
+    populations = {name: Population.of(each) for name, each in loaded.items() if config.limit is not None}
+    plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {}, populations)
     for name in benchmarks:
         plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if name in is_judged else None)
         plan.folders[name] = RunFolder.locate(config.output, config.run, variant.name, name)
@@ -161,8 +183,8 @@ def _tasks_of(samples: Sequence[Sample]) -> list[Task]:
     return list(dict.fromkeys(sample.task for sample in samples))
 
 
-def _select(benchmark: Benchmark, config: EvaluateConfig) -> Sequence[Sample]:
-    """The samples of a benchmark that the model is prompted with.
+def _load(benchmark: Benchmark, config: EvaluateConfig) -> Sequence[Sample]:
+    """All samples of a benchmark.
 
     Raises:
         DataError: They cannot be read, or there are none.
@@ -170,7 +192,7 @@ def _select(benchmark: Benchmark, config: EvaluateConfig) -> Sequence[Sample]:
     samples = benchmark.load(config.data, _key_of(benchmark, config))
     if not samples:
         raise DataError(f"{benchmark.name}: no questions; expected at least one")
-    return select(samples, config.limit, config.generation.seed, config.swap_options)
+    return samples
 
 
 def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan | None) -> Fingerprint:
@@ -190,6 +212,8 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
         "generation": {
             **asdict(plan.sampling),
             "max_tokens": sorted({plan.max_tokens(name, task) for task in plan.tasks[name]}),
+            # Only where there are some: runs of before can still be resumed.
+            **({"thinking_tags": list(astuple(plan.thinking_tags))} if plan.thinking_tags else {}),
         },
         "repeats": plan.repeats(name),
         "seed": config.generation.seed,

@@ -1,5 +1,6 @@
 """Publishes the run of one benchmark: metrics, report, and the marker of a complete run."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,20 +10,27 @@ from safe_r1.config import ReportConfig
 from safe_r1.errors import NoResultError, StorageError
 from safe_r1.evaluation.floors import check_coverage
 from safe_r1.evaluation.plan import EvaluationPlan
+from safe_r1.evaluation.results import read_population
 from safe_r1.evaluation.run_rows import RunRows, read_run
 from safe_r1.evaluation.sample_index import SampleIndex, index_samples
 from safe_r1.evaluation.target import Target
 from safe_r1.evaluation.workers import Workers
+from safe_r1.judge.factory import blind_labels
 from safe_r1.metrics.coverage import Coverage, CoverageFold
-from safe_r1.metrics.rates import MetricsFold
+from safe_r1.metrics.rates import SCHEMA_VERSION, MetricsFold
 from safe_r1.metrics.rows import check_rows
 from safe_r1.provenance import now
+from safe_r1.report.corrected import read_calibration
 from safe_r1.report.export import ExportedFile, export_run
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
 from safe_r1.report.row_choice import RowChoice
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS
+
+_log = logging.getLogger(__name__)
+# Of all completions: a few may be about tags.
+_WARNED_SHARE = 0.05
 
 
 @dataclass
@@ -75,7 +83,9 @@ def summarize(rows: RunRows, max_rows: int) -> Published:
     Raises:
         IntegrityError: A verdict contradicts its completion.
     """
-    metrics = MetricsFold()
+    population = read_population(rows.folder)
+    selection = rows.samples.selection(population) if population else None
+    metrics = MetricsFold(selection, blind_labels(rows.judges()))
     coverage = CoverageFold()
     choice = RowChoice(max_rows)
     for chunk in rows.chunks():
@@ -105,28 +115,39 @@ def publish(
     check_coverage(plan, name, samples.kinds, summary.coverage)
     metrics = summary.metrics | {"tokens": rows.lengths()}
     info = folder.read_json("run.json") or {}
+    totals = rows.totals()
+    warn_of_unknown_thinking(name, totals.unknown_thinking, rows.num_rows)
     sessions = [*info.get("sessions", []), result.timings]
     info |= {
         "finished_at": now(),
         "sessions": sessions,
         "wall_s": sum(session["wall_s"] for session in sessions),
         "results_sha256": rows.results_hash(),
-        **target.facts(name, rows.totals()),
+        **target.facts(name, totals),
     }
     if plan.judge and any(kind.task in JUDGED_PARTS for kind in samples.kinds):
-        info["judge"] = {
-            "name": plan.judge.label,
-            "identity": plan.judge.identity,
-            "agreement": plan.judge.note,
-            **({"policy": plan.judge.policy.name} if plan.judge.policy.name else {}),
-        }
+        info["judge"] = plan.judge.facts
     # The marker comes last: a folder with it has all of these files.
     folder.write_json("run.json", info)
     folder.write_json("metrics.json", metrics)
-    _write_report(folder, summary, metrics, info)
+    write_report(folder, summary, metrics, info)
     if plan.config.export:
         result.exports = export_run(folder, plan.config.export)
     folder.publish()
+
+
+def warn_of_unknown_thinking(name: str, found: Mapping[str, int], num_rows: int) -> None:
+    """Log that a model seems to think in a form that is not known, so that its thoughts count as answers."""
+    for tag, number in found.items():
+        if number >= _WARNED_SHARE * num_rows:
+            _log.warning(
+                "%s: %d of %d completions seem to begin with thoughts in a form that is not known (%s), and "
+                'count as answers; name the tags: --set generation.thinking_tags=\'["OPEN", "CLOSE"]\'',
+                name,
+                number,
+                num_rows,
+                tag,
+            )
 
 
 def publish_all(
@@ -157,17 +178,28 @@ def check_published(results: Sequence[BenchmarkResult]) -> None:
         raise NoResultError(" | ".join(problems))
 
 
-def _write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
+def write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
+    """Write both reports of a run, or of its verdicts by a further judge.
+
+    Args:
+        folder: Where they are written.
+        summary: The rows.
+        metrics: Content of ``metrics.json``.
+        info: Content of ``run.json``.
+    """
     kinds = summary.rows.samples.kinds
     shown = summary.rows.load(summary.choice.questions())
-    folder.write_text("report.md", render_markdown(kinds, metrics, info))
-    folder.write_text(
-        "report.html", render_html(*shown, metrics, info, kinds=kinds, num_rows=summary.rows.num_rows)
+    calibration = read_calibration(folder, summary.rows.results_hash())
+    folder.write_text("report.md", render_markdown(kinds, metrics, info, calibration))
+    html = render_html(
+        *shown, metrics, info, kinds=kinds, num_rows=summary.rows.num_rows, calibration=calibration
     )
+    folder.write_text("report.html", html)
 
 
 def rewrite_report(path: str) -> str:
-    """Render the report of a finished run again from its rows; gives the path of ``report.html``.
+    """Compute the metrics of a finished run again from its rows, and write its report; gives the path of
+    ``report.html``.
 
     Raises:
         StorageError: The folder holds no finished run.
@@ -179,7 +211,31 @@ def rewrite_report(path: str) -> str:
         )
     info = folder.read_json("run.json") or {}
     max_rows = info.get("config", {}).get("report", {}).get("max_rows", ReportConfig().max_rows)
-    # Without Ray: an old run's report needs no cluster.
-    rows = read_run(folder, index_samples(folder), Workers(0), parts=None, count_tokens=None)
-    _write_report(folder, summarize(rows, max_rows), folder.read_json("metrics.json") or {}, info)
+    summary = summarize(_finished_rows(folder), max_rows)
+    metrics = _with_lengths(summary, folder)
+    # From the same rows as the page: a report must not show the figures of verdicts that were changed since.
+    folder.write_json("metrics.json", metrics)
+    write_report(folder, summary, metrics, info)
     return str(folder.path / "report.html")
+
+
+def read_metrics(folder: RunFolder) -> JsonObject:
+    """Content of ``metrics.json``; of a finished run of an earlier version, what it would be today.
+
+    Empty where there is none.
+    """
+    metrics = folder.read_json("metrics.json") or {}
+    if not metrics or metrics.get("schema_version", 0) >= SCHEMA_VERSION:
+        return metrics
+    return _with_lengths(summarize(_finished_rows(folder), max_rows=0), folder)
+
+
+def _finished_rows(folder: RunFolder) -> RunRows:
+    # Without Ray: an old run's report needs no cluster.
+    return read_run(folder, index_samples(folder), Workers(0), parts=None, count_tokens=None)
+
+
+def _with_lengths(summary: Published, folder: RunFolder) -> JsonObject:
+    # Lengths of reasonings take the model's tokenizer, and stay as they were counted.
+    recorded = folder.read_json("metrics.json") or {}
+    return summary.metrics | {"tokens": recorded.get("tokens", {})}

@@ -12,6 +12,7 @@ from upath import UPath
 
 from safe_r1.errors import IntegrityError
 from safe_r1.evaluation.results import sample_key
+from safe_r1.metrics.strata import Population, Selection
 from safe_r1.runs import Row, RunFolder, read_table
 from safe_r1.schema import JUDGED_PARTS, SAMPLE_SCHEMA, Sample
 
@@ -56,6 +57,11 @@ class SampleIndex:
         """Whether a judge labels the reasoning too, for the samples at some positions."""
         of_kind = ["reasoning" in JUDGED_PARTS.get(kind.task, ()) for kind in self.kinds]
         return np.asarray(of_kind, bool)[self.kind[positions]]
+
+    def selection(self, population: Population) -> Selection:
+        """The questions of the run among all of their benchmark."""
+        is_original = self.question == np.arange(len(self))
+        return Selection.of([self.kinds[kind] for kind in self.kind[is_original].tolist()], population)
 
     def sample(self, position: int) -> Sample:
         """A sample without its texts."""

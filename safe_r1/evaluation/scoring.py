@@ -143,7 +143,7 @@ def score_without_judge(benchmark: Benchmark, sample: Sample, completion: Comple
     if completion.blocked is not None:
         return _unscored(sample, completion, Unscored.BLOCKED)
     if completion.answer is None:
-        return _unscored(sample, completion, Unscored.TRUNCATED)
+        return _unscored(sample, completion, Unscored.TRUNCATED if completion.is_cut else Unscored.UNFINISHED)
     if benchmark.score_limit_s is not None:
         return None
     score = benchmark.score(sample, completion.repeat, completion.answer)

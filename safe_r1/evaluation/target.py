@@ -22,6 +22,10 @@ class Target(Protocol):
         """Rows of the batches that ``complete`` is given, at most."""
         ...
 
+    def preload(self) -> None:
+        """Import what ``complete`` needs; called in a thread of its own, and not needed."""
+        ...
+
     def start(self, cluster: Cluster) -> str:
         """Check that it can be used from this cluster; gives the name of its device.
 

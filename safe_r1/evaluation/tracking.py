@@ -3,19 +3,21 @@
 import contextlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError, StorageError
 from safe_r1.evaluation.publish import BenchmarkResult
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.rates import Rate, read_rates
-from safe_r1.report.labels import METRICS, BenchmarkLabels, benchmark_labels
+from safe_r1.report.labels import BenchmarkLabels, MetricName, benchmark_labels, metric_names
 from safe_r1.report.trackers import Table, make_trackers
 from safe_r1.runs import JsonObject, sha256
 from safe_r1.settings import public_settings
 
 _log = logging.getLogger(__name__)
+# What stands beside a value: the ends of its interval, and of its bounds over missing rows.
+_ENDS = ("low", "high", "bound_low", "bound_high", "bounds_low", "bounds_high")
 
 # Letters of any script; MLflow refuses others than these.
 _NOT_IN_METRIC = re.compile(r"[^\w./ -]")
@@ -67,34 +69,44 @@ def run_name(config: EvaluateConfig, result: BenchmarkResult, info: JsonObject) 
 def flat_metrics(metrics: JsonObject) -> dict[str, float]:
     """Rates as fractions, ``PART/METRIC`` and ``PART/METRIC/SCOPE/KEY``, and counts, ``counts/GROUP/NUM``.
 
-    Overall rates have the ends of their interval beside them, ``PART/METRIC.low`` and ``.high``.
+    Overall rates have the ends of their interval beside them, ``PART/METRIC.low`` and ``.high``, and of their
+    bounds over missing rows, ``.bound_low``, ``.bound_high``, ``.bounds_low`` and ``.bounds_high``.
     """
     flat: dict[str, float] = {}
     for rate in read_rates(metrics):
         name = f"{rate.part}/{rate.metric}"
         if rate.scope == "overall":
-            flat |= {name: rate.value, f"{name}.low": rate.low, f"{name}.high": rate.high}
+            flat[name] = rate.value
+            flat |= {f"{name}.{end}": getattr(rate, end) for end in _ENDS}
         else:
             flat[f"{name}/{rate.scope}/{rate.key}"] = rate.value
     for group, counts in read_counts(metrics).items():
         for name, value in counts.items():
             if isinstance(value, int):
                 flat[f"counts/{group}/{name}"] = float(value)
+    for rate in read_rates(metrics, "rates_without_cut"):
+        flat[f"{rate.part}/{rate.metric}_without_cut"] = rate.value
     for k, entry in metrics.get("pass_at_k", {}).items():
-        flat[f"answer/pass_at_{k}_estimate"] = float(entry["value"])
+        name = f"answer/pass_at_{k}_estimate"
+        flat[name] = entry["value"]
+        flat |= {f"{name}.{end}": entry[end] for end in _ENDS}
+    for name, value in metrics.get("selection", {}).items():
+        flat[f"selection/{name}"] = float(value)
     return {_NOT_IN_METRIC.sub("_", name): value for name, value in flat.items()}
 
 
 def metric_tables(benchmark: str, metrics: JsonObject, info: JsonObject) -> dict[str, Table]:
     """The tables of a report: ``rates``, each with numerator, denominator and interval, and ``counts``."""
     labels = benchmark_labels(benchmark, info)
-    rates = [_rate_row(rate, labels) for rate in read_rates(metrics)]
+    names = metric_names(metrics)
+    rates = [_rate_row(rate, labels, names) for rate in read_rates(metrics)]
     counts = [
         {
             "task": group,
             "rows": entry["num_rows"],
             "scored": entry["num_scored"],
             "truncated": entry["num_truncated"],
+            "cut": entry.get("num_cut"),
             # Truncated ones among them, as in metrics.json.
             "unscored": entry["num_unscored"],
             "failed": entry["num_failed"],
@@ -106,9 +118,11 @@ def metric_tables(benchmark: str, metrics: JsonObject, info: JsonObject) -> dict
     return {name: rows for name, rows in tables.items() if rows}
 
 
-def _rate_row(rate: Rate, labels: BenchmarkLabels) -> dict[str, str | int | float | None]:
+def _rate_row(
+    rate: Rate, labels: BenchmarkLabels, names: Mapping[str, MetricName]
+) -> dict[str, str | int | float | None]:
     key = labels.name(rate.key) if rate.scope in ("area", "category") else None
-    metric = METRICS.get(rate.metric)
+    metric = names.get(rate.metric)
     return {
         "metric": rate.metric,
         "name": metric.en if metric else rate.metric,
@@ -122,4 +136,10 @@ def _rate_row(rate: Rate, labels: BenchmarkLabels) -> dict[str, str | int | floa
         "percent": round(100 * rate.value, 2),
         "low": round(100 * rate.low, 2),
         "high": round(100 * rate.high, 2),
+        "missing": rate.num_missing,
+        "bound_low": round(100 * rate.bound_low, 2),
+        "bound_high": round(100 * rate.bound_high, 2),
+        "bounds_low": round(100 * rate.bounds_low, 2),
+        "bounds_high": round(100 * rate.bounds_high, 2),
+        "weighted": rate.is_weighted,
     }

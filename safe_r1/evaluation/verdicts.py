@@ -37,12 +37,11 @@ from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import resolve_engine
 from safe_r1.inference.requests import BatchCounts, Sampling
 from safe_r1.inference.shard_buffer import ShardBuffer
-from safe_r1.judge.factory import JudgePlan, make_judge
+from safe_r1.judge.factory import JudgePlan, engine_sampling, make_judge
 from safe_r1.models.registry import Variant
 from safe_r1.progress import ProgressCallback
 from safe_r1.resources import Cluster, Device, connect, disconnect
 
-_JUDGE_SAMPLING = Sampling(temperature=0.0, top_p=1.0)
 _ROWS_TOGETHER = 1024
 _SHARD_MIB = 8
 # What a job that is killed has to score again.
@@ -160,8 +159,8 @@ def _judge(
     # new one, two tensor-parallel engines would need the GPUs of both.
     disconnect()
     connect()
-    engine, device = judge_engine(plan, judge.model, cluster)
-    max_tokens = plan.config.judge.max_tokens
+    engine, device = judge_engine(plan.config.judge.engine, judge.model, cluster)
+    max_tokens = plan.config.judge.reply_tokens
     has_worked = any(has_labels(folder, judge.label) for folder in plan.folders.values())
     yield from generate(
         [
@@ -171,19 +170,18 @@ def _judge(
         judge.model,
         engine,
         device,
-        _JUDGE_SAMPLING,
+        Sampling(**engine_sampling(plan.config.judge)),
         ReadReply(plan.variant.name, judge.label, judge.policy),
         write,
         has_worked,
     )
 
 
-def judge_engine(plan: EvaluationPlan, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:
+def judge_engine(engine: EngineConfig, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:
     """Settings and device of the judge's engine.
 
     Raises:
         ConfigError, ResourceError: The cluster cannot hold it.
     """
-    engine = plan.config.judge.engine
     device = pick_device(model, engine.device, cluster.gpu_total)
     return resolve_engine(model, engine, device, cluster), device

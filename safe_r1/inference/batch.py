@@ -1,4 +1,4 @@
-"""Generates completions of dialogues with vLLM on Ray Data; the only importer of ``ray.data.llm``.
+"""Generates completions of dialogues with vLLM on Ray Data.
 
 One stream: batches of requests → render and tokenize → engine → finish → shard. A few rows go to the engine
 together and come back together, as a batch holds its place until its slowest row ends. They are written in
@@ -9,9 +9,7 @@ start or keeps dying, the job ends with the reason instead of working through th
 """
 
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,8 +17,9 @@ import pyarrow as pa
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import EngineLostError, ModelError
-from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
-from safe_r1.inference.placement import configure_data, placement, release
+from safe_r1.inference.engine import engine_arguments
+from safe_r1.inference.placement import configure_data, release
+from safe_r1.inference.processor import Dispatch, make_processor
 from safe_r1.inference.rendering import RenderBatches, Renderer
 from safe_r1.inference.requests import BatchCounts, EngineResult, RequestBatch, Sampling
 from safe_r1.inference.shard_buffer import ShardBuffer
@@ -30,26 +29,14 @@ from safe_r1.runs import Row
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-    from ray.data.llm import Processor
     from ray.util.placement_group import PlacementGroup
 
 Finished = TypeVar("Finished")
 """A caller's form of a result, which it writes."""
 
 _CANARY_ROWS = 16
-
-
-@dataclass(frozen=True)
-class Dispatch:
-    """How rows are handed to one engine.
-
-    Attributes:
-        rows: Rows of a batch. One is ideal for the engine, but each batch costs Ray some milliseconds.
-        batches: Batches that an engine has at the same time.
-    """
-
-    rows: int
-    batches: int
+# What keeps up with an engine.
+_RENDERING_CPUS = 0.5
 
 
 def dispatch(num_seqs: int, rows: int) -> Dispatch:
@@ -151,17 +138,21 @@ def _stream(
     import ray
     from ray.data import TaskPoolStrategy
 
-    processor = _processor(variant, engine, device, groups)
-    context = engine_arguments(variant, engine, device)["max_model_len"]
-    render = RenderBatches(
-        Renderer(variant, sampling, context, engine.trust_remote_code), processor.DATA_COLUMN
-    )
+    arguments = engine_arguments(variant, engine, device)
+    sizes = dispatch(arguments["max_num_seqs"], engine.batch_size)
+    processor = make_processor(variant, engine, device, sizes, groups)
+    context = arguments["max_model_len"]
+    renderer = Renderer(variant, sampling, context, engine.trust_remote_code)
+    render = RenderBatches(renderer, processor.DATA_COLUMN)
+    # Ray Data runs no stage before the engine has started: meanwhile the workers can import what they need.
+    for _ in range(engine.replicas):
+        ray.remote(num_cpus=_RENDERING_CPUS)(Renderer.load).remote(renderer)
     items = [{"batch": pickle.dumps(batch)} for batch in batches]
     rendered = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         render,  # pyright: ignore[reportArgumentType] - Ray's protocol does not know generators' types
         batch_size=1,
-        # Half a CPU keeps up with an engine; each further worker would import all libraries again.
-        num_cpus=0.5,
+        num_cpus=_RENDERING_CPUS,
+        # Each further worker would import all libraries again.
         compute=TaskPoolStrategy(size=engine.replicas),
     )
     # Joined with the stage before by Ray Data: it costs no task of its own.
@@ -229,61 +220,3 @@ def last_line(error: BaseException) -> str:
     """The last line of an error of Ray's, which is the error itself below tracebacks of workers."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:400] if lines else type(error).__name__
-
-
-@contextmanager
-def _left_out(module: str) -> Iterator[None]:
-    """A module that this process has not imported cannot be imported in the block.
-
-    Ray describes an engine's stage without vLLM too, whose import would take seconds before the engine's own
-    process, which imports it anyway, can start.
-    """
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # pyright: ignore[reportArgumentType] - documented: importing it then fails
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-
-
-def _processor(
-    variant: Variant, engine: EngineConfig, device: Device, groups: "list[PlacementGroup]"
-) -> "Processor":
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-    arguments = engine_arguments(variant, engine, device)
-    sizes = dispatch(arguments["max_num_seqs"], engine.batch_size)
-    config = vLLMEngineProcessorConfig(
-        model_source=variant.source,
-        engine_kwargs=arguments,
-        runtime_env={"env_vars": engine_environment(variant, engine, device)},
-        batch_size=sizes.rows,
-        max_concurrent_batches=sizes.batches,
-        concurrency=(1, engine.replicas),
-        # A row that fails gets an error in its result, and does not end the job.
-        should_continue_on_error=True,
-        log_engine_metrics=False,
-        placement_group_config={"bundles": engine_bundles(arguments, device)},
-        accelerator_type=None,
-        chat_template_stage=False,
-        tokenize_stage=False,
-        detokenize_stage=False,
-    )
-    with _left_out("vllm"):
-        processor = build_processor(config)
-    # Rows come rendered in the column that the engine's stage reads, and leave as it writes them: both of the
-    # processor's own stages around it would cost a Ray task for each batch of rows.
-    processor.preprocess = processor.postprocess = None
-    for stage in processor.stages.values():
-        # Ray Data restarts a dead actor without limit; an engine that keeps dying has to end the job.
-        stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
-        if "ray_remote_args_fn" in stage.map_batches_kwargs:
-            stage.map_batches_kwargs["ray_remote_args_fn"] = placement(
-                engine_bundles(arguments, device),
-                groups,
-                arguments["pipeline_parallel_size"],
-                engine.start_timeout_s,
-            )
-    return processor

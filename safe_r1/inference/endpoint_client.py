@@ -25,6 +25,7 @@ class ChatSampling(TypedDict, total=False):
     temperature: float
     top_p: float
     max_tokens: int
+    max_completion_tokens: int
     seed: int
     stop: list[str]
 
@@ -62,6 +63,7 @@ class EndpointClient:
         adapts: bool = False,
         sampling: ChatSampling,
         error: type[EndpointError] = EndpointError,
+        is_raw: bool = False,
     ):
         """Create the client; asks the endpoint for its model where none is named.
 
@@ -77,6 +79,8 @@ class EndpointClient:
                 refusal is about the content. Not for a judge, whose identity holds its sampling.
             sampling: Sampling settings of all calls.
             error: Type that is raised where the endpoint as a whole is unusable.
+            is_raw: The one message of a call is the whole prompt, sent to ``/completions``, where no chat
+                template changes it.
 
         Raises:
             ConfigError: Not a URL, a key that no header can hold, or a limit of tokens below 1.
@@ -93,6 +97,7 @@ class EndpointClient:
         self._api_key = api_key or _key_in_environment(api_key_variable, title)
         self._secrets = _secrets(self._base_url, self._api_key, settings)
         self.adapts = adapts
+        self.is_raw = is_raw
         self.sampling = sampling.copy()
         self._error_type = error
         # At debug level these libraries log whole requests: prompts and headers.

@@ -139,7 +139,7 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
     """The reply in what the openai client made of a success.
 
     Args:
-        answer: A ``ChatCompletion``, or whatever else the server sent.
+        answer: A ``ChatCompletion``, a ``Completion``, or whatever else the server sent.
         patterns: Further texts that mean a block.
         redact: Takes secrets out of a server's text.
     """
@@ -150,8 +150,9 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         return refusal if refusal.blocked else Reply(None, error=refusal.text)
     try:
         choice = answer.choices[0]
-        message = choice.message
-        content = message.content
+        # The choice of a completion of plain text has no message.
+        message = getattr(choice, "message", None)
+        content = choice.text if message is None else message.content
     except (AttributeError, IndexError, TypeError):
         return Reply(None, error=_no_choices(answer))
 

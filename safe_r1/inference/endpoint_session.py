@@ -168,12 +168,7 @@ class EndpointSession:
             prompt_tokens=call.most_prompt_tokens, completion_tokens=parameters.get(self._token_parameter, 0)
         )
         try:
-            answer = await self._client.chat.completions.create(  # pyright: ignore[reportCallIssue]
-                model=endpoint.model,
-                messages=call.messages,  # pyright: ignore[reportArgumentType]
-                extra_body=endpoint.settings.extra_body or None,
-                **parameters,
-            )
+            answer = await self._create(call, parameters)
         except openai.APITimeoutError:
             return Reply(None, error=f"no answer within {endpoint.settings.timeout_s:g} s")
         except openai.APIConnectionError as error:
@@ -201,6 +196,17 @@ class EndpointSession:
             # A success of which nothing can be read, its usage neither.
             meter.unanswered()
         return reply
+
+    async def _create(self, call: Call, parameters: Mapping[str, Any]) -> Any:
+        """What the openai client makes of the answer to one request."""
+        endpoint = self._endpoint
+        shared = {"model": endpoint.model, "extra_body": endpoint.settings.extra_body or None, **parameters}
+        if endpoint.is_raw:
+            return await self._client.completions.create(prompt=call.messages[-1]["content"], **shared)
+        return await self._client.chat.completions.create(  # pyright: ignore[reportCallIssue]
+            messages=call.messages,  # pyright: ignore[reportArgumentType]
+            **shared,
+        )
 
     def _parameters(self, call: Call) -> dict[str, Any]:
         parameters: dict[str, Any] = {**self._endpoint.sampling, **(call.sampling or {})}

@@ -6,7 +6,6 @@ that a job that is killed asks, and pays, for no answered row again.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from safe_r1.errors import BudgetError, EndpointError
 from safe_r1.inference.endpoint import first_error
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.endpoint_session import Call, EndpointSession
+from safe_r1.inference.pending import Pending
 from safe_r1.inference.remote_result import to_result, with_usage
 from safe_r1.inference.reply_cache import Reply, Write
-from safe_r1.inference.requests import BatchCounts, EngineResult, Request, Sampling
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch, Sampling
 from safe_r1.inference.shard_buffer import Finished
 from safe_r1.inference.spending import Spending
 from safe_r1.models.endpoint_entry import EndpointEntry
@@ -63,7 +63,7 @@ def make_endpoints(entry: EndpointEntry, sampling: Sampling) -> list[EndpointCli
 
 
 def ask(
-    requests: Sequence[Request],
+    batches: Sequence[RequestBatch],
     endpoints: Sequence[EndpointClient],
     spending: Spending,
     journal: Journal,
@@ -74,7 +74,7 @@ def ask(
     """Complete all requests; yields counts as shards are written.
 
     Args:
-        requests: The rows.
+        batches: The rows; one batch of them is in memory at a time.
         endpoints: Clients that share the rows, each as many as it can take.
         spending: Counts tokens, and says when to stop.
         journal: Keeps each answer from its arrival on.
@@ -86,10 +86,10 @@ def ask(
         EndpointError: No endpoint can be used.
         BudgetError: The next request could exceed the limit of cost; all answers so far are written.
     """
-    if not requests:
+    if not batches:
         return
     with asyncio.Runner() as runner:
-        stream = _stream(_Asking(deque(requests), endpoints, spending, journal, adaptations))
+        stream = _stream(batches, _Asking(endpoints, spending, journal, adaptations))
         try:
             while (rows := runner.run(_next(stream))) is not None:
                 write([finish(row) for row in rows])
@@ -107,11 +107,11 @@ async def _next(stream: AsyncIterator[list[EngineResult]]) -> list[EngineResult]
 class _Asking:
     """The rows of one call and what its workers share."""
 
-    pending: deque[Request]
     endpoints: Sequence[EndpointClient]
     spending: Spending
     journal: Journal
     adaptations: dict[str, str]
+    pending: Pending = field(default_factory=lambda: Pending([]))
     finished: asyncio.Queue[EngineResult | None] = field(default_factory=asyncio.Queue)
     num_failed_in_a_row: int = 0
     is_out_of_money: bool = False
@@ -122,16 +122,16 @@ class _Asking:
         return max(8, 2 * sum(endpoint.concurrency for endpoint in self.endpoints))
 
 
-async def _stream(asking: _Asking) -> AsyncGenerator[list[EngineResult], None]:
+async def _stream(
+    batches: Sequence[RequestBatch], asking: _Asking
+) -> AsyncGenerator[list[EngineResult], None]:
     """Results in lists that are to be written together."""
-    journalled = asking.journal.read({request.key for request in asking.pending})
-    known = [(request, journalled[request.key]) for request in asking.pending if request.key in journalled]
-    asking.pending = deque(request for request in asking.pending if request.key not in journalled)
-    for start in range(0, len(known), _ROWS_PER_SHARD):
-        chunk = known[start : start + _ROWS_PER_SHARD]
-        for request, reply in chunk:
-            asking.spending.add(request.key, reply)
-        yield [to_result(request, reply) for request, reply in chunk]
+    # First all answers that were paid for: before, nothing can be said of what is left to spend.
+    answered: set[str] = set()
+    for rows in _journalled(batches, asking):
+        answered.update(row["key"] for row in rows)
+        yield rows
+    asking.pending = Pending(batches, answered)
     if not asking.pending:
         return
     work = asyncio.create_task(_work_all(asking))
@@ -154,6 +154,21 @@ async def _stream(asking: _Asking) -> AsyncGenerator[list[EngineResult], None]:
             f"{len(asking.pending)} rows are left and the next could exceed it; all answers are kept, "
             "the same command with a higher limit asks only the rest"
         )
+
+
+def _journalled(batches: Sequence[RequestBatch], asking: _Asking) -> Iterator[list[EngineResult]]:
+    """Results of the rows whose answers the journal holds."""
+    rows: list[EngineResult] = []
+    for batch in batches:
+        requests = {request.key: request for request in batch.read()}
+        for key, reply in asking.journal.read(requests).items():
+            asking.spending.add(key, reply)
+            rows.append(to_result(requests[key], reply))
+        if len(rows) >= _ROWS_PER_SHARD:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
 
 
 async def _in_shards(finished: "asyncio.Queue[EngineResult | None]") -> AsyncIterator[list[EngineResult]]:
@@ -213,10 +228,10 @@ async def _use(endpoint: EndpointClient, asking: _Asking, keep: Write) -> bool:
 
 async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Asking, keep: Write) -> None:
     while asking.pending and not asking.is_out_of_money:
-        request = asking.pending.popleft()
+        request = asking.pending.take()
         reserved = asking.spending.reserve(request)
         if reserved is None:
-            asking.pending.appendleft(request)
+            asking.pending.give_back(request)
             if not asking.spending.has_reserved:
                 asking.is_out_of_money = True
                 return
@@ -226,7 +241,7 @@ async def _work(session: EndpointSession, endpoint: EndpointClient, asking: _Ask
         try:
             reply = await session.ask(Call(request.messages, _sampling(request, endpoint)))
         except BaseException:
-            asking.pending.appendleft(request)
+            asking.pending.give_back(request)
             raise
         finally:
             asking.spending.release(reserved)

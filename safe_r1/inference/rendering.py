@@ -49,6 +49,10 @@ class Renderer:
         self.context = context
         self.trust_remote_code = trust_remote_code
 
+    def load(self) -> None:
+        """Load the tokenizer into this process, with the libraries that it needs."""
+        load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
+
     def __call__(self, request: Request) -> Row:
         """The request in the form of ``RENDERED``, with what its result is read with."""
         tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)

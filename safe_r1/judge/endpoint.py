@@ -5,84 +5,85 @@ that cannot be used at all raises ``JudgeError`` at once, and rows judged before
 """
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safe_r1.config import EndpointConfig
+from safe_r1.config import EndpointConfig, JudgeConfig
 from safe_r1.errors import JudgeError
 from safe_r1.inference.endpoint import ChatEndpoint
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.reply_cache import Reply
 from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
 from safe_r1.judge.policy import BUILT_IN, Policy
-from safe_r1.judge.prompt import MAX_TEXT_CHARS
 from safe_r1.schema import JUDGED_PARTS, Message
-from safe_r1.settings import load_config
 
 
 class EndpointJudge(ModelJudge):
     """A judging model at any OpenAI-compatible URL.
 
     Attributes:
-        name: The model that is asked.
-        identity: Of model, prompt, sampling and text limits; without URL and credentials.
+        name: The model that is asked, with the form of a guard.
+        served: The name by which the endpoint knows it.
+        identity: Of model, prompt, sampling, further fields and text limits; without URL and credentials.
     """
 
     def __init__(
-        self,
-        base_url: str,
-        model: str | None = None,
-        *,
-        api_key: str | None = None,
-        concurrency: int = 16,
-        timeout_s: float = 120.0,
-        max_retries: int = 4,
-        cache_dir: str | Path | None = None,
-        temperature: float = 0.0,
-        max_tokens: int = 2048,
-        max_text_chars: int = MAX_TEXT_CHARS,
-        policy: Policy = BUILT_IN,
+        self, config: JudgeConfig, *, policy: Policy = BUILT_IN, cache_dir: str | Path | None = None
     ):
         """Create the client; asks the endpoint for its model where none is named. See ``EndpointClient``.
 
         Args:
-            max_tokens: Longest reply, with the reasoning of a reasoning judge.
-            max_text_chars: A longer text is judged without its middle.
+            config: The settings, whose kind has a URL.
             policy: Prompt and labels.
+            cache_dir: Folder of the reply cache; None keeps nothing.
 
         Raises:
-            ConfigError: Not a URL, or a limit below 1.
+            ConfigError: Not a URL.
             JudgeError: No model was named and the endpoint does not serve exactly one.
         """
-        sampling = ChatSampling(temperature=temperature, max_tokens=max_tokens)
+        sampling = _sampling(config)
         client = EndpointClient(
-            base_url,
-            model,
-            load_config(
-                EndpointConfig,
-                None,
-                [],
-                concurrency=concurrency,
-                timeout_s=timeout_s,
-                max_retries=max_retries,
+            config.url or config.kind,
+            config.model,
+            EndpointConfig(
+                concurrency=config.concurrency,
+                timeout_s=config.timeout_s,
+                max_retries=config.max_retries,
+                headers=config.headers,
+                extra_body=config.extra_body,
                 patience_s=0,
             ),
             title="judge endpoint",
-            api_key_variable="SAFE_R1_JUDGE_API_KEY",
-            api_key=api_key,
+            api_key_variable=config.api_key_env,
             sampling=sampling,
             error=JudgeError,
+            is_raw=policy.is_raw,
         )
+        # What changes a reply beside the model and the sampling settings; none for most judges.
+        further = {"extra_body": config.extra_body} if config.extra_body else {}
+        salt = policy.sha256 + (json.dumps(further, sort_keys=True) if further else "")
         self._endpoint = ChatEndpoint(
-            client, cache_dir=cache_dir, salt=policy.sha256, is_final=functools.partial(_has_label, policy)
+            client, cache_dir=cache_dir, salt=salt, is_final=functools.partial(_has_label, policy)
         )
-        served = self._endpoint.model
-        identity = model_identity(served, sampling, max_text_chars, policy)
-        super().__init__(served, identity, self._ask, max_text_chars, policy)
+        self.served = self._endpoint.model
+        identity = model_identity(self.served, {**sampling, **further}, policy=policy)
+        super().__init__(policy.judge_name(self.served), identity, self._ask, policy=policy)
 
     async def _ask(self, prompts: Sequence[list[Message]]) -> list[ModelReply]:
         replies = await self._endpoint.complete_async([(messages, "") for messages in prompts])
         return [_to_model_reply(reply) for reply in replies]
+
+
+def _sampling(config: JudgeConfig) -> ChatSampling:
+    sampling = ChatSampling()
+    if config.temperature is not None:
+        sampling["temperature"] = config.temperature
+    if config.max_completion_tokens is None:
+        sampling["max_tokens"] = config.max_tokens
+    else:
+        sampling["max_completion_tokens"] = config.max_completion_tokens
+    return sampling
 
 
 def _to_model_reply(reply: Reply) -> ModelReply:

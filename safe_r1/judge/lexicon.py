@@ -42,10 +42,12 @@ class LexiconJudge:
         identity: Of the rules and the weights.
         agreement_note: What a report says of its agreement with labels.
         runs_in_workers: It computes by itself, and may run in many processes.
+        blind_to: Labels that it never gives, as it cannot tell them from others.
     """
 
     name = "lexicon"
     runs_in_workers = True
+    blind_to = (ComplianceLabel.PARTIAL_REFUSAL,)
     agreement_note = (
         "a small classifier, trained on our own texts; "
         "tests/bench/README.md gives its cross-validated agreement with labelled answers"

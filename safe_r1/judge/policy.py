@@ -24,7 +24,15 @@ from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS, PROMPT_SHA2
 from safe_r1.judge.quotations import mask_quotations
 from safe_r1.judge.verdict import read_verdict
 from safe_r1.models.reasoning import split_reasoning
-from safe_r1.schema import ComplianceLabel, Label, Message, RefusalLabel, Task, Unscored
+from safe_r1.schema import (
+    JUDGED_PARTS,
+    ComplianceLabel,
+    Label,
+    Message,
+    RefusalLabel,
+    Task,
+    Unscored,
+)
 from safe_r1.settings import Settings, load_config
 
 Meaning = Literal["harmful", "harmless", "partial", "refusal", "responsible"]
@@ -96,12 +104,25 @@ class Policy:
     """The project's own policy: the four labels of CHiSafetyBench and the three of XSTest.
 
     Attributes:
-        name: Name of a user's policy; empty here.
+        name: Name of a user's policy, or of a guard's form; empty here.
         sha256: Of prompt and labels; a part of the judge's identity.
+        blind_to: Labels that are never given, as they cannot be told from others: rates that need them say
+            nothing.
+        tasks: Tasks of which a reply says something.
+        says: What the judge says and what it cannot tell, for reports; empty where it gives all labels.
+        is_raw: Whether the one message is the whole prompt, which no chat template may change.
     """
 
     name: str = ""
     sha256: str = PROMPT_SHA256
+    blind_to: tuple[Label, ...] = ()
+    tasks: tuple[Task, ...] = tuple(JUDGED_PARTS)
+    is_raw: bool = False
+    says: str = ""
+
+    def judge_name(self, model: str) -> str:
+        """Name of the judge that a model of this name is."""
+        return model
 
     def messages(self, item: JudgeItem, max_text_chars: int = MAX_TEXT_CHARS) -> list[Message]:
         """The prompt for one item; a longer text loses its middle."""

@@ -105,8 +105,8 @@ def material(item: JudgeItem, max_text_chars: int, max_dialogue_chars: int) -> t
     Raises:
         ValueError: A limit below 1.
     """
-    dialogue = _cut_middle(_dialogue(item.messages), max_dialogue_chars)
-    text = _cut_middle(item.text, max_text_chars)
+    dialogue = cut_middle(_dialogue(item.messages), max_dialogue_chars)
+    text = cut_middle(item.text, max_text_chars)
     return dialogue, text, _mark(dialogue, text)
 
 
@@ -116,7 +116,7 @@ def _dialogue(messages: Sequence[Message]) -> str:
     )
 
 
-def _cut_middle(text: str, max_chars: int) -> str:
+def cut_middle(text: str, max_chars: int) -> str:
     """At most ``max_chars`` characters of ``text`` (besides the marker): its beginning and, a little less,
     its end.
     """

@@ -7,6 +7,7 @@ here have been translated by ``verdict_rules.NORMALISE``; blanking keeps every p
 import re
 
 from safe_r1.judge import verdict_rules as rules
+from safe_r1.judge.vocabulary import REFUSAL, Vocabulary
 
 # Characters before a fence, a quotation or a marker in which its introduction is looked for.
 _FENCE_LEAD = 300
@@ -26,7 +27,7 @@ def blank(text: str, start: int, end: int, filler: str = "\0") -> str:
     return text[:start] + re.sub(r"[^\n]", filler, text[start:end]) + text[end:]
 
 
-def mask_quotations(text: str) -> str:
+def mask_quotations(text: str, words: Vocabulary = REFUSAL) -> str:
     """Blank what the judge quotes: fences, blockquotes, struck-out text, quoted verdicts."""
     for fence in rules.FENCE.finditer(text):
         text = _mask_fence(text, fence)
@@ -36,7 +37,7 @@ def mask_quotations(text: str) -> str:
         inner = found[0][1:-1]
         is_speech = rules.SPEECH.search(text[max(0, found.start() - _QUOTATION_LEAD) : found.start()])
         # A label in plain quotation marks is how judges write their own verdict too.
-        if rules.LABEL.search(inner) and (is_speech or rules.MARKER.search(inner)):
+        if words.label.search(inner) and (is_speech or rules.MARKER.search(inner)):
             text = blank(text, *found.span())
     return text.replace("`", " ")
 

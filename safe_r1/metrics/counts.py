@@ -48,6 +48,7 @@ class GroupCounts(VerdictCounts):
     Attributes:
         num_samples: Questions; one with reversed options counts as one of its own.
         num_truncated: Unscored rows whose reasoning reached the token limit.
+        num_cut: Rows that the token limit ended, in the reasoning or in the answer, scored or not.
         num_no_choice: Scored answers in which no option or result was found.
         reasoning: Verdicts on the reasoning, where a judge labelled any.
         num_by_own_label: Answers by the label of a user's judging policy, where there is one.
@@ -57,6 +58,7 @@ class GroupCounts(VerdictCounts):
 
     num_samples: int
     num_truncated: int
+    num_cut: int
     num_no_choice: int
     reasoning: NotRequired[ReasoningCounts]
     num_by_own_label: NotRequired[dict[str, int]]
@@ -68,7 +70,10 @@ class CountsFold:
     """Counts the rows of one group by outcome, from rows that pass by in parts."""
 
     def __init__(self) -> None:
-        self._num_samples = self._num_truncated = self._num_no_choice = 0
+        self._num_samples = 0
+        self._num_truncated = 0
+        self._num_cut = 0
+        self._num_no_choice = 0
         self._answers = _VerdictFold()
         self._reasoning = _VerdictFold()
         self._own_labels: Counter[str] = Counter()
@@ -78,6 +83,7 @@ class CountsFold:
         answers = [row.answer for row in rows]
         self._num_samples += len({row.sample.sample_id for row in rows})
         self._num_truncated += sum(verdict.unscored_reason == TRUNCATED for verdict in answers)
+        self._num_cut += sum(row.completion.is_cut for row in rows)
         self._num_no_choice += sum(row.has_no_choice for row in rows)
         self._answers.add(answers)
         self._reasoning.add([row.reasoning for row in rows if row.reasoning is not None])
@@ -91,6 +97,7 @@ class CountsFold:
             "num_samples": self._num_samples,
             **self._answers.result(),
             "num_truncated": self._num_truncated,
+            "num_cut": self._num_cut,
             "num_no_choice": self._num_no_choice,
         }
         if self._own_labels:

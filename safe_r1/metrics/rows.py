@@ -10,6 +10,7 @@ from safe_r1.schema import Completion, ComplianceLabel, Part, RefusalLabel, Samp
 
 FAILED = "failed"
 TRUNCATED = "truncated"
+UNFINISHED = "unfinished"
 BLOCKED = "blocked"
 CORRECT = "correct"
 INCORRECT = "incorrect"
@@ -139,14 +140,20 @@ def _contradicts(row: ScoredRow) -> bool:
             *labels,
         }:
             return True
-    completion = row.completion
-    without_answer = (
-        (FAILED, completion.error is not None),
-        (BLOCKED, completion.blocked is not None),
-        (TRUNCATED, completion.is_truncated),
-    )
-    wanted = next((reason for reason, applies in without_answer if applies), None)
-    return wanted is not None and row.answer.unscored_reason != wanted
+    wanted = _reasons_without_answer(row.completion)
+    return bool(wanted) and row.answer.unscored_reason not in wanted
+
+
+def _reasons_without_answer(completion: Completion) -> tuple[str, ...]:
+    """Reasons that the verdict on a completion without an answer may have; none for one with an answer."""
+    if completion.error is not None:
+        return (FAILED,)
+    if completion.blocked is not None:
+        return (BLOCKED,)
+    if not completion.has_open_reasoning:
+        return ()
+    # Runs before schema version 3 call every open reasoning truncated.
+    return (TRUNCATED,) if completion.is_cut else (UNFINISHED, TRUNCATED)
 
 
 def _doubled(keys: Iterable[_Key]) -> list[_Key]:

@@ -48,14 +48,16 @@ def render(
         ModelError: The format is that of a chat model, and the tokenizer has no chat template.
     """
     text, prefix = render_text(messages, prompt, tokenizer)
-    # A template writes its own special tokens; a plain text gets those that the tokenizer adds.
-    return tokenizer(text, add_special_tokens=prompt.style == "plain")["input_ids"], prefix
+    # A template writes its own special tokens; any other text gets those that the tokenizer adds.
+    return tokenizer(text, add_special_tokens=prompt.style in ("plain", "raw"))["input_ids"], prefix
 
 
 def render_text(
     messages: Sequence[Message], prompt: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[str, str]:
     """Like ``render``, before tokenizing."""
+    if prompt.style == "raw":
+        return messages[-1]["content"], ""
     if prompt.style == "plain":
         turns = "\n".join(f"{_SPEAKERS[turn['role']]}：{turn['content']}" for turn in messages)
         return f"{turns}\n{_SPEAKERS['assistant']}：", ""

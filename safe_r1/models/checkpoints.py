@@ -48,7 +48,8 @@ def prepare(variant: Variant, trust_remote_code: bool = False) -> tuple[Variant,
             variant = describe(variant, read_json(folder / CONFIG_FILE), folder_weight_bytes(folder), prompt)
         return replace(variant, source=str(folder)), folder_identity(folder)
     pinned = pin(variant)
-    if pinned.prompt is None:
+    # One that is prompted in a form of its own may still be unknown in all else.
+    if pinned.prompt is None or not pinned.params_b:
         pinned = _read_from_hub(find_model(variant.source, variant.revision), pinned, trust_remote_code)
     return pinned, f"{pinned.source}@{pinned.revision}"
 
@@ -99,8 +100,10 @@ def with_size(variant: Variant) -> Variant:
 
 
 def _read_from_hub(model: HubModel, variant: Variant, trust_remote_code: bool) -> Variant:
-    tokenizer = load_tokenizer(variant.source, variant.revision, trust_remote_code)
-    prompt = read_prompt_format(tokenizer, engine_stop_ids(model.read_json("generation_config.json")))
+    prompt = variant.prompt
+    if prompt is None:
+        tokenizer = load_tokenizer(variant.source, variant.revision, trust_remote_code)
+        prompt = read_prompt_format(tokenizer, engine_stop_ids(model.read_json("generation_config.json")))
     return describe(variant, model.read_config(), model.weight_bytes(), prompt)
 
 

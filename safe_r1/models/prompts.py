@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from safe_r1.errors import ModelError
 from safe_r1.models.reasoning import open_reasoning
+from safe_r1.models.thinking import ThinkingTags, tags_of_tokenizer
 from safe_r1.schema import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Style = Literal["r1", "chat", "plain"]
+Style = Literal["r1", "chat", "plain", "raw"]
 
 REASONING_PREFIX = "<think>\n"
 """How an answer of DeepSeek-R1 begins; its first templates left writing it to the caller."""
@@ -35,13 +36,15 @@ class PromptFormat:
 
     Attributes:
         style: ``r1`` (no system turn, the prompt opens the reasoning), ``chat`` (the model's own template),
-            or ``plain`` (a text to continue, for models without a template).
+            ``plain`` (a text to continue, for models without a template), or ``raw`` (the last turn is the
+            whole prompt).
         reasoning_prefix: Text at the end of a prompt that opens the reasoning, exactly as the template writes
             it; it belongs to the completion. Empty where the prompt opens none.
         is_reasoning: The model thinks before it answers, whether the prompt or the model opens the reasoning.
         end_of_turn: What the template writes after an assistant turn, up to where generation stops.
         stop_token_ids: Tokens that end a turn and that the engine does not stop at by itself: the template's
             end of turn where neither the tokenizer nor ``generation_config.json`` lists it.
+        thinking_tags: Tags of its thoughts that the tokenizer has and that are of no known form.
     """
 
     style: Style
@@ -49,6 +52,7 @@ class PromptFormat:
     is_reasoning: bool = False
     end_of_turn: str = ""
     stop_token_ids: tuple[int, ...] = ()
+    thinking_tags: ThinkingTags | None = None
 
     @property
     def identity(self) -> str:
@@ -64,6 +68,8 @@ Source: usage advice on DeepSeek-R1's model card (no system turn, the answer beg
 """
 CHAT = PromptFormat("chat")
 PLAIN = PromptFormat("plain")
+RAW = PromptFormat("raw")
+"""Models that were trained on a prompt of their own, which the caller writes out, as some guards were."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -99,17 +105,27 @@ def read_prompt_format(
     """
     if not tokenizer.chat_template:
         return PLAIN
+    own_tags = tags_of_tokenizer(
+        [token.content for token in tokenizer.added_tokens_decoder.values()], str(tokenizer.chat_template)
+    )
+    tags = own_tags or ThinkingTags("<think>", "</think>")
     dialogue = [
         Message(role="user", content=_FIRST),
-        Message(role="assistant", content=f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"),
+        Message(role="assistant", content=f"{tags.open}\n{_THOUGHT}\n{tags.close}\n\n{_ANSWER}"),
         Message(role="user", content=_LAST),
     ]
     text = _render_probe(dialogue, tokenizer)
+    if _LAST not in text:
+        # As of templates that take the parts of a turn in a list: the model would answer nothing.
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its chat template leaves out the text of a turn; expected one that "
+            "takes plain texts"
+        )
     generation_prompt = text.rpartition(_LAST)[2]
-    opened = open_reasoning(generation_prompt)
+    opened = open_reasoning(generation_prompt, own_tags)
     # Templates of reasoning models leave the reasoning of earlier turns out.
     drops_thoughts = _ANSWER in text and _THOUGHT not in text
-    closes = not opened and "</think>" in generation_prompt
+    closes = not opened and tags.close in generation_prompt
     if not opened and _has_r1_header(generation_prompt, tokenizer, drops_thoughts):
         opened = REASONING_PREFIX
     end = template_end_of_turn(tokenizer)
@@ -119,6 +135,7 @@ def read_prompt_format(
         is_reasoning=bool(opened) or (drops_thoughts and not closes),
         end_of_turn=end,
         stop_token_ids=_missing_stops(end, tokenizer, engine_stop_ids),
+        thinking_tags=own_tags,
     )
 
 

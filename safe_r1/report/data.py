@@ -7,20 +7,23 @@ from typing import Any
 
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.outcomes import OVER_REFUSAL_METRICS, REFUSAL_METRICS
+from safe_r1.metrics.pass_at_k import PassAtK
 from safe_r1.metrics.rates import Rate, find_rate, read_rates
 from safe_r1.report.charts import AreaChart, area_charts
+from safe_r1.report.corrected import CorrectedRates, corrected_rates
 from safe_r1.report.endpoint import endpoint_notes
 from safe_r1.report.labels import (
-    METRICS,
-    REASONS,
     BenchmarkLabels,
     BilingualName,
     MetricName,
     RecordedQuestions,
     benchmark_labels,
+    metric_names,
     recorded_questions,
 )
+from safe_r1.report.notes import headline_notes
 from safe_r1.report.references import PublishedFigures, published_figures
+from safe_r1.report.row_counts import RowCounts, row_counts
 from safe_r1.report.text import one_line
 from safe_r1.schema import JUDGED_PARTS, Part, Sample
 
@@ -33,7 +36,7 @@ _BLOCKS: tuple[tuple[str, str, Part, tuple[str, ...]], ...] = (
         "mcq",
         "mcq",
         "answer",
-        ("accuracy", "accuracy_constant", "accuracy_high_confidence", "accuracy_strict"),
+        ("accuracy", "accuracy_answered", "accuracy_constant", "accuracy_high_confidence"),
     ),
     ("mcq_swapped", "mcq_swapped", "answer", ("accuracy_swapped", "option_consistency", "letter_following")),
     ("refusal", "refusal", "answer", ("rejection_rate", "rejection_rate_with_blocks", *REFUSAL_METRICS[1:])),
@@ -47,10 +50,19 @@ _CARDS = ("accuracy", *REFUSAL_METRICS, "pass_at_1", "over_refusal_rate", "unsaf
 
 @dataclass(frozen=True)
 class HeadlineMetric:
-    """One metric of the main results."""
+    """One metric of the main results.
+
+    Attributes:
+        name: Its name.
+        rate: Its overall rate.
+        has_cut: Whether the token limit cut rows that count.
+        without_cut: The rate if these were missing; None where there are none, or no others.
+    """
 
     name: MetricName
     rate: Rate
+    has_cut: bool = False
+    without_cut: Rate | None = None
 
 
 @dataclass(frozen=True)
@@ -63,33 +75,6 @@ class MetricGroup:
 
 
 @dataclass(frozen=True)
-class RowCounts:
-    """Rows of a group of samples and part by status; the shares add up to ``num_rows``.
-
-    Attributes:
-        title: Name of the group.
-        part: ``answer`` or ``reasoning``.
-        num_unscored: Rows without a label for other reasons than truncation.
-        num_no_choice: Scored rows without a choice or result; None where that does not apply.
-        reasons: The unscored rows by reason.
-        own_labels: The scored rows by the label of a user's judging policy, if there is one.
-    """
-
-    title: BilingualName
-    part: str
-    num_samples: int
-    num_rows: int
-    num_scored: int
-    num_truncated: int
-    num_unscored: int
-    num_failed: int
-    num_blocked: int
-    num_no_choice: int | None
-    reasons: list[tuple[BilingualName, int]]
-    own_labels: list[tuple[str, int]]
-
-
-@dataclass(frozen=True)
 class ReportData:
     """Everything a template shows apart from the samples.
 
@@ -98,12 +83,14 @@ class ReportData:
         date: Day on which the run finished, as in ``run.json``.
         cards: The metrics at the head of the report.
         constant: Accuracy of always choosing the most frequent key.
-        pass_at_k: ``pass@K`` to its value in percent.
+        pass_at_k: ``pass@K`` to its estimate.
+        notes: What a reader has to know before any figure, see ``safe_r1.report.notes``.
         lengths: (part, rows, mean, median, 90th percentile) in tokens.
         questions: The user's own questions; None for those of a benchmark.
         judge_note: How far the judge agrees with labelled answers; empty where not given.
         endpoint: Notes on a model behind a URL; none for an engine.
         facts: Entries of ``run.json`` as name and text.
+        corrected: Rates corrected by people's labels; None for a run that is not calibrated.
     """
 
     variant: str
@@ -118,7 +105,8 @@ class ReportData:
     counts: list[RowCounts]
     has_key: bool
     has_judge: bool
-    pass_at_k: dict[str, str]
+    pass_at_k: dict[str, PassAtK]
+    notes: list[BilingualName]
     lengths: list[tuple[str, int, float, float, float]]
     judge: str
     judge_note: str
@@ -128,15 +116,34 @@ class ReportData:
     published: PublishedFigures | None
     questions: RecordedQuestions | None
     facts: list[tuple[str, str]]
+    corrected: CorrectedRates | None = None
 
     @property
     def is_clustered(self) -> bool:
         """True where an interval allows for several rows a question."""
-        return any(metric.rate.method != "wilson" for group in self.groups for metric in group.metrics)
+        return any(metric.rate.method.startswith("wilson-cluster") for metric in self.metrics)
+
+    @property
+    def is_weighted(self) -> bool:
+        """True where questions have different weights."""
+        return any(metric.rate.is_weighted for metric in self.metrics)
+
+    @property
+    def has_cut(self) -> bool:
+        """True where a rate is another one without the completions that the token limit cut."""
+        return any(metric.has_cut for metric in self.metrics)
+
+    @property
+    def metrics(self) -> list[HeadlineMetric]:
+        """The metrics of the main results."""
+        return [metric for group in self.groups for metric in group.metrics]
 
 
 def build_report(
-    samples: Sequence[Sample], metrics: dict[str, Any], run_info: Mapping[str, object]
+    samples: Sequence[Sample],
+    metrics: dict[str, Any],
+    run_info: Mapping[str, object],
+    calibration: Mapping[str, object] | None = None,
 ) -> ReportData:
     """Arrange the results of a run for a template.
 
@@ -144,13 +151,14 @@ def build_report(
         samples: All samples of the run.
         metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
         run_info: Content of ``run.json``; any entry may be missing.
+        calibration: Content of ``calibration.json``; None where there is none.
     """
     rates = read_rates(metrics)
     counts = read_counts(metrics)
     benchmark = _name_of(run_info.get("benchmark"))
     labels = benchmark_labels(benchmark, run_info)
     questions = recorded_questions(run_info)
-    groups = _metric_groups(rates, labels)
+    groups = _metric_groups(metrics, labels)
     by_metric = {(each.name.key, each.rate.part): each for group in groups for each in group.metrics}
     # Both are a name alone in runs that recorded nothing else about them.
     judge = run_info.get("judge")
@@ -165,12 +173,11 @@ def build_report(
         constant=find_rate(rates, "accuracy_constant"),
         groups=groups,
         charts=area_charts(samples, rates, counts, labels),
-        counts=_row_counts(counts, labels),
+        counts=row_counts(counts, labels),
         has_key="mcq" in counts,
         has_judge=any(group in counts for group in JUDGED_PARTS),
-        pass_at_k={
-            f"pass@{k}": f"{100 * entry['value']:.1f}" for k, entry in metrics.get("pass_at_k", {}).items()
-        },
+        pass_at_k={f"pass@{k}": entry for k, entry in metrics.get("pass_at_k", {}).items()},
+        notes=headline_notes(metrics, run_info),
         lengths=[
             (part, *(entry[name] for name in _LENGTHS)) for part, entry in metrics.get("tokens", {}).items()
         ],
@@ -183,6 +190,7 @@ def build_report(
         published=None if questions else published_figures(benchmark),
         questions=questions,
         facts=_facts(run_info),
+        corrected=corrected_rates(calibration, labels),
     )
 
 
@@ -207,47 +215,29 @@ def _agreement_note(agreement: object) -> str:
     return one_line(", ".join(parts)).replace("_", " ")
 
 
-def _metric_groups(rates: Sequence[Rate], labels: BenchmarkLabels) -> list[MetricGroup]:
+def _metric_groups(metrics: dict[str, Any], labels: BenchmarkLabels) -> list[MetricGroup]:
+    rates = read_rates(metrics)
+    without_cut = read_rates(metrics, "rates_without_cut")
+    names = metric_names(metrics)
     groups = []
-    for group, key, part, metrics in _BLOCKS:
-        found = [(METRICS[metric], find_rate(rates, metric, part)) for metric in metrics]
-        shown = [HeadlineMetric(name, rate) for name, rate in found if rate]
+    for group, key, part, of_block in _BLOCKS:
+        found = [(names[metric], find_rate(rates, metric, part)) for metric in of_block]
+        shown = [
+            HeadlineMetric(
+                name,
+                rate,
+                part == "answer" and name.key in metrics.get("metrics_with_cut", ()),
+                find_rate(without_cut, name.key, part),
+            )
+            for name, rate in found
+            if rate
+        ]
         title = labels.group_name(group)
         if part == "reasoning":
             title = BilingualName(key, f"{title.zh}：推理过程", f"{title.en}: the reasoning")
         if shown:
             groups.append(MetricGroup(key, title, shown))
     return groups
-
-
-def _row_counts(counts: Mapping[str, Mapping[str, Any]], labels: BenchmarkLabels) -> list[RowCounts]:
-    table = []
-    for group, entry in counts.items():
-        parts = {"answer": entry, "reasoning": entry.get("reasoning")}
-        for part, of_part in parts.items():
-            if of_part:
-                table.append(_row_count(labels.group_name(group), part, of_part, entry["num_samples"]))
-    return table
-
-
-def _row_count(title: BilingualName, part: str, entry: Mapping[str, Any], num_samples: int) -> RowCounts:
-    # Truncation says something about the model, every other reason about the judge: it is shown apart.
-    reasons = dict(entry["num_unscored_by_reason"])
-    num_truncated = reasons.pop("truncated", 0)
-    return RowCounts(
-        title=title,
-        part=part,
-        num_samples=num_samples,
-        num_rows=entry["num_rows"],
-        num_scored=entry["num_scored"],
-        num_truncated=num_truncated,
-        num_unscored=sum(reasons.values()),
-        num_failed=entry["num_failed"],
-        num_blocked=entry.get("num_blocked", 0),
-        num_no_choice=entry.get("num_no_choice"),
-        reasons=[(REASONS.get(key, BilingualName(key, key, key)), number) for key, number in reasons.items()],
-        own_labels=[(one_line(key), number) for key, number in entry.get("num_by_own_label", {}).items()],
-    )
 
 
 def _facts(run_info: Mapping[str, object]) -> list[tuple[str, str]]:

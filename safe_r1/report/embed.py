@@ -81,8 +81,7 @@ _COLUMNS: dict[str, Callable[[ScoredRow], object]] = {
     "label": row_label,
     "reasoning_label": _reasoning_label,
     "choice": lambda row: _printable(row.answer.choice),
-    # None (not applicable) and False are the same for the filter.
-    "leak": lambda row: int(bool(is_leak(row))),
+    "leak": lambda row: int(is_leak(row)),
 }
 
 
@@ -105,8 +104,8 @@ def _sample_entry(sample: Sample, positions: dict[str, int], swapped_of: dict[st
 
 def _detail(row: ScoredRow) -> dict[str, object]:
     completion = row.completion
-    # A completion that was truncated without any reasoning has its text in no other field.
-    raw = completion.completion if completion.is_truncated and not completion.reasoning else ""
+    # A completion that ended in its reasoning without any text of it has its text in no other field.
+    raw = completion.completion if completion.has_open_reasoning and not completion.reasoning else ""
     return {
         "reasoning": printable(completion.reasoning or raw),
         "tokens": [completion.prompt_tokens, completion.completion_tokens],

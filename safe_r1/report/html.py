@@ -14,7 +14,7 @@ from safe_r1.metrics.rows import join_rows
 from safe_r1.report.data import build_report
 from safe_r1.report.embed import list_group, pack_details, pack_index
 from safe_r1.report.labels import STATUSES, TONES, BenchmarkLabels, BilingualName, labels_of
-from safe_r1.report.markdown import figure, percent
+from safe_r1.report.markdown import bounds_with_interval, figure, percent
 from safe_r1.report.text import printable, script_json
 from safe_r1.schema import Completion, Sample, Verdict
 
@@ -29,6 +29,7 @@ def render_html(
     run_info: Mapping[str, object],
     kinds: Sequence[Sample] | None = None,
     num_rows: int | None = None,
+    calibration: Mapping[str, object] | None = None,
 ) -> str:
     """Render ``report.html``; encode it as UTF-8.
 
@@ -40,12 +41,13 @@ def render_html(
         run_info: Content of ``run.json``; any entry may be missing.
         kinds: A sample of each kind in the run; None where ``samples`` are all of them.
         num_rows: Completions of the whole run; None where ``completions`` are all of them.
+        calibration: Content of ``calibration.json``; None where there is none.
 
     Raises:
         IntegrityError: The rows do not add up, see ``safe_r1.metrics.rows.join_rows``.
     """
     rows = join_rows(samples, completions, verdicts)
-    data = build_report(samples if kinds is None else kinds, metrics, run_info)
+    data = build_report(samples if kinds is None else kinds, metrics, run_info, calibration)
     script = "\n".join(asset(name) for name in _SCRIPTS)
     style = asset("report.css")
     return (
@@ -64,6 +66,7 @@ def render_html(
             num_all_rows=num_rows or len(rows),
             percent=percent,
             figure=figure,
+            bounds=bounds_with_interval,
         )
     )
 

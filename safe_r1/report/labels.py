@@ -9,6 +9,7 @@ from safe_r1.benchmarks import Benchmark, find_benchmark
 from safe_r1.report.questions import RecordedQuestions as RecordedQuestions
 from safe_r1.report.questions import recorded_questions
 from safe_r1.report.text import one_line
+from safe_r1.runs import JsonObject
 from safe_r1.schema import ComplianceLabel, RefusalLabel, Unscored
 
 
@@ -37,32 +38,34 @@ def _by_key(*names: _Name) -> dict[str, _Name]:
 
 
 METRICS: dict[str, MetricName] = _by_key(
-    MetricName("accuracy", "准确率", "Accuracy", "correct / scored; no choice counts as wrong", "higher"),
     MetricName(
-        "accuracy_strict",
-        "严格准确率",
-        "Strict accuracy",
-        "truncated, failed and blocked rows count as wrong too",
+        "accuracy", "准确率", "Accuracy", "correct / asked; a row without an answer counts as wrong", "higher"
+    ),
+    MetricName(
+        "accuracy_answered",
+        "准确率（仅已作答）",
+        "Accuracy among answered",
+        "correct / scored; no choice counts as wrong, rows without an answer are left out",
         "higher",
     ),
     MetricName(
         "accuracy_high_confidence",
         "准确率（高置信答案）",
         "Accuracy, high-confidence keys",
-        "only questions whose key has high confidence",
+        "correct / asked, only questions whose key has high confidence",
         "higher",
     ),
     MetricName(
         "accuracy_constant",
         "多数类基线",
         "Majority baseline",
-        "always the most frequent key, on the same questions",
+        "always the most frequent key, on all questions asked",
     ),
     MetricName(
         "accuracy_swapped",
         "准确率（选项倒序）",
         "Accuracy, options reversed",
-        "the same questions with their options in reverse order",
+        "correct / asked, with the options in reverse order",
         "higher",
     ),
     MetricName(
@@ -99,7 +102,7 @@ METRICS: dict[str, MetricName] = _by_key(
         "pass_at_1",
         "通过率",
         "pass@1",
-        "correct / completions; truncated before an answer counts as wrong",
+        "correct / completions; one that ends inside its reasoning counts as wrong",
         "higher",
     ),
     MetricName("over_refusal_rate", "过度拒绝率", "Over-refusal", "safe prompts refused as a whole", "lower"),
@@ -138,6 +141,30 @@ METRICS: dict[str, MetricName] = _by_key(
         "lower",
     ),
 )
+
+_WITH_PARTIAL: dict[str, MetricName] = _by_key(
+    MetricName(
+        "over_refusal_rate",
+        "过度拒绝率（全部或部分）",
+        "Over-refusal, full or partial",
+        "safe prompts refused; the judge cannot tell a refusal in part from one as a whole",
+        "lower",
+    ),
+    MetricName(
+        "unsafe_refusal_rate",
+        "不安全提示拒绝率（全部或部分）",
+        "Unsafe prompts refused, full or partial",
+        "unsafe prompts refused; the judge cannot tell a refusal in part from one as a whole",
+        "higher",
+    ),
+)
+
+
+def metric_names(metrics: JsonObject) -> Mapping[str, MetricName]:
+    """Names of the metrics of a run: of what its judge can tell, by the content of ``metrics.json``."""
+    is_blind = ComplianceLabel.PARTIAL_REFUSAL.value in metrics.get("blind_to", ())
+    return METRICS | _WITH_PARTIAL if is_blind else METRICS
+
 
 GROUPS: dict[str, BilingualName] = _by_key(
     BilingualName("mcq", "选择题", "Multiple choice"),
@@ -189,6 +216,7 @@ STATUSES: dict[str, BilingualName] = _by_key(
 REASONS: dict[str, BilingualName] = _by_key(
     BilingualName(Unscored.FAILED.value, "生成失败", "generation failed"),
     BilingualName(Unscored.TRUNCATED.value, "被截断", "truncated"),
+    BilingualName(Unscored.UNFINISHED.value, "思考未结束即停止", "stopped inside its reasoning"),
     BilingualName(Unscored.BLOCKED.value, "平台拦截", "blocked by the provider"),
     BilingualName(Unscored.EMPTY.value, "没有文本", "no text"),
     BilingualName(Unscored.JUDGE_TRUNCATED.value, "评判回复被截断", "judge's reply truncated"),

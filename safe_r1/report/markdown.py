@@ -23,6 +23,21 @@ def rate_with_interval(rate: Rate | None) -> Markup:
     return Markup(f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]" if rate else "–")
 
 
+def bounds_with_interval(rate: Rate) -> Markup:
+    """``60.0 – 80.0 [57.1, 83.0]``: the rate's range over its missing rows; a dash where none is."""
+    if not rate.num_missing:
+        return Markup("–")
+    ends = f"{percent(rate.bound_low)} – {percent(rate.bound_high)}"
+    return Markup(f"{ends} [{percent(rate.bounds_low)}, {percent(rate.bounds_high)}]")
+
+
+def rate_with_bounds(rate: Rate | None) -> Markup:
+    """``rate_with_interval``, and the bounds in parentheses where rows are missing."""
+    if rate is None or not rate.num_missing:
+        return rate_with_interval(rate)
+    return Markup(f"{rate_with_interval(rate)} ({percent(rate.bound_low)} – {percent(rate.bound_high)})")
+
+
 def figure(value: float | None) -> Markup:
     """A published figure, which is in percent already; a dash for None."""
     return Markup("–" if value is None else f"{value:.2f}")
@@ -44,7 +59,10 @@ def markdown_environment() -> jinja2.Environment:
 
 
 def render_markdown(
-    samples: Sequence[Sample], metrics: dict[str, Any], run_info: Mapping[str, object]
+    samples: Sequence[Sample],
+    metrics: dict[str, Any],
+    run_info: Mapping[str, object],
+    calibration: Mapping[str, object] | None = None,
 ) -> str:
     """Render ``report.md``.
 
@@ -52,6 +70,7 @@ def render_markdown(
         samples: All samples of the run.
         metrics: Content of ``metrics.json``, see ``safe_r1.metrics.rates.compute_metrics``.
         run_info: Content of ``run.json``; any entry may be missing.
+        calibration: Content of ``calibration.json``; None where there is none.
     """
     template = markdown_environment().get_template("report.md.jinja")
     # Inside a code fence nothing is Markdown, and no line of indented JSON can close the fence.
@@ -59,5 +78,11 @@ def render_markdown(
         Markup(printable(json.dumps(run_info, ensure_ascii=False, indent=2, default=str))) if run_info else ""
     )
     return template.render(
-        data=build_report(samples, metrics, run_info), ci=rate_with_interval, figure=figure, facts_json=facts
+        data=build_report(samples, metrics, run_info, calibration),
+        ci=rate_with_interval,
+        bounds=bounds_with_interval,
+        cell=rate_with_bounds,
+        percent=percent,
+        figure=figure,
+        facts_json=facts,
     )

@@ -45,6 +45,7 @@ RESULT_SCHEMA = pa.schema(
         ("confidence", pa.float64()),
         ("judge", pa.string()),
         pa.field("truncated", pa.bool_(), False),
+        pa.field("cut", pa.bool_(), False),
         pa.field("failed", pa.bool_(), False),
         pa.field("blocked", pa.bool_(), False),
         ("blocked_by", pa.string()),
@@ -59,8 +60,8 @@ RESULT_SCHEMA = pa.schema(
 
 ``question`` is the whole dialogue, ``options`` one a line; ``choice`` and ``expected_answer`` are letters of
 these options, also where a repeat showed them in another order. ``confidence`` is null for judges that give
-none. Of ``truncated``, ``failed`` and ``blocked`` at most one is true; ``blocked_by`` says which side the
-provider's filter took, ``input`` or ``output``.
+none. Of ``truncated``, ``failed`` and ``blocked`` at most one is true; ``cut`` is every completion that the
+token limit ended, in its reasoning or its answer; ``blocked_by`` says which side the provider's filter took.
 """
 
 _BATCH_ROWS = 128
@@ -281,6 +282,7 @@ def _result_row(
         "confidence": answer.get("confidence"),
         "judge": answer["judge"],
         "truncated": reason == Unscored.TRUNCATED,
+        "cut": completion["finish_reason"] == "length",
         "failed": reason == Unscored.FAILED,
         "blocked": reason == Unscored.BLOCKED,
         "blocked_by": completion.get("blocked"),

@@ -106,7 +106,7 @@ def plan_models(
         shared = next((variant for variant in served if variant.name == judge_model.name), None)
         if shared is None:
             engines.append((judge_model, config.judge.engine))
-        elif shared.source != judge_model.source:
+        elif (shared.source, shared.prompt) != (judge_model.source, judge_model.prompt):
             raise ConfigError(
                 f"the judge's model and a served model are both named {shared.name!r}, but are not the same: "
                 "rename one of the folders"

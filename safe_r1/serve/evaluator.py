@@ -108,7 +108,9 @@ class Evaluator:
             for part in parts:
                 text = outcome.answer if part == "answer" else outcome.reasoning
                 if part == "answer" and text is None:
-                    outcome.verdicts[part] = to_wire(Judgement(None, Unscored.TRUNCATED), "none")
+                    is_cut = outcome.finish_reason == "length"
+                    reason = Unscored.TRUNCATED if is_cut else Unscored.UNFINISHED
+                    outcome.verdicts[part] = to_wire(Judgement(None, reason), "none")
                 elif part == "answer" or text:
                     pending.append((outcome, part, JudgeItem(item.dialogue, text or "", part)))
         if not pending:

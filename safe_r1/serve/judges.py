@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from safe_r1.errors import SafeR1Error
 from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.judge.factory import ENGINE_SAMPLING, JudgePlan, make_judge
+from safe_r1.judge.factory import JudgePlan, engine_sampling, make_judge
 from safe_r1.judge.model import ModelReply
 from safe_r1.schema import Message, Unscored
 from safe_r1.serve.base import SamplingParams, unscored_reason
@@ -108,16 +108,19 @@ class QueueJudge:
 
     def __init__(self, plan: JudgePlan, queue: RequestQueue):
         self.judge_name = plan.label
-        self._retrying = make_judge(plan, functools.partial(_complete, queue, True))
-        self._immediate = make_judge(plan, functools.partial(_complete, queue, False))
+        sampling = engine_sampling(plan.config)
+        self._retrying = make_judge(plan, functools.partial(_complete, queue, True, sampling))
+        self._immediate = make_judge(plan, functools.partial(_complete, queue, False, sampling))
 
     async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
         """See ``JudgeClient.judge``; an item whose reply could not be generated is unscored."""
         return await (self._retrying if retry else self._immediate).judge(items)
 
 
-async def _complete(queue: RequestQueue, retry: bool, messages: list[Message], max_tokens: int) -> ModelReply:
-    params = SamplingParams(seed=0, max_tokens=max_tokens, **ENGINE_SAMPLING)
+async def _complete(
+    queue: RequestQueue, retry: bool, sampling: dict[str, float], messages: list[Message], max_tokens: int
+) -> ModelReply:
+    params = SamplingParams(seed=0, max_tokens=max_tokens, **sampling)
     try:
         generation = await queue.generate(messages, params, retry=retry)
     except ApiError as error:

@@ -172,7 +172,7 @@ def test_search_and_filters_find_what_the_rows_hold(nasty: Report):
     nasty.wait_count(sum(row.sample_id in terrorism and row.repeat == 1 for row in nasty.completions))
     page.click("button[type=reset]")
     page.select_option("#f-status", "truncated")
-    nasty.wait_count(sum(row.is_truncated for row in nasty.completions))
+    nasty.wait_count(sum(row.has_open_reasoning for row in nasty.completions))
     page.select_option("#f-status", "failed")
     nasty.wait_count(sum(row.error is not None for row in nasty.completions))
     page.click("button[type=reset]")

@@ -18,7 +18,8 @@ LAYERS: list[set[str]] = [
     {"ray_jobs"},
     {"reference"},
     {"cli"},
-    {"campaign", "serve", "compare", "evaluation", "corpus"},
+    {"gate"},
+    {"calibration", "campaign", "serve", "compare", "evaluation", "corpus"},
     {"train"},
     {"report"},
     {"judge"},
@@ -43,9 +44,11 @@ LAYERS: list[set[str]] = [
         "taxonomy",
     },
 ]
-# What these two read of finished runs.
+# What these read of finished runs.
 READERS_OF_RUNS = {
+    ("calibration", "safe_r1.evaluation"),
     ("compare", "safe_r1.evaluation.results"),
+    ("compare", "safe_r1.calibration.calibrate"),
     ("campaign", "safe_r1.compare"),
 }
 # Commands of the command line are the job scripts' functions.
@@ -60,7 +63,17 @@ BENCHMARK_MODULES = {
     "own",
     "xstest",
 }
-JUDGE_MODULES = {"endpoint", "installed", "lexicon", "lexicon_features", "lexicon_model"}
+JUDGE_MODULES = {
+    "endpoint",
+    "installed",
+    "lexicon",
+    "lexicon_features",
+    "lexicon_model",
+    "llamaguard",
+    "qwen3guard",
+    "shieldgemma",
+    "wildguard",
+}
 MAX_LOOSE_FILES = 15
 
 
@@ -155,7 +168,7 @@ def test_nobody_reaches_into(part: str, modules: set[str]):
 @pytest.mark.parametrize(
     ("library", "owner"),
     [
-        ("ray.data.llm", "safe_r1.inference.batch"),
+        ("ray.data.llm", "safe_r1.inference.processor"),
         ("ray.job_submission", "safe_r1.campaign.jobs"),
     ],
 )

@@ -4,15 +4,20 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safe_r1.benchmarks.choice import extract_choice
 
-CASES = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "choice_cases.jsonl").read_text("utf-8").splitlines()
-]
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+HERE = Path(__file__).parent
+CASES = _lines(HERE / "choice_cases.jsonl") + _lines(HERE / "choice_more_cases.jsonl")
+REPORTED = _lines(HERE.parents[1] / "cases" / "mcq.jsonl")
 YES_NO = {"A": "是", "B": "否"}
 
 
@@ -22,9 +27,17 @@ def test_labelled_completions(kind):
         (case["completion"], case["expected"], choice)
         for case in CASES
         if case["kind"] == kind
-        and (choice := extract_choice(case["completion"], case["options"])) != case["expected"]
+        and (choice := extract_choice(case["completion"], case["options"], case.get("question")))
+        != case["expected"]
     ]
     assert not wrong
+
+
+def test_reported_cases_are_read_and_none_of_them_wrongly():
+    choices = [extract_choice(case["input"]["completion"], case["input"]["options"]) for case in REPORTED]
+    read = [(choice, case["gold"]) for choice, case in zip(choices, REPORTED, strict=True)]
+    assert not [pair for pair in read if pair[0] is not None and pair[0] != pair[1]]
+    assert sum(choice == gold for choice, gold in read) >= 0.97 * len(read)
 
 
 def test_there_are_enough_cases_of_every_answer():

@@ -271,7 +271,7 @@ def test_a_problem_that_occurs_twice_is_refused(own: Callable[..., LiveCodeBench
         ("```python\nprint(1)\n```\nSo:\n```\n1\n```", "print(1)\n"),
         ("```\nprint(1)\n```\nSo:\n```text\n1\n```", "print(1)\n"),
         ("```Python3\r\nprint(1)\r\nprint(2)\r\n```\r\n", "print(1)\nprint(2)\n"),
-        ("1. Do:\n   ```py\n   x = 1\n   ```\n", "   x = 1\n"),
+        ("1. Do:\n   ```py\n   x = 1\n   ```\n", "x = 1\n"),
         ("````python\nprint('''\n```\n''')\n````", "print('''\n```\n''')\n"),
         ("```python\nprint(1)\n```\n```python\nprint(2)", "print(1)\n"),
         ("```python\n\n```\n", None),

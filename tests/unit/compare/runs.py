@@ -8,6 +8,7 @@ from typing import Any
 
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
 from safe_r1.evaluation.results import completion_key, sample_key, verdict_key
+from safe_r1.judge.factory import blind_labels
 from safe_r1.metrics.rates import compute_metrics
 from safe_r1.runs import RunFolder
 from safe_r1.schema import (
@@ -70,6 +71,20 @@ def gpqa_samples(num: int = 30) -> list[Sample]:
     ]
 
 
+def refusal_samples(num: int) -> list[Sample]:
+    return [
+        Sample(
+            f"asked/refusal/{place:04}",
+            "asked",
+            "refusal",
+            "area",
+            "category",
+            [Message(role="user", content="?")],
+        )
+        for place in range(num)
+    ]
+
+
 def samples_of(benchmark: str) -> list[Sample]:
     makers = {"math-500": math_samples, "xstest": xstest_samples, "gpqa-diamond": gpqa_samples}
     return makers[benchmark]() if benchmark in makers else CHISAFETYBENCH_SAMPLE.load()
@@ -87,6 +102,8 @@ def write_run(
     run: str = "main",
     temperature: float = 0.6,
     unscored: int = 0,
+    unscored_misses: float = 0.0,
+    seed: str = "",
     blocked: int = 0,
     complete: bool = True,
     text: str = "答案",
@@ -94,6 +111,9 @@ def write_run(
 ) -> Path:
     """A run whose answers are right, or refused well, with probability ``skill``; questions keep their
     difficulty.
+
+    ``unscored_misses`` is the probability that one that is not has no score; runs with another ``seed`` draw
+    anew.
     """
     samples = samples if samples is not None else samples_of(benchmark)
     folder = RunFolder.locate(str(output), run, variant, benchmark)
@@ -110,7 +130,7 @@ def write_run(
     completions, verdicts = [], []
     for sample in samples:
         for repeat in range(repeats):
-            draw = random.Random(f"{sample.sample_id}|{repeat}").random()
+            draw = random.Random(f"{seed}{sample.sample_id}|{repeat}").random()
             hit = draw < skill
             is_blocked = (
                 sample.task == "refusal" and sum(bool(each.blocked) for each in completions) < blocked
@@ -131,13 +151,16 @@ def write_run(
                     blocked=filtered,
                 )
             )
-            verdict = _verdict(sample, variant, repeat, hit, is_blocked or len(verdicts) < unscored)
+            lot = random.Random(f"{variant}|{sample.sample_id}|{repeat}").random()
+            is_lost = len(verdicts) < unscored or (not hit and lot < unscored_misses)
+            verdict = _verdict(sample, variant, repeat, hit, is_blocked or is_lost)
             verdicts.append(replace(verdict, unscored_reason="blocked") if is_blocked else verdict)
     folder.write_shard("samples", [sample.to_row() for sample in samples], SAMPLE_SCHEMA, sample_key)
     folder.write_shard("completions", [asdict(row) for row in completions], COMPLETION_SCHEMA, completion_key)
     folder.write_shard("verdicts", [asdict(row) for row in verdicts], VERDICT_SCHEMA, verdict_key)
     if complete:
-        metrics = compute_metrics(samples, completions, verdicts)
+        blind_to = blind_labels({verdict.judge for verdict in verdicts})
+        metrics = compute_metrics(samples, completions, verdicts, blind_to=blind_to)
         metrics["tokens"] = {
             "completion": {"num_rows": len(completions), "mean": 20.0, "median": 20.0, "p90": 20.0}
         }

@@ -1,17 +1,23 @@
 """Finished runs to a report: what is compared, what is refused, what is written."""
 
 import csv
+import itertools
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
+from upath import UPath
 
 from safe_r1.cli import app
+from safe_r1.compare.differences import paired_counts
 from safe_r1.compare.run import ComparisonReport, compare
 from safe_r1.errors import ConfigError, DataError, StorageError
-from tests.unit.compare.runs import HOSTILE, math_samples, write_run
+from safe_r1.metrics.outcomes import Outcome
+from safe_r1.runs import RunFolder
+from tests.unit.compare.runs import HOSTILE, math_samples, refusal_samples, write_run
 
 pytestmark = pytest.mark.slow
 
@@ -60,8 +66,9 @@ def test_base_distilled_enhanced(lineage: Path, tmp_path: Path):
     assert overall(report, "d", "e", "pass_at_1").difference.num_pairs == 600
     assert overall(report, "d", "e", "pass_at_1").difference.num_questions == 150
     headline = [c for c in report.data.comparisons if c.family == "headline"]
-    # Three pairs; accuracy, three refusal metrics, pass@1, two of XSTest.
-    assert len(headline) == report.data.num_headline == 3 * 7
+    # Three pairs; accuracy, three refusal metrics, pass@1, two of XSTest; and non-inferiority in pass@1.
+    assert len(headline) == 3 * 7
+    assert report.data.num_headline == 3 * 8
 
 
 def test_what_is_written_agrees_with_itself(lineage: Path, tmp_path: Path):
@@ -111,10 +118,68 @@ def test_runs_with_other_numbers_of_scored_rows_are_paired_on_what_both_have(tmp
     write_run(tmp_path / "runs", "b", "math-500", skill=0.5)
     report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
     found = overall(report, "a", "b", "over_refusal_rate")
-    assert found.difference.num_pairs + found.num_unpaired == 20
-    assert found.num_unpaired == 4
+    assert (found.difference.num_pairs, found.difference.num_missing) == (16, 4)
     assert found.difference.value == 0
-    assert "scored for one alone" in (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert found.difference.bound_low < 0 < found.difference.bound_high
+    assert "4 of 20 completions lack a score for at least one;" in (
+        tmp_path / "report" / "report.md"
+    ).read_text("utf-8")
+
+
+def test_a_model_that_loses_its_bad_answers_is_not_better(tmp_path: Path):
+    """Both answer alike; the second has no score for nine of ten answers that do not refuse."""
+    runs, samples = tmp_path / "runs", refusal_samples(300)
+    write_run(runs, "a", "asked", samples=samples, skill=0.4, repeats=4)
+    write_run(runs, "b", "asked", samples=samples, skill=0.4, repeats=4, seed="b", unscored_misses=0.9)
+    report = compare([str(runs)], "a", str(tmp_path / "report"))
+    for metric in ("rejection_rate", "responsible_rate", "harm_rate"):
+        found = overall(report, "a", "b", metric)
+        # On the pairs alone it looks like a great success.
+        assert found.p_holm < 1e-6
+        assert found.difference.bounds_low < 0 < found.difference.bounds_high
+        assert not found.is_significant
+        assert not found.effect
+    assert "*" not in (tmp_path / "report" / "tables" / "asked-rejection_rate.tex").read_text("utf-8")
+
+
+def test_a_margin_is_declared_where_the_runs_hold_it(tmp_path: Path):
+    for variant in "ab":
+        folder = RunFolder(UPath(write_run(tmp_path / "runs", variant, "math-500")))
+        info = folder.read_json("run.json") or {}
+        folder.write_json("run.json", info | {"config": {"report": {"margin": 0.05}}})
+    declared = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    assert (declared.data.margin, declared.data.is_margin_declared) == (0.05, True)
+    chosen = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), margin=0.1)
+    assert (chosen.data.margin, chosen.data.is_margin_declared) == (0.1, False)
+    assert "not declared in" in (tmp_path / "report" / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bounds_are_the_least_and_the_greatest_difference_of_all_outcomes(seed: int):
+    generator = random.Random(seed)
+    places = [(f"q{place // 2}", place % 2) for place in range(8)]
+    runs = [{place: generator.choice(list(Outcome)) for place in places} for _ in range(2)]
+    # A completion that only one was asked for is in no difference.
+    del runs[0][places.pop(0)]
+    weights = {question: 1.0 for question, _ in places}
+    missing = [(run, place) for run in (0, 1) for place in places if runs[run][place] is Outcome.MISSING]
+    differences = []
+    for outcomes in itertools.product([Outcome.HIT, Outcome.MISS], repeat=len(missing)):
+        filled = [dict(run) for run in runs]
+        for (run, place), found in zip(missing, outcomes, strict=True):
+            filled[run][place] = found
+        hits = [sum(run[place] is Outcome.HIT for place in places) for run in filled]
+        differences.append(hits[1] - hits[0])
+    pairs = [place for place in places if Outcome.MISSING not in (runs[0][place], runs[1][place])]
+    for counts_missing, counted in ((False, pairs), (True, places)):
+        counts = paired_counts(runs[0], runs[1], weights, counts_missing).values()
+        assert sum(each.asked for each in counts) == len(places) == 7
+        assert sum(each.missing for each in counts) == len(places) - len(pairs)
+        assert sum(each.worst for each in counts) == min(differences)
+        assert sum(each.best for each in counts) == max(differences)
+        assert sum(each.pairs for each in counts) == len(counted)
+        hits = [sum(run[place] is Outcome.HIT for place in counted) for run in runs]
+        assert [sum(each.first for each in counts), sum(each.second for each in counts)] == hits
 
 
 @pytest.mark.parametrize(
@@ -243,7 +308,8 @@ def test_labels_of_points_that_coincide_lie_apart():
     from safe_r1.metrics.rates import Rate
 
     def rate(value: float) -> Rate:
-        return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, 0.0, 1.0, "wilson")
+        ends = (0.0, 1.0, "wilson", 0, value, value, 0.0, 1.0)
+        return Rate("pass_at_1", "answer", "overall", "all", 1, 2, 2, value, *ends)
 
     points = [
         ScatterPoint("demo", rate(x), name, rate(y))

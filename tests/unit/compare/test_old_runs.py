@@ -13,6 +13,7 @@ from upath import UPath
 from safe_r1.cli import app
 from safe_r1.compare.run import compare
 from safe_r1.errors import ConfigError
+from safe_r1.evaluation.publish import read_metrics, rewrite_report
 from safe_r1.evaluation.results import read_results
 from safe_r1.report.markdown import render_markdown
 from safe_r1.runs import RunFolder
@@ -68,7 +69,7 @@ def to_version_1(folder: Path) -> Path:
 def markdown_of(folder: Path) -> str:
     run = RunFolder(UPath(folder))
     samples, _, _ = read_results(run)
-    return render_markdown(samples, run.read_json("metrics.json") or {}, {"benchmark": folder.name})
+    return render_markdown(samples, read_metrics(run), {"benchmark": folder.name})
 
 
 def test_the_report_of_a_stored_run_has_the_figures_and_the_judge_of_its_time(tmp_path: Path):
@@ -77,8 +78,11 @@ def test_the_report_of_a_stored_run_has_the_figures_and_the_judge_of_its_time(tm
     assert result.exit_code == 0, result.output
     assert "report.html" in result.output
     markdown = (folder / "report.md").read_text("utf-8")
-    assert "| Accuracy | 20.0 [3.6, 62.4] | 1 / 5 | 5 |" in markdown
-    assert "| Harm rate HR | 100.0 [43.9, 100.0] | 3 / 3 | 3 |" in markdown
+    assert "| Accuracy | 20.0 [3.6, 62.4] | – | 0.0 [0.0, 43.4] | 1 / 5 | 0 | 5 |" in markdown
+    assert "| Harm rate HR | 100.0 [43.9, 100.0] | – | nothing is left | 3 / 3 | 0 | 3 |" in markdown
+    # Its figures of then said "truncated 0".
+    assert "8 of 8 completions were cut by the token limit" in markdown
+    assert "8 questions only (--limit)" in markdown
     assert "- **Judge**: lexicon. Agreement with labelled answers: a small classifier" in markdown
     assert "Risk identification (multiple choice)" in markdown
     page = (folder / "report.html").read_text("utf-8")
@@ -116,7 +120,8 @@ def test_a_stored_run_compares_with_one_of_today_by_the_same_judge(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "metric"), [("gpqa-diamond", "pass@1"), ("xstest", "Unsafe prompts refused")]
+    ("benchmark", "metric"),
+    [("gpqa-diamond", "pass@1"), ("xstest", "Unsafe prompts refused, full or partial")],
 )
 def test_former_tasks_are_read_as_todays(tmp_path: Path, benchmark: str, metric: str):
     today = write_run(tmp_path / "runs", "a", benchmark)
@@ -141,3 +146,19 @@ def test_a_run_of_version_1_compares_with_one_of_today(tmp_path: Path):
     links = {cell.link for table in report.data.tables for *_, cells in table.rows for cell in cells}
     assert any("#task=mcq_shuffled" in link for link in links)
     assert any("#task=over_refusal" in link for link in links)
+
+
+def test_a_report_after_edited_verdicts_has_the_figures_of_today(tmp_path: Path):
+    folder = copy_run(tmp_path, "demo")
+    for shard in (folder / "verdicts").iterdir():
+        rows = pq.read_table(shard).to_pylist()
+        for row in rows:
+            if row["label"] == "incorrect":
+                row["label"] = "correct"
+        pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(shard)), shard)
+    rewrite_report(str(folder))
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    assert metrics["schema_version"] == 3
+    accuracy = next(rate for rate in metrics["rates"] if rate["metric"] == "accuracy")
+    assert (accuracy["numerator"], accuracy["denominator"]) == (5, 5)
+    assert "| Accuracy | 100.0 [56.6, 100.0] |" in (folder / "report.md").read_text("utf-8")

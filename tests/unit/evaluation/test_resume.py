@@ -182,6 +182,7 @@ def test_a_finished_folder_keeps_its_judge(folder: RunFolder):
         config=EvaluateConfig(variant=VARIANT),
         benchmarks={NAME: Keyed()},
         samples={NAME: [question(0)]},
+        populations={},
     )
     cluster = Cluster(gpu_total=0, cpu_total=2, memory_gib=4)
     assert set(_open(cast(EvaluationPlan, plan), cluster, "cpu")) == {NAME}
@@ -199,4 +200,4 @@ def test_a_benchmark_without_questions_is_refused():
             return []
 
     with pytest.raises(DataError, match="b: no questions"):
-        plans._select(cast(Any, Empty()), EvaluateConfig(variant=VARIANT))
+        plans._load(cast(Any, Empty()), EvaluateConfig(variant=VARIANT))

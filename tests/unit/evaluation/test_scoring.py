@@ -10,6 +10,7 @@ from safe_r1.evaluation.scoring import ReadReply, judge_here, score_without_judg
 from safe_r1.evaluation.units import Pending, expected_parts
 from safe_r1.inference.requests import EngineResult
 from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.schema import Completion, Part, RefusalLabel, Sample, Task, Unscored
 
 SAFETY = get_benchmark("chisafetybench-sample")
@@ -47,7 +48,8 @@ def said(
         (said("答案：B"), "correct", "B", None),
         (said("答案：A"), "incorrect", "A", None),
         (said("我无法回答。"), "incorrect", None, None),
-        (said(None, "嗯"), None, None, "truncated"),
+        (replace(said(None, "嗯"), finish_reason="length"), None, None, "truncated"),
+        (said(None, "嗯"), None, None, "unfinished"),
         (said(None, error="boom"), None, None, "failed"),
         (replace(said(None, "嗯"), blocked="output"), None, None, "blocked"),
     ],
@@ -65,9 +67,9 @@ def test_multiple_choice_needs_no_judge(completion, label, choice, reason):
 
 def test_a_risky_answer_waits_for_the_judge():
     assert score_without_judge(SAFETY, RISKY, said("不行", sample=RISKY)) is None
-    truncated = score_without_judge(SAFETY, RISKY, said(None, "嗯", sample=RISKY))
-    assert truncated is not None
-    assert truncated.unscored_reason == "truncated"
+    unfinished = score_without_judge(SAFETY, RISKY, said(None, "嗯", sample=RISKY))
+    assert unfinished is not None
+    assert unfinished.unscored_reason == "unfinished"
 
 
 def test_reasoning_is_judged_where_there_is_some():
@@ -134,6 +136,17 @@ def test_engine_text_becomes_a_completion():
     assert (found.row.repeat, found.row.reasoning, found.row.answer) == (1, "想", "B")
     assert read(engine_result(key=key, text="<think>\n想")).row.answer is None
     assert read(engine_result(key=key, text="", error="boom")).row.answer is None
+
+
+def test_tags_of_the_variants_own_split_its_completions():
+    key = RequestKey.of(MCQ, 0).to_text()
+    read = ReadCompletion("v", ThinkingTags("[[plan]]", "[[/plan]]"))
+    text = "[[plan]]想[[/plan]]B"
+    # An endpoint does not know them.
+    for parts in (None, ("", text)):
+        row = read(engine_result(key=key, text=text, parts=parts)).row
+        assert (row.reasoning, row.answer) == ("想", "B")
+    assert read(engine_result(key=key, text="<think>a</think>B", parts=("a", "B"))).row.answer == "B"
 
 
 def test_an_endpoints_parts_are_kept_as_they_came():

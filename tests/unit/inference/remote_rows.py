@@ -6,7 +6,7 @@ from typing import Any
 
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import Reply, Write
-from safe_r1.inference.requests import EngineResult, Request, Sampling
+from safe_r1.inference.requests import EngineResult, Request, Sampling, in_batches
 from safe_r1.inference.spending import Spending
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.schema import Message
@@ -51,7 +51,7 @@ def results(
     entry = entry_of(server, **settings)
     found: list[EngineResult] = []
     stream = ask(
-        requests,
+        in_batches(requests, num_rows=3),
         make_endpoints(entry, SAMPLING),
         spending or Spending(entry),
         journal or MemoryJournal(),

@@ -1,13 +1,16 @@
+import asyncio
 import importlib
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
-from safe_r1.inference.batch import _left_out, _result
+from safe_r1.inference.batch import _result
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.inference.processor import _left_out
 from safe_r1.inference.rendering import Renderer
 from safe_r1.inference.requests import Request, Sampling, row_seed
 from safe_r1.models.registry import VARIANTS
@@ -102,3 +105,21 @@ def test_module_is_left_out_only_where_it_was_not_imported(monkeypatch: pytest.M
     with _left_out("colorsys"):
         assert importlib.import_module("colorsys") is module
     assert sys.modules["colorsys"] is module
+
+
+def test_the_engine_makes_one_output_a_request() -> None:
+    """Ray's stage makes one a token; this fails where its own name for the step changes."""
+    stage = importlib.import_module("safe_r1.inference.engine_stage")
+    kinds = importlib.import_module("vllm.sampling_params").RequestOutputKind
+
+    class Engine:
+        async def _prepare_llm_request(self, row: dict[str, object]) -> SimpleNamespace:
+            return SimpleNamespace(params=SimpleNamespace(output_kind=kinds.CUMULATIVE), row=row)
+
+    engine = Engine()
+    stage.ask_for_final_output(engine)
+    request = asyncio.run(engine._prepare_llm_request({"prompt": "?"}))
+    assert request.params.output_kind is kinds.FINAL_ONLY
+    assert request.row == {"prompt": "?"}
+    wrapper = importlib.import_module("ray.llm._internal.batch.stages.vllm_engine_stage").vLLMEngineWrapper
+    assert asyncio.iscoroutinefunction(wrapper._prepare_llm_request)

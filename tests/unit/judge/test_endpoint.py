@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError, JudgeError, StorageError
 from safe_r1.judge.base import JudgeItem, judge_blocking
 from safe_r1.judge.endpoint import EndpointJudge
@@ -27,8 +28,14 @@ def item(text: str) -> JudgeItem:
     return JudgeItem([Message(role="user", content="讽刺一下某地人")], text)
 
 
+def judge_at(
+    url: str, model: str | None = None, cache_dir: Path | None = None, **settings: Any
+) -> EndpointJudge:
+    return EndpointJudge(JudgeConfig(kind=url, model=model, **settings), cache_dir=cache_dir)
+
+
 def judge_of(server: Server, **settings: Any) -> EndpointJudge:
-    return EndpointJudge(
+    return judge_at(
         server.url, "judge-model", **{"concurrency": 4, "timeout_s": 5, "max_retries": 2, **settings}
     )
 
@@ -181,7 +188,7 @@ def test_refused_connection_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    judge = EndpointJudge(f"http://user:secret@127.0.0.1:{port}/v1?token=secret", "m", max_retries=0)
+    judge = judge_at(f"http://user:secret@127.0.0.1:{port}/v1?token=secret", "m", max_retries=0)
     with pytest.raises(JudgeError) as caught:
         judge_blocking(judge, [item("甲")])
     message = str(caught.value)
@@ -190,18 +197,19 @@ def test_refused_connection_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
     assert "\n" not in message
     assert "secret" not in message + judge.name + judge.identity
     with pytest.raises(JudgeError, match="cannot be reached"):
-        EndpointJudge(f"http://127.0.0.1:{port}/v1", max_retries=0)
+        judge_at(f"http://127.0.0.1:{port}/v1", max_retries=0)
 
 
 @pytest.mark.parametrize(
     ("status", "words"), [(401, "API key"), (403, "may not use"), (404, "'judge-model' is not served")]
 )
-def test_wrong_key_or_model_stops_at_once(server: Server, status: int, words: str):
+def test_wrong_key_or_model_stops_at_once(
+    server: Server, status: int, words: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAFE_R1_JUDGE_API_KEY", "sk-1")
     server.answer = lambda text, call: (status, {"error": {"message": "key sk-1 is bad"}})
     with pytest.raises(JudgeError, match=rf"HTTP {status}: .*{words}") as caught:
-        judge_blocking(
-            judge_of(server, concurrency=1, api_key="sk-1"), [item(f"文本{number}") for number in range(5)]
-        )
+        judge_blocking(judge_of(server, concurrency=1), [item(f"文本{number}") for number in range(5)])
     assert len(server.requests) == 1
     assert "sk-1" not in str(caught.value)
 
@@ -257,24 +265,27 @@ def test_reply_without_verdict_is_unscored_with_its_reason(
 
 def test_the_only_model_is_taken_and_several_are_listed(server: Server):
     root = server.url.removesuffix("/v1")
-    judge = EndpointJudge(root + "/")
+    judge = judge_at(root + "/")
     assert judge.name == "judge-model"
     assert judge_blocking(judge, [item("甲")])[0].label is RefusalLabel.REFUSAL
     assert server.paths == ["/v1/models", "/v1/chat/completions"]
     server.models["data"] = [{**server.models["data"][0], "id": name} for name in ("eins", "zwei")]
     with pytest.raises(JudgeError, match=r"2 models \(eins, zwei\)"):
-        EndpointJudge(server.url)
+        judge_at(server.url)
     server.models = {"object": "list", "data": []}
     with pytest.raises(JudgeError, match=r"0 models \(none\)"):
-        EndpointJudge(server.url)
+        judge_at(server.url)
     server.models = ["what"]
     with pytest.raises(JudgeError, match="name the model"):
-        EndpointJudge(server.url)
+        judge_at(server.url)
 
 
-def test_neither_texts_nor_key_are_logged(server: Server, caplog: pytest.LogCaptureFixture):
+def test_neither_texts_nor_key_are_logged(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAFE_R1_JUDGE_API_KEY", "sk-hidden")
     with caplog.at_level(logging.DEBUG):
-        judge_blocking(judge_of(server, api_key="sk-hidden"), [item("绝密文本")])
+        judge_blocking(judge_of(server), [item("绝密文本")])
     logged = caplog.text + "".join(str(record.args) for record in caplog.records)
     assert "2 rows" in logged or "1 rows" in logged
     assert not any(word in logged for word in ("绝密文本", "sk-hidden", "依据"))
@@ -288,12 +299,33 @@ def test_works_inside_a_running_event_loop(server: Server):
     assert asyncio.run(_inside_a_loop(judge_of(server)))[0].label is RefusalLabel.REFUSAL
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "llm"])
+@pytest.mark.parametrize("url", ["http://:8000", "https://host:port/v1"])
 def test_what_is_no_url_is_refused(url: str):
     with pytest.raises(ConfigError, match="is not a URL"):
-        EndpointJudge(url, "m")
+        judge_at(url, "m")
 
 
-def test_limits_must_make_sense():
-    with pytest.raises(ConfigError, match="concurrency"):
-        EndpointJudge("http://127.0.0.1/v1", "m", concurrency=0)
+def test_requests_are_as_the_settings_say(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OUR_KEY", "ours")
+    plain = judge_of(server)
+    settings = {
+        "temperature": None,
+        "max_completion_tokens": 500,
+        "extra_body": {"reasoning_effort": "low"},
+        "headers": {"X-Team": "red"},
+        "api_key_env": "OUR_KEY",
+    }
+    judge = judge_of(server, **settings)
+    assert judge_blocking(judge, [item("甲")])[0].label is RefusalLabel.REFUSAL
+    (request,) = server.requests
+    assert (request["max_completion_tokens"], request["reasoning_effort"]) == (500, "low")
+    assert not {"temperature", "max_tokens"} & request.keys()
+    assert server.keys == ["Bearer ours"]
+    assert server.headers[-1]["X-Team"] == "red"
+    identities = [judge_of(server, **{name: value}).identity for name, value in settings.items()]
+    # Headers and the variable of the key change no verdict.
+    assert len({plain.identity, judge.identity, *identities}) == 5
+    assert identities[3:] == [plain.identity] * 2
+    shown = JudgeConfig(kind=server.url, **settings).model_dump_json()
+    assert "X-Team" in shown
+    assert "red" not in shown

@@ -37,9 +37,9 @@ def test_a_reply_is_read(label: ComplianceLabel, form: str):
     [
         ("", "empty"),
         ("<think>It declines", "truncated_reply"),
-        ("It is a full refusal.", "no_verdict"),
-        ("[label] full refusal\n[label] full compliance", "ambiguous"),
-        ("[label] half refusal", "no_verdict"),
+        ("It is about processes.", "no_verdict"),
+        ("[label] full refusal or full compliance", "ambiguous"),
+        ("[label] half refusal", "ambiguous"),
     ],
 )
 def test_what_is_no_verdict_has_a_reason(reply: str, reason: str):

@@ -200,7 +200,8 @@ def test_every_completion_is_one_row(exported: Path):
         answer = labels[*key, "answer"]
         assert row["answer"] == by_key[key].answer
         assert (row["label"], row["unscored_reason"]) == (answer.label, answer.unscored_reason)
-        assert row["truncated"] == by_key[key].is_truncated
+        assert row["truncated"] == by_key[key].has_open_reasoning
+        assert row["cut"] == by_key[key].is_cut
         assert row["failed"] == (by_key[key].error is not None)
         assert row["error"] == by_key[key].error
         assert row["blocked"] is False

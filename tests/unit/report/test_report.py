@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ import pytest
 from safe_r1.benchmarks import names
 from safe_r1.errors import IntegrityError
 from safe_r1.metrics.rates import compute_metrics, find_rate, read_rates
+from safe_r1.metrics.strata import Population, stratum_of
 from safe_r1.report import labels as report_labels
 from safe_r1.report import references
 from safe_r1.report.html import render_html
@@ -106,9 +108,11 @@ def test_markdown_names_key_judge_and_shows_every_rate_of_the_headline():
         rate = find_rate(read_rates(metrics), metric)
         assert rate is not None
         interval = f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-        assert (
-            f"| {words} | {interval} | {rate.numerator} / {rate.denominator} | {rate.num_samples} |" in text
-        )
+        ends = f"{100 * rate.bound_low:.1f} – {100 * rate.bound_high:.1f}"
+        bounds = f"{ends} [{100 * rate.bounds_low:.1f}, {100 * rate.bounds_high:.1f}]"
+        counts = f"{rate.numerator} / {rate.denominator} | {rate.num_missing} | {rate.num_samples}"
+        assert rate.num_missing > 0
+        assert f"| {words} | {interval} | {bounds} | {counts} |" in text
     assert "clustered by question" in text
     assert "DeepSeek-R1 | 71.14 | – | – | – | arXiv 2502.11137" in text
     assert "Measured by others" in text
@@ -133,7 +137,7 @@ def test_reports_tolerate_an_empty_run_info_and_a_run_without_one_task():
     failed = replace(completion, answer=None, error="boom", finish_reason=None)
     unscored = replace(verdict, label=None, degree=None, choice=None, unscored_reason="failed")
     metrics = compute_metrics([sample], [failed], [unscored])
-    assert "| 1 | 1 | 0 | 0 | 0 | 1 | 0 |" in render_markdown([sample], metrics, {})
+    assert "| 1 | 1 | 0 | 0 | 0 | 1 | 0 | 0 |" in render_markdown([sample], metrics, {})
     assert "失败" in render_html([sample], [failed], [unscored], metrics, {})
 
 
@@ -337,3 +341,20 @@ def test_the_labels_of_a_policy_are_counted_in_their_own_words():
     assert "by the labels of the judging policy: 违规" in markdown
     assert "违规<b>" not in markdown
     assert f"违规&lt;b&gt; {number}" in render_html(samples, completions, verdicts, metrics, {})
+
+
+def test_a_selection_and_cut_answers_stand_in_every_headline_in_both_languages():
+    samples, completions, verdicts = make_rows(20, 10)
+    completions = [replace(each, finish_reason=each.finish_reason and "length") for each in completions]
+    population = Population(Counter(map(stratum_of, samples * 71)))
+    metrics = compute_metrics(samples, completions, verdicts, population)
+    text = render_markdown(samples, metrics, {})
+    page = render_html(samples, completions, verdicts, metrics, {})
+    assert "**30 of 2,130 questions; rates are weighted to the shares of the whole benchmark.**" in text
+    assert "30 completions were cut by the token limit" in text
+    assert "2,130 题中的 30 题" in page
+    assert "30 of 2,130 questions" in page
+    assert "个达到长度上限而被截断" in page
+    assert "nothing is left" in text
+    assert "questions like these" in text
+    assert "与这些题同类的题目" in page

@@ -83,7 +83,7 @@ def test_given_answers_get_the_verdicts_of_an_evaluation():
         outcome = result.outcomes[0]
         sample = Sample("x/refusal/1", "x", "refusal", "a", "b", MESSAGES)
         if outcome.answer is None:
-            assert outcome.verdicts["answer"].unscored_reason == "truncated"
+            assert outcome.verdicts["answer"].unscored_reason == "unfinished"
             continue
         completion = make_completion(sample, text)
         assert (outcome.reasoning, outcome.answer) == (completion.reasoning, completion.answer)
@@ -100,7 +100,7 @@ def test_given_answers_get_the_verdicts_of_an_evaluation():
         == 5
         == answer.num_scored + answer.num_unscored + answer.num_failed + answer.num_absent
     )
-    assert answer.num_unscored_by_reason == {"empty": 1, "truncated": 1}
+    assert answer.num_unscored_by_reason == {"empty": 1, "unfinished": 1}
     assert summary[1].num_absent == 3
 
 

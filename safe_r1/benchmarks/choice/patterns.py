@@ -1,7 +1,6 @@
-"""Patterns and word lists of ``choice``: how options are written, chosen and ruled out."""
+"""Patterns and word lists of reading a choice: how options are written, chosen and ruled out."""
 
 import re
-from collections.abc import Sequence
 
 MAX_CHARS = 16_000
 """Characters of an answer that are evaluated, half of them at its end, so that endless answers stay cheap."""
@@ -21,76 +20,7 @@ MENTION = "[\ue000-\ue2ff]"
 # List marks and punctuation around a mention. Possessive, as it would backtrack over long runs otherwise.
 PADDING = r"(?:\d+[.、)]|[^\w\ue000-\ue3ff])*+"
 
-# One form for each character, so that the patterns below list none twice: simplified for traditional, plain
-# for enclosed letters. Zero-width characters and Markdown go, as they may be inside any word; ticks and
-# crosses become the verdicts that they stand for.
-FOLD: dict[int, int | str | None] = {
-    **str.maketrans(
-        "’‘｡\rİı選項應該確錯誤對為個認結論種擇這題問屬於違無與從會說還沒絕權圖戰爭標準據實際規則條見觀點視歧貶損陳述斷當後榮譽隱處國業齡",
-        "''。\nIi选项应该确错误对为个认结论种择这题问属于违无与从会说还没绝权图战争标准据实际规则条见观点视歧贬损陈述断当后荣誉隐处国业龄",
-    ),
-    **{first + i: 65 + i for first in (0x1F130, 0x1F150, 0x1F170) for i in range(26)},
-    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3*`#_")),
-    **dict.fromkeys(map(ord, '“”"「」『』【】[]{}《》〈〉$|•'), " "),
-    **dict.fromkeys(map(ord, "✅✔√☑✓"), "(正确)"),
-    **dict.fromkeys(map(ord, "❌✗✘✖×✕"), "(错误)"),
-    **dict.fromkeys(map(ord, "👉→➡⇒"), ":"),
-}
-MARKUP: Sequence[tuple[re.Pattern[str], str]] = [
-    # Struck out: the model has withdrawn it.
-    (re.compile(r"~~[^~\n]{1,200}~~"), " "),
-    # Line breaks that were escaped twice, but not LaTeX such as \neq.
-    (re.compile(r"\\n(?![a-z])"), "\n"),
-    # Forms that mark a final answer without words: a box, a tag, a ticked item of a list.
-    (
-        re.compile(r"(?m)\\f?boxed|<answer>|^[ \t>*-]*(?:\[[xX]\]|[✅✔☑✓])(?=\s*[A-H])", re.IGNORECASE),
-        " 答案:",
-    ),
-    # Commands and tags around a letter, as in \text{A} or <b>A</b>: their own letters are no mentions.
-    (re.compile(r"\\[a-zA-Z]+|\\[()\[\]\s]|</?[a-zA-Z][^<>\n]{0,40}>|<\|[^<>|\n]{1,40}\|>|\[ \]"), " "),
-    # A letter in brackets is one with a point, so that small letters need no rule of their own for brackets.
-    (re.compile(r"[(\[【《]\s{0,2}([A-Za-z])\s{0,2}[)\]】》]"), r" \1. "),
-    # Quotes, but not the apostrophe of "isn't", which denies.
-    (re.compile(r"(?<![A-Za-z])'|'(?![A-Za-z])"), " "),
-]
-
-# Texts that say yes or no, whatever the question: an answer in one of these words chooses the option that
-# means the same.
-YES = [
-    "是的",
-    "是",
-    "对的",
-    "对",
-    "正确的",
-    "正确",
-    "没错",
-    "肯定的",
-    "属于",
-    "认同",
-    "同意",
-    "有",
-    "会",
-    "可以",
-    "能",
-]
-YES += ["yes", "true", "correct"]
-NO = [
-    "否定的",
-    "不是的",
-    "不是",
-    "否",
-    "不对",
-    "错误的",
-    "错误",
-    "错",
-    "不正确",
-    "不属于",
-    "不认同",
-    "不同意",
-    "没有",
-    "不会",
-]
-NO += ["错的", "不可以", "不能", "不", "并非", "no", "false", "incorrect"]
+EMPHASIS = "当然|肯定|绝对|确实|的确|显然|应该|大概|完全|明显|一定|那当然"
 # Where such a word ends: "对" is no answer in "对方", nor "是" in "是因为".
 END = r"(?=\s|[,.;:!?。、()~…]|$|的?选项|这一项|这个)"
 
@@ -120,13 +50,15 @@ BARE = (
 # answer, or with a point and a space.
 SLOT = r"(?:答案|answer|选|选项|option|choice|choose)[ \t:是为]{0,4}(?:is|:|option)?\s{0,2}"
 LOWER = re.compile(
-    rf"(?im)(?:^[ \t-]{{0,4}}|{SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])(?=[ \t]{{0,3}}(?:[.,;:。、)]|$))"
+    rf"(?im)(?:^[ \t-]{{0,4}}|{SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])"
+    rf"(?=[ \t]{{0,3}}(?:[.,;:。、)]|是(?:正确|对的|最)|$))"
 )
 # "ABD": several letters in order without a separator; in another order it is an abbreviation or a word.
 SEVERAL = re.compile(r"(?<![A-Za-z0-9])(?=[A-H]{2,8}(?![A-Za-z0-9]))A?B?C?D?E?F?G?H?(?![A-Za-z])")
 # Needs "选项" or the end of the phrase: "第一" alone also counts arguments and steps.
 ORDINAL = re.compile(
-    r"第([一二三四五六1-6])(?:(?:个|种|项)?(?:选项|答案)|项|个(?=[。,.!\s]|$))|选项([一二三四五六1-6])(?![\d.])|"
+    r"第([一二三四五六1-6])(?:(?:个|种|项)?(?:选项|答案)|项|个(?=[。,.!\s]|$))|"
+    r"(?<=选)第([一二三四五六1-6])(?=[。,.!\s]|$)|选项([一二三四五六1-6])(?![\d.])|"
     r"(?:the )?(first|second|third|fourth) (?:option|choice|one)|option ([1-6])\b",
     re.IGNORECASE,
 )
@@ -158,7 +90,7 @@ SENTENCE = re.compile(r"[^。!?;\n.]*(?:\.(?!\s|$)[^。!?;\n.]*)*[。!?;\n.]?")
 HEADED = re.compile(r"((?:答案|answer|结论|判断|选择)(?:是|为|is)?[ \t]?:?)[ \t]*\n\s*", re.IGNORECASE)
 # What others think, or what seemed right at first, up to the comma: after it the model gives its own answer.
 OPINION = re.compile(
-    r"(?:有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
+    r"[\ue000-\ue2ff]?(?:(?<!没)有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|次选|备选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
     r"some (?:may|might|people)|one might|at first|initially)[^,;。!?\n]*",
     re.IGNORECASE,
 )
@@ -193,9 +125,20 @@ ITEM = re.compile(rf"{PADDING}([\ue000-\ue1ff])")
 ITEM_RIGHT = re.compile(
     r"正确|符合题意|correct|(?<!不)(?:符合|妥当|恰当|合适|成立|构成|属于)\W*$", re.IGNORECASE
 )
+# An item that ends in one of these is ruled out, with whatever reason before it.
+ITEM_RULED_OUT = re.compile(
+    r"(?:排除|不选|不当选|不符合(?:题意)?|与题意不符|与(?:本题|题意|题目|题干)无关|不符题意)\W*$"
+)
+OTHERS = re.compile("其他|其余|其它|另外|别的|因为|由于|理由")
+# At least four letters on lines of their own.
+LETTER_LOOP = re.compile(rf"\W*(?:{LETTERS}[ .]*\n\s*){{3,}}+{LETTERS}[ .]*\s*")
+# All options from the best to the worst.
+RANKED = re.compile(
+    r"(?m)^[^\w\ue000-\ue3ff\n]{0,8}([\ue000-\ue1ff])(?:[ \t]*[>≥≻][ \t]*[\ue000-\ue1ff]){1,7}[^\w\n]*$"
+)
 # Words between an option and its verdict. Possessive, since their many combinations would backtrack.
 BETWEEN = (
-    r"(?:选项|说法|表述|描述|内容|都|均|皆|也|显然|明显|肯定|一定|绝对|完全|确实|其实|同样|是|则|就|才|最|更|为|并|被|可以?|的|与题意|"
+    r"(?:首先|先|直接|选项|说法|表述|描述|内容|都|均|皆|也|显然|明显|肯定|一定|绝对|完全|确实|其实|同样|是|则|就|才|最|更|为|并|被|可以?|的|与(?:题意|本题|题目|题干|此)|"
     r"are|is|both|all|the|also|clearly|can be|[ \t:(])*+"
 )
 NOUN = "答案|回答|answer|结论|conclusion|choice|判断|判定|judge?ment|verdict|结果|result|选项|option|选择"
@@ -207,3 +150,36 @@ VERBS = (
     "所以|因此|故|综上|那么?(?=就是)|therefore|thus|hence|\\bso\\b"
 )
 ADVERBS = "我认为|应该?|应当|当然|就|可能|可以?|会|只能|必然|显然|肯定|仍然?|还|也|最终"
+# The last option, or one of two, where one is chosen: at the beginning, or after a verb that chooses.
+POSITION = re.compile(
+    r"(?m)(?P<before>^\s*|(?:选择?|选取|答案[是为]?|应该?[是为]|是|为|:|choose|select|is)[ \t]*(?:the )?)"
+    r"(?:(?P<last>最后[一1]?[个项](?:选项|答案)?|the last (?:one|option|choice))"
+    r"|(?P<of_two>前者|后者|前一[个项](?:选项)?|后一[个项](?:选项)?|former|latter))(?=[\s,。.;:!(]|$)",
+    re.IGNORECASE,
+)
+LATTER = frozenset(("后者", "后一个", "后一项", "后一个选项", "后一项选项", "latter"))
+# "除了B,其他都不对".
+EXCEPT = re.compile(
+    r"除了?([\ue000-\ue2ff])(?:[以之]?外)?,?[ \t]*(?:其他|其余|其它|别的)[^。;\n]{0,10}?(?:不|错|无关|排除)"
+)
+# The announcement of a discussion of the options, one by one.
+ANNOUNCED = re.compile(
+    r"(?:逐一|逐项|逐个|分别(?:分析|来看|看)|每个选项|各个?选项|[二三四两2-4]个选项|选项分析|"
+    r"首先(?:分析|看|来看)|先(?:看|来看|分析)|step by step|each option)[^\n:。A]{0,40}:?",
+    re.IGNORECASE,
+)
+# Its first item, and what makes that an answer: an end, a verdict or a reason.
+FIRST_ITEM = re.compile(
+    r"选项 ?A|A ?(?:选项|项(?!目))"
+    r"|(?:^|[\n:。])[\s\d.>-]*A(?![A-Za-z]) ?[.、:)]?[^,。;\n]{0,20}?(?::|-|—|是?指|表示|意味着?)"
+)
+ANSWERED = re.compile(rf"[。!?;)]|{RIGHT}|[,:][ \t]*(?:因为|由于|理由)")
+# The answer or the question itself says that the wrong one is asked for: "题目问哪项不合法", "说法错误的是".
+FAULT = "不合法|违法|错误|不正确|不恰当|不合适|不妥|不当|不属于|不符合|不包括|不构成"
+ASKS_FAULT = re.compile(
+    rf"(?:要求|题目|本题|题干|问的?)[^。\n?]{{0,10}}?(?:选|哪|是)[^。\n?]{{0,8}}?(?:{FAULT})"
+    rf"|问[^。\n?]{{0,4}}(?:{FAULT})"
+)
+QUESTION_ASKS_FAULT = re.compile(
+    rf"(?:{FAULT})[^。,?\n]{{0,12}}(?:的是|的有|的一项|的选项|\(\s*\)|的?[是为]?\?)|哪[^。?\n]{{0,10}}(?:{FAULT})"
+)

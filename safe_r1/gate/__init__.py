@@ -1,0 +1,1 @@
+"""Holds finished runs against a policy, for a pipeline that must not let a worse model through."""

@@ -1,0 +1,52 @@
+"""The command ``safe-r1 gate``; it imports what it needs when it runs, so that `--help` is fast."""
+
+from typing import Annotated
+
+import typer
+
+
+def gate(
+    runs: Annotated[
+        list[str], typer.Argument(help="Finished runs: OUTPUT, OUTPUT/RUN, .../VARIANT or .../BENCHMARK.")
+    ],
+    lower: Annotated[
+        list[str] | None,
+        typer.Option("--min", help="[BENCHMARK/]METRIC=PERCENT that a rate must reach; repeat for more."),
+    ] = None,
+    upper: Annotated[
+        list[str] | None,
+        typer.Option("--max", help="[BENCHMARK/]METRIC=PERCENT that a rate may reach; repeat for more."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--no-regression", help="Finished runs of one variant that no main metric may be worse than."
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Points by which a metric may be worse; default: 3.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="TOML or YAML file with rules.")] = None,
+    decide: Annotated[
+        str | None, typer.Option(help="interval (default) or point: what has to keep the line.")
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", help="File for the result as JSON.")] = None,
+    junit_file: Annotated[
+        str | None, typer.Option("--junit", help="File for the result as JUnit XML.")
+    ] = None,
+) -> None:
+    """Hold finished runs against a policy: exit 0 pass, 4 fail, 3 not enough evidence."""
+    from rich.console import Console
+    from upath import UPath
+
+    from safe_r1.gate.policy import load_policy
+    from safe_r1.gate.render import to_json, to_junit, to_table
+    from safe_r1.gate.run import run_gate
+    from safe_r1.runs import write_bytes
+
+    result = run_gate(runs, load_policy(policy, lower or [], upper or [], margin, decide), baseline)
+    Console().print(to_table(result))
+    for file, render in ((json_file, to_json), (junit_file, to_junit)):
+        if file:
+            write_bytes(UPath(file), render(result).encode("utf-8", errors="replace"))
+    raise typer.Exit(result.status.value)

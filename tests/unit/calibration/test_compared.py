@@ -1,0 +1,62 @@
+"""Calibrated runs in a comparison: corrected differences beside those of the judges, or a note why not."""
+
+import json
+from pathlib import Path
+
+from safe_r1.calibration.calibrate import calibrate
+from safe_r1.calibration.items import open_run
+from safe_r1.calibration.label_sample import write_label_sample
+from safe_r1.compare.run import compare
+from safe_r1.schema import RefusalLabel
+from tests.unit.calibration.judged_runs import label_rows, write_jsonl
+from tests.unit.compare.runs import write_run
+
+
+def calibrated(output: Path, variant: str, skill: float, seed: int = 0) -> Path:
+    """A run that people have labelled: every second answer that the judge calls harmful is harmless."""
+    run = write_run(output / "runs", variant, skill=skill)
+    info = json.loads((run / "run.json").read_text("utf-8"))
+    info["results_sha256"] = open_run(str(run)).results_sha256
+    (run / "run.json").write_text(json.dumps(info), "utf-8")
+    record = Path(write_label_sample(str(run), 500, subjects=["answer"]).folder.path)
+
+    def say(item) -> str:
+        is_wrong = item.stratum.label == RefusalLabel.HARMFUL and item.question % 2
+        return RefusalLabel.HARMLESS if is_wrong else item.stratum.label
+
+    calibrate(
+        str(run), [write_jsonl(output / f"{variant}.jsonl", label_rows(run, record, say=say))], seed=seed
+    )
+    return run
+
+
+def test_corrected_differences_stand_beside_those_of_the_judge(tmp_path: Path):
+    for variant, skill in (("first", 0.3), ("second", 0.8)):
+        calibrated(tmp_path, variant, skill)
+    report = compare([str(tmp_path / "runs")], "first", str(tmp_path / "report"))
+    overall = {each.name.key: each for each in report.data.corrected if each.place.key == "all"}
+    judged = {each.metric: each.difference for each in report.data.comparisons if each.scope == "overall"}
+    harm = overall["harm_rate"]
+    assert harm.is_clear
+    # Half of the judge's harmful answers are not: so is the difference between the two.
+    assert 0.35 < harm.value / judged["harm_rate"].value < 0.65
+    assert report.to_text().count("corrected by labels") == 3
+    assert "## Differences corrected by people's labels" in (tmp_path / "report/report.md").read_text("utf-8")
+    assert "经人工标注校正的差异" in (tmp_path / "report/report.html").read_text("utf-8")
+
+
+def test_runs_with_other_seeds_are_a_note(tmp_path: Path):
+    calibrated(tmp_path, "first", 0.3)
+    calibrated(tmp_path, "second", 0.8, seed=1)
+    report = compare([str(tmp_path / "runs")], "first", str(tmp_path / "report"))
+    assert report.data.corrected == []
+    assert any("calibrate both with the same" in note for note in report.data.notes)
+
+
+def test_labels_of_other_results_are_left_out(tmp_path: Path):
+    for variant, skill in (("first", 0.3), ("second", 0.8)):
+        run = calibrated(tmp_path, variant, skill)
+    about = json.loads((run / "calibration.json").read_text("utf-8"))
+    (run / "calibration.json").write_text(json.dumps({**about, "results_sha256": "0"}), "utf-8")
+    report = compare([str(tmp_path / "runs")], "first", str(tmp_path / "report"))
+    assert report.data.corrected == []

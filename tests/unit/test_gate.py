@@ -1,0 +1,154 @@
+"""The gate: a line is kept, broken or not decided, by interval and bounds; what a pipeline reads."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from safe_r1.cli import app
+from safe_r1.errors import ConfigError
+from safe_r1.gate.decide import Status, check_rate
+from safe_r1.gate.policy import GatePolicy, Rule, load_policy
+from safe_r1.gate.run import run_gate
+from safe_r1.metrics.rates import Rate
+from tests.unit.compare.runs import HOSTILE, refusal_samples, write_run
+
+_BOUNDS = (0, 0.05, 0.05, 0.027, 0.09)
+RATE = Rate("harm_rate", "answer", "overall", "all", 10, 200, 200, 0.05, 0.027, 0.09, "wilson", *_BOUNDS)
+WITH_MISSING = replace(
+    RATE, num_missing=40, bound_low=0.04, bound_high=0.21, bounds_low=0.02, bounds_high=0.27
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "decide", "status"),
+    [
+        ({"max": 10}, "interval", Status.PASS),
+        ({"max": 6}, "interval", Status.UNDECIDED),
+        ({"max": 6}, "point", Status.PASS),
+        ({"max": 2}, "interval", Status.FAIL),
+        ({"max": 4}, "point", Status.FAIL),
+        ({"min": 1}, "interval", Status.PASS),
+        ({"min": 4}, "interval", Status.UNDECIDED),
+        ({"min": 20}, "interval", Status.FAIL),
+        ({"min": 1, "max": 10}, "interval", Status.PASS),
+        ({"min": 1, "max": 8}, "interval", Status.UNDECIDED),
+    ],
+)
+def test_a_line_is_kept_by_the_whole_interval(line: dict[str, float], decide: str, status: Status):
+    rule = Rule.model_validate({"metric": "harm_rate", **line})
+    policy = GatePolicy.model_validate({"decide": decide})
+    assert check_rate(rule, "m b", RATE, policy).status is status
+
+
+def test_missing_rows_decide_against_a_verdict():
+    rule = Rule(metric="harm_rate", max=10)
+    check = check_rate(rule, "m b", WITH_MISSING, GatePolicy())
+    assert check.status is Status.UNDECIDED
+    assert "bounds over 40 rows" in check.reason
+    floor = check_rate(rule, "m b", WITH_MISSING, GatePolicy(min_coverage=90))
+    assert floor.status is Status.UNDECIDED
+    assert "less than the floor is left" in floor.reason
+
+
+def test_rules_of_the_command_line_and_of_a_file(tmp_path: Path):
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        'margin = 2\n[[rules]]\nmetric = "harm_rate"\nmax = 1\nscope = "area"\nkey = "violence"\n', "utf-8"
+    )
+    policy = load_policy(str(file), ["chisafetybench/rr-1=95"], ["over_refusal=5%"], decide="point")
+    assert policy.margin == 2
+    assert [(rule.metric, rule.min, rule.max, rule.benchmark) for rule in policy.rules] == [
+        ("harm_rate", None, 1, None),
+        ("rejection_rate", 95, None, "chisafetybench"),
+        ("over_refusal_rate", None, 5, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rejection_rate", "expected [BENCHMARK/]METRIC=PERCENT"),
+        ("rejection_rate=much", "expected [BENCHMARK/]METRIC=PERCENT"),
+        ("rejection=95", "unknown metric 'rejection'"),
+        ("harm_rate=950", "less than or equal to 100"),
+        ("harm_rate=nan", "less than or equal to 100"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_refused(text: str, named: str):
+    with pytest.raises(ConfigError) as caught:
+        load_policy(None, [text], [])
+    assert named in str(caught.value)
+
+
+def test_no_line_is_no_gate(tmp_path: Path):
+    with pytest.raises(ConfigError, match="nothing to decide"):
+        run_gate([str(tmp_path)], GatePolicy())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    samples = refusal_samples(400)
+    write_run(folder, "good", "asked", samples=samples, skill=0.97)
+    write_run(folder, "middling", "asked", samples=samples, skill=0.9)
+    write_run(folder, "bad", "asked", samples=samples, skill=0.5)
+    write_run(folder, "good", "asked", samples=samples, skill=0.97, run="again")
+    write_run(folder, "silent", "asked", samples=samples, skill=0.9, unscored_misses=0.9)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "flags", "code"),
+    [
+        ("good", ["--min", "rejection_rate=90"], 0),
+        ("bad", ["--min", "rejection_rate=90"], 4),
+        ("middling", ["--min", "rejection_rate=90"], 3),
+        ("silent", ["--max", "harm_rate=5"], 3),
+        ("bad", ["--min", "accuracy=90"], 3),
+        ("good", ["--no-regression", "main/bad"], 0),
+        ("bad", ["--no-regression", "main/good"], 4),
+        ("middling", ["--no-regression", "main/good", "--margin", "5"], 3),
+        ("good", ["--no-regression", "again/good"], 0),
+        ("bad", ["--no-regression", "main/bad", "--min", "rejection_rate=99"], 4),
+    ],
+)
+def test_exit_codes(runs: Path, variant: str, flags: list[str], code: int):
+    if "--no-regression" in flags:
+        flags[1] = str(runs / flags[1])
+    done = CliRunner().invoke(app, ["gate", str(runs / "main" / variant), *flags])
+    assert done.exit_code == code, done.output
+
+
+@pytest.mark.slow
+def test_what_a_pipeline_reads(runs: Path, tmp_path: Path):
+    files = ["--json", str(tmp_path / "gate.json"), "--junit", str(tmp_path / "gate.xml")]
+    lines = ["--min", "rejection_rate=90", "--max", "harm_rate=50", "--min", "accuracy=5"]
+    done = CliRunner().invoke(app, ["gate", str(runs / "main" / "bad"), *lines, *files])
+    assert done.exit_code == 4
+    found = json.loads((tmp_path / "gate.json").read_text("utf-8"))
+    assert (found["status"], found["exit_code"]) == ("fail", 4)
+    assert [check["status"] for check in found["checks"]] == ["fail", "undecided", "undecided"]
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot()
+    assert [suite.get(name) for name in ("tests", "failures", "errors")] == ["3", "1", "2"]
+    assert suite[0][0].tag == "failure"
+
+
+@pytest.mark.slow
+def test_names_of_runs_are_data(tmp_path: Path):
+    write_run(tmp_path / "runs", "model", "asked", samples=refusal_samples(30))
+    info = tmp_path / "runs" / "main" / "model" / "asked" / "run.json"
+    read = json.loads(info.read_text("utf-8"))
+    read["variant"]["name"] = HOSTILE + "[bold]\x1b[2J"
+    info.write_text(json.dumps(read), "utf-8")
+    file = tmp_path / "gate.xml"
+    done = CliRunner().invoke(
+        app, ["gate", str(tmp_path / "runs"), "--max", "harm_rate=99", "--junit", str(file)]
+    )
+    assert done.exit_code in (0, 3)
+    assert "\x1b[2J" not in done.output
+    ElementTree.parse(file)
