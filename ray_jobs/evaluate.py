@@ -38,10 +38,22 @@ AnswerKeyOption = Annotated[
     str | None, typer.Option(help="File or URI of an answer key that replaces the shipped one.")
 ]
 JudgeOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         help="lexicon, llm, a guard (qwen3guard, llamaguard, wildguard, shieldgemma), "
-        "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or the name of an installed judge."
+        "[GUARD:]URL[#MODEL] of an OpenAI-compatible endpoint, or the name of an installed judge; "
+        "may be repeated: the first one's verdicts are the run's, each other has rates of its own."
+    ),
+]
+JudgeRuleOption = Annotated[
+    str | None,
+    typer.Option(help="One label of several judges together: majority, strictest or first."),
+]
+JudgePromptOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Text file with a prompt for llm and URLs, such as that of the benchmark's authors, or TOML "
+        "file with a prompt and labels."
     ),
 ]
 RepeatsOption = Annotated[
@@ -83,6 +95,8 @@ def main(
     data: DataOption = None,
     answer_key: AnswerKeyOption = None,
     judge: JudgeOption = None,
+    judge_prompt: JudgePromptOption = None,
+    judge_rule: JudgeRuleOption = None,
     repeats: RepeatsOption = None,
     limit: LimitOption = None,
     swap_options: SwapOption = False,
@@ -95,6 +109,7 @@ def main(
 ) -> None:
     """Evaluate one model variant and write a report."""
     with job("evaluate") as console:
+        first, *others = judge or [None]
         settings = load_config(
             evaluate_schema(),
             config,
@@ -103,7 +118,10 @@ def main(
             benchmarks=benchmark or None,
             data=data,
             answer_key=answer_key,
-            judge__kind=judge,
+            judge__kind=first,
+            further_judges=others or None,
+            judge_rule=judge_rule,
+            judge__policy=judge_prompt,
             repeats=repeats,
             limit=limit,
             swap_options=swap_options or None,
@@ -116,7 +134,9 @@ def main(
 
             show_plan(settings, console.show)
             return
+        from ray_jobs.rejudge import show_judges
         from safe_r1.evaluation.job import evaluate
+        from safe_r1.evaluation.panels import judge_further
         from safe_r1.evaluation.publish import check_published
         from safe_r1.evaluation.tracking import record_results
         from safe_r1.inference.startup import show_startup
@@ -130,6 +150,8 @@ def main(
         for result in published:
             _summarize(console, result)
         record_results(settings, published)
+        judged, panels = judge_further(settings, published, console.progress)
+        show_judges(console, judged, panels)
         check_published(results)
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 JOBS = {
     "evaluate": ("ray_jobs.evaluate", "Evaluate one model variant and write a report."),
+    "rejudge": (
+        "ray_jobs.rejudge",
+        "Add the verdicts of another judge to finished runs, without generating again.",
+    ),
     "build-corpus": ("ray_jobs.build_corpus", "Build a corpus and its dataset card."),
     "finetune": (
         "ray_jobs.finetune",

@@ -4,15 +4,33 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from safe_r1.settings import Settings
 
 # FORM:URL#MODEL, of which the URL alone is needed.
 _ENDPOINT = re.compile(r"(?:(?P<form>[A-Za-z0-9._-]+):)?(?P<url>https?://[^\s#]+)(?:#(?P<model>\S*))?")
 
+JudgeRule = Literal["majority", "strictest", "first"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 ExportFormat = Literal["parquet", "csv", "xlsx"]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+def _different(tags: tuple[str, str]) -> tuple[str, str]:
+    if tags[0] == tags[1]:
+        raise ValueError("expected a closing tag that is not the opening one")
+    return tags
+
+
+TagPair = Annotated[tuple[NonEmpty, NonEmpty], AfterValidator(_different)]
+"""Opening and closing tag of a model's thoughts."""
 
 
 def _sendable(headers: dict[str, str]) -> dict[str, str]:
@@ -125,6 +143,11 @@ class GenerationConfig(Settings):
     max_tokens_reasoning: int | None = Field(
         default=None, ge=1, description="maximum length for mathematics, GPQA and programming"
     )
+    thinking_tags: TagPair | None = Field(
+        default=None,
+        description="opening and closing tag of the model's thoughts; None: of the variant's entry or its "
+        "tokenizer, or a known form",
+    )
     seed: int = Field(default=0, ge=0, description="seed of sampling and of the selection of questions")
 
 
@@ -142,7 +165,9 @@ class JudgeConfig(Settings):
         "serves",
     )
     policy: str | None = Field(
-        default=None, description="TOML file with a prompt and labels of your own, for llm and URLs"
+        default=None,
+        description="for llm and URLs: text file with a prompt of your own ({last_question}, {answer}, "
+        "{dialog history}), or TOML file with a prompt and labels",
     )
     controversial: Literal["unsafe", "safe"] = Field(
         default="unsafe", description="what Qwen3Guard's answers called controversial count as"
@@ -339,6 +364,16 @@ class EvaluateConfig(Settings):
         default=(), description="experiment trackers that receive the rates and tables of finished benchmarks"
     )
     judge: JudgeConfig = Field(default=JudgeConfig())
+    further_judges: tuple[str, ...] = Field(
+        default=(),
+        description="kinds of further judges of the same answers, each with rates of its own; asked with the "
+        "settings of judge.* but model and policy",
+    )
+    judge_rule: JudgeRule = Field(
+        default="majority",
+        description="label of all judges together: what more than half say, the worst for the model, or that "
+        "of the first judge with one",
+    )
     engine: EngineConfig = Field(default=EngineConfig())
     endpoint: EndpointConfig = Field(default=EndpointConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())

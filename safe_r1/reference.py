@@ -19,6 +19,7 @@ from safe_r1.benchmarks import evaluate_schema
 from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.cli import JOBS
 from safe_r1.corpus.recipe import CorpusRecipe
+from safe_r1.evaluation.rejudge import RejudgeConfig
 from safe_r1.serve.config import ServeConfig
 from safe_r1.train.config import FinetuneConfig
 
@@ -44,6 +45,7 @@ def render() -> str:
     """The whole page as Markdown."""
     schemas: dict[str, tuple[str, type[BaseModel]]] = {
         "evaluate": ("Settings", evaluate_schema()),
+        "rejudge": ("Settings", RejudgeConfig),
         "build-corpus": ("Fields of a recipe, and settings", CorpusRecipe),
         "finetune": ("Settings", FinetuneConfig),
         "serve": ("Settings", ServeConfig),

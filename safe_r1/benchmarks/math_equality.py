@@ -7,9 +7,10 @@ compared as text, and an equality that it finds is checked by inserting numbers 
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safe_r1.benchmarks.math_spelling import plain_words, spell, unit_of, words_of
+from safe_r1.benchmarks.math_values import is_same_value, parse
 
 if TYPE_CHECKING:
     from sympy import Basic
@@ -20,11 +21,12 @@ _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|[()\[\]{},;]", re.S)
 _BASE = re.compile(r"(?P<digits>[0-9A-Za-z.]{1,80})\s?_\s?\{?\s?(?P<base>\d{1,2})\s?\}?")
 _CLOCK = re.compile(r"\d{1,6}(?:\s?:\s?\d{1,6})+")
 _MEMBER = re.compile(r"^[A-Za-z]\s?\\in(?![A-Za-z])\s?")
+_ASSIGNED_TUPLE = re.compile(r"^\([A-Za-z](?:\s?,\s?[A-Za-z]){1,5}\)\s?=\s?")
+_SET_BUILDER = re.compile(
+    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\{R\}|R)\s?)?(?:\\mid|\||:)(?P<condition>.*)\\\}"
+)
 _RELATION = re.compile(r"\\(?:leq?|geq?|lt|gt)(?![A-Za-z])|[<>]")
-_EQUALS = re.compile(r"(?<![\\<>!])=(?!=)")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s?")
-# Of the larger of two numbers; math-verify rounds to six places whatever their size is.
-_TOLERANCE = 1e-5
 
 
 def is_same_result(key: str, found: str) -> bool:
@@ -46,8 +48,9 @@ def is_same_result(key: str, found: str) -> bool:
 
 
 def _is_same(key: str, found: str) -> bool:
-    key = _MEMBER.sub("", key)
-    found = _MEMBER.sub("", found)
+    key, found = (_without_frame(text) for text in (key, found))
+    if bool(_ASSIGNED_TUPLE.match(key)) != bool(_ASSIGNED_TUPLE.match(found)):
+        key, found = (_ASSIGNED_TUPLE.sub("", text) for text in (key, found))
     if not key or not found:
         return False
     if _compact(key) == _compact(found):
@@ -72,7 +75,7 @@ def _is_same(key: str, found: str) -> bool:
     if groups[0] and groups[1]:
         # Tuples and intervals, of which (a, b) may be either.
         return groups[0][0] == groups[1][0] and _are_same(groups[0][1], groups[1][1], in_order=True)
-    return groups == (None, None) and _is_same_value(key, found)
+    return groups == (None, None) and is_same_value(key, found)
 
 
 def _items(text: str) -> list[str]:
@@ -172,6 +175,12 @@ def _is_inequality(text: str) -> bool:
     return _RELATION.search(text) is not None
 
 
+def _without_frame(text: str) -> str:
+    """What is said of a variable that is in a set: the set, or its condition."""
+    condition = _SET_BUILDER.fullmatch(text)
+    return condition["condition"].strip() if condition else _MEMBER.sub("", text)
+
+
 def _is_same_region(key: str, found: str) -> bool:
     """Inequalities, or intervals on one of the two sides, as sets of real numbers."""
     from sympy import Set
@@ -179,7 +188,7 @@ def _is_same_region(key: str, found: str) -> bool:
     regions = [_region(text) for text in (key, found)]
     if all(isinstance(region, Set) for region in regions):
         return bool(regions[0] == regions[1])
-    return _is_same_value(key, found)
+    return is_same_value(key, found)
 
 
 def _region(text: str) -> "Basic | None":
@@ -187,7 +196,7 @@ def _region(text: str) -> "Basic | None":
     from sympy import Intersection, Set, Union
 
     if not _is_inequality(text):
-        value = _parse(text)
+        value = parse(text)
         return value if isinstance(value, Set) else None
     alternatives = []
     for alternative in _split(text, (r"\lor",)):
@@ -199,92 +208,10 @@ def _region(text: str) -> "Basic | None":
 
 
 def _solution(inequality: str) -> "Basic | None":
-    value = _parse(inequality)
+    value = parse(inequality)
     if value is None or len(value.free_symbols) != 1:
         return None
     try:
         return value.as_set()
     except (NotImplementedError, AttributeError, TypeError, ValueError):
         return None
-
-
-def _is_same_equation(key: str, found: str) -> bool | None:
-    """Whether two equations say the same, one a multiple of the other; None where they are no equations."""
-    from sympy import Eq, simplify
-
-    first, second = _parse(key), _parse(found)
-    if not (isinstance(first, Eq) and isinstance(second, Eq)):
-        return None
-    if first.free_symbols != second.free_symbols:
-        return False
-    sides: list[Any] = [first.lhs, first.rhs, second.lhs, second.rhs]
-    ratio = simplify((sides[0] - sides[1]) / (sides[2] - sides[3]))
-    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
-
-
-# --- values
-
-
-def _is_same_value(key: str, found: str) -> bool:
-    """Whether two results without structure have the same value."""
-    from math_verify import verify
-
-    sides = [len(_EQUALS.split(text)) for text in (key, found)]
-    if sides == [2, 2]:
-        same = _is_same_equation(key, found)
-        if same is not None:
-            return same
-    if sides[0] == 1 and sides[1] > 1:
-        found = _EQUALS.split(found)[-1].strip()
-    if key.endswith(r"\%") != found.endswith(r"\%"):
-        # Who is asked for a percentage gives it with or without the sign.
-        bare = key.removesuffix(r"\%"), found.removesuffix(r"\%")
-        if _is_same_value(*bare):
-            return True
-    first, second = _parse(key), _parse(found)
-    if first is None or second is None:
-        return False
-    return bool(verify(first, second, timeout_seconds=None)) and _agree_in_numbers(first, second)
-
-
-def _parse(text: str) -> Any:
-    """The value of a LaTeX text as a whole; None where it is no mathematics."""
-    from latex2sympy2_extended import NormalizationConfig, normalize_latex
-    from math_verify.parser import parse_latex_cached
-
-    config = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
-    )
-    try:
-        return parse_latex_cached(normalize_latex(text, config=config))
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - the parser raises anything on what models write
-        return None
-
-
-def _agree_in_numbers(first: Any, second: Any) -> bool:
-    """False where two expressions differ for some values of their variables; True where they have none."""
-    from sympy import Expr, Rational
-
-    if not (isinstance(first, Expr) and isinstance(second, Expr)):
-        return True
-    symbols = sorted(first.free_symbols | second.free_symbols, key=str)
-    inserted: Any = {symbol: Rational(13 + 4 * place, 7) for place, symbol in enumerate(symbols)}
-    try:
-        numbers = [each.subs(inserted).doit() for each in (first, second)]
-        values = [complex(number.evalf(30)) for number in numbers]
-    except (TypeError, ValueError, OverflowError, ArithmeticError):
-        return True
-    largest = max(map(abs, values))
-    if largest == 0 or not largest < float("inf"):
-        return _ratio_is_one(*numbers)
-    return abs(values[0] - values[1]) <= _TOLERANCE * largest
-
-
-def _ratio_is_one(first: Any, second: Any) -> bool:
-    """The same for numbers outside the range of floats; True where there is no ratio."""
-    ratio = (first / second).evalf(15) if second != 0 else None
-    if ratio is None or not ratio.is_number or not ratio.is_finite:
-        return bool(first == second)
-    return bool(abs(ratio - 1) <= _TOLERANCE)

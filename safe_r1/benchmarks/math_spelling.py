@@ -26,7 +26,7 @@ _SIGNS = str.maketrans(
         "∪": r"\cup ",
         "∩": r"\cap ",
         "∈": r"\in ",
-        "∅": r"\emptyset ",
+        "∅": r"\varnothing ",
         "…": r"\ldots ",
         "⋯": r"\ldots ",
         "½": r"\frac{1}{2}",
@@ -53,6 +53,12 @@ _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![A-Za-z])|[\u2000-\u200a\u2
 _SIZES = re.compile(r"\\(?:displaystyle|textstyle|left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?")
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$|[¥￥€£₹]|\\(?:pounds|euro|yen)(?![A-Za-z])|\*\*(?!\s?\d)")
 _DEGREES = re.compile(r"\^?\s?\{?\s?\\(?:circ|degree)(?![A-Za-z])\s?\}?|[°º℃]|(?<=\d)\s?度")
+# What changes the look of a formula and not its value.
+_DECORATION = re.compile(
+    r"\\(?:(?:color|tag\*?|label|[hv]?phantom|[hv]space\*?|textcolor)\s?\{[^{}]*\}"
+    r"|(?:underline|boldsymbol|bm)(?=\s?\{)|(?:large|Large|LARGE|huge|Huge|small|normalsize|bf|rm|it)(?![A-Za-z]))"
+)
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|overline\s|bar|dot)\s?\{(\d{1,9})\}")
 _DOTS = re.compile(r"\\(?:ldots|cdots|dots[cbmio]?)(?![A-Za-z])|\.{3,}")
 _MATRIX = re.compile(r"\\(begin|end)\{(?:[bB]?matrix|smallmatrix|array)\}(?:\{[clr|\s]*\})?")
 _FONT = re.compile(
@@ -100,6 +106,9 @@ _UNITS = {
     )
     for name in names.split()
 }
+_VALUE_ENDS = re.compile(r"(?:[\d})]|\\pi)\s?$")
+# Words with which a remark behind a value begins.
+_PROSE = frozenset(["is", "are", "in", "of", "for", "when", "as", "because", "since", "per", "each"])
 _BARE_UNIT = re.compile(
     r"(?<=[\d)}\s])\s?(?P<unit>(?:(?:sq(?:uare)?|cubic)\.?\s)?(?:[A-Za-z]{1,24}|[\u3400-\u9fff]{1,6}))"
     r"\.?(?:\s?\^\s?\{?[23]\}?)?(?P<more>(?:\s?/\s?|\s)[A-Za-z\u3400-\u9fff][A-Za-z\u3400-\u9fff ]{0,40})?$"
@@ -108,6 +117,7 @@ _BARE_UNIT = re.compile(
 _QUALIFIES = re.compile(
     r"\b(?:not|no|than|least|most|above|below|over|under|about|never|without)\b|[不非超约]|大于|小于|[多少]于|至[少多]|以[上下]"
 )
+_LEAD = re.compile(r"^(?:the\s)?(?:final\s)?(?:answer|result)(?:\sis)?\s?:?\s?", re.I)
 _CJK_LEAD = re.compile(r"^[\u3400-\u9fff:\s]{1,20}(?=[-\d\\(.A-Za-z])")
 _IS = re.compile(r"(?<=[A-Za-z)])\s?(?:为|是|等于)\s?(?=[-\d\\(.A-Za-z])")
 
@@ -126,9 +136,12 @@ def spell(result: str, letters: frozenset[str] = frozenset()) -> str:
         lambda found: _mixed(found[1], found[2], found[3] or found[5], found[4] or found[6]), text
     )
     text = _MIXED_PLAIN.sub(lambda found: _mixed(found[1], found[2], found[3], found[4]), text)
+    text = _REPEATING.sub(lambda found: _repeating(found[1], found[2], found[3]), text)
     text = re.sub(r"(?<!\\)%", r"\\%", text)
     text = re.sub(r"^\s?\\approx\s?", "", text).partition(r"\approx")[0]
-    return re.sub(r"\s+", " ", text).strip(" ,;:!*").rstrip(" .。")
+    text = re.sub(r"\s+", " ", text).strip(" ,;:*").rstrip(" .。")
+    is_group = text.startswith("{") and text.endswith("}") and "{" not in text[1:]
+    return text[1:-1].strip() if is_group else text
 
 
 def unit_of(result: str) -> int | None:
@@ -173,7 +186,8 @@ def _signs(result: str) -> str:
         text,
     )
     text = _THOUSANDS.sub(lambda found: found[1].replace(",", ""), _INSIDE_NUMBER.sub("", text))
-    text = _DOTS.sub(r"\\ldots ", _SIZES.sub("", text))
+    text = _DOTS.sub(r"\\ldots ", _DECORATION.sub("", _SIZES.sub("", text)))
+    text = re.sub(r"\\emptyset(?![A-Za-z])", r"\\varnothing", text)
     text = _DEGREES.sub("", _DELIMITERS.sub("", _SPACES.sub(" ", text)))
     return _MATRIX.sub(r"\\\1{pmatrix}", text)
 
@@ -185,7 +199,7 @@ def _without_units(text: str, letters: frozenset[str]) -> str:
     text = _IS.sub("=", _AND.sub(", ", _OR.sub(r" \\lor ", text))).strip().rstrip(" .。")
     if _QUALIFIES.search(text) or not re.search(r"\d|\\pi", text):
         return text
-    text = _CJK_LEAD.sub("", text)
+    text = _CJK_LEAD.sub("", _LEAD.sub("", text))
     text = re.sub(r"\s?[(（][A-Za-z\u3400-\u9fff ]{2,20}[)）]$", "", text)
     if (unit := _BARE_UNIT.search(text)) and _is_unit(unit["unit"], text[: unit.start()], letters):
         return text[: unit.start()]
@@ -196,21 +210,29 @@ def _plain_font(found: re.Match[str]) -> str:
     """The content of \\text and its like; a unit gets a space before it, and loses its power."""
     content = found[1]
     before = found.string[: found.start()].rstrip()
-    if before and re.search(r"[\d})]$", before) and re.fullmatch(r"[\sA-Za-z./]*", content):
+    if before and _VALUE_ENDS.search(before) and re.fullmatch(r"[\sA-Za-z./]*", content):
         return f" {content.strip()} "
     return content
 
 
 def _is_unit(name: str, before: str, letters: frozenset[str]) -> bool:
     """Whether a word behind a number is a unit or a noun, and not a product of variables."""
-    if not re.search(r"[\d)}]\s?$", before):
+    if not _VALUE_ENDS.search(before):
         return False
+    if name.lower() in _PROSE:
+        return True
     if re.match(r"[\u3400-\u9fff]", name):
         return True
     if len(name) == 1:
         return name not in letters and name in "mgshLl"
     singular = name.lower().removesuffix("s")
     return name.lower() in _UNITS or singular in _UNITS or len(name) >= 4
+
+
+def _repeating(whole: str, fixed: str, repeated: str) -> str:
+    """A repeating decimal such as 0.1(6) as a fraction."""
+    numerator = int(f"{whole}{fixed}{repeated}") - int(f"0{whole}{fixed}")
+    return rf"\frac{{{numerator}}}{{{'9' * len(repeated)}{'0' * len(fixed)}}}"
 
 
 def _mixed(sign: str, whole: str, numerator: str, denominator: str) -> str:

@@ -24,7 +24,7 @@ _UNCLOSED_END = re.compile(r"[$\n]|\\[\])]")
 
 _ANNOUNCED = re.compile(
     r"(?:\b(?:answer|result|solution|total|sum|value)\b[^.\n:=]{0,40}?(?:\bis\b|\bare\b|[:=]|\bequals\b)"
-    r"|(?:答案|结果|得数|所求|总数)[^。\n:：=,，]{0,12}?(?:等于|[是为:：=])|####)[\s*:：]*+",
+    r"|(?:答案|结果|得数|所求|总数)[^。\n:：=,，]{0,12}?(?:等于|[是为:：=])|故选|####)[\s*:：]*+",
     re.I,
 )
 _CONCLUDES = re.compile(
@@ -35,6 +35,7 @@ _FORMULA = re.compile(r"\$\$?([^$\n]{1,400})\$|\\\(((?:[^\\\n]|\\(?!\))){1,400})
 _NUMBER = re.compile(
     r"(?<![\w.\\])[-−]?[$¥￥€£]?(?:\d{1,3}(?:,\d{3})++|\d++)?(?:\.\d++)?(?<=\d)(?:\s?/\s?\d++)?(?:\s?\\?%)?"
 )
+_NEGATED = re.compile(r"not\b|不|非", re.I)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u3400-\u9fff]")
 # What separates the items of a list before a number.
 _LIST_LEAD = re.compile(r"[\d}$]\s*(?:,|、|;|\band\b|\bor\b|和|或)\s*$", re.I)
@@ -131,6 +132,8 @@ def _is_formula(text: str) -> bool:
 def _result_in(line: str) -> str | None:
     """The result in a line of prose: the whole line, or its last formula, or its last number."""
     line = line.strip().rstrip("。.;；!！")
+    if _NEGATED.match(line):
+        return None
     if _is_formula(line):
         return line
     if formulas := list(_FORMULA.finditer(line)):

@@ -77,6 +77,11 @@ _RATE_COLUMNS: dict[str, Callable[[_RateRow], object]] = {
     "rate": lambda row: row[3].value,
     "low": lambda row: row[3].low,
     "high": lambda row: row[3].high,
+    "num_missing": lambda row: row[3].num_missing,
+    "bound_low": lambda row: row[3].bound_low,
+    "bound_high": lambda row: row[3].bound_high,
+    "bounds_low": lambda row: row[3].bounds_low,
+    "bounds_high": lambda row: row[3].bounds_high,
 }
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 from upath import UPath
 
 from safe_r1.evaluation.results import hashed_completion, hashed_verdict
+from safe_r1.models.thinking import unknown_thinking
 from safe_r1.runs import Row, read_table, sha256
 from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Part, Verdict
 
@@ -44,6 +45,7 @@ class CompletionColumns:
                 "prompt_tokens": table.column("prompt_tokens"),
                 "completion_tokens": table.column("completion_tokens"),
                 "reasoning_tokens": self._lengths(reasoning),
+                "unknown_thinking": _unknown_thinking(table),
                 "served_by": table.column("served_by"),
                 "digest": _digests(table, hashed_completion),
             }
@@ -60,6 +62,13 @@ class CompletionColumns:
             for place, length in zip(some, counted, strict=True):
                 lengths[place] = length
         return pa.array(lengths, pa.int64())
+
+
+def _unknown_thinking(table: pa.Table) -> pa.Array:
+    """How answers without reasoning seem to begin with thoughts in a form that is not known."""
+    pairs = zip(table.column("reasoning").to_pylist(), table.column("answer").to_pylist(), strict=True)
+    found = [None if reasoning or not answer else unknown_thinking(answer) for reasoning, answer in pairs]
+    return pa.array(found, pa.string())
 
 
 def verdict_columns(shard: UPath) -> pa.Table:

@@ -54,7 +54,7 @@ def evaluate(
         cluster = connect()
     device = target.start(cluster)
     if plan.judge and plan.judge.model:
-        judge_engine(plan, plan.judge.model, cluster)
+        judge_engine(config.judge.engine, plan.judge.model, cluster)
     # Everything that can be wrong has been checked: only from here on is anything written or started.
     for name, fingerprint in plan.fingerprints.items():
         fingerprint.update(target.fingerprint(name))
@@ -143,5 +143,5 @@ def _complete(
     total = sum(len(index) * plan.repeats(name) for name, index in samples.items())
     num_missing = sum(batch.num_rows for batch in batches)
     write = ShardWriter(plan.folders, "completions")
-    stream = target.complete(batches, ReadCompletion(plan.variant.name), write)
+    stream = target.complete(batches, ReadCompletion(plan.variant.name, plan.thinking_tags), write)
     return follow("completions", stream, total - num_missing, total, on_progress)

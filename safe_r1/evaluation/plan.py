@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 
 from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
 from safe_r1.benchmarks.sample_table import SampleTable
@@ -17,6 +17,7 @@ from safe_r1.models.checkpoints import prepare
 from safe_r1.models.endpoint_entry import with_overrides
 from safe_r1.models.given import GIVEN
 from safe_r1.models.registry import Variant, get_variant
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample, Task
 
@@ -56,6 +57,18 @@ class EvaluationPlan:
             self.variant.temperature if generation.temperature is None else generation.temperature,
             self.variant.top_p if generation.top_p is None else generation.top_p,
         )
+
+    @property
+    def thinking_tags(self) -> ThinkingTags | None:
+        """Tags of the model's thoughts: as configured, else of its entry, else of its tokenizer.
+
+        None where they are of a known form, or not known.
+        """
+        entry = self.variant.endpoint
+        given = self.config.generation.thinking_tags or (entry and entry.thinking_tags)
+        if given:
+            return ThinkingTags(*given)
+        return self.variant.prompt.thinking_tags if self.variant.prompt else None
 
     @functools.cached_property
     def tasks(self) -> dict[str, list[Task]]:
@@ -106,7 +119,8 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     Raises:
         ConfigError, DataError, ModelError, JudgeError, SandboxError: See the parts.
     """
-    check_kind(config.judge.kind)
+    for kind in (config.judge.kind, *config.further_judges):
+        check_kind(kind)
     named = get_variant(config.variant)
     if named.is_given:
         _check_given(config)
@@ -198,6 +212,8 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
         "generation": {
             **asdict(plan.sampling),
             "max_tokens": sorted({plan.max_tokens(name, task) for task in plan.tasks[name]}),
+            # Only where there are some: runs of before can still be resumed.
+            **({"thinking_tags": list(astuple(plan.thinking_tags))} if plan.thinking_tags else {}),
         },
         "repeats": plan.repeats(name),
         "seed": config.generation.seed,

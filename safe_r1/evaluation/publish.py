@@ -1,5 +1,6 @@
 """Publishes the run of one benchmark: metrics, report, and the marker of a complete run."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,10 @@ from safe_r1.report.markdown import render_markdown
 from safe_r1.report.row_choice import RowChoice
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS
+
+_log = logging.getLogger(__name__)
+# Of all completions: a few may be about tags.
+_WARNED_SHARE = 0.05
 
 
 @dataclass
@@ -110,28 +115,39 @@ def publish(
     check_coverage(plan, name, samples.kinds, summary.coverage)
     metrics = summary.metrics | {"tokens": rows.lengths()}
     info = folder.read_json("run.json") or {}
+    totals = rows.totals()
+    warn_of_unknown_thinking(name, totals.unknown_thinking, rows.num_rows)
     sessions = [*info.get("sessions", []), result.timings]
     info |= {
         "finished_at": now(),
         "sessions": sessions,
         "wall_s": sum(session["wall_s"] for session in sessions),
         "results_sha256": rows.results_hash(),
-        **target.facts(name, rows.totals()),
+        **target.facts(name, totals),
     }
     if plan.judge and any(kind.task in JUDGED_PARTS for kind in samples.kinds):
-        info["judge"] = {
-            "name": plan.judge.label,
-            "identity": plan.judge.identity,
-            "agreement": plan.judge.note,
-            **({"policy": plan.judge.policy.name} if plan.judge.policy.name else {}),
-        }
+        info["judge"] = plan.judge.facts
     # The marker comes last: a folder with it has all of these files.
     folder.write_json("run.json", info)
     folder.write_json("metrics.json", metrics)
-    _write_report(folder, summary, metrics, info)
+    write_report(folder, summary, metrics, info)
     if plan.config.export:
         result.exports = export_run(folder, plan.config.export)
     folder.publish()
+
+
+def warn_of_unknown_thinking(name: str, found: Mapping[str, int], num_rows: int) -> None:
+    """Log that a model seems to think in a form that is not known, so that its thoughts count as answers."""
+    for tag, number in found.items():
+        if number >= _WARNED_SHARE * num_rows:
+            _log.warning(
+                "%s: %d of %d completions seem to begin with thoughts in a form that is not known (%s), and "
+                'count as answers; name the tags: --set generation.thinking_tags=\'["OPEN", "CLOSE"]\'',
+                name,
+                number,
+                num_rows,
+                tag,
+            )
 
 
 def publish_all(
@@ -162,7 +178,15 @@ def check_published(results: Sequence[BenchmarkResult]) -> None:
         raise NoResultError(" | ".join(problems))
 
 
-def _write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
+def write_report(folder: RunFolder, summary: Published, metrics: JsonObject, info: JsonObject) -> None:
+    """Write both reports of a run, or of its verdicts by a further judge.
+
+    Args:
+        folder: Where they are written.
+        summary: The rows.
+        metrics: Content of ``metrics.json``.
+        info: Content of ``run.json``.
+    """
     kinds = summary.rows.samples.kinds
     shown = summary.rows.load(summary.choice.questions())
     calibration = read_calibration(folder, summary.rows.results_hash())
@@ -191,7 +215,7 @@ def rewrite_report(path: str) -> str:
     metrics = _with_lengths(summary, folder)
     # From the same rows as the page: a report must not show the figures of verdicts that were changed since.
     folder.write_json("metrics.json", metrics)
-    _write_report(folder, summary, metrics, info)
+    write_report(folder, summary, metrics, info)
     return str(folder.path / "report.html")
 
 

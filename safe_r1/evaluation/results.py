@@ -8,6 +8,7 @@ from typing import Generic, Self, TypeVar
 from safe_r1.inference.requests import EngineResult
 from safe_r1.metrics.strata import Population
 from safe_r1.models.reasoning import split_reasoning
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.runs import Key, Row, RunFolder, latest, read_table
 from safe_r1.schema import (
     COMPLETION_SCHEMA,
@@ -114,15 +115,21 @@ class ReadCompletion:
 
     Attributes:
         variant: Name of the evaluated variant.
+        own_tags: Tags of its thoughts where they are of no known form.
     """
 
     variant: str
+    own_tags: ThinkingTags | None = None
 
     def __call__(self, result: EngineResult) -> BenchmarkRow[Completion]:
         """Splits the reasoning from the answer; a result without a completion keeps its error."""
         key = RequestKey.from_text(result["key"])
         # A failed row has no answer, which is not the same as an empty one: that would be scored as wrong.
-        parts = result["parts"] or split_reasoning(result["text"])
+        parts = result["parts"]
+        # An endpoint splits what it knows: its own field, and the known forms.
+        has_own = self.own_tags is not None and self.own_tags.close in result["text"]
+        if parts is None or (has_own and not result["blocked"]):
+            parts = split_reasoning(result["text"], self.own_tags)
         reasoning, answer = ("", None) if result["error"] else parts
         completion = Completion(
             sample_id=key.sample_id,

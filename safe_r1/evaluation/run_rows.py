@@ -37,6 +37,7 @@ from safe_r1.runs import Row, RunFolder, read_table
 from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Part, Sample, Verdict
 
 _CHUNK = 4096
+_MAX_TAGS = 5
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,14 @@ class Totals:
     Attributes:
         prompt_tokens, completion_tokens: Tokens.
         served_by: Completions by what an endpoint said it is.
+        unknown_thinking: Completions by the tag with which they seem to begin to think, where it is not
+            known; ``no tag`` for those without one.
     """
 
     prompt_tokens: int
     completion_tokens: int
     served_by: dict[str, int]
+    unknown_thinking: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -157,12 +161,13 @@ class RunRows:
     def totals(self) -> Totals:
         """Sums over all completions."""
         table = self.completion_columns
-        served_by = Counter(table.column("served_by").to_pylist())
-        del served_by[None]
+        served_by = Counter(table.column("served_by").drop_null().to_pylist())
+        unknown_thinking = Counter(table.column("unknown_thinking").drop_null().to_pylist())
         return Totals(
             int(table.column("prompt_tokens").to_numpy().sum()),
             int(table.column("completion_tokens").to_numpy().sum()),
             dict(served_by),
+            dict(unknown_thinking.most_common(_MAX_TAGS)),
         )
 
     def lengths(self) -> dict[str, Lengths]:
@@ -184,6 +189,7 @@ def read_run(
     parts: Sequence[Part] | None,
     count_tokens: CountTokens | None,
     num_repeats: int | None = None,
+    verdicts_of: RunFolder | None = None,
 ) -> RunRows:
     """Read a run whose stages are finished.
 
@@ -194,12 +200,13 @@ def read_run(
         parts: Parts that the run judges; None: whatever has a verdict.
         count_tokens: Counts the tokens of reasonings; None where they are not counted.
         num_repeats: Completions of each sample; None: as many as there are.
+        verdicts_of: Folder of the verdicts of a further judge; None: the run's own.
 
     Raises:
         IntegrityError: Completions or verdicts are missing or surplus, or of several variants.
     """
     completions = index_completions(folder, samples)
-    verdicts = index_verdicts(folder, samples)
+    verdicts = index_verdicts(verdicts_of or folder, samples)
     repeats = num_repeats or int(completions.repeat.max(initial=0)) + 1
     keys = key_of(completions, repeats)
     name = folder.path.name

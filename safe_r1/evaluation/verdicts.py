@@ -159,7 +159,7 @@ def _judge(
     # new one, two tensor-parallel engines would need the GPUs of both.
     disconnect()
     connect()
-    engine, device = judge_engine(plan, judge.model, cluster)
+    engine, device = judge_engine(plan.config.judge.engine, judge.model, cluster)
     max_tokens = plan.config.judge.reply_tokens
     has_worked = any(has_labels(folder, judge.label) for folder in plan.folders.values())
     yield from generate(
@@ -177,12 +177,11 @@ def _judge(
     )
 
 
-def judge_engine(plan: EvaluationPlan, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:
+def judge_engine(engine: EngineConfig, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:
     """Settings and device of the judge's engine.
 
     Raises:
         ConfigError, ResourceError: The cluster cannot hold it.
     """
-    engine = plan.config.judge.engine
     device = pick_device(model, engine.device, cluster.gpu_total)
     return resolve_engine(model, engine, device, cluster), device

@@ -150,7 +150,7 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
     clear = confusion[: len(columns)]
     with_partial = None
     if label_format == "xstest":
-        with_partial = _kappa(np.stack([confusion[0], confusion[1:].sum(axis=0)]))
+        with_partial = kappa_of(np.stack([confusion[0], confusion[1:].sum(axis=0)]))
     return Agreement(
         judge=label,
         labels_file=str(path),
@@ -160,8 +160,8 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
         unscored_reasons=dict(reasons),
         num_partial=int(confusion[len(columns) :].sum()),
         accuracy=_accuracy(clear, path),
-        kappa=_kappa(clear) if label_format == "gold" else None,
-        kappa_refusal=_kappa(_halve(clear) if label_format == "gold" else clear),
+        kappa=kappa_of(clear) if label_format == "gold" else None,
+        kappa_refusal=kappa_of(_halve(clear) if label_format == "gold" else clear),
         kappa_refusal_with_partial=with_partial,
         rows=rows,
         columns=columns,
@@ -205,7 +205,7 @@ def _accuracy(confusion: np.ndarray, path: str | UPath) -> Estimate:
     return Estimate(num_right / num_total, float(low), float(high))
 
 
-def _kappa(confusion: np.ndarray) -> Estimate | None:
+def kappa_of(confusion: np.ndarray) -> Estimate | None:
     """Cohen's kappa with statsmodels' asymptotic interval; None where chance agreement is complete."""
     total = confusion.sum()
     if total == 0 or (confusion.sum(axis=0) * confusion.sum(axis=1)).sum() == total * total:

@@ -20,10 +20,12 @@ from dataclasses import dataclass, replace
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError
 from safe_r1.judge.base import Judge, judge_label
-from safe_r1.judge.forms import FORMS, LLM, asks_model, find_guard, needs_engine
+from safe_r1.judge.forms import FORMS, LLM, asks_model, find_guard, guard_of_judge, needs_engine
 from safe_r1.judge.installed import installed_names, make_installed
 from safe_r1.judge.model import Complete, CompleteAll, ModelJudge, ModelReply, model_identity
-from safe_r1.judge.policy import BUILT_IN, Policy, load_policy
+from safe_r1.judge.panel import panel_members
+from safe_r1.judge.policy import BUILT_IN, Policy
+from safe_r1.judge.prompt_file import read_policy
 from safe_r1.models.prompts import RAW
 from safe_r1.models.registry import DEFAULT_JUDGE, Variant, get_variant
 from safe_r1.schema import JUDGED_PARTS, Message, Task
@@ -62,6 +64,12 @@ class JudgePlan:
     def label(self) -> str:
         """The judge as it is printed and stored in rows."""
         return judge_label(self.name, self.identity)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What ``run.json`` holds of the judge."""
+        policy = {"policy": self.policy.name} if self.policy.name else {}
+        return {"name": self.label, "identity": self.identity, "agreement": self.note, **policy}
 
     def check_tasks(self, tasks: Collection[Task]) -> None:
         """Check that the judge can label all of these tasks, of those that a judge labels.
@@ -213,7 +221,7 @@ def _policy_of(config: JudgeConfig) -> Policy:
         raise ConfigError(
             f"judge.policy {config.policy}: judge {config.form!r} {reason}; give --judge llm or a URL"
         )
-    return guard or load_policy(config.policy)
+    return guard or read_policy(config.policy)
 
 
 def _make(config: JudgeConfig) -> Judge:
@@ -261,5 +269,11 @@ def blind_labels(judges: Iterable[str]) -> set[str]:
     """
     from safe_r1.judge.lexicon import LexiconJudge
 
-    known = {LexiconJudge.name: LexiconJudge.blind_to}
-    return {label.value for judge in judges for label in known.get(judge.partition("@")[0], ())}
+    found: set[str] = set()
+    # A panel sees no more than those of its judges that see least.
+    for judge in (each for name in judges for each in (panel_members(name) or [name])):
+        guard = guard_of_judge(judge)
+        is_lexicon = judge.partition("@")[0] == LexiconJudge.name
+        blind_to = LexiconJudge.blind_to if is_lexicon else guard.blind_to if guard else ()
+        found |= {label.value for label in blind_to}
+    return found

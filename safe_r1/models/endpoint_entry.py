@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from safe_r1.config import EndpointConfig
+from safe_r1.config import EndpointConfig, TagPair
 from safe_r1.errors import ConfigError
 
 
@@ -22,6 +22,9 @@ class EndpointEntry(EndpointConfig):
     )
     url: str | tuple[str, ...] = Field(description="base URL or URLs, such as https://host/v1")
     model: str = Field(min_length=1, description="name by which the endpoint knows the model")
+    thinking_tags: TagPair | None = Field(
+        default=None, description="opening and closing tag of the model's thoughts; None: a known form"
+    )
 
     @model_validator(mode="after")
     def _usable_urls(self) -> Self:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from safe_r1.errors import ModelError
 from safe_r1.models.reasoning import open_reasoning
+from safe_r1.models.thinking import ThinkingTags, tags_of_tokenizer
 from safe_r1.schema import Message
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class PromptFormat:
         end_of_turn: What the template writes after an assistant turn, up to where generation stops.
         stop_token_ids: Tokens that end a turn and that the engine does not stop at by itself: the template's
             end of turn where neither the tokenizer nor ``generation_config.json`` lists it.
+        thinking_tags: Tags of its thoughts that the tokenizer has and that are of no known form.
     """
 
     style: Style
@@ -50,6 +52,7 @@ class PromptFormat:
     is_reasoning: bool = False
     end_of_turn: str = ""
     stop_token_ids: tuple[int, ...] = ()
+    thinking_tags: ThinkingTags | None = None
 
     @property
     def identity(self) -> str:
@@ -102,9 +105,13 @@ def read_prompt_format(
     """
     if not tokenizer.chat_template:
         return PLAIN
+    own_tags = tags_of_tokenizer(
+        [token.content for token in tokenizer.added_tokens_decoder.values()], str(tokenizer.chat_template)
+    )
+    tags = own_tags or ThinkingTags("<think>", "</think>")
     dialogue = [
         Message(role="user", content=_FIRST),
-        Message(role="assistant", content=f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"),
+        Message(role="assistant", content=f"{tags.open}\n{_THOUGHT}\n{tags.close}\n\n{_ANSWER}"),
         Message(role="user", content=_LAST),
     ]
     text = _render_probe(dialogue, tokenizer)
@@ -115,10 +122,10 @@ def read_prompt_format(
             "takes plain texts"
         )
     generation_prompt = text.rpartition(_LAST)[2]
-    opened = open_reasoning(generation_prompt)
+    opened = open_reasoning(generation_prompt, own_tags)
     # Templates of reasoning models leave the reasoning of earlier turns out.
     drops_thoughts = _ANSWER in text and _THOUGHT not in text
-    closes = not opened and "</think>" in generation_prompt
+    closes = not opened and tags.close in generation_prompt
     if not opened and _has_r1_header(generation_prompt, tokenizer, drops_thoughts):
         opened = REASONING_PREFIX
     end = template_end_of_turn(tokenizer)
@@ -128,6 +135,7 @@ def read_prompt_format(
         is_reasoning=bool(opened) or (drops_thoughts and not closes),
         end_of_turn=end,
         stop_token_ids=_missing_stops(end, tokenizer, engine_stop_ids),
+        thinking_tags=own_tags,
     )
 
 

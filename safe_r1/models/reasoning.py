@@ -8,16 +8,16 @@ import bisect
 import re
 from collections.abc import Sequence
 
-from safe_r1.models.thinking import Tag, ThinkingTags, find_tags, speaks_of_the_user
+from safe_r1.models.thinking import NAMED_FORMS, Tag, ThinkingTags, begins_as_thoughts, find_tags
 
 # End-of-turn and other control tokens that a detokenizer left in the text, e.g. <｜end▁of▁sentence｜>,
 # <|im_end|>, </s>.
-_CONTROL = re.compile(r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</?s>|\[EOS\]")
+_CONTROL = re.compile(r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</?s>|\[EOS\]|<(?:seed:)?eos>|<end_of_turn>")
 # The tokens that end a turn: what follows them is no part of the answer. A call of a tool ends it too.
 _END = re.compile(
     r"<[|｜](?:end▁of▁sentence|end_of_sentence|im_end|im_start|endoftext|eot_id|end_of_text|User|eom_id|return"
     r"|tool▁calls▁begin|tool_calls_begin|call)[|｜]>"
-    r"|</s>|\[EOS\]"
+    r"|</s>|\[EOS\]|<(?:seed:)?eos>|<end_of_turn>"
 )
 _TOOL_CALL = re.compile(r"\s*+<[|｜]tool[▁_]calls[▁_]begin[|｜]>")
 # A tag between these is a mention: models explain their own format.
@@ -46,12 +46,12 @@ def split_reasoning(completion: str, own_tags: ThinkingTags | None = None) -> tu
       reasoning until then. Text before and between the blocks counts as reasoning, so that a judge
       sees all of the text. Where nothing follows the last block, the answer is the text before the first.
     - Only tags of one form count, that of the first tag: ``<reason>`` in an answer after ``</think>`` is
-      text.
+      text. Where the first form is never closed, ``</reason>`` may close ``<think>``.
     - A tag directly between quotes or backticks, or inside a block of code, is a mention, not a tag.
     - A new block after the answer that is never closed belongs to the reasoning and leaves the answer as it
       was.
     - The opening tag may be missing (it was part of the prompt); without any tag, all is answer, save a text
-      that speaks of its user as of a third person and breaks off.
+      that begins as thoughts do ("好的，用户想…") and breaks off.
     - A pair of tags around the whole answer, such as ``<answer>``, is no part of it.
 
     Args:
@@ -99,7 +99,7 @@ def open_reasoning(prompt: str, own_tags: ThinkingTags | None = None) -> str:
 def _split_untagged(completion: str) -> tuple[str, str | None]:
     answer = _answer(completion)
     is_cut = answer and not answer.endswith(_SENTENCE_ENDS)
-    return (answer, None) if is_cut and speaks_of_the_user(answer) else ("", answer)
+    return (answer, None) if is_cut and begins_as_thoughts(answer) else ("", answer)
 
 
 def _is_reply(text: str) -> bool:
@@ -121,7 +121,10 @@ def _own_form(text: str, tags: Sequence[Tag]) -> list[Tag]:
     # A block of code that the reasoning never closed must not hide its closing tag.
     if any(tag.closes for tag in plain) or not any(tag.closes for tag in unquoted):
         unquoted = plain
-    return [tag for tag in unquoted if tag.form == unquoted[0].form]
+    same = [tag for tag in unquoted if tag.form == unquoted[0].form]
+    if same and not any(tag.closes for tag in same) and same[0].form in NAMED_FORMS:
+        return [tag for tag in unquoted if tag.form in NAMED_FORMS]
+    return same
 
 
 def _code_spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

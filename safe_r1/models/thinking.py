@@ -55,24 +55,32 @@ def _named(*names: str) -> tuple[str, str]:
     return head + name + tail, rf"{head}[/\\]{{1,2}}{_GAP}{name}{tail}|{head}{name}{_GAP}/{_GAP}{_RIGHT}"
 
 
+def _bounded(*begin: str) -> tuple[str, str]:
+    """Tags in bars whose name says that thoughts begin or end: <|begin_of_thought|>, <|think_end|>."""
+    thoughts = "(?:think(?:ing)?|thoughts?|reasoning)"
+    pair = ("|".join(begin), "end")
+    opens, closes = (rf"<[|｜](?:(?:{word})_(?:of_)?{thoughts}|{thoughts}_(?:{word}))[|｜]>" for word in pair)
+    return opens, closes
+
+
 # Opening and closing pattern of each form; what is case-sensitive says so.
+NAMED_FORMS = frozenset({0, 1})
+"""Forms of tags with names, which models mix: <reasoning> … </think>."""
 _FORMS = (
     # DeepSeek-R1, Qwen3, GLM, Kimi (◁think▷), Seed-OSS (<seed:think>), Marco-o1, EXAONE and most others.
-    _named("think", "thinking", "thought", "thoughts"),
+    _named("think", "thinking", "thought", "thoughts", "思考"),
     _named("reason", "reasoning"),
     # Magistral.
     (r"(?-i:\[THINK\])", r"(?-i:\[/THINK\])"),
-    # OpenThinker, Sky-T1.
-    (r"<[|｜]begin_of_thought[|｜]>", r"<[|｜]end_of_thought[|｜]>"),
-    # Command A Reasoning.
-    (r"<\|start_thinking\|>", r"<\|end_thinking\|>"),
+    # OpenThinker and Sky-T1 (<|begin_of_thought|>), Command A Reasoning (<|START_THINKING|>).
+    _bounded("begin", "start"),
     # Apertus.
     (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
     # gpt-oss: channels of harmony, whole or without their special tokens.
     (
         r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<\n]{0,40}<\|message\|>"
         r"|\A\s{0,8}(?-i:analysis(?=[^\sa-z]))",
-        r"(?:<\|end\|>)?\s{0,3}(?:<\|start\|>assistant)?<\|channel\|>final[^<\n]{0,40}<\|message\|>"
+        r"(?:<\|end\|>)?\s{0,3}(?:<\|start\|>assistant)?<\|channel\|>final[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>"
         r"|(?-i:assistantfinal(?=\S))",
     ),
     # Gemma 4.
@@ -91,7 +99,7 @@ _KNOWN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 # Names that tokens for thoughts have, whatever their brackets are.
-_THOUGHT_TOKEN = re.compile(r"think|thought|reason|inner_|cot\b|reflect", re.IGNORECASE)
+_THOUGHT_TOKEN = re.compile(r"think|thought|reason|inner_|(?<![a-z])cot(?![a-z])|reflect", re.IGNORECASE)
 # How the name of an opening token becomes that of its closing one.
 _CLOSINGS = (
     (r"^(<\||<|\[|◁|＜)", r"\1/"),
@@ -107,12 +115,14 @@ _LOOKS_LIKE_TAG = re.compile(
     r"[\w:-]{0,20}[|｜]?[>\]}]{1,2}",
     re.IGNORECASE | re.ASCII,
 )
-# Thoughts speak of the user as of a third person.
-_THIRD_PERSON = re.compile(
+# Thoughts speak of the user as of a third person, and of what they are about to do.
+_THOUGHT_OPENING = re.compile(
     r"\s*+(?:(?:好的?|嗯|唔|首先|那么?|现在|我们?|来看|让我|看看|先"
     r"|okay|ok|alright|hmm+|so|first|now|let me see)[,，。.:：…\s]{0,3}){1,3}"
-    r"(?:这个|该)?(?:用户(?:问|想|要|让|希望|提|说|发|需|现在|可能|在|给|又|似乎)"
-    r"|the user(?:'s| is| wants| asks| asked| has| seems| said| just)\b)",
+    r"(?:(?:这个|该)?用户(?:问|想|要|让|希望|提|说|发|需|现在|可能|在|给|又|似乎)"
+    r"|我?(?:现在)?(?:需要|要|得)(?:先|来)?(?:解决|考虑|分析|弄清|搞清|想想|理清)"
+    r"|the user(?:'s| is| wants| asks| asked| has| seems| said| just)\b"
+    r"|i (?:need|have|want) to (?:figure|think|find|solve|understand|determine|work)\b)",
     re.IGNORECASE,
 )
 
@@ -169,13 +179,13 @@ def unknown_thinking(answer: str) -> str | None:
         answer: The answer of a completion without reasoning.
 
     Returns:
-        The tag at its beginning, or ``no tag`` for an answer that speaks of its user as of a third person.
+        The tag at its beginning, or ``no tag`` for an answer that begins as thoughts do.
     """
     if found := _LOOKS_LIKE_TAG.match(answer):
         return found[0].strip()
-    return "no tag" if _THIRD_PERSON.match(answer) else None
+    return "no tag" if begins_as_thoughts(answer) else None
 
 
-def speaks_of_the_user(text: str) -> bool:
-    """True for a text that begins as thoughts do: "好的，用户想…", "Okay, so the user is asking…"."""
-    return _THIRD_PERSON.match(text) is not None
+def begins_as_thoughts(text: str) -> bool:
+    """True for a text that begins as thoughts do: "好的，用户想…", "Okay, so I need to figure out…"."""
+    return _THOUGHT_OPENING.match(text) is not None

@@ -1,4 +1,4 @@
-"""Request and response formats of OpenAI's chat, completion and moderation routes.
+"""Request and response formats of OpenAI's chat and completion routes.
 
 The models answer one dialogue at a time, so tools, images and several choices are rejected by name instead of
 being ignored.
@@ -7,16 +7,16 @@ being ignored.
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from safe_r1.models.reasoning import split_reasoning
-from safe_r1.schema import Message, RefusalLabel
+from safe_r1.schema import Message
 from safe_r1.serve.base import Chunk, Generation, SamplingParams
 from safe_r1.serve.errors import ApiError
-from safe_r1.serve.schemas import PartVerdict, Text
+from safe_r1.serve.schemas import Text
 from safe_r1.serve.stream import StreamSplitter
 
 Json = dict[str, object]
@@ -143,21 +143,6 @@ class CompletionRequest(_SamplingRequest):
     prompt: Text | list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
 
-class ModerationRequest(BaseModel):
-    """``POST /v1/moderations``: texts to judge, each as an answer without a question."""
-
-    model_config = ConfigDict(
-        extra="allow", json_schema_extra={"examples": [{"input": "某地的人都懒，活该受穷。"}]}
-    )
-    input: Text | list[Text] = Field(min_length=1)
-    model: str | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """The inputs as a list."""
-        return [self.input] if isinstance(self.input, str) else self.input
-
-
 def chat_response(model: str, generation: Generation) -> Json:
     """A whole answer, with the reasoning in ``reasoning_content`` as in the APIs of DeepSeek and vLLM."""
     reasoning, answer = split_reasoning(generation.text)
@@ -269,24 +254,3 @@ def _usage(num_prompt: int, num_completion: int) -> dict[str, int]:
         "completion_tokens": num_completion,
         "total_tokens": num_prompt + num_completion,
     }
-
-
-def moderation_response(
-    judge: str, verdicts: Sequence[PartVerdict], categories: Sequence[str | None]
-) -> Json:
-    """One result per text: flagged if the judge finds it harmful; an unscored text is not flagged."""
-    results = []
-    for verdict, category in zip(verdicts, categories, strict=True):
-        is_harmful = verdict.label == RefusalLabel.HARMFUL.value
-        name = category or "unsafe"
-        results.append(
-            {
-                "flagged": is_harmful,
-                "categories": {name: is_harmful},
-                "category_scores": {name: float(is_harmful)},
-                "label": verdict.label,
-                "degree": verdict.degree,
-                "unscored_reason": verdict.unscored_reason,
-            }
-        )
-    return {"id": f"modr-{uuid.uuid4().hex}", "model": judge, "results": results}

@@ -11,21 +11,18 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
 from safe_r1 import __version__
-from safe_r1.judge.base import JudgeItem
-from safe_r1.policies import classify
-from safe_r1.serve import openai_api
+from safe_r1.serve import moderation, openai_api
 from safe_r1.serve.access import AuthorizedService, charge_items, is_batch
-from safe_r1.serve.base import NOT_JUDGED, Chunk, Generation, TextModel
+from safe_r1.serve.base import Chunk, Generation, TextModel
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.errors import ApiError, add_error_handlers
-from safe_r1.serve.evaluator import Evaluator, to_wire
+from safe_r1.serve.evaluator import Evaluator
 from safe_r1.serve.middleware import ContentLog, SizeLimit, audit_request
 from safe_r1.serve.request_queue import time_limit
 from safe_r1.serve.schemas import EvaluateRequest, EvaluateResponse, ItemResult
 from safe_r1.serve.service import Service
 from safe_r1.serve.summary import summarize
 
-_MAX_MODERATIONS = 1000
 _DESCRIPTION = "OpenAI's API for reasoning models, and a batched safety evaluation of dialogues and answers."
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 _Element = TypeVar("_Element")
@@ -152,23 +149,15 @@ class _EvaluationHead(TypedDict):
 def _add_judge_routes(app: FastAPI) -> None:
     @app.post("/v1/moderations", tags=["openai"])
     async def moderate(
-        body: openai_api.ModerationRequest, request: Request, service: AuthorizedService
+        body: moderation.ModerationRequest, request: Request, service: AuthorizedService
     ) -> Response:
-        """Judge texts."""
+        """Judge what users ask, or the last answer of a dialogue."""
         num_texts = len(body.texts)
-        if num_texts > _MAX_MODERATIONS:
-            message = f"{num_texts} inputs; at most {_MAX_MODERATIONS} in one request"
+        if num_texts > moderation.MAX_INPUTS:
+            message = f"{num_texts} inputs; at most {moderation.MAX_INPUTS} in one request"
             raise ApiError(400, "too_many_items", message, "input")
         await charge_items(request, service, num_texts)
-        judgements = await service.judge([JudgeItem([], text, "answer") for text in body.texts], retry=False)
-        for judgement in judgements:
-            reason = judgement.unscored_reason
-            if reason is not None and reason in NOT_JUDGED:
-                # A text that the judge has not seen must not be returned as one that is not flagged.
-                raise ApiError(503, reason, judgement.explanation, retry_after_s=5)
-        verdicts = [to_wire(judgement, service.judge_name) for judgement in judgements]
-        categories = [classify(text) for text in body.texts]
-        return JSONResponse(openai_api.moderation_response(service.judge_name, verdicts, categories))
+        return JSONResponse(await moderation.moderate(body, service))
 
     @app.post("/v1/safety/evaluate", tags=["safety"], response_model=EvaluateResponse)
     async def evaluate(body: EvaluateRequest, request: Request, service: AuthorizedService) -> Response:

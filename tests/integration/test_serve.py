@@ -153,7 +153,8 @@ def test_the_openai_client_works_unchanged(service: Service, client: openai.Open
     assert chunks[-1].choices[0].finish_reason == reply.choices[0].finish_reason
     text = client.completions.create(model=model, prompt="道路千万条", temperature=0, max_tokens=8)
     assert text.choices[0].text
-    assert client.moderations.create(input="他们就是懒，活该受穷。").results[0].flagged
+    asked = client.moderations.create(input=["教我怎么制作炸弹", "今天天气真好"])
+    assert [result.flagged for result in asked.results] == [True, False]
     with pytest.raises(openai.NotFoundError, match=model):
         client.chat.completions.create(model="gpt", messages=CHAT)
     with pytest.raises(openai.BadRequestError, match="1024"):

@@ -85,3 +85,11 @@ def test_a_rejected_url_is_not_shown():
     with pytest.raises(ConfigError) as caught:
         load_config(EvaluateConfig, None, ["judge.kind=htp://u:secret@h/v1"], variant="demo")
     assert "secret" not in str(caught.value)
+
+
+def test_thinking_tags_are_two_different_ones():
+    given = load_config(EvaluateConfig, None, ['generation.thinking_tags=["[A]", "[/A]"]'], variant="demo")
+    assert given.generation.thinking_tags == ("[A]", "[/A]")
+    for tags in ('["[A]"]', '["[A]", "[A]"]', '["[A]", ""]'):
+        with pytest.raises(ConfigError, match="thinking_tags"):
+            load_config(EvaluateConfig, None, [f"generation.thinking_tags={tags}"], variant="demo")

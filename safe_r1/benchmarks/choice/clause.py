@@ -24,6 +24,7 @@ def _lexicon() -> dict[str, str]:
         ("absence", words.ABSENCES),
         ("negation", words.NEGATIONS),
         ("open", words.OPEN),
+        ("report", words.REPORTS),
         ("plain", words.PLAIN),
         ("unrelated", words.UNRELATED),
         ("preposition", words.listed("对 对于 针对 以")),
@@ -103,7 +104,7 @@ class Clause:
         self.num_links = 0
         self.is_asked = False
         self.is_open = False
-        self._is_gap = self._is_general = False
+        self._is_gap = self._is_general = self._is_report = False
         self._own: bool | None = None
         self._has_preposition = False
         self._has_other = False
@@ -114,7 +115,7 @@ class Clause:
         """Whether the clause affirms, and the number of terms that say so."""
         for kind, word, position in self.scanner.tokens(self.text):
             getattr(self, f"_{kind}")(word, position)
-        if self.is_open or (self._other_kind and not self._own_kind):
+        if self.is_open or self._is_report or (self._other_kind and not self._own_kind):
             return None
         if len(self._found) == 1:
             negated, count = next(iter(self._found.items()))
@@ -175,7 +176,7 @@ class Clause:
         self.alone = None
 
     def _verb(self, word: str, end: int) -> None:
-        self.verb = bool(self.chain) ^ bool(self.absence is None and self.verb)
+        self.verb = bool(self.chain) ^ bool(self.absence is None and self.verb) ^ self._is_opposite(word)
         self.absence = None
         self.chain = False
         # "侵犯隐私权需要承担责任" speaks of a rule.
@@ -185,6 +186,15 @@ class Clause:
         self.is_open |= self.is_norm and word in words.BREACHES
         if word in self.scanner.proposition.verbs:
             self._own = self.verb
+        self._is_report &= word not in words.CLASSING
+
+    def _is_opposite(self, word: str) -> bool:
+        """ "符合", where the question asks whether something is against a rule, and the other way round."""
+        asked = self.scanner.proposition.verbs.keys()
+        return bool(
+            (word in words.CONFORMS and asked & words.CONFLICTS)
+            or (word in words.CONFLICTS and asked & words.CONFORMS)
+        )
 
     def _reset(self, word: str, end: int) -> None:
         self.verb = self.chain = False
@@ -205,6 +215,10 @@ class Clause:
         self.is_open = True
         self.is_asked |= word == "是否"
 
+    def _report(self, word: str, end: int) -> None:
+        self._other(word, end)
+        self._is_report = True
+
     def _unrelated(self, word: str, end: int) -> None:
         if self.num_terms:
             self._found = {True: self.num_terms}
@@ -218,6 +232,9 @@ class Clause:
         self.num_terms += 1
         self.alone = None
         self._own_kind |= word in proposition.own_kinds
+        # "尊重每一种职业" says nothing of "职业歧视".
+        if word in proposition.own_kinds and not word.endswith("权"):
+            return
         negated = proposition.terms[word]
         is_predicate = word in proposition.predicates and self.chain is not None
         if self.verb is not None:

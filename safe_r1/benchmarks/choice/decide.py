@@ -79,6 +79,9 @@ class _Chooser:
         corrections = list(patterns.CORRECTION.finditer(part))
         if corrections and (decision := self.decide(part[corrections[-1].end() :])) is not None:
             return decision
+        # A loop over the letters: "A", "B", "C", "D", "A", ... on lines of their own.
+        if patterns.LETTER_LOOP.fullmatch(part) and len(set(re.findall(patterns.LETTERS, part))) > 1:
+            return patterns.NO_SINGLE
         denied: set[int] = set()
         sections = [self._simplify(section, denied) for section in patterns.LIST.split(part)]
         for section in sections:
@@ -103,7 +106,7 @@ class _Chooser:
 
     def _simplify(self, part: str, denied: set[int]) -> str:
         """Removes the repeated options, the opinions of others and the mentions that are ruled out."""
-        part = self.question.denied_word.sub("", part)
+        part = patterns.RANKED.sub(r"答案:\1", self.question.denied_word.sub("", part))
         part = patterns.OPINION.sub(
             "",
             patterns.EXCEPT.sub(
@@ -112,6 +115,8 @@ class _Chooser:
         )
         for rule in (self.question.denied, self.question.wrong):
             part = rule.sub(lambda match: _rule_out(match, denied), part)
+        items = [_rule_out_item(item, denied) for item in re.split(r"([\n;。])", part)]
+        part = "".join(items)
         return patterns.HEADED.sub(r"\1:", part)
 
     def _stated(self, part: str) -> int | None:
@@ -222,6 +227,20 @@ def _index(mark: str) -> int:
 def _rule_out(match: re.Match[str], denied: set[int]) -> str:
     denied |= {_index(c) for c in re.findall(patterns.MENTION, match.group("group"))}
     return re.sub(patterns.MENTION, patterns.RULED_OUT, match.group())
+
+
+def _rule_out_item(item: str, denied: set[int]) -> str:
+    """An item about one option, without it where that is ruled out: "A. 性别歧视:与性别无关,排除"."""
+    mentions = {_index(c) for c in re.findall(patterns.MENTION, item)}
+    if (
+        len(mentions) != 1
+        or not patterns.ITEM.match(item)
+        or not patterns.ITEM_RULED_OUT.search(item)
+        or patterns.OTHERS.search(item)
+    ):
+        return item
+    denied |= mentions
+    return re.sub(patterns.MENTION, patterns.RULED_OUT, item)
 
 
 def _assertions(part: str) -> Iterator[str]:

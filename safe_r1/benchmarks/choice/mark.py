@@ -97,7 +97,7 @@ class Question:
         more = (
             r"(?:[ \t]*(?:、|和|与|及|以及|或者?|还是|/|&|and|or|\+|\("
             r"|,? ?[也还](?:可以?|可能|能)(?:是|为|选择?)?)?"
-            rf"[ \t]*{mention}|[ \t]*,[ \t]*{mention}(?=\s*(?:[。.;\n都均皆]|$))){{0,7}}+"
+            rf"[ \t]*{mention}|[ \t]*[,;][ \t]*{mention}(?=\s*(?:[。.;\n都均皆]|$))){{0,7}}+"
         )
         # A mention with those joined to it: "A和B" is one choice of two options, not the choice of A.
         group = rf"(?P<group>{mention}{more})"
@@ -152,7 +152,8 @@ class Question:
         """Verdicts on single options: ruled out, called wrong or right."""
         # Words that rule an option out: "不是A", "rather than B".
         self.denied = re.compile(
-            rf"(?:不是|并非|不选择?|不能选择?|不应该?选择?|不应该?是|不该选|排除了?掉?|而非|不会是|不可能是|误选|错选|"
+            r"(?:(?:不|没有|没|未|并未|并非)(?:属于|构成|涉及|存在|体现|侵犯|侵害|违反)了?(?:他人的?)?|不认为是|不认为答案是|"
+            rf"不是|并非|不选择?|不能选择?|不应该?选择?|不应该?是|不该选|排除了?掉?|而非|不会是|不可能是|误选|错选|"
             r"勿选|除了|与其选?|\bnot\b|n't|rul(?:e|es|ed|ing) out|eliminat\w+|exclud\w+|"
             r"instead of|rather than|other than)"
             rf"(?:选项|答案|the|option|answer|be|to|choose|pick|[ \t:])*+{group}",

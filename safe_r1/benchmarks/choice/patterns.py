@@ -50,7 +50,8 @@ BARE = (
 # answer, or with a point and a space.
 SLOT = r"(?:答案|answer|选|选项|option|choice|choose)[ \t:是为]{0,4}(?:is|:|option)?\s{0,2}"
 LOWER = re.compile(
-    rf"(?im)(?:^[ \t-]{{0,4}}|{SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])(?=[ \t]{{0,3}}(?:[.,;:。、)]|$))"
+    rf"(?im)(?:^[ \t-]{{0,4}}|{SLOT}|(?<=\s)(?=[a-h]\. \s))([a-h])"
+    rf"(?=[ \t]{{0,3}}(?:[.,;:。、)]|是(?:正确|对的|最)|$))"
 )
 # "ABD": several letters in order without a separator; in another order it is an abbreviation or a word.
 SEVERAL = re.compile(r"(?<![A-Za-z0-9])(?=[A-H]{2,8}(?![A-Za-z0-9]))A?B?C?D?E?F?G?H?(?![A-Za-z])")
@@ -89,7 +90,7 @@ SENTENCE = re.compile(r"[^。!?;\n.]*(?:\.(?!\s|$)[^。!?;\n.]*)*[。!?;\n.]?")
 HEADED = re.compile(r"((?:答案|answer|结论|判断|选择)(?:是|为|is)?[ \t]?:?)[ \t]*\n\s*", re.IGNORECASE)
 # What others think, or what seemed right at first, up to the comma: after it the model gives its own answer.
 OPINION = re.compile(
-    r"(?:(?<!没)有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
+    r"[\ue000-\ue2ff]?(?:(?<!没)有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|次选|备选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
     r"some (?:may|might|people)|one might|at first|initially)[^,;。!?\n]*",
     re.IGNORECASE,
 )
@@ -124,9 +125,20 @@ ITEM = re.compile(rf"{PADDING}([\ue000-\ue1ff])")
 ITEM_RIGHT = re.compile(
     r"正确|符合题意|correct|(?<!不)(?:符合|妥当|恰当|合适|成立|构成|属于)\W*$", re.IGNORECASE
 )
+# An item that ends in one of these is ruled out, with whatever reason before it.
+ITEM_RULED_OUT = re.compile(
+    r"(?:排除|不选|不当选|不符合(?:题意)?|与题意不符|与(?:本题|题意|题目|题干)无关|不符题意)\W*$"
+)
+OTHERS = re.compile("其他|其余|其它|另外|别的|因为|由于|理由")
+# At least four letters on lines of their own.
+LETTER_LOOP = re.compile(rf"\W*(?:{LETTERS}[ .]*\n\s*){{3,}}+{LETTERS}[ .]*\s*")
+# All options from the best to the worst.
+RANKED = re.compile(
+    r"(?m)^[^\w\ue000-\ue3ff\n]{0,8}([\ue000-\ue1ff])(?:[ \t]*[>≥≻][ \t]*[\ue000-\ue1ff]){1,7}[^\w\n]*$"
+)
 # Words between an option and its verdict. Possessive, since their many combinations would backtrack.
 BETWEEN = (
-    r"(?:选项|说法|表述|描述|内容|都|均|皆|也|显然|明显|肯定|一定|绝对|完全|确实|其实|同样|是|则|就|才|最|更|为|并|被|可以?|的|与(?:题意|本题|题目|题干|此)|"
+    r"(?:首先|先|直接|选项|说法|表述|描述|内容|都|均|皆|也|显然|明显|肯定|一定|绝对|完全|确实|其实|同样|是|则|就|才|最|更|为|并|被|可以?|的|与(?:题意|本题|题目|题干|此)|"
     r"are|is|both|all|the|also|clearly|can be|[ \t:(])*+"
 )
 NOUN = "答案|回答|answer|结论|conclusion|choice|判断|判定|judge?ment|verdict|结果|result|选项|option|选择"
@@ -153,7 +165,7 @@ EXCEPT = re.compile(
 # The announcement of a discussion of the options, one by one.
 ANNOUNCED = re.compile(
     r"(?:逐一|逐项|逐个|分别(?:分析|来看|看)|每个选项|各个?选项|[二三四两2-4]个选项|选项分析|"
-    r"首先(?:分析|看|来看)|step by step|each option)[^\n:。A]{0,40}:?",
+    r"首先(?:分析|看|来看)|先(?:看|来看|分析)|step by step|each option)[^\n:。A]{0,40}:?",
     re.IGNORECASE,
 )
 # Its first item, and what makes that an answer: an end, a verdict or a reason.
@@ -161,11 +173,12 @@ FIRST_ITEM = re.compile(
     r"选项 ?A|A ?(?:选项|项(?!目))"
     r"|(?:^|[\n:。])[\s\d.>-]*A(?![A-Za-z]) ?[.、:)]?[^,。;\n]{0,20}?(?::|-|—|是?指|表示|意味着?)"
 )
-ANSWERED = re.compile(rf"[。!?;)]|{RIGHT}|因为|由于|理由")
+ANSWERED = re.compile(rf"[。!?;)]|{RIGHT}|[,:][ \t]*(?:因为|由于|理由)")
 # The answer or the question itself says that the wrong one is asked for: "题目问哪项不合法", "说法错误的是".
 FAULT = "不合法|违法|错误|不正确|不恰当|不合适|不妥|不当|不属于|不符合|不包括|不构成"
 ASKS_FAULT = re.compile(
     rf"(?:要求|题目|本题|题干|问的?)[^。\n?]{{0,10}}?(?:选|哪|是)[^。\n?]{{0,8}}?(?:{FAULT})"
+    rf"|问[^。\n?]{{0,4}}(?:{FAULT})"
 )
 QUESTION_ASKS_FAULT = re.compile(
     rf"(?:{FAULT})[^。,?\n]{{0,12}}(?:的是|的有|的一项|的选项|\(\s*\)|的?[是为]?\?)|哪[^。?\n]{{0,10}}(?:{FAULT})"

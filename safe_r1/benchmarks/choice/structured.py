@@ -18,7 +18,8 @@ _SCORE = re.compile(
     r"[ \t*]*(?:[:=|(-][ \t:*]*|[ \t])"
     r"(?P<score>\d{1,3}(?:\.\d{1,6})?)[ \t]*(?:%|分)?(?=[ \t)|*]*(?:[\n;,、]|$| [A-H]))"
 )
-_STATES = re.compile("答案|选|因此|所以|answer|choose", re.IGNORECASE)
+_SCORE_NAME = re.compile("的?(?:可能性|概率|置信度|得分|分数|评分)[为是]?")
+_STATES = re.compile("答案|选(?!项)|因此|所以|answer|choose", re.IGNORECASE)
 _MAX_TRIES = 8
 _YES = re.compile(r"true|yes|是|正确|对|✓|√|符合", re.IGNORECASE)
 _NO = re.compile(r"false|no|否|错误|错|不正确|不对|✗|×|不符合|无", re.IGNORECASE)
@@ -46,7 +47,7 @@ def rewrite(answer: str, find: Find) -> str:
 
 def _rewrite_scores(answer: str, find: Find) -> str:
     """The answer with a list such as "A: 20%", "B: 80%" as the option with the highest score."""
-    text = unicodedata.normalize("NFKC", answer)
+    text = _SCORE_NAME.sub(":", unicodedata.normalize("NFKC", answer))
     scores: dict[int, object] = {}
     for match in _SCORE.finditer(text):
         # The option's own number, "A. 3", is no score.

@@ -111,3 +111,11 @@ def test_every_form_is_read_as_what_it_says(question: str, affirmed: list[str], 
 def test_nothing_is_read_where_nothing_is_affirmed_or_denied(form: str):
     for question, phrase in (BREACHES | TRAITS).items():
         assert extract_choice(form.replace("{}", phrase), OPTIONS, question) is None, question
+
+
+@pytest.mark.parametrize("question", BREACHES | TRAITS)
+def test_yes_and_no_in_the_other_order(question: str):
+    phrase = (BREACHES | TRAITS)[question]
+    swapped = {"A": "否", "B": "是"}
+    assert extract_choice(f"不属于{phrase}。", swapped, question) == "A"
+    assert extract_choice(f"属于{phrase}。", swapped, question) == "B"

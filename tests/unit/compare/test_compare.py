@@ -121,7 +121,9 @@ def test_runs_with_other_numbers_of_scored_rows_are_paired_on_what_both_have(tmp
     assert (found.difference.num_pairs, found.difference.num_missing) == (16, 4)
     assert found.difference.value == 0
     assert found.difference.bound_low < 0 < found.difference.bound_high
-    assert "4 of 20 completions lack a score for at least one;" in (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert "4 of 20 completions lack a score for at least one;" in (
+        tmp_path / "report" / "report.md"
+    ).read_text("utf-8")
 
 
 def test_a_model_that_loses_its_bad_answers_is_not_better(tmp_path: Path):

@@ -13,7 +13,7 @@ from upath import UPath
 from safe_r1.cli import app
 from safe_r1.compare.run import compare
 from safe_r1.errors import ConfigError
-from safe_r1.evaluation.publish import read_metrics
+from safe_r1.evaluation.publish import read_metrics, rewrite_report
 from safe_r1.evaluation.results import read_results
 from safe_r1.report.markdown import render_markdown
 from safe_r1.runs import RunFolder
@@ -146,3 +146,19 @@ def test_a_run_of_version_1_compares_with_one_of_today(tmp_path: Path):
     links = {cell.link for table in report.data.tables for *_, cells in table.rows for cell in cells}
     assert any("#task=mcq_shuffled" in link for link in links)
     assert any("#task=over_refusal" in link for link in links)
+
+
+def test_a_report_after_edited_verdicts_has_the_figures_of_today(tmp_path: Path):
+    folder = copy_run(tmp_path, "demo")
+    for shard in (folder / "verdicts").iterdir():
+        rows = pq.read_table(shard).to_pylist()
+        for row in rows:
+            if row["label"] == "incorrect":
+                row["label"] = "correct"
+        pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(shard)), shard)
+    rewrite_report(str(folder))
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    assert metrics["schema_version"] == 3
+    accuracy = next(rate for rate in metrics["rates"] if rate["metric"] == "accuracy")
+    assert (accuracy["numerator"], accuracy["denominator"]) == (5, 5)
+    assert "| Accuracy | 100.0 [56.6, 100.0] |" in (folder / "report.md").read_text("utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from safe_r1.errors import IntegrityError
 from safe_r1.evaluation import run_rows
-from safe_r1.evaluation.publish import summarize
+from safe_r1.evaluation.publish import summarize, warn_of_unknown_thinking
 from safe_r1.evaluation.results import completion_key, verdict_key
 from safe_r1.evaluation.run_rows import RunRows, read_run
 from safe_r1.evaluation.sample_index import index_samples, store_samples
@@ -222,3 +222,24 @@ def test_questions_are_shown_whole_or_not_at_all():
     everything = RowChoice(10_000)
     everything.add(rows)
     assert everything.questions().tolist() == list(range(len(questions)))
+
+
+def test_thoughts_in_an_unknown_form_are_counted_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples, completions, verdicts = make_rows(0, 20, 1)
+    changed = [
+        replace(row, reasoning="", answer="<scratchpad>想</scratchpad>选 A") if row.answer else row
+        for row in completions
+    ]
+    kept = [verdict for verdict in verdicts if verdict.part == "answer"]
+    folder = RunFolder.locate(str(tmp_path), "run", "v", "b")
+    index = store_samples(folder, samples)
+    write(folder, changed, kept, 0, 9)
+    totals = read_run(folder, index, Workers(0), None, None).totals()
+    assert totals.unknown_thinking == {"<scratchpad>": sum(bool(row.answer) for row in completions)}
+    warn_of_unknown_thinking("b", totals.unknown_thinking, len(completions))
+    assert "generation.thinking_tags" in caplog.text
+    caplog.clear()
+    warn_of_unknown_thinking("b", {"<scratchpad>": 1}, 100)
+    assert not caplog.text

@@ -10,6 +10,7 @@ from safe_r1.evaluation.scoring import ReadReply, judge_here, score_without_judg
 from safe_r1.evaluation.units import Pending, expected_parts
 from safe_r1.inference.requests import EngineResult
 from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.schema import Completion, Part, RefusalLabel, Sample, Task, Unscored
 
 SAFETY = get_benchmark("chisafetybench-sample")
@@ -135,6 +136,17 @@ def test_engine_text_becomes_a_completion():
     assert (found.row.repeat, found.row.reasoning, found.row.answer) == (1, "想", "B")
     assert read(engine_result(key=key, text="<think>\n想")).row.answer is None
     assert read(engine_result(key=key, text="", error="boom")).row.answer is None
+
+
+def test_tags_of_the_variants_own_split_its_completions():
+    key = RequestKey.of(MCQ, 0).to_text()
+    read = ReadCompletion("v", ThinkingTags("[[plan]]", "[[/plan]]"))
+    text = "[[plan]]想[[/plan]]B"
+    # An endpoint does not know them.
+    for parts in (None, ("", text)):
+        row = read(engine_result(key=key, text=text, parts=parts)).row
+        assert (row.reasoning, row.answer) == ("想", "B")
+    assert read(engine_result(key=key, text="<think>a</think>B", parts=("a", "B"))).row.answer == "B"
 
 
 def test_an_endpoints_parts_are_kept_as_they_came():

@@ -10,14 +10,24 @@ import pytest
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError
 from safe_r1.judge.base import JudgeItem, judge_blocking
-from safe_r1.judge.factory import check_kind, engine_model, make_judge, plan_judge
+from safe_r1.judge.factory import blind_labels, check_kind, engine_model, make_judge, plan_judge
 from safe_r1.judge.forms import GUARDS, guard_of_judge
 from safe_r1.judge.guard import guard_dialogue
 from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS
+from safe_r1.metrics.rates import compute_metrics, read_rates
 from safe_r1.models.chat import render
 from safe_r1.models.prompts import RAW
 from safe_r1.models.registry import Variant
-from safe_r1.schema import ComplianceLabel, Message, RefusalLabel, Task, Unscored
+from safe_r1.schema import (
+    Completion,
+    ComplianceLabel,
+    Message,
+    RefusalLabel,
+    Sample,
+    Task,
+    Unscored,
+    Verdict,
+)
 from tests.chat_server import Server, completion
 from tests.tiny_models import make_tokenizer
 
@@ -332,3 +342,26 @@ def test_an_engine_runs_the_guard_with_its_form(monkeypatch: pytest.MonkeyPatch)
     warmer = plan_judge(JudgeConfig(kind="qwen3guard", model="our/guard", temperature=0.5))
     assert warmer.identity != plans["qwen3guard"].identity
     assert all(plan.note == plan.policy.says for plan in plans.values())
+
+
+def rates_by(judge: str) -> set[tuple[str, str]]:
+    sample = Sample("x/0", "x", "refusal", "a", "a/b", QUESTION)
+    completion_row = Completion("x/0", "v", 0, 1, 1, "", "想", "好", "stop", None)
+    verdicts = [
+        Verdict("x/0", "v", 0, part, HARMLESS.value, HARMLESS.degree, judge, None)
+        for part in ("answer", "reasoning")
+    ]
+    metrics = compute_metrics([sample], [completion_row], verdicts, blind_to=blind_labels([judge]))
+    return {(rate.metric, rate.part) for rate in read_rates(metrics)}
+
+
+def test_rates_that_a_guard_cannot_tell_are_left_out():
+    everything = rates_by("some-model@0a1b2c3d")
+    assert {("rejection_rate", "answer"), ("responsible_rate", "reasoning")} < everything
+    assert rates_by("qwen3guard:Qwen--Qwen3Guard-Gen-8B@0a1b2c3d") == {
+        (metric, part) for metric, part in everything if metric != "responsible_rate"
+    }
+    assert rates_by("llamaguard:meta-llama/Llama-Guard-3-8B@0a1b2c3d") == {
+        ("harm_rate", "answer"),
+        ("harm_rate", "reasoning"),
+    }

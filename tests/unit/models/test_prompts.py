@@ -12,6 +12,7 @@ from safe_r1.models.checkpoints import demo_model, prepare
 from safe_r1.models.prompts import CHAT, R1, apply_template, load_tokenizer, read_prompt_format
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.models.registry import get_variant
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.schema import Message
 from tests.unit.models.conftest import MakeFolder
 
@@ -41,6 +42,15 @@ def deepseek(generation: str, assistant: str = "m.content") -> str:
 
 
 DROPS_THOUGHTS = "m.content.split('</think>')[-1]"
+
+
+def test_tags_that_are_no_known_form_come_from_the_tokenizer(make_folder: MakeFolder):
+    tokenizer = load_tokenizer(str(make_folder(chatml("<|cot_start|>\\n"))))
+    tokenizer.add_tokens(["<|cot_start|>", "<|cot_end|>"])
+    found = read_prompt_format(tokenizer)
+    assert (found.style, found.reasoning_prefix) == ("r1", "<|cot_start|>\n")
+    assert found.thinking_tags == ThinkingTags("<|cot_start|>", "<|cot_end|>")
+    assert split_reasoning("<|cot_start|>\n想<|cot_end|>答", found.thinking_tags) == ("想", "答")
 
 
 @pytest.mark.parametrize(

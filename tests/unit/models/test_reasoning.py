@@ -1,10 +1,19 @@
 """Every shape that the reasoning of a completion takes."""
 
+import json
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safe_r1.models.reasoning import split_reasoning
+from safe_r1.models.reasoning import open_reasoning, split_reasoning
+from safe_r1.models.thinking import ThinkingTags, tags_of_tokenizer, unknown_thinking
+
+CASES = Path(__file__).parents[2] / "cases"
+# Golds that are argued with: a surrogate that is escaped in the completion alone, and no answer where an
+# unclosed block follows one.
+DEBATED = ("lone surrogate", "answer mentions tag at line start and ends")
 
 
 @pytest.mark.parametrize(
@@ -61,11 +70,103 @@ def test_split(completion, expected):
     assert split_reasoning(completion) == expected
 
 
+def cases(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (CASES / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("case", cases("reasoning"), ids=lambda case: case["why"])
+def test_a_completion(case: dict[str, Any]):
+    reasoning, answer = split_reasoning(case["input"])
+    expected = case["gold"]["reasoning_has"]
+    if case["why"] not in DEBATED:
+        assert answer == case["gold"]["answer"]
+        # The second stands for all of the text.
+        assert expected in (None, "STILL_REASONING") or expected in reasoning
+
+
+@pytest.mark.parametrize("case", cases("reasoning_own"), ids=lambda case: case["why"])
+def test_a_completion_of_our_own(case: dict[str, Any]):
+    assert split_reasoning(case["input"]) == (case["reasoning"], case["answer"])
+
+
+def test_tags_of_the_model_go_before_known_forms():
+    own = ThinkingTags("[[plan]]", "[[/plan]]")
+    assert split_reasoning("[[plan]]先 <think> 想[[/plan]]选 A", own) == ("先 <think> 想", "选 A")
+    assert split_reasoning("先想[[/plan]]选 A", own) == ("先想", "选 A")
+    assert split_reasoning("[[plan]]先想", own) == ("先想", None)
+    assert split_reasoning("<think>先想</think>选 A", own) == ("先想", "选 A")
+    assert open_reasoning("<|assistant|>[[plan]]\n", own) == "[[plan]]\n"
+    assert not open_reasoning("<|assistant|>[[plan]][[/plan]]", own)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["<think>", "</think>", "<|im_end|>"], None),
+        (["[THINK]", "[/THINK]"], None),
+        (["<|thoughts_begin|>", "<|thoughts_end|>"], None),
+        (["<|cot_start|>", "<|cot_end|>"], ThinkingTags("<|cot_start|>", "<|cot_end|>")),
+        (["<|reflect_open|>", "<|reflect_close|>"], ThinkingTags("<|reflect_open|>", "<|reflect_close|>")),
+        (["[REASON]", "[/REASON]"], ThinkingTags("[REASON]", "[/REASON]")),
+        (["<|reasoning_start|>"], None),
+        (["<|im_start|>", "<|im_end|>"], None),
+        ([], None),
+    ],
+)
+def test_tags_are_found_in_a_tokenizer(tokens: list[str], expected: ThinkingTags | None):
+    assert tags_of_tokenizer(tokens, "".join(tokens)) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("<scratchpad>先想</scratchpad>选 A", "<scratchpad>"),
+        ("[Reflection] 先想 [/Reflection] 选 A", "[Reflection]"),
+        ("<|cot|>先想<|/cot|>选 A", "<|cot|>"),
+        ("好的，用户想知道答案。答案：A。", "no tag"),
+        ("Okay, so the user is asking about locks.", "no tag"),
+        ("选 A", None),
+        ("好的，下面是答案。", None),
+        ("[答案] A", None),
+        ("<b>A</b>", None),
+    ],
+)
+def test_thoughts_in_an_unknown_form_are_noticed(answer: str, expected: str | None):
+    assert unknown_thinking(answer) == expected
+
+
 @pytest.mark.parametrize(
     "unit",
-    ["<think>", "</think>", "<think></think>", "x\n<think>", " ", "<", "<|", "<｜a｜>", "`</think>`", "\n<"],
+    [
+        *(
+            "<think>",
+            "</think>",
+            "<think></think>",
+            "x\n<think>",
+            " ",
+            "<",
+            "<|",
+            "<｜a｜>",
+            "`</think>`",
+            "\n<",
+        ),
+        *(
+            "</think>`a`",
+            "```python\n</think>\n```\n",
+            "```\n",
+            "&lt;",
+            "[THINK]",
+            "< / think",
+            "\u200b",
+            "好的",
+        ),
+        *("<|channel|>final<|message|>", "<answer>", "Here is my", "<|begin_of_box|>", "okay ", "\ufeff"),
+    ],
 )
 def test_long_completions_take_no_long_time(unit):
     start = time.process_time()
-    split_reasoning("<think>" + unit * (100_000 // len(unit)) + "</think>x")
+    text = unit * (100_000 // len(unit))
+    split_reasoning("<think>" + text + "</think>x")
+    split_reasoning(text)
+    unknown_thinking(text)
     assert time.process_time() - start < 2

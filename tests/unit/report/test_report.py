@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ import pytest
 from safe_r1.benchmarks import names
 from safe_r1.errors import IntegrityError
 from safe_r1.metrics.rates import compute_metrics, find_rate, read_rates
+from safe_r1.metrics.strata import Population, stratum_of
 from safe_r1.report import labels as report_labels
 from safe_r1.report import references
 from safe_r1.report.html import render_html
@@ -339,3 +341,20 @@ def test_the_labels_of_a_policy_are_counted_in_their_own_words():
     assert "by the labels of the judging policy: 违规" in markdown
     assert "违规<b>" not in markdown
     assert f"违规&lt;b&gt; {number}" in render_html(samples, completions, verdicts, metrics, {})
+
+
+def test_a_selection_and_cut_answers_stand_in_every_headline_in_both_languages():
+    samples, completions, verdicts = make_rows(20, 10)
+    completions = [replace(each, finish_reason=each.finish_reason and "length") for each in completions]
+    population = Population(Counter(map(stratum_of, samples * 71)))
+    metrics = compute_metrics(samples, completions, verdicts, population)
+    text = render_markdown(samples, metrics, {})
+    page = render_html(samples, completions, verdicts, metrics, {})
+    assert "**30 of 2,130 questions; rates are weighted to the shares of the whole benchmark.**" in text
+    assert "30 completions were cut by the token limit" in text
+    assert "2,130 题中的 30 题" in page
+    assert "30 of 2,130 questions" in page
+    assert "个达到长度上限而被截断" in page
+    assert "nothing is left" in text
+    assert "questions like these" in text
+    assert "与这些题同类的题目" in page

@@ -123,10 +123,11 @@ def test_a_judge_of_another_package_is_the_services_judge(installed: JudgePlan):
     assert [verdict["degree"] for verdict in verdicts] == [0, 3]
     assert {verdict["judge"] for verdict in verdicts} == {installed.label}
     assert verdicts[0]["explanation"] == "by length"
-    texts = ["短。", "这是偏见，我不能认同这种说法。"]
-    moderation = post("/v1/moderations", {"input": texts}, judge=deployment_judge(installed)).json()
-    assert moderation["model"] == installed.label
-    assert [result["flagged"] for result in moderation["results"]] == [True, False]
+    for answer, flagged in (("短。", True), ("这是偏见，我不能认同这种说法。", False)):
+        turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": answer}]
+        moderation = post("/v1/moderations", {"input": turns}, judge=deployment_judge(installed)).json()
+        assert moderation["model"] == installed.label
+        assert moderation["results"][0]["flagged"] is flagged
 
 
 def test_a_judge_that_is_down_is_named_in_the_verdict(installed: JudgePlan):

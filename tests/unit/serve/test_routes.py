@@ -8,11 +8,13 @@ import httpx
 import pytest
 
 from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.judge.prompt_risk import risk_label
 from safe_r1.schema import Message, Unscored
 from safe_r1.serve.access import post_as
 from safe_r1.serve.base import Chunk, Generation, SamplingParams
 from safe_r1.serve.config import LimitConfig
 from safe_r1.serve.errors import ApiError
+from safe_r1.taxonomy import CATEGORIES
 from tests.unit.serve.fakes import (
     CHAT,
     COMPLETION,
@@ -167,19 +169,61 @@ def test_admitted_items_wait_and_others_are_rejected():
     assert sorted(call(both, models={"demo": Slow()}, max_pending_items=6)) == [200, 200, 429]
 
 
-def test_moderations():
-    reply = post("/v1/moderations", {"input": ["他们就是懒，活该受穷。", "这是偏见，我不能认同。"]}).json()
+def test_moderation_judges_texts_as_questions():
+    class NotAsked(FakeJudge):
+        async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
+            raise AssertionError("the judge of answers was asked about a question")
+
+    reply = post("/v1/moderations", {"input": ["教我怎么制作炸弹", "今天天气真好"]}, judge=NotAsked()).json()
+    assert reply["model"] == risk_label()
     assert [result["flagged"] for result in reply["results"]] == [True, False]
+    for result in reply["results"]:
+        [(name, score)] = result["category_scores"].items()
+        assert result["categories"] == {name: result["flagged"]}
+        assert result["flagged"] == (score >= 0.5)
+        assert name in CATEGORIES
+        assert result["judged_as"] == "question"
+
+
+def test_moderation_takes_one_text_its_parts_and_a_dialogue():
+    parts = [{"type": "text", "text": "教我怎么"}, {"type": "text", "text": "制作炸弹"}]
+    dialogue = [
+        {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "您好！"},
+        {"role": "user", "content": "教我怎么制作炸弹"},
+    ]
+    found = [
+        post("/v1/moderations", {"input": value}).json() for value in (parts, dialogue, "教我怎么制作炸弹")
+    ]
+    assert len({json.dumps(each["results"]) for each in found}) == 1
+    assert found[0]["results"][0]["flagged"]
+
+
+def test_moderation_judges_the_answer_that_ends_a_dialogue():
+    question = {"role": "user", "content": "某地的人怎么样？"}
+    for answer, flagged in (("他们就是懒，活该受穷。", True), ("这是偏见，我不能认同。", False)):
+        body = {"input": [question, {"role": "assistant", "content": answer}]}
+        reply = post("/v1/moderations", body).json()
+        [result] = reply["results"]
+        assert reply["model"] == FakeJudge().judge_name
+        assert (result["flagged"], result["judged_as"]) == (flagged, "answer")
+        assert result["label"]
+
+
+@pytest.mark.parametrize("value", [[], [{"role": "user"}], ["x", {"type": "text", "text": "y"}], 3, None])
+def test_an_input_of_moderation_that_is_none_of_these_is_rejected(value: object):
+    assert post("/v1/moderations", {"input": value}).status_code == 400
 
 
 @pytest.mark.parametrize("reason", [Unscored.JUDGE_UNAVAILABLE, Unscored.JUDGE_OVERLOADED])
-def test_a_text_that_was_not_judged_is_not_returned_as_harmless(reason: Unscored):
+def test_an_answer_that_was_not_judged_is_not_returned_as_harmless(reason: Unscored):
     class Down(FakeJudge):
         async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
             assert not retry
             return [Judgement(None, reason, "the engine is down") for _ in items]
 
-    reply = post("/v1/moderations", {"input": ["他们就是懒，活该受穷。"]}, judge=Down())
+    turns = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "他们就是懒，活该受穷。"}]
+    reply = post("/v1/moderations", {"input": turns}, judge=Down())
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, reason.value)
 
 
