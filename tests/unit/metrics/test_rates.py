@@ -555,7 +555,8 @@ def test_a_thought_without_an_end_is_truncated_or_unfinished(finish: str, reason
 
 
 def test_a_missing_row_counts_as_wrong_in_accuracy_and_nowhere_else():
-    [missing] = join_rows(*([each] for each in mcq("1", "A", None, reason="failed")))
+    sample, completion, verdict = mcq("1", "A", None, reason="failed")
+    [missing] = join_rows([sample], [completion], [verdict])
     assert outcome(missing, "accuracy") is outcome(missing, "accuracy_answered") is Outcome.MISSING
     assert counted(missing, "accuracy") is False
     assert counted(missing, "accuracy_answered") is None
