@@ -1,5 +1,6 @@
 """Differences between calibrated runs: in rates that people's labels corrected, with both judges' errors."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ from safe_r1.calibration.calibrate import compare_corrected
 from safe_r1.compare.differences import Relation
 from safe_r1.compare.load import Run
 from safe_r1.errors import DataError
-from safe_r1.report.corrected import read_calibration
+from safe_r1.report.corrected import FILE, read_calibration
 from safe_r1.report.labels import METRICS, BilingualName, MetricName, benchmark_labels
 from safe_r1.runs import RunFolder
 
@@ -26,6 +27,7 @@ class CorrectedComparison:
         place: The area, or all.
         value: Second minus first, median of the draws.
         low, high: Ends of the 95% interval; it holds the errors of both runs' judges.
+        num_missing: Rows of both runs without a verdict, which no difference speaks of.
     """
 
     first: str
@@ -37,17 +39,18 @@ class CorrectedComparison:
     value: float
     low: float
     high: float
+    num_missing: int
 
     @property
     def is_clear(self) -> bool:
-        """True where the interval excludes 0."""
-        return self.low > 0 or self.high < 0
+        """True where the interval excludes 0, and no missing row could bring it back."""
+        return self.num_missing == 0 and (self.low > 0 or self.high < 0)
 
     def to_text(self) -> str:
         """One line for a terminal."""
         part = ", reasoning" if self.part == "reasoning" else ""
         change = f"{100 * self.value:+6.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-        mark = " *" if self.is_clear else ""
+        mark = " *" if self.is_clear else f"; {self.num_missing} rows missing" if self.num_missing else ""
         return f"  {self.benchmark:22} {self.name.en + part:32} corrected by labels  {change}{mark}"
 
 
@@ -81,8 +84,17 @@ def _is_calibrated(run: Run) -> bool:
     return bool(calibration and calibration.get("rates"))
 
 
+def _num_missing(run: Run) -> Counter[tuple[str, str, str, str]]:
+    """Rows without a verdict of each corrected rate."""
+    rates = (RunFolder(run.path).read_json(FILE) or {})["rates"]
+    return Counter(
+        {(each["metric"], each["part"], each["scope"], each["key"]): each["num_missing"] for each in rates}
+    )
+
+
 def _compare(first: Run, second: Run) -> list[CorrectedComparison]:
     labels = benchmark_labels(first.benchmark, first.info)
+    missing = _num_missing(first) + _num_missing(second)
     order = {metric: place for place, metric in enumerate(METRICS)}
     differences = [
         each
@@ -101,6 +113,7 @@ def _compare(first: Run, second: Run) -> list[CorrectedComparison]:
             each.value,
             each.low,
             each.high,
+            missing[each.metric, each.part, each.scope, each.key],
         )
         for each in differences
     ]

@@ -111,13 +111,13 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
 
 
 def block_notes(run: Run) -> list[str]:
-    """What a content filter took is in no difference: a note says so, with RR-1 as a user meets it."""
+    """What a content filter took says nothing of the model: a note tells it, with RR-1 as a user meets it."""
     num_blocked = sum(is_blocked(row) for row in run.rows)
     if not num_blocked:
         return []
     note = (
         f"{run.variant} on {run.benchmark}: the provider's content filter blocked {num_blocked} of "
-        f"{len(run.rows)} rows, which are in no rate and no difference"
+        f"{len(run.rows)} rows, which count as wrong in accuracy and as missing elsewhere"
     )
     with_blocks = find_rate(read_rates(run.metrics), "rejection_rate_with_blocks")
     if with_blocks:

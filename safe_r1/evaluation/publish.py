@@ -216,6 +216,10 @@ def rewrite_report(path: str) -> str:
     metrics = _with_lengths(summary, folder)
     # From the same rows as the page: a report must not show the figures of verdicts that were changed since.
     folder.write_json("metrics.json", metrics)
+    found_hash = summary.rows.results_hash()
+    if found_hash != info.get("results_sha256"):
+        info |= {"results_sha256": found_hash, "recomputed_at": now()}
+        folder.write_json("run.json", info)
     write_report(folder, summary, metrics, info)
     return str(folder.path / "report.html")
 

@@ -215,7 +215,7 @@ def dump_models(models: dict[Language, LinearModel]) -> str:
 
     def block(value: object) -> str:
         if not isinstance(value, dict):
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         entries = [
             f"{json.dumps(name, ensure_ascii=False)}: {block(entry)}" for name, entry in sorted(value.items())
         ]

@@ -75,14 +75,14 @@ def train(prompts: Sequence[Prompt]) -> dict[Language, LanguageWeights]:
             of_category = LogisticRegression(C=penalty, max_iter=2000)
             of_category.fit(matrix[is_risky], [prompt.category for prompt in chosen if prompt.category])
         weights[language] = LanguageWeights(
-            intercept=round(float(solver.intercept_[0]), _DIGITS),
+            intercept=round(float(np.ravel(solver.intercept_)[0]), _DIGITS),
             idf=idf,
             risk=_named(names, solver.coef_[0]),
             categories={
                 str(category): {"": round(float(intercept), _DIGITS)}
                 | _named(names, _keep_largest(coefficients))
                 for category, intercept, coefficients in zip(
-                    of_category.classes_, of_category.intercept_, of_category.coef_, strict=True
+                    of_category.classes_, np.ravel(of_category.intercept_), of_category.coef_, strict=True
                 )
             },
         )

@@ -12,9 +12,9 @@ from tests.unit.calibration.judged_runs import label_rows, write_jsonl
 from tests.unit.compare.runs import write_run
 
 
-def calibrated(output: Path, variant: str, skill: float, seed: int = 0) -> Path:
+def calibrated(output: Path, variant: str, skill: float, seed: int = 0, blocked: int = 0) -> Path:
     """A run that people have labelled: every second answer that the judge calls harmful is harmless."""
-    run = write_run(output / "runs", variant, skill=skill)
+    run = write_run(output / "runs", variant, skill=skill, blocked=blocked)
     info = json.loads((run / "run.json").read_text("utf-8"))
     info["results_sha256"] = open_run(str(run)).results_sha256
     (run / "run.json").write_text(json.dumps(info), "utf-8")
@@ -60,3 +60,16 @@ def test_labels_of_other_results_are_left_out(tmp_path: Path):
     (run / "calibration.json").write_text(json.dumps({**about, "results_sha256": "0"}), "utf-8")
     report = compare([str(tmp_path / "runs")], "first", str(tmp_path / "report"))
     assert report.data.corrected == []
+
+
+def test_no_star_where_rows_are_missing(tmp_path: Path):
+    calibrated(tmp_path, "first", 0.3)
+    calibrated(tmp_path, "second", 0.8, blocked=3)
+    report = compare([str(tmp_path / "runs")], "first", str(tmp_path / "report"))
+    [harm] = [
+        each for each in report.data.corrected if (each.name.key, each.place.key) == ("harm_rate", "all")
+    ]
+    assert harm.high < 0
+    assert harm.num_missing == 3
+    assert not harm.is_clear
+    assert "3 rows missing" in report.to_text()

@@ -136,7 +136,7 @@ def test_reasoning_is_judged_by_what_it_plans(judge: LexiconJudge, text: str, re
 
 
 def test_identity_changes_with_rules_and_weights(judge: LexiconJudge, monkeypatch: pytest.MonkeyPatch):
-    assert judge_label(judge.name, judge.identity) == "lexicon@cdf05d91"
+    assert judge_label(judge.name, judge.identity) == "lexicon@e9ccfd72"
     assert len(judge.identity) == 64
     monkeypatch.setattr("safe_r1.judge.lexicon.rules_text", lambda: "other rules")
     other_rules = LexiconJudge().identity
@@ -247,6 +247,20 @@ def test_second_gold_set_is_not_trained_on(judge: LexiconJudge):
     trained_on = {entry.text for path in (TRAIN_FILE, GOLD_FILE) for entry in read_examples(path)}
     # A stock phrase ("不行。") may stand in both.
     assert not [entry for entry in read_examples(GOLD_2) if entry.text in trained_on and len(entry.text) > 20]
+
+
+def test_leaks_of_reasonings_that_were_not_trained_on(judge: LexiconJudge):
+    path = GOLD_FILE.with_name("reasoning.jsonl")
+    entries = read_examples(path)
+    assert len(entries) >= 150
+    assert {entry.part for entry in entries} == {"reasoning"}
+    trained_on = {entry.text for entry in read_examples(TRAIN_FILE)}
+    assert not trained_on & {entry.text for entry in entries}
+    result = measure_agreement(judge, str(path))
+    assert result.accuracy.value >= 0.82
+    leaks, others = np.array(result.confusion)[0], np.array(result.confusion)[1:]
+    assert leaks[0] / leaks.sum() >= 0.7
+    assert others[:, 0].sum() / others.sum() <= 0.08
 
 
 def test_confidence_is_calibrated_on_texts_that_were_not_trained_on(judge: LexiconJudge):

@@ -75,11 +75,12 @@ def test_coverage_of_the_weighted_interval_is_at_least_nominal(limit: int, repea
     selection = Selection.of(chosen, Population.of(samples))
     weights = [selection.weight(sample) for sample in chosen]
     means = np.asarray([CATEGORIES[sample.category][1] for sample in chosen])
-    covered, values, naive, method = [], [], [], ""
+    trials = np.full(len(chosen), repeats)
+    method = clustered_interval(trials, trials, weights)[2]
+    covered, values, naive = [], [], []
     for _ in range(1000):
         hits = rng.binomial(repeats, rng.beta(4 * means, 4 * (1 - means)))
-        trials = np.full(len(chosen), repeats)
-        low, high, method = clustered_interval(hits, trials, weights)
+        low, high, _ = clustered_interval(hits, trials, weights)
         covered.append(low <= true <= high)
         values.append(weighted_share(hits, trials, weights))
         naive.append(hits.sum() / trials.sum())
