@@ -10,9 +10,10 @@ import pytest
 from safe_r1.compare.run import compare
 from safe_r1.errors import DataError
 from safe_r1.evaluation.publish import rewrite_report
-from safe_r1.gate.policy import load_policy
+from safe_r1.gate.decide import Status
+from safe_r1.gate.policy import GatePolicy, load_policy
 from safe_r1.gate.run import run_gate
-from tests.unit.compare.runs import refusal_samples, write_run
+from tests.unit.compare.runs import refusal_samples, write_run, xstest_samples
 
 pytestmark = pytest.mark.slow
 
@@ -46,3 +47,34 @@ def test_rates_of_rows_that_were_edited_since_are_refused(tmp_path: Path, call: 
         call(runs)
     rewrite_report(str(run))
     assert call(runs)
+
+
+def test_what_a_judge_cannot_tell_is_not_compared_and_not_called_so(tmp_path: Path):
+    runs = tmp_path / "runs"
+    for variant, skill in (("a", 0.4), ("b", 0.9)):
+        write_run(runs, variant, "xstest", skill=skill)
+    report = compare([str(runs)], "a", str(tmp_path / "report"))
+    # The lexicon cannot tell a refusal in part from one as a whole.
+    metrics = {each.metric for each in report.data.comparisons}
+    assert metrics == {"over_refusal_rate", "unsafe_refusal_rate", "unsafe_compliance_rate"}
+    markdown = (tmp_path / "report" / "report.md").read_text("utf-8")
+    page = (tmp_path / "report" / "report.html").read_text("utf-8")
+    table = (tmp_path / "report" / "tables" / "over-refusal.tex").read_text("utf-8")
+    for text in (report.to_text(), markdown, page, table):
+        assert "Unsafe prompts refused, full or partial" in text
+        assert "refused in part" not in text
+    policy = load_policy(None, ["unsafe_partial_refusal_rate=0"], [])
+    [check] = run_gate([str(runs / "main" / "b")], policy).checks
+    assert check.status is Status.UNDECIDED
+    result = run_gate([str(runs / "main" / "b")], GatePolicy(), str(runs / "main" / "a"))
+    assert not any("partial" in each.name for each in result.checks)
+
+
+def test_columns_of_several_benchmarks_name_theirs(tmp_path: Path):
+    for variant in ("a", "b"):
+        for benchmark in ("xstest", "asked"):
+            write_run(tmp_path / "runs", variant, benchmark, samples=xstest_samples())
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    [table] = report.data.tables
+    names = [column.name.en for column in table.columns]
+    assert len(set(names)) == len(names) == 6
