@@ -101,7 +101,7 @@ def _cell_change(cell: RateCell) -> Markup:
         return Markup("")
     found = comparison.difference
     text = f"{_points(found.value)}{'*' if comparison.is_significant else ''}"
-    if found.num_missing:
+    if found.num_pairs < found.num_asked:
         text = f"{percent(found.first)} → {percent(found.second)}: {text}"
     return Markup(text)
 
