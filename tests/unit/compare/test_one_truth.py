@@ -1,5 +1,8 @@
 """A comparison speaks of one set of rows, and says what it does not compare."""
 
+import csv
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from safe_r1.evaluation.publish import rewrite_report
 from safe_r1.gate.decide import Status
 from safe_r1.gate.policy import GatePolicy, load_policy
 from safe_r1.gate.run import run_gate
+from safe_r1.report.cells import is_formula_like, text_of_csv
 from tests.unit.compare.runs import refusal_samples, write_run, xstest_samples
 
 pytestmark = pytest.mark.slow
@@ -78,3 +82,31 @@ def test_columns_of_several_benchmarks_name_theirs(tmp_path: Path):
     [table] = report.data.tables
     names = [column.name.en for column in table.columns]
     assert len(set(names)) == len(names) == 6
+
+
+@pytest.mark.parametrize("name", ["=1+1", " =1+1", "＝1+1", "[2ex]", "*", "a^b", "<x>|\\{}~%&#_$"])
+def test_tables_take_names_as_texts(tmp_path: Path, name: str):
+    before = refusal_samples(40)
+    write_run(tmp_path / "runs", "a", "asked", samples=before, skill=0.1)
+    run = write_run(tmp_path / "runs", "b", "asked", samples=before, skill=0.9, unscored=4)
+    info = json.loads((run / "run.json").read_text("utf-8"))
+    info["variant"]["name"] = name
+    (run / "run.json").write_text(json.dumps(info), "utf-8")
+    compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    latex = (tmp_path / "report" / "tables" / "asked-rejection_rate.tex").read_text("utf-8")
+    row = latex.splitlines()[6]
+    shown = row.partition(" & ")[0]
+    assert shown[0] not in "[*"
+    assert not re.search(r"(?<!\\)[&%$#_^~<>|]", shown)
+    [rate] = [
+        each for each in csv.DictReader(_lines(tmp_path, "rejection_rate")) if each["scope"] == "overall"
+    ][1:]
+    low, high = (f"{100 * float(rate[end]):.1f}" for end in ("bound_low", "bound_high"))
+    assert int(rate["num_missing"]) == 4
+    assert f"$^*$ ({low}--{high}) &" in row
+    assert text_of_csv(rate["variant"]) == name
+    assert not is_formula_like(rate["variant"])
+
+
+def _lines(folder: Path, metric: str) -> list[str]:
+    return (folder / "report" / "tables" / f"asked-{metric}.csv").read_text("utf-8").splitlines()
