@@ -172,12 +172,14 @@ def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iter
     groups = dict.fromkeys(row.sample.group for row in first.rows)
     blind_to = blind_labels_of((first, second))
     left_out = left_out_metrics(blind_to)
+    # The pairs are the questions of the smaller selection, whose weights stand for the whole benchmark.
+    weights_by_scope = _weights_by_scope(min(first, second, key=lambda run: len(run.rows)))
     for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
         if metric in left_out:
             continue
         before, after = (_outcomes(run.rows, metric) for run in (first, second))
         num_shared = len(before.keys() & after.keys())
-        for (scope, key), weights in _weights_by_scope(first).items():
+        for (scope, key), weights in weights_by_scope.items():
             trials = paired_counts(before, after, weights, metric in ASKED_METRICS)
             num_asked = sum(each.asked for each in trials.values())
             # An area with all questions of the benchmark repeats the overall comparison.

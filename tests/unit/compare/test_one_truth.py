@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ from safe_r1.evaluation.publish import rewrite_report
 from safe_r1.gate.decide import Status
 from safe_r1.gate.policy import GatePolicy, load_policy
 from safe_r1.gate.run import run_gate
+from safe_r1.metrics.rates import find_rate, read_rates
+from safe_r1.metrics.strata import Population
 from safe_r1.report.cells import is_formula_like, text_of_csv
 from tests.unit.compare.runs import refusal_samples, write_run, xstest_samples
 
@@ -110,3 +113,34 @@ def test_tables_take_names_as_texts(tmp_path: Path, name: str):
 
 def _lines(folder: Path, metric: str) -> list[str]:
     return (folder / "report" / "tables" / f"asked-{metric}.csv").read_text("utf-8").splitlines()
+
+
+def test_a_difference_from_a_selection_is_the_same_in_both_directions(tmp_path: Path):
+    samples = [
+        replace(each, category=("common", "rare")[place % 10 == 0])
+        for place, each in enumerate(refusal_samples(200))
+    ]
+    chosen = samples[::10] + [each for each in samples[:33] if each.category == "common"]
+    write_run(tmp_path / "runs", "whole", "asked", samples=samples, skill=0.3)
+    some = write_run(tmp_path / "runs", "some", "asked", samples=chosen, skill=0.8)
+    (some / "population.json").write_text(json.dumps(Population.of(samples).to_json()), "utf-8")
+    found = {}
+    for baseline in ("whole", "some"):
+        report = compare([str(tmp_path / "runs")], baseline, str(tmp_path / "report"), allow_mismatch=True)
+        [each] = [
+            each.difference
+            for each in report.data.comparisons
+            if (each.metric, each.scope) == ("rejection_rate", "overall")
+        ]
+        found[baseline] = each
+    there, back = found["whole"], found["some"]
+    assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
+    assert there.p_value == back.p_value
+    assert there.second == pytest.approx(_rate(some))
+
+
+def _rate(run: Path) -> float:
+    rewrite_report(str(run))
+    rate = find_rate(read_rates(json.loads((run / "metrics.json").read_text("utf-8"))), "rejection_rate")
+    assert rate
+    return rate.value
