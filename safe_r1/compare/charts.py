@@ -95,7 +95,9 @@ def heatmaps(runs: Sequence[Run], variants: Sequence[str]) -> list[Heatmap]:
                 rows = [
                     (labels.name(key), [found.get((variant, key)) for variant in variants]) for key in keys
                 ]
-                maps.append(Heatmap(metric_title(metric, benchmark), METRICS[metric], list(variants), rows))
+                maps.append(
+                    Heatmap(metric_title(METRICS[metric], benchmark), METRICS[metric], list(variants), rows)
+                )
     return maps
 
 

@@ -80,7 +80,7 @@ def corrected_comparisons(
 
 def _is_calibrated(run: Run) -> bool:
     # Labels of verdicts that were edited since say nothing of the rates that are compared.
-    calibration = read_calibration(RunFolder(run.path), str(run.info.get("results_sha256", "")))
+    calibration = read_calibration(RunFolder(run.path), run.results_sha256)
     return bool(calibration and calibration.get("rates"))
 
 

@@ -2,18 +2,25 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from upath import UPath
 
 from safe_r1.compare.corrected import CorrectedComparison
-from safe_r1.compare.differences import Comparison, Relation, lineage_order
+from safe_r1.compare.differences import Comparison, Relation, blind_labels_of, lineage_order
 from safe_r1.compare.load import Run, declared_margin
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, REFUSAL_METRICS
 from safe_r1.metrics.rates import Rate, read_rates
-from safe_r1.report.labels import HISTORY, METRICS, BilingualName, MetricName, benchmark_labels
+from safe_r1.report.labels import (
+    HISTORY,
+    METRICS,
+    BilingualName,
+    MetricName,
+    benchmark_labels,
+    metric_names,
+)
 from safe_r1.runs import is_local
 
 _RELATIONS: dict[Relation, BilingualName] = {
@@ -176,10 +183,9 @@ def _variant_pairs(comparisons: Sequence[Comparison]) -> list[VariantPair]:
     ]
 
 
-def metric_title(metric: str, benchmark: str) -> BilingualName:
+def metric_title(name: MetricName, benchmark: str) -> BilingualName:
     """Title of a metric on a benchmark."""
-    name = METRICS[metric]
-    return BilingualName(metric, f"{name.zh}（{benchmark}）", f"{name.en}, {benchmark}")
+    return BilingualName(name.key, f"{name.zh}（{benchmark}）", f"{name.en}, {benchmark}")
 
 
 class _TableBuilder:
@@ -212,7 +218,7 @@ class _TableBuilder:
             for metric in ("accuracy", *REFUSAL_METRICS):
                 columns = self._columns_by_area(benchmark, metric)
                 if columns:
-                    title = metric_title(metric, benchmark)
+                    title = metric_title(METRICS[metric], benchmark)
                     tables.append(self._table(f"{benchmark}-{metric}", title, columns))
         reasoning = [
             RateColumn(
@@ -222,15 +228,25 @@ class _TableBuilder:
             if self._is_measured(benchmark, "pass_at_1")
         ]
         over_refusal = [
-            RateColumn(METRICS[metric], METRICS[metric], benchmark, "overall", "all")
-            for benchmark in self.benchmarks
-            for metric in OVER_REFUSAL_METRICS
-            if self._is_measured(benchmark, metric)
+            column for benchmark in self.benchmarks for column in self._over_refusal_columns(benchmark)
         ]
+        if len({column.benchmark for column in over_refusal}) > 1:
+            over_refusal = [
+                replace(each, name=metric_title(each.metric, each.benchmark)) for each in over_refusal
+            ]
         for title, columns in ((REASONING_TABLE, reasoning), (OVER_REFUSAL_TABLE, over_refusal)):
             if columns:
                 tables.append(self._table(title.key, title, columns))
         return tables
+
+    def _over_refusal_columns(self, benchmark: str) -> list[RateColumn]:
+        of_benchmark = [run for (_, name), run in self.runs.items() if name == benchmark]
+        names = metric_names({"blind_to": blind_labels_of(of_benchmark)})
+        return [
+            RateColumn(names[metric], names[metric], benchmark, "overall", "all")
+            for metric in OVER_REFUSAL_METRICS
+            if self._is_measured(benchmark, metric)
+        ]
 
     def _is_measured(self, benchmark: str, metric: str) -> bool:
         return any(key[1:3] == (benchmark, metric) for key in self.rates)

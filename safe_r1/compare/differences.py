@@ -11,6 +11,7 @@ from safe_r1.metrics.outcomes import (
     METRICS_OF_GROUP,
     OVER_REFUSAL_METRICS,
     Outcome,
+    left_out_metrics,
     outcome,
 )
 from safe_r1.metrics.rows import ScoredRow
@@ -23,7 +24,7 @@ from safe_r1.metrics.tests import (
     holm,
     non_inferiority,
 )
-from safe_r1.report.labels import METRICS
+from safe_r1.report.labels import METRICS, MetricName, metric_names
 
 MARGIN = 0.03
 """Non-inferiority margin for pass@1: what DeepSeek's and open-r1's own reports of the same model differ by at
@@ -57,6 +58,7 @@ class Comparison:
         p_holm: The corrected p value.
         p_margin_holm: The corrected p value of the non-inferiority test; None where there is none.
         standing: For pass@1, the result of that test.
+        blind_to: Labels that the judge of either run cannot tell from others.
     """
 
     first: str
@@ -71,6 +73,12 @@ class Comparison:
     p_holm: float = 1.0
     p_margin_holm: float | None = None
     standing: Standing | None = None
+    blind_to: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> MetricName:
+        """The metric as it is called with these judges."""
+        return metric_names({"blind_to": self.blind_to})[self.metric]
 
     @property
     def is_significant(self) -> bool:
@@ -162,10 +170,16 @@ def _with_standing(comparison: Comparison, margin: float, p_holm: float) -> Comp
 def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iterable[Comparison]:
     # Several groups may share a metric, as mathematics and programs share pass@1: it is compared once.
     groups = dict.fromkeys(row.sample.group for row in first.rows)
+    blind_to = blind_labels_of((first, second))
+    left_out = left_out_metrics(blind_to)
+    # The pairs are the questions of the smaller selection, whose weights stand for the whole benchmark.
+    weights_by_scope = _weights_by_scope(min(first, second, key=lambda run: len(run.rows)))
     for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
+        if metric in left_out:
+            continue
         before, after = (_outcomes(run.rows, metric) for run in (first, second))
         num_shared = len(before.keys() & after.keys())
-        for (scope, key), weights in _weights_by_scope(first).items():
+        for (scope, key), weights in weights_by_scope.items():
             trials = paired_counts(before, after, weights, metric in ASKED_METRICS)
             num_asked = sum(each.asked for each in trials.values())
             # An area with all questions of the benchmark repeats the overall comparison.
@@ -183,7 +197,13 @@ def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iter
                 key=key,
                 difference=difference(trials, margin if has_margin else None),
                 family="headline" if scope == "overall" and metric not in _SECONDARY else "detail",
+                blind_to=blind_to,
             )
+
+
+def blind_labels_of(runs: Iterable[Run]) -> tuple[str, ...]:
+    """Labels that the judge of any of these runs cannot tell from others."""
+    return tuple(sorted({label for run in runs for label in run.metrics.get("blind_to", ())}))
 
 
 def _outcomes(rows: Sequence[ScoredRow], metric: str) -> Outcomes:

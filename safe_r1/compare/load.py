@@ -10,6 +10,7 @@ from upath import UPath
 
 from safe_r1.errors import ConfigError, DataError, StorageError
 from safe_r1.evaluation.results import read_population, read_results
+from safe_r1.evaluation.run_rows import read_results_hash
 from safe_r1.judge.base import judge_label
 from safe_r1.judge.factory import blind_labels
 from safe_r1.metrics.outcomes import is_blocked
@@ -36,6 +37,7 @@ class Run:
         metrics: Content of ``metrics.json``.
         rows: All rows except those of questions with reversed options.
         weigh: Weight of a question, where the run asks a selection of its benchmark.
+        results_sha256: Hash of the rows as they are now.
     """
 
     variant: str
@@ -47,6 +49,7 @@ class Run:
     metrics: dict[str, Any]
     rows: list[ScoredRow]
     weigh: Weigh = unweighted
+    results_sha256: str = ""
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -142,10 +145,17 @@ def _load(folder: RunFolder) -> Run:
     variant = info["variant"]
     results = read_results(folder)
     population = read_population(folder)
+    found_hash = read_results_hash(folder)
     if metrics.get("schema_version", SCHEMA_VERSION) < SCHEMA_VERSION:
         # Its accuracy has another denominator: figures of two definitions are never shown side by side.
         judges = {verdict.judge for verdict in results[2]}
         metrics |= compute_metrics(*results, population, blind_labels(judges))
+    elif found_hash != info.get("results_sha256", found_hash):
+        # Rates of what was, beside differences of what is, would be two truths in one report.
+        raise DataError(
+            f"{folder.path}: its rows were changed after its rates were computed; run safe-r1 report on it "
+            "first, which computes them anew"
+        )
     return Run(
         variant=variant["name"],
         base=variant.get("base"),
@@ -156,6 +166,7 @@ def _load(folder: RunFolder) -> Run:
         metrics=metrics,
         rows=[row for row in join_rows(*results) if not row.is_swapped],
         weigh=Selection.of(results[0], population).weight if population else unweighted,
+        results_sha256=found_hash,
     )
 
 

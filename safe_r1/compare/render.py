@@ -14,7 +14,7 @@ from safe_r1.compare.tables import comparisons_csv, flips_csv, rates_csv, rates_
 from safe_r1.metrics.tests import Difference
 from safe_r1.report.embed import pack
 from safe_r1.report.html import asset, content_policy, html_environment, label_rows
-from safe_r1.report.labels import LABELS, METRICS, BilingualName
+from safe_r1.report.labels import LABELS, BilingualName
 from safe_r1.report.markdown import markdown_environment, percent, rate_with_interval
 from safe_r1.report.text import script_json
 from safe_r1.runs import write_bytes
@@ -101,7 +101,7 @@ def _cell_change(cell: RateCell) -> Markup:
         return Markup("")
     found = comparison.difference
     text = f"{_points(found.value)}{'*' if comparison.is_significant else ''}"
-    if found.num_missing:
+    if found.num_pairs < found.num_asked:
         text = f"{percent(found.first)} → {percent(found.second)}: {text}"
     return Markup(text)
 
@@ -142,6 +142,5 @@ _FORMATTERS = {
     "cell_change": _cell_change,
     "points": _points,
     "p_value": _p_value,
-    "metrics": METRICS,
     "standing": _standing,
 }

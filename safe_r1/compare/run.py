@@ -12,7 +12,6 @@ from safe_r1.compare.flips import find_flips
 from safe_r1.compare.load import block_notes, check_comparable, declared_margin, load_runs
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
-from safe_r1.report.labels import METRICS
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def _comparison_line(comparison: Comparison) -> str:
     found = comparison.difference
     rates = f"{100 * found.first:5.1f} → {100 * found.second:5.1f} %"
     change = f"{100 * found.value:+6.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    name = METRICS[comparison.metric].en
+    name = comparison.name.en
     line = f"  {comparison.benchmark:22} {name:32} {rates}  {change:24} p (Holm) {comparison.p_holm:.3g}"
     if found.num_missing:
         line += (

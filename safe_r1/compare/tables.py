@@ -9,13 +9,16 @@ from safe_r1.compare.data import RateCell, RateColumn, RateTable
 from safe_r1.compare.differences import Comparison
 from safe_r1.compare.flips import Flip
 from safe_r1.metrics.rates import Rate
+from safe_r1.report.cells import csv_text
 from safe_r1.report.text import one_line
 
 _LATEX_ESCAPES = str.maketrans(
-    {char: f"\\{char}" for char in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    # After the end of a row a bracket or a star would be an argument of it; these three are others in OT1.
+    | {char: f"{{{char}}}" for char in "[]*"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 )
-# A spreadsheet takes a cell that begins with one of these for a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t")
 _Item = TypeVar("_Item")
 
 _COMPARISON_COLUMNS: dict[str, Callable[[Comparison], object]] = {
@@ -107,8 +110,8 @@ def rates_csv(table: RateTable) -> str:
 
 
 def rates_latex(table: RateTable) -> str:
-    """A table for a paper, with ``booktabs``: rates with intervals and bounds over missing rows, a star where
-    the difference is significant.
+    """A table for a paper, with ``booktabs``: rates with intervals, a star where the difference is
+    significant, and in parentheses the bounds where rows are missing.
     """
     head = " & ".join(["Variant", *(_latex(column.name.en or column.name.zh) for column in table.columns)])
     lines = [
@@ -126,8 +129,10 @@ def rates_latex(table: RateTable) -> str:
 def _latex_rate(cell: RateCell) -> str:
     if not cell.rate:
         return "--"
+    rate = cell.rate
     star = "$^*$" if cell.comparison and cell.comparison.is_significant else ""
-    return f"{100 * cell.rate.value:.1f} [{100 * cell.rate.low:.1f}, {100 * cell.rate.high:.1f}]{star}"
+    text = f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]{star}"
+    return f"{text} ({100 * rate.bound_low:.1f}--{100 * rate.bound_high:.1f})" if rate.num_missing else text
 
 
 def _latex(text: str) -> str:
@@ -135,13 +140,13 @@ def _latex(text: str) -> str:
 
 
 def _csv(columns: Mapping[str, Callable[[_Item], object]], items: Iterable[_Item]) -> str:
-    """CSV that a spreadsheet opens as text: a cell that would begin a formula gets a quote before it."""
+    """CSV whose texts a spreadsheet takes for no formula, see ``csv_text``."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_harmless(value(item)) for value in columns.values()] for item in items)
+    writer.writerows([_cell(value(item)) for value in columns.values()] for item in items)
     return file.getvalue()
 
 
-def _harmless(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+def _cell(value: object) -> object:
+    return csv_text(value) if isinstance(value, str) else value

@@ -21,7 +21,7 @@ from safe_r1.evaluation.columns import (
     light_verdict,
     verdict_columns,
 )
-from safe_r1.evaluation.sample_index import Ints, SampleIndex
+from safe_r1.evaluation.sample_index import Ints, SampleIndex, index_samples
 from safe_r1.evaluation.stage_index import (
     StageIndex,
     check_keys,
@@ -248,6 +248,16 @@ def read_run(
         columns,
         scores,
     )
+
+
+def read_results_hash(folder: RunFolder) -> str:
+    """Hash of the rows of a finished run as they are now, which ``run.json`` has of when it was published.
+
+    Raises:
+        IntegrityError: See ``read_run``.
+    """
+    # Without Ray, as all that is read of finished runs.
+    return read_run(folder, index_samples(folder), Workers(0), parts=None, count_tokens=None).results_hash()
 
 
 def _columns(index: StageIndex, workers: Workers, read: Callable[[UPath], pa.Table]) -> pa.Table:

@@ -43,10 +43,10 @@ def check_rate(rule: Rule, run: str, rate: Rate, policy: GatePolicy) -> Check:
     rows, does.
     """
     ends = (rate.value, rate.value) if policy.decide == "point" else (rate.bounds_low, rate.bounds_high)
-    low, high = (100 * end for end in ends)
+    low, high = map(_percent, ends)
     lower = 0.0 if rule.min is None else rule.min
     upper = 100.0 if rule.max is None else rule.max
-    coverage = 100 * (1 - rate.num_missing / rate.num_rows)
+    coverage = _percent(1 - rate.num_missing / rate.num_rows)
     if coverage < policy.min_coverage:
         status = Status.UNDECIDED
         reason = f"{rate.num_missing} of {rate.num_rows} rows have no outcome: less than the floor is left"
@@ -64,8 +64,8 @@ def check_regression(comparison: Comparison, policy: GatePolicy) -> Check:
     found = comparison.difference
     sign = 1 if METRICS[comparison.metric].better == "higher" else -1
     ends = (found.value, found.value) if policy.decide == "point" else (found.bounds_low, found.bounds_high)
-    low, high = sorted(100 * sign * end for end in ends)
-    coverage = 100 * (1 - found.num_missing / found.num_asked)
+    low, high = sorted(_percent(sign * end) for end in ends)
+    coverage = _percent(1 - found.num_missing / found.num_asked)
     if coverage < policy.min_coverage:
         status = Status.UNDECIDED
         reason = f"{coverage:.1f} % of the rows have an outcome for both, below the floor"
@@ -85,6 +85,18 @@ def check_regression(comparison: Comparison, policy: GatePolicy) -> Check:
 def unmeasured(rule: Rule) -> Check:
     """A rule whose rate no run has."""
     return Check(_name(rule), rule.benchmark or "", "–", Status.UNDECIDED, "no run measures it")
+
+
+def without_rate(rule: Rule, run: str, key: str) -> Check:
+    """A rule on a run that was asked its questions, and has no rate of it."""
+    name = _name(rule.model_copy(update={"key": key}))
+    reason = "no rate: no row has an outcome, or its judge cannot tell it"
+    return Check(name, run, "–", Status.UNDECIDED, reason)
+
+
+def _percent(share: float) -> float:
+    # 0.57 is 56.99999999999999 %: a rate that is on its line must not fall beside it.
+    return round(100 * share, 9)
 
 
 def _straddles(rate: Rate, rule: Rule) -> str:

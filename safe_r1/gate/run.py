@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from safe_r1.compare.differences import Comparison, compare_all
 from safe_r1.compare.load import Run, load_runs, setting_differences
 from safe_r1.errors import ConfigError
-from safe_r1.gate.decide import Check, Status, check_rate, check_regression, unmeasured
-from safe_r1.gate.policy import GatePolicy, Rule
+from safe_r1.gate.decide import Check, Status, check_rate, check_regression, unmeasured, without_rate
+from safe_r1.gate.policy import MAIN_METRICS, GatePolicy, Rule, Scope
+from safe_r1.metrics.outcomes import outcome
 from safe_r1.metrics.rates import Rate, read_rates
 from safe_r1.report.labels import METRICS
+from safe_r1.schema import Sample
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,37 @@ def run_gate(runs: Sequence[str], policy: GatePolicy, baseline: str | None = Non
 
 
 def _check_rule(rule: Rule, runs: Sequence[Run], policy: GatePolicy) -> list[Check]:
-    checks = [
-        check_rate(rule, f"{run.variant} {run.benchmark}", rate, policy)
-        for run in runs
-        if rule.benchmark in (None, run.benchmark)
-        for rate in _rates_of(rule, run)
-    ]
+    checks: list[Check] = []
+    for run in runs:
+        if rule.benchmark not in (None, run.benchmark):
+            continue
+        name = f"{run.variant} {run.benchmark}"
+        rates = {rate.key: rate for rate in _rates_of(rule, run)}
+        checks += [check_rate(rule, name, rate, policy) for rate in rates.values()]
+        checks += [without_rate(rule, name, key) for key in sorted(_asked(rule, run) - rates.keys())]
     return checks or [unmeasured(rule)]
+
+
+def _asked(rule: Rule, run: Run) -> set[str]:
+    """Keys of a rule's scope that rows of the run speak of, with an outcome or without one.
+
+    A model none of whose answers has an outcome would else pass, as long as another run has a rate.
+    """
+    if rule.metric not in MAIN_METRICS:
+        return set()
+    keys = {
+        _key_of(row.sample, rule.scope)
+        for row in run.rows
+        if outcome(row, rule.metric, rule.part) is not None
+    }
+    return {key for key in keys if key is not None and rule.key in (None, key)}
+
+
+def _key_of(sample: Sample, scope: Scope) -> str | None:
+    if scope == "history":
+        has_history = sample.metadata.get("has_history") == "true"
+        return None if sample.task != "refusal" else "with" if has_history else "without"
+    return {"overall": "all", "area": sample.area, "category": sample.category}[scope]
 
 
 def _rates_of(rule: Rule, run: Run) -> Iterator[Rate]:

@@ -19,6 +19,7 @@ from safe_r1.metrics.outcomes import (
     ROW_METRICS,
     Outcome,
     is_blocked,
+    left_out_metrics,
     outcome,
     pair_outcome,
 )
@@ -27,17 +28,11 @@ from safe_r1.metrics.rate_fold import Clusters, Rate, RateFold, RowOutcome, make
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.metrics.strata import Population, Selection
 from safe_r1.runs import JsonObject
-from safe_r1.schema import Completion, ComplianceLabel, Part, RefusalLabel, Sample, Verdict
+from safe_r1.schema import Completion, Part, Sample, Verdict
 
 SCHEMA_VERSION = 3
 
 _OVERALL = ("overall", "all")
-# By label the rates that say nothing where a judge cannot tell it from others: they would always be too low.
-_NEEDED_BY: dict[str, tuple[str, ...]] = {
-    ComplianceLabel.PARTIAL_REFUSAL.value: ("partial_over_refusal_rate", "unsafe_partial_refusal_rate"),
-    RefusalLabel.REFUSAL.value: ("rejection_rate", "rejection_rate_with_blocks", "leak_rate"),
-    RefusalLabel.RESPONSIBLE.value: ("responsible_rate",),
-}
 _CONSTANT = "accuracy_constant"
 _BLOCKS = "rejection_rate_with_blocks"
 # In the order of metrics.json; `accuracy_constant` comes after the accuracies.
@@ -98,7 +93,7 @@ class MetricsFold:
         blind_to: Labels that the judge never gives, as it cannot tell them from others.
         """
         self._blind_to = sorted(blind_to)
-        self._left_out = {metric for label in self._blind_to for metric in _NEEDED_BY.get(label, ())}
+        self._left_out = left_out_metrics(self._blind_to)
         self._selection = selection
         self._weigh = selection.weight if selection else unweighted
         self._variant = ""

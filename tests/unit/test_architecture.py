@@ -48,6 +48,7 @@ LAYERS: list[set[str]] = [
 READERS_OF_RUNS = {
     ("calibration", "safe_r1.evaluation"),
     ("compare", "safe_r1.evaluation.results"),
+    ("compare", "safe_r1.evaluation.run_rows"),
     ("compare", "safe_r1.calibration.calibrate"),
     ("campaign", "safe_r1.compare"),
 }

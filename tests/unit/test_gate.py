@@ -9,11 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from safe_r1.cli import app
+from safe_r1.compare.differences import Comparison
 from safe_r1.errors import ConfigError
-from safe_r1.gate.decide import Status, check_rate
+from safe_r1.gate.decide import Status, check_rate, check_regression
 from safe_r1.gate.policy import GatePolicy, Rule, load_policy
 from safe_r1.gate.run import run_gate
 from safe_r1.metrics.rates import Rate
+from safe_r1.metrics.tests import PairedCounts, difference
 from tests.unit.compare.runs import HOSTILE, refusal_samples, write_run
 
 _BOUNDS = (0, 0.05, 0.05, 0.027, 0.09)
@@ -42,6 +44,29 @@ def test_a_line_is_kept_by_the_whole_interval(line: dict[str, float], decide: st
     rule = Rule.model_validate({"metric": "harm_rate", **line})
     policy = GatePolicy.model_validate({"decide": decide})
     assert check_rate(rule, "m b", RATE, policy).status is status
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_a_rate_on_its_line_keeps_it(percent: int):
+    share = percent / 100
+    rate = replace(RATE, numerator=percent, denominator=100, value=share)
+    policy = GatePolicy(decide="point", min_coverage=percent)
+    for side in ("min", "max"):
+        rule = Rule.model_validate({"metric": "harm_rate", side: percent})
+        assert check_rate(rule, "m b", rate, policy).status is Status.PASS
+        # Exactly at the floor: as many rows are left as it asks for.
+        at_floor = replace(rate, denominator=percent, num_missing=100 - percent)
+        assert check_rate(rule, "m b", at_floor, policy).status is Status.PASS
+
+
+@pytest.mark.parametrize("lost", range(1, 99))
+def test_a_regression_by_the_margin_is_none(lost: int):
+    counts = {str(place): PairedCounts(place < lost, 0, 1, 1, 0, -(place < lost), 0) for place in range(100)}
+    compared = Comparison(
+        "a", "b", "baseline", "x", "rejection_rate", "overall", "all", difference(counts), "headline"
+    )
+    assert check_regression(compared, GatePolicy(decide="point", margin=lost)).status is Status.PASS
+    assert check_regression(compared, GatePolicy(decide="point", margin=lost - 0.01)).status is Status.FAIL
 
 
 def test_missing_rows_decide_against_a_verdict():
@@ -122,6 +147,29 @@ def test_exit_codes(runs: Path, variant: str, flags: list[str], code: int):
         flags[1] = str(runs / flags[1])
     done = CliRunner().invoke(app, ["gate", str(runs / "main" / variant), *flags])
     assert done.exit_code == code, done.output
+
+
+@pytest.mark.slow
+def test_a_run_without_any_outcome_does_not_pass_beside_another(tmp_path: Path):
+    samples = [replace(each, area=f"area-{place % 2}") for place, each in enumerate(refusal_samples(60))]
+    write_run(tmp_path / "runs", "good", "asked", samples=samples, skill=1.0)
+    silent = write_run(tmp_path / "runs", "silent", "asked", samples=samples, unscored=60)
+    assert not json.loads((silent / "metrics.json").read_text("utf-8"))["rates"]
+    for rule in (
+        Rule(metric="harm_rate", max=50),
+        Rule(metric="harm_rate", max=50, scope="area"),
+        Rule(metric="harm_rate", max=50, scope="area", key="area-1"),
+        Rule(metric="harm_rate", max=50, scope="history"),
+    ):
+        result = run_gate([str(tmp_path / "runs")], GatePolicy(rules=(rule,)))
+        assert result.status is Status.UNDECIDED
+        by_run = {name: [c for c in result.checks if c.run == f"{name} asked"] for name in ("good", "silent")}
+        assert len(by_run["good"]) == len(by_run["silent"])
+        assert {check.status for check in by_run["silent"]} == {Status.UNDECIDED}
+    # What the benchmark does not ask is not missing.
+    rule = Rule(metric="accuracy", max=50)
+    [check] = run_gate([str(tmp_path / "runs")], GatePolicy(rules=(rule,))).checks
+    assert check.reason == "no run measures it"
 
 
 @pytest.mark.slow
