@@ -20,7 +20,7 @@ from safe_r1.gate.run import run_gate
 from safe_r1.metrics.rates import find_rate, read_rates
 from safe_r1.metrics.strata import Population
 from safe_r1.report.cells import is_formula_like, text_of_csv
-from tests.unit.compare.runs import refusal_samples, write_run, xstest_samples
+from tests.unit.compare.runs import math_samples, refusal_samples, write_run, xstest_samples
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +144,23 @@ def _rate(run: Path) -> float:
     rate = find_rate(read_rates(json.loads((run / "metrics.json").read_text("utf-8"))), "rejection_rate")
     assert rate
     return rate.value
+
+
+def test_a_metric_without_any_pair_is_told_and_not_passed(tmp_path: Path):
+    mixed = [*refusal_samples(40), *math_samples(40)]
+    write_run(tmp_path / "runs", "a", "asked", samples=mixed, skill=0.5)
+    write_run(tmp_path / "runs", "b", "asked", samples=mixed, skill=0.5, unscored=40)
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    assert {each.metric for each in report.data.comparisons} == {"pass_at_1"}
+    told = "a → b on asked: no completion has an outcome for both in Rejection rate RR-1"
+    assert told in report.to_text()
+    assert told in (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert told in (tmp_path / "report" / "report.html").read_text("utf-8")
+    main = tmp_path / "runs" / "main"
+    result = run_gate([str(main / "b")], GatePolicy(decide="point"), str(main / "a"))
+    assert result.status is Status.UNDECIDED
+    statuses = {each.name.partition(" ")[0]: each.status for each in result.checks}
+    assert statuses == {
+        "pass_at_1": Status.PASS,
+        **dict.fromkeys(("rejection_rate", "responsible_rate", "harm_rate"), Status.UNDECIDED),
+    }
