@@ -18,6 +18,7 @@ from safe_r1.metrics.rate_fold import Weigh, unweighted
 from safe_r1.metrics.rates import SCHEMA_VERSION, compute_metrics, find_rate, read_rates
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.metrics.strata import Selection
+from safe_r1.report.notes import headline_notes
 from safe_r1.runs import LAYOUT, RunFolder, find_runs, sha256
 
 _REQUIRED = {"variant", "benchmark", "fingerprint"}
@@ -111,6 +112,15 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
     if not runs:
         raise StorageError(f"{', '.join(paths)}: no finished run (no _SUCCESS)")
     return _with_unique_names(runs), [f"{path} is not finished and was left out" for path in unfinished]
+
+
+def shape_notes(runs: Sequence[Run]) -> list[str]:
+    """How many questions of a benchmark were asked, where not all were, and how many completions were cut."""
+    variants: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for run in runs:
+        for note in headline_notes(run.metrics, run.info):
+            variants[run.benchmark, note.en].append(run.variant)
+    return [f"{', '.join(names)} on {benchmark}: {note}" for (benchmark, note), names in variants.items()]
 
 
 def block_notes(run: Run) -> list[str]:

@@ -16,7 +16,14 @@ from safe_r1.compare.differences import (
     without_pairs,
 )
 from safe_r1.compare.flips import find_flips
-from safe_r1.compare.load import Run, block_notes, check_comparable, declared_margin, load_runs
+from safe_r1.compare.load import (
+    Run,
+    block_notes,
+    check_comparable,
+    declared_margin,
+    load_runs,
+    shape_notes,
+)
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
 from safe_r1.report.labels import METRICS
@@ -85,7 +92,7 @@ def compare(
     comparisons = compare_all(runs, pairs, margin)
     folder = UPath(output)
     corrected, notes = corrected_comparisons(runs, pairs)
-    notes += [note for run in runs for note in block_notes(run)]
+    notes += [*shape_notes(runs), *(note for run in runs for note in block_notes(run))]
     notes += _gaps(runs, pairs)
     data = build_comparison(runs, comparisons, baseline, problems, margin, folder)
     data = replace(data, notes=notes, corrected=corrected)

@@ -164,3 +164,20 @@ def test_a_metric_without_any_pair_is_told_and_not_passed(tmp_path: Path):
         "pass_at_1": Status.PASS,
         **dict.fromkeys(("rejection_rate", "responsible_rate", "harm_rate"), Status.UNDECIDED),
     }
+
+
+def test_a_comparison_of_selections_says_so_first(tmp_path: Path):
+    samples = refusal_samples(200)
+    for variant, skill in (("a", 0.3), ("b", 0.8)):
+        run = write_run(tmp_path / "runs", variant, "asked", samples=samples[:60], skill=skill)
+        (run / "population.json").write_text(json.dumps(Population.of(samples).to_json()), "utf-8")
+        rewrite_report(str(run))
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    metrics["counts"]["refusal"]["num_cut"] = 50
+    (run / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    written = [(tmp_path / "report" / name).read_text("utf-8") for name in ("report.md", "report.html")]
+    for text in (report.to_text(), *written):
+        first = text.partition("Findings")[0]
+        assert "a, b on asked: 60 of 200 questions; rates are weighted" in first
+        assert "b on asked: 50 of 60 completions were cut by the token limit" in first
