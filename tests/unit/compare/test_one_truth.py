@@ -181,3 +181,27 @@ def test_a_comparison_of_selections_says_so_first(tmp_path: Path):
         first = text.partition("Findings")[0]
         assert "a, b on asked: 60 of 200 questions; rates are weighted" in first
         assert "b on asked: 50 of 60 completions were cut by the token limit" in first
+
+
+@pytest.mark.parametrize("call", [compared, gated])
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("metrics.json", {"counts": None}),
+        ("metrics.json", {"schema_version": "3"}),
+        ("metrics.json", {"rates": [{"metric": "harm_rate"}]}),
+        ("run.json", {"fingerprint": {}}),
+        ("run.json", {"variant": "b"}),
+        ("population.json", {}),
+    ],
+)
+def test_a_damaged_file_is_one_line_with_its_folder(
+    tmp_path: Path, call: Callable[[Path], object], name: str, changed: dict[str, object]
+):
+    runs = tmp_path / "runs"
+    for variant in ("a", "b"):
+        run = write_run(runs, variant, "asked", samples=refusal_samples(20))
+    known = json.loads((run / name).read_text("utf-8")) if (run / name).exists() else {"other": 1}
+    (run / name).write_text(json.dumps(known | changed), "utf-8")
+    with pytest.raises(DataError, match=r"b/asked: run\.json, metrics\.json or population"):
+        call(runs)
