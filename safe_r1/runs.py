@@ -89,9 +89,19 @@ def write_table(path: UPath, table: pa.Table) -> None:
 def read_table(
     path: UPath, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
 ) -> pa.Table:
-    """A Parquet file, some of its columns, or those of a schema (null where an older file has none)."""
-    with path.open("rb") as file:
-        return pq.read_table(file, columns=list(columns) if columns else None, schema=schema)  # pyright: ignore[reportArgumentType]
+    """A Parquet file, some of its columns, or those of a schema (null where an older file has none).
+
+    Raises:
+        StorageError: It is no Parquet file, or cut off.
+    """
+    names = list(columns) if columns else None
+    try:
+        with path.open("rb") as file:
+            return pq.read_table(file, columns=names, schema=schema)  # pyright: ignore[reportArgumentType]
+    except pa.ArrowInvalid:
+        raise StorageError(
+            f"{path}: no whole Parquet file; restore it, or remove it and run what wrote it again"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ MARGIN = 0.03
 most.
 """
 
-_SECONDARY = frozenset(OVER_REFUSAL_METRICS) - {"over_refusal_rate", "unsafe_refusal_rate"}
+SECONDARY = frozenset(OVER_REFUSAL_METRICS) - {"over_refusal_rate", "unsafe_refusal_rate"}
 """Rates of over-refusal benchmarks that follow from the other rates, or nearly."""
 
 Relation = Literal["distillation", "enhancement", "baseline"]
@@ -167,16 +167,31 @@ def _with_standing(comparison: Comparison, margin: float, p_holm: float) -> Comp
     return replace(comparison, p_margin_holm=p_holm, standing=standing)
 
 
-def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iterable[Comparison]:
+def without_pairs(first: Run, second: Run) -> list[str]:
+    """Metrics that both runs were asked for, and that no completion has an outcome of in both."""
+    found: list[str] = []
+    for metric in _metrics(first, second):
+        before, after = (_outcomes(run.rows, metric) for run in (first, second))
+        pairs = [(before[place], after[place]) for place in before.keys() & after.keys()]
+        if before and metric not in ASKED_METRICS and all(Outcome.MISSING in pair for pair in pairs):
+            found.append(metric)
+    return found
+
+
+def _metrics(first: Run, second: Run) -> list[str]:
+    """The main metrics of two runs that both judges can tell."""
     # Several groups may share a metric, as mathematics and programs share pass@1: it is compared once.
     groups = dict.fromkeys(row.sample.group for row in first.rows)
+    left_out = left_out_metrics(blind_labels_of((first, second)))
+    metrics = dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group])
+    return [metric for metric in metrics if metric not in left_out]
+
+
+def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iterable[Comparison]:
     blind_to = blind_labels_of((first, second))
-    left_out = left_out_metrics(blind_to)
     # The pairs are the questions of the smaller selection, whose weights stand for the whole benchmark.
     weights_by_scope = _weights_by_scope(min(first, second, key=lambda run: len(run.rows)))
-    for metric in dict.fromkeys(metric for group in groups for metric in METRICS_OF_GROUP[group]):
-        if metric in left_out:
-            continue
+    for metric in _metrics(first, second):
         before, after = (_outcomes(run.rows, metric) for run in (first, second))
         num_shared = len(before.keys() & after.keys())
         for (scope, key), weights in weights_by_scope.items():
@@ -196,7 +211,7 @@ def _compare(first: Run, second: Run, relation: Relation, margin: float) -> Iter
                 scope=scope,
                 key=key,
                 difference=difference(trials, margin if has_margin else None),
-                family="headline" if scope == "overall" and metric not in _SECONDARY else "detail",
+                family="headline" if scope == "overall" and metric not in SECONDARY else "detail",
                 blind_to=blind_to,
             )
 

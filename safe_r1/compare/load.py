@@ -13,11 +13,13 @@ from safe_r1.evaluation.results import read_population, read_results
 from safe_r1.evaluation.run_rows import read_results_hash
 from safe_r1.judge.base import judge_label
 from safe_r1.judge.factory import blind_labels
+from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.outcomes import is_blocked
 from safe_r1.metrics.rate_fold import Weigh, unweighted
 from safe_r1.metrics.rates import SCHEMA_VERSION, compute_metrics, find_rate, read_rates
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.metrics.strata import Selection
+from safe_r1.report.notes import headline_notes
 from safe_r1.runs import LAYOUT, RunFolder, find_runs, sha256
 
 _REQUIRED = {"variant", "benchmark", "fingerprint"}
@@ -107,10 +109,19 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
             f"not finished (no _SUCCESS): {', '.join(unfinished)}; run the same evaluation again, "
             "or leave it out with --allow-mismatch"
         )
-    runs = [_load(folder) for path, folder in folders.items() if path not in unfinished]
+    runs = [_load_whole(folder) for path, folder in folders.items() if path not in unfinished]
     if not runs:
         raise StorageError(f"{', '.join(paths)}: no finished run (no _SUCCESS)")
     return _with_unique_names(runs), [f"{path} is not finished and was left out" for path in unfinished]
+
+
+def shape_notes(runs: Sequence[Run]) -> list[str]:
+    """How many questions of a benchmark were asked, where not all were, and how many completions were cut."""
+    variants: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for run in runs:
+        for note in headline_notes(run.metrics, run.info):
+            variants[run.benchmark, note.en].append(run.variant)
+    return [f"{', '.join(names)} on {benchmark}: {note}" for (benchmark, note), names in variants.items()]
 
 
 def block_notes(run: Run) -> list[str]:
@@ -132,6 +143,20 @@ def declared_margin(run: Run) -> float | None:
     """The non-inferiority margin in the run's settings; None for a run of a version without it."""
     report: dict[str, Any] = run.info.get("config", {}).get("report", {})
     return report.get("margin")
+
+
+def _load_whole(folder: RunFolder) -> Run:
+    """A run of which everything that is compared can be read."""
+    try:
+        run = _load(folder)
+        # What is read later, so that a damaged file is told with its folder.
+        _ = run.settings, read_rates(run.metrics), read_counts(run.metrics)
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(
+            f"{folder.path}: run.json, metrics.json or population.json is not as an evaluation writes it; "
+            "run the evaluation again, or leave the folder out"
+        ) from None
+    return run
 
 
 def _load(folder: RunFolder) -> Run:

@@ -7,11 +7,26 @@ from upath import UPath
 
 from safe_r1.compare.corrected import corrected_comparisons
 from safe_r1.compare.data import ComparisonData, VariantPair, build_comparison
-from safe_r1.compare.differences import MARGIN, Comparison, compare_all, variant_pairs
+from safe_r1.compare.differences import (
+    MARGIN,
+    Comparison,
+    Relation,
+    compare_all,
+    variant_pairs,
+    without_pairs,
+)
 from safe_r1.compare.flips import find_flips
-from safe_r1.compare.load import block_notes, check_comparable, declared_margin, load_runs
+from safe_r1.compare.load import (
+    Run,
+    block_notes,
+    check_comparable,
+    declared_margin,
+    load_runs,
+    shape_notes,
+)
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
+from safe_r1.report.labels import METRICS
 
 
 @dataclass(frozen=True)
@@ -77,11 +92,29 @@ def compare(
     comparisons = compare_all(runs, pairs, margin)
     folder = UPath(output)
     corrected, notes = corrected_comparisons(runs, pairs)
-    notes += [note for run in runs for note in block_notes(run)]
+    notes += [*shape_notes(runs), *(note for run in runs for note in block_notes(run))]
+    notes += _gaps(runs, pairs)
     data = build_comparison(runs, comparisons, baseline, problems, margin, folder)
     data = replace(data, notes=notes, corrected=corrected)
     flips = find_flips(runs, [(first, second) for first, second, _ in pairs])
     return ComparisonReport(write_report(folder, data, runs, flips), data)
+
+
+def _gaps(runs: Sequence[Run], pairs: Sequence[tuple[str, str, Relation]]) -> list[str]:
+    """What no difference could be made of: a table would say nothing of it."""
+    by_name = {(run.variant, run.benchmark): run for run in runs}
+    found = [
+        (first, second, metrics)
+        for one, other, _ in pairs
+        for (variant, benchmark), first in by_name.items()
+        if variant == one and (second := by_name.get((other, benchmark)))
+        if (metrics := without_pairs(first, second))
+    ]
+    return [
+        f"{first.variant} → {second.variant} on {first.benchmark}: no completion has an outcome for both in "
+        f"{', '.join(METRICS[metric].en for metric in metrics)}; not compared"
+        for first, second, metrics in found
+    ]
 
 
 def _pair_lines(pair: VariantPair) -> list[str]:

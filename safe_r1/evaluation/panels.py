@@ -100,7 +100,9 @@ def judge_panel(further: Sequence[Rejudged], rule: JudgeRule) -> Panel:
     further = list({each.judge: each for each in further}.values())
     run = further[0].run
     samples = index_samples(run)
-    own = {key: row for key, row in _read(run).items() if is_judged(row["judge"])}
+    found = _read(run)
+    # In order: the same rows are in the shard of the same name, which a repeated call replaces.
+    own = {key: row for key, row in sorted(found.items()) if is_judged(row["judge"])}
     judges = [next(iter(own.values()))["judge"], *(each.judge for each in further)]
     votes = _Votes(samples, judges, [own, *(_read(each.folder) for each in further)])
     name = panel_name(rule, judges)
@@ -109,13 +111,16 @@ def judge_panel(further: Sequence[Rejudged], rule: JudgeRule) -> Panel:
     folder = judge_folder(run, label)
     folder.open({"judge": {"name": name, "identity": identity}}, {"judges": judges}, name="judge.json")
     agreement = votes.agreement()
-    was_complete = folder.is_complete
+    rows = {key: votes.row(key, rule, label) for key in own}
+    expected = found | {key: {name: row[name] for name in _COLUMNS} for key, row in rows.items()}
+    # A verdict of a judge that was edited since gives another one of the panel.
+    was_complete = folder.is_complete and _read(folder) == expected
     if not was_complete:
         copy_others(run, folder)
-        keys = list(own)
-        for start in range(0, len(keys), _ROWS_PER_SHARD):
-            rows = [votes.row(key, rule, label) for key in keys[start : start + _ROWS_PER_SHARD]]
-            folder.write_shard("verdicts", rows, VERDICT_SCHEMA, verdict_key)
+        made = list(rows.values())
+        for start in range(0, len(made), _ROWS_PER_SHARD):
+            shard = made[start : start + _ROWS_PER_SHARD]
+            folder.write_shard("verdicts", shard, VERDICT_SCHEMA, verdict_key)
         folder.write_json("agreement.json", {task: asdict(each) for task, each in agreement.items()})
         parts = tuple(dict.fromkeys(row["part"] for row in own.values()))
         facts = {"name": label, "identity": identity, "agreement": f"{rule} of {', '.join(judges)}"}

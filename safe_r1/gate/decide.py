@@ -78,8 +78,18 @@ def check_regression(comparison: Comparison, policy: GatePolicy) -> Check:
     measured = f"{100 * found.first:.1f} → {100 * found.second:.1f}, {100 * found.value:+.1f} " + (
         f"[{100 * found.bounds_low:+.1f}, {100 * found.bounds_high:+.1f}]"
     )
-    name = f"{comparison.metric} no worse than {comparison.first} by {policy.margin:g}"
+    name = _regression_name(comparison.metric, comparison.first, policy)
     return Check(name, f"{comparison.second} {comparison.benchmark}", measured, status, reason)
+
+
+def without_pair(metric: str, baseline: str, run: str, policy: GatePolicy) -> Check:
+    """A main metric that no completion of a run and of the baseline has an outcome of in both."""
+    name = _regression_name(metric, baseline, policy)
+    return Check(name, run, "–", Status.UNDECIDED, "no completion has an outcome for both")
+
+
+def _regression_name(metric: str, baseline: str, policy: GatePolicy) -> str:
+    return f"{metric} no worse than {baseline} by {policy.margin:g}"
 
 
 def unmeasured(rule: Rule) -> Check:

@@ -35,6 +35,8 @@ class Rule(Settings):
             raise ValueError(f"unknown metric {self.metric!r}; known are {', '.join(METRICS)}")
         if self.min is None and self.max is None:
             raise ValueError(f"the rule for {self.metric} needs min or max")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"the rule for {self.metric} has min {self.min:g} above max {self.max:g}")
         return self
 
 

@@ -3,10 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from safe_r1.compare.differences import Comparison, compare_all
+from safe_r1.compare.differences import SECONDARY, Comparison, compare_all, without_pairs
 from safe_r1.compare.load import Run, load_runs, setting_differences
 from safe_r1.errors import ConfigError
-from safe_r1.gate.decide import Check, Status, check_rate, check_regression, unmeasured, without_rate
+from safe_r1.gate.decide import (
+    Check,
+    Status,
+    check_rate,
+    check_regression,
+    unmeasured,
+    without_pair,
+    without_rate,
+)
 from safe_r1.gate.policy import MAIN_METRICS, GatePolicy, Rule, Scope
 from safe_r1.metrics.outcomes import outcome
 from safe_r1.metrics.rates import Rate, read_rates
@@ -105,6 +113,11 @@ def _check_baseline(runs: Sequence[Run], baseline: str, policy: GatePolicy) -> l
         if problems := list(setting_differences([first, run], first.variant)):
             raise ConfigError(f"not comparable with --no-regression: {'; '.join(problems)}")
         checks += [check_regression(each, policy) for each in _main_comparisons(first, run)]
+        checks += [
+            without_pair(metric, first.variant, f"{run.variant} {run.benchmark}", policy)
+            for metric in without_pairs(first, run)
+            if METRICS[metric].better and metric not in SECONDARY
+        ]
     if not checks:
         raise ConfigError(
             f"--no-regression {baseline}: measures {', '.join(by_benchmark)}; no run given is of any of them"

@@ -109,6 +109,13 @@ def test_a_rule_that_cannot_be_read_is_refused(text: str, named: str):
     assert named in str(caught.value)
 
 
+def test_a_rule_that_no_rate_can_keep_is_refused(tmp_path: Path):
+    file = tmp_path / "policy.toml"
+    file.write_text('[[rules]]\nmetric = "harm_rate"\nmin = 60\nmax = 50\n', "utf-8")
+    with pytest.raises(ConfigError, match="has min 60 above max 50"):
+        load_policy(str(file), [], [])
+
+
 def test_no_line_is_no_gate(tmp_path: Path):
     with pytest.raises(ConfigError, match="nothing to decide"):
         run_gate([str(tmp_path)], GatePolicy())

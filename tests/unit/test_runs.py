@@ -7,7 +7,7 @@ import pytest
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
-from safe_r1.runs import Key, Row, RunFolder, check_complete, diff, latest
+from safe_r1.runs import Key, Row, RunFolder, check_complete, diff, latest, read_table, write_table
 from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Sample
 
 
@@ -139,3 +139,13 @@ def test_columns_that_came_later_are_null_in_older_shards(folder: RunFolder):
     row = {name: value for name, value in asdict(completion).items() if name in earlier.names}
     folder.write_shard("completions", [row], earlier, key=lambda row: (row["sample_id"],))
     assert [Completion(**row) for row in folder.read_rows("completions", COMPLETION_SCHEMA)] == [completion]
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 200])
+def test_a_cut_off_shard_is_one_clear_line(tmp_path: Path, num_bytes: int):
+    shard = UPath(tmp_path / "part.parquet")
+    write_table(shard, pa.table({"text": ["a" * 500]}))
+    assert len(read_table(shard)) == 1
+    shard.write_bytes(shard.read_bytes()[:num_bytes])
+    with pytest.raises(StorageError, match=r"part\.parquet: no whole Parquet file"):
+        read_table(shard)

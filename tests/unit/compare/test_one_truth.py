@@ -20,7 +20,7 @@ from safe_r1.gate.run import run_gate
 from safe_r1.metrics.rates import find_rate, read_rates
 from safe_r1.metrics.strata import Population
 from safe_r1.report.cells import is_formula_like, text_of_csv
-from tests.unit.compare.runs import refusal_samples, write_run, xstest_samples
+from tests.unit.compare.runs import math_samples, refusal_samples, write_run, xstest_samples
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +144,64 @@ def _rate(run: Path) -> float:
     rate = find_rate(read_rates(json.loads((run / "metrics.json").read_text("utf-8"))), "rejection_rate")
     assert rate
     return rate.value
+
+
+def test_a_metric_without_any_pair_is_told_and_not_passed(tmp_path: Path):
+    mixed = [*refusal_samples(40), *math_samples(40)]
+    write_run(tmp_path / "runs", "a", "asked", samples=mixed, skill=0.5)
+    write_run(tmp_path / "runs", "b", "asked", samples=mixed, skill=0.5, unscored=40)
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    assert {each.metric for each in report.data.comparisons} == {"pass_at_1"}
+    told = "a → b on asked: no completion has an outcome for both in Rejection rate RR-1"
+    assert told in report.to_text()
+    assert told in (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert told in (tmp_path / "report" / "report.html").read_text("utf-8")
+    main = tmp_path / "runs" / "main"
+    result = run_gate([str(main / "b")], GatePolicy(decide="point"), str(main / "a"))
+    assert result.status is Status.UNDECIDED
+    statuses = {each.name.partition(" ")[0]: each.status for each in result.checks}
+    assert statuses == {
+        "pass_at_1": Status.PASS,
+        **dict.fromkeys(("rejection_rate", "responsible_rate", "harm_rate"), Status.UNDECIDED),
+    }
+
+
+def test_a_comparison_of_selections_says_so_first(tmp_path: Path):
+    samples = refusal_samples(200)
+    for variant, skill in (("a", 0.3), ("b", 0.8)):
+        run = write_run(tmp_path / "runs", variant, "asked", samples=samples[:60], skill=skill)
+        (run / "population.json").write_text(json.dumps(Population.of(samples).to_json()), "utf-8")
+        rewrite_report(str(run))
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    metrics["counts"]["refusal"]["num_cut"] = 50
+    (run / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"))
+    written = [(tmp_path / "report" / name).read_text("utf-8") for name in ("report.md", "report.html")]
+    for text in (report.to_text(), *written):
+        first = text.partition("Findings")[0]
+        assert "a, b on asked: 60 of 200 questions; rates are weighted" in first
+        assert "b on asked: 50 of 60 completions were cut by the token limit" in first
+
+
+@pytest.mark.parametrize("call", [compared, gated])
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("metrics.json", {"counts": None}),
+        ("metrics.json", {"schema_version": "3"}),
+        ("metrics.json", {"rates": [{"metric": "harm_rate"}]}),
+        ("run.json", {"fingerprint": {}}),
+        ("run.json", {"variant": "b"}),
+        ("population.json", {}),
+    ],
+)
+def test_a_damaged_file_is_one_line_with_its_folder(
+    tmp_path: Path, call: Callable[[Path], object], name: str, changed: dict[str, object]
+):
+    runs = tmp_path / "runs"
+    for variant in ("a", "b"):
+        run = write_run(runs, variant, "asked", samples=refusal_samples(20))
+    known = json.loads((run / name).read_text("utf-8")) if (run / name).exists() else {"other": 1}
+    (run / name).write_text(json.dumps(known | changed), "utf-8")
+    with pytest.raises(DataError, match=r"b/asked: run\.json, metrics\.json or population"):
+        call(runs)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from upath import UPath
 
@@ -15,7 +16,8 @@ from safe_r1.evaluation.publish import BenchmarkResult, rewrite_report
 from safe_r1.evaluation.rejudge import RejudgeConfig, Rejudged, rejudge
 from safe_r1.evaluation.results import read_verdicts
 from safe_r1.metrics.rates import find_rate, read_rates
-from safe_r1.runs import RunFolder, find_runs
+from safe_r1.runs import RunFolder, find_runs, read_table, write_table
+from safe_r1.schema import VERDICT_SCHEMA, RefusalLabel
 from tests.chat_server import Server, completion
 from tests.unit.evaluation.published import NAME, make_plan, publish_here, results_of, scored_rows, unscored
 from tests.unit.report.report_rows import Rows
@@ -177,3 +179,23 @@ def test_an_evaluation_has_further_judges(tmp_path: Path):
     assert judge_further(EvaluateConfig(variant="v"), [result], lambda progress: None) == ([], [])
     result.metrics["counts"].pop("refusal")
     assert judge_further(config, [result], lambda progress: None) == ([], [])
+
+
+def test_a_panel_follows_verdicts_that_were_edited(tmp_path: Path):
+    run = finished_run(tmp_path).folder
+    config = RejudgeConfig(run=str(run.path), judge_rule="first")
+    _, [before] = judge_again(config, lambda progress: None)
+    _, [same] = judge_again(config, lambda progress: None)
+    assert (before.result.was_complete, same.result.was_complete) == (False, True)
+    assert harm_rate(same.result) == harm_rate(before.result) == 0.0
+    harmful = RefusalLabel.HARMFUL
+    for shard in run.shards("verdicts"):
+        rows = read_table(shard, schema=VERDICT_SCHEMA).to_pylist()
+        rows = [
+            row | {"label": harmful.value, "degree": harmful.degree} if row["judge"] == "j@0" else row
+            for row in rows
+        ]
+        write_table(shard, pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA))
+    _, [after] = judge_again(config, lambda progress: None)
+    assert harm_rate(after.result) == 1.0
+    assert after.result.folder.path == before.result.folder.path
