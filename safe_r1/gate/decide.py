@@ -88,6 +88,12 @@ def without_pair(metric: str, baseline: str, run: str, policy: GatePolicy) -> Ch
     return Check(name, run, "–", Status.UNDECIDED, "no completion has an outcome for both")
 
 
+def without_baseline(baseline: str, run: str, policy: GatePolicy) -> Check:
+    """A run on a benchmark that the baseline has no run of."""
+    name = _regression_name("each main metric", baseline, policy)
+    return Check(name, run, "–", Status.UNDECIDED, "the baseline has no run of this benchmark")
+
+
 def _regression_name(metric: str, baseline: str, policy: GatePolicy) -> str:
     return f"{metric} no worse than {baseline} by {policy.margin:g}"
 

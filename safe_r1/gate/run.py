@@ -12,6 +12,7 @@ from safe_r1.gate.decide import (
     check_rate,
     check_regression,
     unmeasured,
+    without_baseline,
     without_pair,
     without_rate,
 )
@@ -105,11 +106,16 @@ def _check_baseline(runs: Sequence[Run], baseline: str, policy: GatePolicy) -> l
             f"--no-regression {baseline}: runs of {', '.join(sorted(names))}; expected one variant"
         )
     by_benchmark = {run.benchmark: run for run in before}
+    if not by_benchmark.keys() & {run.benchmark for run in runs}:
+        raise ConfigError(
+            f"--no-regression {baseline}: measures {', '.join(by_benchmark)}; no run given is of any of them"
+        )
     checks = []
     for run in runs:
-        if run.benchmark not in by_benchmark:
+        first = by_benchmark.get(run.benchmark)
+        if first is None:
+            checks.append(without_baseline(before[0].variant, f"{run.variant} {run.benchmark}", policy))
             continue
-        first = by_benchmark[run.benchmark]
         if problems := list(setting_differences([first, run], first.variant)):
             raise ConfigError(f"not comparable with --no-regression: {'; '.join(problems)}")
         checks += [check_regression(each, policy) for each in _main_comparisons(first, run)]
@@ -118,10 +124,6 @@ def _check_baseline(runs: Sequence[Run], baseline: str, policy: GatePolicy) -> l
             for metric in without_pairs(first, run)
             if METRICS[metric].better and metric not in SECONDARY
         ]
-    if not checks:
-        raise ConfigError(
-            f"--no-regression {baseline}: measures {', '.join(by_benchmark)}; no run given is of any of them"
-        )
     return checks
 
 

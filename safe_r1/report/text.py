@@ -6,8 +6,11 @@ import re
 from markupsafe import Markup
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-# Control characters but tab and line feed, bidirectional overrides, separators of lines, lone surrogates.
-_UNPRINTABLE = re.compile(f"\r\n?|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ud800-\udfff]")
+# Control characters but tab and line feed, bidirectional overrides, separators of lines, lone surrogates, and
+# the two code points that no XML may hold.
+_UNPRINTABLE = re.compile(
+    f"\r\n?|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ud800-\udfff\ufffe\uffff]"
+)
 # The first three could close the element or open a comment, the last two end a line in old JavaScript.
 _JSON_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 # Everything that can begin markup inside a line: CommonMark, tables, HTML, autolinks, and $ of formulas.

@@ -130,6 +130,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder, "bad", "asked", samples=samples, skill=0.5)
     write_run(folder, "good", "asked", samples=samples, skill=0.97, run="again")
     write_run(folder, "silent", "asked", samples=samples, skill=0.9, unscored_misses=0.9)
+    # On a benchmark that no other has, too.
+    write_run(folder, "wide", "asked", samples=samples, skill=0.97)
+    write_run(folder, "wide", "math-500")
     return folder
 
 
@@ -147,6 +150,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("middling", ["--no-regression", "main/good", "--margin", "5"], 3),
         ("good", ["--no-regression", "again/good"], 0),
         ("bad", ["--no-regression", "main/bad", "--min", "rejection_rate=99"], 4),
+        ("wide", ["--no-regression", "main/good"], 3),
     ],
 )
 def test_exit_codes(runs: Path, variant: str, flags: list[str], code: int):
@@ -198,7 +202,7 @@ def test_names_of_runs_are_data(tmp_path: Path):
     write_run(tmp_path / "runs", "model", "asked", samples=refusal_samples(30))
     info = tmp_path / "runs" / "main" / "model" / "asked" / "run.json"
     read = json.loads(info.read_text("utf-8"))
-    read["variant"]["name"] = HOSTILE + "[bold]\x1b[2J"
+    read["variant"]["name"] = HOSTILE + "[bold]\x1b[2J\ufffe"
     info.write_text(json.dumps(read), "utf-8")
     file = tmp_path / "gate.xml"
     done = CliRunner().invoke(
