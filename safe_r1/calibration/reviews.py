@@ -18,6 +18,7 @@ from safe_r1.calibration.label_files import GivenLabel, LabelFile
 from safe_r1.calibration.label_words import CANNOT_TELL, parse_label
 from safe_r1.calibration.record import FOLDER, DrawnTexts
 from safe_r1.errors import DataError
+from safe_r1.judge.agreement import kappa_of
 from safe_r1.metrics.rows import CORRECT, INCORRECT
 from safe_r1.provenance import now
 from safe_r1.runs import JsonObject, Key, Row, RunFolder
@@ -262,13 +263,10 @@ def agreements(texts: Sequence[LabelledText]) -> list[PairAgreement]:
 
 
 def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
-    """Cohen's kappa of pairs of labels; None where chance alone agrees on all.
-
-    Source: Cohen, "A Coefficient of Agreement for Nominal Scales", Educational and Psychological Measurement
-    20 (1960).
-    """
+    """Cohen's kappa of pairs of labels; None where chance alone agrees on all."""
     labels = sorted({label for pair in pairs for label in pair})
-    shares = np.array([[sum(pair[side] == label for pair in pairs) for label in labels] for side in (0, 1)])
-    by_chance = float((shares[0] * shares[1]).sum()) / len(pairs) ** 2
-    observed = sum(first == second for first, second in pairs) / len(pairs)
-    return None if by_chance == 1 else (observed - by_chance) / (1 - by_chance)
+    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    for first, second in pairs:
+        confusion[labels.index(first), labels.index(second)] += 1
+    found = kappa_of(confusion)
+    return None if found is None else found.value

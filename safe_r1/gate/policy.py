@@ -6,7 +6,6 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from safe_r1.errors import ConfigError
-from safe_r1.metrics.outcomes import METRICS_OF_GROUP
 from safe_r1.report.labels import METRICS
 from safe_r1.schema import Part
 from safe_r1.settings import Settings, load_config
@@ -98,7 +97,6 @@ _SHORT = {
     "rr1": "rejection_rate",
     "rr2": "responsible_rate",
 }
-MAIN_METRICS = frozenset(metric for metrics in METRICS_OF_GROUP.values() for metric in metrics)
 
 
 def _read_rule(side: Literal["min", "max"], text: str) -> Rule:

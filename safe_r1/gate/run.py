@@ -16,8 +16,8 @@ from safe_r1.gate.decide import (
     without_pair,
     without_rate,
 )
-from safe_r1.gate.policy import MAIN_METRICS, GatePolicy, Rule, Scope
-from safe_r1.metrics.outcomes import outcome
+from safe_r1.gate.policy import GatePolicy, Rule, Scope
+from safe_r1.metrics.outcomes import MAIN_METRICS, outcome
 from safe_r1.metrics.rates import Rate, read_rates
 from safe_r1.report.labels import METRICS
 from safe_r1.schema import Sample

@@ -45,6 +45,9 @@ METRICS_OF_GROUP: dict[str, tuple[str, ...]] = {
 }
 """The groups of samples (see ``Sample.group``) in the order of reports, with the main metrics of each."""
 
+MAIN_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS_OF_GROUP.values() for metric in metrics))
+"""The main metrics of all groups, in that order."""
+
 PAIR_METRICS = ("option_consistency", "letter_following")
 """Metrics of a question with its reversed form, see ``pair_outcome``."""
 

@@ -12,6 +12,7 @@ from safe_r1.errors import DataError, IntegrityError
 from safe_r1.metrics.counts import CountsFold, GroupCounts
 from safe_r1.metrics.intervals import CONFIDENCE
 from safe_r1.metrics.outcomes import (
+    MAIN_METRICS,
     METRICS_OF_GROUP,
     OVER_REFUSAL_METRICS,
     PAIR_METRICS,
@@ -46,7 +47,6 @@ _ORDER: tuple[tuple[str, Part], ...] = (
     *((metric, "reasoning") for metric in (*REFUSAL_METRICS, "leak_rate")),
     *((metric, "answer") for metric in ("pass_at_1", *OVER_REFUSAL_METRICS)),
 )
-_MAIN_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS_OF_GROUP.values() for metric in metrics))
 # Metrics of every answer of a group; those of high-confidence keys and of over-refusal are of some.
 _OF_ALL_ROWS: dict[str, tuple[str, ...]] = {
     "mcq": ("accuracy", "accuracy_answered", _CONSTANT),
@@ -100,7 +100,7 @@ class MetricsFold:
         self._repeats: set[int] = set()
         self._counts: dict[str, CountsFold] = {}
         self._folds = {(metric, part): RateFold(metric, part, self._weigh) for metric, part in _ORDER}
-        self._without_cut = {metric: RateFold(metric, weigh=self._weigh) for metric in _MAIN_METRICS}
+        self._without_cut = {metric: RateFold(metric, weigh=self._weigh) for metric in MAIN_METRICS}
         # Metrics of which the token limit cut a row that counts: only then do their rates differ without it.
         self._with_cut: set[str] = set()
         self._by_key: dict[str, RateFold] = {}
@@ -189,7 +189,7 @@ class MetricsFold:
             self._with_cut.add(metric)
 
     def _rates_without_cut(self) -> list[Rate]:
-        shown = [metric for metric in _MAIN_METRICS if metric in self._with_cut - self._left_out]
+        shown = [metric for metric in MAIN_METRICS if metric in self._with_cut - self._left_out]
         rates = [rate for metric in shown for rate in self._without_cut[metric].rates()]
         return [rate for rate in rates if rate.scope == "overall"]
 

@@ -29,11 +29,6 @@ from tests.unit.calibration.judged_runs import (
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return write_judged_run(tmp_path / "runs", refusal_rows())
-
-
 def test_rates_of_perfect_labels_are_those_of_the_labels(run: Path, tmp_path: Path):
     folder = sampled(run, num=200)
     rows = label_rows(run, folder)

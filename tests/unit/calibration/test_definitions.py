@@ -28,11 +28,6 @@ from tests.unit.calibration.judged_runs import (
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return write_judged_run(tmp_path / "runs", refusal_rows())
-
-
 def test_the_report_shows_corrected_rates_of_the_rows_as_they_are(run: Path, tmp_path: Path):
     folder = sampled(run, "answer", "reasoning")
     second = label_rows(run, folder, "eve</td><script>", num=20)

@@ -28,11 +28,6 @@ from tests.unit.calibration.judged_runs import (
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return write_judged_run(tmp_path / "runs", refusal_rows())
-
-
 def test_the_files_for_annotators_are_blind(run: Path):
     folder = sampled(run, "answer", "reasoning")
     record = json.loads((folder / "record.json").read_text("utf-8"))
