@@ -107,8 +107,11 @@ class DecontaminationConfig(Settings):
     max_questions: int = Field(
         default=5, ge=1, description="n-grams that more questions share are common phrases and not counted"
     )
-    containment: float = Field(
-        default=0.7, gt=0, le=1, description="share of a question's short n-grams that makes a near copy"
+    similarity: float = Field(
+        default=0.78,
+        gt=0,
+        le=1,
+        description="similarity of a part of a turn to a question, by characters, that makes it a near copy",
     )
 
 
