@@ -24,8 +24,10 @@ _REMEDIES = {
     "empty_reasoning": "filters.reasoning=optional keeps answers without reasoning, in a new --output",
     "no_category": "filters.category=optional keeps rows of no category, in a new --output",
     "language": "set the source's language to that of its rows",
-    "complies_with_risk": "set the source's kind to what its rows are, or trusted where people have read them",
-    "refuses_harmless": "set the source's kind to what its rows are, or trusted where people have read them",
+    **dict.fromkeys(
+        ("complies_with_risk", "refuses_harmless"),
+        "set the source's kind to what its rows are, or trusted where people have read them",
+    ),
 }
 _NOT_NEEDED = Drop("mix", "over_quota", "not drawn")
 

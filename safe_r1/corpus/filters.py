@@ -48,11 +48,11 @@ class LengthLimits:
     def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``short_prompt``, ``long_answer`` and so on."""
         for name, (low, high) in self.limits.items():
-            # None without a response.
+            # None without a response; whether a response may lack its reasoning, another filter decides.
             text = getattr(row, name)
-            # Whether a response may lack its reasoning, another filter decides.
-            is_absent = text is None or (name == "reasoning" and not text)
-            if not is_absent and not low <= len(text) <= high:
+            if text is None or (name == "reasoning" and not text):
+                continue
+            if not low <= len(text) <= high:
                 size = "short" if len(text) < low else "long"
                 return Drop(_STAGE, f"{size}_{name}", f"{len(text)} characters, allowed {low} to {high}")
         return None
