@@ -49,7 +49,7 @@ def test_any_name_of_a_file_names_a_source(tmp_path: Path, name: str):
 
 def test_every_row_that_can_be_learned_stays():
     recipe = own_recipe("x.jsonl")
-    records = [
+    records: list[dict[str, object]] = [
         {"instruction": "翻译成英文：早上好", "input": "", "output": "Good morning"},
         {"prompt": "Say hi", "response": "<think>\nA greeting is wanted here.\n</think>\n\nhi!"},
         {"prompt": "怎么骂人？", "response": "我不能帮你骂人。"},
