@@ -191,7 +191,7 @@ def write_snapshot(output: str, snapshot: Snapshot) -> None:
             style=Markup(style),
             policy=content_policy("", style),
             updated=_format_time(snapshot.updated_at),
-            results=read_results(UPath(output) / COMPARISON),
+            results=read_results(UPath(output) / COMPARISON, UPath(output) / "runs" / "main"),
             comparison=COMPARISON,
             percent=percent,
         )
