@@ -212,26 +212,12 @@ def read_run(
     name = folder.path.name
     check_keys(f"{name}: completions", samples, repeats, np.arange(len(samples) * repeats), keys)
     columns = _columns(completions, workers, CompletionColumns(count_tokens))
-    expected = keys
+    expected = None
     if parts is not None:
         has_reasoning = columns.column("has_reasoning").to_numpy()
         is_judged = samples.has_judged_reasoning(completions.position) & ("reasoning" in parts)
         expected = keys[has_reasoning & is_judged]
-    of_verdicts = key_of(verdicts, repeats)
-    is_answer = verdicts.part == 0
-    # Before any figure: a verdict that is missing would change a rate without a trace.
-    check_keys(f"{name}: verdicts", samples, repeats, keys, of_verdicts[is_answer])
-    found = of_verdicts[~is_answer]
-    check_keys(
-        f"{name}: verdicts on the reasoning",
-        samples,
-        repeats,
-        expected if parts is not None else np.intersect1d(found, keys),
-        found,
-    )
-    answers = np.flatnonzero(is_answer)
-    reasonings = np.full(len(keys), -1)
-    reasonings[np.searchsorted(keys, found)] = np.flatnonzero(~is_answer)
+    answers, reasonings = _join_verdicts(name, samples, repeats, keys, verdicts, expected)
     scores = _columns(verdicts, workers, verdict_columns)
     # Of all rows together: two variants may lie in different parts of `RunRows.chunks`.
     check_variants(
@@ -248,6 +234,33 @@ def read_run(
         columns,
         scores,
     )
+
+
+def _join_verdicts(
+    name: str, samples: SampleIndex, repeats: int, keys: Ints, verdicts: StageIndex, expected: Ints | None
+) -> tuple[Ints, Ints]:
+    """Places of the verdicts on each completion's answer and reasoning; -1 where the reasoning has none.
+
+    Args:
+        name: The run, for messages.
+        samples: Its samples.
+        repeats: Completions of each sample.
+        keys: Keys of the completions.
+        verdicts: The verdicts.
+        expected: Keys of the completions whose reasoning has a verdict; None: whichever has one.
+
+    Raises:
+        IntegrityError: Verdicts are missing or surplus: any of them would change a rate without a trace.
+    """
+    of_verdicts = key_of(verdicts, repeats)
+    is_answer = verdicts.part == 0
+    check_keys(f"{name}: verdicts", samples, repeats, keys, of_verdicts[is_answer])
+    found = of_verdicts[~is_answer]
+    wanted = np.intersect1d(found, keys) if expected is None else expected
+    check_keys(f"{name}: verdicts on the reasoning", samples, repeats, wanted, found)
+    reasonings = np.full(len(keys), -1)
+    reasonings[np.searchsorted(keys, found)] = np.flatnonzero(~is_answer)
+    return np.flatnonzero(is_answer), reasonings
 
 
 def read_results_hash(folder: RunFolder) -> str:
