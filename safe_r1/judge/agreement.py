@@ -30,7 +30,7 @@ from safe_r1.judge.labelled import (
 )
 from safe_r1.judge.panel import coarse
 from safe_r1.judge.reliability import Reliability, measure_reliability
-from safe_r1.schema import RefusalLabel
+from safe_r1.schema import Label, RefusalLabel
 
 _ENGLISH = {label.value: label.name.lower() for label in RefusalLabel}
 
@@ -190,7 +190,7 @@ def _judge_all(judge: Judge, label: str, items: Sequence[LabelledItem]) -> list[
 
 
 def _confuse(
-    label_format: LabelFormat, scored: Sequence[tuple[LabelledItem, RefusalLabel]]
+    label_format: LabelFormat, scored: Sequence[tuple[LabelledItem, Label]]
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Names of rows and columns of the confusion matrix, and its counts."""
     if label_format == "gold":

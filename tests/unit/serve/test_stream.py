@@ -10,7 +10,8 @@ import pytest
 
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.models.thinking import ThinkingTags
-from safe_r1.serve.base import ChatReply, Generation
+from safe_r1.schema import Message
+from safe_r1.serve.base import ChatReply, Generation, SamplingParams
 from safe_r1.serve.stream import StreamSplitter
 from tests.unit.serve.fakes import CHAT, QUESTION, FakeModel, post
 
@@ -122,8 +123,8 @@ class ModelWithOwnTags(FakeModel):
     async def chat(self, *given: Any, **options: Any) -> ChatReply:
         return replace(await super().chat(*given, **options), prefix="", own_tags=OWN)
 
-    async def generate(self, *given: Any) -> Generation:
-        return replace(await super().generate(*given), text=self.completion, own_tags=OWN)
+    async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
+        return replace(await super().generate(messages, params), text=self.completion, own_tags=OWN)
 
 
 def test_the_service_splits_by_the_models_own_tags_streaming_or_not():
