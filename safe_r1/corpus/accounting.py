@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from safe_r1.corpus.index import RowIndex
 from safe_r1.corpus.plan import CorpusPlan
+from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import Drop, TableRow
 from safe_r1.corpus.selection import Selection
-from safe_r1.errors import DataError, IntegrityError
+from safe_r1.errors import IntegrityError, NoResultError
 from safe_r1.runs import RunFolder, write_table
 
 _KEPT_FIELDS = ("source", "kind", "language", "area", "category")
@@ -79,7 +80,7 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
 
     Raises:
         IntegrityError: The number of rows read is not that of rows kept and dropped.
-        DataError: No row is kept.
+        NoResultError: No row is kept or none is left to train on, or too many are lost for one reason.
     """
     tally = _Tally()
     # In slices: as Python objects, the columns of a million rows take gigabytes.
@@ -97,8 +98,18 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
             f"{num_read:,} rows read, {num_kept:,} kept and {num_dropped:,} dropped, {num_selected:,} "
             "selected; expected read = kept + dropped: remove the output folder and run again"
         )
+    where = f"see {folder.path / 'drops'}"
     if not num_kept:
-        raise _nothing_kept(num_read, tally, folder)
+        raise _nothing_kept(num_read, tally, where)
+    lost: Counter[tuple[str, str]] = Counter()
+    for (_, stage, reason), number in tally.dropped.items():
+        lost[stage, reason] += number
+    check_losses(plan.recipe, lost, num_read, where)
+    if not selection.splits["train"]:
+        raise NoResultError(
+            f"no row to train on: all {num_kept:,} rows are held out by validation_share="
+            f"{plan.recipe.validation_share:g}; lower it or add rows"
+        )
     return Counts(
         num_read=num_read,
         num_kept=num_kept,
@@ -110,14 +121,38 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
     )
 
 
-def _nothing_kept(num_read: int, tally: _Tally, folder: RunFolder) -> DataError:
+def check_losses(
+    recipe: CorpusRecipe, lost: Mapping[tuple[str, str], int], num_read: int, where: str
+) -> None:
+    """Check that no single reason took more rows than the recipe allows.
+
+    Args:
+        recipe: The recipe.
+        lost: Dropped rows by stage and reason.
+        num_read: Rows in all.
+        where: Where the rows can be found, for the message.
+
+    Raises:
+        NoResultError: One took more.
+    """
+    for (stage, reason), number in lost.items():
+        is_lost = (stage, reason) != (_NOT_NEEDED.stage, _NOT_NEEDED.reason)
+        if is_lost and number > recipe.max_lost_share * num_read:
+            raise NoResultError(
+                f"{number:,} of {num_read:,} rows are dropped for one reason, {stage}: {reason}, more than "
+                f"max_lost_share={recipe.max_lost_share:g} allows: {where}; change the source's mapping or "
+                "the limits of the recipe, or raise max_lost_share if these rows are not wanted"
+            )
+
+
+def _nothing_kept(num_read: int, tally: _Tally, where: str) -> NoResultError:
     reasons: Counter[str] = Counter()
     for (_, stage, reason), rows in tally.dropped.items():
         reasons[f"{stage}: {reason}"] += rows
     shown = ", ".join(f"{reason} {rows:,}" for reason, rows in reasons.most_common(3))
-    return DataError(
-        f"none of {num_read:,} rows is kept ({shown}): see {folder.path / 'drops'}, and change the sources "
-        "or the limits of the recipe"
+    return NoResultError(
+        f"none of {num_read:,} rows is kept ({shown}): {where}, and change the sources or the limits of the "
+        "recipe"
     )
 
 

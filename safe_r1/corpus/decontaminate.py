@@ -1,11 +1,12 @@
 """Decontamination: finds rows that overlap with a question of a benchmark.
 
-Two tests on hashed n-grams (see ``text``): a long n-gram that the prompt or the response shares with a
-question, and a prompt that contains most of a question's short n-grams. Chinese is compared by characters,
-because whitespace n-grams find nothing there.
+Two tests on hashed n-grams (see ``text``): a long n-gram that the dialogue or the response shares with a
+question, and a turn of the user that contains most of a question's short n-grams. Chinese is compared by
+characters, because whitespace n-grams find nothing there. Every text is looked up both by characters and by
+words, as it may quote a question of the other language.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,12 @@ from safe_r1.corpus.recipe import DecontaminationConfig, ProtectedSet
 from safe_r1.corpus.rows import CorpusRow, Drop
 from safe_r1.corpus.text import Hashes, Indices, ngrams, units
 from safe_r1.errors import DataError
-from safe_r1.language import Language
+from safe_r1.language import Language, detect_language
 from safe_r1.records.sources import list_parts, read_part
+from safe_r1.schema import Sample
 
 _STAGE = "decontaminate"
+_LANGUAGES: tuple[Language, ...] = ("zh", "en")
 # Size of the short n-grams, in characters and in words.
 _SHORT_NGRAM: dict[Language, int] = {"zh": 5, "en": 3}
 # A shorter question is part of many texts that have nothing to do with it.
@@ -31,10 +34,18 @@ _PART_SIZE = 10_000
 
 @dataclass(frozen=True)
 class Question:
-    """A protected question; ``name`` is ``BENCHMARK/ID``."""
+    """A protected question.
+
+    Attributes:
+        name: ``BENCHMARK/ID``.
+        text: Its text.
+        is_context: It is an earlier turn of a dialogue: only long n-grams of it are looked for, as many such
+            turns are short and say what anybody might.
+    """
 
     name: str
     text: str
+    is_context: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,15 +99,21 @@ class Decontaminator:
         self._short: dict[Language, _NgramIndex] = {}
         # Number of distinct short n-grams of each question; 0 for one that is too short to be compared.
         self._num_short = np.zeros(len(self.questions), np.int64)
-        unit_hashes = [units(question.text) for question in self.questions]
-        languages: tuple[Language, ...] = ("zh", "en")
-        for language in languages:
-            indexed = [
-                (number, hashes)
-                for number, (hashes, found) in enumerate(unit_hashes)
-                if found == language and len(hashes) >= _MIN_UNITS[language]
-            ]
-            self._index(language, indexed)
+        languages = [detect_language(question.text) for question in self.questions]
+        for language in _LANGUAGES:
+            mine = [number for number, found in enumerate(languages) if found == language]
+            hashed = [(number, units(self.questions[number].text, language)) for number in mine]
+            self._index(
+                language,
+                [
+                    each
+                    for each in hashed
+                    if len(each[1]) >= self._fewest_units(self.questions[each[0]], language)
+                ],
+            )
+
+    def _fewest_units(self, question: Question, language: Language) -> int:
+        return self._long_ngram(language) if question.is_context else _MIN_UNITS[language]
 
     def _index(self, language: Language, questions: Sequence[tuple[int, Hashes]]) -> None:
         # A question that is shorter than a long n-gram is matched as a whole.
@@ -106,7 +123,11 @@ class Decontaminator:
         for size, group in by_size.items():
             grams = [(number, ngrams(hashes, size)) for number, hashes in group]
             self._long[language, size] = _NgramIndex.build(grams, self.config.max_questions)
-        shorts = [(number, np.unique(ngrams(hashes, _SHORT_NGRAM[language]))) for number, hashes in questions]
+        shorts = [
+            (number, np.unique(ngrams(hashes, _SHORT_NGRAM[language])))
+            for number, hashes in questions
+            if not self.questions[number].is_context
+        ]
         self._short[language] = _NgramIndex.build(shorts)
         self._num_short[[number for number, _ in shorts]] = [len(hashes) for _, hashes in shorts]
 
@@ -115,20 +136,20 @@ class Decontaminator:
 
     def find(self, row: CorpusRow) -> Drop | None:
         """The drop of a row that overlaps with a question, with the question's name; None for a clean row."""
-        for text in (row.prompt, row.answer, row.reasoning):
+        for text in (*(turn["content"] for turn in row.messages), row.answer, row.reasoning):
             if text and (name := self._shared_ngram(text)):
                 return Drop(_STAGE, "shared_run", name)
-        # Earlier messages are the context of a dialogue, and no question.
-        name = self._near_copy(row.messages[-1]["content"])
-        return Drop(_STAGE, "near_copy", name) if name else None
+        for turn in row.messages:
+            if turn["role"] == "user" and (name := self._near_copy(turn["content"])):
+                return Drop(_STAGE, "near_copy", name)
+        return None
 
     def _shared_ngram(self, text: str) -> str | None:
         """Name of the question with which a text shares most long n-grams; None if it shares none."""
-        hashes, found = units(text)
+        hashes = {language: units(text, language) for language in _LANGUAGES}
         for (language, size), index in self._long.items():
-            # Hashes of different languages are not comparable: characters against words.
-            if language == found and len(hashes) >= size:
-                matches = index.find(ngrams(hashes, size))
+            if len(hashes[language]) >= size:
+                matches = index.find(ngrams(hashes[language], size))
                 if len(matches):
                     return self.questions[int(np.bincount(matches).argmax())].name
         return None
@@ -137,15 +158,14 @@ class Decontaminator:
         """Name of the question of which a prompt contains the largest share, with that share; None below the
         threshold.
         """
-        hashes, language = units(prompt)
-        matches = self._short[language].find(np.unique(ngrams(hashes, _SHORT_NGRAM[language])))
-        if not len(matches):
-            return None
         # Shape (questions,): how many of its short n-grams each question shares with the prompt.
-        overlap = np.bincount(matches, minlength=len(self._num_short))
+        overlap = np.zeros(len(self.questions), np.int64)
+        for language in _LANGUAGES:
+            grams = np.unique(ngrams(units(prompt, language), _SHORT_NGRAM[language]))
+            overlap += np.bincount(self._short[language].find(grams), minlength=len(overlap))
         share = np.where(overlap >= _MIN_OVERLAP, overlap / np.maximum(self._num_short, 1), 0)
-        best = int(share.argmax())
-        if share[best] < self.config.containment:
+        best = int(share.argmax()) if len(share) else 0
+        if not len(share) or share[best] < self.config.containment:
             return None
         return f"{self.questions[best].name} ({share[best]:.0%})"
 
@@ -162,10 +182,23 @@ def load_questions(protected: Sequence[ProtectedSet], data: str | None) -> list[
         if location.benchmark:
             benchmark = get_benchmark(location.benchmark)
             samples = benchmark.load(_join(data, location.path) if location.path else None)
-            questions += [Question(sample.sample_id, sample.messages[-1]["content"]) for sample in samples]
+            questions += questions_of(samples)
         else:
             questions += _read_questions(location, data)
     return questions
+
+
+def questions_of(samples: Iterable[Sample]) -> Iterator[Question]:
+    """The question of each sample, and each different turn before one."""
+    contexts: dict[str, str] = {}
+    for sample in samples:
+        *before, last = sample.messages
+        for number, turn in enumerate(before):
+            # Several questions may follow the same dialogue: as several, its n-grams would seem common.
+            contexts.setdefault(turn["content"], f"{sample.sample_id}#{number}")
+        yield Question(sample.sample_id, last["content"])
+    for text, name in contexts.items():
+        yield Question(name, text, is_context=True)
 
 
 def _read_questions(location: ProtectedSet, data: str | None) -> Iterable[Question]:

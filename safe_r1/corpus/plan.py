@@ -123,8 +123,9 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
     """Everything that could change a row of the corpus."""
     recipe = plan.recipe
     settings = public_settings(recipe)
-    # Folders do not change a row, and the identity of the judge stands for its settings.
-    for name in ("output", "data", "judge"):
+    # Folders and the limit of what may be lost do not change a row, and the identity of the judge stands for
+    # its settings.
+    for name in ("output", "data", "judge", "max_lost_share"):
         settings.pop(name)
     # As in recipes from before these settings: a corpus of theirs is resumed, not refused.
     _remove_unset(settings)

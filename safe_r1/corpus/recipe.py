@@ -157,6 +157,13 @@ class CorpusRecipe(Settings):
     max_malformed_share: float = Field(
         default=0.01, ge=0, le=1, description="maximum share of malformed records of one source"
     )
+    max_lost_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="maximum share of all rows that may be dropped for one reason; rows that no quota needs "
+        "are not lost",
+    )
     licences: tuple[str, ...] = Field(min_length=1, description="accepted licences of sources")
     rows_per_part: int = Field(default=2_000, ge=1, description="records per task and per intermediate file")
     sources: tuple[Source, ...] = Field(min_length=1, description="where the rows come from")
