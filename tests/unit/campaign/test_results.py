@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from upath import UPath
 
 from safe_r1.campaign.results import OverallRate, read_results
-from safe_r1.campaign.view import Snapshot, write_snapshot
+from safe_r1.campaign.view import Snapshot, read_snapshot, write_snapshot
 from safe_r1.compare.run import compare
+from safe_r1.errors import StorageError
 from safe_r1.metrics.rates import find_rate, read_rates
 from safe_r1.runs import RunFolder
 from tests.unit.calibration.judged_runs import calibrated
@@ -99,3 +101,13 @@ def test_labels_of_other_verdicts_correct_nothing_and_a_damaged_file_ends_no_cam
     for text in ("", "[]", '{"rates": 1}', '"x"', "{"):
         folder.write_text("calibration.json", text)
         assert "（校正后）" not in read_page(tmp_path)
+
+
+def test_a_damaged_snapshot_is_one_clear_line(tmp_path: Path):
+    read_page(tmp_path)
+    assert read_snapshot(str(tmp_path)).recipe == "recipe"
+    for text in ("", "[]", "{}", '{"recipe": 1, "updated_at": "x", "cells": 3}'):
+        (tmp_path / "campaign" / "status.json").write_text(text, "utf-8")
+        with pytest.raises(StorageError, match=r"campaign/status\.json") as told:
+            read_snapshot(str(tmp_path))
+        assert "\n" not in str(told.value)
