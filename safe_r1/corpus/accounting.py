@@ -17,7 +17,18 @@ from safe_r1.runs import RunFolder, write_table
 
 _KEPT_FIELDS = ("source", "kind", "language", "area", "category")
 _DROPPED_FIELDS = ("source", "stage", "reason")
+_REPAIRED_FIELDS = ("source", "repair")
 _DROPS_SCHEMA = pa.schema([(name, pa.string()) for name in ("row_id", "source", "stage", "reason", "detail")])
+_REMEDY = "change the source's mapping or the limits of the recipe"
+_REMEDIES = {
+    "empty_reasoning": "filters.reasoning=optional keeps answers without reasoning, in a new --output",
+    "no_category": "filters.category=optional keeps rows of no category, in a new --output",
+    "language": "set the source's language to that of its rows",
+    **dict.fromkeys(
+        ("complies_with_risk", "refuses_harmless"),
+        "set the source's kind to what its rows are, or trusted where people have read them",
+    ),
+}
 _NOT_NEEDED = Drop("mix", "over_quota", "not drawn")
 
 CountRow = Mapping[str, str | int]
@@ -31,6 +42,7 @@ class Counts(TypedDict):
         read: Rows of each source.
         kept: Rows of the corpus by source, kind, language, area and category (``-`` for none).
         dropped: All other rows by source, stage and reason.
+        repaired: Rows of the corpus by source and by what was repaired in their turns (see ``dialogue``).
         splits: Rows of ``train`` and ``validation``.
     """
 
@@ -40,6 +52,7 @@ class Counts(TypedDict):
     read: dict[str, int]
     kept: list[CountRow]
     dropped: list[CountRow]
+    repaired: list[CountRow]
     splits: dict[str, int]
 
 
@@ -73,6 +86,7 @@ class CorpusInfo(Counts):
 class _Tally:
     kept: Counter[tuple[str, ...]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    repaired: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
 
 def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Selection) -> Counts:
@@ -117,6 +131,7 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
         read={source.name: plan.count(source.name) for source in plan.recipe.sources},
         kept=_count_rows(_KEPT_FIELDS, tally.kept),
         dropped=_count_rows(_DROPPED_FIELDS, tally.dropped),
+        repaired=_count_rows(_REPAIRED_FIELDS, tally.repaired),
         splits={name: len(rows) for name, rows in selection.splits.items()},
     )
 
@@ -140,8 +155,8 @@ def check_losses(
         if is_lost and number > recipe.max_lost_share * num_read:
             raise NoResultError(
                 f"{number:,} of {num_read:,} rows are dropped for one reason, {stage}: {reason}, more than "
-                f"max_lost_share={recipe.max_lost_share:g} allows: {where}; change the source's mapping or "
-                "the limits of the recipe, or raise max_lost_share if these rows are not wanted"
+                f"max_lost_share={recipe.max_lost_share:g} allows: {where}; "
+                f"{_REMEDIES.get(reason, _REMEDY)}, or raise max_lost_share if these rows are not wanted"
             )
 
 
@@ -163,6 +178,7 @@ def _count(rows: Iterable[TableRow], selection: Selection, tally: _Tally) -> lis
         row_id = row["row_id"]
         if row_id in selection.candidates:
             tally.kept[tuple(row[name] or "-" for name in _KEPT_FIELDS)] += 1
+            tally.repaired.update((row["source"], repair) for repair in row.get("repairs") or ())
             continue
         # Ingestion wrote its drops into the parts' files; the later stages only know the row ids.
         if row["drop_stage"]:

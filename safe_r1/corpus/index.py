@@ -29,6 +29,7 @@ _COLUMNS = [
     "drop_detail",
     "reasoning_chars",
     "has_response",
+    "repairs",
 ]
 
 

@@ -113,6 +113,18 @@ def units(text: str, language: Language) -> Hashes:
     return units_of([HAN.sub(" ", text)], language).hashes
 
 
+def characters(text: str) -> str:
+    """A text for comparison character by character: folded, simplified, without spaces."""
+    folded = fold([text])[0].replace(" ", "")
+    codes = _simplified(_codes(folded)).astype(np.uint32)
+    return codes.tobytes().decode("utf-32-le", errors="surrogatepass")
+
+
+def hash_characters(folded: str) -> Hashes:
+    """Hashes of the characters of ``characters``, shape (characters,)."""
+    return _mix(_codes(folded))
+
+
 @functools.cache
 def _simplified_codes() -> npt.NDArray[np.uint64]:
     """For each code point below that of the last Chinese character that of its simplified form.

@@ -53,7 +53,7 @@ def count(
     )
     num_read = len(rows) if num_read is None else num_read
     plan = CorpusPlan(recipe, [SourcePart("a", 0, 0, num_read, "a.jsonl", 0, 1, Layout("jsonl"))], [])
-    names = [*COLUMNS, "drop_stage", "drop_reason", "drop_detail"]
+    names = [*COLUMNS, "repairs", "drop_stage", "drop_reason", "drop_detail"]
     schema = pa.schema([ROW_SCHEMA.field(name) for name in names])
     table = pa.Table.from_pylist(rows, schema)
     index = RowIndex([], np.array([0, len(rows)]), table, np.zeros(0, np.int64))
@@ -102,7 +102,9 @@ def test_a_reason_that_takes_most_rows_is_an_error(tmp_path: Path, num_lost: int
     if not is_refused:
         assert count(tmp_path, rows, kept, {})["num_kept"] == 5
         return
-    with pytest.raises(NoResultError, match=r"6 of 10 rows are dropped for one reason, filter: empty_reas"):
+    with pytest.raises(
+        NoResultError, match=r"6 of 10 rows .* filter: empty_reas.*filters\.reasoning=optional"
+    ):
         count(tmp_path, rows, kept, {})
 
 
@@ -113,3 +115,9 @@ def test_rows_that_no_quota_needs_are_not_lost(tmp_path: Path):
 def test_a_corpus_without_a_row_to_train_on_is_an_error(tmp_path: Path):
     with pytest.raises(NoResultError, match="no row to train on: all 1 rows are held out"):
         count(tmp_path, [table_row(0)], ["a/0"], {}, held_out=True)
+
+
+def test_repairs_are_counted_by_source(tmp_path: Path):
+    rows = [table_row(0) | {"repairs": ["joined_parts"]}, table_row(1) | {"repairs": ["joined_parts", "x"]}]
+    counts = count(tmp_path, rows, ["a/0", "a/1"], {})
+    assert sum_rows(counts["repaired"], "source", "repair") == {("a", "joined_parts"): 2, ("a", "x"): 1}
