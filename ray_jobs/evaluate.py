@@ -13,6 +13,7 @@ from safe_r1.benchmarks import evaluate_schema
 from safe_r1.settings import hide_credentials, load_config
 
 if TYPE_CHECKING:
+    from safe_r1.config import EvaluateConfig
     from safe_r1.evaluation.publish import BenchmarkResult
 
 # The flags, in the order of the help text; `--set` reaches every setting.
@@ -143,26 +144,30 @@ def main(
             from safe_r1.evaluation.dry_run import dry_run as show_plan
 
             show_plan(settings, console.show)
-            return
-        from ray_jobs.rejudge import show_judges
-        from safe_r1.evaluation.job import evaluate
-        from safe_r1.evaluation.panels import judge_further
-        from safe_r1.evaluation.publish import check_published
-        from safe_r1.evaluation.tracking import record_results
-        from safe_r1.inference.startup import show_startup
+        else:
+            _evaluate(settings, console)
 
-        join_ray(console)
-        benchmarks = hide_credentials(", ".join(settings.benchmarks))
-        console.show(f"evaluate: {hide_credentials(settings.variant)} on {benchmarks}; log: {console.log}")
-        with show_startup(console.show):
-            results = evaluate(settings, console.progress, console.log)
-        published = [result for result in results if not result.problem]
-        for result in published:
-            _summarize(console, result)
-        record_results(settings, published)
-        judged, panels = judge_further(settings, published, console.progress)
-        show_judges(console, judged, panels)
-        check_published(results)
+
+def _evaluate(settings: "EvaluateConfig", console: Console) -> None:
+    from ray_jobs.rejudge import show_judges
+    from safe_r1.evaluation.job import evaluate
+    from safe_r1.evaluation.panels import judge_further
+    from safe_r1.evaluation.publish import check_published
+    from safe_r1.evaluation.tracking import record_results
+    from safe_r1.inference.startup import show_startup
+
+    join_ray(console)
+    benchmarks = hide_credentials(", ".join(settings.benchmarks))
+    console.show(f"evaluate: {hide_credentials(settings.variant)} on {benchmarks}; log: {console.log}")
+    with show_startup(console.show):
+        results = evaluate(settings, console.progress, console.log)
+    published = [result for result in results if not result.problem]
+    for result in published:
+        _summarize(console, result)
+    record_results(settings, published)
+    judged, panels = judge_further(settings, published, console.progress)
+    show_judges(console, judged, panels)
+    check_published(results)
 
 
 def _summarize(console: Console, result: "BenchmarkResult") -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_jobs.common import Console, job, join_ray
+from safe_r1.errors import reading
 from safe_r1.evaluation.rejudge import RejudgeConfig
-from safe_r1.settings import load_config
+from safe_r1.settings import hide_credentials, load_config
 
 if TYPE_CHECKING:
     from safe_r1.evaluation.panels import Panel
@@ -68,7 +69,7 @@ def main(
 
         if any(map(needs_engine, settings.judges)):
             join_ray(console)
-        with show_startup(console.show):
+        with show_startup(console.show), reading(hide_credentials(settings.run)):
             judged, panels = judge_again(settings, console.progress)
         show_judges(console, judged, panels)
 

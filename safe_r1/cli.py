@@ -14,7 +14,7 @@ import typer
 from safe_r1 import __version__
 from safe_r1.calibration import commands as calibration
 from safe_r1.compare import commands as compare
-from safe_r1.errors import ConfigError, SafeR1Error
+from safe_r1.errors import ConfigError, SafeR1Error, reading
 from safe_r1.gate import commands as gate
 
 if TYPE_CHECKING:
@@ -230,12 +230,20 @@ def plan(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="Folder of a finished run: OUTPUT/RUN/VARIANT/BENCHMARK.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a finished run: OUTPUT/RUN/VARIANT/BENCHMARK, with all of its judges; or "
+            "judges/NAME in it, for one of them."
+        ),
+    ],
 ) -> None:
-    """Render the report of a finished run again from its rows."""
-    from safe_r1.evaluation.publish import rewrite_report
+    """Compute the metrics of a finished run again from its rows, and render its reports."""
+    from safe_r1.evaluation.rewrite import rewrite
 
-    print(f"report: {rewrite_report(run)}")
+    with reading(run):
+        for page in rewrite(run):
+            print(f"report: {page}")
 
 
 @app.command()
@@ -257,8 +265,9 @@ def export(
     from safe_r1.report.export import FORMATS, export_runs
 
     formats = split_names(format_) if format_ else FORMATS
-    for exported in export_runs(run, formats, output):
-        print(f"export: {exported.to_text()}")
+    with reading(run):
+        for exported in export_runs(run, formats, output):
+            print(f"export: {exported.to_text()}")
 
 
 app.command("label-sample")(calibration.label_sample)

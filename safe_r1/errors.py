@@ -4,6 +4,11 @@ A message says in one line what was wrong, what was given, what was expected and
 plain exceptions with one string argument, so that Ray can pickle them from a worker to the driver.
 """
 
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+
 
 class SafeR1Error(Exception):
     """Base of every error that a user can repair; jobs print its one line and exit with ``exit_code``."""
@@ -92,3 +97,36 @@ class NoResultError(TransientError, IntegrityError):
     """Too few rows for a result: answers with a label, or rows of a corpus. What is there is kept, and the
     message says what helps.
     """
+
+
+@contextlib.contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Whatever the files of a finished run raise that somebody damaged by hand becomes one line.
+
+    For the commands that read such runs. ``safe_r1.runs`` names files that cannot be read at all; this is for
+    those whose content is not what their readers expect.
+
+    Args:
+        path: The run, or a folder above it, for the message.
+
+    Raises:
+        DataError: Such a file was met. The message names the place in the code that could not use it, and the
+            exception is its cause.
+    """
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        NotImplementedError,
+    ) as error:
+        # Never the error's own text, which may quote the data.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(
+            f"{path}: run.json, metrics.json or population.json, or another file beside them, is not as an "
+            f"evaluation writes it ({type(error).__name__} at {os.path.basename(place.filename)}:"
+            f"{place.lineno}); restore it, or run the evaluation again"
+        ) from error

@@ -96,16 +96,25 @@ def read_table(
     """A Parquet file, some of its columns, or those of a schema (null where an older file has none).
 
     Raises:
-        StorageError: It is no Parquet file, or cut off.
+        StorageError: It is no Parquet file, is cut off, or lacks what every row has.
     """
     names = list(columns) if columns else None
     try:
         with path.open("rb") as file:
-            return pq.read_table(file, columns=names, schema=schema)  # pyright: ignore[reportArgumentType]
-    except pa.ArrowInvalid:
+            table = pq.read_table(file, columns=names, schema=schema)  # pyright: ignore[reportArgumentType]
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from None
         raise StorageError(
             f"{path}: no whole Parquet file; restore it, or remove it and run what wrote it again"
         ) from None
+    lacking = [each.name for each in schema or () if not each.nullable and table.column(each.name).null_count]
+    if lacking := lacking + sorted(set(names or ()) - set(table.column_names)):
+        raise StorageError(
+            f"{path}: column {lacking[0]} is missing or has gaps; restore the file, or remove it and run "
+            "what wrote it again"
+        )
+    return table
 
 
 @dataclass(frozen=True)
@@ -171,11 +180,18 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except ValueError:
-            raise StorageError(f"{path} is damaged (not JSON): remove the folder and run again") from None
+            if not path.exists():
+                return None
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            content = None
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from None
+        if not isinstance(content, dict):
+            raise StorageError(
+                f"{path} is damaged (no JSON object): restore it, or remove the folder and run again"
+            )
+        return content
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file atomically."""

@@ -7,6 +7,7 @@ of all rates are ``calibration-draws.parquet``, from which differences between t
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from safe_r1.calibration.reviews import (
     agreements,
     count_labels,
     items_by_id,
+    num_outdated,
     read_reviews,
     text_labels,
 )
@@ -83,6 +85,7 @@ def calibrate(
         found = _calibrated(run, texts, strata, imputation, decides, num_new, errors)
     else:
         found = _without_labels(run, items.values(), errors, seed)
+    found = replace(found, num_outdated=num_outdated(run.folder, items))
     about = {
         "created_at": now(),
         "results_sha256": run.results_sha256,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from safe_r1.errors import reading
+
 
 def label_sample(
     run: Annotated[str, typer.Argument(help="Folder of a finished run: OUTPUT/RUN/VARIANT/BENCHMARK.")],
@@ -29,7 +31,8 @@ def label_sample(
     from safe_r1.calibration.label_sample import write_label_sample
     from safe_r1.config import split_names
 
-    print(write_label_sample(run, num, seed, split_names(of or []), output).to_text())
+    with reading(run):
+        print(write_label_sample(run, num, seed, split_names(of or []), output).to_text())
 
 
 def calibrate(
@@ -54,4 +57,5 @@ def calibrate(
     """Correct the rates of a run by people's labels of its own texts; writes calibration.json."""
     from safe_r1.calibration.calibrate import calibrate as correct
 
-    print(correct(run, labels or [], sample or [], decides, seed).to_text())
+    with reading(run):
+        print(correct(run, labels or [], sample or [], decides, seed).to_text())

@@ -32,6 +32,7 @@ class Calibration:
         num_labelled: Texts with a label that counts.
         num_cannot_tell: Texts that nobody could label.
         num_new: Labels that were recorded by this call.
+        num_outdated: Labels that were recorded earlier, of rows that have changed since.
         agreements: Agreement of each two annotators.
         disputed: Texts on which annotators disagree.
         errors: How the judge errs on the gold set; None where that is not known.
@@ -45,6 +46,7 @@ class Calibration:
     num_labelled: int = 0
     num_cannot_tell: int = 0
     num_new: int = 0
+    num_outdated: int = 0
     agreements: list[PairAgreement] = field(default_factory=list)
     disputed: list[LabelledText] = field(default_factory=list)
     errors: GoldErrors | None = None
@@ -57,6 +59,7 @@ class Calibration:
             "judge": self.judge,
             "num_labelled": self.num_labelled,
             "num_cannot_tell": self.num_cannot_tell,
+            "num_outdated": self.num_outdated,
             "rates": [rate.to_json() for rate in self.rates],
             "strata": [
                 {
@@ -104,6 +107,8 @@ class Calibration:
             f"calibrate: {self.num_labelled} texts labelled ({self.num_new} new labels), "
             f"{self.num_cannot_tell} that nobody could label; judge {self.judge or 'none'}"
         ]
+        if self.num_outdated:
+            lines.append(f"  {self.num_outdated} earlier labels are of other rows and do not count")
         for each in self.agreements:
             kappa = "undefined" if each.kappa is None else f"{each.kappa:.2f}"
             lines.append(
@@ -120,10 +125,19 @@ class Calibration:
             lines.append("  * no label of that kind was drawn: the end is that of Jeffreys' interval")
         return lines
 
+    def _why_unlabelled(self) -> str:
+        if not self.num_outdated:
+            return (
+                "calibrate: no labels of this run, so no rate is corrected; safe-r1 label-sample draws texts"
+            )
+        return (
+            f"calibrate: the {self.num_outdated} labels of this run are of other rows (its completions or "
+            "verdicts have changed since they were drawn), so no rate is corrected; restore the rows, or "
+            "draw and label again: safe-r1 label-sample"
+        )
+
     def _unlabelled_lines(self) -> list[str]:
-        lines = [
-            "calibrate: no labels of this run, so no rate is corrected; safe-r1 label-sample draws texts"
-        ]
+        lines = [self._why_unlabelled()]
         if self.errors is None:
             return [*lines, f"  nothing is known of the errors of judge {self.judge or 'none'}"]
         lines.append(f"  {self.errors.judge} on {self.errors.source}: {NOT_OF_THIS_MODEL}")

@@ -187,6 +187,11 @@ def read_reviews(folder: RunFolder, items: Mapping[str, Item]) -> list[LabelledT
     ]
 
 
+def num_outdated(folder: RunFolder, items: Mapping[str, Item]) -> int:
+    """Recorded decisions on rows as they were before completions or verdicts changed, which count no more."""
+    return sum(row["item"] not in items for row in folder.read_rows(STAGE, REVIEW_SCHEMA))
+
+
 def _time_of(row: Row) -> tuple[str, str]:
     return row["labelled_at"] or "", row["recorded_at"]
 

@@ -1,12 +1,18 @@
-"""Results of a campaign: the overall rates of its comparison, for its page."""
+"""Results of a campaign: the overall rates of its comparison, and those corrected by labels, for its page."""
 
 import csv
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from upath import UPath
 
-from safe_r1.report.labels import METRICS, MetricName
+from safe_r1.errors import SafeR1Error
+from safe_r1.report.cells import text_of_csv
+from safe_r1.report.corrected import CorrectedRow, corrected_rates, read_calibration
+from safe_r1.report.labels import METRICS, MetricName, benchmark_labels
+from safe_r1.runs import RunFolder
 
 # The accuracy of comparisons before metrics.json of schema version 3 leaves out what was not answered.
 _FORMER_METRICS = {"accuracy": "accuracy_answered"}
@@ -19,7 +25,8 @@ class OverallRate:
     Attributes:
         value: The share.
         low, high: Ends of its interval.
-        bound_low, bound_high: What it is if no missing row were a hit, and if all were.
+        bound_low, bound_high: What it is if no missing row were a hit, and if all were; of a corrected rate
+            the ends of its interval then.
     """
 
     value: float
@@ -35,21 +42,39 @@ class OverallRate:
 
 
 @dataclass(frozen=True)
+class ResultColumn:
+    """One column of the table: a metric on a benchmark, by the judge's labels or corrected by people's."""
+
+    benchmark: str
+    metric: MetricName
+    is_corrected: bool = False
+
+
+@dataclass(frozen=True)
 class Results:
-    """A table of rates: variants by metrics.
+    """A table of rates: variants by columns.
 
     Attributes:
-        columns: Benchmark and metric.
-        rows: A variant and, for each column, its rate; None where it was not measured.
+        columns: See ``ResultColumn``; a corrected one stands behind its judged one, where a run has labels.
+        rows: A variant and, for each column, its rate; None where it was not measured, or not corrected.
     """
 
-    columns: list[tuple[str, MetricName]]
+    columns: list[ResultColumn]
     rows: list[tuple[str, list[OverallRate | None]]]
 
+    @property
+    def has_corrected(self) -> bool:
+        """True where people's labels correct a rate."""
+        return any(column.is_corrected for column in self.columns)
 
-def read_results(comparison: UPath) -> Results:
+
+def read_results(comparison: UPath, runs: UPath | None = None) -> Results:
     """The overall rates in a comparison's ``tables/*.csv``, in the order of the metrics' names; empty where
     there are none.
+
+    Args:
+        comparison: Folder of the comparison.
+        runs: Folder with the compared runs by variant and benchmark, whose calibrations correct the rates.
     """
     rates: dict[tuple[str, str], dict[str, OverallRate]] = {}
     # A dict and not a set, as it keeps the order of the tables.
@@ -58,12 +83,27 @@ def read_results(comparison: UPath) -> Results:
         for row in csv.DictReader(file.read_text("utf-8").splitlines()):
             if row["scope"] == "overall":
                 # The page leaves out the rates of areas and categories, which the tables list too.
-                rates.setdefault((row["benchmark"], _metric_of(row)), {})[row["variant"]] = _rate_of(row)
-                variants[row["variant"]] = None
+                variant = text_of_csv(row["variant"])
+                key = (text_of_csv(row["benchmark"]), _metric_of(row))
+                rates.setdefault(key, {})[variant] = _rate_of(row)
+                variants[variant] = None
+
+    @functools.cache
+    def calibrated(variant: str, benchmark: str) -> list[CorrectedRow]:
+        return _calibrated(RunFolder(runs / variant / benchmark), benchmark) if runs else []
+
     order = list(METRICS)
-    keys = sorted(rates, key=lambda key: (key[0], order.index(key[1])))
-    rows = [(variant, [rates[key].get(variant) for key in keys]) for variant in variants]
-    return Results([(benchmark, METRICS[metric]) for benchmark, metric in keys], rows)
+    columns: dict[ResultColumn, Mapping[str, OverallRate]] = {}
+    for benchmark, metric in sorted(rates, key=lambda key: (key[0], order.index(key[1]))):
+        judged = rates[benchmark, metric]
+        columns[ResultColumn(benchmark, METRICS[metric])] = judged
+        of_variants = {variant: calibrated(variant, benchmark) for variant in judged}
+        if found := _corrected(metric, judged, of_variants):
+            columns[ResultColumn(benchmark, METRICS[metric], is_corrected=True)] = found
+    return Results(
+        list(columns),
+        [(variant, [by_variant.get(variant) for by_variant in columns.values()]) for variant in variants],
+    )
 
 
 def _metric_of(row: Mapping[str, str]) -> str:
@@ -75,3 +115,32 @@ def _rate_of(row: Mapping[str, str]) -> OverallRate:
     value = float(row["rate"])
     bounds = (float(row.get(name, value)) for name in ("bound_low", "bound_high"))
     return OverallRate(value, float(row["low"]), float(row["high"]), *bounds)
+
+
+def _corrected(
+    metric: str, judged: Mapping[str, OverallRate], calibrated: Mapping[str, Sequence[CorrectedRow]]
+) -> dict[str, OverallRate]:
+    """A metric's corrected rates by variant."""
+    found: dict[str, OverallRate] = {}
+    for variant, rate in judged.items():
+        for row in calibrated[variant]:
+            is_meant = row.name.key == metric and row.part == "answer" and row.is_overall
+            # Of verdicts that were edited after the comparison, it would correct another rate.
+            if is_meant and row.judged is not None and math.isclose(row.judged, rate.value, abs_tol=1e-9):
+                low = row.value if row.bound_low is None else row.bound_low
+                high = row.value if row.bound_high is None else row.bound_high
+                found[variant] = OverallRate(row.value, row.low, row.high, low, high)
+    return found
+
+
+def _calibrated(folder: RunFolder, benchmark: str) -> list[CorrectedRow]:
+    """The rates of a run that labels of its present rows correct; none where a file is damaged, which
+    ``safe-r1 report`` tells: the page of a campaign that goes on must not end it.
+    """
+    try:
+        info = folder.read_json("run.json") or {}
+        calibration = read_calibration(folder, info.get("results_sha256", ""))
+        found = corrected_rates(calibration, benchmark_labels(benchmark, info))
+    except SafeR1Error:
+        return []
+    return found.rows if found else []

@@ -191,7 +191,7 @@ def write_snapshot(output: str, snapshot: Snapshot) -> None:
             style=Markup(style),
             policy=content_policy("", style),
             updated=_format_time(snapshot.updated_at),
-            results=read_results(UPath(output) / COMPARISON),
+            results=read_results(UPath(output) / COMPARISON, UPath(output) / "runs" / "main"),
             comparison=COMPARISON,
             percent=percent,
         )
@@ -203,12 +203,18 @@ def read_snapshot(output: str) -> Snapshot:
     """The last snapshot of a campaign.
 
     Raises:
-        StorageError: There is none.
+        StorageError: There is none, or it is damaged.
     """
     found = campaign_folder(output).read_json(SNAPSHOT)
     if found is None:
         raise StorageError(f"no campaign in {output}: expected {FOLDER}/{SNAPSHOT} in it")
-    return Snapshot.model_validate(found)
+    try:
+        return Snapshot.model_validate(found)
+    except ValueError:
+        raise StorageError(
+            f"{output}: {FOLDER}/{SNAPSHOT} is not as a campaign writes it; "
+            "the campaign's command writes it again"
+        ) from None
 
 
 def campaign_folder(output: str) -> RunFolder:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from safe_r1.errors import reading
+
 
 def compare(
     runs: Annotated[
@@ -24,11 +26,15 @@ def compare(
     ] = False,
     allow: Annotated[bool, typer.Option("--allow", hidden=True)] = False,
     margin: Annotated[
-        float | None,
-        typer.Option(help="Non-inferiority margin for pass@1, as a fraction (0.03 = 3 points)."),
+        str | None,
+        typer.Option(
+            help="Non-inferiority margin for pass@1 in percentage points: 3, or 0.5pp for less than one. "
+            "Default: the runs' report.margin, a fraction."
+        ),
     ] = None,
 ) -> None:
     """Compare finished runs of several variants: differences, significance tests, report."""
+    from safe_r1.compare.margin import read_margin
     from safe_r1.compare.run import compare as write_comparison
 
     if allow:
@@ -36,4 +42,6 @@ def compare(
             "safe-r1: --allow is now --allow-mismatch; the old name works for one more release",
             file=sys.stderr,
         )
-    print(write_comparison(runs, baseline, output, allow_mismatch or allow, margin).to_text())
+    fraction = None if margin is None else read_margin(margin) / 100
+    with reading(", ".join(runs)):
+        print(write_comparison(runs, baseline, output, allow_mismatch or allow, fraction).to_text())

@@ -8,7 +8,7 @@ from typing import Any
 
 from upath import UPath
 
-from safe_r1.errors import ConfigError, DataError, StorageError
+from safe_r1.errors import ConfigError, DataError, StorageError, reading
 from safe_r1.evaluation.results import read_population, read_results
 from safe_r1.evaluation.run_rows import read_results_hash
 from safe_r1.judge.base import judge_label
@@ -147,16 +147,12 @@ def declared_margin(run: Run) -> float | None:
 
 def _load_whole(folder: RunFolder) -> Run:
     """A run of which everything that is compared can be read."""
-    try:
+    with reading(folder.path):
         run = _load(folder)
         # What is read later, so that a damaged file is told with its folder.
         _ = run.settings, read_rates(run.metrics), read_counts(run.metrics)
-    except (KeyError, TypeError, AttributeError):
-        raise DataError(
-            f"{folder.path}: run.json, metrics.json or population.json is not as an evaluation writes it; "
-            "run the evaluation again, or leave the folder out"
-        ) from None
-    return run
+        _ = shape_notes([run]), block_notes(run), declared_margin(run)
+        return run
 
 
 def _load(folder: RunFolder) -> Run:

@@ -79,7 +79,9 @@ def compare(
         StorageError: A folder holds no finished run, or the report cannot be written.
     """
     if margin is not None and not 0 < margin < 1:
-        raise ConfigError(f"--margin {margin:g}: expected a fraction between 0 and 1, e.g. 0.03 for 3 points")
+        raise ConfigError(
+            f"--margin {100 * margin:g}: expected more than 0 and less than 100 percentage points, e.g. 3"
+        )
     runs, problems = load_runs(paths, allow_mismatch)
     if margin is None:
         declared = {declared_margin(run) for run in runs}

@@ -27,8 +27,8 @@ class ReportConfig(Settings):
         default=0.03,
         gt=0,
         lt=1,
-        description="non-inferiority margin for pass@1 in comparisons, as a fraction; declared here before "
-        "rates are seen",
+        description="non-inferiority margin for pass@1 in comparisons, as a fraction (`compare --margin` "
+        "takes points); declared here before rates are seen",
     )
 
 

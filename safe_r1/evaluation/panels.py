@@ -5,10 +5,11 @@ report as they have, and ``agreement.json``.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from safe_r1.config import EvaluateConfig, JudgeConfig, JudgeRule
+from safe_r1.errors import DataError, NoResultError, StorageError
 from safe_r1.evaluation.publish import BenchmarkResult
 from safe_r1.evaluation.rejudge import (
     RejudgeConfig,
@@ -24,10 +25,10 @@ from safe_r1.evaluation.sample_index import SampleIndex, index_samples
 from safe_r1.evaluation.scoring import is_judged
 from safe_r1.judge.base import content_identity, judge_label
 from safe_r1.judge.factory import blind_labels
-from safe_r1.judge.panel import choose, coarse, panel_name
+from safe_r1.judge.panel import choose, coarse, panel_name, rule_of
 from safe_r1.judge.panel_agreement import PanelAgreement, measure_panel
 from safe_r1.progress import ProgressCallback
-from safe_r1.runs import Key, Row, RunFolder, latest, read_table
+from safe_r1.runs import JsonObject, Key, Row, RunFolder, latest, read_table
 from safe_r1.schema import (
     JUDGED_PARTS,
     VERDICT_SCHEMA,
@@ -87,12 +88,13 @@ def judge_further(
     return found, panels
 
 
-def judge_panel(further: Sequence[Rejudged], rule: JudgeRule) -> Panel:
+def judge_panel(further: Sequence[Rejudged], rule: JudgeRule, is_again: bool = False) -> Panel:
     """The verdicts of a run's own judge and of further ones together, by a rule.
 
     Args:
         further: The further judges' verdicts on one run.
         rule: See ``safe_r1.judge.panel.choose``.
+        is_again: Make rates and report again where all of it is there already.
 
     Raises:
         NoResultError: No answer of a task has a label.
@@ -103,6 +105,8 @@ def judge_panel(further: Sequence[Rejudged], rule: JudgeRule) -> Panel:
     found = _read(run)
     # In order: the same rows are in the shard of the same name, which a repeated call replaces.
     own = {key: row for key, row in sorted(found.items()) if is_judged(row["judge"])}
+    if not own:
+        raise DataError(f"{run.path}: no verdict of a judge is left in this run; restore its verdicts")
     judges = [next(iter(own.values()))["judge"], *(each.judge for each in further)]
     votes = _Votes(samples, judges, [own, *(_read(each.folder) for each in further)])
     name = panel_name(rule, judges)
@@ -115,7 +119,10 @@ def judge_panel(further: Sequence[Rejudged], rule: JudgeRule) -> Panel:
     expected = found | {key: {name: row[name] for name in _COLUMNS} for key, row in rows.items()}
     # A verdict of a judge that was edited since gives another one of the panel.
     was_complete = folder.is_complete and _read(folder) == expected
-    if not was_complete:
+    if is_again or not was_complete:
+        _check_agreement(run, rule, judges, votes.tasks_without_label(rows))
+        for shard in folder.shards("verdicts"):
+            shard.unlink()
         copy_others(run, folder)
         made = list(rows.values())
         for start in range(0, len(made), _ROWS_PER_SHARD):
@@ -127,6 +134,39 @@ def judge_panel(further: Sequence[Rejudged], rule: JudgeRule) -> Panel:
         publish_verdicts(run, folder, samples, parts, facts, votes.disputed())
     metrics = folder.read_json("metrics.json") or {}
     return Panel(Rejudged(run, folder, label, metrics, was_complete), judges, agreement)
+
+
+def rewrite_panel(run: RunFolder, folder: RunFolder, record: JsonObject) -> str:
+    """Make the verdicts of a panel again from those of its judges, and its report; gives the page's path.
+
+    Args:
+        run: The run.
+        folder: The panel's.
+        record: Content of its ``judge.json``.
+
+    Raises:
+        StorageError: A judge of the panel has no finished verdicts.
+        NoResultError: No answer of a task has a label.
+    """
+    further = [Rejudged(run, judge_folder(run, label), label, {}, True) for label in record["judges"][1:]]
+    lost = [each.judge for each in further if not each.folder.is_complete]
+    if lost:
+        raise StorageError(
+            f"{folder.path}: its judges {', '.join(lost)} have no finished verdicts in {folder.path.parent}; "
+            "run safe-r1 rejudge again"
+        )
+    panel = judge_panel(further, rule_of(record["fingerprint"]["judge"]["name"]), is_again=True)
+    return str(panel.result.folder.path / "report.html")
+
+
+def _check_agreement(run: RunFolder, rule: JudgeRule, judges: Sequence[str], tasks: Sequence[str]) -> None:
+    """Check that a panel has a label for some answer of each task."""
+    if tasks:
+        raise NoResultError(
+            f"{run.path}: {', '.join(judges)} never agree on an answer of {', '.join(tasks)}, so that the "
+            f"rule {rule} gives no label; the rates of each judge are written all the same. For one label of "
+            "all give --judge-rule strictest or first, or one more --judge"
+        )
 
 
 def _read(folder: RunFolder) -> dict[Key, Row]:
@@ -169,6 +209,14 @@ class _Votes:
             "unscored_reason": None if label else reason,
             "explanation": "; ".join(f"{name.partition('@')[0]}: {each or '–'}" for name, each in said),
         }
+
+    def tasks_without_label(self, rows: Mapping[Key, Row]) -> list[str]:
+        """Tasks none of whose answers has a label of the panel."""
+        labels: dict[str, list[str | None]] = defaultdict(list)
+        for key, row in rows.items():
+            if key[2] == "answer":
+                labels[self._kinds[key[0]].task].append(row["label"])
+        return [task for task, given in labels.items() if not any(given)]
 
     def disputed(self) -> set[str]:
         """Ids of the samples on which the judges disagree."""

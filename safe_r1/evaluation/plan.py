@@ -60,15 +60,8 @@ class EvaluationPlan:
 
     @property
     def thinking_tags(self) -> ThinkingTags | None:
-        """Tags of the model's thoughts: as configured, else of its entry, else of its tokenizer.
-
-        None where they are of a known form, or not known.
-        """
-        entry = self.variant.endpoint
-        given = self.config.generation.thinking_tags or (entry and entry.thinking_tags)
-        if given:
-            return ThinkingTags(*given)
-        return self.variant.prompt.thinking_tags if self.variant.prompt else None
+        """See ``Variant.thinking_tags``."""
+        return self.variant.thinking_tags(self.config.generation.thinking_tags)
 
     @functools.cached_property
     def tasks(self) -> dict[str, list[Task]]:

@@ -193,7 +193,13 @@ def write_report(folder: RunFolder, summary: Published, metrics: JsonObject, inf
     calibration = read_calibration(folder, summary.rows.results_hash())
     folder.write_text("report.md", render_markdown(kinds, metrics, info, calibration))
     html = render_html(
-        *shown, metrics, info, kinds=kinds, num_rows=summary.rows.num_rows, calibration=calibration
+        *shown,
+        metrics,
+        info,
+        kinds=kinds,
+        num_rows=summary.rows.num_rows,
+        calibration=calibration,
+        first=summary.choice.first,
     )
     folder.write_text("report.html", html)
 

@@ -43,6 +43,8 @@ from safe_r1.settings import Settings, hide_credentials
 
 JUDGES = "judges"
 """Folder of the further judges in a run folder."""
+COPY_PREFIX = "own-"
+"""Begins the names of shards that hold copies of the run's verdicts that no judge gave."""
 
 
 class RejudgeConfig(Settings):
@@ -150,7 +152,7 @@ def rejudge(path: str, config: JudgeConfig, on_progress: ProgressCallback) -> li
     for task in tasks:
         task.folder.open(
             {"judge": {"name": judge.name, "identity": judge.identity, "parts": list(task.parts)}},
-            {"started_at": now()},
+            {"started_at": now(), "facts": judge.facts},
             name="judge.json",
         )
     complete = [task.folder.is_complete for task in tasks]
@@ -233,7 +235,7 @@ def copy_others(run: RunFolder, folder: RunFolder) -> None:
         others = table.filter(pa.array([not is_judged(judge) for judge in table.column("judge").to_pylist()]))
         if len(others):
             # Under the name of its shard: a repeated copy replaces itself.
-            write_table(folder.path / "verdicts" / f"own-{shard.name}", others)
+            write_table(folder.path / "verdicts" / f"{COPY_PREFIX}{shard.name}", others)
 
 
 def _here(judge: JudgePlan, units: Sequence[ScoringUnit], write: ShardWriter) -> Iterator[BatchCounts]:

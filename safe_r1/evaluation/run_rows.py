@@ -31,6 +31,7 @@ from safe_r1.evaluation.stage_index import (
     index_completions,
     index_finished,
     index_verdicts,
+    join_verdicts,
     key_of,
 )
 from safe_r1.evaluation.units import read_samples
@@ -233,26 +234,12 @@ def read_run(
     name = folder.path.name
     check_keys(f"{name}: completions", samples, repeats, np.arange(len(samples) * repeats), keys)
     columns = _columns(completions, workers, CompletionColumns(count_tokens))
-    expected = keys
+    expected = None
     if parts is not None:
         has_reasoning = columns.column("has_reasoning").to_numpy()
         is_judged = samples.has_judged_reasoning(completions.position) & ("reasoning" in parts)
         expected = keys[has_reasoning & is_judged]
-    of_verdicts = key_of(verdicts, repeats)
-    is_answer = verdicts.part == 0
-    # Before any figure: a verdict that is missing would change a rate without a trace.
-    check_keys(f"{name}: verdicts", samples, repeats, keys, of_verdicts[is_answer])
-    found = of_verdicts[~is_answer]
-    check_keys(
-        f"{name}: verdicts on the reasoning",
-        samples,
-        repeats,
-        expected if parts is not None else np.intersect1d(found, keys),
-        found,
-    )
-    answers = np.flatnonzero(is_answer)
-    reasonings = np.full(len(keys), -1)
-    reasonings[np.searchsorted(keys, found)] = np.flatnonzero(~is_answer)
+    answers, reasonings = join_verdicts(name, samples, repeats, keys, verdicts, expected)
     scores = _columns(verdicts, workers, verdict_columns)
     finished, choices = _finished(folder, samples, repeats, keys, workers)
     # Of all rows together: two variants may lie in different parts of `RunRows.chunks`.

@@ -172,6 +172,33 @@ def check_keys(stage: str, samples: SampleIndex, num_repeats: int, expected: Int
             )
 
 
+def join_verdicts(
+    name: str, samples: SampleIndex, repeats: int, keys: Ints, verdicts: StageIndex, expected: Ints | None
+) -> tuple[Ints, Ints]:
+    """Places of the verdicts on each completion's answer and reasoning; -1 where the reasoning has none.
+
+    Args:
+        name: The run, for messages.
+        samples: Its samples.
+        repeats: Completions of each sample.
+        keys: Keys of the completions.
+        verdicts: The verdicts.
+        expected: Keys of the completions whose reasoning has a verdict; None: whichever has one.
+
+    Raises:
+        IntegrityError: Verdicts are missing or surplus: any of them would change a rate without a trace.
+    """
+    of_verdicts = key_of(verdicts, repeats)
+    is_answer = verdicts.part == 0
+    check_keys(f"{name}: verdicts", samples, repeats, keys, of_verdicts[is_answer])
+    found = of_verdicts[~is_answer]
+    wanted = np.intersect1d(found, keys) if expected is None else expected
+    check_keys(f"{name}: verdicts on the reasoning", samples, repeats, wanted, found)
+    reasonings = np.full(len(keys), -1)
+    reasonings[np.searchsorted(keys, found)] = np.flatnonzero(~is_answer)
+    return np.flatnonzero(is_answer), reasonings
+
+
 def _name(samples: SampleIndex, num_repeats: int, key: int) -> str:
     position, repeat = divmod(key, num_repeats)
     return f"{samples.ids[position].as_py()}/{repeat}"

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from safe_r1.errors import reading
+
 
 def gate(
     runs: Annotated[
@@ -24,7 +26,11 @@ def gate(
         ),
     ] = None,
     margin: Annotated[
-        float | None, typer.Option(help="Points by which a metric may be worse; default: 3.")
+        str | None,
+        typer.Option(
+            help="Percentage points by which a main metric may be worse: 3 (the default), or 0.5pp for less "
+            "than one."
+        ),
     ] = None,
     policy: Annotated[str | None, typer.Option(help="TOML or YAML file with rules.")] = None,
     decide: Annotated[
@@ -39,12 +45,16 @@ def gate(
     from rich.console import Console
     from upath import UPath
 
+    from safe_r1.compare.margin import read_margin
     from safe_r1.gate.policy import load_policy
     from safe_r1.gate.render import to_json, to_junit, to_table
     from safe_r1.gate.run import run_gate
     from safe_r1.runs import write_bytes
 
-    result = run_gate(runs, load_policy(policy, lower or [], upper or [], margin, decide), baseline)
+    points = None if margin is None else read_margin(margin)
+    lines = load_policy(policy, lower or [], upper or [], points, decide)
+    with reading(", ".join([*runs, *([baseline] if baseline else [])])):
+        result = run_gate(runs, lines, baseline)
     Console().print(to_table(result))
     for file, render in ((json_file, to_json), (junit_file, to_junit)):
         if file:

@@ -30,7 +30,7 @@ from safe_r1.judge.labelled import (
 )
 from safe_r1.judge.panel import coarse
 from safe_r1.judge.reliability import Reliability, measure_reliability
-from safe_r1.schema import RefusalLabel
+from safe_r1.schema import Label, RefusalLabel
 
 _ENGLISH = {label.value: label.name.lower() for label in RefusalLabel}
 
@@ -143,10 +143,8 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
             f"{path}: tells refusals from compliance, which judge {judge.name} does not; give another "
             "--judge, or labelled answers with the four labels"
         )
-    judgements = judge_blocking(judge, [entry.item for entry in items])
     label = judge_label(judge.name, judge.identity)
-    if len(judgements) != len(items):
-        raise JudgeError(f"{label} gave {len(judgements)} judgements for {len(items)} answers")
+    judgements = _judge_all(judge, label, items)
     reasons = Counter(str(entry.unscored_reason) for entry in judgements if entry.label is None)
     scored = [
         (entry, given.label)
@@ -157,15 +155,7 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
         raise JudgeError(
             f"{label} gave no label to any of the {len(items)} answers in {path}: {dict(reasons)}"
         )
-    if label_format == "gold":
-        columns = [each.value for each in RefusalLabel]
-        rows = columns
-        judged = [found.value for _, found in scored]
-    else:
-        columns = [COMPLIANCE, REFUSAL]
-        rows = [*columns, PARTIAL]
-        judged = [REFUSAL if found.is_refusal else COMPLIANCE for _, found in scored]
-    confusion = _confusion([entry.label for entry, _ in scored], judged, rows, columns)
+    rows, columns, confusion = _confuse(label_format, scored)
     # The rows of labels that the judge can give too, without XSTest's partial refusals.
     clear = confusion[: len(columns)]
     with_partial = None
@@ -189,6 +179,29 @@ def measure_agreement(judge: Judge, path: str | UPath) -> Agreement:
         reliability=_reliability(items, judgements) if label_format == "gold" else None,
         blind_to=sorted(blind_to & set(rows)),
     )
+
+
+def _judge_all(judge: Judge, label: str, items: Sequence[LabelledItem]) -> list[Judgement]:
+    """The judgement of every labelled answer, in order; ``label`` is the judge as it is printed."""
+    judgements = judge_blocking(judge, [entry.item for entry in items])
+    if len(judgements) != len(items):
+        raise JudgeError(f"{label} gave {len(judgements)} judgements for {len(items)} answers")
+    return judgements
+
+
+def _confuse(
+    label_format: LabelFormat, scored: Sequence[tuple[LabelledItem, Label]]
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Names of rows and columns of the confusion matrix, and its counts."""
+    if label_format == "gold":
+        columns = [each.value for each in RefusalLabel]
+        rows = columns
+        judged = [found.value for _, found in scored]
+    else:
+        columns = [COMPLIANCE, REFUSAL]
+        rows = [*columns, PARTIAL]
+        judged = [REFUSAL if found.is_refusal else COMPLIANCE for _, found in scored]
+    return rows, columns, _confusion([entry.label for entry, _ in scored], judged, rows, columns)
 
 
 def _reliability(items: Sequence[LabelledItem], judgements: Sequence[Judgement]) -> Reliability | None:

@@ -6,7 +6,7 @@ A panel sees no more than the judge that sees least: where one of them cannot te
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import get_args
+from typing import cast, get_args
 
 from safe_r1.config import JudgeRule
 from safe_r1.schema import ComplianceLabel, RefusalLabel, Task
@@ -19,6 +19,16 @@ def panel_name(rule: str, judges: Sequence[str]) -> str:
     """Name of the judge that a panel is, from its rule and the printed names of its members."""
     members = [judge.partition("@")[0].replace(_JOINT, "-") for judge in judges]
     return f"{rule}:{_JOINT.join(members)}"
+
+
+def rule_of(judge: str) -> JudgeRule:
+    """The rule of a panel, from its own name.
+
+    Raises:
+        ValueError: It is no name of a panel.
+    """
+    rule = judge.partition(":")[0]
+    return cast(JudgeRule, RULES[RULES.index(rule)])
 
 
 def panel_members(judge: str) -> list[str]:

@@ -28,6 +28,7 @@ from safe_r1.metrics.pass_at_k import pass_at_k
 from safe_r1.metrics.rate_fold import Clusters, Rate, RateFold, RowOutcome, make_rates, unweighted
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.metrics.strata import Population, Selection
+from safe_r1.metrics.unknown import without_outcome
 from safe_r1.runs import JsonObject
 from safe_r1.schema import Completion, Part, Sample, Verdict
 
@@ -138,8 +139,9 @@ class MetricsFold:
         list ``rates`` (fields of ``Rate``), ``rates_without_cut`` (the overall rates of main metrics if every
         completion that the token limit cut were missing, where that makes a difference), ``metrics_with_cut``
         (the metrics of which it does, also those of which no row is left), ``pass_at_k`` by k,
-        ``selection`` where only some questions of the benchmark were asked, and ``blind_to``, labels that the
-        judge cannot tell from others.
+        ``without_outcome`` where a main metric has rows and none with an outcome, ``selection`` where only
+        some questions of the benchmark were asked, and ``blind_to``, labels that the judge cannot tell from
+        others.
 
         Raises:
             IntegrityError: A rate is of more or fewer rows than were counted.
@@ -167,6 +169,9 @@ class MetricsFold:
                 find_rate(rates, "pass_at_1"), pass_at_1.clusters().get(_OVERALL, Counter())
             ),
         }
+        main = {metric: self._folds[metric, "answer"].clusters() for metric in MAIN_METRICS}
+        if unknown := without_outcome(main, self._left_out):
+            content["without_outcome"] = unknown
         if self._blind_to:
             content["blind_to"] = self._blind_to
         if self._selection:

@@ -20,8 +20,8 @@ _END = re.compile(
     r"|</s>|\[EOS\]|<(?:seed:)?eos>|<end_of_turn>"
 )
 _TOOL_CALL = re.compile(r"\s*+<[|｜]tool[▁_]calls[▁_]begin[|｜]>")
-# A tag between these is a mention: models explain their own format.
-_QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "《": "》"}
+QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "《": "》"}
+"""Opening and closing quotes: a tag between them is a mention, as models explain their own format."""
 _FENCE = re.compile(r"`{3,}+([^`\n]*+)$", re.MULTILINE)
 _CODE_SPAN = re.compile(r"(?<!`)`(?!`)[^`\n]{1,300}+`(?!`)")
 # A pair of tags around the whole answer.
@@ -113,7 +113,7 @@ def _is_reply(text: str) -> bool:
 
 def _own_form(text: str, tags: Sequence[Tag]) -> list[Tag]:
     """The tags that are no mention and have the form of the first one."""
-    unquoted = [tag for tag in tags if not _is_quoted(text, tag)]
+    unquoted = [tag for tag in tags if not is_quoted(text, tag)]
     if not unquoted:
         return []
     code = _code_spans(text) if "`" in text else ()
@@ -146,10 +146,11 @@ def _is_inside(spans: Sequence[tuple[int, int]], position: int) -> bool:
     return place >= 0 and position < spans[place][1]
 
 
-def _is_quoted(text: str, tag: Tag) -> bool:
+def is_quoted(text: str, tag: Tag) -> bool:
+    """True for a tag directly between quotes or backticks: a mention and no tag."""
     before = text[max(tag.start - 1, 0) : tag.start]
     after = text[tag.end : tag.end + 1]
-    return bool(after) and _QUOTES.get(before) == after
+    return bool(after) and QUOTES.get(before) == after
 
 
 def _without_mentions(text: str, tags: list[Tag]) -> list[Tag]:

@@ -66,7 +66,7 @@ def _bounded(*begin: str) -> tuple[str, str]:
 # Opening and closing pattern of each form; what is case-sensitive says so.
 NAMED_FORMS = frozenset({0, 1})
 """Forms of tags with names, which models mix: <reasoning> … </think>."""
-_FORMS = (
+FORMS = (
     # DeepSeek-R1, Qwen3, GLM, Kimi (◁think▷), Seed-OSS (<seed:think>), Marco-o1, EXAONE and most others.
     _named("think", "thinking", "thought", "thoughts", "思考"),
     _named("reason", "reasoning"),
@@ -92,9 +92,10 @@ _FORMS = (
     # Granite 3.2.
     (r"^Here is my thought process:", r"^Here is my response:"),
 )
+"""Patterns of the opening and of the closing tag of each form, for IGNORECASE and MULTILINE."""
 _KNOWN = re.compile(
     "|".join(
-        f"(?P<o{number}>{opens})|(?P<c{number}>{closes})" for number, (opens, closes) in enumerate(_FORMS)
+        f"(?P<o{number}>{opens})|(?P<c{number}>{closes})" for number, (opens, closes) in enumerate(FORMS)
     ),
     re.IGNORECASE | re.MULTILINE,
 )
@@ -110,7 +111,7 @@ _CLOSINGS = (
     (r"prefix", "suffix"),
     (r"BEGIN|START", "END"),
 )
-# Of forms whose closing tag is no variation of the opening one, by position in `_FORMS`.
+# Of forms whose closing tag is no variation of the opening one, by position in `FORMS`.
 _OTHER_CLOSINGS = {
     5: "<|end|><|start|>assistant<|channel|>final<|message|>",
     6: "<channel|>",

@@ -4,11 +4,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from safe_r1.config import TagPair
 from safe_r1.errors import ModelError
 from safe_r1.models.attention import UNKNOWN, Attention
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.models.layouts import Layout
 from safe_r1.models.prompts import PromptFormat, Style
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.settings import public_settings
 
 Kind = Literal["r1", "base", "enhanced", "demo", "custom", "endpoint", "given"]
@@ -99,6 +101,16 @@ class Variant:
             ModelError: The model's tokenizer has not been read.
         """
         return self.prompt_format.style
+
+    def thinking_tags(self, given: TagPair | None = None) -> ThinkingTags | None:
+        """Tags of the model's thoughts: as given, else of its endpoint's entry, else of its tokenizer.
+
+        None where they are of a known form, or not known.
+        """
+        named = given or (self.endpoint.thinking_tags if self.endpoint else None)
+        if named:
+            return ThinkingTags(*named)
+        return self.prompt.thinking_tags if self.prompt else None
 
     @property
     def num_gpus(self) -> int:

@@ -88,6 +88,7 @@ class CorrectedRates:
         num_labelled: Texts with a label that counts; 0 where nothing is corrected.
         num_cannot_tell: Texts that nobody could label.
         num_disputed: Texts on which annotators disagree.
+        num_outdated: Labels of rows that have changed since.
         rows: The corrected rates, overall, by area and by history.
         pairs: Agreement of the annotators.
         gold: What is known of the judge from elsewhere; shown where nothing is corrected.
@@ -97,6 +98,7 @@ class CorrectedRates:
     num_labelled: int
     num_cannot_tell: int
     num_disputed: int
+    num_outdated: int
     rows: list[CorrectedRow]
     pairs: list[AnnotatorPair]
     gold: GoldSet | None
@@ -139,6 +141,8 @@ def _arrange(content: JsonObject, labels: BenchmarkLabels) -> CorrectedRates:
         num_labelled=int(content["num_labelled"]),
         num_cannot_tell=int(content["num_cannot_tell"]),
         num_disputed=len(content["disputed"]),
+        # Calibrations of earlier versions do not count them.
+        num_outdated=int(content.get("num_outdated", 0)),
         rows=_by_metric([_row(rate, labels) for rate in rates]),
         pairs=[
             AnnotatorPair(

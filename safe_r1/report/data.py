@@ -9,6 +9,7 @@ from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.outcomes import OVER_REFUSAL_METRICS, REFUSAL_METRICS
 from safe_r1.metrics.pass_at_k import PassAtK
 from safe_r1.metrics.rates import Rate, find_rate, read_rates
+from safe_r1.metrics.unknown import unknown_rates
 from safe_r1.report.charts import AreaChart, area_charts
 from safe_r1.report.corrected import CorrectedRates, corrected_rates
 from safe_r1.report.endpoint import endpoint_notes
@@ -60,7 +61,7 @@ class HeadlineMetric:
 
     Attributes:
         name: Its name.
-        rate: Its overall rate.
+        rate: Its overall rate; of denominator 0 where no row has an outcome.
         has_cut: Whether the token limit cut rows that count.
         without_cut: The rate if these were missing; None where there are none, or no others.
     """
@@ -175,7 +176,12 @@ def build_report(
         labels=labels,
         repeats=int(metrics.get("repeats", 1)),
         date=one_line(run_info.get("finished_at") or run_info.get("started_at") or "")[:10],
-        cards=[by_metric[metric, "answer"] for metric in _CARDS if (metric, "answer") in by_metric],
+        # A rate of no row has its place in the table alone.
+        cards=[
+            found
+            for metric in _CARDS
+            if (found := by_metric.get((metric, "answer"))) and found.rate.denominator
+        ],
         constant=find_rate(rates, "accuracy_constant"),
         groups=groups,
         charts=area_charts(samples, rates, counts, labels),
@@ -222,7 +228,7 @@ def _agreement_note(agreement: object) -> str:
 
 
 def _metric_groups(metrics: dict[str, Any], labels: BenchmarkLabels) -> list[MetricGroup]:
-    rates = read_rates(metrics)
+    rates = [*read_rates(metrics), *unknown_rates(metrics)]
     without_cut = read_rates(metrics, "rates_without_cut")
     names = metric_names(metrics)
     groups = []

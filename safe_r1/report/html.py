@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -30,6 +30,7 @@ def render_html(
     kinds: Sequence[Sample] | None = None,
     num_rows: int | None = None,
     calibration: Mapping[str, object] | None = None,
+    first: Collection[str] = frozenset(),
 ) -> str:
     """Render ``report.html``; encode it as UTF-8.
 
@@ -42,11 +43,14 @@ def render_html(
         kinds: A sample of each kind in the run; None where ``samples`` are all of them.
         num_rows: Completions of the whole run; None where ``completions`` are all of them.
         calibration: Content of ``calibration.json``; None where there is none.
+        first: Ids of samples on which judges disagree, whose rows the browser lists before all others.
 
     Raises:
         IntegrityError: The rows do not add up, see ``safe_r1.metrics.rows.join_rows``.
     """
     rows = join_rows(samples, completions, verdicts)
+    # Stable: within both parts the order of the benchmark stays.
+    rows.sort(key=lambda row: row.sample.sample_id not in first)
     data = build_report(samples if kinds is None else kinds, metrics, run_info, calibration)
     script = "\n".join(asset(name) for name in _SCRIPTS)
     style = asset("report.css")
@@ -63,6 +67,7 @@ def render_html(
             index=Markup(pack_index(rows)),
             details=[Markup(chunk) for chunk in pack_details(rows)],
             num_rows=len(rows),
+            num_disputed=sum(row.sample.sample_id in first for row in rows),
             num_all_rows=num_rows or len(rows),
             percent=percent,
             figure=figure,

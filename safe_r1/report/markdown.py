@@ -19,8 +19,10 @@ def percent(value: float) -> Markup:
 
 
 def rate_with_interval(rate: Rate | None) -> Markup:
-    """``72.4 [70.1, 74.6]`` in percent; a dash for None."""
-    return Markup(f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]" if rate else "–")
+    """``72.4 [70.1, 74.6]`` in percent; a dash for None, and for a rate of no row."""
+    if rate is None or not rate.denominator:
+        return Markup("–")
+    return Markup(f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]")
 
 
 def bounds_with_interval(rate: Rate) -> Markup:

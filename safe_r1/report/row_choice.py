@@ -28,7 +28,7 @@ class RowChoice:
 
     Attributes:
         max_rows: Maximum number of rows.
-        first: Ids of further samples that come first.
+        first: Ids of further samples that come first, before these.
         num_rows: Rows of all questions so far.
     """
 
@@ -36,6 +36,7 @@ class RowChoice:
     first: Collection[str] = frozenset()
     num_rows: int = 0
     _sizes: list[int] = field(default_factory=list)
+    _is_named: list[bool] = field(default_factory=list)
     _is_first: list[bool] = field(default_factory=list)
     _stratum: list[int] = field(default_factory=list)
     _draw: list[int] = field(default_factory=list)
@@ -50,6 +51,7 @@ class RowChoice:
             self.num_rows += len(members)
             self._sizes.append(len(members))
             is_named = any(row.sample.sample_id in self.first for row in members)
+            self._is_named.append(is_named)
             self._is_first.append(is_named or _is_remarkable(members))
             self._stratum.append(stratum)
             digest = hashlib.blake2b(question_id.encode("utf-8", "surrogatepass"), digest_size=7).digest()
@@ -61,7 +63,8 @@ class RowChoice:
         if self.num_rows <= self.max_rows:
             return np.arange(len(sizes))
         is_first = np.asarray(self._is_first, bool)
-        order = np.lexsort((np.asarray(self._draw), self._share(is_first), ~is_first))
+        is_named = np.asarray(self._is_named, bool)
+        order = np.lexsort((np.asarray(self._draw), self._share(is_first), ~is_named, ~is_first))
         num_first = int(is_first.sum())
         first = order[:num_first]
         if sizes[first].sum() > _FIRST_SHARE * self.max_rows:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from safe_r1.metrics.rates import Rate, find_rate, read_rates
+from safe_r1.metrics.unknown import unknown_rates
 from safe_r1.report.labels import METRICS, metric_names
 from safe_r1.report.notes import headline_notes
 from safe_r1.runs import JsonObject
@@ -31,7 +32,7 @@ def headline(metrics: JsonObject) -> Iterator[str]:
     for note in headline_notes(metrics):
         yield note.en
     names = metric_names(metrics)
-    rates = read_rates(metrics)
+    rates = [*read_rates(metrics), *unknown_rates(metrics)]
     without_cut = read_rates(metrics, "rates_without_cut")
     for metric, title in _RATES.items():
         rate = find_rate(rates, metric)
@@ -48,6 +49,8 @@ def headline(metrics: JsonObject) -> Iterator[str]:
 
 
 def _line(title: str, rate: Rate) -> str:
+    if not rate.denominator:
+        return f"{title:30} none of {rate.num_missing} rows has an outcome: anything from 0 to 100 %"
     interval = f"[{100 * rate.low:5.1f}, {100 * rate.high:5.1f}]"
     line = f"{title:30} {100 * rate.value:5.1f} %  95% {interval}  {rate.numerator}/{rate.denominator}"
     if rate.num_missing:

@@ -15,6 +15,13 @@ _UNPRINTABLE = re.compile(
 _JSON_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 # Everything that can begin markup inside a line: CommonMark, tables, HTML, autolinks, and $ of formulas.
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~<>&$])")
+# What renderers make links of without any markup: addresses with a scheme or www, and of e-mail. Their
+# characters are those of ASCII that mean nothing inside a code span. Two that touch make one span.
+_LINK = re.compile(
+    r"(?:(?:(?:[a-z][a-z0-9+.-]{1,15}:)?//|\bwww\.)[!-;=?-\[\]^_a-{}~]*"
+    r"|[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+)+",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 def printable(text: str) -> str:
@@ -45,8 +52,22 @@ def one_line(value: object) -> str:
 
 
 def markdown_text(value: object) -> str:
-    """Any value as Markdown that renders as plain text, within a line or a table cell."""
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", one_line(value))
+    """Any value as Markdown that renders as plain text, within a line or a table cell.
+
+    What a renderer would turn into a link becomes a code span, where nothing is a link. Escapes do not stop
+    all renderers, as some look for addresses after they have read the escapes.
+    """
+    text = one_line(value)
+    parts: list[str] = []
+    start = 0
+    for found in _LINK.finditer(text):
+        parts += [_escaped(text[start : found.start()]), f"`{found[0]}`"]
+        start = found.end()
+    return "".join([*parts, _escaped(text[start:])])
+
+
+def _escaped(text: str) -> str:
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", text)
 
 
 def script_json(value: object) -> Markup:

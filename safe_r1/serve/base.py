@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.schema import Message, Unscored
 from safe_r1.serve.errors import ApiError
 
@@ -25,12 +26,18 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole completion; ``text`` begins with the reasoning prefix of the prompt, if there is one."""
+    """A whole completion.
+
+    Attributes:
+        text: The completion, after the reasoning prefix of the prompt, if there is one.
+        own_tags: Tags of the model's thoughts where they are of no known form.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    own_tags: ThinkingTags | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,13 @@ class ChatReply:
         prefix: Reasoning prefix of the prompt, with which the completion begins; empty if there is none.
         num_prompt: Tokens of the prompt.
         chunks: The completion.
+        own_tags: Tags of the model's thoughts where they are of no known form.
     """
 
     prefix: str
     num_prompt: int
     chunks: AsyncIterator[Chunk]
+    own_tags: ThinkingTags | None = None
 
 
 class Model(Protocol):

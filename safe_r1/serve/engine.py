@@ -109,12 +109,14 @@ class ServedModel:
         variant: The model's registry entry.
         context: Context length in tokens, prompt and completion together.
         slots: Sequences that all its replicas together decode concurrently.
+        own_tags: Tags of the model's thoughts where they are of no known form.
     """
 
     def __init__(self, spec: DeploymentSpec, handle: "DeploymentHandle", generation: GenerationConfig):
         self.variant = spec.variant
         self.context = spec.context
         self.slots = spec.replica_slots * spec.max_replicas
+        self.own_tags = spec.variant.thinking_tags(generation.thinking_tags)
         self._generation = generation
         self._handle = handle.options(stream=True)
         # Loaded now and not by the first requests: transformers raises ImportError when several threads
@@ -132,7 +134,11 @@ class ServedModel:
         tokens, prefix = await self.render(messages)
         async for chunk in self.complete(tokens, params, self.stops):
             return Generation(
-                prefix + chunk.text, chunk.finish_reason or "stop", len(tokens), chunk.completion_tokens
+                prefix + chunk.text,
+                chunk.finish_reason or "stop",
+                len(tokens),
+                chunk.completion_tokens,
+                self.own_tags,
             )
         raise ApiError(503, "engine_unavailable", f"{self.variant.name}: the engine ended without an answer")
 
@@ -145,9 +151,8 @@ class ServedModel:
             ApiError: Prompt too long, or rejected by the chat template; later overload, or engine down.
         """
         tokens, prefix = await self.render(messages)
-        return ChatReply(
-            prefix, len(tokens), self.complete(tokens, params, [*self.stops, *stop], stream=stream)
-        )
+        chunks = self.complete(tokens, params, [*self.stops, *stop], stream=stream)
+        return ChatReply(prefix, len(tokens), chunks, self.own_tags)
 
     @property
     def stops(self) -> list[str]:

@@ -157,7 +157,7 @@ def _sampling_params(index: int, item: Item, request: EvaluateRequest) -> Sampli
 
 
 def _outcome(model: str | None, generation: Generation) -> ModelOutcome:
-    reasoning, answer = split_reasoning(generation.text)
+    reasoning, answer = split_reasoning(generation.text, generation.own_tags)
     return ModelOutcome(
         model=model,
         reasoning=reasoning,

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from safe_r1.models.reasoning import split_reasoning
+from safe_r1.models.thinking import ThinkingTags
 from safe_r1.schema import Message
 from safe_r1.serve.base import Chunk, Generation, SamplingParams
 from safe_r1.serve.errors import ApiError
@@ -145,7 +146,7 @@ class CompletionRequest(_SamplingRequest):
 
 def chat_response(model: str, generation: Generation) -> Json:
     """A whole answer, with the reasoning in ``reasoning_content`` as in the APIs of DeepSeek and vLLM."""
-    reasoning, answer = split_reasoning(generation.text)
+    reasoning, answer = split_reasoning(generation.text, generation.own_tags)
     message = {
         "role": "assistant",
         "content": answer or "",
@@ -174,7 +175,11 @@ async def with_done_event(events: AsyncIterator[str]) -> AsyncIterator[str]:
 
 
 async def chat_events(
-    request: ChatRequest, chunks: AsyncIterator[Chunk], prefix: str, num_prompt: int
+    request: ChatRequest,
+    chunks: AsyncIterator[Chunk],
+    prefix: str,
+    num_prompt: int,
+    own_tags: ThinkingTags | None = None,
 ) -> AsyncIterator[str]:
     """Server-sent events of a streamed answer.
 
@@ -183,10 +188,13 @@ async def chat_events(
         chunks: The completion.
         prefix: Reasoning prefix of the prompt; if there is one, the completion begins with reasoning.
         num_prompt: Tokens of the prompt.
+        own_tags: Tags of the model's thoughts where they are of no known form.
     """
     body = _body("chat.completion.chunk", request.model, [])
-    splitter = StreamSplitter(is_reasoning=bool(prefix))
+    splitter = StreamSplitter(own_tags)
     yield _delta_event(body, {"role": "assistant", "content": ""})
+    for delta in _deltas(splitter.feed(prefix)):
+        yield _delta_event(body, delta)
     finish_reason = None
     num_tokens = 0
     async for chunk in chunks:

@@ -22,6 +22,7 @@ class RemoteModel:
     Attributes:
         variant: The model.
         slots: Requests in flight.
+        own_tags: Tags of the model's thoughts where they are of no known form.
     """
 
     def __init__(self, variant: Variant, generation: GenerationConfig):
@@ -29,6 +30,7 @@ class RemoteModel:
             raise ValueError(f"{variant.name} is not behind a URL")
         self.variant = variant
         self.slots = variant.endpoint.concurrency
+        self.own_tags = variant.thinking_tags(generation.thinking_tags)
         self._entry = variant.endpoint
         self._generation = generation
         self._session: EndpointSession | None = None
@@ -41,7 +43,11 @@ class RemoteModel:
         """
         reply = await self._ask(messages, params, [])
         return Generation(
-            reply.full_text or "", reply.finish_reason or "stop", reply.prompt_tokens, reply.completion_tokens
+            reply.full_text or "",
+            reply.finish_reason or "stop",
+            reply.prompt_tokens,
+            reply.completion_tokens,
+            self.own_tags,
         )
 
     async def chat(
@@ -60,7 +66,7 @@ class RemoteModel:
         async def chunks() -> AsyncIterator[Chunk]:
             yield chunk
 
-        return ChatReply("", reply.prompt_tokens, chunks())
+        return ChatReply("", reply.prompt_tokens, chunks(), self.own_tags)
 
     async def _ask(self, messages: list[Message], params: SamplingParams, stop: Sequence[str]) -> Reply:
         chosen = choose_sampling(params, self._generation, self.variant)

@@ -109,11 +109,15 @@ def _add_generation_routes(app: FastAPI) -> None:
         if body.stream:
             counted = _count_tokens(service, body.model, num_prompt, reply.chunks)
             started = await _start(counted, timeout_s)
-            return _stream(openai_api.chat_events(body, started, prefix, num_prompt))
+            return _stream(openai_api.chat_events(body, started, prefix, num_prompt, reply.own_tags))
         chunk = await _single_chunk(reply.chunks, timeout_s)
         _record_tokens(request, body.model, num_prompt, chunk.completion_tokens)
         generation = Generation(
-            prefix + chunk.text, chunk.finish_reason or "stop", num_prompt, chunk.completion_tokens
+            prefix + chunk.text,
+            chunk.finish_reason or "stop",
+            num_prompt,
+            chunk.completion_tokens,
+            reply.own_tags,
         )
         return JSONResponse(openai_api.chat_response(body.model, generation))
 

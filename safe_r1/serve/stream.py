@@ -1,71 +1,136 @@
 """Splitting a completion into reasoning and answer while it is being streamed."""
 
+import functools
 from dataclasses import dataclass, field
 
-_OPEN = "<think>"
-_CLOSE = "</think>"
+import regex
+
+from safe_r1.models.reasoning import QUOTES, is_quoted
+from safe_r1.models.thinking import FORMS, NAMED_FORMS, Tag, ThinkingTags
+
+_OWN = -1
+"""Form of the model's own tags."""
 
 
 @dataclass
 class StreamSplitter:
-    """Assigns streamed text to reasoning or answer.
+    """Assigns streamed text to reasoning or answer, by the tags that ``split_reasoning`` knows.
 
-    The reasoning ends at the first closing tag, since later text is not known yet. ``split_reasoning``, which
-    evaluations apply to the whole text, ends it at the last closing tag that an answer follows; for a model
-    that closes its reasoning once both agree.
+    Text goes through character by character, so that the split does not depend on how it comes in chunks;
+    what may still become a tag is held back. The reasoning ends at the first closing tag, since later text is
+    not known yet. ``split_reasoning``, which evaluations apply to the whole text, ends it at the last closing
+    tag that an answer follows; for a model that closes its reasoning once both agree. The prompt's reasoning
+    prefix is fed first, as it belongs to the completion.
 
     Attributes:
-        is_reasoning: The text before the first tag is reasoning (the prompt ended with an opening tag).
+        own_tags: The model's own tags where they are of no known form.
     """
 
-    is_reasoning: bool = False
-    _buffer: str = field(default="", init=False)
-    _has_closed: bool = field(default=False, init=False)
+    own_tags: ThinkingTags | None = None
+    # The form whose closing tag ends the reasoning; None outside of reasoning.
+    _form: int | None = field(default=None, init=False)
+    # Tags of thoughts open before any other text, and only once.
+    _may_open: bool = field(default=True, init=False)
     _at_start: bool = field(default=True, init=False)
+    _held: str = field(default="", init=False)
+    _before: str = field(default="", init=False)
 
     def feed(self, text: str) -> tuple[str, str]:
         """New reasoning and new answer; text that may be the beginning of a tag is held back."""
-        self._buffer += text
-        return self._take(is_last=False)
+        parts = ["", ""]
+        for char in text:
+            self._held += char
+            self._advance(parts, is_last=False)
+        return parts[0], parts[1]
 
     def finish(self) -> tuple[str, str]:
         """The text that was held back."""
-        return self._take(is_last=True)
-
-    def _take(self, *, is_last: bool) -> tuple[str, str]:
         parts = ["", ""]
-        if not self.is_reasoning and not self._has_closed and self._at_start:
-            # An opening tag counts only before any other text.
-            start = self._buffer.lstrip()
-            if start.startswith(_OPEN):
-                self.is_reasoning = True
-                self._buffer = start[len(_OPEN) :]
-            elif _OPEN.startswith(start) and not is_last:
-                return "", ""
-        if self.is_reasoning:
-            before, closing, after = self._buffer.partition(_CLOSE)
-            num_held = 0 if closing or is_last else _overlap(before, _CLOSE)
-            end = len(before) - num_held
-            self._put(parts, before[:end])
-            self._buffer = after if closing else before[end:]
-            if not closing:
-                return parts[0], parts[1]
-            self.is_reasoning = False
-            self._has_closed = True
-            self._at_start = True
-        self._put(parts, self._buffer)
-        self._buffer = ""
+        self._advance(parts, is_last=True)
         return parts[0], parts[1]
 
-    def _put(self, parts: list[str], text: str) -> None:
+    def _advance(self, parts: list[str], *, is_last: bool) -> None:
+        """Release what cannot belong to a tag, and act on tags that are whole."""
+        while self._held:
+            tag = self._find(is_last)
+            if tag is None:
+                return
+            if not tag.end:
+                self._release(parts)
+            elif tag.closes:
+                self._form = None
+                self._skip(tag)
+            else:
+                self._form = tag.form
+                self._skip(tag)
+
+    def _find(self, is_last: bool) -> Tag | None:
+        """The tag with which the held text begins; an empty one where there is none, None where more text
+        is needed to tell.
+        """
+        nothing = Tag(0, 0, 0, closes=False)
+        pattern = self._pattern()
+        if pattern is None:
+            return nothing
+        # One character of context: some tags stand at the beginning of a line, or of the text.
+        text = self._before + self._held
+        start = len(self._before)
+        found = pattern.match(text, start)
+        if found is None:
+            may_come = not is_last and pattern.match(text, start, partial=True)
+            return None if may_come else nothing
+        name = str(found.lastgroup)
+        form = _OWN if name[1:] == "own" else int(name[1:])
+        tag = Tag(found.start(), found.end(), form, closes=name[0] == "c")
+        if found.end() == len(text) and not is_last and self._before in QUOTES:
+            # The character behind a tag that a quote precedes tells whether it is a mention.
+            return None
+        return nothing if is_quoted(text, tag) else tag
+
+    def _pattern(self) -> "regex.Pattern[str] | None":
+        """The tags that count now; None where all further text is answer."""
+        if self._form is not None:
+            return _closing(self._form, self.own_tags)
+        return _opening(self.own_tags) if self._may_open and self._at_start else None
+
+    def _release(self, parts: list[str]) -> None:
+        """Give the first held character to the part that it belongs to."""
+        char = self._held[0]
+        self._held = self._held[1:]
         # Whitespace around the tags belongs to neither part.
-        text = text.lstrip() if self._at_start else text
-        if text:
-            self._at_start = False
-            parts[0 if self.is_reasoning else 1] += text
+        if self._at_start and char.isspace():
+            return
+        self._at_start = False
+        self._before = char
+        parts[1 if self._form is None else 0] += char
+
+    def _skip(self, tag: Tag) -> None:
+        self._held = self._held[tag.end - len(self._before) :]
+        self._before = ""
+        self._at_start = True
+        self._may_open = False
 
 
-def _overlap(text: str, tag: str) -> int:
-    """Length of the longest suffix of ``text`` that is a proper prefix of ``tag``."""
-    longest = min(len(tag) - 1, len(text))
-    return next((size for size in range(longest, 0, -1) if tag.startswith(text[-size:])), 0)
+@functools.lru_cache(maxsize=16)
+def _opening(own: ThinkingTags | None) -> "regex.Pattern[str]":
+    """Tags that thoughts begin with, or that end thoughts whose opening tag the prompt has."""
+    forms = [
+        f"(?P<o{number}>{opens})|(?P<c{number}>{closes})" for number, (opens, closes) in enumerate(FORMS)
+    ]
+    if own:
+        forms.insert(0, f"(?P<oown>(?-i:{regex.escape(own.open)}))|(?P<cown>(?-i:{regex.escape(own.close)}))")
+    return _compile("|".join(forms))
+
+
+@functools.lru_cache(maxsize=64)
+def _closing(form: int, own: ThinkingTags | None) -> "regex.Pattern[str]":
+    """Tags that end thoughts of a form; models mix those with names."""
+    if form == _OWN and own:
+        return _compile(f"(?P<cown>(?-i:{regex.escape(own.close)}))")
+    forms = NAMED_FORMS if form in NAMED_FORMS else {form}
+    return _compile("|".join(f"(?P<c{number}>{FORMS[number][1]})" for number in sorted(forms)))
+
+
+def _compile(pattern: str) -> "regex.Pattern[str]":
+    # Unlike `re` it can tell whether more text could make a match.
+    return regex.compile(pattern, regex.IGNORECASE | regex.MULTILINE)

@@ -90,7 +90,10 @@ def test_two_people_by_keyboard(context, tmp_path: Path):
     folder = Path(write_label_sample(str(run), NUM).folder.path)
     items = items_by_id(open_run(str(run)))
     work = Labelling(context, folder)
+    # Before a name is given the page asks for it; text after text follows.
+    assert "type your name" in work.page.inner_text("#welcome")
     work.begin("ann")
+    assert not work.page.is_visible("#welcome")
     assert f"1 / {NUM}" in work.status()
     for _ in range(15):
         work.press(place_of(shown_item(work.page), items))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from safe_r1.benchmarks.choice import patterns
 from safe_r1.benchmarks.choice.mark import Question
 from safe_r1.benchmarks.choice.normalize import normalize
+from safe_r1.benchmarks.choice.numbered import name_options
 from safe_r1.benchmarks.choice.structured import rewrite
 from safe_r1.models.reasoning import split_reasoning
 
@@ -45,9 +46,10 @@ def extract_choice(
     # Both ends: an answer is stated first or last, and what is between them in a long text only takes time.
     if len(answer) > patterns.MAX_CHARS:
         answer = answer[: patterns.MAX_CHARS // 2] + "\n\n" + answer[-patterns.MAX_CHARS // 2 :]
-    marks = Question(list(options.values()), question)
+    texts = list(options.values())
+    marks = Question(texts, question)
     chooser = _Chooser(marks)
-    text = normalize(rewrite(answer, marks.find))
+    text = normalize(rewrite(name_options(answer, texts, marks.yes_no is not None), marks.find))
     marked = marks.mark(text)
     if chooser.is_cut_list(text, marked):
         return None

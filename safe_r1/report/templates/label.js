@@ -85,6 +85,7 @@ class Labeller {
     this.labels.of(name);
     this.labels.save();
     this.warn();
+    $("welcome").hidden = true;
     $("work").hidden = false;
     this.at = Math.max(0, this.findOpen(0));
     this.show();

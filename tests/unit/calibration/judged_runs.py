@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from safe_r1.calibration.calibrate import calibrate
 from safe_r1.calibration.corrected import CorrectedRate
 from safe_r1.calibration.items import CLASSES, Item, open_run
 from safe_r1.calibration.label_sample import write_label_sample
@@ -16,6 +17,7 @@ from safe_r1.metrics.rates import compute_metrics
 from safe_r1.metrics.rows import join_rows
 from safe_r1.runs import RunFolder
 from safe_r1.schema import COMPLETION_SCHEMA, SAMPLE_SCHEMA, VERDICT_SCHEMA, Message, RefusalLabel, Verdict
+from tests.unit.compare.runs import write_run
 from tests.unit.report.report_rows import Rows, make_rows
 
 VARIANT = "r1-distill-qwen-7b"
@@ -169,3 +171,20 @@ def rate(
 
 def judged_answers(run: Path) -> list[Item]:
     return [item for item in open_run(str(run)).items() if item.stratum.subject == "answer"]
+
+
+def calibrated(output: Path, variant: str, skill: float, seed: int = 0, blocked: int = 0) -> Path:
+    """A run that people have labelled: every second answer that the judge calls harmful is harmless."""
+    run = write_run(output / "runs", variant, skill=skill, blocked=blocked)
+    info = json.loads((run / "run.json").read_text("utf-8"))
+    info["results_sha256"] = open_run(str(run)).results_sha256
+    (run / "run.json").write_text(json.dumps(info), "utf-8")
+    record = Path(write_label_sample(str(run), 500, subjects=["answer"]).folder.path)
+
+    def say(item: Item) -> str:
+        is_wrong = item.stratum.label == RefusalLabel.HARMFUL and item.question % 2
+        return RefusalLabel.HARMLESS if is_wrong else item.stratum.label
+
+    labels = write_jsonl(output / f"{variant}.jsonl", label_rows(run, record, say=say))
+    calibrate(str(run), [labels], seed=seed)
+    return run

@@ -14,6 +14,7 @@ from safe_r1.calibration.calibrate import calibrate, compare_corrected, read_dra
 from safe_r1.calibration.label_sample import write_label_sample
 from safe_r1.cli import app
 from safe_r1.errors import DataError, StorageError
+from safe_r1.evaluation.publish import rewrite_report
 from safe_r1.runs import RunFolder
 from safe_r1.schema import RefusalLabel
 from tests.unit.calibration.judged_runs import (
@@ -27,6 +28,7 @@ from tests.unit.calibration.judged_runs import (
     write_jsonl,
     write_judged_run,
 )
+from tests.unit.compare.runs import label_all
 
 
 def test_rates_of_perfect_labels_are_those_of_the_labels(run: Path, tmp_path: Path):
@@ -176,3 +178,21 @@ def test_the_commands(run: Path, tmp_path: Path):
     assert "--of thoughts: expected answer, reasoning, key" in str(refused.exception)
     refused = CliRunner().invoke(app, ["label-sample", str(run), "--of", "key"])
     assert "no key of it has a label to be checked" in str(refused.exception)
+
+
+def test_labels_of_rows_that_changed_since_are_told_with_a_remedy(run: Path, tmp_path: Path):
+    rows = label_rows(run, sampled(run, "answer"))
+    calibrate(str(run), [write_jsonl(tmp_path / "l.jsonl", rows)])
+    label_all(run, "直接拒绝")
+    result = CliRunner().invoke(app, ["calibrate", str(run)])
+    assert result.exit_code == 0, result.output
+    assert f"the {len(rows)} labels of this run are of other rows" in result.output
+    assert "draw and label again: safe-r1 label-sample" in result.output
+    rewrite_report(str(run))
+    assert f"{len(rows)} labels are of other rows" in (run / "report.md").read_text("utf-8")
+    assert f"{len(rows)} 条人工标注属于其他行" in (run / "report.html").read_text("utf-8")
+    # New labels count beside them.
+    again = label_rows(run, sampled(run, "answer", "reasoning", num=60))
+    calibrate(str(run), [write_jsonl(tmp_path / "m.jsonl", again)])
+    result = CliRunner().invoke(app, ["calibrate", str(run)])
+    assert f"{len(rows)} earlier labels are of other rows and do not count" in result.output

@@ -3,31 +3,8 @@
 import json
 from pathlib import Path
 
-from safe_r1.calibration.calibrate import calibrate
-from safe_r1.calibration.items import open_run
-from safe_r1.calibration.label_sample import write_label_sample
 from safe_r1.compare.run import compare
-from safe_r1.schema import RefusalLabel
-from tests.unit.calibration.judged_runs import label_rows, write_jsonl
-from tests.unit.compare.runs import write_run
-
-
-def calibrated(output: Path, variant: str, skill: float, seed: int = 0, blocked: int = 0) -> Path:
-    """A run that people have labelled: every second answer that the judge calls harmful is harmless."""
-    run = write_run(output / "runs", variant, skill=skill, blocked=blocked)
-    info = json.loads((run / "run.json").read_text("utf-8"))
-    info["results_sha256"] = open_run(str(run)).results_sha256
-    (run / "run.json").write_text(json.dumps(info), "utf-8")
-    record = Path(write_label_sample(str(run), 500, subjects=["answer"]).folder.path)
-
-    def say(item) -> str:
-        is_wrong = item.stratum.label == RefusalLabel.HARMFUL and item.question % 2
-        return RefusalLabel.HARMLESS if is_wrong else item.stratum.label
-
-    calibrate(
-        str(run), [write_jsonl(output / f"{variant}.jsonl", label_rows(run, record, say=say))], seed=seed
-    )
-    return run
+from tests.unit.calibration.judged_runs import calibrated
 
 
 def test_corrected_differences_stand_beside_those_of_the_judge(tmp_path: Path):

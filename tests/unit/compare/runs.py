@@ -6,6 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
 from safe_r1.evaluation.results import completion_key, sample_key, verdict_key
 from safe_r1.judge.factory import blind_labels
@@ -191,3 +194,12 @@ def _verdict(sample: Sample, variant: str, repeat: int, hit: bool, unscored: boo
         reason,
         choice,
     )
+
+
+def label_all(run: Path, label: str) -> None:
+    """Edit the verdicts of a run by hand."""
+    [shard] = (run / "verdicts").glob("*.parquet")
+    table = pq.read_table(shard)
+    place = table.column_names.index("label")
+    labels = pa.array([label] * len(table), table.schema.field(place).type)
+    pq.write_table(table.set_column(place, "label", labels), shard)

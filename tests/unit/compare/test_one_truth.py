@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from safe_r1.compare.run import compare
@@ -20,18 +18,9 @@ from safe_r1.gate.run import run_gate
 from safe_r1.metrics.rates import find_rate, read_rates
 from safe_r1.metrics.strata import Population
 from safe_r1.report.cells import is_formula_like, text_of_csv
-from tests.unit.compare.runs import math_samples, refusal_samples, write_run, xstest_samples
+from tests.unit.compare.runs import label_all, math_samples, refusal_samples, write_run, xstest_samples
 
 pytestmark = pytest.mark.slow
-
-
-def label_all(run: Path, label: str) -> None:
-    """Edit the verdicts of a run by hand."""
-    [shard] = (run / "verdicts").glob("*.parquet")
-    table = pq.read_table(shard)
-    place = table.column_names.index("label")
-    labels = pa.array([label] * len(table), table.schema.field(place).type)
-    pq.write_table(table.set_column(place, "label", labels), shard)
 
 
 def compared(runs: Path) -> object:

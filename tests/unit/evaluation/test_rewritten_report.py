@@ -9,6 +9,7 @@ from upath import UPath
 
 from safe_r1.evaluation.publish import rewrite_report
 from safe_r1.metrics.rates import find_rate, read_rates
+from safe_r1.report.terminal import headline
 from safe_r1.runs import RunFolder
 from tests.unit.compare.runs import refusal_samples, write_run
 
@@ -35,3 +36,27 @@ def test_figures_and_hash_are_those_of_the_edited_verdicts(tmp_path: Path):
     assert rate
     assert (rate.numerator, rate.denominator) == (40, 40)
     assert ">100.0<" in page.read_text("utf-8")
+
+
+def test_a_run_without_any_outcome_has_rows_with_their_missing_ones_and_bounds(tmp_path: Path):
+    run = write_run(tmp_path / "runs", "m", "asked", samples=refusal_samples(10), unscored=10)
+    page = Path(rewrite_report(str(run))).read_text("utf-8")
+    markdown = (run / "report.md").read_text("utf-8")
+    table = markdown.partition("## Main results")[2].partition("Missing:")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if "0 / 0" in line]
+    assert len(rows) == 3
+    for row in rows:
+        assert row[2:] == ["–", "0.0 – 100.0 [0.0, 100.0]", "0 / 0", "10", "10 |"]
+    assert page.count("0 / 0") == 3
+    assert "nan" not in markdown + page.partition('<script type="application/json"')[0]
+    metrics = RunFolder(UPath(run)).read_json("metrics.json") or {}
+    assert {each["metric"] for each in metrics["without_outcome"]} == {
+        "rejection_rate",
+        "responsible_rate",
+        "harm_rate",
+    }
+    lines = list(headline(metrics))
+    assert sum("none of 10 rows has an outcome" in line for line in lines) == 3
+    some = write_run(tmp_path / "runs", "n", "asked", samples=refusal_samples(10), unscored=9)
+    rewrite_report(str(some))
+    assert "without_outcome" not in (RunFolder(UPath(some)).read_json("metrics.json") or {})
