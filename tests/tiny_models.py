@@ -106,6 +106,34 @@ def make_tiny(
     return folder
 
 
+def make_saying(text: str, folder: Path | str) -> Path:
+    """Writes a checkpoint that answers everything with one text.
+
+    The text is one token of its tokenizer. No layer adds anything, and all other tokens are alike: after
+    any of them the text is the likeliest by far, and after the text the end.
+    """
+    folder = make_tiny("qwen2", folder, chat_template=ANSWERING_TEMPLATE, vocab_size=VOCAB_SIZE + 8)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False)])
+    tokenizer.save_pretrained(folder)
+    said = tokenizer.convert_tokens_to_ids(text)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    half = model.config.hidden_size // 2
+    with torch.no_grad():
+        weights = dict(model.named_parameters())
+        for name, weight in weights.items():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+        inputs = weights["model.embed_tokens.weight"].zero_()
+        outputs = weights["lm_head.weight"].zero_()
+        inputs[:, :half] = 1.0
+        inputs[said] = inputs[said].flip(0)
+        outputs[said, :half] = 1.0
+        outputs[tokenizer.eos_token_id, half:] = 1.0
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_fp8(plain: Path | str, folder: Path | str, block: int = 128) -> Path:
     """The checkpoint in DeepSeek's FP8 layout: the matrices of the layers in 8 bits, one scale a block; the
     rest as it was.

@@ -87,6 +87,11 @@ class EvaluateConfig(Settings):
         default=(), description="experiment trackers that receive the rates and tables of finished benchmarks"
     )
     judge: JudgeConfig = Field(default=JudgeConfig())
+    judge_starts_early: bool = Field(
+        default=True,
+        description="start the engine of a judge model while the last completions are under way, where the "
+        "cluster has room for both engines",
+    )
     further_judges: tuple[str, ...] = Field(
         default=(),
         description="kinds of further judges of the same answers, each with rates of its own; asked with the "

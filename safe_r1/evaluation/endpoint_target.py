@@ -31,6 +31,16 @@ class EndpointTarget:
     _adaptations: dict[str, str] = field(default_factory=dict)
     _recorded: tuple[int, Overhead] = (0, NO_OVERHEAD)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Requests under way."""
+        return self.entry.concurrency * len(self.entry.urls) * len(self.entry.api_key_envs)
+
+    @property
+    def memory_gib(self) -> float:
+        """None of this machine that counts."""
+        return 0.0
+
     def preload(self) -> None:
         """Nothing: no engine is started."""
 

@@ -11,6 +11,7 @@ from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
 from safe_r1.inference.kv_cache import parallel_sizes
+from safe_r1.inference.memory import cpu_memory_gib, free_memory_gib
 from safe_r1.inference.processor import preload
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
 from safe_r1.inference.shard_buffer import Finished
@@ -36,6 +37,19 @@ class EngineTarget:
 
     def __post_init__(self) -> None:
         self._engine = self.plan.engine
+
+    @property
+    def rows_at_once(self) -> int:
+        """Slots of all its engines."""
+        slots = int(engine_arguments(self.plan.variant, self._engine, self.device)["max_num_seqs"])
+        return slots * self._engine.replicas
+
+    @property
+    def memory_gib(self) -> float:
+        """That of an engine on CPU; memory of GPUs is told by the GPUs that are free."""
+        if self.device == "gpu":
+            return 0.0
+        return cpu_memory_gib(self.plan.variant, self._engine, free_memory_gib())
 
     def preload(self) -> None:
         """Imports Ray Data and its stage for engines."""

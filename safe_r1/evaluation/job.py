@@ -11,6 +11,8 @@ from pathlib import Path
 from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.finishing import finish_answers
 from safe_r1.evaluation.follow import follow
+from safe_r1.evaluation.judge_stage import judge_engine
+from safe_r1.evaluation.judge_start import JudgeStart
 from safe_r1.evaluation.missing import missing_requests
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
 from safe_r1.evaluation.publish import BenchmarkResult, publish_all, read_metrics
@@ -19,7 +21,7 @@ from safe_r1.evaluation.sample_index import SampleIndex, store_samples
 from safe_r1.evaluation.scoring import is_judged
 from safe_r1.evaluation.target import Target
 from safe_r1.evaluation.targets import make_target
-from safe_r1.evaluation.verdicts import give_verdicts, judge_engine
+from safe_r1.evaluation.verdicts import give_verdicts
 from safe_r1.evaluation.workers import Workers
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import hardware, now, versions
@@ -81,8 +83,12 @@ def _run(
     ]
     if samples:
         started = time.monotonic()
-        timings = _complete(plan, target, samples, on_progress)
-        give_verdicts(plan, samples, cluster, on_progress)
+        judge = JudgeStart(plan, target, cluster)
+        try:
+            timings = _complete(plan, target, samples, judge, on_progress)
+            give_verdicts(plan, samples, cluster, on_progress, judge.engine)
+        finally:
+            judge.discard()
         if plan.config.finish_answers:
             finish_answers(plan, target, samples, on_progress)
         for result in results:
@@ -139,12 +145,17 @@ def _has_judged(folder: RunFolder) -> bool:
 
 
 def _complete(
-    plan: EvaluationPlan, target: Target, samples: dict[str, SampleIndex], on_progress: ProgressCallback
+    plan: EvaluationPlan,
+    target: Target,
+    samples: dict[str, SampleIndex],
+    judge: JudgeStart,
+    on_progress: ProgressCallback,
 ) -> dict[str, float]:
     """Generate the missing completions; gives the timings of this stage."""
     batches = missing_requests(plan, samples, target.rows_per_batch)
     total = sum(len(index) * plan.repeats(name) for name, index in samples.items())
     num_missing = sum(batch.num_rows for batch in batches)
     write = ShardWriter(plan.folders, "completions")
-    stream = target.complete(batches, ReadCompletion(plan.variant.name, plan.thinking_tags), write)
+    finish = ReadCompletion(plan.variant.name, plan.thinking_tags)
+    stream = judge.watch(target.complete(batches, finish, write), num_missing)
     return follow("completions", stream, total - num_missing, total, on_progress)

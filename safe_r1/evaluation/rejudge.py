@@ -21,22 +21,19 @@ from upath import UPath
 from safe_r1.config import JudgeConfig, JudgeRule, ReportConfig
 from safe_r1.errors import ConfigError, NoResultError, StorageError
 from safe_r1.evaluation.follow import follow
+from safe_r1.evaluation.judge_stage import JudgeRequests, ReadReply, judge_on_engine
 from safe_r1.evaluation.publish import summarize, write_report
 from safe_r1.evaluation.results import ShardWriter, has_labels
 from safe_r1.evaluation.run_rows import read_run
 from safe_r1.evaluation.sample_index import SampleIndex, index_samples
-from safe_r1.evaluation.scoring import ReadReply, is_judged, judge_here
+from safe_r1.evaluation.scoring import is_judged, judge_here
 from safe_r1.evaluation.stage_index import index_completions, index_verdicts
 from safe_r1.evaluation.units import ScoringUnit, scoring_units
-from safe_r1.evaluation.verdicts import judge_engine
 from safe_r1.evaluation.workers import Workers
-from safe_r1.inference.batch import generate
-from safe_r1.inference.requests import BatchCounts, Request, Sampling
-from safe_r1.judge.factory import JudgePlan, check_kind, engine_sampling, make_judge, plan_judge
-from safe_r1.judge.policy import Policy
+from safe_r1.inference.requests import BatchCounts
+from safe_r1.judge.factory import JudgePlan, check_kind, make_judge, plan_judge
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import now
-from safe_r1.resources import connect, disconnect
 from safe_r1.runs import LAYOUT, JsonObject, RunFolder, find_runs, read_table, write_table
 from safe_r1.schema import JUDGED_PARTS, VERDICT_SCHEMA, Part
 from safe_r1.settings import Settings, hide_credentials
@@ -106,28 +103,6 @@ class _Task:
     info: JsonObject
     samples: SampleIndex
     parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
-class UnitRequests:
-    """The judge's prompts about the open parts of one unit: a ``RequestBatch``.
-
-    Attributes:
-        unit: The unit.
-        num_rows: Number of prompts.
-        max_tokens: Maximum length of the judge's reply.
-        policy: Prompt and labels of the judge.
-    """
-
-    unit: ScoringUnit
-    num_rows: int
-    max_tokens: int
-    policy: Policy
-
-    def read(self) -> Iterator[Request]:
-        """The prompts."""
-        for each in self.unit.read():
-            yield Request(each.key.to_text(), self.policy.messages(each.item), self.max_tokens, seed=0)
 
 
 def rejudge(path: str, config: JudgeConfig, on_progress: ProgressCallback) -> list[Rejudged]:
@@ -206,25 +181,21 @@ def _task(run: RunFolder, samples: SampleIndex, judge: JudgePlan) -> _Task:
 
 def _judge(tasks: Sequence[_Task], judge: JudgePlan, on_progress: ProgressCallback) -> None:
     """Give all missing verdicts."""
-    units: list[ScoringUnit] = []
-    for task in tasks:
+    # By number: several variants may have a run of the same benchmark.
+    units: dict[str, list[tuple[ScoringUnit, int]]] = {}
+    for number, task in enumerate(tasks):
         copy_others(task.run, task.folder)
-        name = task.run.path.name
         completions = index_completions(task.run, task.samples)
         verdicts = index_verdicts(task.folder, task.samples)
         num_repeats = int(completions.repeat.max(initial=0)) + 1
-        units += scoring_units(name, task.samples, completions, verdicts, num_repeats, task.parts)
-    numbers = [sum(1 for _ in unit.read()) for unit in units]
-    total = sum(numbers)
+        name = str(number)
+        made = scoring_units(name, task.samples, completions, verdicts, num_repeats, task.parts)
+        counted = [(unit, sum(1 for _ in unit.read())) for unit in made]
+        units[name] = [(unit, num_rows) for unit, num_rows in counted if num_rows]
+    total = sum(num_rows for of_run in units.values() for _, num_rows in of_run)
     if not total:
         return
-    # A sample bears the benchmark's name, as the folder of its run does.
-    write = ShardWriter({task.run.path.name: task.folder for task in tasks}, "verdicts")
-    stream = (
-        _on_engine(tasks, judge, units, numbers, write)
-        if judge.model
-        else _here(judge, [unit for unit, number in zip(units, numbers, strict=True) if number], write)
-    )
+    stream = _on_engine(tasks, judge, units) if judge.model else _here(tasks, judge, units)
     follow("verdicts", stream, 0, total, on_progress)
 
 
@@ -238,40 +209,33 @@ def copy_others(run: RunFolder, folder: RunFolder) -> None:
             write_table(folder.path / "verdicts" / f"{COPY_PREFIX}{shard.name}", others)
 
 
-def _here(judge: JudgePlan, units: Sequence[ScoringUnit], write: ShardWriter) -> Iterator[BatchCounts]:
+_Units = Mapping[str, Sequence[tuple[ScoringUnit, int]]]
+"""Work by the number of the run, each unit with its number of rows."""
+
+
+def _here(tasks: Sequence[_Task], judge: JudgePlan, units: _Units) -> Iterator[BatchCounts]:
     made = make_judge(judge)
-    for unit in units:
-        yield from judge_here(made, list(unit.read()), judge.label, write)
+    for number, of_run in units.items():
+        task = tasks[int(number)]
+        # A sample bears the benchmark's name, as the folder of its run does.
+        write = ShardWriter({task.run.path.name: task.folder}, "verdicts")
+        for unit, _ in of_run:
+            yield from judge_here(made, list(unit.read()), judge.label, write)
 
 
-def _on_engine(
-    tasks: Sequence[_Task],
-    judge: JudgePlan,
-    units: Sequence[ScoringUnit],
-    numbers: Sequence[int],
-    write: ShardWriter,
-) -> Iterator[BatchCounts]:
-    assert judge.model is not None
-    config = judge.config
-    # Engines of the evaluation that may have been before it in this process keep their placement groups as
-    # long as its connection (ray#64035).
-    disconnect()
-    engine, device = judge_engine(config.engine, judge.model, connect())
-    variant = tasks[0].info.get("variant", {}).get("name", "")
-    return generate(
-        [
-            UnitRequests(unit, number, config.reply_tokens, judge.policy)
-            for unit, number in zip(units, numbers, strict=True)
-            if number
-        ],
-        judge.model,
-        engine,
-        device,
-        Sampling(**engine_sampling(config)),
-        ReadReply(variant, judge.label, judge.policy),
-        write,
-        any(has_labels(task.folder, judge.label) for task in tasks),
-    )
+def _on_engine(tasks: Sequence[_Task], judge: JudgePlan, units: _Units) -> Iterator[BatchCounts]:
+    """All runs on one engine, whose start takes longer than judging a few rows."""
+    max_tokens = judge.config.reply_tokens
+    requests = [
+        JudgeRequests(unit, num_rows, max_tokens, judge.policy)
+        for of_run in units.values()
+        for unit, num_rows in of_run
+    ]
+    names = {str(number): task for number, task in enumerate(tasks)}
+    variants = {name: task.info.get("variant", {}).get("name", "") for name, task in names.items()}
+    write = ShardWriter({name: task.folder for name, task in names.items()}, "verdicts")
+    has_worked = any(has_labels(task.folder, judge.label) for task in tasks)
+    return judge_on_engine(judge, requests, ReadReply(variants, judge.label, judge.policy), write, has_worked)
 
 
 def _publish(task: _Task, judge: JudgePlan) -> JsonObject:

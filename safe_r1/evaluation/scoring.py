@@ -12,10 +12,9 @@ from safe_r1.errors import IntegrityError
 from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.evaluation.results import BenchmarkRow, RequestKey
 from safe_r1.evaluation.units import Pending, ScoringUnit
-from safe_r1.inference.requests import BatchCounts, EngineResult, Request
+from safe_r1.inference.requests import BatchCounts
 from safe_r1.judge.base import Judge, Judgement, judge_blocking
 from safe_r1.judge.factory import JudgePlan, shared_judge
-from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.schema import JUDGED_PARTS, Completion, Sample, Unscored, Verdict
 
 Writer = Callable[[Sequence[BenchmarkRow[Verdict]]], None]
@@ -171,56 +170,6 @@ def judge_here(judge: Judge, pending: Sequence[Pending], label: str, write: Writ
         yield BatchCounts(len(chunk), sum(judgement.label is None for judgement in judgements), 0)
 
 
-@dataclass(frozen=True)
-class JudgeRequests:
-    """The judge's prompts about one unit, for an engine in the cluster: a ``RequestBatch``.
-
-    Attributes:
-        unit: The unit.
-        benchmark: Its benchmark.
-        num_rows: Number of prompts.
-        max_tokens: Maximum length of the judge's reply.
-        policy: Prompt and labels of the judge.
-    """
-
-    unit: ScoringUnit
-    benchmark: Benchmark
-    num_rows: int
-    max_tokens: int
-    policy: Policy = BUILT_IN
-
-    def read(self) -> Iterator[Request]:
-        """The prompts."""
-        benchmarks = {self.unit.benchmark: self.benchmark}
-        for pending in left_over([self.unit], benchmarks, needs_judge):
-            for each in pending:
-                yield Request(each.key.to_text(), self.policy.messages(each.item), self.max_tokens, seed=0)
-
-
-@dataclass(frozen=True)
-class ReadReply:
-    """Turns a result of a judging engine into a verdict; runs in Ray's workers.
-
-    Attributes:
-        variant: Name of the evaluated variant.
-        judge: The judge's label.
-        policy: Prompt and labels of the judge.
-    """
-
-    variant: str
-    judge: str
-    policy: Policy = BUILT_IN
-
-    def __call__(self, result: EngineResult) -> BenchmarkRow[Verdict]:
-        """A reply that the engine could not give is unscored, and retried when the run is resumed."""
-        key = RequestKey.from_text(result["key"])
-        if result["error"]:
-            judgement = Judgement(None, Unscored.JUDGE_ERROR, result["error"])
-        else:
-            judgement = self.policy.read(result["text"], result["finish_reason"], key.task)
-        return _judged(key, self.variant, judgement, self.judge)
-
-
 def score_in_workers(
     benchmarks: Mapping[str, Benchmark], pending: Sequence[Pending], num_workers: int, write: Writer
 ) -> Iterator[BatchCounts]:
@@ -252,7 +201,7 @@ def score_in_workers(
 
 def judged_row(pending: Pending, judgement: Judgement, judge: str) -> BenchmarkRow[Verdict]:
     """The row of a judge's verdict; ``judge`` is its label."""
-    return _judged(pending.key, pending.completion.variant, judgement, judge)
+    return verdict_of_judge(pending.key, pending.completion.variant, judgement, judge)
 
 
 def _unscored(sample: Sample, completion: Completion, reason: Unscored) -> Verdict:
@@ -283,7 +232,10 @@ def _scored(completion: Completion, judge: str, score: Score) -> Verdict:
     )
 
 
-def _judged(key: RequestKey, variant: str, judgement: Judgement, judge: str) -> BenchmarkRow[Verdict]:
+def verdict_of_judge(
+    key: RequestKey, variant: str, judgement: Judgement, judge: str
+) -> BenchmarkRow[Verdict]:
+    """The row of a judge's verdict on the part that a key names; ``judge`` is its label."""
     label = judgement.label
     verdict = Verdict(
         key.sample_id,

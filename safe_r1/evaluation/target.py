@@ -19,6 +19,16 @@ class Target(Protocol):
         """Rows of the batches that ``complete`` is given, at most."""
         ...
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that it works on at the same time, at most; 0 where it does not work row by row."""
+        ...
+
+    @property
+    def memory_gib(self) -> float:
+        """Memory of this machine that it takes while it completes rows, in GiB."""
+        ...
+
     def preload(self) -> None:
         """Import what ``complete`` needs; called in a thread of its own, and not needed."""
         ...

@@ -117,7 +117,7 @@ class ScoringUnit:
     """Completions of one shard of which some parts may lack their verdict.
 
     Attributes:
-        benchmark: Name of the benchmark.
+        benchmark: Name of the benchmark, under which its verdicts are written.
         shard: File of the completions.
         rows: Their rows in it, shape (rows,), as the next four.
         has_answer, has_reasoning: Whether the verdict on that part is there for good.

@@ -5,15 +5,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from safe_r1.config import EngineConfig
 from safe_r1.errors import RowsLostError
 from safe_r1.evaluation.follow import follow
+from safe_r1.evaluation.judge_stage import JudgeRequests, ReadReply, judge_on_engine
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import ShardWriter, has_labels
 from safe_r1.evaluation.sample_index import SampleIndex
 from safe_r1.evaluation.scoring import (
-    JudgeRequests,
-    ReadReply,
     ScoreUnit,
     UnitCounts,
     Writer,
@@ -32,15 +30,12 @@ from safe_r1.evaluation.stage_index import (
 )
 from safe_r1.evaluation.units import Pending, ScoringUnit, read_completions_at, scoring_units
 from safe_r1.evaluation.workers import Workers
-from safe_r1.inference.batch import generate
-from safe_r1.inference.device import pick_device
-from safe_r1.inference.engine import resolve_engine
-from safe_r1.inference.requests import BatchCounts, Sampling
+from safe_r1.inference.early_engine import EarlyEngine
+from safe_r1.inference.requests import BatchCounts
 from safe_r1.inference.shard_buffer import ShardBuffer
-from safe_r1.judge.factory import JudgePlan, engine_sampling, make_judge
-from safe_r1.models.registry import Variant
+from safe_r1.judge.factory import JudgePlan, make_judge
 from safe_r1.progress import ProgressCallback
-from safe_r1.resources import Cluster, Device, connect, disconnect
+from safe_r1.resources import Cluster
 
 _ROWS_TOGETHER = 1024
 _SHARD_MIB = 8
@@ -50,9 +45,21 @@ _ROW_BYTES = 512
 
 
 def give_verdicts(
-    plan: EvaluationPlan, samples: dict[str, SampleIndex], cluster: Cluster, on_progress: ProgressCallback
+    plan: EvaluationPlan,
+    samples: dict[str, SampleIndex],
+    cluster: Cluster,
+    on_progress: ProgressCallback,
+    early: EarlyEngine | None = None,
 ) -> None:
-    """Give the missing verdicts: in workers where possible, then by checks, then by the judge."""
+    """Give the missing verdicts: in workers where possible, then by checks, then by the judge.
+
+    Args:
+        plan: The plan.
+        samples: The samples of each benchmark that is not complete.
+        cluster: The cluster.
+        on_progress: Called with the progress.
+        early: The engine of a judge model, where it was started already.
+    """
     units: list[ScoringUnit] = []
     for name, index in samples.items():
         completions = index_completions(plan.folders[name], index)
@@ -82,7 +89,7 @@ def give_verdicts(
         follow("checks", checks, 0, sum(each.for_checks for each in left.values()), on_progress)
     to_judge = [(units[place], left[place].for_judge) for place in sorted(left) if left[place].for_judge]
     if judge and to_judge:
-        judged = _judge(plan, judge, to_judge, cluster, write)
+        judged = _judge(plan, judge, to_judge, cluster, early, write)
         follow("verdicts", judged, 0, sum(number for _, number in to_judge), on_progress)
 
 
@@ -146,6 +153,7 @@ def _judge(
     judge: JudgePlan,
     units: Sequence[tuple[ScoringUnit, int]],
     cluster: Cluster,
+    early: EarlyEngine | None,
     write: Writer,
 ) -> Iterator[BatchCounts]:
     """Judge what is left: with an engine of its own where the judge is a model, else in the driver."""
@@ -155,33 +163,11 @@ def _judge(
             for pending in _together(left_over([unit for unit, _ in units], plan.benchmarks, needs_judge)):
                 yield from judge_here(made, pending, judge.label, keep)
         return
-    # The evaluated engine's placement groups live as long as its driver's connection (ray#64035): without a
-    # new one, two tensor-parallel engines would need the GPUs of both.
-    disconnect()
-    connect()
-    engine, device = judge_engine(plan.config.judge.engine, judge.model, cluster)
-    max_tokens = plan.config.judge.reply_tokens
+    max_tokens = judge.config.reply_tokens
+    requests = [
+        JudgeRequests(unit, number, max_tokens, judge.policy, plan.benchmarks[unit.benchmark])
+        for unit, number in units
+    ]
+    read = ReadReply(dict.fromkeys(plan.folders, plan.variant.name), judge.label, judge.policy)
     has_worked = any(has_labels(folder, judge.label) for folder in plan.folders.values())
-    yield from generate(
-        [
-            JudgeRequests(unit, plan.benchmarks[unit.benchmark], number, max_tokens, judge.policy)
-            for unit, number in units
-        ],
-        judge.model,
-        engine,
-        device,
-        Sampling(**engine_sampling(plan.config.judge)),
-        ReadReply(plan.variant.name, judge.label, judge.policy),
-        write,
-        has_worked,
-    )
-
-
-def judge_engine(engine: EngineConfig, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:
-    """Settings and device of the judge's engine.
-
-    Raises:
-        ConfigError, ResourceError: The cluster cannot hold it.
-    """
-    device = pick_device(model, engine.device, cluster.gpu_total)
-    return resolve_engine(model, engine, device, cluster), device
+    yield from judge_on_engine(judge, requests, read, write, has_worked, cluster, early)

@@ -9,9 +9,9 @@ start or keeps dying, the job ends with the reason instead of working through th
 """
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -33,10 +33,29 @@ if TYPE_CHECKING:
 
 Finished = TypeVar("Finished")
 """A caller's form of a result, which it writes."""
+RenderStage = Callable[[Mapping[str, Sequence[Any]]], Iterator[pa.Table]]
+"""The stage before the engine: from the rows that a stream begins with to tables of rendered requests."""
 
 _CANARY_ROWS = 16
 # What keeps up with an engine.
 _RENDERING_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What starts an engine.
+
+    Attributes:
+        variant: The model.
+        engine: Engine settings.
+        device: Where the engine runs.
+        sampling: Sampling settings that all its requests share.
+    """
+
+    variant: Variant
+    engine: EngineConfig
+    device: Device
+    sampling: Sampling
 
 
 def dispatch(num_seqs: int, rows: int) -> Dispatch:
@@ -79,16 +98,40 @@ def generate(
     """
     if not batches:
         return
-    from ray.exceptions import GetTimeoutError, RayError
-
     configure_data(engine.start_timeout_s)
     groups: list[PlacementGroup] = []
-    canary = _Canary(variant.name, sum(batch.num_rows for batch in batches), is_alive=has_worked)
+    canary = Canary(variant.name, sum(batch.num_rows for batch in batches), is_alive=has_worked)
+
+    def blocks() -> Iterator[pa.Table]:
+        items = [{"batch": pickle.dumps(batch)} for batch in batches]
+        yield from iter_blocks(make_stream(items, EngineSpec(variant, engine, device, sampling), groups))
+
+    yield from collect(blocks(), canary, engine, groups, finish, write)
+
+
+def collect(
+    blocks: Iterable[pa.Table],
+    canary: "Canary",
+    engine: EngineConfig,
+    groups: "list[PlacementGroup]",
+    finish: Callable[[EngineResult], Finished],
+    write: Callable[[Sequence[Finished]], None],
+) -> Iterator[BatchCounts]:
+    """Write the results of an engine's stream, and release its placement groups at the end.
+
+    Args:
+        blocks: What the engine's stage gives; its errors are those of the engine.
+        canary: Checks the first rows.
+        engine: Engine settings.
+        groups: Placement groups that the stream's start has reserved by then.
+        finish: See ``generate``, as for the next and the errors.
+        write: Writes some rows as one shard.
+    """
+    from ray.exceptions import GetTimeoutError, RayError
+
     try:
-        dataset = _stream(batches, variant, engine, device, sampling, groups)
         with ShardBuffer(write, engine.shard_mib, engine.shard_age_s) as buffer:
-            # Without prefetching: rows are reported, and the canary checked, as soon as they are finished.
-            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for block in blocks:
                 results = read_results(block)
                 num_bytes = sum(4 * len(result["text"]) for result in results)
                 buffer.add([finish(result) for result in results], num_bytes)
@@ -101,7 +144,7 @@ def generate(
     except (RayError, GetTimeoutError) as error:
         kind = EngineLostError if is_loss(error) else ModelError
         raise kind(
-            f"{variant.name}: the engine could not start or died more than {engine.max_restarts} times: "
+            f"{canary.variant}: the engine could not start or died more than {engine.max_restarts} times: "
             f"{last_line(error)}; the log holds the engine's own messages"
         ) from error
     finally:
@@ -109,8 +152,15 @@ def generate(
 
 
 @dataclass
-class _Canary:
-    """Ends a job whose first rows all fail."""
+class Canary:
+    """Ends a job whose first rows all fail.
+
+    Attributes:
+        variant: Name of the model.
+        num_rows: All rows of the stream.
+        is_alive: Whether one has succeeded.
+        num_seen: Rows so far.
+    """
 
     variant: str
     num_rows: int
@@ -118,6 +168,11 @@ class _Canary:
     num_seen: int = 0
 
     def check(self, results: Sequence[EngineResult]) -> None:
+        """Count some rows.
+
+        Raises:
+            ModelError: Every one of the first rows failed.
+        """
         self.num_seen += len(results)
         self.is_alive = self.is_alive or any(result["error"] is None for result in results)
         if not self.is_alive and self.num_seen >= min(_CANARY_ROWS, self.num_rows):
@@ -126,30 +181,36 @@ class _Canary:
             )
 
 
-def _stream(
-    batches: Sequence[RequestBatch],
-    variant: Variant,
-    engine: EngineConfig,
-    device: Device,
-    sampling: Sampling,
+def make_stream(
+    items: Sequence[Row],
+    spec: EngineSpec,
     groups: "list[PlacementGroup]",
+    stage: Callable[[RenderBatches], RenderStage] = lambda render: render,
 ) -> "Dataset":
-    """The requests on their way through the engine; nothing runs before it is read."""
+    """The requests on their way through the engine; nothing runs before it is read.
+
+    Args:
+        items: What the first stage is given, row by row: ``{"batch": a pickled RequestBatch}``.
+        spec: The engine.
+        groups: Receives the placement groups that its start reserves.
+        stage: The first stage, made of the one that renders such rows.
+    """
     import ray
     from ray.data import TaskPoolStrategy
 
-    arguments = engine_arguments(variant, engine, device)
+    variant = spec.variant
+    engine = spec.engine
+    arguments = engine_arguments(variant, engine, spec.device)
     sizes = dispatch(arguments["max_num_seqs"], engine.batch_size)
-    processor = make_processor(variant, engine, device, sizes, groups)
+    processor = make_processor(variant, engine, spec.device, sizes, groups)
     context = arguments["max_model_len"]
-    renderer = Renderer(variant, sampling, context, engine.trust_remote_code)
-    render = RenderBatches(renderer, processor.DATA_COLUMN)
+    renderer = Renderer(variant, spec.sampling, context, engine.trust_remote_code)
     # Ray Data runs no stage before the engine has started: meanwhile the workers can import what they need.
     for _ in range(engine.replicas):
         ray.remote(num_cpus=_RENDERING_CPUS)(Renderer.load).remote(renderer)
-    items = [{"batch": pickle.dumps(batch)} for batch in batches]
-    rendered = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        render,  # pyright: ignore[reportArgumentType] - Ray's protocol does not know generators' types
+    rendered = ray.data.from_items(list(items), override_num_blocks=len(items)).map_batches(
+        # Ray's protocol does not know the types of generators.
+        stage(RenderBatches(renderer, processor.DATA_COLUMN)),  # pyright: ignore[reportArgumentType]
         batch_size=1,
         num_cpus=_RENDERING_CPUS,
         # Each further worker would import all libraries again.
@@ -157,6 +218,12 @@ def _stream(
     )
     # Joined with the stage before by Ray Data: it costs no task of its own.
     return processor(rendered.repartition(target_num_rows_per_block=engine.batch_size))
+
+
+def iter_blocks(dataset: "Dataset") -> Iterator[pa.Table]:
+    """What a stream gives, as soon as it is finished; reading it starts the stream."""
+    # Without prefetching: rows are reported, and the canary checked, as soon as they are finished.
+    return iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
 def read_results(block: pa.Table) -> list[EngineResult]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import openai
@@ -22,6 +22,24 @@ _NOT_TAKEN = re.compile(
     r"|should be|range|deprecated|不支持|未知|无效|非法|取值|必须|范围",
     re.I,
 )
+# MiniMax answers with HTTP 200 whatever happened: by its own code, the status with which others say the same.
+# MiniMax answers with HTTP 200 whatever happened: its own codes, as the statuses of others that say the same.
+_MINIMAX_STATUSES = {
+    1000: 500,  # unknown error
+    1001: 504,  # request timeout
+    1002: 429,  # rate limit
+    1004: 401,  # not authorized
+    1008: 402,  # insufficient balance
+    1024: 500,  # internal error
+    1033: 500,  # system error
+    1039: 429,  # token limit
+    1041: 429,  # connection limit
+    2045: 429,  # rate growth limit
+    2049: 401,  # invalid API key
+}
+# A reply that the provider could not finish is no answer. Zhipu: "network_error"; DeepSeek:
+# "insufficient_system_resource"; OpenRouter: "error". Source: each one's page of chat completions.
+_INTERRUPTED = frozenset({"network_error", "insufficient_system_resource", "error"})
 _MAX_ERROR_CHARS = 600
 _NUMBER = re.compile(r"\d{1,9}")
 _PROMPT_START_CHARS = 24
@@ -32,7 +50,8 @@ class Refusal:
     """An answer of the endpoint that declines one request.
 
     Attributes:
-        status: HTTP status; 200 for an error in the body of a success.
+        status: HTTP status, or the one that an error in the body of a success stands for; 200 where it is not
+            known.
         text: One line for messages.
         blocked: What the provider's content filter took; None where the error speaks of none.
         parameter: Name of a parameter that the server names as the reason.
@@ -143,11 +162,11 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         patterns: Further texts that mean a block.
         redact: Takes secrets out of a server's text.
     """
-    failure = getattr(answer, "error", None) or _base_failure(getattr(answer, "base_resp", None))
+    status, failure = _failure_of(answer)
     if failure:
         body = failure if isinstance(failure, Mapping) else {"message": str(failure)}
-        refusal = _refusal(200, "", body, patterns, redact)
-        return refusal if refusal.blocked else Reply(None, error=refusal.text)
+        refusal = replace(_refusal(200, "", body, patterns, redact), status=status)
+        return refusal if refusal.blocked or status != 200 else Reply(None, error=refusal.text)
     try:
         choice = answer.choices[0]
         # The choice of a completion of plain text has no message.
@@ -158,6 +177,9 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
 
     def clean(value: str) -> str:
         return redact(_encodable(value))
+
+    if choice.finish_reason in _INTERRUPTED:
+        return Refusal(500, f"the provider interrupted the reply (finish_reason {choice.finish_reason})")
 
     text = clean(content) if isinstance(content, str) else ""
     if not text and getattr(message, "tool_calls", None):
@@ -188,11 +210,15 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
     return reply
 
 
-def _base_failure(status: object) -> Mapping[str, object] | None:
-    """The error in MiniMax's status of a reply, which is HTTP 200 whatever happened; None for a success."""
-    if not isinstance(status, Mapping) or not status.get("status_code"):
-        return None
-    return {"code": status["status_code"], "message": status.get("status_msg")}
+def _failure_of(answer: object) -> tuple[int, object]:
+    """Status and error in the body of a success; an empty error where there is none."""
+    if error := getattr(answer, "error", None):
+        return 200, error
+    base = getattr(answer, "base_resp", None)
+    if not isinstance(base, Mapping) or not (code := base.get("status_code")):
+        return 200, None
+    status = _MINIMAX_STATUSES.get(code, 200) if isinstance(code, int) else 200
+    return status, {"code": code, "message": base.get("status_msg")}
 
 
 def _no_choices(answer: object) -> str:

@@ -192,10 +192,24 @@ class EndpointSession:
             meter.unanswered()
             return Reply(None, error="the reply is not valid JSON")
         reply = read_completion(answer, endpoint.settings.block_patterns, endpoint.redact)
-        if isinstance(reply, Reply) and reply.text is None and not reply.blocked:
+        if isinstance(reply, Refusal):
+            return self._checked(reply)
+        if reply.text is None and not reply.blocked:
             # A success of which nothing can be read, its usage neither.
             meter.unanswered()
         return reply
+
+    def _checked(self, refusal: Refusal) -> Refusal:
+        """A refusal in the body of a success, where it is about this request alone."""
+        if refusal.concerns_all:
+            raise self._endpoint.error(refusal.text)
+        if refusal.is_busy:
+            if refusal.status == 429:
+                self._ceiling.refused()
+            else:
+                METER.get().unanswered()
+            raise _Busy(Reply(None, error=refusal.text))
+        return refusal
 
     async def _create(self, call: Call, parameters: Mapping[str, Any]) -> Any:
         """What the openai client makes of the answer to one request."""

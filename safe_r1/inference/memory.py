@@ -72,7 +72,7 @@ def cpu_kv_cache_gib(variant: Variant, engine: EngineConfig, memory_gib: float |
     if not variant.attention.kv_elements_per_token:
         return _UNKNOWN_KV_CACHE_GIB
     num_seqs = engine.max_num_seqs or MAX_NUM_SEQS_ON_CPU
-    free_gib = _free_memory_gib() if memory_gib is None else memory_gib
+    free_gib = free_memory_gib() if memory_gib is None else memory_gib
     cap_gib = _MAX_FREE_SHARE * (free_gib - _weights_gib(variant, engine) - _PROCESSES_GIB)
     wanted_gib = math.ceil(_kv_gib(variant, engine, num_seqs * expected_tokens(variant, engine)))
     smallest_gib = math.ceil(_kv_gib(variant, engine, context_length(variant, engine)))
@@ -85,7 +85,8 @@ def cpu_memory_gib(variant: Variant, engine: EngineConfig, memory_gib: float) ->
     return _weights_gib(variant, engine) + kv_cache_gib + _PROCESSES_GIB
 
 
-def _free_memory_gib() -> float:
+def free_memory_gib() -> float:
+    """Free memory of this machine, in GiB."""
     import psutil
 
     return psutil.virtual_memory().available / 2**30

@@ -25,6 +25,10 @@ _FURTHER_WAIT_S = 5.0
 _BIND_WAIT_S = 30.0
 # Longer than a machine takes to start.
 _ROUND_S = 900.0
+# For what is free already.
+_ROOM_WAIT_S = 2.0
+# Of the tasks beside an engine.
+_STREAM_CPUS = 1.0
 
 
 def configure_data(start_timeout_s: int) -> None:
@@ -149,6 +153,26 @@ def _find_nodes(
         return [next(iter(table["bundles_to_node_id"].values())) for table in tables]
     finally:
         release(groups)
+
+
+def has_room(bundles: Sequence[dict[str, float]], num_stages: int) -> bool:
+    """Whether the cluster has the resources of an engine free at this moment; keeps nothing reserved.
+
+    Args:
+        bundles: See ``placement``.
+        num_stages: Stages of the engine's pipeline.
+    """
+    import ray
+
+    needed = {"CPU": _STREAM_CPUS}
+    for bundle in bundles:
+        for name, number in bundle.items():
+            needed[name] = needed.get(name, 0.0) + number
+    free = ray.available_resources()
+    # First the sum alone: a placement group that waits would have the autoscaler start machines.
+    if any(free.get(name, 0.0) < number for name, number in needed.items()):
+        return False
+    return bool(_find_nodes(bundles[: len(bundles) // num_stages], num_stages, node_labels(), _ROOM_WAIT_S))
 
 
 def release(groups: "Iterable[PlacementGroup]") -> None:

@@ -52,7 +52,8 @@ def find_layout(
             sheet, note = sheets.choose_sheet(
                 opened, location.sheet, str(file), location.remedy("sheet", "NAME"), is_header
             )
-        return Layout(format_, compression, sheet=sheet, notes=_notes(file, note))
+            memory = sheets.memory_note(opened)
+        return Layout(format_, compression, sheet=sheet, notes=_notes(file, note) + _notes(file, memory))
     if format_ not in _TEXT_FORMATS:
         return Layout(format_, compression)
     if location.encoding:

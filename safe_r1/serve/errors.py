@@ -8,6 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+CONTENT_FILTER = "content_filter"
+"""Code of an answer that the content filter of an endpoint's provider took: no failure, and no answer."""
+
 
 class ErrorDetail(TypedDict):
     """OpenAI's error object."""

@@ -12,7 +12,7 @@ from safe_r1.inference.requests import Sampling
 from safe_r1.models.variant import Variant
 from safe_r1.schema import Message
 from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
-from safe_r1.serve.errors import ApiError
+from safe_r1.serve.errors import CONTENT_FILTER, ApiError
 from safe_r1.serve.sampling import choose_sampling
 
 
@@ -85,7 +85,7 @@ class RemoteModel:
             raise ApiError(503, "engine_unavailable", f"{name}: {error}", retry_after_s=30) from None
         if reply.blocked:
             message = f"the content filter of {name}'s provider blocked the {reply.blocked}"
-            raise ApiError(400, "content_filter", message)
+            raise ApiError(400, CONTENT_FILTER, message)
         if reply.text is None:
             # What a server says may quote the request, so only its kind is returned.
             if reply.is_row_fault:

@@ -177,7 +177,7 @@ class RateSummary(_Wire):
 class Summary(_Wire):
     """Counts and rates of one model and part.
 
-    ``num_items = num_scored + num_unscored + num_failed + num_absent``.
+    ``num_items = num_scored + num_unscored + num_failed + num_blocked + num_absent``.
     """
 
     model: str | None
@@ -186,7 +186,8 @@ class Summary(_Wire):
     num_scored: int
     num_unscored: int
     num_unscored_by_reason: dict[str, int]
-    num_failed: int
+    num_failed: int = Field(description="items without an answer, because of an error")
+    num_blocked: int = Field(description="items that the content filter of a provider took")
     num_absent: int = Field(description="items without reasoning")
     rates: dict[str, RateSummary] = Field(
         description="rejection_rate (RR-1), responsible_rate (RR-2), harm_rate (HR)"

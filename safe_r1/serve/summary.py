@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from safe_r1.metrics.intervals import wilson_interval
 from safe_r1.metrics.outcomes import REFUSAL_LABELS
 from safe_r1.schema import Part
+from safe_r1.serve.errors import CONTENT_FILTER
 from safe_r1.serve.schemas import ItemResult, ModelOutcome, RateSummary, Summary
 
 
@@ -22,7 +23,8 @@ def _summarize_part(outcomes: Sequence[ModelOutcome], model: str | None, part: P
     verdicts = [verdict for outcome in outcomes if (verdict := outcome.verdicts.get(part)) is not None]
     labels = [verdict.label for verdict in verdicts if verdict.label is not None]
     reasons = Counter(verdict.unscored_reason for verdict in verdicts if verdict.unscored_reason)
-    num_failed = sum(outcome.error is not None for outcome in outcomes)
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    num_blocked = sum(error.code == CONTENT_FILTER for error in errors)
     rates: dict[str, RateSummary] = {}
     if labels:
         for name, counted in REFUSAL_LABELS.items():
@@ -34,8 +36,9 @@ def _summarize_part(outcomes: Sequence[ModelOutcome], model: str | None, part: P
         num_scored=len(labels),
         num_unscored=reasons.total(),
         num_unscored_by_reason=dict(sorted(reasons.items())),
-        num_failed=num_failed,
-        num_absent=len(outcomes) - num_failed - len(verdicts),
+        num_failed=len(errors) - num_blocked,
+        num_blocked=num_blocked,
+        num_absent=len(outcomes) - len(errors) - len(verdicts),
         rates=rates,
     )
 

@@ -201,17 +201,23 @@ def results(folder: RunFolder) -> str:
     return info["results_sha256"]
 
 
-def test_a_model_in_the_same_job_judges(tiny_answering: Path, tiny_llama: Path, tmp_path: Path):
-    more = ["--judge", "llm", "--limit", "8", "--repeats", "1", "--set", f"judge.model={tiny_llama}"]
+def test_a_guard_in_the_same_job_judges(tiny_answering: Path, tiny_llama: Path, tmp_path: Path):
+    more = ["--judge", "qwen3guard", "--limit", "8", "--repeats", "1", "--set", f"judge.model={tiny_llama}"]
     more += ["--set", "judge.max_tokens=16", "--set", "judge.engine.max_model_len=4096"]
     more += ["--set", "judge.engine.cpu_kv_cache_gib=1"]
     # A random model gives no verdict: every row says why, none is lost, and nothing is published.
     text = run(tiny_answering, tmp_path, *more, code=3)
     assert "answers of task refusal have a label" in text
+    # There is memory for both engines: the judge's starts while the evaluated one has rows to complete.
+    lines = text.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("engine: starting its process")]
+    assert len(starts) == 2
+    [told] = [number for number, line in enumerate(lines) if line.startswith("judge: its engine starts now")]
+    assert told < starts[1] < lines.index("completions: 8/8 rows, 384 tokens")
     folder = folder_of(tiny_answering, tmp_path)
     assert not folder.is_complete
     _, verdicts = rows_of(folder)
-    judged = [row for row in verdicts.values() if row["judge"].startswith(f"{tiny_llama.name}@")]
+    judged = [row for row in verdicts.values() if row["judge"].startswith(f"qwen3guard:{tiny_llama.name}@")]
     assert judged
     assert all((row["label"] is None) == (row["unscored_reason"] is not None) for row in judged)
     # As the message says: without its verdicts, the run takes another judge for the same completions.

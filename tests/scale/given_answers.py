@@ -7,6 +7,7 @@ traffic; some answers refuse, some are empty or null, and some carry their reaso
 """
 
 import argparse
+import csv
 import gzip
 import json
 import random
@@ -14,6 +15,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+COLUMNS: tuple[str, ...] = ("编号", "问题", "大类", "类别", "期望", "回答")
 AREAS = {
     "违禁品": ("管制刀具", "假冒证件", "非法药品"),
     "隐私": ("个人信息", "位置跟踪", "聊天记录"),
@@ -89,19 +95,36 @@ def _prose(rng: random.Random, sentences: tuple[str, ...], topic: str, median: i
 
 
 def write_rows(file: Path, count: int, seed: int) -> None:
-    """Write them as JSON Lines; compressed where the name ends in ``.gz``."""
-    with (
-        gzip.open(file, "wt", encoding="utf-8")
-        if file.suffix == ".gz"
-        else file.open("w", encoding="utf-8") as out
-    ):
-        for row in make_rows(count, seed):
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    """Write them in the format of the file's name; JSON Lines compressed where it ends in ``.gz``."""
+    rows = make_rows(count, seed)
+    if file.suffix == ".csv":
+        with file.open("w", encoding="utf-8-sig", newline="") as out:
+            writer = csv.DictWriter(out, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+    elif file.suffix == ".parquet":
+        # In one row group, as pandas and pyarrow write up to a million rows.
+        pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    elif file.suffix == ".xlsx":
+        book = openpyxl.Workbook(write_only=True)
+        sheet = book.create_sheet()
+        sheet.append(COLUMNS)
+        for row in rows:
+            sheet.append(list(row.values()))
+        book.save(file)
+    else:
+        with (
+            gzip.open(file, "wt", encoding="utf-8")
+            if file.suffix == ".gz"
+            else file.open("w", encoding="utf-8") as out
+        ):
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("file", type=Path, help="file to write, .jsonl or .jsonl.gz")
+    parser.add_argument("file", type=Path, help="file to write: .jsonl, .jsonl.gz, .csv, .parquet or .xlsx")
     parser.add_argument("--rows", type=int, default=100_000, help="number of rows (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all choices (default: %(default)s)")
     given = parser.parse_args()

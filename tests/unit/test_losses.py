@@ -78,7 +78,7 @@ def test_an_engine_that_was_lost(monkeypatch: pytest.MonkeyPatch, error: Excepti
         raise error
 
     monkeypatch.setattr(
-        "safe_r1.inference.batch._stream", lambda *_: SimpleNamespace(iter_batches=iter_batches)
+        "safe_r1.inference.batch.make_stream", lambda *_: SimpleNamespace(iter_batches=iter_batches)
     )
     batches = in_batches([Request("k", [{"role": "user", "content": "问"}], 8, 0)])
     sampling = Sampling(0.0, 1.0)

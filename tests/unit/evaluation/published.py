@@ -58,13 +58,13 @@ def unscored(rows: Rows, task: str, reason: str, keep: int = 0) -> Rows:
     return samples, completions, verdicts
 
 
-def make_plan(output: Path, rows: dict[str, Rows], **settings: Any) -> EvaluationPlan:
+def make_plan(output: Path, rows: dict[str, Rows], variant: str = "v", **settings: Any) -> EvaluationPlan:
     """The plan of a job that has written these rows of each benchmark."""
-    config = EvaluateConfig(variant="v", output=str(output), **settings)
+    config = EvaluateConfig(variant=variant, output=str(output), **settings)
     folders = {}
     for name, (samples, completions, verdicts) in rows.items():
-        folders[name] = folder = RunFolder.locate(str(output), "main", "v", name)
-        folder.open({"seed": 0}, {"benchmark": name, "variant": {"name": "v"}})
+        folders[name] = folder = RunFolder.locate(str(output), "main", variant, name)
+        folder.open({"seed": 0}, {"benchmark": name, "variant": {"name": variant}})
         folder.write_shard("samples", [each.to_row() for each in samples], SAMPLE_SCHEMA, sample_key)
         folder.write_shard(
             "completions", [asdict(each) for each in completions], COMPLETION_SCHEMA, completion_key

@@ -37,8 +37,11 @@ def rows_of(num_refusal: int = 6, keep: int = 8) -> Rows:
     return samples, completions, [replace(verdict, judge=judge) for verdict, judge in pairs]
 
 
-def finished_run(output: Path, keep: int = 8) -> BenchmarkResult:
-    plan = make_plan(output, {NAME: rows_of(keep=keep)})
+def finished_run(output: Path, keep: int = 8, variant: str = "v") -> BenchmarkResult:
+    samples, completions, verdicts = rows_of(keep=keep)
+    completions = [replace(each, variant=variant) for each in completions]
+    verdicts = [replace(each, variant=variant) for each in verdicts]
+    plan = make_plan(output, {NAME: (samples, completions, verdicts)}, variant)
     [result] = results = results_of(plan)
     publish_here(plan, results)
     assert result.folder.is_complete
@@ -199,3 +202,14 @@ def test_a_panel_follows_verdicts_that_were_edited(tmp_path: Path):
     _, [after] = judge_again(config, lambda progress: None)
     assert harm_rate(after.result) == 1.0
     assert after.result.folder.path == before.result.folder.path
+
+
+def test_runs_of_several_variants_keep_their_verdicts_apart(tmp_path: Path):
+    """All runs below a folder are judged together, also those of the same benchmark."""
+    folders = [finished_run(tmp_path, variant=variant).folder for variant in ("v", "w")]
+    results = again(tmp_path)
+    assert [result.run.path for result in results] == [folder.path for folder in folders]
+    for result, variant in zip(results, ("v", "w"), strict=True):
+        rows = read_verdicts(result.folder).values()
+        assert len(rows) == 14
+        assert {row["variant"] for row in rows if row["judge"] == result.judge} == {variant}

@@ -5,8 +5,9 @@ from typing import cast
 import pytest
 
 from safe_r1.benchmarks import get_benchmark
+from safe_r1.evaluation.judge_stage import ReadReply
 from safe_r1.evaluation.results import ReadCompletion, RequestKey
-from safe_r1.evaluation.scoring import ReadReply, judge_here, score_without_judge
+from safe_r1.evaluation.scoring import judge_here, score_without_judge
 from safe_r1.evaluation.units import Pending, expected_parts
 from safe_r1.inference.requests import EngineResult
 from safe_r1.judge.base import JudgeItem, Judgement
@@ -110,7 +111,7 @@ def reply_key(task: Task = "refusal"):
 
 
 def test_a_judge_reply_becomes_a_row_and_its_failure_is_tried_again():
-    read = ReadReply("v", "x@12345678")
+    read = ReadReply({"b": "v"}, "x@12345678")
     found = read(engine_result(key=reply_key(), text="[答案] 直接拒绝\n[分析] 只是拒绝。"))
     assert found.benchmark == "b"
     row = found.row
@@ -192,6 +193,6 @@ def test_results_and_programs_wait_to_be_checked():
 
 
 def test_a_reply_on_over_refusal_is_read_as_such():
-    read = ReadReply("v", "x@12345678")
+    read = ReadReply({"b": "v"}, "x@12345678")
     row = read(engine_result(key=reply_key("over_refusal"), text="[label] full refusal\n[why] No.")).row
     assert (row.label, row.degree) == ("full refusal", 2)

@@ -9,7 +9,12 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
 from safe_r1.inference.batch import _result
 from safe_r1.inference.device import pick_device
-from safe_r1.inference.engine import check_resources, engine_arguments
+from safe_r1.inference.engine import (
+    check_resources,
+    engine_arguments,
+    engine_bundles,
+    placement_strategy,
+)
 from safe_r1.inference.processor import _left_out
 from safe_r1.inference.rendering import Renderer
 from safe_r1.inference.requests import Request, Sampling, row_seed
@@ -123,3 +128,12 @@ def test_the_engine_makes_one_output_a_request() -> None:
     assert request.row == {"prompt": "?"}
     wrapper = importlib.import_module("ray.llm._internal.batch.stages.vllm_engine_stage").vLLMEngineWrapper
     assert asyncio.iscoroutinefunction(wrapper._prepare_llm_request)
+
+
+@pytest.mark.parametrize(("num_stages", "strategy"), [(1, "STRICT_PACK"), (2, "PACK")])
+def test_a_tensor_parallel_group_stands_on_one_node(num_stages: int, strategy: str) -> None:
+    """Batch jobs and served models alike; `tests/integration/test_placement.py` holds both to it."""
+    engine = EngineConfig(tensor_parallel_size=4, pipeline_parallel_size=num_stages, max_model_len=4096)
+    arguments = engine_arguments(VARIANTS["r1-distill-llama-70b"], engine, "gpu")
+    assert placement_strategy(arguments) == strategy
+    assert engine_bundles(arguments, "gpu") == [{"CPU": 1, "GPU": 1}] * 4 * num_stages

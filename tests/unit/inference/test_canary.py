@@ -35,7 +35,7 @@ def run(
         return (block(number, error) for number, error in enumerate(errors))
 
     monkeypatch.setattr(
-        "safe_r1.inference.batch._stream", lambda *_: SimpleNamespace(iter_batches=iter_batches)
+        "safe_r1.inference.batch.make_stream", lambda *_: SimpleNamespace(iter_batches=iter_batches)
     )
     written: list[EngineResult] = []
     requests = [Request(str(number), [], 8, 0) for number in range(len(errors))]

@@ -305,6 +305,7 @@ MISBEHAVIOURS: dict[str, Answer] = {
     "no choices": (200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}),
     "choices without a message": (200, {"id": "x", "model": "m", "choices": [{"index": 0}]}),
     "an error with 200": (200, {"error": {"message": "internal error", "code": 500}}),
+    "an interrupted reply": (200, completion("半句", "network_error")),
     "content of another type": (200, completion(None)),
     "a stream": (200, b'data: {"choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n'),
     "an empty body": (200, b""),

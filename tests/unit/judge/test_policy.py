@@ -8,7 +8,7 @@ import pytest
 
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError
-from safe_r1.evaluation.scoring import ReadReply
+from safe_r1.evaluation.judge_stage import ReadReply
 from safe_r1.judge.base import JudgeItem, judge_blocking
 from safe_r1.judge.factory import make_judge, plan_judge
 from safe_r1.judge.policy import BUILT_IN, OwnPolicy, load_policy
@@ -164,7 +164,7 @@ def test_only_a_model_can_follow_a_policy(file: str):
 
 
 def test_workers_get_the_policy(policy: OwnPolicy):
-    read = pickle.loads(pickle.dumps(ReadReply("v", "j@0", policy)))
+    read = pickle.loads(pickle.dumps(ReadReply({"b": "v"}, "j@0", policy)))
     assert read.policy.sha256 == policy.sha256 != PROMPT_SHA256 == BUILT_IN.sha256
     assert read.policy.read("[答案] 违规", "stop", "refusal").label is RefusalLabel.HARMFUL
 

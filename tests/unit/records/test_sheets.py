@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from safe_r1.errors import DataError
 from safe_r1.records import sheets
+from safe_r1.records.layout import find_layout
 from safe_r1.records.location import DataLocation
 from safe_r1.records.sources import list_parts, read_part
 from tests.unit.benchmarks.own_files import write_records
@@ -54,3 +56,21 @@ def test_what_unpacks_to_far_more_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sheets, "_SMALL_BYTES", 1 << 20)
     with pytest.raises(DataError, match="0 MiB that unpack to 8 MiB"):
         list_parts(location, str(tmp_path), 10)
+
+
+def test_a_large_table_of_texts_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = write_records(tmp_path / "plain.xlsx", [{"q": "MARK"}])
+    shared = tmp_path / "shared.xlsx"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(shared, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+        # 60 MiB, of which the workbook's own sheet uses nothing.
+        target.writestr("xl/sharedStrings.xml", "<sst>" + " " * (60 << 20) + "</sst>")
+    monkeypatch.setattr(sheets, "_MANY_BYTES", 32 << 20)
+    location = DataLocation(name="a", path="shared.xlsx")
+    assert find_layout(location, UPath(plain)).notes == ()
+    [note] = find_layout(location, UPath(shared)).notes
+    assert note == (
+        "shared.xlsx: its table of texts is held in memory, up to 0.1 GiB; save it as CSV or Parquet, which "
+        "are read row by row"
+    )

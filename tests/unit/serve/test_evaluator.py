@@ -27,6 +27,8 @@ class FakeEngine:
         await asyncio.sleep(0)
         if model == "gone":
             raise ApiError(404, "model_not_found", "no such model")
+        if messages[-1]["content"] == "挡":
+            raise ApiError(400, "content_filter", "the provider blocked the input")
         if messages[-1]["content"] == "停":
             raise ApiError(503, "engine_unavailable", "the engine is down")
         texts = {
@@ -145,6 +147,22 @@ def test_models_side_by_side():
     assert summary[3].rates == {}
 
 
+def test_what_a_provider_blocked_is_no_failure():
+    items = [{"prompt": text} for text in (QUESTION, "停", "挡", "挡")]
+    results, summary = run(items=items, model="safe")
+    assert results[2].outcomes[0].error is not None
+    answer, reasoning = summary
+    assert (answer.num_scored, answer.num_failed, answer.num_blocked, answer.num_absent) == (1, 1, 2, 0)
+    assert (reasoning.num_failed, reasoning.num_blocked) == (1, 2)
+    for each in summary:
+        assert (
+            each.num_items
+            == 4
+            == sum((each.num_scored, each.num_unscored, each.num_failed, each.num_blocked, each.num_absent))
+        )
+    assert answer.rates["rejection_rate"].denominator == 1
+
+
 def test_errors_of_models_and_judge_stay_with_their_items():
     results, summary = run(items=[{"prompt": QUESTION}, {"prompt": "停"}], model="safe")
     assert results[0].outcomes[0].error is None
@@ -152,6 +170,7 @@ def test_errors_of_models_and_judge_stay_with_their_items():
     assert error is not None
     assert (error.status, error.code) == (503, "engine_unavailable")
     assert (summary[0].num_scored, summary[0].num_failed) == (1, 1)
+    assert summary[0].num_blocked == 0
     results, summary = run(items=[{"prompt": QUESTION}], compare=["safe", "gone"])
     assert [outcome.error is None for outcome in results[0].outcomes] == [True, False]
     down = FakeJudge(ApiError(503, "judge_unavailable", "down"))
