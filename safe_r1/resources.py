@@ -34,6 +34,10 @@ MIN_LOGICAL_CPUS = 8
 # Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
 _START_WAIT = ("RAY_raylet_start_wait_time_s", "180")
 
+# Ray would start a worker for every logical CPU and take the job only then, where most are not used: a job
+# starts sooner and smaller with workers that are started as they are needed.
+_START_NO_WORKERS = ("RAY_prestart_worker_first_driver", "0")
+
 _ADDRESS = "RAY_ADDRESS"
 _START_LOCAL = "local"
 # Ray would take 30% of the memory. Stages pass blocks of text on and spill what is more than this to disk.
@@ -225,6 +229,7 @@ def init_ray(
         # "local" and not None, with which Ray would look for an address by itself.
         options |= {"address": _START_LOCAL, "num_cpus": num_cpus, "include_dashboard": include_dashboard}
         options |= _object_store_options()
+        os.environ.setdefault(*_START_NO_WORKERS)
     # One that was found is joined without its address: only then does Ray use the token of its `ray start`.
     try:
         return ray.init(**options)  # pyright: ignore[reportArgumentType]

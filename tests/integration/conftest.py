@@ -1,4 +1,4 @@
-"""What takes an engine start and serves several tests: one evaluation of all kinds of benchmarks."""
+"""What takes an engine start and serves several tests: evaluations that tests of several files look at."""
 
 import json
 import subprocess
@@ -7,15 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.endless_run import SETTINGS, EndlessRun
+from tests.integration.example_package import REPOSITORY, ExamplePackage, write_package
 from tests.integration.mixed_run import MixedRun, own_rows
 from tests.unit.benchmarks.own_files import write_records
 
-REPOSITORY = Path(__file__).parents[2]
+
+@pytest.fixture(scope="session")
+def example_package(tmp_path_factory: pytest.TempPathFactory) -> ExamplePackage:
+    """The package of the README's examples, installed in a temporary folder."""
+    return write_package(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="session")
-def mixed(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> MixedRun:
-    """All tasks: results and programs that are checked, options that are swapped, answers that are judged."""
+def mixed(
+    tiny_answering: Path, example_package: ExamplePackage, tmp_path_factory: pytest.TempPathFactory
+) -> MixedRun:
+    """All tasks: results and programs that are checked, options that are swapped, answers that are judged;
+    with a benchmark and a judge of another package.
+    """
     folder = tmp_path_factory.mktemp("mixed")
     questions = write_records(folder / "q.xlsx", own_rows())
     (folder / "data" / "math500").mkdir(parents=True)
@@ -31,25 +41,30 @@ def mixed(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Mix
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data" / "math500" / "test.jsonl").write_text(text, "utf-8")
-    benchmarks = ("math-500", "livecodebench-sample", str(questions))
+    benchmarks = ("math-500", "livecodebench-sample", "rumours", str(questions))
     arguments = [f"--benchmark={name}" for name in benchmarks]
-    arguments += [f"--data={folder / 'data'}", "--swap-options", "--repeats=2"]
+    arguments += [f"--data={folder / 'data'}", "--judge=keywords", "--swap-options", "--repeats=2"]
     for setting in ("engine.max_model_len=1024", "engine.cpu_kv_cache_gib=1", "generation.max_tokens=32"):
         arguments += ["--set", setting]
     output = folder / "runs"
+    shown = example_package.run(
+        "ray_jobs/evaluate.py", f"--variant={tiny_answering}", f"--output={output}", *arguments
+    )
+    return MixedRun(output / "main" / tiny_answering.name, questions, 2, shown)
+
+
+@pytest.fixture(scope="session")
+def endless(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> EndlessRun:
+    """A model that never ends its reasoning."""
+    output = tmp_path_factory.mktemp("endless")
+    arguments = ("--variant", str(tiny_qwen2), "--output", str(output), *SETTINGS)
     done = subprocess.run(
-        [
-            sys.executable,
-            "ray_jobs/evaluate.py",
-            f"--variant={tiny_answering}",
-            f"--output={output}",
-            *arguments,
-        ],
+        [sys.executable, "ray_jobs/evaluate.py", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return MixedRun(output / "main" / tiny_answering.name, questions, 2, done.stdout)
+    assert done.returncode == 3, done.stdout + done.stderr
+    return EndlessRun(output, tiny_qwen2, arguments, done.stdout)
