@@ -64,7 +64,7 @@ lint: setup ## Check style, formatting and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@if git grep -n -I -E '# *fmt: *(skip|off)' -- '*.py'; then echo "lint: no formatter exceptions" >&2; exit 1; fi
-	@.venv/bin/pyright --threads
+	@.venv/bin/pyright
 
 format: setup ## Format the code and apply ruff's safe fixes
 	@.venv/bin/ruff check --fix .
