@@ -8,24 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.integration.endless_run import SETTINGS, EndlessRun
-from tests.integration.example_package import REPOSITORY, ExamplePackage, write_package
 from tests.integration.mixed_run import MixedRun, own_rows
 from tests.unit.benchmarks.own_files import write_records
 
-
-@pytest.fixture(scope="session")
-def example_package(tmp_path_factory: pytest.TempPathFactory) -> ExamplePackage:
-    """The package of the README's examples, installed in a temporary folder."""
-    return write_package(tmp_path_factory.mktemp("site"))
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def mixed(
-    tiny_answering: Path, example_package: ExamplePackage, tmp_path_factory: pytest.TempPathFactory
-) -> MixedRun:
-    """All tasks: results and programs that are checked, options that are swapped, answers that are judged;
-    with a benchmark and a judge of another package.
-    """
+def mixed(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> MixedRun:
+    """All tasks: results and programs that are checked, options that are swapped, answers that are judged."""
     folder = tmp_path_factory.mktemp("mixed")
     questions = write_records(folder / "q.xlsx", own_rows())
     (folder / "data" / "math500").mkdir(parents=True)
@@ -41,16 +32,28 @@ def mixed(
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data" / "math500" / "test.jsonl").write_text(text, "utf-8")
-    benchmarks = ("math-500", "livecodebench-sample", "rumours", str(questions))
+    benchmarks = ("math-500", "livecodebench-sample", str(questions))
     arguments = [f"--benchmark={name}" for name in benchmarks]
-    arguments += [f"--data={folder / 'data'}", "--judge=keywords", "--swap-options", "--repeats=2"]
+    arguments += [f"--data={folder / 'data'}", "--swap-options", "--repeats=2"]
     for setting in ("engine.max_model_len=1024", "engine.cpu_kv_cache_gib=1", "generation.max_tokens=32"):
         arguments += ["--set", setting]
     output = folder / "runs"
-    shown = example_package.run(
-        "ray_jobs/evaluate.py", f"--variant={tiny_answering}", f"--output={output}", *arguments
+    done = subprocess.run(
+        [
+            sys.executable,
+            "ray_jobs/evaluate.py",
+            f"--variant={tiny_answering}",
+            f"--output={output}",
+            *arguments,
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
-    return MixedRun(output / "main" / tiny_answering.name, questions, 2, shown)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return MixedRun(output / "main" / tiny_answering.name, questions, 2, done.stdout)
 
 
 @pytest.fixture(scope="session")
