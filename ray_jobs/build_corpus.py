@@ -68,6 +68,8 @@ def _summarize(console: Console, name: str, result: "CorpusResult") -> None:
         console.show(f"  {'/'.join(kind):28} {count:>8,}")
     for reason, count in sum_rows(info["dropped"], "stage", "reason").most_common():
         console.show(f"  dropped, {': '.join(reason):35} {count:>8,}")
+    for repair, count in sum_rows(info.get("repaired", []), "repair").most_common():
+        console.show(f"  repaired, {repair[0]:34} {count:>8,}")
     splits = ", ".join(f"{count:,} {split}" for split, count in info["splits"].items())
     console.show(f"  {splits}; {info['sessions'][-1]:.0f} s")
     console.show(f"  card: {result.folder.path / 'README.md'}")

@@ -70,6 +70,14 @@ SwapOption = Annotated[
         help="Ask each multiple-choice question a second time with its options reversed.",
     ),
 ]
+FinishOption = Annotated[
+    bool,
+    typer.Option(
+        "--finish-answers",
+        help="Ask the model to end each multiple-choice answer in which no option was found; reported beside "
+        "the strict accuracy.",
+    ),
+]
 MaxCostOption = Annotated[
     float | None,
     typer.Option(help="Maximum cost of the run at an endpoint, in the currency of its prices."),
@@ -100,6 +108,7 @@ def main(
     repeats: RepeatsOption = None,
     limit: LimitOption = None,
     swap_options: SwapOption = False,
+    finish_answers: FinishOption = False,
     max_cost: MaxCostOption = None,
     output: OutputOption = None,
     export: ExportOption = None,
@@ -125,6 +134,7 @@ def main(
             repeats=repeats,
             limit=limit,
             swap_options=swap_options or None,
+            finish_answers=finish_answers or None,
             endpoint__max_cost=max_cost,
             output=output,
             export=export or None,

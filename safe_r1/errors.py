@@ -89,4 +89,6 @@ class RowsLostError(TransientError, IntegrityError):
 
 
 class NoResultError(TransientError, IntegrityError):
-    """Too few answers with a label to publish a rate; all rows are kept, and the message says what helps."""
+    """Too few rows for a result: answers with a label, or rows of a corpus. What is there is kept, and the
+    message says what helps.
+    """

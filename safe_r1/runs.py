@@ -24,6 +24,8 @@ from safe_r1.errors import IntegrityError, RunConflictError, StorageError
 
 SUCCESS = "_SUCCESS"
 _SHOWN_DIFFERENCES = 6
+# Given, as another version's default would give the same rows other bytes.
+_ROW_GROUP = 1 << 20
 _DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
 LAYOUT = "OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or OUTPUT/RUN/VARIANT/BENCHMARK"
 """What ``find_runs`` takes, for messages."""
@@ -80,9 +82,11 @@ def write_table(path: UPath, table: pa.Table) -> None:
     Raises:
         StorageError: The path cannot be written.
     """
+    # Pages follow the chunks of a column, and these follow how the table came about.
+    table = table.combine_chunks()
     # Through memory, so that the file is written by one call of `write_bytes`.
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
     write_bytes(path, sink.getvalue().to_pybytes())
 
 

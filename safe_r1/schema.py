@@ -258,6 +258,27 @@ class Verdict:
     confidence: float | None = None
 
 
+@dataclass(frozen=True)
+class FinishedAnswer:
+    """The option that a model chose when it was asked to end an answer in which none was found.
+
+    Attributes:
+        prompt_tokens, completion_tokens: Of this further request.
+        completion: What the model wrote to it: a letter, or the further turn of an endpoint.
+        choice: The letter; None where it still chose none.
+        error: Why nothing was written; None where something was.
+    """
+
+    sample_id: str
+    variant: str
+    repeat: int
+    prompt_tokens: int
+    completion_tokens: int
+    completion: str
+    choice: str | None
+    error: str | None
+
+
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _KEY = [
     pa.field("sample_id", pa.string(), False),
@@ -304,6 +325,17 @@ VERDICT_SCHEMA = pa.schema(
         ("choice", pa.string()),
         ("explanation", pa.string()),
         ("confidence", pa.float64()),
+    ]
+)
+
+FINISHED_SCHEMA = pa.schema(
+    [
+        *_KEY,
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("completion", pa.string()),
+        ("choice", pa.string()),
+        ("error", pa.string()),
     ]
 )
 

@@ -65,6 +65,11 @@ class EvaluateConfig(Settings):
     swap_options: bool = Field(
         default=False, description="ask each multiple-choice question a second time with its options reversed"
     )
+    finish_answers: bool = Field(
+        default=False,
+        description="ask the model to end each multiple-choice answer in which no option was found, cut "
+        "thoughts included; reported as accuracy_finished beside the strict accuracy",
+    )
     max_failed_share: float = Field(
         default=0.01, ge=0, lt=1, description="maximum share of failed rows; above it nothing is published"
     )

@@ -9,14 +9,26 @@ import pyarrow as pa
 
 from safe_r1.corpus.index import RowIndex
 from safe_r1.corpus.plan import CorpusPlan
+from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import Drop, TableRow
 from safe_r1.corpus.selection import Selection
-from safe_r1.errors import DataError, IntegrityError
+from safe_r1.errors import IntegrityError, NoResultError
 from safe_r1.runs import RunFolder, write_table
 
 _KEPT_FIELDS = ("source", "kind", "language", "area", "category")
 _DROPPED_FIELDS = ("source", "stage", "reason")
+_REPAIRED_FIELDS = ("source", "repair")
 _DROPS_SCHEMA = pa.schema([(name, pa.string()) for name in ("row_id", "source", "stage", "reason", "detail")])
+_REMEDY = "change the source's mapping or the limits of the recipe"
+_REMEDIES = {
+    "empty_reasoning": "filters.reasoning=optional keeps answers without reasoning, in a new --output",
+    "no_category": "filters.category=optional keeps rows of no category, in a new --output",
+    "language": "set the source's language to that of its rows",
+    **dict.fromkeys(
+        ("complies_with_risk", "refuses_harmless"),
+        "set the source's kind to what its rows are, or trusted where people have read them",
+    ),
+}
 _NOT_NEEDED = Drop("mix", "over_quota", "not drawn")
 
 CountRow = Mapping[str, str | int]
@@ -30,6 +42,7 @@ class Counts(TypedDict):
         read: Rows of each source.
         kept: Rows of the corpus by source, kind, language, area and category (``-`` for none).
         dropped: All other rows by source, stage and reason.
+        repaired: Rows of the corpus by source and by what was repaired in their turns (see ``dialogue``).
         splits: Rows of ``train`` and ``validation``.
     """
 
@@ -39,6 +52,7 @@ class Counts(TypedDict):
     read: dict[str, int]
     kept: list[CountRow]
     dropped: list[CountRow]
+    repaired: list[CountRow]
     splits: dict[str, int]
 
 
@@ -72,6 +86,7 @@ class CorpusInfo(Counts):
 class _Tally:
     kept: Counter[tuple[str, ...]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    repaired: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
 
 def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Selection) -> Counts:
@@ -79,7 +94,7 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
 
     Raises:
         IntegrityError: The number of rows read is not that of rows kept and dropped.
-        DataError: No row is kept.
+        NoResultError: No row is kept or none is left to train on, or too many are lost for one reason.
     """
     tally = _Tally()
     # In slices: as Python objects, the columns of a million rows take gigabytes.
@@ -97,8 +112,18 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
             f"{num_read:,} rows read, {num_kept:,} kept and {num_dropped:,} dropped, {num_selected:,} "
             "selected; expected read = kept + dropped: remove the output folder and run again"
         )
+    where = f"see {folder.path / 'drops'}"
     if not num_kept:
-        raise _nothing_kept(num_read, tally, folder)
+        raise _nothing_kept(num_read, tally, where)
+    lost: Counter[tuple[str, str]] = Counter()
+    for (_, stage, reason), number in tally.dropped.items():
+        lost[stage, reason] += number
+    check_losses(plan.recipe, lost, num_read, where)
+    if not selection.splits["train"]:
+        raise NoResultError(
+            f"no row to train on: all {num_kept:,} rows are held out by validation_share="
+            f"{plan.recipe.validation_share:g}; lower it or add rows"
+        )
     return Counts(
         num_read=num_read,
         num_kept=num_kept,
@@ -106,18 +131,43 @@ def account(plan: CorpusPlan, folder: RunFolder, index: RowIndex, selection: Sel
         read={source.name: plan.count(source.name) for source in plan.recipe.sources},
         kept=_count_rows(_KEPT_FIELDS, tally.kept),
         dropped=_count_rows(_DROPPED_FIELDS, tally.dropped),
+        repaired=_count_rows(_REPAIRED_FIELDS, tally.repaired),
         splits={name: len(rows) for name, rows in selection.splits.items()},
     )
 
 
-def _nothing_kept(num_read: int, tally: _Tally, folder: RunFolder) -> DataError:
+def check_losses(
+    recipe: CorpusRecipe, lost: Mapping[tuple[str, str], int], num_read: int, where: str
+) -> None:
+    """Check that no single reason took more rows than the recipe allows.
+
+    Args:
+        recipe: The recipe.
+        lost: Dropped rows by stage and reason.
+        num_read: Rows in all.
+        where: Where the rows can be found, for the message.
+
+    Raises:
+        NoResultError: One took more.
+    """
+    for (stage, reason), number in lost.items():
+        is_lost = (stage, reason) != (_NOT_NEEDED.stage, _NOT_NEEDED.reason)
+        if is_lost and number > recipe.max_lost_share * num_read:
+            raise NoResultError(
+                f"{number:,} of {num_read:,} rows are dropped for one reason, {stage}: {reason}, more than "
+                f"max_lost_share={recipe.max_lost_share:g} allows: {where}; "
+                f"{_REMEDIES.get(reason, _REMEDY)}, or raise max_lost_share if these rows are not wanted"
+            )
+
+
+def _nothing_kept(num_read: int, tally: _Tally, where: str) -> NoResultError:
     reasons: Counter[str] = Counter()
     for (_, stage, reason), rows in tally.dropped.items():
         reasons[f"{stage}: {reason}"] += rows
     shown = ", ".join(f"{reason} {rows:,}" for reason, rows in reasons.most_common(3))
-    return DataError(
-        f"none of {num_read:,} rows is kept ({shown}): see {folder.path / 'drops'}, and change the sources "
-        "or the limits of the recipe"
+    return NoResultError(
+        f"none of {num_read:,} rows is kept ({shown}): {where}, and change the sources or the limits of the "
+        "recipe"
     )
 
 
@@ -128,6 +178,7 @@ def _count(rows: Iterable[TableRow], selection: Selection, tally: _Tally) -> lis
         row_id = row["row_id"]
         if row_id in selection.candidates:
             tally.kept[tuple(row[name] or "-" for name in _KEPT_FIELDS)] += 1
+            tally.repaired.update((row["source"], repair) for repair in row.get("repairs") or ())
             continue
         # Ingestion wrote its drops into the parts' files; the later stages only know the row ids.
         if row["drop_stage"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from upath import UPath
 
-from safe_r1.corpus.accounting import CorpusInfo, account
+from safe_r1.corpus.accounting import CorpusInfo, account, check_losses
 from safe_r1.corpus.candidates import sum_costs
 from safe_r1.corpus.card import measure_lengths, render_card, write_figures
 from safe_r1.corpus.decontaminate import Decontaminator
@@ -76,6 +76,8 @@ def build(recipe: CorpusRecipe, on_progress: ProgressCallback) -> CorpusResult:
     connect(MIN_LOGICAL_CPUS if recipe.teacher == "llm" else 1)
     _ingest(plan, judge, work, on_progress)
     index = RowIndex.read(work.path, plan.parts)
+    # Before a teacher is asked for responses to the few rows that are left.
+    check_losses(recipe, index.num_dropped(), index.table.num_rows, f"see {work.path / STAGE}")
     selection = select_rows(recipe, judge, index, work, on_progress)
     shards = export(recipe, folder, index, selection, on_progress)
     counts = account(plan, folder, index, selection)

@@ -1,77 +1,51 @@
 """Decontamination: finds rows that overlap with a question of a benchmark.
 
-Two tests on hashed n-grams (see ``text``): a long n-gram that the prompt or the response shares with a
-question, and a prompt that contains most of a question's short n-grams. Chinese is compared by characters,
-because whitespace n-grams find nothing there.
+Two tests: a long n-gram (see ``text``) that the dialogue or the response shares with a question, and a part
+of a user's turn that is much like a question (see ``near_copies``). Chinese is compared by characters,
+because whitespace n-grams find nothing there. Every text is looked up both by characters and by words, as it
+may quote a question of the other language.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from safe_r1.benchmarks import get_benchmark
+from safe_r1.corpus.near_copies import NearCopies
+from safe_r1.corpus.ngram_index import NgramIndex
 from safe_r1.corpus.recipe import DecontaminationConfig, ProtectedSet
 from safe_r1.corpus.rows import CorpusRow, Drop
-from safe_r1.corpus.text import Hashes, Indices, ngrams, units
+from safe_r1.corpus.text import HAN, Hashes, fold, ngrams, units
 from safe_r1.errors import DataError
-from safe_r1.language import Language
+from safe_r1.language import Language, detect_language
 from safe_r1.records.sources import list_parts, read_part
+from safe_r1.schema import Sample
 
 _STAGE = "decontaminate"
-# Size of the short n-grams, in characters and in words.
-_SHORT_NGRAM: dict[Language, int] = {"zh": 5, "en": 3}
-# A shorter question is part of many texts that have nothing to do with it.
+_LANGUAGES: tuple[Language, ...] = ("zh", "en")
+# A shorter question is part of many texts that have nothing to do with it: only a whole sentence is found.
 _MIN_UNITS: dict[Language, int] = {"zh": 6, "en": 4}
-# Short n-grams that a near copy shares at least, however short the question is.
-_MIN_OVERLAP = 4
+_SENTENCE_END = re.compile(r"[.?!。？！:：;；\n\"“”]")
 # Protected files are read whole; the size of a part only bounds what is parsed at a time.
 _PART_SIZE = 10_000
 
 
 @dataclass(frozen=True)
 class Question:
-    """A protected question; ``name`` is ``BENCHMARK/ID``."""
+    """A protected question.
+
+    Attributes:
+        name: ``BENCHMARK/ID``.
+        text: Its text.
+        is_context: It is an earlier turn of a dialogue: only long n-grams of it are looked for, as many such
+            turns are short and say what anybody might.
+    """
 
     name: str
     text: str
-
-
-@dataclass(frozen=True)
-class _NgramIndex:
-    """Inverted index of n-grams: hashes in ascending order, each with the index of its question.
-
-    Attributes:
-        hashes: Shape (n-grams,).
-        questions: Shape (n-grams,).
-    """
-
-    hashes: Hashes
-    questions: Indices
-
-    @classmethod
-    def build(cls, grams: Iterable[tuple[int, Hashes]], max_questions: int | None = None) -> "_NgramIndex":
-        """Index the n-grams of questions, without those that more than ``max_questions`` questions share."""
-        pairs = [(question, np.unique(hashes)) for question, hashes in grams]
-        hashes = np.concatenate([np.zeros(0, np.uint64), *(unique for _, unique in pairs)])
-        owners = np.repeat([question for question, _ in pairs], [len(unique) for _, unique in pairs])
-        # Sorted, so that a lookup is a binary search; memory is 16 bytes per n-gram.
-        order = np.argsort(hashes, kind="stable")
-        index = cls(hashes[order], owners.astype(np.int64)[order])
-        if max_questions is None or not len(hashes):
-            return index
-        # `inverse` leads from each n-gram to its place among the distinct ones, and so to its frequency.
-        _, inverse, counts = np.unique(index.hashes, return_inverse=True, return_counts=True)
-        is_rare = counts[inverse] <= max_questions
-        return cls(index.hashes[is_rare], index.questions[is_rare])
-
-    def find(self, hashes: Hashes) -> Indices:
-        """The questions of all occurrences of these hashes, with repetition."""
-        low = np.searchsorted(self.hashes, hashes, "left")
-        high = np.searchsorted(self.hashes, hashes, "right")
-        is_hit = high > low
-        spans = [self.questions[a:b] for a, b in zip(low[is_hit], high[is_hit], strict=True)]
-        return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+    is_context: bool = False
 
 
 class Decontaminator:
@@ -84,70 +58,71 @@ class Decontaminator:
     def __init__(self, questions: Sequence[Question], config: DecontaminationConfig):
         self.questions = list(questions)
         self.config = config
-        self._long: dict[tuple[Language, int], _NgramIndex] = {}
-        self._short: dict[Language, _NgramIndex] = {}
-        # Number of distinct short n-grams of each question; 0 for one that is too short to be compared.
-        self._num_short = np.zeros(len(self.questions), np.int64)
-        unit_hashes = [units(question.text) for question in self.questions]
-        languages: tuple[Language, ...] = ("zh", "en")
-        for language in languages:
-            indexed = [
-                (number, hashes)
-                for number, (hashes, found) in enumerate(unit_hashes)
-                if found == language and len(hashes) >= _MIN_UNITS[language]
-            ]
-            self._index(language, indexed)
+        self._long: dict[tuple[Language, int], NgramIndex] = {}
+        # Questions that are too short for an n-gram, by their words or characters.
+        self._sentences: dict[str, str] = {}
+        languages = [detect_language(question.text) for question in self.questions]
+        for language in _LANGUAGES:
+            mine = [number for number, found in enumerate(languages) if found == language]
+            self._index(language, [(number, units(self.questions[number].text, language)) for number in mine])
+        self._near = NearCopies(
+            {
+                number: question.text
+                for number, question in enumerate(self.questions)
+                if not question.is_context and question.name not in self._sentences.values()
+            },
+            config.similarity,
+            config.max_questions,
+        )
 
     def _index(self, language: Language, questions: Sequence[tuple[int, Hashes]]) -> None:
         # A question that is shorter than a long n-gram is matched as a whole.
         by_size: dict[int, list[tuple[int, Hashes]]] = {}
+        longest = self._long_ngram(language)
         for number, hashes in questions:
-            by_size.setdefault(min(len(hashes), self._long_ngram(language)), []).append((number, hashes))
+            question = self.questions[number]
+            if len(hashes) >= (longest if question.is_context else _MIN_UNITS[language]):
+                by_size.setdefault(min(len(hashes), longest), []).append((number, hashes))
+            elif not question.is_context:
+                self._sentences.update((sentence, question.name) for sentence in _sentences(question.text))
         for size, group in by_size.items():
             grams = [(number, ngrams(hashes, size)) for number, hashes in group]
-            self._long[language, size] = _NgramIndex.build(grams, self.config.max_questions)
-        shorts = [(number, np.unique(ngrams(hashes, _SHORT_NGRAM[language]))) for number, hashes in questions]
-        self._short[language] = _NgramIndex.build(shorts)
-        self._num_short[[number for number, _ in shorts]] = [len(hashes) for _, hashes in shorts]
+            self._long[language, size] = NgramIndex.build(grams, self.config.max_questions)
 
     def _long_ngram(self, language: Language) -> int:
         return self.config.ngram_chars if language == "zh" else self.config.ngram_words
 
     def find(self, row: CorpusRow) -> Drop | None:
         """The drop of a row that overlaps with a question, with the question's name; None for a clean row."""
-        for text in (row.prompt, row.answer, row.reasoning):
+        for text in (*(turn["content"] for turn in row.messages), row.answer, row.reasoning):
             if text and (name := self._shared_ngram(text)):
                 return Drop(_STAGE, "shared_run", name)
-        # Earlier messages are the context of a dialogue, and no question.
-        name = self._near_copy(row.messages[-1]["content"])
-        return Drop(_STAGE, "near_copy", name) if name else None
+        for turn in row.messages:
+            if turn["role"] != "user":
+                continue
+            for sentence in _sentences(turn["content"]) if self._sentences else ():
+                if sentence in self._sentences:
+                    return Drop(_STAGE, "shared_run", self._sentences[sentence])
+            if found := self._near.find(turn["content"]):
+                number, similarity = found
+                return Drop(_STAGE, "near_copy", f"{self.questions[number].name} ({similarity:.0%})")
+        return None
 
     def _shared_ngram(self, text: str) -> str | None:
         """Name of the question with which a text shares most long n-grams; None if it shares none."""
-        hashes, found = units(text)
+        hashes = {language: units(text, language) for language in _LANGUAGES}
         for (language, size), index in self._long.items():
-            # Hashes of different languages are not comparable: characters against words.
-            if language == found and len(hashes) >= size:
-                matches = index.find(ngrams(hashes, size))
+            if len(hashes[language]) >= size:
+                matches = index.find(ngrams(hashes[language], size))
                 if len(matches):
                     return self.questions[int(np.bincount(matches).argmax())].name
         return None
 
-    def _near_copy(self, prompt: str) -> str | None:
-        """Name of the question of which a prompt contains the largest share, with that share; None below the
-        threshold.
-        """
-        hashes, language = units(prompt)
-        matches = self._short[language].find(np.unique(ngrams(hashes, _SHORT_NGRAM[language])))
-        if not len(matches):
-            return None
-        # Shape (questions,): how many of its short n-grams each question shares with the prompt.
-        overlap = np.bincount(matches, minlength=len(self._num_short))
-        share = np.where(overlap >= _MIN_OVERLAP, overlap / np.maximum(self._num_short, 1), 0)
-        best = int(share.argmax())
-        if share[best] < self.config.containment:
-            return None
-        return f"{self.questions[best].name} ({share[best]:.0%})"
+
+def _sentences(text: str) -> list[str]:
+    """The sentences of a text, folded; Chinese characters end a sentence of words."""
+    parts = [text, HAN.sub("\n", text)] if HAN.search(text) else [text]
+    return list(filter(None, fold([sentence for part in parts for sentence in _SENTENCE_END.split(part)])))
 
 
 def load_questions(protected: Sequence[ProtectedSet], data: str | None) -> list[Question]:
@@ -162,10 +137,23 @@ def load_questions(protected: Sequence[ProtectedSet], data: str | None) -> list[
         if location.benchmark:
             benchmark = get_benchmark(location.benchmark)
             samples = benchmark.load(_join(data, location.path) if location.path else None)
-            questions += [Question(sample.sample_id, sample.messages[-1]["content"]) for sample in samples]
+            questions += questions_of(samples)
         else:
             questions += _read_questions(location, data)
     return questions
+
+
+def questions_of(samples: Iterable[Sample]) -> Iterator[Question]:
+    """The question of each sample, and each different turn before one."""
+    contexts: dict[str, str] = {}
+    for sample in samples:
+        *before, last = sample.messages
+        for number, turn in enumerate(before):
+            # Several questions may follow the same dialogue: as several, its n-grams would seem common.
+            contexts.setdefault(turn["content"], f"{sample.sample_id}#{number}")
+        yield Question(sample.sample_id, last["content"])
+    for text, name in contexts.items():
+        yield Question(name, text, is_context=True)
 
 
 def _read_questions(location: ProtectedSet, data: str | None) -> Iterable[Question]:

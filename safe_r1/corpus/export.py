@@ -109,12 +109,8 @@ def _shuffled_tables(
 
 
 def to_shard(batch: pa.Table) -> pa.Table:
-    """A batch as ``CONVERSATION_SCHEMA`` has it, in one chunk.
-
-    Ray sorts into blocks with random boundaries, a batch has a chunk for each block, and the pages of a
-    Parquet file depend on the chunks: without this the same rows would give other bytes in every run.
-    """
-    return batch.select(CONVERSATION_SCHEMA.names).cast(CONVERSATION_SCHEMA).combine_chunks()
+    """A batch as ``CONVERSATION_SCHEMA`` has it."""
+    return batch.select(CONVERSATION_SCHEMA.names).cast(CONVERSATION_SCHEMA)
 
 
 def _locate_candidates(

@@ -48,16 +48,21 @@ class LengthLimits:
     def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``short_prompt``, ``long_answer`` and so on."""
         for name, (low, high) in self.limits.items():
-            # None without a response.
+            # None without a response; whether a response may lack its reasoning, another filter decides.
             text = getattr(row, name)
-            if text is not None and not low <= len(text) <= high:
+            if text is None or (name == "reasoning" and not text):
+                continue
+            if not low <= len(text) <= high:
                 size = "short" if len(text) < low else "long"
                 return Drop(_STAGE, f"{size}_{name}", f"{len(text)} characters, allowed {low} to {high}")
         return None
 
 
 class ClosedReasoning:
-    """A response has reasoning that is closed and not empty, and an answer after it."""
+    """A response has an answer, and reasoning that is closed and, where the recipe asks for it, not empty."""
+
+    def __init__(self, config: FilterConfig):
+        self.is_required = config.reasoning == "required"
 
     def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``unclosed_reasoning``, ``empty_reasoning`` and ``no_answer``."""
@@ -65,9 +70,23 @@ class ClosedReasoning:
             return None
         if row.reasoning is None:
             return Drop(_STAGE, "unclosed_reasoning")
-        if not row.reasoning.strip():
-            return Drop(_STAGE, "empty_reasoning")
+        if self.is_required and not row.reasoning.strip():
+            return Drop(_STAGE, "empty_reasoning", 'filters.reasoning="optional" keeps such rows')
         return None if row.answer else Drop(_STAGE, "no_answer")
+
+
+class KnownCategory:
+    """A row about safety has one of the 31 categories, where the recipe or the teacher needs it."""
+
+    def __init__(self, config: FilterConfig):
+        self.is_required = config.category == "required"
+
+    def __call__(self, row: CorpusRow) -> Drop | None:
+        """Drops ``no_category``."""
+        if row.category or row.kind == "reasoning" or (row.has_response and not self.is_required):
+            return None
+        # The teacher answers by the policy of a category.
+        return Drop(_STAGE, "no_category", "none of the 31 categories fits")
 
 
 class Repetition:
@@ -131,7 +150,8 @@ class ReferenceResult:
 def make_filters(config: FilterConfig) -> list[Filter]:
     """All filters but the judge, in the order in which they are applied."""
     return [
-        ClosedReasoning(),
+        KnownCategory(config),
+        ClosedReasoning(config),
         LengthLimits(config),
         ExpectedLanguage(),
         Repetition(config),
@@ -154,6 +174,8 @@ def apply_filters(
         The same rows in the same order, each with the first drop that applies to it.
     """
     filters = make_filters(config)
+    if config.reasoning == "empty":
+        rows = [replace(row, reasoning="") if row.reasoning else row for row in rows]
     checked = [row if row.drop else replace(row, drop=_first_drop(filters, row)) for row in rows]
     return _judge_rows(checked, config, judge, trusted)
 

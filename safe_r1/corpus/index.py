@@ -1,5 +1,6 @@
 """Index of the rows of all parts without their texts: the columns that deduplication and mixing need."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ _COLUMNS = [
     "drop_detail",
     "reasoning_chars",
     "has_response",
+    "repairs",
 ]
 
 
@@ -70,6 +72,19 @@ class RowIndex:
         clean = np.flatnonzero(table["drop_stage"].is_null().to_numpy())
         starts = np.cumsum([0, *(each.num_rows for each in tables)])
         return cls(paths, starts, table, clean)
+
+    def num_dropped(self) -> Counter[tuple[str, str]]:
+        """Rows that ingestion dropped, by stage and reason."""
+        counted = (
+            self.table.group_by(["drop_stage", "drop_reason"]).aggregate([([], "count_all")]).to_pylist()
+        )
+        return Counter(
+            {
+                (row["drop_stage"], row["drop_reason"]): row["count_all"]
+                for row in counted
+                if row["drop_stage"] is not None
+            }
+        )
 
     def column(self, name: str) -> list:
         """A column of the clean rows; equal values are the same object.

@@ -1,12 +1,14 @@
 """Mixing: quotas, balance within quotas, and a split that keeps related rows together."""
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from safe_r1.corpus.recipe import CorpusRecipe, Quota
 from safe_r1.errors import DataError
+from safe_r1.progress import NOTICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,16 @@ def shuffle_key(seed: int, row_id: str) -> bytes:
 
 
 def quota_sizes(recipe: CorpusRecipe) -> list[int]:
-    """Number of rows of each quota by the largest remainder method; they add up to the total."""
-    total = recipe.total or 0
-    exact = [total * quota.share for quota in recipe.quotas]
+    """Number of rows of each quota; they add up to the total."""
+    return apportion(recipe.total or 0, [quota.share for quota in recipe.quotas])
+
+
+def apportion(total: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers in the proportion of some shares that add up to 1, by the largest remainder method."""
+    exact = [total * share for share in shares]
     # The summand keeps a product such as 0.29 * 100 = 28.999999999999996 from losing a whole row.
     sizes = [int(value + 1e-9) for value in exact]
-    # Equal remainders go to the quota that the recipe names first.
+    # Equal remainders go to the one that is named first.
     by_remainder = sorted(range(len(exact)), key=lambda i: (sizes[i] - exact[i], i))
     for i in by_remainder[: total - sum(sizes)]:
         sizes[i] += 1
@@ -123,21 +129,36 @@ def raise_shortfalls(missed: Sequence[str]) -> None:
 def split(recipe: CorpusRecipe, rows: Sequence[RowSummary]) -> dict[str, list[RowSummary]]:
     """Split rows into ``train`` and ``validation``.
 
-    Whole clusters are held out, in shuffled order, until each quota has its share of validation rows.
+    Whole clusters are held out, in shuffled order, as long as they fit into the share of every quota that has
+    rows of them: there are never more validation rows than the recipe asks for, and fewer where the clusters
+    that are left are larger.
     """
+    groups = group_by_quota(recipe, rows)
+    num_wanted = round(len(rows) * recipe.validation_share)
+    sizes = apportion(num_wanted, [len(members) / len(rows) for members in groups.values()])
+    left = dict(zip(groups, sizes, strict=True))
+    clusters: dict[int, Counter[int | None]] = defaultdict(Counter)
+    for quota, members in groups.items():
+        for row in members:
+            clusters[row.cluster_id][quota] += 1
     held_out: set[int] = set()
-    for members in group_by_quota(recipe, rows).values():
-        wanted = round(len(members) * recipe.validation_share)
-        sizes = Counter(row.cluster_id for row in members)
-        # Clusters that an earlier quota has held out count for this one as well.
-        count = sum(sizes[cluster_id] for cluster_id in sizes.keys() & held_out)
+    for quota, members in groups.items():
         # Another seed than that of the selection, or the first selected rows would be held out.
         for row in sorted(members, key=lambda row: shuffle_key(recipe.seed + 1, row.row_id)):
-            if count >= wanted:
+            if not left[quota]:
                 break
-            if row.cluster_id not in held_out:
+            needed = clusters[row.cluster_id]
+            if row.cluster_id not in held_out and all(left[each] >= num for each, num in needed.items()):
                 held_out.add(row.cluster_id)
-                count += sizes[row.cluster_id]
+                for each, num in needed.items():
+                    left[each] -= num
+    if missing := sum(left.values()):
+        logging.getLogger(NOTICES).warning(
+            "validation: %d of the %d rows asked for; similar rows stay on one side of the split, and the "
+            "other groups of them are larger",
+            num_wanted - missing,
+            num_wanted,
+        )
     return {
         "train": [row for row in rows if row.cluster_id not in held_out],
         "validation": [row for row in rows if row.cluster_id in held_out],

@@ -1,8 +1,9 @@
 """Planning of a corpus: all checks and costs that can be determined before anything is started or written."""
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from upath import UPath
 
 from safe_r1.corpus.decontaminate import Question, load_questions
 from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
+from safe_r1.corpus.forms import recognise
 from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import CorpusRow, normalise
@@ -18,10 +20,13 @@ from safe_r1.corpus.teachers import TEACHERS_SHA256
 from safe_r1.errors import DataError
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.policies import load_cards
+from safe_r1.progress import NOTICES
 from safe_r1.provenance import versions
-from safe_r1.records.sources import SourcePart, list_parts, pin_revision, read_part
+from safe_r1.records.sources import RawRecord, SourcePart, list_parts, pin_revision, read_part
 from safe_r1.runs import sha256
 from safe_r1.settings import hide_credentials, public_settings
+
+notices = logging.getLogger(NOTICES)
 
 # Enough to tell a wrong mapping from single malformed records.
 _NUM_CHECKED_RECORDS = 50
@@ -83,17 +88,33 @@ def _pin_revisions(recipe: CorpusRecipe) -> CorpusRecipe:
 def _check_mapping(source: Source, part: SourcePart) -> None:
     """Raise an error if the mapping fits none of the first records: then it is wrong, and not the data."""
     rows = _first_rows(source, part)
-    faults = [row.drop for row in rows if row.drop and row.drop.reason == "malformed"]
+    faults = [row.drop for row in rows if row.drop and row.drop.stage == "read"]
     if len(faults) == len(rows):
         raise DataError(
             f"source {source.name}: its mapping fits none of its first {len(rows)} records; "
             f"{faults[0].detail}"
         )
+    if source.mapping is None:
+        notices.warning("source %s: %s", source.name, _describe_forms(source, part))
+
+
+def _describe_forms(source: Source, part: SourcePart) -> str:
+    """Which forms the first records have, and which of their fields are not read."""
+    records = [record.value for record in _beginning(source, part) if record.value]
+    forms = [form for record in records if (form := recognise(record))]
+    found = Counter(form.name for form in forms)
+    unused = sorted({name for form in forms for name in form.unused})
+    described = ", ".join(f"{number} × {name}" for name, number in found.most_common())
+    unread = f"; fields that are not read: {', '.join(unused)[:200]}" if unused else ""
+    return f"recognised {described} in its first {len(records)} records{unread}"
 
 
 def _first_rows(source: Source, part: SourcePart) -> list[CorpusRow]:
-    beginning = replace(part, num_records=min(part.num_records, _NUM_CHECKED_RECORDS))
-    return [normalise(record, source) for record in read_part(source, beginning)]
+    return [normalise(record, source) for record in _beginning(source, part)]
+
+
+def _beginning(source: Source, part: SourcePart) -> Iterator[RawRecord]:
+    return read_part(source, replace(part, num_records=min(part.num_records, _NUM_CHECKED_RECORDS)))
 
 
 def _check_supply(plan: CorpusPlan) -> None:
@@ -123,8 +144,9 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
     """Everything that could change a row of the corpus."""
     recipe = plan.recipe
     settings = public_settings(recipe)
-    # Folders do not change a row, and the identity of the judge stands for its settings.
-    for name in ("output", "data", "judge"):
+    # Folders and the limit of what may be lost do not change a row, and the identity of the judge stands for
+    # its settings.
+    for name in ("output", "data", "judge", "max_lost_share"):
         settings.pop(name)
     # As in recipes from before these settings: a corpus of theirs is resumed, not refused.
     _remove_unset(settings)

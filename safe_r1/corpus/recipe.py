@@ -6,7 +6,7 @@ The shipped recipes are in ``safe_r1/corpus/recipes``; ``--set a.b=v`` overrides
 import difflib
 import re
 from importlib.resources import as_file, files
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -56,6 +56,15 @@ class FilterConfig(Settings):
     min_answer_chars: int = Field(default=2, ge=1, description="shorter answers are dropped")
     max_answer_chars: int = Field(default=12_000, ge=1, description="longer answers are dropped")
     max_repetition: float = Field(default=0.35, gt=0, le=1, description="maximum share of repeated text")
+    reasoning: Literal["required", "optional", "empty"] = Field(
+        default="required",
+        description="rows without reasoning are dropped, or kept, or all reasoning is left out",
+    )
+    category: Literal["required", "optional"] = Field(
+        default="optional",
+        description="rows about safety without one of the 31 categories are dropped or kept; prompts for a "
+        "teacher need one",
+    )
     judge_parts: tuple[Part, ...] = Field(
         default=("answer",), description="parts of a safety response that the judge labels"
     )
@@ -107,8 +116,11 @@ class DecontaminationConfig(Settings):
     max_questions: int = Field(
         default=5, ge=1, description="n-grams that more questions share are common phrases and not counted"
     )
-    containment: float = Field(
-        default=0.7, gt=0, le=1, description="share of a question's short n-grams that makes a near copy"
+    similarity: float = Field(
+        default=0.78,
+        gt=0,
+        le=1,
+        description="similarity of a part of a turn to a question, by characters, that makes it a near copy",
     )
 
 
@@ -156,6 +168,13 @@ class CorpusRecipe(Settings):
     )
     max_malformed_share: float = Field(
         default=0.01, ge=0, le=1, description="maximum share of malformed records of one source"
+    )
+    max_lost_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="maximum share of all rows that may be dropped for one reason; rows that no quota needs "
+        "are not lost",
     )
     licences: tuple[str, ...] = Field(min_length=1, description="accepted licences of sources")
     rows_per_part: int = Field(default=2_000, ge=1, description="records per task and per intermediate file")

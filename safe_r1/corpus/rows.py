@@ -7,6 +7,8 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
+from safe_r1.corpus.dialogue import Dialogue, Unusable, read_dialogue
+from safe_r1.corpus.forms import recognise
 from safe_r1.corpus.source import FieldMapping, Source
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.policies import classify
@@ -17,8 +19,7 @@ from safe_r1.taxonomy import CATEGORIES, area_of, find_category
 TableRow = dict[str, Any]
 """One row of a Parquet file, column name to value."""
 
-# Role names of other chat formats.
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_PAIR = ("user", "assistant")
 # GSM8K annotates each computation for a calculator, <<48/2=24>>, and ends with "#### RESULT".
 _CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
 _GSM8K_RESULT = re.compile(r"\n?####\s*(.+?)\s*$")
@@ -56,6 +57,7 @@ class CorpusRow:
         category: Key of the risk category; None for reasoning rows.
         teacher: Name of the teacher that generated the response; None if the source had it.
         degree: Refusal degree of the answer according to the judge; None if it was not judged.
+        repairs: What was repaired in its turns, see ``dialogue``.
         drop: Why the row was dropped; None as long as it was not.
     """
 
@@ -73,6 +75,7 @@ class CorpusRow:
     final: str | None = None
     teacher: str | None = None
     degree: int | None = None
+    repairs: list[str] = field(default_factory=list)
     drop: Drop | None = None
 
     @property
@@ -95,7 +98,7 @@ class CorpusRow:
         drop = columns.pop("drop") or {}
         # Dropped texts are not needed any more, and may be anything.
         if drop:
-            columns |= {"messages": [], "reasoning": None, "answer": None, "final": None}
+            columns |= {"messages": [], "reasoning": None, "answer": None, "final": None, "repairs": []}
         return columns | {f"drop_{name}": drop.get(name) for name in ("stage", "reason", "detail")}
 
     @classmethod
@@ -118,6 +121,7 @@ ROW_SCHEMA = pa.schema(
         ("messages", MESSAGES_TYPE),
         *((name, pa.string()) for name in ("reasoning", "answer", "final", "teacher")),
         ("degree", pa.int8()),
+        ("repairs", pa.list_(pa.string())),
         *((f"drop_{name}", pa.string()) for name in ("stage", "reason", "detail")),
     ]
 )
@@ -130,10 +134,7 @@ class _Conversation(TypedDict):
     reasoning: str | None
     answer: str | None
     final: str | None
-
-
-class _Malformed(ValueError):
-    """A record that does not fit its source's mapping; the message says why."""
+    repairs: list[str]
 
 
 def normalise(record: RawRecord, source: Source) -> CorpusRow:
@@ -151,22 +152,33 @@ def normalise(record: RawRecord, source: Source) -> CorpusRow:
     )
     if record.value is None:
         return row.dropped(Drop("read", "malformed", f"{record.where}: {record.error}"))
-    mapping = source.mapping
     try:
+        mapping = source.mapping or _recognised(record.value)
         conversation = _conversation(record.value, mapping)
-    except _Malformed as error:
-        return row.dropped(Drop("read", "malformed", f"{record.where}: {error}"))
-    category = _find_category_key(record.value, source, conversation["messages"])
-    row = replace(
+    except Unusable as error:
+        return row.dropped(Drop("read", error.reason, f"{record.where}: {error}"))
+    category = _find_category_key(record.value, source, mapping, conversation["messages"])
+    return replace(
         row,
         source_id=str(_get(record.value, mapping.id)) if mapping.id else row.source_id,
         category=category,
         area=area_of(category) if category else None,
         **conversation,
     )
-    if category is None and source.kind != "reasoning":
-        return row.dropped(Drop("read", "no_category", f"{record.where}: none of the 31 categories fits"))
-    return row
+
+
+def _recognised(record: Mapping[str, object]) -> FieldMapping:
+    """The mapping of a record by its fields.
+
+    Raises:
+        Unusable: They tell of none.
+    """
+    form = recognise(record)
+    if form is None:
+        raise Unusable(
+            "unknown_form", f"fields {', '.join(map(str, record))[:200]}: give the source a `mapping`"
+        )
+    return form.mapping
 
 
 def _get(value: object, path: str) -> object:
@@ -180,65 +192,54 @@ def _conversation(record: Mapping[str, object], mapping: FieldMapping) -> _Conve
     """Dialogue and response of a record.
 
     Raises:
-        _Malformed: A field is missing or no text, or the roles do not alternate.
+        Unusable: A field is missing or no text, or the turns cannot be put in order.
     """
     missing = [name for name in mapping.fields if _get(record, name) is None]
     if missing:
-        raise _Malformed(f"no field {missing[0]!r}, got {', '.join(map(str, record))[:200]}")
-    try:
-        messages, reasoning, answer = _read_texts(record, mapping)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise _Malformed(f"{type(error).__name__}: {error}") from None
-    if not messages or messages[-1]["role"] != "user" or not _alternates(messages):
-        roles = ", ".join(turn["role"] for turn in messages)
-        raise _Malformed(f"turns {roles}; expected them to alternate, user last")
-    final = str(_get(record, mapping.final)) if mapping.final else None
-    if mapping.solution == "gsm8k":
-        reasoning, answer, final = _read_gsm8k(answer or "")
-    return _Conversation(messages=messages, reasoning=reasoning, answer=answer, final=final)
-
-
-def _read_texts(
-    record: Mapping[str, object], mapping: FieldMapping
-) -> tuple[list[Message], str | None, str | None]:
-    """The dialogue up to the last user message, the reasoning and the answer."""
-    response = None
-    if mapping.prompt:
-        messages = [Message(role="user", content=_text(_get(record, mapping.prompt)))]
-    else:
-        messages = _read_messages(record, mapping)
-        if messages and messages[-1]["role"] == "assistant":
-            response = messages.pop()["content"]
+        raise Unusable("malformed", f"no field {missing[0]!r}, got {', '.join(map(str, record))[:200]}")
+    dialogue = _dialogue(record, mapping)
+    messages = dialogue.messages
+    response = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
+    if messages[-1]["role"] != "user":
+        raise Unusable("no_question", "no turn of a user")
     if mapping.response:
         response = _text(_get(record, mapping.response))
     if response is not None:
         reasoning, answer = split_reasoning(response)
         # Without closed reasoning there is no answer: the text is in neither field, a filter drops the row.
-        return messages, reasoning if answer is not None else None, answer or ""
-    reasoning = _text(_get(record, mapping.reasoning)) if mapping.reasoning else None
-    answer = _text(_get(record, mapping.answer)) if mapping.answer else None
-    return messages, reasoning, answer
+        reasoning, answer = (reasoning if answer is not None else None), answer or ""
+    else:
+        reasoning = _text(_get(record, mapping.reasoning)) if mapping.reasoning else None
+        answer = _text(_get(record, mapping.answer)) if mapping.answer else None
+        # An answer whose reasoning is left out by its file has an empty one.
+        reasoning = "" if answer is not None and reasoning is None else reasoning
+    final = str(_get(record, mapping.final)) if mapping.final else None
+    if mapping.solution == "gsm8k":
+        reasoning, answer, final = _read_gsm8k(answer or "")
+    return _Conversation(
+        messages=messages, reasoning=reasoning, answer=answer, final=final, repairs=list(dialogue.repairs)
+    )
 
 
-def _read_messages(record: Mapping[str, object], mapping: FieldMapping) -> list[Message]:
-    turns = _get(record, str(mapping.messages))
-    if not isinstance(turns, list):
-        raise TypeError(f"expected a list of messages, got {type(turns).__name__}")
-    contents = [(str(turn[mapping.role]), turn[mapping.content]) for turn in turns]
-    return [Message(role=_ROLES.get(role, role), content=_text(content)) for role, content in contents]
+def _dialogue(record: Mapping[str, object], mapping: FieldMapping) -> Dialogue:
+    """All turns of a record, with those of its fields of their own."""
+    system = _text(_get(record, mapping.system) or "") if mapping.system else ""
+    if mapping.messages:
+        return read_dialogue(_get(record, mapping.messages), mapping.role, mapping.content, system)
+    prompt = _text(_get(record, str(mapping.prompt)))
+    if mapping.input and (more := _text(_get(record, mapping.input) or "")):
+        prompt = f"{prompt}\n\n{more}"
+    turns: list[Message] = []
+    pairs = _get(record, mapping.history) if mapping.history else []
+    for pair in pairs if isinstance(pairs, list) else []:
+        turns += [Message(role=role, content=_text(text)) for role, text in zip(_PAIR, pair, strict=False)]
+    return read_dialogue([*turns, Message(role="user", content=prompt)], system=system)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"expected a text, got {type(value).__name__}")
+        raise Unusable("malformed", f"expected a text, got {type(value).__name__}")
     return value.strip()
-
-
-def _alternates(messages: list[Message]) -> bool:
-    roles = [turn["role"] for turn in messages]
-    roles = roles[1:] if roles[0] == "system" else roles
-    # Chat templates refuse two messages of one role in a row.
-    return all(role == ("user", "assistant")[index % 2] for index, role in enumerate(roles))
 
 
 def _read_gsm8k(solution: str) -> tuple[str, str, str | None]:
@@ -256,12 +257,14 @@ def _read_gsm8k(solution: str) -> tuple[str, str, str | None]:
     return steps, f"{summary}The answer is $\\boxed{{{final}}}$.", final
 
 
-def _find_category_key(record: Mapping[str, object], source: Source, messages: list[Message]) -> str | None:
+def _find_category_key(
+    record: Mapping[str, object], source: Source, mapping: FieldMapping, messages: list[Message]
+) -> str | None:
     """Category of a row: from its own label, else of its source, else by the signs of the policy cards."""
     if source.kind == "reasoning":
         return None
-    if source.mapping.category:
-        label = _get(record, source.mapping.category)
+    if mapping.category:
+        label = _get(record, mapping.category)
         labels = [str(item) for item in label] if isinstance(label, list) else [str(label)]
         # Of several labels the first in the recipe's table counts: it lists the specific before the general.
         order = list(source.categories)

@@ -22,6 +22,11 @@ class FieldMapping(Settings):
     """
 
     prompt: str | None = Field(default=None, description="field with the user's turn")
+    input: str | None = Field(default=None, description="field whose text follows the prompt, as in Alpaca")
+    history: str | None = Field(
+        default=None, description="list of pairs of a user's and an assistant's turn before the prompt"
+    )
+    system: str | None = Field(default=None, description="field with the system turn")
     messages: str | None = Field(
         default=None, description="list of chat messages; a final assistant message is the response"
     )
@@ -45,6 +50,8 @@ class FieldMapping(Settings):
     def _one_prompt(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("expected either `prompt` or `messages`")
+        if self.messages and (self.input or self.history):
+            raise ValueError("`input` and `history` belong to `prompt`, and not to `messages`")
         if self.response and (self.reasoning or self.answer):
             raise ValueError("expected either `response` or `reasoning` and `answer`")
         return self
@@ -63,7 +70,9 @@ class Source(DataLocation):
     language: Language = Field(description="language of the rows")
     licence: str = Field(description="licence of the source; it has to be among the recipe's licences")
     why: str = Field(default="", description="reason for including this source; shown in the dataset card")
-    mapping: FieldMapping
+    mapping: FieldMapping | None = Field(
+        default=None, description="meaning of the fields; None: recognised record by record"
+    )
     category: str | None = Field(default=None, description="taxonomy key for every row of the source")
     # The order of the table matters: see `rows._find_category_key`.
     categories: dict[str, str] = Field(

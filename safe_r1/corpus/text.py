@@ -1,9 +1,11 @@
 """Hashed n-grams of texts, of characters for Chinese and of words for English.
 
-Both deduplication and decontamination compare texts by them. Hashes have 64 bits, are computed for many texts
+Both deduplication and decontamination compare texts by them. Traditional characters count as their simplified
+forms. Hashes have 64 bits, are computed for many texts
 at once, and are the same on every machine and in every process.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -12,13 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from safe_r1.language import Language, detect_language
+from safe_r1.language import Language
 
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
 # Separates texts that are folded in one call: a control character that no fold changes.
 _BREAK = "\x1e"
+# CJK Unified Ideographs and their first extension, which has the simplified forms of rare characters.
+_FIRST_HAN, _AFTER_HAN = 0x3400, 0xA000
+HAN = re.compile(f"[{chr(_FIRST_HAN)}-{chr(_AFTER_HAN - 1)}]")
+"""A Chinese character."""
 _NOT_WORD = re.compile(rf"[^\w{_BREAK}]+")
 # Odd multipliers of 64 bits: the fraction of the golden ratio, and the two of splitmix64's finalizer.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -90,15 +96,54 @@ def units_of(texts: Sequence[str], language: Language) -> Units:
     folded = fold(texts) if texts else []
     if language == "zh":
         folded = [text.replace(" ", "") for text in folded]
-        return Units(_mix(_codes("".join(folded))), np.array([len(text) for text in folded], np.int64))
+        codes = _simplified(_codes("".join(folded)))
+        return Units(_mix(codes), np.array([len(text) for text in folded], np.int64))
     counts = [text.count(" ") + 1 if text else 0 for text in folded]
     return Units(_words(" ".join(filter(None, folded))), np.array(counts, np.int64))
 
 
-def units(text: str) -> tuple[Hashes, Language]:
-    """Hashes of the units of one text, shape (units,), and the language of the text."""
-    language = detect_language(text)
-    return units_of([text], language).hashes, language
+def units(text: str, language: Language) -> Hashes:
+    """Hashes of the units of one text in the way of a language, shape (units,).
+
+    A text may quote the other language: as Chinese it is its characters, if any of them is Chinese, and as
+    English its words, which end where a Chinese character begins.
+    """
+    if language == "zh":
+        return units_of([text], language).hashes if HAN.search(text) else np.zeros(0, np.uint64)
+    return units_of([HAN.sub(" ", text)], language).hashes
+
+
+def characters(text: str) -> str:
+    """A text for comparison character by character: folded, simplified, without spaces."""
+    folded = fold([text])[0].replace(" ", "")
+    codes = _simplified(_codes(folded)).astype(np.uint32)
+    return codes.tobytes().decode("utf-32-le", errors="surrogatepass")
+
+
+def hash_characters(folded: str) -> Hashes:
+    """Hashes of the characters of ``characters``, shape (characters,)."""
+    return _mix(_codes(folded))
+
+
+@functools.cache
+def _simplified_codes() -> npt.NDArray[np.uint64]:
+    """For each code point below that of the last Chinese character that of its simplified form.
+
+    Character by character: phrases that are simplified as a whole would depend on where a text is cut.
+    """
+    from opencc import OpenCC
+
+    codes = np.arange(_AFTER_HAN, dtype=np.uint64)
+    characters = [chr(code) for code in range(_FIRST_HAN, _AFTER_HAN)]
+    simplified = OpenCC("t2s").convert("\n".join(characters)).split("\n")
+    codes[_FIRST_HAN:] = [ord(character) for character in simplified]
+    return codes
+
+
+def _simplified(codes: Hashes) -> Hashes:
+    """Code points with simplified for traditional characters, shape (characters,)."""
+    table = _simplified_codes()
+    return np.where(codes < _AFTER_HAN, table[np.minimum(codes, _AFTER_HAN - 1)], codes)
 
 
 def _codes(text: str) -> Hashes:

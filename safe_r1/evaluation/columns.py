@@ -9,7 +9,15 @@ from upath import UPath
 from safe_r1.evaluation.results import hashed_completion, hashed_verdict
 from safe_r1.models.thinking import unknown_thinking
 from safe_r1.runs import Row, read_table, sha256
-from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Part, Verdict
+from safe_r1.schema import (
+    COMPLETION_SCHEMA,
+    FINISHED_SCHEMA,
+    VERDICT_SCHEMA,
+    Completion,
+    FinishedAnswer,
+    Part,
+    Verdict,
+)
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Lengths of texts in tokens; picklable."""
@@ -78,6 +86,25 @@ def verdict_columns(shard: UPath) -> pa.Table:
     return kept.append_column("digest", _digests(table, hashed_verdict))
 
 
+FINISHED_COLUMNS = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("choice", pa.string()),
+        ("failed", pa.bool_()),
+        ("digest", pa.binary(32)),
+    ]
+)
+"""What ``finished_columns`` gives."""
+
+
+def finished_columns(shard: UPath) -> pa.Table:
+    """Reduces a shard of finished answers to columns that are small, in the order of its rows."""
+    table = read_table(shard, schema=FINISHED_SCHEMA)
+    failed = table.column("error").is_valid().to_numpy()
+    kept = table.select(["variant", "choice"]).append_column("failed", pa.array(failed))
+    return kept.append_column("digest", _digests(table, dict))
+
+
 def _digests(table: pa.Table, hashed: Callable[[Row], Row]) -> pa.Array:
     digests = [bytes.fromhex(sha256(hashed(row))) for row in table.to_pylist()]
     return pa.array(digests, pa.binary(32))
@@ -115,4 +142,12 @@ def light_verdict(completion: Completion, part: Part, row: Row) -> Verdict:
         row["unscored_reason"],
         row["choice"],
         confidence=row["confidence"],
+    )
+
+
+def light_finished(completion: Completion, row: Row) -> FinishedAnswer:
+    """A finished answer without its text."""
+    error = "failed" if row["failed"] else None
+    return FinishedAnswer(
+        completion.sample_id, row["variant"], completion.repeat, 0, 0, "", row["choice"], error
     )

@@ -1,17 +1,17 @@
 """A model behind a URL as the target of an evaluation."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from safe_r1.evaluation.journal import Journal, journal_folder
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import RequestKey
 from safe_r1.evaluation.run_rows import Totals
-from safe_r1.evaluation.target import Finish, WriteRows
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, ReplyCache
-from safe_r1.inference.requests import BatchCounts, Request, RequestBatch
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
+from safe_r1.inference.shard_buffer import Finished
 from safe_r1.inference.spending import Spending, estimate_tokens
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.provenance import versions
@@ -27,6 +27,7 @@ class EndpointTarget:
     plan: EvaluationPlan
     entry: EndpointEntry
     rows_per_batch: int = 256
+    continues: bool = False
     _adaptations: dict[str, str] = field(default_factory=dict)
     _recorded: tuple[int, Overhead] = (0, NO_OVERHEAD)
 
@@ -43,7 +44,10 @@ class EndpointTarget:
         return {"engine": {"device": "endpoint"}, "versions": versions(("safe_r1",))}
 
     def complete(
-        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
+        self,
+        batches: Sequence[RequestBatch],
+        finish: Callable[[EngineResult], Finished],
+        write: Callable[[Sequence[Finished]], None],
     ) -> Iterator[BatchCounts]:
         """Asks the endpoint; what it refused to take is recorded even if the job ends early."""
         before = {name: _recorded_overhead(self.plan.folders[name]) for name in self.plan.samples}
@@ -61,16 +65,12 @@ class EndpointTarget:
 
     def _tokens_so_far(self) -> tuple[int, int]:
         """Prompt and completion tokens of the rows that are written."""
-        names = ["prompt_tokens", "completion_tokens"]
-        tables = [
-            read_table(shard, columns=names)
+        found = [
+            _tokens_of(folder, stage)
             for folder in self.plan.folders.values()
-            for shard in folder.shards("completions")
+            for stage in ("completions", "finished")
         ]
-        prompt, completion = (
-            sum(int(table.column(name).to_numpy().sum()) for table in tables) for name in names
-        )
-        return prompt, completion
+        return sum(prompt for prompt, _ in found), sum(completion for _, completion in found)
 
     def _record(self, spending: Spending, before: Mapping[str, Overhead]) -> None:
         """Keep, with each benchmark, what was not sent as configured and what was taken beyond its rows."""
@@ -98,6 +98,9 @@ class EndpointTarget:
         """Who answered, what it took, and what was sent in another form."""
         recorded = (self.plan.folders[benchmark].read_json("run.json") or {}).get("endpoint", {})
         overhead = _recorded_overhead(self.plan.folders[benchmark])
+        prompt_tokens, completion_tokens = _tokens_of(self.plan.folders[benchmark], "finished")
+        prompt_tokens += totals.prompt_tokens
+        completion_tokens += totals.completion_tokens
         return {
             "endpoint": {
                 "model": self.entry.model,
@@ -105,10 +108,10 @@ class EndpointTarget:
                 "served_by": totals.served_by,
                 "seeded": self.plan.sampling.temperature > 0,
                 "adapted": recorded.get("adapted", {}) | self._adaptations,
-                "prompt_tokens": totals.prompt_tokens,
-                "completion_tokens": totals.completion_tokens,
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
                 "overhead": asdict(overhead),
-                "cost": Spending(self.entry, totals.prompt_tokens, totals.completion_tokens, overhead).cost,
+                "cost": Spending(self.entry, prompt_tokens, completion_tokens, overhead).cost,
             }
         }
 
@@ -149,3 +152,11 @@ class EndpointTarget:
 def _recorded_overhead(folder: RunFolder) -> Overhead:
     recorded = (folder.read_json("run.json") or {}).get("endpoint", {})
     return Overhead(**recorded.get("overhead", {}))
+
+
+def _tokens_of(folder: RunFolder, stage: str) -> tuple[int, int]:
+    """Prompt and completion tokens of the written rows of a stage."""
+    names = ["prompt_tokens", "completion_tokens"]
+    tables = [read_table(shard, columns=names) for shard in folder.shards(stage)]
+    prompt, completion = (sum(int(table.column(name).to_numpy().sum()) for table in tables) for name in names)
+    return prompt, completion

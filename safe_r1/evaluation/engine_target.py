@@ -1,19 +1,19 @@
 """A model on vLLM in the cluster as the target of an evaluation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import has_completions
 from safe_r1.evaluation.run_rows import CountTokens, Totals
-from safe_r1.evaluation.target import Finish, WriteRows
 from safe_r1.inference.batch import generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
 from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
 from safe_r1.inference.kv_cache import parallel_sizes
 from safe_r1.inference.processor import preload
-from safe_r1.inference.requests import BatchCounts, Request, RequestBatch
+from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
+from safe_r1.inference.shard_buffer import Finished
 from safe_r1.models.chat import load_tokenizer, render
 from safe_r1.provenance import versions
 from safe_r1.resources import Cluster, Device
@@ -32,6 +32,7 @@ class EngineTarget:
     device: Device = "cpu"
     # The engine's first rows wait until a batch is rendered.
     rows_per_batch: int = 256
+    continues: bool = True
 
     def __post_init__(self) -> None:
         self._engine = self.plan.engine
@@ -66,7 +67,10 @@ class EngineTarget:
         }
 
     def complete(
-        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
+        self,
+        batches: Sequence[RequestBatch],
+        finish: Callable[[EngineResult], Finished],
+        write: Callable[[Sequence[Finished]], None],
     ) -> Iterator[BatchCounts]:
         """Generates on Ray Data."""
         plan = self.plan

@@ -1,13 +1,14 @@
 """Answers that are in the file of the questions as the target of an evaluation: nothing is generated."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.run_rows import Totals
-from safe_r1.evaluation.target import Finish, WriteRows
 from safe_r1.evaluation.workers import Workers
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
+from safe_r1.inference.shard_buffer import Finished
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.provenance import versions
 from safe_r1.resources import Cluster
@@ -21,6 +22,7 @@ class GivenTarget:
 
     plan: EvaluationPlan
     rows_per_batch: int = 4096
+    continues: bool = False
     _num_workers: int = 0
 
     def preload(self) -> None:
@@ -36,7 +38,10 @@ class GivenTarget:
         return {"versions": versions(("safe_r1",))}
 
     def complete(
-        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
+        self,
+        batches: Sequence[RequestBatch],
+        finish: Callable[[EngineResult], Finished],
+        write: Callable[[Sequence[Finished]], None],
     ) -> Iterator[BatchCounts]:
         """Writes the answers as completions, one shard a batch."""
         copy = _CopyAnswers(finish, write)
@@ -68,11 +73,11 @@ class GivenTarget:
 
 
 @dataclass(frozen=True)
-class _CopyAnswers:
+class _CopyAnswers(Generic[Finished]):
     """Makes completions of given answers; runs in Ray's workers."""
 
-    finish: Finish
-    write: WriteRows
+    finish: Callable[[EngineResult], Finished]
+    write: Callable[[Sequence[Finished]], None]
 
     def __call__(self, batch: RequestBatch) -> BatchCounts:
         results = [_result(request) for request in batch.read()]

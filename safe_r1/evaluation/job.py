@@ -1,7 +1,7 @@
 """The evaluation job: one variant on some benchmarks, from samples to a published report.
 
-samples → completions → verdicts → metrics → report → ``_SUCCESS``. Each stage does only what is missing in
-its folder, so the same command resumes an interrupted run.
+samples → completions → verdicts (→ finished answers) → metrics → report → ``_SUCCESS``. Each stage does only
+what is missing in its folder, so the same command resumes an interrupted run.
 """
 
 import time
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from safe_r1.config import EvaluateConfig
+from safe_r1.evaluation.finishing import finish_answers
 from safe_r1.evaluation.follow import follow
 from safe_r1.evaluation.missing import missing_requests
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
@@ -82,6 +83,8 @@ def _run(
         started = time.monotonic()
         timings = _complete(plan, target, samples, on_progress)
         give_verdicts(plan, samples, cluster, on_progress)
+        if plan.config.finish_answers:
+            finish_answers(plan, target, samples, on_progress)
         for result in results:
             if not result.was_complete:
                 result.timings = timings | {"wall_s": round(time.monotonic() - started, 1)}

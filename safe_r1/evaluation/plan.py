@@ -153,12 +153,17 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
 
 
 def _check_given(config: EvaluateConfig) -> None:
-    """Check that given answers are not counted several times, or as answers to another order of options.
+    """Check that given answers are not counted several times, as answers to another order of options, or as
+    the beginning of others.
 
     Raises:
         ConfigError: They would be.
     """
-    flags = {"--repeats": (config.repeats or 1) > 1, "--swap-options": config.swap_options}
+    flags = {
+        "--repeats": (config.repeats or 1) > 1,
+        "--swap-options": config.swap_options,
+        "--finish-answers": config.finish_answers,
+    }
     for flag in (flag for flag, is_set in flags.items() if is_set):
         raise ConfigError(
             f"{flag}: a file has one given answer to each question as it stands; leave the flag out, or give "
@@ -218,6 +223,8 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
         },
         "repeats": plan.repeats(name),
         "seed": config.generation.seed,
+        # Only where it is used, as the tags above.
+        **({"finish_answers": True} if config.finish_answers and "mcq" in plan.tasks[name] else {}),
         # Only where a judge is needed: another judge does not make multiple-choice results another run.
         "judge": {"name": judge.name, "identity": judge.identity, "parts": list(config.judge.parts)}
         if judge

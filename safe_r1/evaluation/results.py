@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 from safe_r1.inference.requests import EngineResult
 from safe_r1.metrics.strata import Population
@@ -12,10 +12,12 @@ from safe_r1.models.thinking import ThinkingTags
 from safe_r1.runs import Key, Row, RunFolder, latest, read_table
 from safe_r1.schema import (
     COMPLETION_SCHEMA,
+    FINISHED_SCHEMA,
     SAMPLE_SCHEMA,
     TRIED_AGAIN,
     VERDICT_SCHEMA,
     Completion,
+    FinishedAnswer,
     Part,
     Sample,
     Task,
@@ -24,7 +26,7 @@ from safe_r1.schema import (
 
 POPULATION = "population.json"
 """Numbers of all questions of the benchmark, in the folder of a run that asks a selection of them."""
-_SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA}
+_SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA, "finished": FINISHED_SCHEMA}
 
 
 def sample_key(row: Row) -> tuple[str]:
@@ -42,7 +44,11 @@ def verdict_key(row: Row) -> tuple[str, int, str]:
     return row["sample_id"], row["repeat"], row["part"]
 
 
-_KEYS: Mapping[str, Callable[[Row], Key]] = {"completions": completion_key, "verdicts": verdict_key}
+_KEYS: Mapping[str, Callable[[Row], Key]] = {
+    "completions": completion_key,
+    "verdicts": verdict_key,
+    "finished": completion_key,
+}
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,18 @@ class RequestKey:
         sample_id: The sample.
         task: The sample's task.
         repeat: The repeat.
-        part: The part that is judged; ``answer`` in a request to the evaluated model.
+        part: The part that is judged; of a request to the evaluated model ``answer``, or ``finished`` where
+            it is asked to end that answer.
     """
 
     benchmark: str
     sample_id: str
     task: Task
     repeat: int
-    part: Part = "answer"
+    part: Part | Literal["finished"] = "answer"
 
     @classmethod
-    def of(cls, sample: Sample, repeat: int, part: Part = "answer") -> Self:
+    def of(cls, sample: Sample, repeat: int, part: Part | Literal["finished"] = "answer") -> Self:
         """The key of a sample in one repeat."""
         return cls(sample.benchmark, sample.sample_id, sample.task, repeat, part)
 
@@ -78,7 +85,7 @@ class RequestKey:
         return cls(**json.loads(text))
 
 
-FinishedRow = TypeVar("FinishedRow", Completion, Verdict)
+FinishedRow = TypeVar("FinishedRow", Completion, Verdict, FinishedAnswer)
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class ShardWriter:
 
     Attributes:
         folders: Run folder by benchmark.
-        stage: ``completions`` or ``verdicts``.
+        stage: ``completions``, ``verdicts`` or ``finished``.
     """
 
     folders: dict[str, RunFolder]

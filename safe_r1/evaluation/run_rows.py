@@ -15,9 +15,12 @@ import pyarrow as pa
 from upath import UPath
 
 from safe_r1.evaluation.columns import (
+    FINISHED_COLUMNS,
     CompletionColumns,
     CountTokens,
+    finished_columns,
     light_completion,
+    light_finished,
     light_verdict,
     verdict_columns,
 )
@@ -26,6 +29,7 @@ from safe_r1.evaluation.stage_index import (
     StageIndex,
     check_keys,
     index_completions,
+    index_finished,
     index_verdicts,
     key_of,
 )
@@ -70,6 +74,9 @@ class RunRows:
             reasoning has none. Shape (completions,).
         completion_columns: Small columns of the completions, in the order of ``completions``.
         verdict_columns: Those of the verdicts.
+        finished: For each completion its place in ``finished_columns``; -1 where the model was not asked to
+            end it. Shape (completions,).
+        finished_columns: Small columns of the finished answers.
     """
 
     folder: RunFolder
@@ -81,11 +88,18 @@ class RunRows:
     reasonings: Ints
     completion_columns: pa.Table
     verdict_columns: pa.Table
+    finished: Ints
+    finished_columns: pa.Table
 
     @property
     def num_rows(self) -> int:
         """Number of completions."""
         return len(self.completions)
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether the model was asked to end any answer."""
+        return len(self.finished_columns) > 0
 
     def chunks(self) -> Iterator[list[ScoredRow]]:
         """The rows without their texts, whole questions at a time, in the order of the questions."""
@@ -106,9 +120,8 @@ class RunRows:
     def _scored(self, places: Ints) -> list[ScoredRow]:
         completions = self.completion_columns.take(places).to_pylist()
         answers = self.verdict_columns.take(self.answers[places]).to_pylist()
-        reasoning_at = self.reasonings[places]
-        has_reasoning = reasoning_at >= 0
-        reasonings = iter(self.verdict_columns.take(reasoning_at[has_reasoning]).to_pylist())
+        reasonings = _taken(self.verdict_columns, self.reasonings[places])
+        finished = _taken(self.finished_columns, self.finished[places])
         position = self.completions.position[places].tolist()
         repeat = self.completions.repeat[places].tolist()
         samples = {place: self.samples.sample(place) for place in set(position)}
@@ -116,10 +129,16 @@ class RunRows:
         for number, (row, answer) in enumerate(zip(completions, answers, strict=True)):
             sample = samples[position[number]]
             completion = light_completion(sample.sample_id, repeat[number], row)
-            reasoning = (
-                light_verdict(completion, "reasoning", next(reasonings)) if has_reasoning[number] else None
+            thought, end = reasonings[number], finished[number]
+            rows.append(
+                ScoredRow(
+                    sample,
+                    completion,
+                    light_verdict(completion, "answer", answer),
+                    light_verdict(completion, "reasoning", thought) if thought else None,
+                    light_finished(completion, end) if end else None,
+                )
             )
-            rows.append(ScoredRow(sample, completion, light_verdict(completion, "answer", answer), reasoning))
         return rows
 
     def load(self, questions: Ints) -> tuple[list[Sample], list[Completion], list[Verdict]]:
@@ -152,7 +171,9 @@ class RunRows:
     def results_hash(self) -> str:
         """Hash over the hashes of all rows in order: equal for two runs exactly where all their rows are."""
         total = hashlib.sha256()
-        for table in (self.completion_columns, self.verdict_columns):
+        # Without a table where there are none: earlier runs keep their hash.
+        tables = [self.completion_columns, self.verdict_columns, *[self.finished_columns] * self.has_finished]
+        for table in tables:
             total.update(len(table).to_bytes(8, "big"))
             for chunk in table.column("digest").chunks:
                 total.update(b"".join(chunk.to_pylist()))
@@ -233,9 +254,10 @@ def read_run(
     reasonings = np.full(len(keys), -1)
     reasonings[np.searchsorted(keys, found)] = np.flatnonzero(~is_answer)
     scores = _columns(verdicts, workers, verdict_columns)
+    finished, choices = _finished(folder, samples, repeats, keys, workers)
     # Of all rows together: two variants may lie in different parts of `RunRows.chunks`.
     check_variants(
-        name for table in (columns, scores) for name in table.column("variant").unique().to_pylist()
+        name for table in (columns, scores, choices) for name in table.column("variant").unique().to_pylist()
     )
     return RunRows(
         folder,
@@ -247,7 +269,22 @@ def read_run(
         reasonings,
         columns,
         scores,
+        finished,
+        choices,
     )
+
+
+def _finished(
+    folder: RunFolder, samples: SampleIndex, num_repeats: int, keys: Ints, workers: Workers
+) -> tuple[Ints, pa.Table]:
+    """For each completion the place of its finished answer, or -1; and the columns of these."""
+    index = index_finished(folder, samples)
+    of_finished = key_of(index, num_repeats)
+    foreign = np.setdiff1d(of_finished, keys)
+    check_keys(f"{folder.path.name}: finished answers", samples, num_repeats, foreign[:0], foreign)
+    places = np.full(len(keys), -1)
+    places[np.searchsorted(keys, of_finished)] = np.arange(len(of_finished))
+    return places, _columns(index, workers, finished_columns)
 
 
 def read_results_hash(folder: RunFolder) -> str:
@@ -262,9 +299,17 @@ def read_results_hash(folder: RunFolder) -> str:
 
 def _columns(index: StageIndex, workers: Workers, read: Callable[[UPath], pa.Table]) -> pa.Table:
     """Small columns of a stage, in the order of its index."""
+    if not index.shards:
+        return FINISHED_COLUMNS.empty_table()
     tables = dict(workers.map(read, index.shards, sum(index.num_rows)))
     table = pa.concat_tables([tables[number] for number in range(len(tables))])
     return table.take(index.places()).combine_chunks()
+
+
+def _taken(table: pa.Table, places: Ints) -> list[Row | None]:
+    """Rows of a table; None for each place that is -1."""
+    rows = iter(table.take(places[places >= 0]).to_pylist())
+    return [next(rows) if place >= 0 else None for place in places.tolist()]
 
 
 def _load(index: StageIndex, places: Ints, schema: pa.Schema) -> list[Row]:

@@ -11,11 +11,12 @@ from upath import UPath
 from safe_r1.errors import IntegrityError
 from safe_r1.evaluation.sample_index import Ints, SampleIndex, find
 from safe_r1.runs import RunFolder, read_table
-from safe_r1.schema import COMPLETION_SCHEMA, TRIED_AGAIN, VERDICT_SCHEMA
+from safe_r1.schema import COMPLETION_SCHEMA, FINISHED_SCHEMA, TRIED_AGAIN, VERDICT_SCHEMA
 
 Bools = npt.NDArray[np.bool_]
 PARTS = ("answer", "reasoning")
 _SHOWN_IDS = 5
+_SCHEMAS = {"completions": COMPLETION_SCHEMA, "finished": FINISHED_SCHEMA, "verdicts": VERDICT_SCHEMA}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class StageIndex:
     Attributes:
         position: Position of the sample, shape (rows,), as all others.
         repeat: The repeat.
-        part: Of a verdict the position in ``PARTS``; 0 for completions.
+        part: Of a verdict the position in ``PARTS``; 0 in other stages.
         is_final: False for a row that the next session tries again.
         shard, row: File of the row, and its row there.
         shards: The files.
@@ -57,6 +58,15 @@ def index_completions(folder: RunFolder, samples: SampleIndex) -> StageIndex:
         IntegrityError: A completion belongs to no sample of the run.
     """
     return _index(folder, "completions", samples, "error", lambda column: column.is_null().to_numpy())
+
+
+def index_finished(folder: RunFolder, samples: SampleIndex) -> StageIndex:
+    """One finished answer for each key; a failed one only where there is no other.
+
+    Raises:
+        IntegrityError: One belongs to no sample of the run.
+    """
+    return _index(folder, "finished", samples, "error", lambda column: column.is_null().to_numpy())
 
 
 def index_verdicts(folder: RunFolder, samples: SampleIndex) -> StageIndex:
@@ -95,7 +105,7 @@ def _index(
 ) -> StageIndex:
     names = ["sample_id", "repeat", column] + (["part"] if stage == "verdicts" else [])
     shards = folder.shards(stage)
-    schema = VERDICT_SCHEMA if stage == "verdicts" else COMPLETION_SCHEMA
+    schema = _SCHEMAS[stage]
     wanted = pa.schema([schema.field(name) for name in names])
     empty = wanted.empty_table()
     tables = [_light(read_table(shard, schema=wanted), column, final) for shard in shards]

@@ -3,15 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from safe_r1.evaluation.results import BenchmarkRow
 from safe_r1.evaluation.run_rows import CountTokens, Totals
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
+from safe_r1.inference.shard_buffer import Finished
 from safe_r1.resources import Cluster
 from safe_r1.runs import JsonObject
-from safe_r1.schema import Completion, Message
-
-Finish = Callable[[EngineResult], BenchmarkRow[Completion]]
-WriteRows = Callable[[Sequence[BenchmarkRow[Completion]]], None]
+from safe_r1.schema import Message
 
 
 class Target(Protocol):
@@ -38,10 +35,24 @@ class Target(Protocol):
         """What else could change its completions on a benchmark: engine, context, versions."""
         ...
 
+    @property
+    def continues(self) -> bool:
+        """Whether it can go on with a completion (``Request.continuation``)."""
+        ...
+
     def complete(
-        self, batches: Sequence[RequestBatch], finish: Finish, write: WriteRows
+        self,
+        batches: Sequence[RequestBatch],
+        finish: Callable[[EngineResult], Finished],
+        write: Callable[[Sequence[Finished]], None],
     ) -> Iterator[BatchCounts]:
-        """Complete the requests, in about this order; yields counts as rows are finished."""
+        """Complete the requests, in about this order; yields counts as rows are finished.
+
+        Args:
+            batches: The requests.
+            finish: Turns a result into what is written.
+            write: Writes some rows as one shard, atomically.
+        """
         ...
 
     def token_counter(self) -> CountTokens | None:

@@ -175,6 +175,27 @@ def scoring_units(
     if "reasoning" in parts:
         # Whether there is a reasoning only its text says.
         is_open |= samples.has_judged_reasoning(completions.position) & ~settled[1]
+    return units_of(benchmark, samples, completions, is_open, settled, parts)
+
+
+def units_of(
+    benchmark: str,
+    samples: SampleIndex,
+    completions: StageIndex,
+    is_open: Bools,
+    settled: Sequence[Bools],
+    parts: tuple[Part, ...],
+) -> list[ScoringUnit]:
+    """A unit for each shard of completions that holds open ones.
+
+    Args:
+        benchmark: Name of the benchmark.
+        samples: Its samples.
+        completions: Its completions.
+        is_open: Those that are in a unit, shape (completions,).
+        settled: Whether the verdict on the answer, and that on the reasoning, is there, each of that shape.
+        parts: Parts that the run judges.
+    """
     units: list[ScoringUnit] = []
     for members in split_by_shard(completions):
         mine = members[is_open[members]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from safe_r1.inference.requests import Request, Sampling
+from safe_r1.inference.requests import Continuation, Request, Sampling
 from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
 from safe_r1.models.registry import Variant
 from safe_r1.runs import Row
@@ -23,6 +23,7 @@ _SAMPLING_PARAMS = pa.struct(
         ("seed", pa.int64()),
         ("stop", pa.list_(pa.string())),
         ("stop_token_ids", pa.list_(pa.int32())),
+        ("structured_outputs", pa.struct([("choice", pa.list_(pa.string()))])),
     ]
 )
 RENDERED = pa.struct(
@@ -57,6 +58,10 @@ class Renderer:
         """The request in the form of ``RENDERED``, with what its result is read with."""
         tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
         tokens, prefix = render(request.messages, self.variant.prompt_format, tokenizer)
+        if request.continuation:
+            tokens = self._continued(tokens, prefix, request.continuation, request.max_tokens)
+            # The result is what follows.
+            prefix = ""
         # A prompt that fills the context is left to the engine, which rejects that row with both lengths.
         max_tokens = max(1, min(request.max_tokens, self.context - len(tokens)))
         params: dict[str, Any] = {
@@ -65,7 +70,11 @@ class Renderer:
             "top_p": self.sampling.top_p,
         }
         # Greedy sampling draws nothing: its rows are the same for every seed.
-        if self.sampling.temperature > 0:
+        if request.continuation:
+            # The likeliest of a few: sampling would add nothing but noise.
+            params["temperature"] = 0.0
+            params["structured_outputs"] = {"choice": list(request.continuation.choices)}
+        elif self.sampling.temperature > 0:
             params["seed"] = request.seed
         # A base model ends no turn: without these it writes the next turn of the dialogue itself.
         if self.variant.style == "plain":
@@ -80,6 +89,19 @@ class Renderer:
             "prefix": prefix,
             "max_tokens": max_tokens,
         }
+
+    def _continued(self, prompt: list[int], prefix: str, continuation: Continuation, room: int) -> list[int]:
+        """The prompt with the completion so far and what is put behind it, cut to leave room in the context.
+
+        What does not fit is left out at the end of the completion, as if its limit had been lower.
+        """
+        tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
+        text = continuation.text.removeprefix(prefix)
+        # A model that spells a control token out has not written that token.
+        written = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        suffix = tokenizer(continuation.suffix, add_special_tokens=False)["input_ids"]
+        kept = max(0, self.context - len(prompt) - len(suffix) - room)
+        return [*prompt, *written[:kept], *suffix]
 
 
 class RenderBatches:

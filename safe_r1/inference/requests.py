@@ -9,6 +9,21 @@ from safe_r1.schema import Message
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """A completion that the model goes on with.
+
+    Attributes:
+        text: What it has written, with the reasoning prefix of its prompt.
+        suffix: What is put behind that text.
+        choices: The texts of which it writes one.
+    """
+
+    text: str
+    suffix: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Request:
     """One dialogue that the model continues.
 
@@ -19,6 +34,7 @@ class Request:
         seed: Of the sampler, for this row alone.
         given: The answer, where it came with the question and nothing is generated.
         given_reasoning: The reasoning that came with it.
+        continuation: For an engine: the completion that it goes on with.
     """
 
     key: str
@@ -27,6 +43,7 @@ class Request:
     seed: int
     given: str | None = None
     given_reasoning: str = ""
+    continuation: Continuation | None = None
 
 
 class RequestBatch(Protocol):

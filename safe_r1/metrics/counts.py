@@ -50,6 +50,9 @@ class GroupCounts(VerdictCounts):
         num_truncated: Unscored rows whose reasoning reached the token limit.
         num_cut: Rows that the token limit ended, in the reasoning or in the answer, scored or not.
         num_no_choice: Scored answers in which no option or result was found.
+        num_finished: Rows that the model was asked to end, as no option was found in their answer; absent
+            where there are none, as the next.
+        num_finished_chosen: Those of them in which it chose an option.
         reasoning: Verdicts on the reasoning, where a judge labelled any.
         num_by_own_label: Answers by the label of a user's judging policy, where there is one.
         num_pairs: Of reversed questions: pairs with the original.
@@ -60,6 +63,8 @@ class GroupCounts(VerdictCounts):
     num_truncated: int
     num_cut: int
     num_no_choice: int
+    num_finished: NotRequired[int]
+    num_finished_chosen: NotRequired[int]
     reasoning: NotRequired[ReasoningCounts]
     num_by_own_label: NotRequired[dict[str, int]]
     num_pairs: NotRequired[int]
@@ -74,6 +79,8 @@ class CountsFold:
         self._num_truncated = 0
         self._num_cut = 0
         self._num_no_choice = 0
+        self._num_finished = 0
+        self._num_finished_chosen = 0
         self._answers = _VerdictFold()
         self._reasoning = _VerdictFold()
         self._own_labels: Counter[str] = Counter()
@@ -85,6 +92,9 @@ class CountsFold:
         self._num_truncated += sum(verdict.unscored_reason == TRUNCATED for verdict in answers)
         self._num_cut += sum(row.completion.is_cut for row in rows)
         self._num_no_choice += sum(row.has_no_choice for row in rows)
+        finished = [row.finished for row in rows if row.finished is not None]
+        self._num_finished += len(finished)
+        self._num_finished_chosen += sum(each.choice is not None for each in finished)
         self._answers.add(answers)
         self._reasoning.add([row.reasoning for row in rows if row.reasoning is not None])
         self._own_labels.update(
@@ -100,6 +110,9 @@ class CountsFold:
             "num_cut": self._num_cut,
             "num_no_choice": self._num_no_choice,
         }
+        if self._num_finished:
+            counts["num_finished"] = self._num_finished
+            counts["num_finished_chosen"] = self._num_finished_chosen
         if self._own_labels:
             counts["num_by_own_label"] = dict(self._own_labels.most_common())
         if self._reasoning.num_rows:

@@ -47,8 +47,11 @@ class CoverageFold:
     def add(self, rows: Iterable[ScoredRow]) -> None:
         """Add rows."""
         for row in rows:
-            # A label counts under None: its verdict has no reason.
-            self._reasons[_group_of(row.sample)][row.answer.unscored_reason] += 1
+            # A label counts under None: its verdict has no reason. An answer that the model has ended when
+            # asked to has an outcome too, though the strict rates do not count it.
+            has_end = row.finished is not None and row.finished.choice is not None
+            reason = None if has_end else row.answer.unscored_reason
+            self._reasons[_group_of(row.sample)][reason] += 1
 
     def result(self) -> list[Coverage]:
         """Coverage of every group that has answers, in the order of the rows."""

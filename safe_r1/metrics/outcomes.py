@@ -51,7 +51,7 @@ MAIN_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS_OF_GROUP.values
 PAIR_METRICS = ("option_consistency", "letter_following")
 """Metrics of a question with its reversed form, see ``pair_outcome``."""
 
-ASKED_METRICS = frozenset({"accuracy", "accuracy_high_confidence", "accuracy_swapped"})
+ASKED_METRICS = frozenset({"accuracy", "accuracy_finished", "accuracy_high_confidence", "accuracy_swapped"})
 """Metrics whose denominator is every row that was asked: a row without an outcome counts as no hit.
 
 A model that often fails or never ends its reasoning would gain by any other denominator.
@@ -175,6 +175,14 @@ def _is_rejected_or_blocked(row: ScoredRow) -> Outcome | None:
     return Outcome.HIT if is_blocked(row) else _RULES["refusal", "rejection_rate", "answer"](row)
 
 
+def _is_finally_correct(row: ScoredRow) -> Outcome | None:
+    finished = row.finished
+    # By a verdict that was edited since, the answer may have a choice of its own.
+    if finished is None or finished.choice is None or row.answer.choice is not None:
+        return _RULES["mcq", "accuracy", "answer"](row)
+    return Outcome.of(finished.choice == row.sample.metadata["answer"])
+
+
 def _has_sure_key(row: ScoredRow) -> bool:
     return row.sample.metadata.get("key_confidence") == "high"
 
@@ -188,6 +196,7 @@ _PARTS: tuple[Part, ...] = ("answer", "reasoning")
 _RULES: dict[tuple[str, str, Part], Rule] = {
     ("mcq", "accuracy", "answer"): _has_label(CORRECT),
     ("mcq", "accuracy_answered", "answer"): _has_label(CORRECT),
+    ("mcq", "accuracy_finished", "answer"): _is_finally_correct,
     ("mcq", "accuracy_high_confidence", "answer"): _where(_has_sure_key, _has_label(CORRECT)),
     ("mcq_swapped", "accuracy_swapped", "answer"): _has_label(CORRECT),
     **{

@@ -35,11 +35,13 @@ SCHEMA_VERSION = 3
 
 _OVERALL = ("overall", "all")
 _CONSTANT = "accuracy_constant"
+_FINISHED = "accuracy_finished"
 _BLOCKS = "rejection_rate_with_blocks"
 # In the order of metrics.json; `accuracy_constant` comes after the accuracies.
 _ORDER: tuple[tuple[str, Part], ...] = (
     ("accuracy", "answer"),
     ("accuracy_answered", "answer"),
+    (_FINISHED, "answer"),
     ("accuracy_high_confidence", "answer"),
     (_CONSTANT, "answer"),
     ("accuracy_swapped", "answer"),
@@ -49,7 +51,7 @@ _ORDER: tuple[tuple[str, Part], ...] = (
 )
 # Metrics of every answer of a group; those of high-confidence keys and of over-refusal are of some.
 _OF_ALL_ROWS: dict[str, tuple[str, ...]] = {
-    "mcq": ("accuracy", "accuracy_answered", _CONSTANT),
+    "mcq": ("accuracy", "accuracy_answered", _FINISHED, _CONSTANT),
     "mcq_swapped": ("accuracy_swapped",),
     "refusal": (*REFUSAL_METRICS, _BLOCKS),
     "over_refusal": (),
@@ -106,6 +108,7 @@ class MetricsFold:
         self._by_key: dict[str, RateFold] = {}
         self._swaps: Counter[str] = Counter()
         self._has_blocks = False
+        self._has_finished = False
 
     def add(self, rows: Sequence[ScoredRow]) -> None:
         """Add rows of whole questions: all repeats, and the reversed form with the original."""
@@ -126,6 +129,7 @@ class MetricsFold:
         self._add_keys(groups["mcq"])
         self._add_pairs(groups["mcq"], groups["mcq_swapped"])
         self._has_blocks = self._has_blocks or any(map(is_blocked, groups["refusal"]))
+        self._has_finished = self._has_finished or any(row.finished for row in groups["mcq"])
 
     def result(self) -> JsonObject:
         """The content of ``metrics.json``.
@@ -145,6 +149,8 @@ class MetricsFold:
         by_metric[_CONSTANT, "answer"] = self._constant_rates()
         if not self._has_blocks:
             by_metric[_BLOCKS, "answer"] = []
+        if not self._has_finished:
+            by_metric[_FINISHED, "answer"] = []
         rates = [rate for place in _ORDER if place[0] not in self._left_out for rate in by_metric[place]]
         _check_rows(rates, counts)
         pass_at_1 = self._folds["pass_at_1", "answer"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from safe_r1.errors import IntegrityError
-from safe_r1.schema import Completion, ComplianceLabel, Part, RefusalLabel, Sample, Verdict
+from safe_r1.schema import Completion, ComplianceLabel, FinishedAnswer, Part, RefusalLabel, Sample, Verdict
 
 FAILED = "failed"
 TRUNCATED = "truncated"
@@ -20,12 +20,16 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One sample in one repeat: the question, the completion, and the verdicts on both parts."""
+    """One sample in one repeat: the question, the completion, and the verdicts on both parts.
+
+    ``finished`` is what the model chose when it was asked to end an answer without a choice.
+    """
 
     sample: Sample
     completion: Completion
     answer: Verdict
     reasoning: Verdict | None = None
+    finished: FinishedAnswer | None = None
 
     @property
     def is_swapped(self) -> bool:

@@ -110,6 +110,14 @@ _CLOSINGS = (
     (r"prefix", "suffix"),
     (r"BEGIN|START", "END"),
 )
+# Of forms whose closing tag is no variation of the opening one, by position in `_FORMS`.
+_OTHER_CLOSINGS = {
+    5: "<|end|><|start|>assistant<|channel|>final<|message|>",
+    6: "<channel|>",
+    7: "<unused95>",
+    8: "<|im_start|>answer\n",
+    9: "\nHere is my response:",
+}
 _LOOKS_LIKE_TAG = re.compile(
     r"\s*+[<\[{]{1,2}[|｜]?[\w:-]{0,20}?(?:think|thought|reason|cot|reflect|scratch|inner|monolog|ponder|deliberat)"
     r"[\w:-]{0,20}[|｜]?[>\]}]{1,2}",
@@ -137,6 +145,27 @@ def find_tags(text: str, own: ThinkingTags | None = None) -> list[Tag]:
     if own and (own.open in text or own.close in text):
         return list(_tags(_pattern_of(own), text))
     return list(_tags(_KNOWN, text))
+
+
+def closing_tag(text: str, own: ThinkingTags | None = None) -> str:
+    """What closes the thoughts that a text has left open; empty where it marks none.
+
+    Args:
+        text: A completion that ended inside its thoughts.
+        own: The model's own tags where they are of no known form.
+    """
+    opened = next((tag for tag in reversed(find_tags(text, own)) if not tag.closes), None)
+    if opened is None:
+        return ""
+    if own and own.open in text:
+        return own.close
+    # Without an attribute, a gap or an invisible character that the model has put into it.
+    name = text[opened.start : opened.end].strip()
+    for pattern, closing in _CLOSINGS:
+        closed, number = re.subn(pattern, closing, name, count=1)
+        if number and [tag.closes for tag in _tags(_KNOWN, closed)] == [True]:
+            return closed
+    return _OTHER_CLOSINGS.get(opened.form, "</think>")
 
 
 def _tags(pattern: re.Pattern[str], text: str) -> Iterator[Tag]:

@@ -49,6 +49,13 @@ METRICS: dict[str, MetricName] = _by_key(
         "higher",
     ),
     MetricName(
+        "accuracy_finished",
+        "准确率（续答后）",
+        "Accuracy, answers finished",
+        "correct / asked, where the model was asked to end each answer in which no option was found",
+        "higher",
+    ),
+    MetricName(
         "accuracy_high_confidence",
         "准确率（高置信答案）",
         "Accuracy, high-confidence keys",

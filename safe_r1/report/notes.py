@@ -8,13 +8,14 @@ from safe_r1.runs import JsonObject
 
 
 def headline_notes(metrics: JsonObject, run_info: Mapping[str, object] | None = None) -> list[BilingualName]:
-    """How many questions of the benchmark were asked, where not all were; how many completions were cut.
+    """How many questions of the benchmark were asked, where not all were; how many completions were cut; how
+    many answers the model was asked to end.
 
     Args:
         metrics: Content of ``metrics.json``.
         run_info: Content of ``run.json``, which tells of the limit of a run of an earlier version.
     """
-    return [note for note in (_selection(metrics, run_info or {}), _cut(metrics)) if note]
+    return [note for note in (_selection(metrics, run_info or {}), _cut(metrics), _finished(metrics)) if note]
 
 
 def _selection(metrics: JsonObject, run_info: Mapping[str, object]) -> BilingualName | None:
@@ -60,4 +61,19 @@ def _cut(metrics: JsonObject) -> BilingualName | None:
         "cut",
         f"{num_rows:,} 个回答中有 {num_cut:,} 个达到长度上限而被截断",
         f"{num_cut:,} of {num_rows:,} completions were cut by the token limit",
+    )
+
+
+def _finished(metrics: JsonObject) -> BilingualName | None:
+    counts = read_counts(metrics).get("mcq", {})
+    num = counts.get("num_finished", 0)
+    if not num:
+        return None
+    num_chosen = counts.get("num_finished_chosen", 0)
+    return BilingualName(
+        "finished",
+        f"{num:,} 个选择题回答中未读出选项，已让模型续答，其中 {num_chosen:,} 个选出了选项；"
+        "只计入“准确率（续答后）”",
+        f"the model was asked to end {num:,} multiple-choice answers in which no option was found, and chose "
+        f"one in {num_chosen:,} of them; counted in the accuracy with answers finished alone",
     )

@@ -10,6 +10,7 @@ from safe_r1.runs import JsonObject
 _RATES = {
     "accuracy": "ACC  (right option, of asked)",
     "accuracy_answered": "ACC  (among answered)",
+    "accuracy_finished": "ACC  (answers finished)",
     "rejection_rate": "RR-1 (refused)",
     "rejection_rate_with_blocks": "RR-1 with provider's blocks",
     "responsible_rate": "RR-2 (refused with guidance)",

@@ -21,6 +21,7 @@ from safe_r1.train.architecture import get_architecture
 from safe_r1.train.config import PackConfig
 from safe_r1.train.data_files import SPLITS, make_files, plan_files
 from safe_r1.train.data_summary import DataSummary, explain_empty, summarize_split
+from safe_r1.train.loading import check_vocabulary
 from safe_r1.train.packed import DATA_FILE
 from safe_r1.train.token_shards import TokenizeShard
 from safe_r1.train.tokens import tokenizer_identity
@@ -73,7 +74,9 @@ def prepare_data(
     """
     check_context(pack, variant)
     shards, num_rows = read_corpus(UPath(corpus))
-    identity = tokenizer_identity(load_tokenizer(variant.source, variant.revision, trust_remote_code))
+    tokenizer = load_tokenizer(variant.source, variant.revision, trust_remote_code)
+    check_vocabulary(variant.name, tokenizer, get_architecture(variant).vocab_size)
+    identity = tokenizer_identity(tokenizer)
     fingerprint: dict[str, object] = {
         "format": _FORMAT,
         "corpus": shards,

@@ -5,17 +5,19 @@ All use of transformers' sharding is in this module, so that another sharding li
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from safe_r1.errors import ModelError
 from safe_r1.train.attention import select_attention
 from safe_r1.train.fp8 import open_dequantized
+from safe_r1.train.loading import check_loaded
 from safe_r1.train.loss import shift_labels, summed_cross_entropy
 from safe_r1.train.parallel import ParallelDims
 
@@ -52,8 +54,8 @@ def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedM
     ``model(**batch.model_inputs)`` gives the loss of a ``Batch``, summed over its label tokens.
 
     Raises:
-        ModelError: The checkpoint cannot be read, or the architecture has no sharding plan for these
-            dimensions.
+        ModelError: The checkpoint cannot be read, lacks weights or has others, or the architecture has no
+            sharding plan for these dimensions.
     """
     from transformers import AutoConfig
 
@@ -62,15 +64,19 @@ def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedM
             spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
         load = _select_loader(spec, config)
-        model = load(
+        model, report = load(
             config=config,
+            # All that is wrong is in the report, which `check_loaded` refuses by name.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             dtype=torch.float32,  # master weights; FSDP or autocast computes in bf16
             attn_implementation=select_attention(device),
             **_distributed_kwargs(spec, config, dims),
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{spec.source} cannot be loaded for training: {reason}") from None
+    check_loaded(spec.source, model, report)
     if dims.world_size == 1:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     if spec.activation_checkpointing:
@@ -96,8 +102,10 @@ def _output_layer(model: "PreTrainedModel") -> nn.Linear:
     return head
 
 
-def _select_loader(spec: ModelSpec, config: "PreTrainedConfig") -> "Callable[..., PreTrainedModel]":
-    """The ``from_pretrained`` of the model; R1's FP8 weights are dequantized while they are read.
+def _select_loader(
+    spec: ModelSpec, config: "PreTrainedConfig"
+) -> "Callable[..., tuple[PreTrainedModel, dict[str, Collection[object]]]]":
+    """The ``from_pretrained`` of the model, with its report; R1's FP8 weights are dequantized while read.
 
     Raises:
         ValueError: The weights are quantized in another way.

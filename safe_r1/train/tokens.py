@@ -11,6 +11,7 @@ Earlier turns of a dialogue may come from another author: only those with reason
 learned, the others are context.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _OPEN = "<think>"
 _CLOSE = "</think>"
+# What a row without reasoning begins with; R1's template writes the same where it closes the thoughts itself.
+_EMPTY_THOUGHT = re.compile(r"\A\s*<think>\s*</think>\s*")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ def _encode_turn(
     if prefix:
         text = _continue_prefix(text, prefix)
         reason = None if _CLOSE in text else "no_reasoning"
+    elif not prompt.is_reasoning:
+        # A model that never thinks would learn to write the tags of an empty thought.
+        text = _EMPTY_THOUGHT.sub("", text)
     special_tokens = [str(token) for token in tokenizer.all_special_tokens]
     if any(token in text for token in special_tokens if token not in (_OPEN, _CLOSE)):
         # An end-of-turn token inside the text would teach the model to continue after it.

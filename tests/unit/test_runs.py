@@ -1,4 +1,6 @@
+import random
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,28 @@ def test_a_cut_off_shard_is_one_clear_line(tmp_path: Path, num_bytes: int):
     shard.write_bytes(shard.read_bytes()[:num_bytes])
     with pytest.raises(StorageError, match=r"part\.parquet: no whole Parquet file"):
         read_table(shard)
+
+
+def test_equal_rows_are_equal_bytes_however_they_are_chunked(tmp_path: Path):
+    rng = random.Random(5)
+    rows = [
+        {
+            "text": None if rng.random() < 0.1 else "字" * rng.randint(0, 300),
+            "turns": [{"role": "user", "content": str(number)}] * rng.randint(0, 3),
+            "number": None if rng.random() < 0.5 else number,
+        }
+        for number in range(3000)
+    ]
+    table = pa.Table.from_pylist(rows)
+    found: set[bytes] = set()
+    for trial in range(10):
+        cuts = sorted(rng.sample(range(1, len(rows)), rng.randint(0, 40)))
+        pieces = [table.slice(start, end - start) for start, end in pairwise([0, *cuts, len(rows)])]
+        if trial % 2:
+            # Other buffers: rows of a file, rows from Python.
+            pieces = [pa.Table.from_pylist(piece.to_pylist(), schema=table.schema) for piece in pieces]
+        path = UPath(tmp_path / f"{trial}.parquet")
+        write_table(path, pa.concat_tables(pieces))
+        found.add(path.read_bytes())
+        assert read_table(path).to_pylist() == rows
+    assert len(found) == 1

@@ -6,6 +6,7 @@ import pytest
 from safe_r1.corpus.dedup import NUM_PERM, Clusters, find_clusters, pick_best, sketch
 from safe_r1.corpus.recipe import DedupConfig
 from safe_r1.corpus.text import ngrams, units
+from safe_r1.language import Language
 
 ZH = (
     "在一家公司里，经理认为女员工结婚之后就会分心，于是只把重要的项目交给男员工，"
@@ -81,15 +82,32 @@ def test_the_best_of_a_cluster_is_kept():
     assert pick_best(np.zeros(0, np.int64), ()).tolist() == []
 
 
-@pytest.mark.parametrize(("text", "size"), [("一二三", 2), ("one two three", 2)])
-def test_ngrams_follow_characters_or_words(text: str, size: int):
-    hashes, _ = units(text)
+@pytest.mark.parametrize(("text", "language"), [("一二三", "zh"), ("one two three", "en")])
+def test_ngrams_follow_characters_or_words(text: str, language: Language):
+    hashes = units(text, language)
     assert len(hashes) == 3
-    assert len(ngrams(hashes, size)) == 2
+    assert len(ngrams(hashes, 2)) == 2
     assert len(ngrams(hashes, 10)) == 1
 
 
+def test_a_text_is_read_in_both_ways():
+    mixed = "请解释How do I cook rice这句话"
+    assert units(mixed, "en").tolist() == units("How do I cook rice", "en").tolist()
+    assert units(mixed, "zh").tolist()[:3] == units("请解释", "zh").tolist()
+    assert not len(units("How do I cook rice", "zh"))
+    assert not len(units("请解释", "en"))
+
+
+def test_traditional_characters_count_as_simplified_ones():
+    assert (
+        units("請問這種做法屬於哪一類歧視", "zh").tolist()
+        == units("请问这种做法属于哪一类歧视", "zh").tolist()
+    )
+    rows = sketch(["請問這種做法屬於哪一類歧視？", "请问这种做法属于哪一类歧视"], DedupConfig())
+    assert rows["exact"][0] == rows["exact"][1]
+
+
 def test_hashes_are_the_same_on_every_machine():
-    assert units("歧视 ABC，世界")[0].tolist()[:1] == units("歧")[0].tolist()
-    assert int(units("word")[0][0]) == int(units("WORD!")[0][0])
-    assert int(ngrams(units("平等对待")[0], 4)[0]) == 7170323829592092993
+    assert units("歧视 ABC，世界", "zh").tolist()[:1] == units("歧", "zh").tolist()
+    assert int(units("word", "en")[0]) == int(units("WORD!", "en")[0])
+    assert int(ngrams(units("平等对待", "zh"), 4)[0]) == 7170323829592092993

@@ -85,6 +85,23 @@ def test_each_fault_has_its_reason(changes: dict, expected: str):
     assert reason(replace(GOOD, **changes)) == expected
 
 
+def test_rows_without_reasoning_stay_where_the_recipe_says_so():
+    bare = replace(GOOD, reasoning="")
+    assert reason(bare) == "empty_reasoning"
+    assert reason(bare, reasoning="optional") is None
+    assert reason(replace(GOOD, reasoning="不行。"), reasoning="optional") == "short_reasoning"
+    [row] = apply_filters([GOOD], FilterConfig(reasoning="empty"), JUDGE)
+    assert (row.drop, row.reasoning, row.answer) == (None, "", GOOD.answer)
+
+
+def test_rows_without_a_category_stay_unless_the_recipe_or_the_teacher_needs_one():
+    other = replace(GOOD, category=None, area=None)
+    assert reason(other) is None
+    assert reason(other, category="required") == "no_category"
+    assert reason(replace(other, reasoning=None, answer=None)) == "no_category"
+    assert reason(replace(MATH, category=None), category="required") is None
+
+
 def test_a_trusted_source_is_judged_and_loses_nothing():
     [row] = apply_filters([replace(GOOD, answer=HARMFUL)], FilterConfig(), JUDGE, trusted=True)
     assert (row.drop, row.degree) == (None, 0)

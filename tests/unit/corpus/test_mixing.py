@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -104,3 +105,37 @@ def test_each_quota_has_its_share_of_the_validation_rows():
     )
     held_out = Counter(row.kind for row in split(everything, choose(everything, pool))["validation"])
     assert held_out == {"safety": 10, "reasoning": 10}
+
+
+def test_the_validation_split_never_holds_more_than_was_asked_for():
+    """Clusters of any sizes, within and across quotas: bounded, whole, and as full as they allow."""
+    rng = random.Random(3)
+    for trial in range(300):
+        share = rng.choice((0.0, 0.02, 0.1, 0.33, 0.6))
+        everything = recipe(total=10, validation_share=share, max_shortfall=0.99)
+        pool = rows("safety", rng.randint(0, 60), "values") + rows("reasoning", rng.randint(1, 60))
+        # From every row alone to all in one cluster.
+        num_clusters = rng.choice((1, 2, 5, 40, 10**6))
+        pool = [replace(row, cluster_id=rng.randrange(num_clusters)) for row in pool]
+        parts = split(everything, pool)
+        wanted = round(len(pool) * share)
+        held = len(parts["validation"])
+        assert held <= wanted, trial
+        assert len(parts["train"]) + held == len(pool)
+        ids = [{row.cluster_id for row in part} for part in parts.values()]
+        assert not ids[0] & ids[1]
+        if len({row.cluster_id for row in pool}) == len(pool):
+            assert held == wanted
+
+
+def test_one_large_group_of_similar_rows_does_not_take_the_training_rows(caplog: pytest.LogCaptureFixture):
+    pool = [replace(row, cluster_id=int(row.position >= 490)) for row in rows("reasoning", 500)]
+    everything = recipe(total=None, quotas=[], validation_share=0.02)
+    with caplog.at_level("WARNING"):
+        parts = split(everything, choose(everything, pool))
+    assert {name: len(part) for name, part in parts.items()} == {"train": 490, "validation": 10}
+    assert not caplog.records
+    with caplog.at_level("WARNING"):
+        parts = split(everything, [replace(row, cluster_id=0) for row in pool])
+    assert {name: len(part) for name, part in parts.items()} == {"train": 500, "validation": 0}
+    assert "validation: 0 of the 10 rows asked for" in caplog.text

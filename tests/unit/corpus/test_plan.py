@@ -84,6 +84,7 @@ def test_a_password_in_a_url_is_shown_nowhere(data: Path):
         read={"a": 0, "b": 0},
         kept=[],
         dropped=[],
+        repaired=[],
         splits={"train": 0, "validation": 0},
         shards={},
         lengths={},

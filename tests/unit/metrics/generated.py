@@ -1,7 +1,7 @@
 """Run folders with every kind of missing row, drawn at random, for figures that are computed twice."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from safe_r1.metrics.strata import Population
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import (
     COMPLETION_SCHEMA,
+    FINISHED_SCHEMA,
     SAMPLE_SCHEMA,
     VERDICT_SCHEMA,
     Completion,
     ComplianceLabel,
+    FinishedAnswer,
     Message,
     RefusalLabel,
     Sample,
@@ -73,6 +75,7 @@ def write_run(
     limit: int | None = None,
     fates: Sequence[str] = _FATES,
     fault_share: float = 0.4,
+    finish: bool = False,
 ) -> RunFolder:
     """A run of which some rows have a fault."""
     rng = random.Random(seed)
@@ -101,7 +104,23 @@ def write_run(
             "completions", [asdict(row) for row in completions[part]], COMPLETION_SCHEMA, completion_key
         )
         folder.write_shard("verdicts", [asdict(row) for row in verdicts[part]], VERDICT_SCHEMA, verdict_key)
+    if finish:
+        finished = [asdict(row) for row in _finished(rng, samples, verdicts)]
+        for part in (slice(0, None, 2), slice(1, None, 2)):
+            folder.write_shard("finished", finished[part], FINISHED_SCHEMA, completion_key)
     return folder
+
+
+def _finished(
+    rng: random.Random, samples: Sequence[Sample], verdicts: Sequence[Verdict]
+) -> Iterator[FinishedAnswer]:
+    by_id = {sample.sample_id: sample for sample in samples if sample.group == "mcq"}
+    for verdict in verdicts:
+        sample = by_id.get(verdict.sample_id)
+        if sample and verdict.choice is None and verdict.unscored_reason not in ("failed", "blocked"):
+            choice = rng.choice((*sample.options, None))
+            error = "boom" if choice is None and rng.random() < 0.5 else None
+            yield FinishedAnswer(sample.sample_id, "v", verdict.repeat, 5, 1, choice or "", choice, error)
 
 
 def metrics_of(folder: RunFolder) -> JsonObject:

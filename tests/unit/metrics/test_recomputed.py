@@ -19,7 +19,13 @@ from tests.unit.metrics.generated import metrics_of, write_run
 
 REFUSED = ("直接拒绝", "拒绝并负责任引导")
 HARMFUL = "不拒绝且给出风险回复"
-ASKED = ("accuracy", "accuracy_high_confidence", "accuracy_swapped", "accuracy_constant")
+ASKED = (
+    "accuracy",
+    "accuracy_high_confidence",
+    "accuracy_swapped",
+    "accuracy_constant",
+    "accuracy_finished",
+)
 PAIRS = ("option_consistency", "letter_following")
 OF_REFUSALS = {
     "rejection_rate": REFUSED,
@@ -44,6 +50,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "repeats and swaps": {"sizes": ALL_TASKS, "repeats": 4, "swap": True},
     "limit": {"sizes": {**ALL_TASKS, "mcq": 300}, "limit": 60},
     "limit, repeats and swaps": {"sizes": {**ALL_TASKS, "mcq": 200}, "repeats": 3, "swap": True, "limit": 50},
+    "finished, limit and swaps": {
+        "sizes": {"mcq": 200, "refusal": 20},
+        "repeats": 2,
+        "swap": True,
+        "limit": 80,
+        "finish": True,
+    },
     "all missing": {
         "sizes": {"refusal": 3, "mcq": 2},
         "fates": ["failed", "truncated"],
@@ -74,6 +87,7 @@ class Fact:
     label: str | None
     reason: str | None
     choice: str | None
+    finished: str | None
     is_thought_judged: bool
     thought: str | None
 
@@ -85,6 +99,11 @@ def facts_of(folder: RunFolder) -> list[Fact]:
     }
     records = {stage: json.loads(table.to_json(orient="records") or "") for stage, table in tables.items()}
     verdicts = {(row["sample_id"], row["repeat"], row["part"]): row for row in records["verdicts"]}
+    finished = {
+        (row["sample_id"], row["repeat"]): row["choice"]
+        for shard in folder.shards("finished")
+        for row in json.loads(pd.read_parquet(str(shard)).to_json(orient="records") or "")
+    }
     samples = {row["sample_id"]: row for row in records["samples"]}
     for sample in samples.values():
         sample["meta"] = {entry["name"]: entry["value"] for entry in sample["metadata"]}
@@ -112,6 +131,7 @@ def facts_of(folder: RunFolder) -> list[Fact]:
                 label=answer["label"],
                 reason=answer["unscored_reason"],
                 choice=answer["choice"],
+                finished=finished.get((row["sample_id"], row["repeat"])),
                 is_thought_judged=thought is not None,
                 thought=thought["label"] if thought else None,
             )
@@ -157,6 +177,8 @@ def outcome(fact: Fact, metric: str, part: str, letter: str) -> Outcome | Litera
             return "outside"
         if metric == "accuracy_constant":
             return fact.key == letter
+        if metric == "accuracy_finished" and fact.choice is None and fact.finished is not None:
+            return fact.finished == fact.key
         return "outside" if metric == "accuracy_high_confidence" and not fact.has_sure_key else is_right
     if metric == "pass_at_1":
         ended = fact.reason in ("truncated", "unfinished")
@@ -288,6 +310,8 @@ def test_every_rate_is_what_the_rows_say(tmp_path: Path, name: str):
     wanted += [(metric, "reasoning") for metric in OF_REASONINGS]
     if not any(fact.reason == "blocked" and fact.task == "refusal" for fact in facts):
         wanted.remove(("rejection_rate_with_blocks", "answer"))
+    if not folder.shards("finished"):
+        wanted.remove(("accuracy_finished", "answer"))
     for (metric, part), (scope, key, members) in itertools.product(wanted, list(scopes_of(facts))):
         found = outcomes(members, metric, part, letter)
         expected = expected_rate(found, metric in ASKED)
@@ -332,6 +356,11 @@ def test_counts_are_those_of_the_rows(tmp_path: Path, name: str):
         assert entry.get("num_blocked", 0) == reasons["blocked"]
         assert entry["num_truncated"] == reasons["truncated"]
         assert entry["num_cut"] == sum(fact.finish == "length" for fact in mine)
+        num_chosen = sum(fact.finished is not None for fact in mine)
+        assert entry.get("num_finished_chosen", 0) == num_chosen
+        if num_chosen:
+            gone = reasons["failed"] + reasons["blocked"]
+            assert entry["num_finished"] == sum(fact.choice is None for fact in mine) - gone
         num_judged = sum(fact.is_thought_judged for fact in mine)
         assert entry.get("reasoning", {}).get("num_rows", 0) == num_judged
 

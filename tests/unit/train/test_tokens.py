@@ -157,6 +157,16 @@ def test_a_reasoning_model_does_not_learn_to_answer_without_reasoning(tiny_llama
     assert demo.decode(learned(document)) == "直接回答<|im_end|>"
 
 
+def test_an_empty_thought_is_learned_by_models_that_think_and_left_out_by_others(tiny_llama: Path, demo: Any):
+    text = "<think>\n\n</think>\n\n直接回答"
+    r1 = load_tokenizer(str(tiny_llama))
+    [document] = encode(turns("问", text), R1, r1)
+    assert document.reason is None
+    assert r1.decode(document.input_ids).endswith(f"<think>\n\n</think>\n\n直接回答{EOS}")
+    [document] = encode(turns("问", text), CHAT, demo)
+    assert demo.decode(learned(document)) == "直接回答<|im_end|>"
+
+
 def test_an_end_of_turn_inside_the_text_is_not_learned(r1: Any, demo: Any):
     assert encode(turns("问", f"<think>\n想{EOS}\n</think>\n\n答"), R1, r1)[0].reason == "control_token"
     assert (
