@@ -41,18 +41,12 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-bench-"))
     makers = {"throughput": _throughput, "mcq": _mcq, "fill": _fill}
     benches = {part: make(args, folder) for part, make in makers.items() if args.only in (None, part)}
-    conditions = {part: bench.conditions for part, bench in benches.items()}
-    job, stream, bare, harness = run_job, run_stream, run_bare, run_harness
-    if args.smoke:
-        # Nearly all of the smallest size is the start of engines: the parts have one piece of work in common,
-        # of which each side runs once.
-        benches = dict.fromkeys(benches, benches.get("mcq") or next(iter(benches.values())))
-        job, stream, bare, harness = map(_once, (job, stream, bare, harness))
     sides: dict[str, tuple[Side, Side, str]] = {
-        "throughput": (job, bare, "bare_vllm"),
-        "mcq": (job, harness, "lm_eval"),
-        "fill": (stream, bare, "bare_vllm"),
+        "throughput": (run_job, run_bare, "bare_vllm"),
+        "mcq": (run_job, run_harness, "lm_eval"),
+        "fill": (run_stream, run_bare, "bare_vllm"),
     }
+    conditions = {part: bench.conditions for part, bench in benches.items()}
     results = begin(args, "lm-eval", conditions=conditions)
     for part, bench in benches.items():
         ours, theirs, name = sides[part]
@@ -86,18 +80,6 @@ def _arguments() -> argparse.Namespace:
     )
     smallest = ["generation.max_tokens=4", "engine.max_num_seqs=8"]
     return parse(parser, pairs=1, limit=8, warm_up=False, overrides=smallest, fill_rows=24, fill_slots=4)
-
-
-def _once(side: Side) -> Side:
-    """The side as it ran the first time."""
-    runs: list[tuple[Timings, Texts]] = []
-
-    def run(bench: Bench, name: str) -> tuple[Timings, Texts]:
-        if not runs:
-            runs.append(side(bench, name))
-        return runs[0]
-
-    return run
 
 
 def _throughput(args: argparse.Namespace, folder: Path) -> Bench:

@@ -1,4 +1,4 @@
-"""What takes an engine start and serves several tests: evaluations that tests of several files look at."""
+"""What takes an engine start and serves several tests: one evaluation of all kinds of benchmarks."""
 
 import json
 import subprocess
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.endless_run import SETTINGS, EndlessRun
 from tests.integration.mixed_run import MixedRun, own_rows
 from tests.unit.benchmarks.own_files import write_records
 
@@ -54,20 +53,3 @@ def mixed(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Mix
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return MixedRun(output / "main" / tiny_answering.name, questions, 2, done.stdout)
-
-
-@pytest.fixture(scope="session")
-def endless(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> EndlessRun:
-    """A model that never ends its reasoning."""
-    output = tmp_path_factory.mktemp("endless")
-    arguments = ("--variant", str(tiny_qwen2), "--output", str(output), *SETTINGS)
-    done = subprocess.run(
-        [sys.executable, "ray_jobs/evaluate.py", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 3, done.stdout + done.stderr
-    return EndlessRun(output, tiny_qwen2, arguments, done.stdout)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from ray_jobs import build_corpus, campaign, evaluate, finetune
+from ray_jobs import campaign
 from safe_r1.campaign.view import Snapshot, read_snapshot
 from safe_r1.errors import StorageError
 from tests.jobs import run_here
@@ -28,11 +28,6 @@ REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 900
 GROUP = "safe-r1/group"
 
-EVALUATE = [
-    *("engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.shard_age_s=0"),
-    *("engine.cpu_kv_cache_gib=1", "generation.max_tokens=200"),
-]
-FINETUNE = ["pack.seq_len=512", "global_batch_size=2", "save.every=5", "save.max_validation=1"]
 RECIPE = """
 name = "four-nodes"
 retry_minutes = 0
@@ -58,7 +53,10 @@ needs = ["corpus"]
 variants = ["{model}"]
 benchmarks = ["chisafetybench-sample"]
 flags = {{ limit = 8 }}
-set = {evaluate}
+set = [
+  "engine.max_model_len=1024", "engine.max_num_seqs=2", "engine.shard_age_s=0", "engine.cpu_kv_cache_gib=1",
+  "generation.max_tokens=200",
+]
 hours = 0.1
 [stages.finetune]
 job = "finetune"
@@ -66,7 +64,7 @@ group = "train"
 needs = ["corpus", "evaluate"]
 variants = ["{model}"]
 flags = {{ max-steps = 15 }}
-set = {finetune}
+set = ["pack.seq_len=512", "global_batch_size=2", "save.every=5", "save.max_validation=1"]
 hours = 0.1
 """
 
@@ -137,27 +135,6 @@ def submit(nodes: Nodes, recipe: Path, output: Path) -> subprocess.Popen:
     )
 
 
-def run_without_campaign(
-    model: Path, output: Path, ray_address: str, capfd: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
-) -> None:
-    """The jobs of the recipe one after the other, on a Ray that is running."""
-    patch.setenv("RAY_ADDRESS", ray_address)
-    corpus, variant = ("--corpus", f"{output}/corpus"), ("--variant", str(model))
-    evaluated = (*variant, "--benchmark", "chisafetybench-sample", "--limit", "8", *overrides(EVALUATE))
-    trained = (*variant, *corpus, "--max-steps", "15", *overrides(FINETUNE))
-    for app, arguments, folder in (
-        (build_corpus.app, ("--recipe", "seeds"), "corpus"),
-        (evaluate.app, evaluated, "runs"),
-        (finetune.app, trained, "finetuned"),
-    ):
-        code, shown = run_here(app, [*arguments, "--output", f"{output}/{folder}"], capfd)
-        assert code == 0, shown
-
-
-def overrides(settings: list[str]) -> list[str]:
-    return [part for setting in settings for part in ("--set", setting)]
-
-
 def snapshot(output: Path) -> Snapshot | None:
     with contextlib.suppress(StorageError):
         return read_snapshot(str(output))
@@ -218,16 +195,9 @@ def test_bad_input_is_one_clear_line(
 
 
 @pytest.mark.very_long
-def test_a_node_dies_in_each_stage(
-    nodes: Nodes,
-    tiny_answering: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_a_node_dies_in_each_stage(nodes: Nodes, tiny_answering: Path, tmp_path: Path):
     recipe = tmp_path / "four.toml"
-    settings = {"evaluate": json.dumps(EVALUATE), "finetune": json.dumps(FINETUNE)}
-    recipe.write_text(RECIPE.format(model=tiny_answering, **settings), "utf-8")
+    recipe.write_text(RECIPE.format(model=tiny_answering), "utf-8")
     disturbed, quiet = tmp_path / "disturbed", tmp_path / "quiet"
     running = submit(nodes, recipe, disturbed)
     wait_for(running, disturbed, "corpus", "corpus/work/candidates/*.parquet")
@@ -237,7 +207,7 @@ def test_a_node_dies_in_each_stage(
     wait_for(running, disturbed, "finetune/", "finetuned/main/*/checkpoints/*/state.json")
     nodes.replace("train")
     assert running.wait(TIMEOUT_S) == 0, disturbed.with_suffix(".log").read_text()
-    run_without_campaign(tiny_answering, quiet, str(nodes.cluster.address), capfd, monkeypatch)
+    assert submit(nodes, recipe, quiet).wait(TIMEOUT_S) == 0, quiet.with_suffix(".log").read_text()
     assert len(results(quiet)) >= 3
     assert results(disturbed) == results(quiet)
     seen = snapshot(disturbed)

@@ -7,17 +7,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ray_jobs import evaluate
 from safe_r1.evaluation.results import read_completions
 from safe_r1.runs import RunFolder
 from tests.chat_server import Answer, Server, completion
-from tests.jobs import run_here
 
 pytestmark = pytest.mark.slow
 
@@ -68,21 +66,18 @@ def command(server: Server, output: Path, *more: str) -> list[str]:
     ]
 
 
-RunJob = Callable[..., str]
-
-
-@pytest.fixture
-def run_job(server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> RunJob:
-    """Runs the job in this process; gives what it printed."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-
-    def run(output: Path, *more: str, code: int = 0) -> str:
-        found, shown = run_here(evaluate.app, command(server, output, *more)[2:], capfd)
-        assert found == code, shown
-        return shown
-
-    return run
+def run(server: Server, output: Path, *more: str, code: int = 0) -> str:
+    environment = os.environ | {"SAFE_R1_API_KEY": "sk-very-secret", "RAY_ADDRESS": "local"}
+    done = subprocess.run(
+        command(server, output, *more),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
 
 
 def folder_of(server: Server, output: Path) -> RunFolder:
@@ -93,10 +88,11 @@ def folder_of(server: Server, output: Path) -> RunFolder:
 @pytest.mark.very_long
 def test_a_killed_run_asks_no_answered_row_again_and_reports_blocks(server: Server, tmp_path: Path):
     output = tmp_path / "runs"
+    environment = os.environ | {"SAFE_R1_API_KEY": "sk-very-secret", "RAY_ADDRESS": "local"}
     job = subprocess.Popen(
         command(server, output),
         cwd=REPOSITORY,
-        env=os.environ | ENVIRONMENT,
+        env=environment,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -105,7 +101,7 @@ def test_a_killed_run_asks_no_answered_row_again_and_reports_blocks(server: Serv
         time.sleep(0.02)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    text = execute(*command(server, output)[1:])
+    text = run(server, output)
     # A request that was under way when the job was killed is asked again, and nothing else.
     asked = Counter(json.dumps(sent["messages"]) for sent in server.requests if "seed" not in sent)
     assert sum(asked.values()) - len(asked) <= 2
@@ -133,37 +129,33 @@ def test_a_killed_run_asks_no_answered_row_again_and_reports_blocks(server: Serv
     assert b"pass-word" not in everything
 
 
-def test_the_limit_of_cost_stops_the_run_and_a_higher_one_goes_on(
-    server: Server, run_job: RunJob, tmp_path: Path
-):
+def test_the_limit_of_cost_stops_the_run_and_a_higher_one_goes_on(server: Server, tmp_path: Path):
     limited = ("--limit", "40", "--set", "generation.max_tokens=100", "--max-cost")
-    text = run_job(tmp_path, *limited, "0.004", code=3)
+    text = run(server, tmp_path, *limited, "0.004", code=3)
     assert "endpoint.max_cost=0.004 reached" in text
     spent = len([sent for sent in server.requests if "seed" not in sent])
     assert 0 < spent < 40
     assert not folder_of(server, tmp_path).is_complete
-    run_job(tmp_path, *limited, "1")
+    run(server, tmp_path, *limited, "1")
     assert len([sent for sent in server.requests if "seed" not in sent]) == 40
 
 
-def test_a_dead_judge_keeps_the_completions(server: Server, run_job: RunJob, tmp_path: Path):
+def test_a_dead_judge_keeps_the_completions(server: Server, tmp_path: Path):
     more = ("--limit", "8", "--set", "judge.max_retries=0", "--set", "judge.model=m")
-    text = run_job(tmp_path, *more, "--judge", "http://127.0.0.1:9/v1", code=2)
+    text = run(server, tmp_path, *more, "--judge", "http://127.0.0.1:9/v1", code=2)
     folder = folder_of(server, tmp_path)
     assert "127.0.0.1:9" in text
     assert len(read_completions(folder)) == 8
     assert not folder.is_complete
     # The judge may change as long as it has judged nothing, and the same completions are judged.
     num_requests = len(server.requests)
-    run_job(tmp_path, "--limit", "8")
+    run(server, tmp_path, "--limit", "8")
     assert folder.is_complete
     assert len(server.requests) == num_requests
 
 
-def test_the_dry_run_estimates_tokens_and_cost_without_asking(
-    server: Server, run_job: RunJob, tmp_path: Path
-):
-    text = run_job(tmp_path, "--dry-run")
+def test_the_dry_run_estimates_tokens_and_cost_without_asking(server: Server, tmp_path: Path):
+    text = run(server, tmp_path, "--dry-run")
     assert "at the prices set" in text
     assert "pass-word" not in text
     assert not server.requests

@@ -1,6 +1,5 @@
 """The evaluation job as a user runs it: real Ray Data and vLLM, tiny models, processes that are killed."""
 
-import contextlib
 import json
 import os
 import re
@@ -18,7 +17,6 @@ from upath import UPath
 from ray_jobs import evaluate
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.runs import RunFolder
-from tests.integration.endless_run import MAX_TOKENS, EndlessRun
 from tests.integration.mixed_run import MixedRun
 from tests.jobs import run_here
 
@@ -92,16 +90,14 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def wait_for_descendant(process: subprocess.Popen, word: str) -> psutil.Process:
-    """The process of a job whose name has this word."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        for each in descendants(process.pid):
-            with contextlib.suppress(psutil.Error):
-                if word in each.name() or word in " ".join(each.cmdline()):
-                    return each
-        time.sleep(0.05)
-    raise AssertionError(f"the job had no process {word}")
+def find(processes: list[psutil.Process], word: str) -> psutil.Process | None:
+    for process in processes:
+        try:
+            if word in process.name() or word in " ".join(process.cmdline()):
+                return process
+        except psutil.Error:
+            continue
+    return None
 
 
 def start_and_wait_for_rows(model: Path, output: Path, shards: int) -> subprocess.Popen:
@@ -112,19 +108,11 @@ def start_and_wait_for_rows(model: Path, output: Path, shards: int) -> subproces
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for_rows(process, folder_of(model, output), shards)
-    return process
-
-
-def num_shards(folder: RunFolder) -> int:
-    return len(list((Path(str(folder.path)) / "completions").glob("part-*.parquet")))
-
-
-def wait_for_rows(process: subprocess.Popen, folder: RunFolder, shards: int) -> None:
+    completions = Path(str(folder_of(model, output).path)) / "completions"
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        if num_shards(folder) >= shards:
-            return
+        if completions.is_dir() and len(list(completions.glob("part-*.parquet"))) >= shards:
+            return process
         time.sleep(0.05)
     process.kill()
     pytest.fail(
@@ -164,22 +152,15 @@ def test_a_run_is_whole(undisturbed: RunFolder):
     assert undisturbed.is_complete
 
 
-def test_a_finished_run_starts_no_engine(
-    undisturbed: RunFolder, tiny_answering: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_a_finished_run_starts_no_engine(undisturbed: RunFolder, tiny_answering: Path):
     started = time.monotonic()
-    code, text = run_here(evaluate.app, command(tiny_answering, output_of(undisturbed))[2:], capfd)
-    assert code == 0, text
+    text = run(tiny_answering, output_of(undisturbed))
     assert "was complete" in text
     assert time.monotonic() - started < 60
 
 
-def test_another_setting_under_the_same_name_is_refused(
-    undisturbed: RunFolder, tiny_answering: Path, capfd: pytest.CaptureFixture[str]
-):
-    arguments = command(tiny_answering, output_of(undisturbed), "--set", "generation.temperature=0.9")[2:]
-    code, text = run_here(evaluate.app, arguments, capfd)
-    assert code == 2, text
+def test_another_setting_under_the_same_name_is_refused(undisturbed: RunFolder, tiny_answering: Path):
+    text = run(tiny_answering, output_of(undisturbed), "--set", "generation.temperature=0.9", code=2)
     assert "generation.temperature: 0.6 → 0.9" in text
     assert undisturbed.is_complete
 
@@ -200,19 +181,16 @@ def test_killed_driver_then_the_same_command(undisturbed: RunFolder, tiny_answer
 
 
 @pytest.mark.very_long
-def test_killed_engine_and_worker_are_survived(undisturbed: RunFolder, tiny_answering: Path, tmp_path: Path):
-    """The engine's own process, and after some rows of the next one the worker of Ray that owns it."""
-    folder = folder_of(tiny_answering, tmp_path)
+@pytest.mark.parametrize("victim", ["EngineCore", "MapWorker"])
+def test_killed_engine_or_worker_is_survived(
+    victim: str, undisturbed: RunFolder, tiny_answering: Path, tmp_path: Path
+):
     process = start_and_wait_for_rows(tiny_answering, tmp_path, shards=1)
-    owner = wait_for_descendant(process, "MapWorker")
-    wait_for_descendant(process, "EngineCore").kill()
-    # The owner ends with its engine, and Ray starts another.
-    _, alive = psutil.wait_procs([owner], timeout=TIMEOUT_S)
-    assert not alive
-    wait_for_descendant(process, "EngineCore")
-    wait_for_rows(process, folder, num_shards(folder) + 1)
-    wait_for_descendant(process, "MapWorker").kill()
+    target = find(descendants(process.pid), victim)
+    assert target is not None, [p.name() for p in descendants(process.pid)]
+    target.send_signal(signal.SIGKILL)
     assert process.wait(TIMEOUT_S) == 0
+    folder = folder_of(tiny_answering, tmp_path)
     assert rows_of(folder) == rows_of(undisturbed)
     assert results(folder) == results(undisturbed)
 
@@ -223,9 +201,7 @@ def results(folder: RunFolder) -> str:
     return info["results_sha256"]
 
 
-def test_a_model_in_the_same_job_judges(
-    tiny_answering: Path, tiny_llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_a_model_in_the_same_job_judges(tiny_answering: Path, tiny_llama: Path, tmp_path: Path):
     more = ["--judge", "llm", "--limit", "8", "--repeats", "1", "--set", f"judge.model={tiny_llama}"]
     more += ["--set", "judge.max_tokens=16", "--set", "judge.engine.max_model_len=4096"]
     more += ["--set", "judge.engine.cpu_kv_cache_gib=1"]
@@ -241,26 +217,23 @@ def test_a_model_in_the_same_job_judges(
     # As the message says: without its verdicts, the run takes another judge for the same completions.
     completions, _ = rows_of(folder)
     shutil.rmtree(Path(str(folder.path)) / "verdicts")
-    again = command(tiny_answering, tmp_path, "--limit", "8", "--repeats", "1", "--export", "csv,xlsx")[2:]
-    code, text = run_here(evaluate.app, again, capfd)
-    assert code == 0, text
+    run(tiny_answering, tmp_path, "--limit", "8", "--repeats", "1", "--export", "csv,xlsx")
     assert folder.is_complete
     assert rows_of(folder)[0] == completions
     assert {path.name for path in folder.path.iterdir()} >= {"results.csv", "results.xlsx"}
 
 
-def test_a_model_that_never_ends_its_reasoning_has_no_result(
-    endless: EndlessRun, capfd: pytest.CaptureFixture[str]
-):
-    assert re.search(r"0 of (\d+) answers of task mcq have a label \(\1 truncated\)", endless.shown)
-    assert f"larger generation.max_tokens (now {MAX_TOKENS};" in endless.shown
-    assert not endless.folder.is_complete
-    assert len(read_completions(endless.folder)) == 16
+def test_a_model_that_never_ends_its_reasoning_has_no_result(tiny_qwen2: Path, tmp_path: Path):
+    more = ("--limit", "8", "--repeats", "1", "--set", "generation.max_tokens=2")
+    text = run(tiny_qwen2, tmp_path, *more, code=3)
+    assert re.search(r"0 of (\d+) answers of task mcq have a label \(\1 truncated\)", text)
+    assert "larger generation.max_tokens (now 2;" in text
+    folder = folder_of(tiny_qwen2, tmp_path)
+    assert not folder.is_complete
+    assert len(rows_of(folder)[0]) == 8
     # Under the same name another limit would mix rows of both: the message asks for another name.
-    larger = [*endless.arguments, "--set", f"generation.max_tokens={MAX_TOKENS + 1}"]
-    code, text = run_here(evaluate.app, larger, capfd)
-    assert code == 2, text
-    assert f"generation.max_tokens: [{MAX_TOKENS}] → [{MAX_TOKENS + 1}]" in text
+    larger = ("--limit", "8", "--repeats", "1", "--set", "generation.max_tokens=3")
+    assert "generation.max_tokens: [2] → [3]" in run(tiny_qwen2, tmp_path, *larger, code=2)
 
 
 @pytest.mark.parametrize(

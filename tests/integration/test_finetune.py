@@ -103,8 +103,7 @@ def finetune_here(
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
 
     def run(model: Path, corpus: Path, output: Path, *flags: str, **settings: Any) -> tuple[int, str]:
-        flags = flags if "--max-steps" in flags else (*flags, "--max-steps", str(NUM_STEPS))
-        arguments = command(model, corpus, output, *flags, **settings)[2:]
+        arguments = command(model, corpus, output, *flags, "--max-steps", str(NUM_STEPS), **settings)[2:]
         return run_here(job.app, arguments, capfd)
 
     return run
@@ -281,13 +280,11 @@ def test_torchrun_does_the_same_without_ray_train(
     assert (exported(tmp_path, tiny_qwen2) / "model.safetensors").exists()
 
 
-def test_experts_and_adapters(
-    finetune_here: Callable[..., tuple[int, str]], tiny_deepseek_v3: Path, corpus: Path, tmp_path: Path
-):
+def test_experts_and_adapters(ray_address: str, tiny_deepseek_v3: Path, corpus: Path, tmp_path: Path):
     for name, settings in (("main", {}), ("adapters", {"run": "adapters", "lora": {"rank": 4}})):
         flags = ("--max-steps", "3", "--num-workers", "2")
-        code, shown = finetune_here(tiny_deepseek_v3, corpus, tmp_path, *flags, **settings)
-        assert code == 0, shown
+        done = finetune(ray_address, tiny_deepseek_v3, corpus, tmp_path, *flags, **settings)
+        assert done.returncode == 0, done.stdout + done.stderr
         found = tmp_path / name / tiny_deepseek_v3.name / f"{tiny_deepseek_v3.name}-safe"
         assert names_and_shapes(found) == names_and_shapes(tiny_deepseek_v3)
         before, after = (
@@ -300,20 +297,15 @@ def test_experts_and_adapters(
 
 
 def test_a_loss_that_is_nan_stops_and_names_the_rows(
-    finetune_here: Callable[..., tuple[int, str]],
-    tiny_qwen2: Path,
-    corpus: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ray_address: str, tiny_qwen2: Path, corpus: Path, tmp_path: Path
 ):
     # Relative paths: Ray's workers have another working directory.
-    monkeypatch.chdir(REPOSITORY)
     relative_corpus, output = (Path(os.path.relpath(path, REPOSITORY)) for path in (corpus, tmp_path))
     settings: dict[str, Any] = {"optimizer.lr": 1e30, "optimizer.max_grad_norm": 1e30, "save.every": 1}
-    code, shown = finetune_here(tiny_qwen2, relative_corpus, output, **settings)
-    assert code == 2, shown
-    assert "stopped before the model was updated" in shown
-    assert "benign_sensitive/" in shown or "reasoning_zh/" in shown
+    done = finetune(ray_address, tiny_qwen2, relative_corpus, output, **settings)
+    assert done.returncode == 2, done.stdout
+    assert "stopped before the model was updated" in done.stdout
+    assert "benign_sensitive/" in done.stdout or "reasoning_zh/" in done.stdout
     failure = json.loads((tmp_path / "main" / tiny_qwen2.name / "failure.json").read_text())
     assert failure["row_ids"]
     assert has_checkpoint(tmp_path, tiny_qwen2, 1) or failure["step"] == 1

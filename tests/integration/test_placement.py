@@ -1,6 +1,5 @@
 """Engines of several GPUs on nodes with labels; the GPUs are Ray's own count, there are none here."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,26 +15,20 @@ from safe_r1.serve.config import ScalingConfig
 from safe_r1.serve.engine import DeploymentSpec, model_deployment
 
 GROUP = "safe-r1/group"
-GROUPS = ("gpu-train", "gpu-eval")
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Cluster]:
-    """A head, and a node of four GPUs in each of two groups."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
-    for name in GROUPS:
-        made.add_node(num_cpus=6, num_gpus=4, labels={GROUP: name})
-    yield made
-    made.shutdown()
 
 
 @pytest.fixture
-def cluster(made: Cluster) -> Iterator[dict[str, str]]:
-    """The nodes of the groups by name; what a test reserves, ends with its connection."""
+def cluster():
+    """A head, and a node of four GPUs in each of two groups."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
+    nodes = {
+        name: made.add_node(num_cpus=6, num_gpus=4, labels={GROUP: name}).node_id
+        for name in ("gpu-train", "gpu-eval")
+    }
     ray.init(address=made.address, log_to_driver=False)
-    nodes = {node["Labels"].get(GROUP): node["NodeID"] for node in ray.nodes()}
-    yield {name: nodes[name] for name in GROUPS}
+    yield nodes
     ray.shutdown()
+    made.shutdown()
 
 
 def take(node: str, num_gpus: int) -> Any:
@@ -77,8 +70,7 @@ def test_an_engine_reserves_its_gpus_once_and_by_labels(
         ray_remote_args_fn=placement(engine_bundles(arguments, "gpu"), groups),
     )
     assert {row["node"] for row in rows.take_all()} == {cluster["gpu-eval"]}
-    groups_now = ray.util.placement_group_table().values()
-    [group] = [each for each in groups_now if each["state"] != "REMOVED"]
+    [group] = ray.util.placement_group_table().values()
     assert group["bundles"] == {number: {"CPU": 1.0, "GPU": 1.0} for number in range(4)}
     assert set(group["bundles_to_node_id"].values()) == {cluster["gpu-eval"]}
     monkeypatch.delenv("SAFE_R1_NODE_LABELS")

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,23 +20,49 @@ import pytest
 from ray_jobs import serve as job
 from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.models.registry import get_variant
+from safe_r1.runs import RunFolder
 from safe_r1.schema import SAMPLE_SCHEMA
 from tests.chat_server import Answer, Server, completion
-from tests.integration.endless_run import ENGINE, MAX_TOKENS, EndlessRun
 from tests.integration.test_joining_ray import running_head, serve
 from tests.jobs import run_here
-from tests.serving import START_S, Service, start_service
+from tests.serving import REPOSITORY, START_S, Service, start_service
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ENGINE = [
+    "--set",
+    "engine.max_model_len=1024",
+    "--set",
+    "engine.max_num_seqs=8",
+    "--set",
+    "engine.cpu_kv_cache_gib=1",
+    "--set",
+    "generation.max_tokens=40",
+]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def rows(endless: EndlessRun) -> list[dict[str, Any]]:
-    """The refusal questions of an evaluation with their completions and verdicts; before the service starts,
-    since two engines would compete for the cores.
-    """
-    completions, verdicts = read_completions(endless.folder), read_verdicts(endless.folder)
+def evaluated(model: Path, output: Path) -> list[dict[str, Any]]:
+    """The refusal questions of an evaluation with their completions and verdicts."""
+    command = [
+        sys.executable,
+        "ray_jobs/evaluate.py",
+        "--variant",
+        str(model),
+        "--output",
+        str(output),
+        "--limit",
+        "16",
+        "--benchmark",
+        "chisafetybench-sample",
+        *ENGINE,
+    ]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=False
+    )
+    # 3: a random model may end no reasoning, so that there is nothing to publish; the rows are there.
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    folder = RunFolder.locate(str(output), "main", model.name, "chisafetybench-sample")
+    completions, verdicts = read_completions(folder), read_verdicts(folder)
     return [
         {
             "id": row["sample_id"],
@@ -42,9 +70,15 @@ def rows(endless: EndlessRun) -> list[dict[str, Any]]:
             "completion": completions[(row["sample_id"], 0)],
             "verdict": verdicts[(row["sample_id"], 0, "answer")],
         }
-        for row in endless.folder.read_rows("samples", SAMPLE_SCHEMA)
+        for row in folder.read_rows("samples", SAMPLE_SCHEMA)
         if row["task"] == "refusal"
     ]
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Evaluated before the service starts, since two engines would compete for the cores."""
+    return evaluated(tiny_qwen2, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +163,7 @@ def test_the_openai_client_works_unchanged(service: Service, client: openai.Open
 
 def test_an_item_gets_the_answer_and_verdict_of_an_evaluation(service: Service, rows: list[dict[str, Any]]):
     items = [{"id": row["id"], "messages": row["messages"]} for row in rows]
-    body = {"items": items, "model": service.model, "max_tokens": MAX_TOKENS}
-    response = service.post("/v1/safety/evaluate", body)
+    response = service.post("/v1/safety/evaluate", {"items": items, "model": service.model, "max_tokens": 40})
     assert response.status_code == 200, response.text
     for row, item in zip(rows, response.json()["items"], strict=True):
         outcome, verdict = item["outcomes"][0], row["verdict"]
@@ -176,7 +209,7 @@ def test_a_batch_gives_the_same_results(service: Service, client: openai.OpenAI,
             "body": {
                 "items": [{"id": row["id"], "messages": row["messages"]}],
                 "model": service.model,
-                "max_tokens": MAX_TOKENS,
+                "max_tokens": 40,
             },
         }
         for row in rows
