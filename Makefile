@@ -52,9 +52,13 @@ test: setup ## Unit and integration tests with real Ray, vLLM and a browser, wit
 
 test-long: setup ## The very long tests: processes and nodes killed in the middle of jobs, the deployed service
 	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests -m very_long
+	@$(PYTHON) -m pytest tests --ignore tests/unit -m very_long
 
-test-all: test test-long ## All tests
+# In one run, engines and services that both kinds of tests look at are started once.
+test-all: setup ## All tests
+	@bash cluster/local/browser.sh
+	@$(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
+	@$(PYTHON) -m pytest tests --ignore tests/unit
 
 lint: setup ## Check style, formatting and types
 	@.venv/bin/ruff check .

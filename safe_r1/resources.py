@@ -34,6 +34,14 @@ MIN_LOGICAL_CPUS = 8
 # Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
 _START_WAIT = ("RAY_raylet_start_wait_time_s", "180")
 
+# Ray would start a worker for every logical CPU and take the job only then, and keep as many to its
+# end, each with what it has imported: torch for tokenizing, half a GiB beside the training that follows.
+_WORKERS_AS_NEEDED = {
+    "prestart_worker_first_driver": False,
+    "num_workers_soft_limit": 0,
+    "idle_worker_killing_time_threshold_ms": 10_000,
+}
+
 _ADDRESS = "RAY_ADDRESS"
 _START_LOCAL = "local"
 # Ray would take 30% of the memory. Stages pass blocks of text on and spill what is more than this to disk.
@@ -225,6 +233,10 @@ def init_ray(
         # "local" and not None, with which Ray would look for an address by itself.
         options |= {"address": _START_LOCAL, "num_cpus": num_cpus, "include_dashboard": include_dashboard}
         options |= _object_store_options()
+        # Who sets Ray's own variable decides.
+        options["_system_config"] = {
+            name: value for name, value in _WORKERS_AS_NEEDED.items() if f"RAY_{name}" not in os.environ
+        }
     # One that was found is joined without its address: only then does Ray use the token of its `ray start`.
     try:
         return ray.init(**options)  # pyright: ignore[reportArgumentType]

@@ -79,7 +79,7 @@ if [[ $profile == cpu ]]; then
   backend=()
   if ! has_cpu_torch; then backend=(--torch-backend cpu); fi
   step "installing torch for CPUs" \
-    .venv/bin/uv pip install --no-deps ${backend[@]+"${backend[@]}"} "torch==$(cpu_torch_version)"
+    .venv/bin/uv pip install --compile-bytecode --no-deps ${backend[@]+"${backend[@]}"} "torch==$(cpu_torch_version)"
 fi
 # As constraints, the lock's versions hold on other Pythons and systems too; what only these need is not locked.
 # Compiled once here: an engine starts three processes that import vLLM, and some machines never write the byte code themselves.

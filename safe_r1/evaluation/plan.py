@@ -97,7 +97,8 @@ class EvaluationPlan:
         # The longest ones are decoded together, whatever the others need.
         tokens = engine.tokens_per_sequence or max(map(self._tokens_per_sequence, self.samples))
         engine = engine.model_copy(update={"tokens_per_sequence": tokens})
-        kv_cache_gib = cpu_kv_cache_gib(self.variant, engine)
+        num_rows = sum(len(samples) * self.repeats(name) for name, samples in self.samples.items())
+        kv_cache_gib = cpu_kv_cache_gib(self.variant, engine, num_rows=num_rows)
         return engine.model_copy(update={"cpu_kv_cache_gib": kv_cache_gib})
 
     def _tokens_per_sequence(self, benchmark: str) -> int:

@@ -55,7 +55,9 @@ def cpu_bytes_per_number(engine: EngineConfig) -> int:
     return 4 if cpu_dtype(engine) == "float32" else 2
 
 
-def cpu_kv_cache_gib(variant: Variant, engine: EngineConfig, memory_gib: float | None = None) -> int:
+def cpu_kv_cache_gib(
+    variant: Variant, engine: EngineConfig, memory_gib: float | None = None, num_rows: int | None = None
+) -> int:
     """Size of the key-value cache on CPU in whole GiB, as vLLM takes it.
 
     Unless the settings say it: what ``max_num_seqs`` sequences of the expected length need, but at most half
@@ -66,12 +68,15 @@ def cpu_kv_cache_gib(variant: Variant, engine: EngineConfig, memory_gib: float |
         variant: The model.
         engine: Engine settings.
         memory_gib: Free memory; None: as it is on this machine now.
+        num_rows: Completions of the job, of which no more can be decoded at once; None: unknown.
     """
     if engine.cpu_kv_cache_gib is not None:
         return engine.cpu_kv_cache_gib
     if not variant.attention.kv_elements_per_token:
         return _UNKNOWN_KV_CACHE_GIB
     num_seqs = engine.max_num_seqs or MAX_NUM_SEQS_ON_CPU
+    if num_rows:
+        num_seqs = min(num_seqs, num_rows)
     free_gib = free_memory_gib() if memory_gib is None else memory_gib
     cap_gib = _MAX_FREE_SHARE * (free_gib - _weights_gib(variant, engine) - _PROCESSES_GIB)
     wanted_gib = math.ceil(_kv_gib(variant, engine, num_seqs * expected_tokens(variant, engine)))

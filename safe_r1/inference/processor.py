@@ -57,6 +57,28 @@ def _left_out(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
+class _NoTelemetry:
+    """Stands for Ray's agent of usage telemetry, and reports nothing."""
+
+    def push_telemetry_report(self, telemetry: object) -> None:
+        """See Ray's."""
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """In the block, Ray Data LLM does not report what it is used for: it does so through an actor, a process
+    of 125 MiB that the job waits for and that stays until its end.
+    """
+    from ray.llm._internal.batch.processor import vllm_engine_proc
+
+    made_by_ray = vllm_engine_proc.get_or_create_telemetry_agent
+    vllm_engine_proc.get_or_create_telemetry_agent = _NoTelemetry  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        vllm_engine_proc.get_or_create_telemetry_agent = made_by_ray
+
+
 def make_processor(
     variant: Variant,
     engine: EngineConfig,
@@ -92,7 +114,7 @@ def make_processor(
         tokenize_stage=False,
         detokenize_stage=False,
     )
-    with _left_out("vllm"):
+    with _left_out("vllm"), _without_telemetry():
         from safe_r1.inference.engine_stage import FinalOutputStage
 
         processor = build_processor(config)

@@ -46,6 +46,10 @@ def main() -> None:
     overrides = [f"generation.max_tokens={args.max_tokens}", f"engine.max_num_seqs={args.in_flight}"]
     benchmark = choose_benchmark(args.data)
     bench = make_bench(folder, benchmark, args.variant, args.data, args.limit, overrides)
+    if bench.device == "cpu":
+        # As Ray Serve has it, whatever it is told.
+        overrides.append('engine.extra={"distributed_executor_backend": "mp"}')
+        bench = make_bench(folder, benchmark, args.variant, args.data, args.limit, overrides)
     results = begin(args, conditions=bench.conditions) | {"device": bench.device}
     parts = (args.only,) if args.only else ("generation", "judging", "overload")
     before = run_bare(bench, "bare-before") if "generation" in parts else None

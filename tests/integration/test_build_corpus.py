@@ -17,7 +17,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from ray_jobs import build_corpus as job
 from safe_r1.benchmarks import get_benchmark
+from tests.jobs import run_here
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +116,7 @@ def command(recipe: Path, output: Path, *more: str) -> list[str]:
     return [sys.executable, "ray_jobs/build_corpus.py", "--recipe", str(recipe), *place, *more]
 
 
-def run(recipe: Path, output: Path, *more: str, code: int = 0) -> str:
+def run(recipe: Path, output: Path, *more: str) -> str:
     done = subprocess.run(
         command(recipe, output, *more),
         cwd=REPOSITORY,
@@ -123,7 +125,7 @@ def run(recipe: Path, output: Path, *more: str, code: int = 0) -> str:
         timeout=TIMEOUT_S,
         check=False,
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -182,18 +184,22 @@ def test_trainers_can_read_it(built: Path, tmp_path: Path):
     assert "<svg" in (built / "figures" / "kinds.svg").read_text("utf-8")
 
 
-def test_a_finished_corpus_is_left_alone_and_another_recipe_refused(recipe: Path, built: Path):
+def test_a_finished_corpus_is_left_alone_and_another_recipe_refused(
+    recipe: Path, built: Path, capfd: pytest.CaptureFixture[str]
+):
     before = hashes(built)
-    assert "was complete" in run(recipe, built)
-    assert "recipe.seed: 3 → 4" in run(recipe, built, "--set", "seed=4", code=2)
+    code, shown = run_here(job.app, command(recipe, built)[2:], capfd)
+    assert (code, "was complete" in shown) == (0, True), shown
+    code, shown = run_here(job.app, command(recipe, built, "--set", "seed=4")[2:], capfd)
+    assert (code, "recipe.seed: 3 → 4" in shown) == (2, True), shown
     assert hashes(built) == before
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_the_cluster_does_not_show_in_the_bytes(workers: int, recipe: Path, built: Path, tmp_path: Path):
+def test_the_cluster_does_not_show_in_the_bytes(recipe: Path, built: Path, tmp_path: Path):
+    """One logical CPU, so that blocks come one after the other; ``built`` had eight or more."""
     script = f"""
 import ray
-ray.init(num_cpus={workers}, include_dashboard=False, logging_level="error")
+ray.init(num_cpus=1, include_dashboard=False, logging_level="error")
 from safe_r1.corpus.build import build
 from safe_r1.corpus.recipe import load_recipe
 recipe = load_recipe({str(recipe)!r}, [], data={str(recipe.parent)!r}, output={str(tmp_path / "c")!r})
@@ -353,53 +359,35 @@ BAD_INPUT = [
     (["--set", "filtres.min_prompt_chars=3"], "unknown setting"),
     (["--output", "/proc/nowhere"], "/proc/nowhere"),
 ]
-# Several command lines in one process: none of them starts Ray, and most of the time goes into imports.
-RUN_EACH = """
-import json, sys
-from ray_jobs.build_corpus import app
-for arguments in json.loads(sys.argv[1]):
-    try:
-        app(arguments)
-    except SystemExit as exit:
-        print(f"exit code {exit.code}", flush=True)
-"""
 
 
-@pytest.fixture(scope="module")
-def refusals(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What each command line of ``BAD_INPUT`` prints."""
-    output = tmp_path_factory.mktemp("refused") / "out"
-    commands = [command(recipe, output, *arguments)[2:] for arguments, _ in BAD_INPUT]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_EACH, json.dumps(commands)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=True,
-    )
-    assert not (output / "_SUCCESS").exists()
-    assert done.stdout.count("exit code 2\n") == len(BAD_INPUT), done.stdout + done.stderr
-    return done.stdout.split("exit code 2\n")
-
-
-@pytest.mark.parametrize("number", range(len(BAD_INPUT)), ids=lambda number: BAD_INPUT[number][1])
-def test_bad_input_is_one_line(number: int, refusals: list[str]):
-    last = refusals[number].strip().splitlines()[-1]
+@pytest.mark.parametrize(("arguments", "message"), BAD_INPUT, ids=[message for _, message in BAD_INPUT])
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    code, shown = run_here(job.app, command(recipe, tmp_path / "out", *arguments)[2:], capfd)
+    assert code == 2, shown
+    last = shown.strip().splitlines()[-1]
     assert last.startswith("build_corpus: ")
-    assert BAD_INPUT[number][1] in last
+    assert message in last
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
-def test_too_many_malformed_records_are_one_line(recipe: Path, tmp_path: Path):
-    text = run(recipe, tmp_path / "out", "--set", "max_malformed_share=0.05", code=2)
+def test_too_many_malformed_records_are_one_line(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    arguments = command(recipe, tmp_path / "out", "--set", "max_malformed_share=0.05")[2:]
+    code, text = run_here(job.app, arguments, capfd)
+    assert code == 2, text
     last = text.strip().splitlines()[-1]
     assert last.startswith("build_corpus: ")
     assert "own.jsonl:11" in last
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
-def test_dry_run_writes_nothing(recipe: Path, tmp_path: Path):
-    text = run(recipe, tmp_path / "out", "--dry-run")
+def test_dry_run_writes_nothing(recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    code, text = run_here(job.app, command(recipe, tmp_path / "out", "--dry-run")[2:], capfd)
+    assert code == 0, text
     assert "seeds-risky" in text
     assert "90 wanted" in text
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +80,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def results(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("results")
+    runs: list[tuple[int, dict[str, Case]]] = []
     for world, setups in CASES.items():
         cases: dict[str, Case] = {}
         for name, (arch, sizes, more) in setups.items():
             cases[name] = Case(folder=folders[arch], sizes=sizes, **more)
             if "save_after" in more:
                 cases[name]["checkpoints"] = str(output / f"{name}-checkpoints")
-        run(world, cases, output)
+        runs.append((world, cases))
     options = {name: more for setups in CASES.values() for name, (_, _, more) in setups.items()}
     for world, resumed in RESUMED.items():
         cases = {}
@@ -95,19 +95,13 @@ def results(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
             checkpoints = str(output / f"{saved}-checkpoints")
             cases[name] = Case(folder=folders[arch], sizes=sizes, checkpoints=checkpoints)
             cases[name]["states"] = options[saved].get("states", "fp32")
-        run(world, cases, output)
-    return output
-
-
-def run(world: int, cases: Mapping[str, Case], output: Path) -> None:
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
-    )
-    command = [sys.executable, *launcher, "tests/integration/train_ranks.py", json.dumps(cases), str(output)]
+        runs.append((world, cases))
+    command = [sys.executable, "tests/integration/train_ranks.py", json.dumps(runs), str(output)]
     # torchao compiles its update once for every shape, minutes each on a CPU.
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "TORCHDYNAMO_DISABLE": "1"}
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
+    return output
 
 
 def load(results: Path, name: str) -> Result:

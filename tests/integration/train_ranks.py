@@ -1,12 +1,18 @@
-"""One worker of ``test_train_parallel``: some steps on fixed batches per case; rank 0 writes the results."""
+"""The workers of ``test_train_parallel``: some steps on fixed batches per case; rank 0 writes the results.
 
+They are forked from one process, so that torch and transformers are imported once and not thirteen times.
+"""
+
+import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import torch
+import torch.multiprocessing
 from torch import Tensor
 from upath import UPath
 
@@ -19,12 +25,21 @@ from safe_r1.train.optim import make_optimizer
 from safe_r1.train.packed import IGNORE_INDEX
 from safe_r1.train.parallel import ParallelDims, dp_rank, init_distributed
 from safe_r1.train.step import train_step
+from tests.serving import ports
 
 NUM_STEPS, BATCH, SEQ = 3, 4, 48
 _FIRST_DOCUMENT = 20
 # Adam divides by the gradient's own size: without a large eps it makes a rounding error of a tiny gradient a
 # full step.
 _LR, _EPS = 3e-2, 1e-2
+# What a worker would import later; nothing of it computes, so that a fork is safe.
+PRELOADED = (
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "torchao.optim",
+    *(f"transformers.models.{arch}.modeling_{arch}" for arch in ("qwen2", "llama", "deepseek_v3")),
+)
 
 
 class Case(TypedDict):
@@ -94,16 +109,31 @@ def run_case(case: Case, rank: int) -> Result:
     return {"start": start, "steps": steps, "state": state}
 
 
-def main(cases: str, output: str) -> None:
+def run_rank(rank: int, world_size: int, port: int, cases: Mapping[str, Case], output: str) -> None:
+    """All cases of one worker."""
     torch.set_num_threads(1)
-    rank, world_size = init_distributed("cpu")
-    for name, case in json.loads(cases).items():
+    if world_size > 1:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    assert init_distributed("cpu") == (rank, world_size)
+    for name, case in cases.items():
         assert ParallelDims(**case["sizes"]).world_size == world_size
         result = run_case(case, rank)
         if rank == 0:
             torch.save(result, Path(output) / f"{name}.pt")
     if world_size > 1:
         torch.distributed.destroy_process_group()
+
+
+def main(runs: str, output: str) -> None:
+    """Runs one after the other, each of a number of workers and their cases."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+    for world_size, cases in json.loads(runs):
+        [port] = ports(1)
+        torch.multiprocessing.start_processes(
+            run_rank, (world_size, port, cases, output), nprocs=world_size, start_method="fork"
+        )
 
 
 if __name__ == "__main__":

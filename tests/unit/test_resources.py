@@ -84,11 +84,20 @@ def test_a_local_ray_keeps_little_memory_for_objects(monkeypatch: pytest.MonkeyP
     assert "object_store_memory" not in start_options(monkeypatch)
 
 
+def test_a_local_ray_keeps_no_worker_that_is_not_used(monkeypatch: pytest.MonkeyPatch):
+    settings = start_options(monkeypatch)["_system_config"]
+    assert settings["prestart_worker_first_driver"] is False
+    assert settings["num_workers_soft_limit"] == 0
+    monkeypatch.setenv("RAY_num_workers_soft_limit", "4")
+    assert "num_workers_soft_limit" not in start_options(monkeypatch)["_system_config"]
+
+
 def test_a_ray_that_is_joined_keeps_its_own_resources(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     options = start_options(monkeypatch)
     assert options["address"] == "10.0.0.1:6379"
-    assert options.keys().isdisjoint({"num_cpus", "include_dashboard", "object_store_memory"})
+    started = {"num_cpus", "include_dashboard", "object_store_memory", "_system_config"}
+    assert options.keys().isdisjoint(started)
 
 
 def start_options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -89,7 +89,8 @@ A|A、|选A|答案是|答案：A\n| |\n|\n\n?|(|（ ）|是|不是A，|\\boxed{|
 
 @pytest.mark.parametrize("unit", UNITS.split("|"))
 def test_long_completions_take_no_long_time(unit):
-    text = "x" + unit * (100_000 // len(unit)) + "x"
+    # Read in quadratic time, that many characters would take ten times the limit.
+    text = "x" + unit * (30_000 // len(unit)) + "x"
     for options in (
         YES_NO,
         {"A": "认同", "B": "不认同"},
@@ -97,7 +98,7 @@ def test_long_completions_take_no_long_time(unit):
     ):
         start = time.process_time()
         extract_choice(text, options)
-        assert time.process_time() - start < 1
+        assert time.process_time() - start < 0.5
 
 
 def test_a_long_loop_keeps_its_first_answer():

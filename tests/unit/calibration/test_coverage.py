@@ -43,6 +43,6 @@ def test_labels_are_worth_more_where_the_judge_is_good(cells: list[dict]):
 
 
 @pytest.mark.slow
-def test_the_simulation_is_exact_from_the_seed(cells: list[dict]):
+def test_the_simulation_is_exact_from_the_seed():
     world = next(iter(WORLDS))
-    assert simulate(world, "same", RUNS, DRAWS) == cells[0]
+    assert simulate(world, "same", 4, DRAWS) == simulate(world, "same", 4, DRAWS)

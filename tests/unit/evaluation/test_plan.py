@@ -1,5 +1,8 @@
 """What an evaluation's plan makes of the engine settings."""
 
+from dataclasses import replace
+
+import psutil
 import pytest
 
 from safe_r1.benchmarks import evaluate_schema, get_benchmarks
@@ -32,6 +35,16 @@ def plan_of(variant: str, *settings: str) -> EvaluationPlan:
 )
 def test_the_expected_length_of_a_sequence(variant: str, settings: tuple[str, ...], expected: int):
     assert plan_of(variant, *settings).engine.tokens_per_sequence == expected
+
+
+def test_a_run_of_few_completions_needs_a_small_cache(monkeypatch: pytest.MonkeyPatch):
+    free = psutil.virtual_memory()._replace(available=16 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    whole = plan_of("demo", "generation.max_tokens=256")
+    few = replace(whole, samples={name: samples[:16] for name, samples in whole.samples.items()})
+    often = replace(few, config=whole.config.model_copy(update={"repeats": 4}))
+    # 64 sequences of 384 tokens of 46,080 bytes: 1.05 GiB.
+    assert [plan.engine.cpu_kv_cache_gib for plan in (whole, few, often)] == [2, 1, 2]
 
 
 def test_the_dry_run_and_the_job_have_the_same_figures():

@@ -76,6 +76,19 @@ def test_seeded_sampling_on_cpu_never_chunks_a_prompt():
     assert arguments["max_num_batched_tokens"] >= 8192
 
 
+@pytest.mark.parametrize(("memory_nodes", "sizes"), [(1, {}), (2, {}), (1, {"tensor_parallel_size": 3})])
+def test_on_cpu_a_model_runs_in_the_engines_process_where_nothing_is_bound(
+    memory_nodes: int, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("safe_r1.inference.engine._num_memory_nodes", lambda: memory_nodes)
+    arguments = engine_arguments(VARIANTS["demo"], EngineConfig.model_validate(sizes), "cpu")
+    is_expected = memory_nodes == 1 and not sizes
+    assert ("distributed_executor_backend" in arguments) == is_expected
+    chosen = EngineConfig(extra={"distributed_executor_backend": "mp"})
+    assert engine_arguments(VARIANTS["demo"], chosen, "cpu")["distributed_executor_backend"] == "mp"
+    assert "distributed_executor_backend" not in engine_arguments(VARIANTS["demo"], EngineConfig(), "gpu")
+
+
 def test_remote_code_stays_off_unless_asked_for():
     variant = VARIANTS["r1-distill-qwen-7b"]
     assert engine_arguments(variant, EngineConfig(), "gpu")["trust_remote_code"] is False

@@ -43,6 +43,17 @@ def test_longer_completions_need_more():
     assert cpu_kv_cache_gib(DEMO, EngineConfig(tokens_per_sequence=768), memory_gib=16) == 3
 
 
+def test_few_rows_need_a_small_cache():
+    # 64 sequences of 384 tokens: 1.05 GiB; 32: 0.53.
+    engine = EngineConfig(tokens_per_sequence=384)
+    assert cpu_kv_cache_gib(DEMO, engine, memory_gib=16) == 2
+    assert cpu_kv_cache_gib(DEMO, engine, memory_gib=16, num_rows=32) == 1
+    assert cpu_kv_cache_gib(DEMO, engine, memory_gib=16, num_rows=1_000_000) == 2
+    # One sequence of the whole context fits, however few there are.
+    long = EngineConfig(max_model_len=36864)
+    assert cpu_kv_cache_gib(R1_SMALL, long, memory_gib=64, num_rows=1) == 2
+
+
 def test_the_cache_takes_half_of_what_is_free_beside_the_weights():
     # (20 - 6.6 - 1.5) / 2 GiB.
     assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(), memory_gib=20) == 5
