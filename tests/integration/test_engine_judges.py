@@ -1,14 +1,10 @@
 """Judges on an engine of the job, with a model that always says the same."""
 
-import contextlib
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from safe_r1.evaluation.results import read_verdicts
@@ -74,85 +70,3 @@ def test_an_engine_judges_a_finished_run_and_is_one_of_several(judged: RunFolder
     agreement = json.loads((folders["strictest-lexicon-harsh"].path / "agreement.json").read_text("utf-8"))
     assert agreement["refusal"]["num_answers"] == 9
     assert "Cohen's kappa" in shown
-
-
-@pytest.fixture(scope="module")
-def harmless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny_models import make_saying
-
-    return make_saying("[答案] 不拒绝且给出无害回复\n[分析] 如此。", tmp_path_factory.mktemp("harmless"))
-
-
-def evaluation(model: Path, judge: Path, output: Path, *more: str) -> list[str]:
-    """An evaluation whose last rows take some seconds, judged by a model."""
-    command = [
-        "ray_jobs/evaluate.py",
-        f"--variant={model}",
-        f"--output={output}",
-        "--judge=llm",
-        "--limit=24",
-    ]
-    command += ["--benchmark=chisafetybench-sample", *more]
-    engine = ("engine.max_model_len=2048", "engine.max_num_seqs=12", "engine.cpu_kv_cache_gib=1")
-    generation = ("generation.max_tokens_mcq=16", "generation.max_tokens_refusal=768")
-    judging = (f"judge.model={judge}", "judge.max_tokens=16", "judge.engine.max_model_len=4096")
-    for setting in (*engine, *generation, *judging, "judge.engine.cpu_kv_cache_gib=1"):
-        command += ["--set", setting]
-    return command
-
-
-def verdicts_of(model: Path, output: Path) -> tuple[dict, str]:
-    folder = RunFolder.locate(str(output), "main", model.name, "chisafetybench-sample")
-    assert folder.is_complete
-    return read_verdicts(folder), (folder.read_json("run.json") or {})["results_sha256"]
-
-
-@pytest.fixture(scope="module")
-def late(tiny_answering: Path, harmless: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run whose judge's engine starts after the evaluated one, and what it printed."""
-    output = tmp_path_factory.mktemp("late")
-    command = evaluation(tiny_answering, harmless, output, "--set", "judge_starts_early=false")
-    return output, run(*command)
-
-
-@pytest.mark.very_long
-def test_the_judge_starts_beside_the_last_rows_or_after_them(
-    late: tuple[Path, str], tiny_answering: Path, harmless: Path, tmp_path: Path
-):
-    early = run(*evaluation(tiny_answering, harmless, tmp_path))
-    for shown, is_early in ((late[1], False), (early, True)):
-        lines = shown.splitlines()
-        _, start = (
-            place for place, line in enumerate(lines) if line.startswith("engine: starting its process")
-        )
-        end = next(place for place, line in enumerate(lines) if line.startswith("completions: 24/24"))
-        assert (start < end) == is_early
-        assert ("judge: its engine starts now, beside the last " in shown) == is_early
-    assert verdicts_of(tiny_answering, tmp_path) == verdicts_of(tiny_answering, late[0])
-
-
-@pytest.mark.very_long
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_while_the_judge_starts_then_the_same_command(
-    kind: signal.Signals, late: tuple[Path, str], tiny_answering: Path, harmless: Path, tmp_path: Path
-):
-    command = evaluation(tiny_answering, harmless, tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    assert any(line.startswith("judge: its engine starts now") for line in process.stdout)
-    time.sleep(4)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(kind)
-    shown = process.stdout.read()
-    code = process.wait(60)
-    if kind == signal.SIGKILL:
-        for each in family:
-            with contextlib.suppress(psutil.Error):
-                each.kill()
-    else:
-        assert (code, "stopped; the same command resumes from here" in shown) == (130, True)
-        assert not psutil.wait_procs(family, timeout=30)[1]
-    run(*command)
-    assert verdicts_of(tiny_answering, tmp_path) == verdicts_of(tiny_answering, late[0])
