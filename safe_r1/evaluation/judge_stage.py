@@ -51,7 +51,7 @@ class JudgeRequests:
         if self.benchmark is not None:
             [pending] = left_over([self.unit], {self.unit.benchmark: self.benchmark}, needs_judge)
         for each in pending:
-            # By the unit'"'"'s name for it, under which the verdict is written.
+            # By the unit's name for it, under which the verdict is written.
             key = replace(each.key, benchmark=self.unit.benchmark)
             yield Request(key.to_text(), self.policy.messages(each.item), self.max_tokens, seed=0)
 
@@ -61,7 +61,7 @@ class ReadReply:
     """Turns a result of a judging engine into a verdict; runs in Ray's workers.
 
     Attributes:
-        variants: Name of the evaluated variant by the unit'"'"'s benchmark.
+        variants: Name of the evaluated variant by the unit's benchmark.
         judge: The judge's label.
         policy: Prompt and labels of the judge.
     """
