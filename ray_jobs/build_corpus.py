@@ -53,10 +53,11 @@ def main(
         console.show(f"build_corpus: {settings.name} → {settings.output}; log: {console.log}")
         with show_startup(console.show):
             result = build(settings, console.progress)
-        _summarize(console, settings.name, result)
+        summarize(console, settings.name, result)
 
 
-def _summarize(console: Console, name: str, result: "CorpusResult") -> None:
+def summarize(console: Console, name: str, result: "CorpusResult") -> None:
+    """Show the counts of a corpus."""
     from safe_r1.corpus.accounting import sum_rows
 
     info = result.info

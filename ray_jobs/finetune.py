@@ -4,12 +4,13 @@ Runs the same on a laptop and, under `ray job submit`, on a cluster. Repeating t
 interrupted run.
 """
 
+import tempfile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_jobs.common import Console, job, join_ray
-from safe_r1.settings import load_config
+from safe_r1.settings import hide_credentials, load_config
 from safe_r1.train.config import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ def main(
     variant: Annotated[
         str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")
     ] = None,
-    corpus: Annotated[str | None, typer.Option(help="Folder or URI that build_corpus wrote.")] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or URI that build_corpus wrote, or your own data: a file, folder or glob of "
+            "conversations, or hf:OWNER/NAME[:CONFIG][:SPLIT]."
+        ),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="Folder or URI for the runs.")] = None,
     num_workers: Annotated[
         str | None, typer.Option(help="Number of workers: N, or MIN-MAX for elastic training.")
@@ -58,13 +65,33 @@ def main(
         from safe_r1.train.finetune import finetune
 
         join_ray(console)
-        if dry_run:
-            show_plan(settings, console.show)
-            return
+        with tempfile.TemporaryDirectory() as scratch:
+            # A dry run leaves nothing behind.
+            settings = _with_corpus(settings, scratch if dry_run else settings.output, console)
+            if dry_run:
+                show_plan(settings, console.show)
+                return
         console.show(
             f"finetune: {settings.variant} on {settings.corpus} → {settings.output}; log: {console.log}"
         )
         _show_result(console, finetune(settings, console.progress, console.log))
+
+
+def _with_corpus(settings: FinetuneConfig, output: str, console: Console) -> FinetuneConfig:
+    """The settings with a corpus that was built, from the user's own data where they are given."""
+    from safe_r1.corpus.own import build_own, is_own_data
+    from safe_r1.resources import disconnect
+
+    if not is_own_data(settings.corpus):
+        return settings
+    from ray_jobs.build_corpus import summarize
+
+    console.show(f"finetune: your own data {hide_credentials(settings.corpus)}, made into a corpus first")
+    result = build_own(settings.corpus, output, console.progress)
+    summarize(console, settings.corpus, result)
+    # A Ray that was started for the corpus is smaller than what training needs.
+    disconnect()
+    return settings.model_copy(update={"corpus": str(result.folder.path)})
 
 
 def _show_result(console: Console, result: "TrainResult") -> None:

@@ -57,8 +57,12 @@ def build(recipe: CorpusRecipe, on_progress: ProgressCallback) -> CorpusResult:
     Raises:
         SafeR1Error: Anything that the user can repair; what is finished by then is kept.
     """
+    return build_plan(make_plan(recipe), on_progress)
+
+
+def build_plan(plan: CorpusPlan, on_progress: ProgressCallback) -> CorpusResult:
+    """Build a corpus whose sources are found and checked; see ``build``."""
     started = time.monotonic()
-    plan = make_plan(recipe)
     recipe = plan.recipe
     judge = plan_judge(recipe.judge)
     judge.check_tells_refusals()

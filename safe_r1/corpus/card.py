@@ -50,7 +50,7 @@ corpus = load_dataset("PATH/TO/THIS/FOLDER")  # train and validation
 TRL and LLaMA-Factory read `jsonl/` (`jsonl/dataset_info.json` names it `{name}-train`). The stock chat
 template of the R1 family drops the reasoning of earlier turns; train with one that keeps it.
 """
-_COLORS = {"safety": "#b5473c", "benign-sensitive": "#d9a441", "reasoning": "#3c6e9f"}
+_COLORS = {"safety": "#b5473c", "benign-sensitive": "#d9a441", "reasoning": "#3c6e9f", "general": "#7a7a7a"}
 _PARTS = {"prompt": "#777777", "reasoning": "#3c6e9f", "answer": "#2a8f6d"}
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from safe_r1.benchmarks.math_answers import is_equal
 from safe_r1.corpus.recipe import FilterConfig
 from safe_r1.corpus.rows import CorpusRow, Drop
+from safe_r1.corpus.source import NO_CATEGORY
 from safe_r1.judge.base import JudgeItem, Judgement, judge_blocking
 from safe_r1.judge.factory import JudgePlan, shared_judge
 from safe_r1.language import detect_language
@@ -83,7 +84,7 @@ class KnownCategory:
 
     def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``no_category``."""
-        if row.category or row.kind == "reasoning" or (row.has_response and not self.is_required):
+        if row.category or row.kind in NO_CATEGORY or (row.has_response and not self.is_required):
             return None
         # The teacher answers by the policy of a category.
         return Drop(_STAGE, "no_category", "none of the 31 categories fits")
@@ -116,10 +117,12 @@ def repeated_share(text: str) -> float:
 
 
 class ExpectedLanguage:
-    """Prompt, reasoning and answer are in the language of the source."""
+    """Prompt, reasoning and answer are in the language of the source; general rows may translate."""
 
     def __call__(self, row: CorpusRow) -> Drop | None:
         """Drops ``language`` (prompt or answer) and ``mixed_language`` (reasoning)."""
+        if row.kind == "general":
+            return None
         for name, text in (("prompt", row.messages[-1]["content"]), ("answer", row.answer)):
             if text and (found := detect_language(text)) != row.language and _has_language(text):
                 return Drop(_STAGE, "language", f"the {name} is {found}, expected {row.language}")
@@ -193,7 +196,7 @@ def _judge_rows(
     """
     items: list[tuple[int, JudgeItem]] = []
     for position, row in enumerate(rows):
-        if row.drop is not None or not row.has_response or row.final is not None:
+        if row.drop is not None or not row.has_response or row.final is not None or row.kind == "general":
             continue
         parts: tuple[Part, ...] = config.judge_parts if row.kind == "safety" else ("answer",)
         for part in parts:

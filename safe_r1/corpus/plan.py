@@ -30,6 +30,7 @@ notices = logging.getLogger(NOTICES)
 
 # Enough to tell a wrong mapping from single malformed records.
 _NUM_CHECKED_RECORDS = 50
+_NUM_CHECKED_FILES = 20
 # Rough averages for the estimate of a dry run.
 _TOKENS_PER_POLICY = 700
 _TOKENS_PER_RESPONSE = 900
@@ -68,6 +69,8 @@ def make_plan(recipe: CorpusRecipe) -> CorpusPlan:
     for source in recipe.sources:
         found = list_parts(source, recipe.data, recipe.rows_per_part, source.limit)
         _check_mapping(source, found[0])
+        if source.mapping is None:
+            notices.warning("source %s: %s", source.name, _describe_forms(source, found))
         parts += found
     plan = CorpusPlan(recipe, parts, load_questions(recipe.decontamination.protected, recipe.data))
     _check_supply(plan)
@@ -94,19 +97,19 @@ def _check_mapping(source: Source, part: SourcePart) -> None:
             f"source {source.name}: its mapping fits none of its first {len(rows)} records; "
             f"{faults[0].detail}"
         )
-    if source.mapping is None:
-        notices.warning("source %s: %s", source.name, _describe_forms(source, part))
 
 
-def _describe_forms(source: Source, part: SourcePart) -> str:
-    """Which forms the first records have, and which of their fields are not read."""
-    records = [record.value for record in _beginning(source, part) if record.value]
+def _describe_forms(source: Source, parts: Sequence[SourcePart]) -> str:
+    """Which forms the first records of each file have, and which of their fields are not read."""
+    first_parts = {part.file: part for part in reversed(parts)}
+    beginnings = [_beginning(source, part) for part in list(first_parts.values())[-_NUM_CHECKED_FILES:]]
+    records = [record.value for beginning in beginnings for record in beginning if record.value]
     forms = [form for record in records if (form := recognise(record))]
     found = Counter(form.name for form in forms)
     unused = sorted({name for form in forms for name in form.unused})
     described = ", ".join(f"{number} × {name}" for name, number in found.most_common())
     unread = f"; fields that are not read: {', '.join(unused)[:200]}" if unused else ""
-    return f"recognised {described} in its first {len(records)} records{unread}"
+    return f"recognised {described} among {len(records)} records at the beginning of its files{unread}"
 
 
 def _first_rows(source: Source, part: SourcePart) -> list[CorpusRow]:
@@ -136,7 +139,10 @@ def _check_supply(plan: CorpusPlan) -> None:
 
 def _count_records(plan: CorpusPlan, kind: str, language: str | None) -> int:
     """Records of all sources of a kind and language (None for any), duplicates included."""
-    matching = (s for s in plan.recipe.sources if s.kind == kind and language in (None, s.language))
+    sources = (source for source in plan.recipe.sources if source.kind == kind)
+    matching = (
+        source for source in sources if None in (language, source.language) or source.language == language
+    )
     return sum(plan.count(source.name) for source in matching)
 
 
@@ -227,7 +233,6 @@ def _show_sources(plan: CorpusPlan, show: Callable[[str], None]) -> int:
         count = plan.count(source.name)
         num_prompts += count if needs_teacher else 0
         note = "  → teacher" if needs_teacher else ""
-        show(
-            f"  {source.name:28} {count:>9,} rows  {source.kind:17} {source.language}  {source.licence}{note}"
-        )
+        kind = f"{source.kind:17} {source.language or 'any'}"
+        show(f"  {source.name:28} {count:>9,} rows  {kind}  {source.licence}{note}")
     return num_prompts

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from safe_r1.corpus.dialogue import Dialogue, Unusable, read_dialogue
 from safe_r1.corpus.forms import recognise
-from safe_r1.corpus.source import FieldMapping, Source
+from safe_r1.corpus.source import NO_CATEGORY, FieldMapping, Source
+from safe_r1.language import detect_language
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.policies import classify
 from safe_r1.records.sources import RawRecord
@@ -146,7 +147,7 @@ def normalise(record: RawRecord, source: Source) -> CorpusRow:
         source_id=index,
         licence=source.licence,
         kind=source.kind,
-        language=source.language,
+        language=source.language or "zh",
         area=None,
         category=None,
     )
@@ -160,6 +161,7 @@ def normalise(record: RawRecord, source: Source) -> CorpusRow:
     category = _find_category_key(record.value, source, mapping, conversation["messages"])
     return replace(
         row,
+        language=source.language or detect_language(conversation["messages"][-1]["content"]),
         source_id=str(_get(record.value, mapping.id)) if mapping.id else row.source_id,
         category=category,
         area=area_of(category) if category else None,
@@ -261,7 +263,7 @@ def _find_category_key(
     record: Mapping[str, object], source: Source, mapping: FieldMapping, messages: list[Message]
 ) -> str | None:
     """Category of a row: from its own label, else of its source, else by the signs of the policy cards."""
-    if source.kind == "reasoning":
+    if source.kind in NO_CATEGORY:
         return None
     if mapping.category:
         label = _get(record, mapping.category)

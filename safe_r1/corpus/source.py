@@ -10,7 +10,9 @@ from safe_r1.records.location import DataLocation
 from safe_r1.settings import Settings
 from safe_r1.taxonomy import CATEGORIES
 
-ConversationKind = Literal["safety", "reasoning", "benign-sensitive"]
+ConversationKind = Literal["safety", "reasoning", "benign-sensitive", "general"]
+NO_CATEGORY: tuple[ConversationKind, ...] = ("reasoning", "general")
+"""Kinds whose rows have no risk category."""
 
 
 class FieldMapping(Settings):
@@ -66,8 +68,12 @@ class FieldMapping(Settings):
 class Source(DataLocation):
     """One raw source: its location, the meaning of its fields, and its licence."""
 
-    kind: ConversationKind = Field(description="safety, benign-sensitive or reasoning")
-    language: Language = Field(description="language of the rows")
+    kind: ConversationKind = Field(
+        description="safety, benign-sensitive, reasoning, or general for anything else, which is not judged"
+    )
+    language: Language | None = Field(
+        default=None, description="language of the rows; None: told from each row's question"
+    )
     licence: str = Field(description="licence of the source; it has to be among the recipe's licences")
     why: str = Field(default="", description="reason for including this source; shown in the dataset card")
     mapping: FieldMapping | None = Field(
