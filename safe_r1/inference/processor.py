@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safe_r1.config import EngineConfig
 from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
@@ -69,10 +69,10 @@ def _without_telemetry() -> Iterator[None]:
     """In the block, Ray Data LLM does not report what it is used for: it does so through an actor, a process
     of 125 MiB that the job waits for and that stays until its end.
     """
-    from ray.llm._internal.batch.processor import vllm_engine_proc
-
+    # Ray's own name for it, which it does not export.
+    vllm_engine_proc: Any = importlib.import_module("ray.llm._internal.batch.processor.vllm_engine_proc")
     made_by_ray = vllm_engine_proc.get_or_create_telemetry_agent
-    vllm_engine_proc.get_or_create_telemetry_agent = _NoTelemetry  # pyright: ignore[reportAttributeAccessIssue]
+    vllm_engine_proc.get_or_create_telemetry_agent = _NoTelemetry
     try:
         yield
     finally:

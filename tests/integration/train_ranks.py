@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import torch
-import torch.multiprocessing
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 from upath import UPath
 
 from safe_r1.models.registry import States
@@ -131,9 +131,7 @@ def main(runs: str, output: str) -> None:
         importlib.import_module(module)
     for world_size, cases in json.loads(runs):
         [port] = ports(1)
-        torch.multiprocessing.start_processes(
-            run_rank, (world_size, port, cases, output), nprocs=world_size, start_method="fork"
-        )
+        start_processes(run_rank, (world_size, port, cases, output), nprocs=world_size, start_method="fork")
 
 
 if __name__ == "__main__":
