@@ -241,7 +241,7 @@ def verdict_of_judge(
         key.sample_id,
         variant,
         key.repeat,
-        key.part,
+        "reasoning" if key.part == "reasoning" else "answer",
         label=label.value if label else None,
         degree=label.degree if label else None,
         judge=judge,

@@ -115,7 +115,8 @@ def _select_loader(
     # Left in the configuration, it would make transformers build a quantized model.
     quantization = vars(config).pop("quantization_config", None)
     if not quantization:
-        return functools.partial(
+        # With `output_loading_info` both give a pair, which their types do not say.
+        return functools.partial(  # pyright: ignore[reportReturnType]
             AutoModelForCausalLM.from_pretrained,
             spec.source,
             revision=spec.revision,
@@ -135,7 +136,7 @@ def _select_loader(
         )
     model_class: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # pyright: ignore[reportAssignmentType]
     weights = open_dequantized(folder, (block[0], block[1]))
-    return functools.partial(model_class.from_pretrained, None, state_dict=weights)
+    return functools.partial(model_class.from_pretrained, None, state_dict=weights)  # pyright: ignore[reportReturnType]
 
 
 def _distributed_kwargs(spec: ModelSpec, config: "PreTrainedConfig", dims: ParallelDims) -> dict[str, object]:

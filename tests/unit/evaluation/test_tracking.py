@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.unit.report.report_rows import make_rows
 from tests.unit.report.test_trackers import FakeMLflow, FakeWandb, events
 
 
-def published(tmp_path: Path, **settings: object):
+def published(tmp_path: Path, **settings: Any):
     plan = make_plan(tmp_path, {NAME: scored_rows()}, **settings)
     results = results_of(plan)
     publish_here(plan, results)

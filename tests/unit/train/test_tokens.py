@@ -162,7 +162,7 @@ def test_an_empty_thought_is_learned_by_models_that_think_and_left_out_by_others
     r1 = load_tokenizer(str(tiny_llama))
     [document] = encode(turns("问", text), R1, r1)
     assert document.reason is None
-    assert r1.decode(document.input_ids).endswith(f"<think>\n\n</think>\n\n直接回答{EOS}")
+    assert str(r1.decode(document.input_ids)).endswith(f"<think>\n\n</think>\n\n直接回答{EOS}")
     [document] = encode(turns("问", text), CHAT, demo)
     assert demo.decode(learned(document)) == "直接回答<|im_end|>"
 
