@@ -65,11 +65,12 @@ class Decontaminator:
         for language in _LANGUAGES:
             mine = [number for number, found in enumerate(languages) if found == language]
             self._index(language, [(number, units(self.questions[number].text, language)) for number in mine])
+        short = set(self._sentences.values())
         self._near = NearCopies(
             {
                 number: question.text
                 for number, question in enumerate(self.questions)
-                if not question.is_context and question.name not in self._sentences.values()
+                if not question.is_context and question.name not in short
             },
             config.similarity,
             config.max_questions,

@@ -12,16 +12,16 @@ from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.judge.factory import plan_judge
 from safe_r1.progress import ProgressCallback
 from safe_r1.records.files import is_data_file
+from safe_r1.records.location import HUB_PREFIX, parse_hub
 from safe_r1.runs import sha256
 from safe_r1.settings import hide_credentials
 
-_HUB = "hf:"
 _PROTECTED = "chisafetybench-sample"
 
 
 def is_own_data(corpus: str) -> bool:
     """True for files, or a dataset of the hub; False for the folder of a corpus that was built."""
-    if corpus.startswith(_HUB) or "*" in corpus:
+    if corpus.startswith(HUB_PREFIX) or "*" in corpus:
         return True
     path = UPath(corpus)
     if path.is_dir():
@@ -34,16 +34,12 @@ def own_recipe(data: str) -> CorpusRecipe:
     the shipped benchmark sample; nothing is judged.
 
     Args:
-        data: File, folder, glob or URI, or ``hf:OWNER/NAME[:CONFIG][:SPLIT]``.
+        data: File, folder, glob or URI, or ``hf:OWNER/NAME[@REVISION][:CONFIG][:SPLIT]``.
     """
     location: dict[str, object] = {"path": data if "://" in data else str(UPath(data).absolute())}
-    if data.startswith(_HUB):
-        hub, *more = data.removeprefix(_HUB).split(":")
-        location = {"hub": hub}
-        if more:
-            location["split"] = more[-1]
-        if len(more) > 1:
-            location["subset"] = more[0]
+    if data.startswith(HUB_PREFIX):
+        found = parse_hub(data, default_split="train")
+        location = {name: getattr(found, name) for name in ("hub", "subset", "split", "revision")}
     stem = PurePosixPath(data).name.partition(".")[0]
     name = re.sub(r"[^a-z0-9._-]+", "-", hide_credentials(stem).lower()).strip("-._") or "own"
     source = {"name": name, **location, "kind": "general", "licence": "own", "trusted": True}

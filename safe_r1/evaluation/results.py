@@ -26,7 +26,8 @@ from safe_r1.schema import (
 
 POPULATION = "population.json"
 """Numbers of all questions of the benchmark, in the folder of a run that asks a selection of them."""
-_SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA, "finished": FINISHED_SCHEMA}
+STAGE_SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA, "finished": FINISHED_SCHEMA}
+"""Columns of the rows of each stage."""
 
 
 def sample_key(row: Row) -> tuple[str]:
@@ -113,7 +114,9 @@ class ShardWriter:
         # One engine serves all benchmarks of a job, so its batches hold rows of several.
         for benchmark in dict.fromkeys(each.benchmark for each in rows):
             mine = [asdict(each.row) for each in rows if each.benchmark == benchmark]
-            self.folders[benchmark].write_shard(self.stage, mine, _SCHEMAS[self.stage], _KEYS[self.stage])
+            self.folders[benchmark].write_shard(
+                self.stage, mine, STAGE_SCHEMAS[self.stage], _KEYS[self.stage]
+            )
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import pyarrow as pa
 from upath import UPath
 
 from safe_r1.errors import IntegrityError
+from safe_r1.evaluation.results import STAGE_SCHEMAS
 from safe_r1.evaluation.sample_index import Ints, SampleIndex, find
 from safe_r1.runs import RunFolder, read_table
-from safe_r1.schema import COMPLETION_SCHEMA, FINISHED_SCHEMA, TRIED_AGAIN, VERDICT_SCHEMA
+from safe_r1.schema import TRIED_AGAIN
 
 Bools = npt.NDArray[np.bool_]
 PARTS = ("answer", "reasoning")
 _SHOWN_IDS = 5
-_SCHEMAS = {"completions": COMPLETION_SCHEMA, "finished": FINISHED_SCHEMA, "verdicts": VERDICT_SCHEMA}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def index_completions(folder: RunFolder, samples: SampleIndex) -> StageIndex:
     Raises:
         IntegrityError: A completion belongs to no sample of the run.
     """
-    return _index(folder, "completions", samples, "error", lambda column: column.is_null().to_numpy())
+    return _index(folder, "completions", samples, "error", _has_no_error)
 
 
 def index_finished(folder: RunFolder, samples: SampleIndex) -> StageIndex:
@@ -66,7 +66,7 @@ def index_finished(folder: RunFolder, samples: SampleIndex) -> StageIndex:
     Raises:
         IntegrityError: One belongs to no sample of the run.
     """
-    return _index(folder, "finished", samples, "error", lambda column: column.is_null().to_numpy())
+    return _index(folder, "finished", samples, "error", _has_no_error)
 
 
 def index_verdicts(folder: RunFolder, samples: SampleIndex) -> StageIndex:
@@ -77,6 +77,10 @@ def index_verdicts(folder: RunFolder, samples: SampleIndex) -> StageIndex:
     """
     retried = pa.array(sorted(TRIED_AGAIN), pa.string())
     return _index(folder, "verdicts", samples, "unscored_reason", lambda column: find(column, retried) < 0)
+
+
+def _has_no_error(column: pa.ChunkedArray) -> Bools:
+    return column.is_null().to_numpy()
 
 
 def key_of(index: StageIndex, num_repeats: int) -> Ints:
@@ -105,7 +109,7 @@ def _index(
 ) -> StageIndex:
     names = ["sample_id", "repeat", column] + (["part"] if stage == "verdicts" else [])
     shards = folder.shards(stage)
-    schema = _SCHEMAS[stage]
+    schema = STAGE_SCHEMAS[stage]
     wanted = pa.schema([schema.field(name) for name in names])
     empty = wanted.empty_table()
     tables = [_light(read_table(shard, schema=wanted), column, final) for shard in shards]

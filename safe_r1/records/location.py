@@ -1,10 +1,18 @@
 """Where records are, as settings: a file, folder, glob or URI, or a dataset of the hub."""
 
+import re
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from safe_r1.errors import ConfigError
 from safe_r1.settings import Settings
+
+HUB_PREFIX = "hf:"
+HUB_NAME = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?P<parts>(?::[\w.-]+){0,2})")
+"""``hf:OWNER/NAME[@REVISION][:CONFIG][:SPLIT]``, as users name a dataset of the hub."""
+_SPLITS = ("train", "test", "validation", "valid", "dev")
 
 FileFormat = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "xlsx"]
 
@@ -45,3 +53,40 @@ class DataLocation(Settings):
         if (self.path is None) == (self.hub is None):
             raise ValueError(f"source {self.name!r}: expected either `path` or `hub`")
         return self
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset of the hub as a user names it; the fields are those of ``DataLocation``.
+
+    Attributes:
+        has_parts: Whether the name holds a configuration or a split.
+    """
+
+    hub: str
+    subset: str | None
+    split: str
+    revision: str | None
+    has_parts: bool
+
+
+def parse_hub(given: str, default_split: str) -> HubDataset:
+    """The dataset that a user names, see ``HUB_NAME``.
+
+    Args:
+        given: The name.
+        default_split: The split where it holds none.
+
+    Raises:
+        ConfigError: The name is malformed.
+    """
+    found = HUB_NAME.fullmatch(given)
+    if found is None:
+        raise ConfigError(
+            f"{given}: expected hf:OWNER/NAME[@REVISION][:CONFIG][:SPLIT], e.g. hf:openai/gsm8k:main:test"
+        )
+    parts = found["parts"].split(":")[1:]
+    # One part alone is the split where it is a usual name of one.
+    subset = parts[0] if parts and (len(parts) == 2 or parts[0] not in _SPLITS) else None
+    split = parts[-1] if parts and (len(parts) == 2 or subset is None) else default_split
+    return HubDataset(found["id"], subset, split, found["revision"], bool(parts))

@@ -17,20 +17,17 @@ from safe_r1.benchmarks.own.words import fold, rank
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.records.files import split_name
 from safe_r1.records.layout import Layout, find_format, find_layout
-from safe_r1.records.location import DataLocation
+from safe_r1.records.location import HUB_NAME, HUB_PREFIX, DataLocation, HubDataset, parse_hub
 from safe_r1.records.sources import find_files, read_rows
 from safe_r1.settings import hide_credentials
 
-_HUB = "hf:"
-_HUB_NAME = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?P<parts>(?::[\w.-]+){0,2})")
-_SPLITS = ("train", "test", "validation", "valid", "dev")
 _SPLIT = "test"
 _NAME_CHARS = 64
 
 
 def is_own_name(name: str) -> bool:
     """Whether a ``--benchmark`` is a file, a URI or a dataset of the hub, by its looks."""
-    if name.startswith(_HUB) or "://" in name or "/" in name:
+    if name.startswith(HUB_PREFIX) or "://" in name or "/" in name:
         return True
     return split_name(name)[1] is not None or (bool(Path(name).suffix) and Path(name).is_file())
 
@@ -59,7 +56,7 @@ class Place:
     @property
     def is_hub(self) -> bool:
         """Whether it is a dataset of the hub."""
-        return self.given.startswith(_HUB)
+        return self.given.startswith(HUB_PREFIX)
 
     @property
     def file_name(self) -> str:
@@ -70,13 +67,13 @@ class Place:
     def stem(self) -> str:
         """Name without folder and suffixes."""
         if self.is_hub:
-            return self._hub()["id"].rpartition("/")[2]
+            return self._hub().hub.rpartition("/")[2]
         return split_name(self.file_name)[0]
 
     @property
     def notes(self) -> list[str]:
         """What was decided about a dataset of the hub and its user should know."""
-        if not self.is_hub or self._hub()["parts"]:
+        if not self.is_hub or self._hub().has_parts:
             return []
         return [f"split {_SPLIT!r} is read (another one: {self.given}:SPLIT or {self.given}:CONFIG:SPLIT)"]
 
@@ -120,12 +117,12 @@ class Place:
                 encoding=settings.encoding,
             )
         found = self._hub()
-        parts = found["parts"].split(":")[1:]
-        # One part alone is the split where it is a usual name of one.
-        subset = parts[0] if parts and (len(parts) == 2 or parts[0] not in _SPLITS) else None
-        split = parts[-1] if parts and (len(parts) == 2 or subset is None) else _SPLIT
         return _OwnLocation(
-            name="questions", hub=found["id"], subset=subset, split=split, revision=found["revision"]
+            name="questions",
+            hub=found.hub,
+            subset=found.subset,
+            split=found.split,
+            revision=found.revision,
         )
 
     def files(self, location: DataLocation, column: str | None = None) -> list[tuple[UPath, Layout]]:
@@ -161,18 +158,12 @@ class Place:
         try:
             return find_files(location, ".")
         except DataError as error:
-            hub = f"{_HUB}{self.given}"
-            hint = f"; a dataset of the hub is {hub}" if _HUB_NAME.fullmatch(hub) else ""
+            hub = f"{HUB_PREFIX}{self.given}"
+            hint = f"; a dataset of the hub is {hub}" if HUB_NAME.fullmatch(hub) else ""
             raise DataError(f"{error}{hint}") from None
 
-    def _hub(self) -> re.Match[str]:
-        found = _HUB_NAME.fullmatch(self.given)
-        if found is None:
-            raise ConfigError(
-                f"{self.given}: expected hf:OWNER/NAME[@REVISION][:CONFIG][:SPLIT], e.g. "
-                "hf:openai/gsm8k:main:test"
-            )
-        return found
+    def _hub(self) -> HubDataset:
+        return parse_hub(self.given, _SPLIT)
 
 
 def has_question(names: Sequence[str], column: str | None = None) -> bool:
