@@ -61,6 +61,7 @@ def main(
             overrides.append("resume=true")
         settings = load_config(FinetuneConfig, config, [*overrides, *(set_ or [])], **flags)
         # Imported late: these import torch, which takes seconds that a wrong setting should not cost.
+        from safe_r1.evaluation.safety_check import make_measure
         from safe_r1.train.finetune import dry_run as show_plan
         from safe_r1.train.finetune import finetune
 
@@ -74,7 +75,7 @@ def main(
         console.show(
             f"finetune: {settings.variant} on {settings.corpus} → {settings.output}; log: {console.log}"
         )
-        _show_result(console, finetune(settings, console.progress, console.log))
+        _show_result(console, finetune(settings, console.progress, console.log, make_measure))
 
 
 def _with_corpus(settings: FinetuneConfig, output: str, console: Console) -> FinetuneConfig:
@@ -103,6 +104,11 @@ def _show_result(console: Console, result: "TrainResult") -> None:
     for kind, loss in info["validation"].items():
         first_loss = info["first_validation"].get(kind, loss)
         console.show(f"  validation loss, {kind:18} {first_loss:.3f} → {loss:.3f}")
+    for step, score in info.get("safety_checks", {}).items():
+        console.show(
+            f"  safety check after step {step:>4}: refuses {score['refused']:.0%} of {score['num_risky']} "
+            f"risky, {score['over_refused']:.0%} of {score['num_harmless']} harmless questions"
+        )
     console.show(f"  model: {result.model}")
 
 

@@ -161,12 +161,12 @@ class RunFolder:
         after: JsonObject = json.loads(json.dumps(fingerprint, default=str))
         differences = diff({**before, **{part: after.get(part) for part in mutable}}, after)
         if differences:
-            shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
+            shown = "".join(f"\n  {line}" for line in differences[:_SHOWN_DIFFERENCES])
             if len(differences) > _SHOWN_DIFFERENCES:
-                shown += f"; and {len(differences) - _SHOWN_DIFFERENCES} more"
+                shown += f"\n  and {len(differences) - _SHOWN_DIFFERENCES} more"
             raise RunConflictError(
-                f"{self.path} already holds a run with other settings ({shown}). Repeat it with the same "
-                "settings, or give this one another name with --set run=NAME, or another --output."
+                f"{self.path} already holds a run with other settings; repeat it with the same ones, or give "
+                f"this one another name with --set run=NAME, or another --output. There → here:{shown}"
             )
         if before != after:
             # A mutable part changed; the run still began when it began.
@@ -229,6 +229,10 @@ class RunFolder:
     def publish(self) -> None:
         """Write the marker of a complete run, which is the last write."""
         self.write_text(SUCCESS, "")
+
+    def unpublish(self) -> None:
+        """Open a complete run again: until it is published once more it counts as unfinished."""
+        (self.path / SUCCESS).unlink(missing_ok=True)
 
 
 def find_runs(root: UPath) -> list[RunFolder]:

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: sharded, written asynchronously, atomic.
+"""Checkpoints of a run: sharded, written asynchronously, atomic, verified before they are loaded.
 
-``CHECKPOINTS/step-000050/`` holds torch's distributed checkpoint (model and optimizer), and ``state.json``,
-which is written when everything else is: a folder without that file is an interrupted write and is ignored.
-A checkpoint can be loaded by any number of workers.
+A checkpoint is torch's distributed checkpoint of model and optimizer, which any number of workers can load,
+and ``state.json`` (``checkpoint_files``).
 """
 
 import contextlib
@@ -11,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,46 +25,28 @@ from upath import UPath
 
 from safe_r1.errors import StorageError
 from safe_r1.runs import is_local, write_bytes
+from safe_r1.train.checkpoint_files import (
+    DAMAGE_FILE,
+    STATE_FILE,
+    CheckpointState,
+    FileRecord,
+    best_checkpoint,
+    checkpoint_path,
+    file_records,
+    find_damage,
+    list_checkpoints,
+    pass_over,
+    read_state,
+    remove_checkpoint,
+)
 from safe_r1.train.sharded_state import requantize, to_contiguous_shards
 
-STATE_FILE = "state.json"
-_PREFIX = "step-"
+T = TypeVar("T")
 
-CheckpointState = dict[str, Any]
-"""Content of ``state.json``: the fields of ``loop.TrainState``, and the validation losses."""
-
-
-def list_checkpoints(folder: UPath) -> list[tuple[int, UPath]]:
-    """The complete checkpoints with their steps, oldest first."""
-    paths = folder.iterdir() if folder.exists() else ()
-    return sorted(
-        (int(path.name.removeprefix(_PREFIX)), path)
-        for path in paths
-        if path.name.startswith(_PREFIX) and (path / STATE_FILE).exists()
-    )
-
-
-def read_state(checkpoint: UPath) -> CheckpointState:
-    """The training state that was saved with a checkpoint."""
-    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-
-
-def best_checkpoint(folder: UPath) -> UPath | None:
-    """The complete checkpoint with the lowest validation loss, the latest of equals.
-
-    Without validation it is the latest one; None if there is no checkpoint.
-    """
-    checkpoints = list_checkpoints(folder)
-    if not checkpoints:
-        return None
-    losses = [read_state(path).get("validation_loss") for _, path in checkpoints]
-    # Negative steps: of equal losses the later step is the smaller tuple.
-    ranked = [
-        (loss, -step, path)
-        for loss, (step, path) in zip(losses, checkpoints, strict=True)
-        if loss is not None
-    ]
-    return min(ranked)[2] if ranked else checkpoints[-1][1]
+# The best one may be older; if the latest is damaged, the one before is there.
+_NUM_LATEST = 2
+# Metadata of torch's distributed checkpoint, which rank 0 writes; the shards of rank 3 begin with `__3_`.
+_METADATA_FILE = ".metadata"
 
 
 def open_reader(checkpoint: UPath) -> StorageReader:
@@ -123,12 +104,16 @@ class Checkpoints:
         """
         # One at a time: a second pending checkpoint would need another copy of the state in host memory.
         self.finish()
-        path = self.folder / f"{_PREFIX}{step:06d}"
+        path = checkpoint_path(self.folder, step)
         model_state, optimizer_state = get_state_dict(model, optimizer)
         content = to_contiguous_shards({"model": model_state, "optimizer": optimizer_state})
         with self._storage_errors():
             if is_local(path):
                 path.mkdir(parents=True, exist_ok=True)
+            if self.rank == 0:
+                # The step is written again: until that is done it is no checkpoint.
+                (path / STATE_FILE).unlink(missing_ok=True)
+                (path / DAMAGE_FILE).unlink(missing_ok=True)
             written = async_save(
                 content,
                 storage_writer=_open_writer(path),
@@ -143,9 +128,24 @@ class Checkpoints:
         # On rank 0 this future finishes after all ranks have written their shards and the metadata lists
         # them.
         written.result()
+        files = self._gather(self._own_records(path))
         if self.rank == 0:
-            write_bytes(path / STATE_FILE, json.dumps(state).encode())
+            records = {name: record for part in files for name, record in part.items()}
+            write_bytes(path / STATE_FILE, json.dumps(state | {"files": records}).encode())
             self._remove_old()
+
+    def _own_records(self, path: UPath) -> dict[str, FileRecord]:
+        """Size and hash of the files that this worker has written, read back."""
+        own = [file.name for file in path.iterdir() if file.name.startswith(f"__{self.rank}_")]
+        return file_records(path, own + [_METADATA_FILE] * (self.rank == 0))
+
+    def _gather(self, value: T) -> list[T]:
+        """The value of every worker, on every worker."""
+        if self._group is None:
+            return [value]
+        values: list[T] = [value] * dist.get_world_size(self._group)
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
     def finish(self) -> None:
         """Wait until the pending checkpoint is written.
@@ -177,24 +177,21 @@ class Checkpoints:
             ) from None
 
     def _remove_old(self) -> None:
-        """Keep the latest checkpoint and the one with the lowest validation loss."""
+        """Keep the latest two checkpoints and the one with the lowest validation loss."""
         best = best_checkpoint(self.folder)
-        for _, path in list_checkpoints(self.folder)[:-1]:
+        for _, path in list_checkpoints(self.folder)[:-_NUM_LATEST]:
             if path != best:
-                # Without state.json, a removal that is interrupted leaves an incomplete checkpoint.
-                (path / STATE_FILE).unlink()
-                path.fs.rm(path.path, recursive=True)
+                remove_checkpoint(path)
 
     def load_latest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> CheckpointState | None:
-        """Load the latest complete checkpoint into model and optimizer.
+        """Load the latest complete checkpoint into model and optimizer; a damaged one is passed over.
 
         Returns:
             The state that was passed to ``save``, with the step; None if there is no checkpoint.
         """
-        checkpoints = list_checkpoints(self.folder)
-        if not checkpoints:
+        path = self._latest_sound()
+        if path is None:
             return None
-        _, path = checkpoints[-1]
         model_state, optimizer_state = get_state_dict(model, optimizer)
         reference = {"model": model_state, "optimizer": optimizer_state}
         content = to_contiguous_shards(reference)
@@ -207,6 +204,17 @@ class Checkpoints:
         )
         requantize(optimizer, moments)
         return read_state(path)
+
+    def _latest_sound(self) -> UPath | None:
+        """The latest checkpoint whose files are as they were written; each worker reads its share of them."""
+        for _, path in reversed(list_checkpoints(self.folder)):
+            parts = dist.get_world_size(self._group) if self._group else 1
+            damage = next(filter(None, self._gather(find_damage(path, self.rank, parts))), None)
+            if damage is None:
+                return path
+            if self.rank == 0:
+                pass_over(path, damage)
+        return None
 
 
 def _root_cause(error: BaseException) -> str:

@@ -84,11 +84,43 @@ class SaveConfig(Settings):
         default=64, ge=1, description="maximum number of validation sequences of each kind"
     )
     patience: int | None = Field(
-        default=None, ge=1, description="stop after this many validations in a row without a lower loss"
+        default=None,
+        ge=1,
+        description="stop after this many validations in a row without a lower loss, or with "
+        "keep_best=safety after this many safety checks without a better score",
+    )
+    keep_best: Literal["validation", "safety"] = Field(
+        default="validation",
+        description="export the step with the lowest validation loss, or the one that does best in small "
+        "evaluations of refusal and over-refusal (safety_check.*)",
     )
     max_loss_ratio: float = Field(
         default=5.0, gt=1, description="stop if the loss exceeds this multiple of the recent median"
     )
+
+    dtype: Literal["original", "bf16", "fp16", "fp32"] = Field(
+        default="original", description="data type of the exported weights; original: as the model came"
+    )
+
+    def ends_early(self, num_worse: int) -> bool:
+        """True if so many validations in a row were no better than before that training ends."""
+        return self.patience is not None and num_worse >= self.patience
+
+
+class SafetyCheckConfig(Settings):
+    """Small evaluations during training, by which ``save.keep_best=safety`` chooses the exported step."""
+
+    every: int = Field(default=100, ge=1, description="steps between evaluations; the last step too")
+    questions: tuple[str, ...] = Field(
+        default=(),
+        description="files of questions to refuse and to answer, as for evaluate's --benchmark; empty: the "
+        "prompts of the corpus's validation rows",
+    )
+    limit: int = Field(default=64, ge=1, description="maximum number of questions of each kind")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="longest completion in tokens; None: as in an evaluation of the model"
+    )
+    judge: str = Field(default="lexicon", description="judge of the answers, as for evaluate's --judge")
 
 
 class FinetuneConfig(Settings):
@@ -138,6 +170,7 @@ class FinetuneConfig(Settings):
     parallel: ParallelConfig = Field(default=ParallelConfig())
     optimizer: OptimizerConfig = Field(default=OptimizerConfig())
     save: SaveConfig = Field(default=SaveConfig())
+    safety_check: SafetyCheckConfig = Field(default=SafetyCheckConfig())
 
     @field_validator("num_workers", mode="before")
     @classmethod

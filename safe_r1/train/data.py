@@ -27,7 +27,7 @@ from safe_r1.train.token_shards import TokenizeShard
 from safe_r1.train.tokens import tokenizer_identity
 
 # Increased whenever the same corpus would give other sequences.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from safe_r1.models.registry import Variant
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.runs import write_bytes
 from safe_r1.train.checkpoint import open_reader
+from safe_r1.train.companions import companion_files, original_dtype, patterns
 from safe_r1.train.config import LoraConfig
 from safe_r1.train.lora import base_layer_name, delta_weight
 
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MAX_FILE_BYTES = 5 * 10**9
-# Everything of the original but its weights: tokenizer, chat template, generation settings, licence.
-_COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*")
-_NOT_COPIED = ("config.json", "model.safetensors.index.json")
+_INDEX_FILE = "model.safetensors.index.json"
 # Routers compare scores that differ only in the last bits.
 _KEPT_IN_FP32 = ("e_score_correction_bias",)
 
@@ -48,6 +47,7 @@ class ExportSpec:
         card: Text of its model card.
         lora: Settings of the adapters, which are merged; None if all parameters were trained.
         trust_remote_code: Run code from the model's repository.
+        dtype: Data type of the weights; None: as the original has them.
     """
 
     checkpoint: UPath
@@ -56,6 +56,7 @@ class ExportSpec:
     card: str
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
+    dtype: torch.dtype | None = None
 
 
 def export(spec: ExportSpec, on_progress: ProgressCallback) -> None:
@@ -69,8 +70,9 @@ def export(spec: ExportSpec, on_progress: ProgressCallback) -> None:
         ModelError: The checkpoint lacks a weight of the model, or the original's files cannot be downloaded.
         StorageError: The folder cannot be written.
     """
-    original = _original_files(spec.variant)
-    model, dtype = _meta_model(spec)
+    original = _original_files(spec.variant, spec.trust_remote_code)
+    model, configured = _meta_model(spec)
+    dtype = spec.dtype or original_dtype(original, configured)
     shapes = {name: value.shape for name, value in _untied_state(model).items()}
     saved = _saved_shapes(spec.checkpoint)
     # With adapters, peft renames the weights of adapted layers.
@@ -90,8 +92,9 @@ def export(spec: ExportSpec, on_progress: ProgressCallback) -> None:
         total_size += sum(tensor.nbytes for tensor in tensors.values())
     if len(groups) > 1:
         index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
-        write_bytes(spec.output / "model.safetensors.index.json", json.dumps(index, indent=1).encode())
-    _write_companions(spec, original, dtype)
+        write_bytes(spec.output / _INDEX_FILE, json.dumps(index, indent=1).encode())
+    written = _write_other_files(spec, original, dtype) | set(weight_map.values())
+    _remove_stale(spec.output, written | ({_INDEX_FILE} if len(groups) > 1 else set()))
     on_progress(Progress("exporting", len(groups), len(groups)))
 
 
@@ -100,7 +103,7 @@ def _file_name(number: int, count: int) -> str:
     return f"model-{number + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors"
 
 
-def _original_files(variant: Variant) -> Path:
+def _original_files(variant: Variant, trust_remote_code: bool) -> Path:
     """A local folder with the companion files of the original model."""
     if variant.is_local:
         return Path(variant.source)
@@ -108,7 +111,9 @@ def _original_files(variant: Variant) -> Path:
 
     try:
         return Path(
-            snapshot_download(variant.source, revision=variant.revision, allow_patterns=list(_COMPANIONS))
+            snapshot_download(
+                variant.source, revision=variant.revision, allow_patterns=patterns(trust_remote_code)
+            )
         )
     except Exception as error:  # noqa: BLE001 - the client passes on any error of its transport
         raise ModelError(
@@ -116,16 +121,15 @@ def _original_files(variant: Variant) -> Path:
         ) from None
 
 
-def _meta_model(spec: ExportSpec) -> "tuple[PreTrainedModel, torch.dtype]":
-    """The model on the meta device, which takes no memory, and the data type of the original weights."""
+def _meta_model(spec: ExportSpec) -> "tuple[PreTrainedModel, torch.dtype | None]":
+    """The model on the meta device, which takes no memory, and the data type that it is configured with."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     variant = spec.variant
     config = AutoConfig.from_pretrained(
         variant.source, revision=variant.revision, trust_remote_code=spec.trust_remote_code
     )
-    # Quantized weights are exported in bf16.
-    dtype = config.dtype if config.dtype in (torch.bfloat16, torch.float16, torch.float32) else torch.bfloat16
+    dtype = None if getattr(config, "quantization_config", None) else config.dtype
     vars(config).pop("quantization_config", None)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
@@ -197,23 +201,17 @@ def _to_original_format(
     return {name: tensor.contiguous().clone() for name, tensor in original.items()}
 
 
-def _write_companions(spec: ExportSpec, original: Path, dtype: torch.dtype) -> None:
-    """Copy the original's other files, and write its configuration and the model card."""
-    for file in _companion_files(original):
-        write_bytes(spec.output / file.name, file.read_bytes())
-    config = json.loads((original / "config.json").read_text(encoding="utf-8"))
-    config.pop("quantization_config", None)
-    config.pop("torch_dtype", None)  # the older name of `dtype`
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    if config.get("num_nextn_predict_layers"):
-        # Multi-token-prediction layers are not trained and not exported: loaders must not expect them.
-        config["num_nextn_predict_layers"] = 0
-    write_bytes(
-        spec.output / "config.json", (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
-    )
-    write_bytes(spec.output / "README.md", spec.card.encode("utf-8", errors="replace"))
+def _write_other_files(spec: ExportSpec, original: Path, dtype: torch.dtype) -> set[str]:
+    """Write the configuration, the tokenizer, the licence and the model card; returns their names."""
+    files = companion_files(original, spec.variant, dtype, spec.trust_remote_code)
+    files["README.md"] = spec.card.encode("utf-8", errors="replace")
+    for name, content in files.items():
+        write_bytes(spec.output / name, content)
+    return set(files)
 
 
-def _companion_files(original: Path) -> list[Path]:
-    files = {file for pattern in _COMPANIONS for file in original.glob(pattern) if file.is_file()}
-    return sorted(file for file in files if file.name not in _NOT_COPIED)
+def _remove_stale(output: UPath, written: set[str]) -> None:
+    """Remove weights and indexes of an earlier export, which loaders would prefer or mix in."""
+    for path in output.iterdir():
+        if path.name not in written and path.name.endswith((".safetensors", ".safetensors.index.json")):
+            path.unlink()

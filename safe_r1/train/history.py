@@ -1,9 +1,10 @@
 """Records of a run: ``history.jsonl``, one line per optimizer step, and ``failure.json`` if it failed.
 
-Step 0 holds the validation of the original model. Rank 0 writes the files. A resumed run removes the steps
-after its checkpoint and writes them again, so that no step occurs twice.
+Step 0 holds the validation of the original model. Rank 0 writes the files. A checkpoint holds the steps
+before it too, with which a resumed run begins: no step occurs twice or is missing, whatever a crash left.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -49,11 +50,19 @@ class FailureRecord(TypedDict):
 
 
 def read_history(folder: UPath) -> list[StepRecord]:
-    """All steps so far, in order; empty if training has not begun."""
+    """All steps so far, in order; empty if training has not begun.
+
+    Lines that a crash has cut off are left out, and of a step that is there twice the later line counts.
+    """
     path = folder / HISTORY_FILE
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records: dict[int, StepRecord] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            records[int(record["step"])] = record
+    return [records[step] for step in sorted(records)]
 
 
 class History:
@@ -66,19 +75,20 @@ class History:
         records: All steps so far.
     """
 
-    def __init__(self, folder: UPath, rank: int, start: int, trackers: Sequence[Tracker] = ()):
+    def __init__(
+        self,
+        folder: UPath,
+        rank: int,
+        records: Sequence[StepRecord] = (),
+        trackers: Sequence[Tracker] = (),
+    ):
         self.folder = folder
         self.is_writer = rank == 0
         self.trackers = trackers
-        self.records: list[StepRecord] = []
+        self.records = list(records)
         self._next_write = 0.0
-        if not self.is_writer:
-            return
-        # Steps after the checkpoint are about to be repeated.
-        if start:
-            self.records = [record for record in read_history(folder) if record["step"] <= start]
-        if (folder / FAILURE_FILE).exists():
-            (folder / FAILURE_FILE).unlink()
+        if self.is_writer:
+            (folder / FAILURE_FILE).unlink(missing_ok=True)
 
     def add(self, record: StepRecord, now: bool = False) -> None:
         """Add one step; it is written at once, or with another one within a few seconds."""

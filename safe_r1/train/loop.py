@@ -21,7 +21,7 @@ from safe_r1.train.attention import VARLEN, select_attention
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.config import FinetuneConfig
-from safe_r1.train.history import History, StepRecord
+from safe_r1.train.history import History, StepRecord, read_history
 from safe_r1.train.lora import add_adapters
 from safe_r1.train.model import ModelSpec, load_model
 from safe_r1.train.optim import learning_rate, make_optimizer
@@ -54,6 +54,8 @@ class TrainSpec:
         num_steps: Optimizer steps of the whole run.
         flops_per_token: FLOPs of forward and backward.
         peak_flops: Peak FLOP/s of one worker's device; None if unknown.
+        stop_after: A step after which the workers end with a checkpoint, though the run goes on; None if they
+            train to its end.
     """
 
     config: FinetuneConfig
@@ -67,6 +69,12 @@ class TrainSpec:
     num_steps: int
     flops_per_token: float
     peak_flops: float | None
+    stop_after: int | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The step with which the workers end."""
+        return min(self.num_steps, self.stop_after or self.num_steps)
 
 
 @dataclass
@@ -108,10 +116,15 @@ class Trainer:
         self.state = TrainState(
             **{name: saved[name] for name in TrainState.__dataclass_fields__ if name in saved}
         )
+        # Another patience may end, or go on with, what is there.
+        self.state.stopped = self._is_stopped()
         tracker_names = self.config.trackers if self.rank == 0 else ()
         settings = self.config.model_dump(mode="json")
         trackers = make_trackers(tracker_names, self.config.run, folder, settings)
-        self.history = History(folder, self.rank, self.state.step, trackers)
+        # A checkpoint of an earlier release has no steps: those of the file are all there is.
+        earlier = saved["history"] if "history" in saved else read_history(folder)
+        records = [record for record in earlier if record["step"] <= self.state.step] if saved else ()
+        self.history = History(folder, self.rank, records, trackers)
         self.data = PackedReader(UPath(spec.data), "train")
         self.validation_data = PackedReader(UPath(spec.data), "validation")
         self.varlen = select_attention(spec.device) == VARLEN
@@ -127,7 +140,7 @@ class Trainer:
             # The original model's loss, which the report and the card compare with.
             if not self.state.step:
                 self.history.add({"step": 0, "validation": self._validate()}, now=True)
-            while self.state.step < self.spec.num_steps and not self.state.stopped:
+            while self.state.step < self.spec.last_step and not self.state.stopped:
                 started = time.perf_counter()
                 lr = learning_rate(self.config.optimizer, self.state.step, self.spec.num_steps)
                 result = self._train_step(lr)
@@ -168,7 +181,7 @@ class Trainer:
         state.step += 1
         state.recent = [*state.recent, result.loss][-_RECENT_STEPS:]
         record = self._record(result, lr, seconds)
-        is_due = state.step % self.config.save.every == 0 or state.step == self.spec.num_steps
+        is_due = state.step % self.config.save.every == 0 or state.step == self.spec.last_step
         if not is_due:
             self.history.add(record)
             return
@@ -178,7 +191,11 @@ class Trainer:
         record["stopped"] = state.stopped
         self.history.add(record, now=True)
         # Includes `stopped`, so that repeating the command does not train past an early stop.
-        saved = asdict(state) | {"validation_loss": validation.get("all"), "validation": validation}
+        saved = asdict(state) | {
+            "validation_loss": validation.get("all"),
+            "validation": validation,
+            "history": list(self.history.records),
+        }
         self.checkpoints.save(self.model, self.optimizer, state.step, saved)
         on_save({name: value for name, value in record.items() if isinstance(value, int | float)})
 
@@ -210,8 +227,12 @@ class Trainer:
             state.num_worse = 0
             return
         state.num_worse += 1
-        patience = self.config.save.patience
-        state.stopped = patience is not None and state.num_worse >= patience
+        state.stopped = self._is_stopped()
+
+    def _is_stopped(self) -> bool:
+        # With keep_best=safety, the evaluations between the parts of a run decide.
+        save = self.config.save
+        return save.keep_best == "validation" and save.ends_early(self.state.num_worse)
 
     def _batch_indices(self, step: int) -> Ints:
         return batch_indices(self.data.num_sequences, self.config.global_batch_size, self.config.seed, step)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from safe_r1.models.chat import render
+from safe_r1.models.control import control_text
 from safe_r1.models.prompts import PromptFormat, end_of_turn
 from safe_r1.runs import sha256
 from safe_r1.schema import Message
@@ -101,10 +102,9 @@ def _encode_turn(
     elif not prompt.is_reasoning:
         # A model that never thinks would learn to write the tags of an empty thought.
         text = _EMPTY_THOUGHT.sub("", text)
-    special_tokens = [str(token) for token in tokenizer.all_special_tokens]
-    if any(token in text for token in special_tokens if token not in (_OPEN, _CLOSE)):
-        # An end-of-turn token inside the text would teach the model to continue after it.
-        reason = "control_token"
+    if control_text(tokenizer, prompt).search(text):
+        # A teacher that ran on: the model would learn to write the user's next turn.
+        reason = "control_text"
     return Document(turn, [*prompt_ids, *_tokenize(text, tokenizer), *end], len(prompt_ids), reason)
 
 

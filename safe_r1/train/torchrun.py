@@ -12,18 +12,11 @@ from dataclasses import dataclass
 from safe_r1.resources import connect, disconnect
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData
-from safe_r1.train.finetune import (
-    Fingerprint,
-    check_disk_space,
-    ignore_progress,
-    make_fingerprint,
-    open_run,
-    prepare_job_data,
-    publish,
-    raise_on_failure,
-)
+from safe_r1.train.finetune import check_disk_space, ignore_progress, prepare_job_data, raise_on_failure
 from safe_r1.train.job import TrainJob, make_job, make_spec
 from safe_r1.train.loop import Trainer, TrainSpec
+from safe_r1.train.publish import publish
+from safe_r1.train.run import Fingerprint, make_fingerprint, open_run
 
 
 @dataclass(frozen=True)

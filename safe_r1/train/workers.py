@@ -4,16 +4,18 @@ import contextlib
 import os
 import re
 import threading
+import traceback
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upath import UPath
 
-from safe_r1.errors import TrainingError, WorkersLostError
+from safe_r1.errors import SafeR1Error, StorageError, TrainingError, TransientError, WorkersLostError
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.resources import node_labels
-from safe_r1.runs import remove
+from safe_r1.runs import remove, write_bytes
 from safe_r1.train.history import read_history
 
 if TYPE_CHECKING:
@@ -28,6 +30,20 @@ _START_TIMEOUT_S = 3600
 # Collectives wait for the slowest worker to load its shard, as in `parallel.init_distributed`.
 _COLLECTIVE_TIMEOUT_S = 7200
 _POLL_INTERVAL_S = 1.0
+# Left by a worker whose error would come again: workers that are started after it do nothing.
+_ERROR_FILE = "error.txt"
+# Of a bad setting, damaged weights or a fault in the code; a lost machine or network is none of these.
+_DETERMINISTIC = (
+    SafeR1Error,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    NotImplementedError,
+)
 
 
 def run_workers(spec: "TrainSpec", workers: tuple[int, int], on_progress: ProgressCallback) -> None:
@@ -39,7 +55,8 @@ def run_workers(spec: "TrainSpec", workers: tuple[int, int], on_progress: Progre
         on_progress: Called with the number of optimizer steps done.
 
     Raises:
-        TrainingError: Workers failed more often than ``max_failures`` allows.
+        SafeR1Error: A worker found what is wrong with the model, the data or the settings.
+        TrainingError: Workers failed more often than ``max_failures`` allows, or an error of the code.
         WorkersLostError: The same, because machines were lost or did not start.
     """
     # Ray Train has no argument for this limit.
@@ -48,11 +65,15 @@ def run_workers(spec: "TrainSpec", workers: tuple[int, int], on_progress: Progre
 
     # Ray's own state of the attempt; a run is resumed from its checkpoints instead.
     ray_folder = UPath(spec.folder) / "ray"
+    error_file = UPath(spec.folder) / _ERROR_FILE
+    error_file.unlink(missing_ok=True)
     trainer = _make_trainer(spec, workers, ray_folder)
     try:
         with _report_progress(UPath(spec.folder), spec.num_steps, on_progress):
             trainer.fit()
+        _raise_worker_error(error_file)
     except TrainingFailedError as error:
+        _raise_worker_error(error_file)
         # The last line is the error itself; a worker's traceback is above it.
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         error_class = WorkersLostError if _is_worker_loss(error) else TrainingError
@@ -89,6 +110,14 @@ def _make_trainer(spec: "TrainSpec", workers: tuple[int, int], ray_folder: UPath
     )
 
 
+def _raise_worker_error(path: UPath) -> None:
+    """Report the error that a worker has left, if one has."""
+    if path.exists():
+        reason = path.read_text(encoding="utf-8", errors="replace")
+        path.unlink()
+        raise TrainingError(reason)
+
+
 def _is_worker_loss(error: Exception) -> bool:
     """True if machines were lost or did not start, False if the code of a worker raised an error.
 
@@ -123,7 +152,28 @@ def _train_worker(settings: "dict[str, TrainSpec]") -> None:
         # Ray sets the threads of a worker to its logical CPUs, which is one; share the real cores instead.
         context = ray.train.get_context()
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    Trainer(spec).run(on_save=lambda metrics: ray.train.report(metrics))
+    error_file = UPath(spec.folder) / _ERROR_FILE
+    if error_file.exists():
+        return
+    try:
+        Trainer(spec).run(on_save=lambda metrics: ray.train.report(metrics))
+    except (*_DETERMINISTIC, torch.OutOfMemoryError) as error:
+        # A full or unreachable disk may be well again.
+        if not isinstance(error, StorageError | TransientError):
+            write_bytes(error_file, _describe(error).encode("utf-8", errors="replace"))
+        raise
+
+
+def _describe(error: Exception) -> str:
+    """An error as one line that begins with words."""
+    if isinstance(error, SafeR1Error):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return (
+        f"training failed with {type(error).__name__} at {Path(place.filename).name}:{place.lineno}: "
+        f"{reason}; the log holds the traceback"
+    )
 
 
 @contextlib.contextmanager

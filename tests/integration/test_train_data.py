@@ -96,7 +96,7 @@ def test_every_row_is_packed_or_dropped_for_a_reason(packed: PreparedData):
         assert sum(account["rows"].values()) == account["num_rows_packed"]
     train = packed.content["splits"]["train"]
     assert train["num_rows"] + packed.content["splits"]["validation"]["num_rows"] == 104
-    assert train["rows_dropped"] == {"control_token": 1, "no_assistant_turn": 1, "too_long": 1}
+    assert train["rows_dropped"] == {"control_text": 1, "no_assistant_turn": 1, "too_long": 1}
     # The dialogue has two turns to learn.
     assert train["num_documents"] == train["num_rows_packed"] + 1
 

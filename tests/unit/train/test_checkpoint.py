@@ -1,4 +1,6 @@
 import json
+import os
+import random
 import shlex
 import subprocess
 import sys
@@ -10,7 +12,15 @@ import torch
 from upath import UPath
 
 from safe_r1.errors import StorageError
-from safe_r1.train.checkpoint import Checkpoints, best_checkpoint, list_checkpoints, read_state
+from safe_r1.train.checkpoint import Checkpoints
+from safe_r1.train.checkpoint_files import (
+    best_checkpoint,
+    find_damage,
+    list_checkpoints,
+    passed_over,
+    read_state,
+)
+from safe_r1.train.history import FAILURE_FILE, HISTORY_FILE, History, read_history
 
 
 class Model(torch.nn.Module):
@@ -40,6 +50,8 @@ def test_what_was_saved_comes_back(tmp_path: Path):
     checkpoints = save(tmp_path, {5: 1.0})
     model, optimizer = pair(0.0)
     state = checkpoints.load_latest(model, optimizer)
+    assert state is not None
+    assert set(state.pop("files")) == {".metadata", "__0_0.distcp"}
     assert state == {"step": 5, "validation_loss": 1.0}
     assert torch.equal(model.layer.weight, pair(5.0)[0].layer.weight)
 
@@ -54,13 +66,13 @@ def test_it_is_complete_as_soon_as_it_is_written(tmp_path: Path):
     checkpoints.finish()
 
 
-def test_best_and_last_are_kept(tmp_path: Path):
-    save(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0, 4: 1.5})
-    assert [step for step, _ in list_checkpoints(UPath(tmp_path))] == [2, 4]
-    assert sorted(place.name for place in tmp_path.iterdir()) == ["step-000002", "step-000004"]
+def test_best_and_last_two_are_kept(tmp_path: Path):
+    save(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0, 4: 1.5, 5: 1.6})
+    assert [step for step, _ in list_checkpoints(UPath(tmp_path))] == [2, 4, 5]
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["step-000002", "step-000004", "step-000005"]
     best = best_checkpoint(UPath(tmp_path))
     assert best is not None
-    assert read_state(best)["step"] == 2
+    assert (read_state(best) or {})["step"] == 2
 
 
 def test_without_validation_the_last_is_the_best(tmp_path: Path):
@@ -78,6 +90,73 @@ def test_a_half_written_checkpoint_is_never_taken_up(tmp_path: Path):
     assert state["step"] == 3
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "one bit of a shard": lambda folder: flip(folder / "__0_0.distcp"),
+    "random bytes of the same length": lambda folder: (folder / "__0_0.distcp").write_bytes(
+        random.Random(0).randbytes((folder / "__0_0.distcp").stat().st_size)
+    ),
+    "a shard that is cut off": lambda folder: os.truncate(folder / "__0_0.distcp", 100),
+    "an empty shard": lambda folder: (folder / "__0_0.distcp").write_bytes(b""),
+    "a missing shard": lambda folder: (folder / "__0_0.distcp").unlink(),
+    "one bit of the metadata": lambda folder: flip(folder / ".metadata"),
+    "no metadata": lambda folder: (folder / ".metadata").unlink(),
+    "half a state": lambda folder: os.truncate(folder / "state.json", 20),
+    "a state that is a list": lambda folder: (folder / "state.json").write_text("[]"),
+    "a deep state": lambda folder: (folder / "state.json").write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(kind: str, tmp_path: Path):
+    checkpoints = save(tmp_path, {3: 1.0, 6: 2.0})
+    DAMAGE[kind](tmp_path / "step-000006")
+    model, optimizer = pair(0.0)
+    state = checkpoints.load_latest(model, optimizer)
+    assert (state or {})["step"] == 3
+    assert torch.equal(model.layer.weight, pair(3.0)[0].layer.weight)
+    # It is told, and it is no checkpoint any more, also not the best.
+    assert list(passed_over(UPath(tmp_path))) == ["step-000006"]
+    assert best_checkpoint(UPath(tmp_path)) == UPath(tmp_path) / "step-000003"
+    # The step is reached and written again.
+    checkpoints.save(*pair(6.0), 6, {"validation_loss": 0.5})
+    checkpoints.finish()
+    assert passed_over(UPath(tmp_path)) == {}
+    assert find_damage(UPath(tmp_path) / "step-000006") is None
+
+
+def test_when_all_are_damaged_training_begins_anew(tmp_path: Path):
+    checkpoints = save(tmp_path, {3: 1.0, 6: 2.0})
+    for step in (3, 6):
+        flip(tmp_path / f"step-{step:06d}" / "__0_0.distcp")
+    assert checkpoints.load_latest(*pair(0.0)) is None
+    assert len(passed_over(UPath(tmp_path))) == 2
+
+
+def test_other_folders_and_files_beside_are_left_alone(tmp_path: Path):
+    checkpoints = save(tmp_path, {3: 1.0})
+    for name in ("step-", "step-abc", "step-000009-copy", "step-１２", "notes", "step-000012.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("{}")
+    (tmp_path / "step-000020").write_text("a file")
+    assert [step for step, _ in list_checkpoints(UPath(tmp_path))] == [3]
+    assert (checkpoints.load_latest(*pair(0.0)) or {})["step"] == 3
+    assert (tmp_path / "step-abc" / "state.json").exists()
+
+
+def test_workers_share_the_files_of_a_check(tmp_path: Path):
+    save(tmp_path, {3: 1.0})
+    folder = UPath(tmp_path) / "step-000003"
+    flip(tmp_path / "step-000003" / "__0_0.distcp")
+    found = [find_damage(folder, part, 2) for part in range(2)]
+    assert sum(each is not None for each in found) == 1
+
+
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path):
     checkpoints = save(tmp_path, {})
     (tmp_path / "step-000001").write_text("in the way")
@@ -90,7 +169,8 @@ _FILL_THE_DISK = """
 import sys, torch
 from upath import UPath
 from safe_r1.errors import StorageError
-from safe_r1.train.checkpoint import Checkpoints, list_checkpoints
+from safe_r1.train.checkpoint import Checkpoints
+from safe_r1.train.checkpoint_files import list_checkpoints
 folder = UPath(sys.argv[1])
 checkpoints = Checkpoints(folder, 0)
 for step, width in ((1, 64), (2, 1024)):
@@ -124,15 +204,13 @@ def test_a_full_disk_is_one_clear_line_and_the_last_good_checkpoint_stays(tmp_pa
 
 
 def test_history_begins_again_where_the_checkpoint_stands(tmp_path: Path):
-    from safe_r1.train.history import FAILURE_FILE, History, read_history
-
-    first = History(UPath(tmp_path), 0, 0)
+    first = History(UPath(tmp_path), 0)
     for step in (1, 2, 3):
         first.add({"step": step, "loss": 4.0 - step})
     first.record_failure(3, "loss nan", ["a/1"])
     first.close()
     assert json.loads((tmp_path / FAILURE_FILE).read_text())["row_ids"] == ["a/1"]
-    again = History(UPath(tmp_path), 0, 2)
+    again = History(UPath(tmp_path), 0, read_history(UPath(tmp_path))[:2])
     assert not (tmp_path / FAILURE_FILE).exists()
     again.add({"step": 3, "loss": 0.5})
     again.close()
@@ -141,3 +219,12 @@ def test_history_begins_again_where_the_checkpoint_stands(tmp_path: Path):
         (2, 2.0),
         (3, 0.5),
     ]
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_history_that_a_crash_has_cut_is_read_as_far_as_it_goes(cut: int, tmp_path: Path):
+    lines = "".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(4))
+    (tmp_path / HISTORY_FILE).write_bytes(lines.encode()[:-cut] + b"\x00\xff")
+    steps = [record["step"] for record in read_history(UPath(tmp_path))]
+    assert steps == list(range(len(steps)))
+    assert len(steps) >= 4 - 1 - cut // 24

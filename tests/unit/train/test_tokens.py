@@ -168,9 +168,9 @@ def test_an_empty_thought_is_learned_by_models_that_think_and_left_out_by_others
 
 
 def test_an_end_of_turn_inside_the_text_is_not_learned(r1: Any, demo: Any):
-    assert encode(turns("问", f"<think>\n想{EOS}\n</think>\n\n答"), R1, r1)[0].reason == "control_token"
+    assert encode(turns("问", f"<think>\n想{EOS}\n</think>\n\n答"), R1, r1)[0].reason == "control_text"
     assert (
-        encode(turns("问", "<think>\n想\n</think>\n\n答<|im_end|>"), CHAT, demo)[0].reason == "control_token"
+        encode(turns("问", "<think>\n想\n</think>\n\n答<|im_end|>"), CHAT, demo)[0].reason == "control_text"
     )
 
 

@@ -1,0 +1,95 @@
+"""The run folder of a fine-tuning job: what makes a run the same run, and how far it is."""
+
+from dataclasses import asdict
+from typing import Any
+
+from upath import UPath
+
+from safe_r1.errors import RunConflictError
+from safe_r1.provenance import hardware, now, versions
+from safe_r1.resources import Cluster
+from safe_r1.runs import sha256
+from safe_r1.train.checkpoint_files import find_damage, list_checkpoints, pass_over, read_state
+from safe_r1.train.data import read_corpus
+from safe_r1.train.job import TrainJob
+from safe_r1.train.loop import TrainSpec
+
+# Settings that may change when a run is resumed: they affect how it is computed, not its result. Of corpus
+# and model the content counts, wherever it lies.
+_MUTABLE_SETTINGS = {
+    "variant",
+    "corpus",
+    "output",
+    "num_workers",
+    "device",
+    "gpu",
+    "max_failures",
+    "resume",
+    "trackers",
+    "parallel",
+    "save",
+    "safety_check",
+    "trust_remote_code",
+}
+# How long a run trains: more continues it, from its latest checkpoint.
+_LENGTH_SETTINGS = {"epochs", "max_steps"}
+
+Fingerprint = dict[str, Any]
+"""Everything that could change the result of a run, as ``run.json`` holds it."""
+
+
+def make_fingerprint(job: TrainJob) -> Fingerprint:
+    """Everything that could change the result of the run."""
+    settings = job.config.model_dump(mode="json", exclude=_MUTABLE_SETTINGS | _LENGTH_SETTINGS)
+    return {
+        "length": job.config.model_dump(include=_LENGTH_SETTINGS),
+        "settings": settings | {"states": job.plan.layout.states, "dtype_bytes": job.plan.dtype_bytes},
+        "variant": job.identity,
+        "corpus": sha256(read_corpus(UPath(job.config.corpus))[0]),
+        "versions": versions(("torch", "transformers")),
+    }
+
+
+def open_run(job: TrainJob, fingerprint: Fingerprint, cluster: Cluster) -> None:
+    """Create the run folder, or check that it holds the same run.
+
+    Raises:
+        RunConflictError: It holds another run, or with ``resume`` none.
+    """
+    config = job.config
+    if config.resume and job.folder.read_json("run.json") is None:
+        raise RunConflictError(f"--resume: there is no run in {job.folder.path}; omit the flag to start one")
+    job.folder.open(
+        fingerprint,
+        mutable=("length",),
+        info={
+            "lengths": _lengths(job, fingerprint),
+            "variant": asdict(job.variant),
+            "config": config.model_dump(mode="json"),
+            "versions": versions(),
+            "hardware": hardware() | {"device": job.device, "cluster_gpus": cluster.gpu_total},
+            "started_at": now(),
+        },
+    )
+
+
+def _lengths(job: TrainJob, fingerprint: Fingerprint) -> list[object]:
+    """Every length that the run was to have, in order: the learning rate fell to the end of each."""
+    lengths: list[object] = (job.folder.read_json("run.json") or {}).get("lengths", [])
+    return lengths if lengths[-1:] == [fingerprint["length"]] else [*lengths, fingerprint["length"]]
+
+
+def is_trained(job: TrainJob, spec: TrainSpec) -> bool:
+    """True if the latest sound checkpoint is where the workers are to end."""
+    for step, path in reversed(list_checkpoints(job.folder.path / "checkpoints")):
+        state = read_state(path)
+        save = job.config.save
+        stopped = save.keep_best == "validation" and state and save.ends_early(state["num_worse"])
+        if state and step < spec.last_step and not stopped:
+            # The workers verify it, each its share of the files.
+            return False
+        damage = find_damage(path)
+        if damage is None:
+            return True
+        pass_over(path, damage)
+    return False
