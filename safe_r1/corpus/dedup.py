@@ -1,92 +1,25 @@
 """Exact and near duplicates among prompts, across all sources.
 
-MinHash (rensa) over the n-grams of ``text``; candidate pairs come from banding and are checked by the
-similarity of their signatures. Each task sketches the rows that it read; the driver only holds the sketches:
-one band of 8 bytes a row at a time, and 128 bytes a row for the check.
+Candidate pairs come from the bands of their sketches and are checked by the similarity of their signatures.
+The driver only holds the sketches: one band of 8 bytes a row at a time, and 144 bytes a row for the check.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] - the wheel carries no types
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from safe_r1.corpus.recipe import DedupConfig
-from safe_r1.corpus.text import Hashes, Indices, Units, ngrams, units_of
-from safe_r1.language import Language, detect_language
+from safe_r1.corpus.sketches import NUM_BANDS
+from safe_r1.corpus.text import Hashes, Indices
 
-# 32 bands of 4 rows: two prompts with Jaccard similarity 0.65 share a band with probability 0.998, with
-# similarity 0.5 with probability 0.87.
-NUM_PERM = 128
-NUM_BANDS = 32
-_ROWS_PER_BAND = NUM_PERM // NUM_BANDS
-_SEED = 1
 # Bounds the memory of the comparison: 128 bytes per side and pair.
 _PAIRS_AT_ONCE = 1 << 18
-# A letter or digit of any script: a word character that is no underscore.
-_LETTER = re.compile(r"[^\W_]")
-
-SKETCH_SCHEMA = pa.schema(
-    [
-        ("exact", pa.uint64()),
-        ("signature", pa.binary(NUM_PERM)),
-        *((f"band_{band:02d}", pa.uint64()) for band in range(NUM_BANDS)),
-    ]
-)
-
-
-def sketch(prompts: Sequence[str], config: DedupConfig) -> pa.Table:
-    """Sketch prompts.
-
-    Returns:
-        One row of ``SKETCH_SCHEMA`` per prompt: the hash of the whole prompt, the low bytes of its MinHash
-        signature, and the hashes of its bands.
-    """
-    texts = [prompt if _LETTER.search(prompt) else _code_points(prompt) for prompt in prompts]
-    languages = np.array([detect_language(text) for text in texts])
-    exact = np.zeros(len(texts), np.uint64)
-    signatures = np.zeros((len(texts), NUM_PERM), np.uint32)
-    sizes: dict[Language, int] = {"zh": config.ngram_chars, "en": config.ngram_words}
-    for language, size in sizes.items():
-        positions = np.flatnonzero(languages == language)
-        found = units_of([texts[position] for position in positions], language)
-        exact[positions] = found.whole()
-        signatures[positions] = _minhash(found.ngrams(size))
-    # The low byte of each value is enough to estimate the similarity, in a quarter of the memory.
-    low_bytes = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(NUM_PERM), len(texts), [None, pa.py_buffer(signatures.astype(np.uint8).tobytes())]
-    )
-    return pa.table([pa.array(exact), low_bytes, *map(pa.array, _bands(signatures))], schema=SKETCH_SCHEMA)
-
-
-def _code_points(prompt: str) -> str:
-    """A prompt without letters and digits, written as words: folding would leave nothing to compare."""
-    return "mark " + " ".join(str(ord(char)) for char in prompt)
-
-
-def _minhash(grams: Units) -> npt.NDArray[np.uint32]:
-    """Signatures, shape (texts, NUM_PERM)."""
-    if not len(grams.counts):
-        return np.zeros((0, NUM_PERM), np.uint32)
-    offsets = np.concatenate(([0], grams.ends)).astype(np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams.hashes, offsets, NUM_PERM, _SEED)
-    return np.asarray(matrix.to_rows(), np.uint32)
-
-
-def _bands(signatures: npt.NDArray[np.uint32]) -> list[Hashes]:
-    """Hash of each band of each signature: NUM_BANDS arrays of shape (texts,)."""
-    wide = signatures.astype(np.uint64)
-    bands: list[Hashes] = []
-    for start in range(0, NUM_PERM, _ROWS_PER_BAND):
-        values = wide[:, start : start + _ROWS_PER_BAND].reshape(-1)
-        # The n-grams of the flattened values also cross from one text to the next; every fourth does not.
-        bands.append(ngrams(values, _ROWS_PER_BAND)[::_ROWS_PER_BAND])
-    return bands
+# Rows that are kept of one chain of similar rows; what is left then is kept as well.
+_MAX_ROUNDS = 256
 
 
 @dataclass(frozen=True)
@@ -95,7 +28,7 @@ class Clusters:
 
     Attributes:
         exact: Rows with the same prompt, ignoring case, character width and punctuation.
-        near: Near duplicates, directly or through other rows.
+        near: Chains of near duplicates: each row is one of some other row of its cluster.
         related: Rows that are similar enough to be kept in the same split.
     """
 
@@ -104,28 +37,60 @@ class Clusters:
     related: Indices
 
 
-def find_clusters(
-    exact: Hashes, signatures: npt.NDArray[np.uint8], read_band: Callable[[int], Hashes], config: DedupConfig
-) -> Clusters:
+@dataclass(frozen=True)
+class Sketches:
+    """Columns of ``SKETCH_SCHEMA`` over all rows.
+
+    Attributes:
+        exact: Hashes of the prompts, shape (rows,).
+        template: Hashes of the prompts without their numbers, shape (rows,).
+        signatures: Shape (rows, NUM_PERM).
+        threshold: Similarity from which two rows are near duplicates.
+    """
+
+    exact: Hashes
+    template: Hashes
+    signatures: npt.NDArray[np.uint8]
+    threshold: float
+
+    def similarity(self, left: Indices, right: Indices) -> npt.NDArray[np.float64]:
+        """Estimated Jaccard similarity of pairs of rows, shape (pairs,)."""
+        shares = np.empty(len(left))
+        for start in range(0, len(left), _PAIRS_AT_ONCE):
+            chunk = slice(start, start + _PAIRS_AT_ONCE)
+            shares[chunk] = (self.signatures[left[chunk]] == self.signatures[right[chunk]]).mean(axis=1)
+        # The low bytes of two different values are equal once in 256.
+        return (shares - 1 / 256) / (1 - 1 / 256)
+
+    def differ_in_numbers(self, left: Indices, right: Indices) -> npt.NDArray[np.bool_]:
+        """Whether rows are the same but for their numbers: problems of one kind, with other results."""
+        return (self.template[left] == self.template[right]) & (self.exact[left] != self.exact[right])
+
+    def are_duplicates(self, left: Indices, right: Indices) -> npt.NDArray[np.bool_]:
+        """Whether pairs of rows are near duplicates, shape (pairs,)."""
+        return (self.similarity(left, right) >= self.threshold) & ~self.differ_in_numbers(left, right)
+
+
+def find_clusters(sketches: Sketches, read_band: Callable[[int], Hashes], config: DedupConfig) -> Clusters:
     """Cluster rows by their sketches.
 
     Args:
-        exact: Shape (rows,).
-        signatures: Shape (rows, NUM_PERM).
+        sketches: Of all rows.
         read_band: Returns the band of a number, shape (rows,).
         config: The similarity thresholds.
     """
-    num_rows = len(exact)
-    same_prompt = np.unique(exact, return_inverse=True)[1].astype(np.int64)
+    num_rows = len(sketches.exact)
+    same_prompt = np.unique(sketches.exact, return_inverse=True)[1].astype(np.int64)
     near: list[tuple[Indices, Indices]] = []
     related: list[tuple[Indices, Indices]] = []
     # One band at a time, so that the driver holds 8 bytes a row instead of 256.
     for band in range(NUM_BANDS):
         left, right = _candidate_pairs(read_band(band))
-        similarity = _similarity(signatures, left, right)
-        for pairs, threshold in ((near, config.threshold), (related, config.family_threshold)):
-            is_similar = similarity >= threshold
-            pairs.append((left[is_similar], right[is_similar]))
+        similarity = sketches.similarity(left, right)
+        is_near = (similarity >= config.threshold) & ~sketches.differ_in_numbers(left, right)
+        is_related = similarity >= config.family_threshold
+        near.append((left[is_near], right[is_near]))
+        related.append((left[is_related], right[is_related]))
     return Clusters(same_prompt, _components(near, num_rows), _components(related, num_rows))
 
 
@@ -144,16 +109,6 @@ def _candidate_pairs(keys: Hashes) -> tuple[Indices, Indices]:
     later = np.flatnonzero(~is_first)
     left = np.concatenate((order[later - 1], order[first[later]]))
     return left, np.concatenate((order[later], order[later]))
-
-
-def _similarity(signatures: npt.NDArray[np.uint8], left: Indices, right: Indices) -> npt.NDArray[np.float64]:
-    """Estimated Jaccard similarity of pairs of rows, shape (pairs,)."""
-    shares = np.empty(len(left))
-    for start in range(0, len(left), _PAIRS_AT_ONCE):
-        chunk = slice(start, start + _PAIRS_AT_ONCE)
-        shares[chunk] = (signatures[left[chunk]] == signatures[right[chunk]]).mean(axis=1)
-    # The low bytes of two different values are equal once in 256.
-    return (shares - 1 / 256) / (1 - 1 / 256)
 
 
 def _components(pairs: list[tuple[Indices, Indices]], num_rows: int) -> Indices:
@@ -181,4 +136,28 @@ def pick_best(clusters: Indices, criteria: Sequence[npt.NDArray[np.generic]]) ->
     sizes = np.diff(np.concatenate((heads, [len(order)])))
     best = np.empty(len(clusters), np.int64)
     best[order] = np.repeat(order[heads], sizes)
+    return best
+
+
+def keep_best(sketches: Sketches, clusters: Indices, criteria: Sequence[npt.NDArray[np.generic]]) -> Indices:
+    """Position of the row that is kept in place of every row, shape (rows,); its own where it is kept.
+
+    Of each cluster the best row is kept, and then the best of those that are no duplicates of it, and so on:
+    the ends of a chain of similar rows are not alike.
+
+    Args:
+        sketches: Of all rows.
+        clusters: ``Clusters.near``.
+        criteria: See ``pick_best``.
+    """
+    best = np.arange(len(clusters))
+    sizes = np.bincount(clusters) if len(clusters) else np.zeros(0, np.int64)
+    pending = np.flatnonzero(sizes[clusters] > 1)
+    for _ in range(_MAX_ROUNDS):
+        if not len(pending):
+            break
+        heads = pending[pick_best(clusters[pending], [values[pending] for values in criteria])]
+        is_copy = sketches.are_duplicates(heads, pending) | (heads == pending)
+        best[pending[is_copy]] = heads[is_copy]
+        pending = pending[~is_copy]
     return best

@@ -1,5 +1,6 @@
 """Index of the rows of all parts without their texts: the columns that deduplication and mixing need."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,21 @@ import numpy.typing as npt
 import pyarrow as pa
 from upath import UPath
 
-from safe_r1.corpus.dedup import NUM_PERM, find_clusters, pick_best
+from safe_r1.corpus.dedup import Sketches, find_clusters, keep_best
 from safe_r1.corpus.ingest import STAGE
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import Drop
+from safe_r1.corpus.sketches import NUM_PERM
 from safe_r1.corpus.text import Indices
+from safe_r1.progress import NOTICES
 from safe_r1.records.sources import SourcePart
 from safe_r1.runs import read_table
 
+notices = logging.getLogger(NOTICES)
+
+# A cluster of so many rows, and of such a share of its source, is told.
+_LARGE_CLUSTER, _LARGE_SHARE = 20, 0.05
+_SHOWN = 3
 _COLUMNS = [
     "row_id",
     "source",
@@ -111,19 +119,21 @@ class RowIndex:
         then the longer reasoning, then the position.
         """
         signatures = np.frombuffer(b"".join(self._sketches("signature").to_pylist()), np.uint8)
-        clusters = find_clusters(
+        sketches = Sketches(
             self._sketches("exact").to_numpy(),
+            self._sketches("template").to_numpy(),
             signatures.reshape(-1, NUM_PERM),
-            self._read_band,
-            recipe.dedup,
+            recipe.dedup.threshold,
         )
+        clusters = find_clusters(sketches, self._read_band, recipe.dedup)
         rank = {source.name: number for number, source in enumerate(recipe.sources)}
         source_rank = np.array([rank[name] for name in self.column("source")], np.int64)
         needs_teacher = ~np.array(self.column("has_response"), bool)
         # Ascending order is the order of preference: longer reasoning has to come first.
         shortness = -np.array(self.column("reasoning_chars"), np.int64)
-        best = pick_best(clusters.near, (needs_teacher, source_rank, shortness))
+        best = keep_best(sketches, clusters.near, (needs_teacher, source_rank, shortness))
         names = self.column("row_id")
+        self._warn_of_large_clusters(best, names, source_rank, recipe)
         drops: dict[str, Drop] = {}
         for position in np.flatnonzero(best != np.arange(len(best))):
             kept = int(best[position])
@@ -132,3 +142,28 @@ class RowIndex:
             drops[names[position]] = Drop("deduplicate", reason, names[kept])
         cluster_ids = {name: int(number) for name, number in zip(names, clusters.related, strict=True)}
         return DedupResult(drops, cluster_ids)
+
+    def _warn_of_large_clusters(
+        self, best: Indices, names: Sequence[str], source_rank: Indices, recipe: CorpusRecipe
+    ) -> None:
+        """Say where one row stands for so many of its source that they may be no duplicates at all."""
+        sizes = np.bincount(source_rank, minlength=len(recipe.sources))
+        heads, counts = np.unique(best, return_counts=True)
+        for head, count in zip(
+            heads[counts >= _LARGE_CLUSTER], counts[counts >= _LARGE_CLUSTER], strict=True
+        ):
+            size = int(sizes[source_rank[head]])
+            if count < _LARGE_SHARE * size:
+                continue
+            copies = [names[position] for position in np.flatnonzero(best == head)[: _SHOWN + 1]]
+            shown = ", ".join(name for name in copies if name != names[head])
+            notices.warning(
+                "source %s: %s stands for %d of %d rows, taken for its near duplicates, such as %s; look at "
+                "them, and raise dedup.threshold (now %g) if they differ",
+                recipe.sources[source_rank[head]].name,
+                names[head],
+                int(count) - 1,
+                size,
+                shown,
+                recipe.dedup.threshold,
+            )

@@ -10,10 +10,10 @@ import pyarrow as pa
 from upath import UPath
 
 from safe_r1.corpus.decontaminate import Decontaminator
-from safe_r1.corpus.dedup import SKETCH_SCHEMA, sketch
 from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import ROW_SCHEMA, CorpusRow, normalise
+from safe_r1.corpus.sketches import SKETCH_SCHEMA, sketch
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.records.sources import SourcePart, read_part
 from safe_r1.runs import write_table
@@ -66,7 +66,7 @@ class Ingest:
 
     def _table(self, rows: list[CorpusRow]) -> pa.Table:
         clean = [position for position, row in enumerate(rows) if row.drop is None]
-        sketches = sketch([rows[position].prompt for position in clean], self.recipe.dedup)
+        sketches = sketch([rows[position].question for position in clean], self.recipe.dedup)
         # Rows and sketches side by side: `take` with a null index gives a null row.
         sketch_of_row: list[int | None] = [None] * len(rows)
         for number, position in enumerate(clean):

@@ -89,6 +89,12 @@ class CorpusRow:
         """All messages of the dialogue as one text."""
         return "\n".join(turn["content"] for turn in self.messages)
 
+    @property
+    def question(self) -> str:
+        """The dialogue without its system turn, which many rows have in common; that turn if it is all."""
+        spoken = "\n".join(turn["content"] for turn in self.messages if turn["role"] != "system")
+        return spoken or self.prompt
+
     def dropped(self, drop: Drop) -> "CorpusRow":
         """A copy of the row that is marked as dropped."""
         return replace(self, drop=drop)

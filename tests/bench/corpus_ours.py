@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from safe_r1.corpus.dedup import NUM_PERM, find_clusters, pick_best, sketch
+from safe_r1.corpus.dedup import Sketches, find_clusters, keep_best
 from safe_r1.corpus.recipe import DedupConfig
+from safe_r1.corpus.sketches import NUM_PERM, sketch
 from safe_r1.resources import connect
 from tests.bench.conditions import read_conditions
 
@@ -36,9 +37,11 @@ def main(prompts: str, folder: str, language: str) -> None:
     blocks_of_sketches: Any = data.to_arrow_refs()
     sketches = pa.concat_tables(ray.get(blocks_of_sketches)).sort_by("id")
     signatures = np.frombuffer(b"".join(sketches["signature"].to_pylist()), np.uint8).reshape(-1, NUM_PERM)
-    exact = sketches["exact"].to_numpy()
-    near = find_clusters(exact, signatures, lambda band: sketches[f"band_{band:02d}"].to_numpy(), config).near
-    kept = np.unique(pick_best(near, ()))
+    columns = Sketches(
+        sketches["exact"].to_numpy(), sketches["template"].to_numpy(), signatures, config.threshold
+    )
+    near = find_clusters(columns, lambda band: sketches[f"band_{band:02d}"].to_numpy(), config).near
+    kept = np.unique(keep_best(columns, near, ()))
     seconds = time.monotonic() - started
     result = {
         "seconds": seconds,

@@ -3,8 +3,9 @@ import random
 import numpy as np
 import pytest
 
-from safe_r1.corpus.dedup import NUM_PERM, Clusters, find_clusters, pick_best, sketch
+from safe_r1.corpus.dedup import Clusters, Sketches, find_clusters, keep_best, pick_best
 from safe_r1.corpus.recipe import DedupConfig
+from safe_r1.corpus.sketches import NUM_PERM, sketch
 from safe_r1.corpus.text import ngrams, units
 from safe_r1.language import Language
 
@@ -18,15 +19,21 @@ EN = (
 )
 
 
-def clusters(prompts: list[str], **config) -> Clusters:
-    table = sketch(prompts, DedupConfig(**config))
+def sketches_of(prompts: list[str], config: DedupConfig) -> tuple[Sketches, Clusters]:
+    table = sketch(prompts, config)
     signatures = np.frombuffer(b"".join(table["signature"].to_pylist()), np.uint8).reshape(-1, NUM_PERM)
-    return find_clusters(
-        table["exact"].to_numpy(),
-        signatures,
-        lambda band: table[f"band_{band:02d}"].to_numpy(),
-        DedupConfig(**config),
-    )
+    found = Sketches(table["exact"].to_numpy(), table["template"].to_numpy(), signatures, config.threshold)
+    return found, find_clusters(found, lambda band: table[f"band_{band:02d}"].to_numpy(), config)
+
+
+def clusters(prompts: list[str], **config) -> Clusters:
+    return sketches_of(prompts, DedupConfig(**config))[1]
+
+
+def kept(prompts: list[str]) -> list[int]:
+    """Positions of the rows that deduplication keeps."""
+    found, groups = sketches_of(prompts, DedupConfig())
+    return np.unique(keep_best(found, groups.near, ())).tolist()
 
 
 def same(groups: np.ndarray, left: int, right: int) -> bool:
@@ -111,3 +118,98 @@ def test_hashes_are_the_same_on_every_machine():
     assert units("歧视 ABC，世界", "zh").tolist()[:1] == units("歧", "zh").tolist()
     assert int(units("word", "en")[0]) == int(units("WORD!", "en")[0])
     assert int(ngrams(units("平等对待", "zh"), 4)[0]) == 7170323829592092993
+
+
+def random_texts(count: int, length: int, seed: int = 0) -> list[str]:
+    dice = random.Random(seed)
+    words = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
+    return ["".join(dice.choices(words, k=length)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("where", ["{span}{text}", "{text}{span}", "{span}{text}{span}"])
+def test_questions_under_an_instruction_that_all_share_are_told_apart(where: str):
+    [span] = random_texts(1, 175, seed=1)
+    texts = random_texts(300, 16)
+    assert len(kept([where.format(span=span, text=text) for text in texts])) == 300
+    # Copies of such questions are found all the same, by what is their own.
+    edited = [text[:7] + "改" + text[8:] for text in random_texts(150, 40)]
+    originals = random_texts(150, 40)
+    left = kept([where.format(span=span, text=text) for text in originals + edited])
+    assert len(left) <= 165
+
+
+def test_many_copies_of_one_question_are_no_shared_span():
+    dice = random.Random(2)
+    [text] = random_texts(1, 80)
+    copies = [text]
+    for _ in range(299):
+        letters = list(text)
+        for place in dice.sample(range(len(letters)), 4):
+            letters[place] = "改"
+        copies.append("".join(letters))
+    assert len(kept(copies)) <= 60
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "小明有{}个苹果，妈妈又给了他{}个，他把其中的{}个分给了同学，请问小明现在还剩下多少个苹果？",
+        "A farmer has {} cows and {} sheep on his land and sells {} of them, how many are left?",
+    ],
+)
+def test_problems_that_differ_in_numbers_are_all_kept(template: str):
+    dice = random.Random(3)
+    numbers = {tuple(dice.randrange(10, 10_000) for _ in range(3)) for _ in range(320)}
+    problems = [template.format(*each) for each in sorted(numbers)][:300]
+    assert len(kept(problems)) == 300
+    # The same problem again is none more, in whatever width its digits are.
+    wide = problems[7].translate({ord(str(digit)): chr(0xFF10 + digit) for digit in range(10)})
+    assert len(kept([*problems, problems[7], wide])) == 300
+
+
+def test_numbers_in_words_are_numbers():
+    zh = [
+        f"一个水池装了两根水管，甲管{hours}小时可以注满，乙管{more}小时可以放完，同时开要多久才能注满？"
+        for hours, more in (("三", "五"), ("四", "十二"), ("二十三", "九"))
+    ]
+    en = [
+        f"Mary baked {first} cakes and gave {second} of them to Tom, how many cakes has she now?"
+        for first, second in (("three", "two"), ("twelve", "five"), ("nine", "one"))
+    ]
+    assert len(kept(zh + en)) == 6
+
+
+def test_a_chain_of_small_steps_is_not_one_cluster():
+    dice = random.Random(4)
+    words = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
+    letters = dice.choices(words, k=100)
+    chain = ["".join(letters)]
+    for place in range(100):
+        letters[place] = dice.choice(words)
+        chain.append("".join(letters))
+    left = kept(chain)
+    # The first and the last have nothing in common; each that goes is like one that stays.
+    assert 0 in left
+    assert 4 <= len(left) <= 25
+    found, _ = sketches_of(chain, DedupConfig())
+    positions = np.arange(len(chain))
+    alike = [found.are_duplicates(np.full(len(chain), each), positions) for each in left]
+    assert np.any(alike, axis=0).all()
+
+
+def test_what_is_kept_in_place_of_a_row_is_a_duplicate_of_it_by_brute_force():
+    dice = random.Random(5)
+    texts = random_texts(40, 30)
+    rows = [
+        text[:place] + "改" + text[place + 1 :] if dice.random() < 0.8 else text
+        for text in texts * 6
+        for place in [dice.randrange(len(text))]
+    ]
+    found, groups = sketches_of(rows, DedupConfig())
+    lengths = -np.array([len(row) + dice.randrange(3) for row in rows])
+    best = keep_best(found, groups.near, (lengths,))
+    moved = np.flatnonzero(best != np.arange(len(rows)))
+    assert len(moved)
+    assert found.are_duplicates(best[moved], moved).all()
+    assert (best[best] == best).all()
+    assert (lengths[best[moved]] <= lengths[moved]).all()

@@ -1,0 +1,133 @@
+"""Sketches of prompts, by which near duplicates are found without their texts.
+
+A sketch is a MinHash signature (rensa) over the n-grams of ``text``, its bands, and two hashes: of the whole
+prompt, and of the prompt without its numbers. Spans that many prompts of a part share, such as an instruction
+above each question, are left out of the signature: they would make different questions alike.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] - the wheel carries no types
+
+from safe_r1.corpus.recipe import DedupConfig
+from safe_r1.corpus.text import Hashes, Indices, Units, ngrams, units_of
+from safe_r1.language import Language, detect_language
+
+# 32 bands of 4 rows: two prompts with Jaccard similarity 0.65 share a band with probability 0.998, with
+# similarity 0.5 with probability 0.87.
+NUM_PERM = 128
+NUM_BANDS = 32
+_ROWS_PER_BAND = NUM_PERM // NUM_BANDS
+_SEED = 1
+# A letter or digit of any script: a word character that is no underscore.
+_LETTER = re.compile(r"[^\W_]")
+# An n-gram that so many prompts of a part have, and at least that share of them, may belong to a shared span;
+# a span is that many of them in a row, as the edits of near duplicates lie closer together.
+_MIN_SHARING, _MIN_SHARING_SHARE = 50, 0.2
+_MIN_SPAN: dict[Language, int] = {"zh": 30, "en": 12}
+# With fewer n-grams than this left, a prompt is compared as a whole.
+_MIN_LEFT = 5
+_ENGLISH_NUMBERS = (
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
+    "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|half|"
+    "twice|double|triple"
+)
+_NUMBER = re.compile(
+    rf"[0-9０-９]{{1,30}}|[零〇一二三四五六七八九十百千万亿两半]{{1,30}}|\b(?:{_ENGLISH_NUMBERS})\b",
+    re.IGNORECASE,
+)
+
+SKETCH_SCHEMA = pa.schema(
+    [
+        ("exact", pa.uint64()),
+        ("template", pa.uint64()),
+        ("signature", pa.binary(NUM_PERM)),
+        *((f"band_{band:02d}", pa.uint64()) for band in range(NUM_BANDS)),
+    ]
+)
+
+
+def sketch(prompts: Sequence[str], config: DedupConfig) -> pa.Table:
+    """Sketch prompts.
+
+    Returns:
+        One row of ``SKETCH_SCHEMA`` per prompt: the hash of the whole prompt, and that of the prompt with its
+        numbers replaced; the low bytes of its MinHash signature, and the hashes of its bands.
+    """
+    texts = [prompt if _LETTER.search(prompt) else _code_points(prompt) for prompt in prompts]
+    languages = np.array([detect_language(text) for text in texts])
+    exact, template = np.zeros(len(texts), np.uint64), np.zeros(len(texts), np.uint64)
+    signatures = np.zeros((len(texts), NUM_PERM), np.uint32)
+    sizes: dict[Language, int] = {"zh": config.ngram_chars, "en": config.ngram_words}
+    for language, size in sizes.items():
+        positions = np.flatnonzero(languages == language)
+        chosen = [texts[position] for position in positions]
+        found = units_of(chosen, language)
+        exact[positions] = found.whole()
+        template[positions] = units_of([_NUMBER.sub("0", text) for text in chosen], language).whole()
+        signatures[positions] = _minhash(_without_shared_spans(found.ngrams(size), _MIN_SPAN[language]))
+    # The low byte of each value is enough to estimate the similarity, in a quarter of the memory.
+    low_bytes = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(NUM_PERM), len(texts), [None, pa.py_buffer(signatures.astype(np.uint8).tobytes())]
+    )
+    columns = [pa.array(exact), pa.array(template), low_bytes, *map(pa.array, _bands(signatures))]
+    return pa.table(columns, schema=SKETCH_SCHEMA)
+
+
+def _code_points(prompt: str) -> str:
+    """A prompt without letters and digits, written as words: folding would leave nothing to compare."""
+    return "mark " + " ".join(str(ord(char)) for char in prompt)
+
+
+def _minhash(grams: Units) -> npt.NDArray[np.uint32]:
+    """Signatures, shape (texts, NUM_PERM)."""
+    if not len(grams.counts):
+        return np.zeros((0, NUM_PERM), np.uint32)
+    offsets = np.concatenate(([0], grams.ends)).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams.hashes, offsets, NUM_PERM, _SEED)
+    return np.asarray(matrix.to_rows(), np.uint32)
+
+
+def _bands(signatures: npt.NDArray[np.uint32]) -> list[Hashes]:
+    """Hash of each band of each signature: NUM_BANDS arrays of shape (texts,)."""
+    wide = signatures.astype(np.uint64)
+    bands: list[Hashes] = []
+    for start in range(0, NUM_PERM, _ROWS_PER_BAND):
+        values = wide[:, start : start + _ROWS_PER_BAND].reshape(-1)
+        # The n-grams of the flattened values also cross from one text to the next; every fourth does not.
+        bands.append(ngrams(values, _ROWS_PER_BAND)[::_ROWS_PER_BAND])
+    return bands
+
+
+def _without_shared_spans(grams: Units, min_span: int) -> Units:
+    """The n-grams of each text but for those inside a span that many of the texts share."""
+    num_texts = len(grams.counts)
+    if num_texts < _MIN_SHARING:
+        return grams
+    text = np.repeat(np.arange(num_texts), grams.counts)
+    # How many texts have each n-gram: pairs of n-gram and text, each once.
+    order = np.lexsort((text, grams.hashes))
+    gram_in_order, text_in_order = grams.hashes[order], text[order]
+    is_new_gram = np.concatenate(([True], gram_in_order[1:] != gram_in_order[:-1]))
+    is_new_pair = is_new_gram | np.concatenate(([True], text_in_order[1:] != text_in_order[:-1]))
+    number = np.cumsum(is_new_gram) - 1
+    num_sharing = np.bincount(number, weights=is_new_pair)
+    shared = np.empty(len(order), bool)
+    shared[order] = num_sharing[number] >= max(_MIN_SHARING, _MIN_SHARING_SHARE * num_texts)
+    in_span = shared & (_run_lengths(shared, text) >= min_span)
+    left = np.bincount(text[~in_span], minlength=num_texts)
+    is_kept = ~in_span | (left < _MIN_LEFT)[text]
+    return Units(grams.hashes[is_kept], np.bincount(text[is_kept], minlength=num_texts).astype(np.int64))
+
+
+def _run_lengths(flags: npt.NDArray[np.bool_], text: Indices) -> Indices:
+    """Length of the run of equal flags within one text that each position is in, shape (positions,)."""
+    starts_run = np.ones(len(flags), bool)
+    starts_run[1:] = (flags[1:] != flags[:-1]) | (text[1:] != text[:-1])
+    starts = np.flatnonzero(starts_run)
+    lengths = np.diff(np.append(starts, len(flags)))
+    return lengths[np.cumsum(starts_run) - 1]
