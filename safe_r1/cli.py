@@ -14,6 +14,7 @@ import typer
 from safe_r1 import __version__
 from safe_r1.calibration import commands as calibration
 from safe_r1.compare import commands as compare
+from safe_r1.corpus import commands as corpus
 from safe_r1.errors import ConfigError, SafeR1Error, reading
 from safe_r1.gate import commands as gate
 
@@ -110,6 +111,7 @@ def fetch(
     print(f"{benchmark}: {download(found.source, target)}")
 
 
+app.add_typer(corpus.recipes, name="recipe")
 questions = typer.Typer(no_args_is_help=True, help="Own questions: how a file of them is read.")
 app.add_typer(questions, name="benchmark")
 QuestionsFile = Annotated[

@@ -139,3 +139,14 @@ def _hide_query(url: re.Match[str]) -> str:
 def public_settings(settings: Settings) -> dict[str, object]:
     """Settings as plain values for files and terminals, without secrets in URLs."""
     return json.loads(hide_credentials(settings.model_dump_json()))
+
+
+def toml_string(text: str) -> str:
+    """A text as a basic string of TOML."""
+    # A string of JSON is one of TOML, but for the one character that TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_comment(text: str) -> str:
+    """A text of somebody else's as one line of a comment."""
+    return "".join(char if char.isprintable() else " " for char in text)

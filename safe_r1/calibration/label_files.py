@@ -14,11 +14,11 @@ from typing import cast
 from upath import UPath
 
 from safe_r1.errors import DataError
+from safe_r1.records.find import find_files
 from safe_r1.records.formats import read_all
 from safe_r1.records.layout import find_layout
 from safe_r1.records.location import DataLocation
 from safe_r1.records.parsed import Parsed, shorten
-from safe_r1.records.sources import find_files
 from safe_r1.report.cells import text_of_csv
 
 _LABEL_NAMES = ("label", "标签", "标注", "choice", "annotation")

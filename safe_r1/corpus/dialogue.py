@@ -5,7 +5,7 @@ the record cannot be used.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safe_r1.schema import Message
 
@@ -18,6 +18,8 @@ _ROLES = {
 }
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _CALLS = ("tool_calls", "function_call")
+# A turn's own say on whether it is learned: OpenAI's `weight` of 0 or 1, and `train` of other trainers.
+_LEARNED = ("weight", "train")
 _THINK_END = "</think>"
 
 
@@ -34,8 +36,20 @@ class Unusable(ValueError):
 
 
 @dataclass(frozen=True)
+class _Turn:
+    """A turn, and whether it is to be learned; None where it does not say."""
+
+    role: str
+    content: str
+    learned: bool | None = None
+
+
+@dataclass(frozen=True)
 class Dialogue:
     """The turns of a dialogue: a system turn or none, then user and assistant in turn.
+
+    Training learns the last answer, and of the others those with a thought in ``<think>`` tags. Where turns
+    say themselves which are learned, they are brought into that form.
 
     Attributes:
         messages: The turns.
@@ -61,15 +75,17 @@ def read_dialogue(turns: object, role: str = "role", content: str = "content", s
     if not isinstance(turns, list):
         raise Unusable("malformed", f"expected a list of messages, got {type(turns).__name__}")
     repairs: list[str] = []
-    messages = [Message(role="system", content=system)] if system else []
+    found = [_Turn("system", system)] if system else []
     for turn in turns:
         if not isinstance(turn, Mapping):
             raise Unusable("malformed", f"expected an object as message, got {type(turn).__name__}")
-        messages.append(_read_turn(turn, role, content, repairs))
-    return Dialogue(_in_order(messages, repairs), tuple(dict.fromkeys(repairs)))
+        found.append(_read_turn(turn, role, content, repairs))
+    ordered = _with_learned_turns(_in_order(found, repairs), repairs)
+    messages = [Message(role=turn.role, content=turn.content) for turn in ordered]
+    return Dialogue(messages, tuple(dict.fromkeys(repairs)))
 
 
-def _read_turn(turn: Mapping[str, object], role: str, content: str, repairs: list[str]) -> Message:
+def _read_turn(turn: Mapping[str, object], role: str, content: str, repairs: list[str]) -> _Turn:
     missing = next((name for name in (role, content) if name not in turn), None)
     is_call = any(turn.get(name) for name in _CALLS)
     if missing and not (is_call and missing == content):
@@ -84,7 +100,8 @@ def _read_turn(turn: Mapping[str, object], role: str, content: str, repairs: lis
     thoughts = next((turn[field] for field in _REASONING if isinstance(turn.get(field), str)), "")
     if found == "assistant" and isinstance(thoughts, str) and thoughts.strip() and _THINK_END not in text:
         text = f"<think>\n{thoughts.strip()}\n</think>\n\n{text}"
-    return Message(role=found, content=text)
+    marks = [bool(turn[field]) for field in _LEARNED if isinstance(turn.get(field), bool | int | float)]
+    return _Turn(found, text, all(marks) if marks and found == "assistant" else None)
 
 
 def _text_of(content: object, repairs: list[str]) -> str:
@@ -104,20 +121,24 @@ def _text_of(content: object, repairs: list[str]) -> str:
     return "".join(texts).strip()
 
 
-def _in_order(messages: Sequence[Message], repairs: list[str]) -> list[Message]:
+def _in_order(turns: Sequence[_Turn], repairs: list[str]) -> list[_Turn]:
     """The turns with those of one role in a row joined, as chat templates refuse them."""
-    ordered: list[Message] = []
-    for turn in messages:
+    ordered: list[_Turn] = []
+    for turn in turns:
         before = ordered[-1] if ordered else None
-        if before is None or before["role"] != turn["role"]:
+        if before is None or before.role != turn.role:
             ordered.append(turn)
             continue
-        if _THINK_END in before["content"] or _THINK_END in turn["content"]:
+        if _THINK_END in before.content or _THINK_END in turn.content:
             raise Unusable("two_answers", "two answers in a row, with reasoning; expected one")
-        repairs.append(f"joined_{turn['role']}_turns")
-        joined = "\n\n".join(filter(None, (before["content"], turn["content"])))
-        ordered[-1] = Message(role=turn["role"], content=joined)
-    roles = [turn["role"] for turn in ordered]
+        if before.learned != turn.learned:
+            raise Unusable(
+                "half_learned", "two answers in a row, of which one is to be learned; expected one"
+            )
+        repairs.append(f"joined_{turn.role}_turns")
+        joined = "\n\n".join(filter(None, (before.content, turn.content)))
+        ordered[-1] = replace(turn, content=joined)
+    roles = [turn.role for turn in ordered]
     if "system" in roles[1:]:
         raise Unusable("system_inside", "a system turn inside the dialogue; expected one at its beginning")
     spoken = roles[1:] if roles[:1] == ["system"] else roles
@@ -126,3 +147,35 @@ def _in_order(messages: Sequence[Message], repairs: list[str]) -> list[Message]:
     if spoken[0] == "assistant":
         raise Unusable("assistant_first", "the dialogue begins with the assistant")
     return ordered
+
+
+def _with_learned_turns(turns: Sequence[_Turn], repairs: list[str]) -> list[_Turn]:
+    """The turns so that exactly those are learned which say so, or which say nothing where others do."""
+    if all(turn.learned is None for turn in turns):
+        return list(turns)
+    repairs.append("learned_as_marked")
+    wanted = [
+        place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.learned is not False
+    ]
+    if not wanted and turns[-1].role == "assistant":
+        raise Unusable("nothing_to_learn", "no turn of the assistant is to be learned")
+    if turns[-1].role == "assistant" and wanted[-1] < len(turns) - 1:
+        # What follows the last answer to learn is context of nothing.
+        turns = turns[: wanted[-1] + 1]
+        repairs.append("cut_after_last_learned_turn")
+    return [
+        replace(
+            turn, content=_with_thought(turn.content) if place in wanted else _without_thought(turn.content)
+        )
+        if turn.role == "assistant" and place < len(turns) - 1
+        else turn
+        for place, turn in enumerate(turns)
+    ]
+
+
+def _with_thought(content: str) -> str:
+    return content if _THINK_END in content else f"<think>\n\n</think>\n\n{content}"
+
+
+def _without_thought(content: str) -> str:
+    return content.partition(_THINK_END)[2].lstrip() if _THINK_END in content else content

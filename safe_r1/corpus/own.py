@@ -11,7 +11,7 @@ from safe_r1.corpus.plan import fingerprint, make_plan
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.judge.factory import plan_judge
 from safe_r1.progress import ProgressCallback
-from safe_r1.records.files import is_data_file
+from safe_r1.records.find import holds_data
 from safe_r1.records.location import HUB_PREFIX, parse_hub
 from safe_r1.runs import sha256
 from safe_r1.settings import hide_credentials
@@ -21,12 +21,12 @@ _PROTECTED = "chisafetybench-sample"
 
 def is_own_data(corpus: str) -> bool:
     """True for files, or a dataset of the hub; False for the folder of a corpus that was built."""
-    if corpus.startswith(HUB_PREFIX) or "*" in corpus:
+    if corpus.startswith(HUB_PREFIX):
         return True
     path = UPath(corpus)
     if path.is_dir():
-        return not (path / "corpus.json").exists() and any(map(is_data_file, path.iterdir()))
-    return path.is_file()
+        return not (path / "corpus.json").exists() and holds_data(path)
+    return path.is_file() or "*" in corpus
 
 
 def own_recipe(data: str) -> CorpusRecipe:

@@ -10,11 +10,11 @@ from typing import Any
 from upath import UPath
 
 from safe_r1.corpus.decontaminate import Question, load_questions
-from safe_r1.corpus.dedup import NUM_BANDS, NUM_PERM
 from safe_r1.corpus.forms import recognise
 from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import CorpusRow, normalise
+from safe_r1.corpus.sketches import NUM_BANDS, NUM_PERM
 from safe_r1.corpus.source import Source
 from safe_r1.corpus.teachers import TEACHERS_SHA256
 from safe_r1.errors import DataError

@@ -9,13 +9,12 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, TypeVar
 
 from upath import UPath
 
 from safe_r1.errors import DataError
-from safe_r1.records.files import is_data_file
+from safe_r1.records.find import find_all, unreachable
 from safe_r1.records.formats import (
     Span,
     is_blank,
@@ -35,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 Location = TypeVar("Location", bound=DataLocation)
 
-_PACKAGE = "package:"
 HUB = "hub"
 """Format of a dataset of the hub."""
 
@@ -126,7 +124,7 @@ def _list_spans(location: DataLocation, data: str | None, size: int) -> Iterator
         for span in record_spans(len(_load_hub(location)), size):
             yield location.hub, Layout(HUB), span
         return
-    for file in find_files(location, data):
+    for file in find_all(location, data).files:
         layout = find_layout(location, file)
         for note in layout.notes:
             logger.warning("source %s: %s", location.name, note)
@@ -149,7 +147,7 @@ def pin_revision(location: Location) -> Location:
     try:
         commit = HfApi().dataset_info(location.hub, revision=location.revision, timeout=20).sha
     except Exception as error:  # noqa: BLE001 - the hub's client raises whatever its transport raises
-        raise _unreachable(location, error) from None
+        raise unreachable(location, error) from None
     return location.model_copy(update={"revision": commit})
 
 
@@ -186,37 +184,6 @@ def _read_values(location: DataLocation, part: SourcePart) -> Iterator[ParsedVal
     yield from ((dict(row), "") for row in rows)
 
 
-def find_files(location: DataLocation, data: str | None) -> list[UPath]:
-    """The files of a location that is not on the hub, sorted by name.
-
-    Raises:
-        DataError: There is none, or the file system cannot be read.
-    """
-    path = location.path or ""
-    if path.startswith(_PACKAGE):
-        return [UPath(str(files("safe_r1.corpus").joinpath(path.removeprefix(_PACKAGE))))]
-    is_absolute = "://" in path or path.startswith("/")
-    root = UPath(path) if is_absolute else UPath(data or ".") / path
-    try:
-        found = _expand(root)
-    except Exception as error:  # noqa: BLE001 - every file system raises its own
-        raise _unreachable(location, error) from None
-    if not found:
-        hint = "" if is_absolute or data else "; relative paths start from --data"
-        raise DataError(f"{location.label}no file at {root}{hint}")
-    return found
-
-
-def _expand(root: UPath) -> list[UPath]:
-    """The files of a path, folder or glob, sorted by name."""
-    if "*" in root.name:
-        return sorted(root.parent.glob(root.name), key=str)
-    if root.is_dir():
-        # By name: the order in which a file system lists files must not show in the row ids.
-        return sorted((file for file in root.iterdir() if is_data_file(file)), key=str)
-    return [root] if root.exists() else []
-
-
 def read_rows(location: DataLocation, files_: list[tuple[UPath, Layout]]) -> Iterator[tuple[str, Parsed]]:
     """All records of a location in order, in one pass, each with the file that it is from.
 
@@ -249,14 +216,6 @@ def _load_hub(location: DataLocation) -> "Dataset":
             str(location.hub), location.subset, split=location.split, revision=location.revision
         )
     except Exception as error:  # noqa: BLE001 - the library raises whatever its loaders raise
-        raise _unreachable(location, error) from None
+        raise unreachable(location, error) from None
     assert isinstance(dataset, Dataset)  # one split, not streamed
     return dataset
-
-
-def _unreachable(location: DataLocation, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(
-        f"{location.label}cannot read {location.hub or location.path} ({reason[:200]}); check the "
-        "network, the name and, for a gated dataset, that your account has accepted its terms (hf auth login)"
-    )

@@ -70,12 +70,21 @@ def encode(
         ModelError: The tokenizer has no end-of-turn token.
     """
     turns = [Message(role=turn["role"], content=turn["content"] or "") for turn in messages]
+    marked = turns
+    if not prompt.is_reasoning:
+        # The tags of an empty thought say that a turn is learned; such a model never sees them.
+        turns = [_without_empty_thought(turn) for turn in turns]
     end = _tokenize(end_of_turn(prompt.style, tokenizer), tokenizer)
     return [
         _encode_turn(turns, turn, end, prompt, tokenizer)
         for turn in range(1, len(turns))
-        if _is_target(turns, turn)
+        if _is_target(marked, turn)
     ]
+
+
+def _without_empty_thought(turn: Message) -> Message:
+    is_answer = turn["role"] == "assistant"
+    return Message(role=turn["role"], content=_EMPTY_THOUGHT.sub("", turn["content"])) if is_answer else turn
 
 
 def _is_target(turns: Sequence[Message], turn: int) -> bool:
@@ -99,9 +108,6 @@ def _encode_turn(
     if prefix:
         text = _continue_prefix(text, prefix)
         reason = None if _CLOSE in text else "no_reasoning"
-    elif not prompt.is_reasoning:
-        # A model that never thinks would learn to write the tags of an empty thought.
-        text = _EMPTY_THOUGHT.sub("", text)
     if control_text(tokenizer, prompt).search(text):
         # A teacher that ran on: the model would learn to write the user's next turn.
         reason = "control_text"

@@ -1,6 +1,5 @@
 """Shows what is recognised in a file of questions, before a model is asked any of them."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.runs import write_bytes
 from safe_r1.schema import Sample
+from safe_r1.settings import toml_comment, toml_string
 
 _NUM_SAMPLES = 3
 _EXAMPLES = {"sheet": "NAME", "encoding": "gb18030", "records": "FIELD"}
@@ -109,7 +109,7 @@ def write_settings(benchmark: OwnBenchmark, force: bool) -> tuple[str, UPath | N
     profile = benchmark.file.profile(files)
     text = "\n".join(_toml(benchmark, profile)) + "\n"
     for note in (note for _, layout in files for note in layout.notes):
-        text = f"# {_comment(note)}\n{text}"
+        text = f"# {toml_comment(note)}\n{text}"
     if path is None:
         table = text.replace("[mapping]", f"[{GROUP}.mapping]")
         return f"# For --config of evaluate.\n[{GROUP}]\n{table}", None
@@ -129,22 +129,22 @@ def _toml(benchmark: OwnBenchmark, profile: Profile) -> Iterator[str]:
         reason = check_task(columns, settings, has_options, place.file_name, profile)
     except DataError as error:
         problem = str(error)
-    yield f"# How {_comment(place.file_name)} is read: `safe-r1 benchmark check` shows the result."
+    yield f"# How {toml_comment(place.file_name)} is read: `safe-r1 benchmark check` shows the result."
     counts = ", ".join(f"{column!r} ({count})" for column, count in profile.filled.items())
-    yield f"# {profile.num_rows} rows; columns, with the number of cells that are filled: {_comment(counts)}"
-    yield f"name = {_quoted(benchmark.name)}"
-    yield f"title = {_quoted(benchmark.title)}"
+    yield f"# {profile.num_rows} rows; columns, with the number of filled cells: {toml_comment(counts)}"
+    yield f"name = {toml_string(benchmark.name)}"
+    yield f"title = {toml_string(benchmark.title)}"
     if problem:
-        yield f"# {_comment(problem)}"
+        yield f"# {toml_comment(problem)}"
         yield f'# task = "{TASKS[1]}"'
     else:
-        yield f"# {_comment(reason)}"
+        yield f"# {toml_comment(reason)}"
         yield f'task = "{settings.task}"'
     yield f'taxonomy = "{settings.taxonomy}" # "chisafetybench": categories with these names are its 31 ones'
     yield f"max_malformed_share = {settings.max_malformed_share:g}"
     for name, example in _EXAMPLES.items():
         value = getattr(settings, name)
-        yield f"{name} = {_quoted(value)}" if value else f"# {name} = {_quoted(example)}"
+        yield f"{name} = {toml_string(value)}" if value else f"# {name} = {toml_string(example)}"
     yield ""
     yield "[mapping]"
     for role in ROLES:
@@ -152,16 +152,7 @@ def _toml(benchmark: OwnBenchmark, profile: Profile) -> Iterator[str]:
         if column is None:
             yield f'# {role} = "" # none; usual names: {", ".join(ROLES[role][:4])}'
         else:
-            yield f"{role} = {_quoted(column)} # {_comment(columns.reasons[role])}"
+            yield f"{role} = {toml_string(column)} # {toml_comment(columns.reasons[role])}"
     if columns.option_columns:
-        names = ", ".join(map(_quoted, columns.option_columns))
+        names = ", ".join(map(toml_string, columns.option_columns))
         yield f"option_columns = [{names}]"
-
-
-def _quoted(text: str) -> str:
-    # A string of JSON is one of TOML, but for the one character that TOML wants escaped.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _comment(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)

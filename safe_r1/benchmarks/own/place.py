@@ -16,9 +16,10 @@ from safe_r1.benchmarks.own.settings import GROUP, OwnSettings
 from safe_r1.benchmarks.own.words import fold, rank
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.records.files import split_name
+from safe_r1.records.find import find_files
 from safe_r1.records.layout import Layout, find_format, find_layout
 from safe_r1.records.location import HUB_NAME, HUB_PREFIX, DataLocation, HubDataset, parse_hub
-from safe_r1.records.sources import find_files, read_rows
+from safe_r1.records.sources import read_rows
 from safe_r1.settings import hide_credentials
 
 _SPLIT = "test"
