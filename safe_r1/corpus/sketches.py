@@ -29,8 +29,9 @@ _LETTER = re.compile(r"[^\W_]")
 # a span is that many of them in a row, as the edits of near duplicates lie closer together.
 _MIN_SHARING, _MIN_SHARING_SHARE = 50, 0.2
 _MIN_SPAN: dict[Language, int] = {"zh": 30, "en": 12}
-# With fewer n-grams than this left, a prompt is compared as a whole.
-_MIN_LEFT = 5
+# A prompt has a part of its own if so many times the n-gram's size of n-grams in a row are its own: an edit in
+# a copy of another prompt changes no more than one size of them. All other prompts are compared as a whole.
+_MIN_OWN = 3
 _ENGLISH_NUMBERS = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
     "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|half|"
@@ -69,7 +70,7 @@ def sketch(prompts: Sequence[str], config: DedupConfig) -> pa.Table:
         found = units_of(chosen, language)
         exact[positions] = found.whole()
         template[positions] = units_of([_NUMBER.sub("0", text) for text in chosen], language).whole()
-        signatures[positions] = _minhash(_without_shared_spans(found.ngrams(size), _MIN_SPAN[language]))
+        signatures[positions] = _minhash(_without_shared_spans(found.ngrams(size), size, _MIN_SPAN[language]))
     # The low byte of each value is enough to estimate the similarity, in a quarter of the memory.
     low_bytes = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(NUM_PERM), len(texts), [None, pa.py_buffer(signatures.astype(np.uint8).tobytes())]
@@ -103,7 +104,7 @@ def _bands(signatures: npt.NDArray[np.uint32]) -> list[Hashes]:
     return bands
 
 
-def _without_shared_spans(grams: Units, min_span: int) -> Units:
+def _without_shared_spans(grams: Units, size: int, min_span: int) -> Units:
     """The n-grams of each text but for those inside a span that many of the texts share."""
     num_texts = len(grams.counts)
     if num_texts < _MIN_SHARING:
@@ -118,9 +119,11 @@ def _without_shared_spans(grams: Units, min_span: int) -> Units:
     num_sharing = np.bincount(number, weights=is_new_pair)
     shared = np.empty(len(order), bool)
     shared[order] = num_sharing[number] >= max(_MIN_SHARING, _MIN_SHARING_SHARE * num_texts)
-    in_span = shared & (_run_lengths(shared, text) >= min_span)
-    left = np.bincount(text[~in_span], minlength=num_texts)
-    is_kept = ~in_span | (left < _MIN_LEFT)[text]
+    lengths = _run_lengths(shared, text)
+    longest_own = np.zeros(num_texts, np.int64)
+    np.maximum.at(longest_own, text[~shared], lengths[~shared])
+    has_own = longest_own >= _MIN_OWN * size
+    is_kept = ~(shared & (lengths >= min_span) & has_own[text])
     return Units(grams.hashes[is_kept], np.bincount(text[is_kept], minlength=num_texts).astype(np.int64))
 
 
