@@ -139,7 +139,7 @@ def job(name: str) -> Iterator[Console]:
         except SafeR1Error as error:
             code = error.exit_code
             logging.getLogger(name).exception("the job ends")
-            console.show(f"{name}: {' '.join(str(error).split())}")
+            console.show(f"{name}: {error.shown}")
         except KeyboardInterrupt:
             # 128 + SIGINT, as shells report it.
             code = 130

@@ -15,6 +15,11 @@ class SafeR1Error(Exception):
 
     exit_code = 2
 
+    @property
+    def shown(self) -> str:
+        """The message as jobs print it: one line."""
+        return " ".join(str(self).split())
+
 
 class TransientError(SafeR1Error):
     """Nothing that a user has to repair: a machine was lost or did not start.
@@ -50,7 +55,13 @@ class StorageError(SafeR1Error):
 
 
 class RunConflictError(SafeR1Error):
-    """A run folder that already holds a run with other settings."""
+    """A run folder that already holds a run with other settings: one line, and one for each of them."""
+
+    @property
+    def shown(self) -> str:
+        """The message as jobs print it."""
+        first, *settings = str(self).splitlines()
+        return "\n".join([" ".join(first.split()), *(f"  {' '.join(line.split())}" for line in settings)])
 
 
 class TrainingError(SafeR1Error):

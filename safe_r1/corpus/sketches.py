@@ -29,8 +29,8 @@ _LETTER = re.compile(r"[^\W_]")
 # a span is that many of them in a row, as the edits of near duplicates lie closer together.
 _MIN_SHARING, _MIN_SHARING_SHARE = 50, 0.2
 _MIN_SPAN: dict[Language, int] = {"zh": 30, "en": 12}
-# A prompt has a part of its own if so many times the n-gram's size of n-grams in a row are its own: an edit in
-# a copy of another prompt changes no more than one size of them. All other prompts are compared as a whole.
+# A prompt has a part of its own if so many times the n-gram's size of n-grams in a row are its own: an edit
+# of a copy changes no more than one size of them. All other prompts are compared as a whole.
 _MIN_OWN = 3
 _ENGLISH_NUMBERS = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"

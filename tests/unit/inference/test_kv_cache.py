@@ -257,8 +257,8 @@ def test_the_lines_of_a_dry_run():
 
 
 def test_what_is_resolved_stays_the_same_for_all_processes():
-    cluster = Cluster(gpu_total=0, cpu_total=8, memory_gib=20)
+    cluster = Cluster(gpu_total=0, cpu_total=8, memory_gib=21)
     engine = resolve_engine(VARIANTS["r1-distill-qwen-1.5b"], EngineConfig(), "cpu", cluster)
-    # (20 - 6.6 - 1.5) / 2 GiB, which hold 21 sequences of 4,352 tokens of 56 KiB.
+    # (21 - 6.6 - 2.5) / 2 GiB, which hold 21 sequences of 4,352 tokens of 56 KiB.
     assert engine.cpu_kv_cache_gib == 5
     assert engine_arguments(VARIANTS["r1-distill-qwen-1.5b"], engine, "cpu")["max_num_seqs"] == 21

@@ -55,15 +55,15 @@ def test_few_rows_need_a_small_cache():
 
 
 def test_the_cache_takes_half_of_what_is_free_beside_the_weights():
-    # (20 - 6.6 - 1.5) / 2 GiB.
-    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(), memory_gib=20) == 5
+    # (21 - 6.6 - 2.5) / 2 GiB.
+    assert cpu_kv_cache_gib(R1_SMALL, EngineConfig(), memory_gib=21) == 5
 
 
 def test_the_cache_holds_one_sequence_however_little_is_free():
     engine = EngineConfig(max_model_len=36864)
     # 36,864 tokens of 57,344 bytes: 1.97 GiB.
     assert cpu_kv_cache_gib(R1_SMALL, engine, memory_gib=4) == 2
-    with pytest.raises(ResourceError, match=r"needs 10\.1 GiB of memory on CPU; 4\.0 GiB are free"):
+    with pytest.raises(ResourceError, match=r"needs 11\.1 GiB of memory on CPU; 4\.0 GiB are free"):
         check_resources(R1_SMALL, engine, "cpu", 0, 4)
 
 
@@ -81,5 +81,5 @@ def test_the_check_and_the_engine_have_the_same_figure(monkeypatch: pytest.Monke
     free = psutil.virtual_memory()._replace(available=20 * 2**30)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     size = int(engine_environment(R1_SMALL, EngineConfig(), "cpu")["VLLM_CPU_KVCACHE_SPACE"])
-    assert cpu_memory_gib(R1_SMALL, EngineConfig(), 20) == pytest.approx(R1_SMALL.weights_gib(4) + size + 1.5)
+    assert cpu_memory_gib(R1_SMALL, EngineConfig(), 20) == pytest.approx(R1_SMALL.weights_gib(4) + size + 2.5)
     check_resources(R1_SMALL, EngineConfig(), "cpu", 0, 20)
