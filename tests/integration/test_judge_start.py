@@ -71,9 +71,7 @@ def finish(command: list[str], output: Path) -> str:
 
 def verdicts(output: Path) -> dict[object, object]:
     [folder] = (output / "main").glob("*/questions")
-    return {
-        key: row["label"] for key, row in read_verdicts(RunFolder.locate(str(folder), "", "", "")).items()
-    }
+    return {key: row["label"] for key, row in read_verdicts(RunFolder(UPath(folder))).items()}
 
 
 @pytest.fixture(scope="module")
