@@ -428,7 +428,7 @@ def test_the_safest_step_is_exported(ray_address: str, tiny_answering: Path, cor
     folder = tmp_path / "main" / tiny_answering.name
     info = json.loads((folder / "run.json").read_text())
     checks = info["safety_checks"]
-    # What it says is noise that the judge takes for no refusal: the second check is no better and ends the run.
+    # What it says is noise, no refusal to the judge: the second check is no better, and ends the run.
     assert list(checks) == ["3", "6"]
     assert all(check["num_risky"] == check["num_harmless"] == 2 for check in checks.values())
     best = max(checks, key=lambda step: (checks[step]["value"], int(step)))
