@@ -9,6 +9,9 @@ DEMO_BENCHMARK := --benchmark chisafetybench-sample --limit 32 --set generation.
 BENCH_OUTPUT ?= bench-results
 BENCH_CORPUS ?= bench-results/corpus
 
+# Jobs and tests start many processes of Python, each of which would compile this package, and rewrite the tests, anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup relock shell demo test-fast test test-long test-all lint format bench bench-generation bench-corpus bench-training \
     bench-serve bench-campaign bench-calibration bench-smoke clean
