@@ -17,6 +17,7 @@ from safe_r1.train.job import TrainJob, make_job, make_spec
 from safe_r1.train.loop import Trainer, TrainSpec
 from safe_r1.train.publish import publish
 from safe_r1.train.run import Fingerprint, make_fingerprint, open_run
+from safe_r1.train.selection import require_measure
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def finetune_with_torchrun(config: FinetuneConfig, show: Callable[[str], None]) 
 
 def _prepare(config: FinetuneConfig, world_size: int) -> _Prepared:
     """Validate the settings and prepare the data with Ray, which is stopped again before training."""
+    if config.save.keep_best == "safety":
+        require_measure(None)
     cluster = connect()
     job = make_job(config.model_copy(update={"num_workers": str(world_size)}), cluster)
     fingerprint = make_fingerprint(job)
