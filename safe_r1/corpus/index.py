@@ -155,7 +155,7 @@ class RowIndex:
             size = int(sizes[source_rank[head]])
             if count < _LARGE_SHARE * size:
                 continue
-            copies = [names[position] for position in np.flatnonzero(best == head)[: _SHOWN + 1]]
+            copies = [names[int(position)] for position in np.flatnonzero(best == head)[: _SHOWN + 1]]
             shown = ", ".join(name for name in copies if name != names[head])
             notices.warning(
                 "source %s: %s stands for %d of %d rows, taken for its near duplicates, such as %s; look at "

@@ -69,7 +69,7 @@ def original_dtype(folder: Path, configured: torch.dtype | None) -> torch.dtype:
                 sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
         # Most of the bytes: routers and norms may be stored more exactly than the rest.
         return _DTYPES.get(max(sizes, key=lambda name: sizes[name]), torch.bfloat16)
-    return configured if configured in _DTYPES.values() else torch.bfloat16
+    return configured if configured and configured in _DTYPES.values() else torch.bfloat16
 
 
 def companion_files(

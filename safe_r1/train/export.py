@@ -129,7 +129,8 @@ def _meta_model(spec: ExportSpec) -> "tuple[PreTrainedModel, torch.dtype | None]
     config = AutoConfig.from_pretrained(
         variant.source, revision=variant.revision, trust_remote_code=spec.trust_remote_code
     )
-    dtype = None if getattr(config, "quantization_config", None) else config.dtype
+    is_quantized = getattr(config, "quantization_config", None)
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) and not is_quantized else None
     vars(config).pop("quantization_config", None)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
