@@ -15,7 +15,7 @@ from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import CorpusRow, normalise
 from safe_r1.corpus.sketches import NUM_BANDS, NUM_PERM
-from safe_r1.corpus.source import Source
+from safe_r1.corpus.source import FieldMapping, Source
 from safe_r1.corpus.teachers import TEACHERS_SHA256
 from safe_r1.errors import DataError
 from safe_r1.judge.factory import JudgePlan
@@ -71,6 +71,8 @@ def make_plan(recipe: CorpusRecipe) -> CorpusPlan:
         _check_mapping(source, found[0])
         if source.mapping is None:
             notices.warning("source %s: %s", source.name, _describe_forms(source, found))
+        elif unread := _unread_fields(source, source.mapping, found[0]):
+            notices.warning("source %s: fields that are not read: %s", source.name, unread)
         parts += found
     plan = CorpusPlan(recipe, parts, load_questions(recipe.decontamination.protected, recipe.data))
     _check_supply(plan)
@@ -110,6 +112,13 @@ def _describe_forms(source: Source, parts: Sequence[SourcePart]) -> str:
     described = ", ".join(f"{number} × {name}" for name, number in found.most_common())
     unread = f"; fields that are not read: {', '.join(unused)[:200]}" if unused else ""
     return f"recognised {described} among {len(records)} records at the beginning of its files{unread}"
+
+
+def _unread_fields(source: Source, mapping: FieldMapping, part: SourcePart) -> str:
+    """Fields of the first records that a mapping does not name."""
+    named = {str(path).partition(".")[0] for path in mapping.model_dump(exclude_defaults=True).values()}
+    found = {str(name): None for record in _beginning(source, part) if record.value for name in record.value}
+    return ", ".join(name for name in found if name not in named)[:200]
 
 
 def _first_rows(source: Source, part: SourcePart) -> list[CorpusRow]:
