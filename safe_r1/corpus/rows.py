@@ -186,7 +186,8 @@ def _recognised(record: Mapping[str, object]) -> FieldMapping:
         raise Unusable(
             "unknown_form",
             f"fields {', '.join(map(str, record))[:200]} tell of no known form; say which is which in a "
-            'recipe (`safe-r1 recipe init FILE` writes one): mapping = { prompt = "FIELD", response = "FIELD" }',
+            "recipe (`safe-r1 recipe init FILE` writes one): "
+            'mapping = { prompt = "FIELD", response = "FIELD" }',
         )
     return form.mapping
 
