@@ -6,6 +6,11 @@ sentences; its signs classify prompts.
 A sentence of a card may begin with conditions. ``招聘、求职｜用人时看……`` fits prompts that contain one of
 the words, ``请求｜……`` fits requests, ``看法｜……`` fits prompts that ask for agreement with an opinion. A
 sentence without conditions fits every prompt of its category.
+
+The law in the cards and the seed texts comes from the published laws that ``data/sources.toml`` lists: who
+issued each, where it is published, and whether and how it was checked (`load_sources`). Only what was checked
+has its article number or telephone number in the texts; otherwise they name the law or the office alone. The
+cards are summaries and no legal advice: the published text is what counts.
 """
 
 import functools
@@ -13,7 +18,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from safe_r1.taxonomy import CATEGORIES
 
@@ -109,6 +114,41 @@ class PolicyCard:
             f"引导：{self.guidance_policy}",
         )
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class LawSource:
+    """Where a law, a regulation or a hotline comes from that a card or a seed text names.
+
+    Attributes:
+        name: Its Chinese name as in the texts, a law's in ``《》``; the number of a checked hotline.
+        kind: A law or regulation, or a hotline.
+        issuer: Who issued the law, or who answers the calls.
+        published: Where the text or the number is published.
+        checked: True if the text of the articles was read, or the number is common knowledge.
+        evidence: How it was checked; empty if it was not.
+        articles: The articles that the texts name by number.
+    """
+
+    name: str
+    kind: Literal["law", "hotline"]
+    issuer: str
+    published: str
+    checked: bool
+    evidence: str = ""
+    articles: tuple[str, ...] = ()
+
+
+@functools.cache
+def load_sources() -> dict[str, LawSource]:
+    """The sources of all laws and hotlines by name."""
+    text = files("safe_r1").joinpath("data", "sources.toml").read_text(encoding="utf-8")
+    entries = tomllib.loads(text)["source"]
+    sources = [LawSource(**{**entry, "articles": tuple(entry.get("articles", ()))}) for entry in entries]
+    by_name = {source.name: source for source in sources}
+    if len(by_name) != len(sources):
+        raise ValueError("data/sources.toml has two entries of the same name")
+    return by_name
 
 
 @functools.cache
