@@ -108,7 +108,7 @@ def test_both_engines_need_their_memory(world: World, caplog: pytest.LogCaptureF
     caplog.set_level(logging.INFO, "safe_r1.startup")
     # The evaluated engine has reserved what it has not filled: 16 - 15 GiB are left, however many are free.
     assert rows_before_start(start(memory_gib=15.0), 10) is None
-    assert rows_before_start(start(memory_gib=12.0), 10) == 6
+    assert rows_before_start(start(memory_gib=11.0), 10) == 6
     world.free_gib = 0.5
     assert rows_before_start(start(memory_gib=0.0), 10) is None
     first, second, third = (record.getMessage() for record in caplog.records)
