@@ -17,10 +17,11 @@ from safe_r1.corpus.card import measure_lengths, render_card, write_figures
 from safe_r1.corpus.decontaminate import Decontaminator
 from safe_r1.corpus.export import WORK, export
 from safe_r1.corpus.index import RowIndex
-from safe_r1.corpus.ingest import STAGE, Ingest, read_counts
+from safe_r1.corpus.ingest import STAGE, Ingest, read_counts, shared_grams
 from safe_r1.corpus.plan import CorpusPlan, fingerprint, make_plan
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.selection import select_rows
+from safe_r1.corpus.sketches import SharedGrams
 from safe_r1.errors import DataError
 from safe_r1.judge.factory import JudgePlan, plan_judge
 from safe_r1.progress import Progress, ProgressCallback
@@ -130,7 +131,8 @@ def _ingest(plan: CorpusPlan, judge: JudgePlan, work: RunFolder, on_progress: Pr
     on_progress(Progress("reading", done, total))
     if todo:
         decontaminator = Decontaminator(plan.questions, recipe.decontamination)
-        ingest_part = _IngestPart(recipe, str(work.path), judge, ray.put(decontaminator), todo)
+        shared = shared_grams(recipe, plan.parts)
+        ingest_part = _IngestPart(recipe, str(work.path), judge, ray.put(decontaminator), shared, todo)
         items = [{"part": position} for position in range(len(todo))]
         # One block per part: a part is a task of its own, and its file is there as soon as it is done.
         dataset = ray.data.from_items(items, override_num_blocks=len(todo)).map(ingest_part)
@@ -154,13 +156,15 @@ class _IngestPart:
     folder: str
     judge: JudgePlan
     decontaminator: "ObjectRef[Decontaminator]"
+    shared: SharedGrams
     parts: Sequence[SourcePart]
 
     def __call__(self, item: dict[str, int]) -> dict[str, int]:
         import ray
 
         decontaminator = ray.get(self.decontaminator)
-        return Ingest(self.recipe, self.folder, self.judge, decontaminator)(self.parts[item["part"]])
+        ingest = Ingest(self.recipe, self.folder, self.judge, decontaminator, self.shared)
+        return ingest(self.parts[item["part"]])
 
 
 def _check_malformed(recipe: CorpusRecipe, work: RunFolder, parts: Sequence[SourcePart]) -> None:

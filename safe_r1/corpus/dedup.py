@@ -68,7 +68,8 @@ class Sketches:
 
     def are_duplicates(self, left: Indices, right: Indices) -> npt.NDArray[np.bool_]:
         """Whether pairs of rows are near duplicates, shape (pairs,)."""
-        return (self.similarity(left, right) >= self.threshold) & ~self.differ_in_numbers(left, right)
+        is_similar = (self.similarity(left, right) >= self.threshold) & ~self.differ_in_numbers(left, right)
+        return is_similar | (self.exact[left] == self.exact[right])
 
 
 def find_clusters(sketches: Sketches, read_band: Callable[[int], Hashes], config: DedupConfig) -> Clusters:
@@ -81,8 +82,10 @@ def find_clusters(sketches: Sketches, read_band: Callable[[int], Hashes], config
     """
     num_rows = len(sketches.exact)
     same_prompt = np.unique(sketches.exact, return_inverse=True)[1].astype(np.int64)
-    near: list[tuple[Indices, Indices]] = []
-    related: list[tuple[Indices, Indices]] = []
+    # The same prompt twice needs no band.
+    same = _candidate_pairs(sketches.exact)
+    near: list[tuple[Indices, Indices]] = [same]
+    related: list[tuple[Indices, Indices]] = [same]
     # One band at a time, so that the driver holds 8 bytes a row instead of 256.
     for band in range(NUM_BANDS):
         left, right = _candidate_pairs(read_band(band))
@@ -150,9 +153,13 @@ def keep_best(sketches: Sketches, clusters: Indices, criteria: Sequence[npt.NDAr
         clusters: ``Clusters.near``.
         criteria: See ``pick_best``.
     """
+    # Of equal prompts the best one first, so that the rounds are of different ones.
+    equal = np.unique(sketches.exact, return_inverse=True)[1].astype(np.int64)
+    first = pick_best(equal, criteria)
     best = np.arange(len(clusters))
-    sizes = np.bincount(clusters) if len(clusters) else np.zeros(0, np.int64)
-    pending = np.flatnonzero(sizes[clusters] > 1)
+    distinct = np.flatnonzero(first == best)
+    sizes = np.bincount(clusters[distinct]) if len(clusters) else np.zeros(0, np.int64)
+    pending = distinct[sizes[clusters[distinct]] > 1]
     for _ in range(_MAX_ROUNDS):
         if not len(pending):
             break
@@ -160,4 +167,4 @@ def keep_best(sketches: Sketches, clusters: Indices, criteria: Sequence[npt.NDAr
         is_copy = sketches.are_duplicates(heads, pending) | (heads == pending)
         best[pending[is_copy]] = heads[is_copy]
         pending = pending[~is_copy]
-    return best
+    return best[first]

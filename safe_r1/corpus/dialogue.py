@@ -20,6 +20,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 _CALLS = ("tool_calls", "function_call")
 # A turn's own say on whether it is learned: OpenAI's `weight` of 0 or 1, and `train` of other trainers.
 _LEARNED = ("weight", "train")
+_FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 _THINK_END = "</think>"
 
 
@@ -100,7 +101,7 @@ def _read_turn(turn: Mapping[str, object], role: str, content: str, repairs: lis
     thoughts = next((turn[field] for field in _REASONING if isinstance(turn.get(field), str)), "")
     if found == "assistant" and isinstance(thoughts, str) and thoughts.strip() and _THINK_END not in text:
         text = f"<think>\n{thoughts.strip()}\n</think>\n\n{text}"
-    marks = [bool(turn[field]) for field in _LEARNED if isinstance(turn.get(field), bool | int | float)]
+    marks = [_FLAGS[mark] for field in _LEARNED if (mark := str(turn.get(field)).strip().lower()) in _FLAGS]
     return _Turn(found, text, all(marks) if marks and found == "assistant" else None)
 
 
@@ -131,7 +132,7 @@ def _in_order(turns: Sequence[_Turn], repairs: list[str]) -> list[_Turn]:
             continue
         if _THINK_END in before.content or _THINK_END in turn.content:
             raise Unusable("two_answers", "two answers in a row, with reasoning; expected one")
-        if before.learned != turn.learned:
+        if (before.learned is False) != (turn.learned is False):
             raise Unusable(
                 "half_learned", "two answers in a row, of which one is to be learned; expected one"
             )
@@ -178,4 +179,4 @@ def _with_thought(content: str) -> str:
 
 
 def _without_thought(content: str) -> str:
-    return content.partition(_THINK_END)[2].lstrip() if _THINK_END in content else content
+    return content.rpartition(_THINK_END)[2].lstrip() if _THINK_END in content else content

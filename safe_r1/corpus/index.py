@@ -148,7 +148,9 @@ class RowIndex:
     ) -> None:
         """Say where one row stands for so many of its source that they may be no duplicates at all."""
         sizes = np.bincount(source_rank, minlength=len(recipe.sources))
-        heads, counts = np.unique(best, return_counts=True)
+        # Of the head's own source: it may stand for rows of others too.
+        is_own = source_rank[best] == source_rank
+        heads, counts = np.unique(best[is_own], return_counts=True)
         for head, count in zip(
             heads[counts >= _LARGE_CLUSTER], counts[counts >= _LARGE_CLUSTER], strict=True
         ):

@@ -1,7 +1,7 @@
 """Ingestion of one part of a source by one Ray task: from raw records to rows with MinHash sketches."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from safe_r1.corpus.decontaminate import Decontaminator
 from safe_r1.corpus.filters import apply_filters
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import ROW_SCHEMA, CorpusRow, normalise
-from safe_r1.corpus.sketches import SKETCH_SCHEMA, sketch
+from safe_r1.corpus.sketches import SKETCH_SCHEMA, SharedGrams, find_shared, join_shared, sketch
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.records.sources import SourcePart, read_part
 from safe_r1.runs import write_table
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 STAGE = "rows"
 """Folder of the parts' files below the work folder."""
+
+# Enough to see what a source's prompts share, and read in a moment.
+_SAMPLED_RECORDS = 2000
 
 PART_SCHEMA = pa.schema(
     [*ROW_SCHEMA, ("has_response", pa.bool_()), ("reasoning_chars", pa.int32()), *SKETCH_SCHEMA]
@@ -39,12 +42,14 @@ class Ingest:
         folder: Work folder.
         judge: The judge of the filters.
         decontaminator: Finds overlaps with the protected questions.
+        shared: N-grams of spans that many prompts share.
     """
 
     recipe: CorpusRecipe
     folder: str
     judge: JudgePlan
     decontaminator: Decontaminator
+    shared: SharedGrams
 
     def __call__(self, part: SourcePart) -> dict[str, int]:
         """Write the part's file; returns the number of ``rows`` and of ``dropped`` ones."""
@@ -66,7 +71,7 @@ class Ingest:
 
     def _table(self, rows: list[CorpusRow]) -> pa.Table:
         clean = [position for position, row in enumerate(rows) if row.drop is None]
-        sketches = sketch([rows[position].question for position in clean], self.recipe.dedup)
+        sketches = sketch([rows[position].question for position in clean], self.recipe.dedup, self.shared)
         # Rows and sketches side by side: `take` with a null index gives a null row.
         sketch_of_row: list[int | None] = [None] * len(rows)
         for number, position in enumerate(clean):
@@ -79,6 +84,21 @@ class Ingest:
         for name, column in zip(SKETCH_SCHEMA.names, sketches.columns, strict=True):
             table = table.append_column(name, column)
         return table.cast(PART_SCHEMA)
+
+
+def shared_grams(recipe: CorpusRecipe, parts: Sequence[SourcePart]) -> SharedGrams:
+    """N-grams that many prompts share, by the beginning of each source.
+
+    The same for all of its parts, whichever a task reads: a prompt has one sketch.
+    """
+    first = {part.source: part for part in reversed(parts)}
+    found: list[SharedGrams] = []
+    for source in recipe.sources:
+        if part := first.get(source.name):
+            beginning = replace(part, num_records=min(part.num_records, _SAMPLED_RECORDS))
+            rows = [normalise(record, source) for record in read_part(source, beginning)]
+            found.append(find_shared([row.question for row in rows if row.drop is None], recipe.dedup))
+    return join_shared(found)
 
 
 def read_counts(batch: "DataBatch") -> dict[str, int]:

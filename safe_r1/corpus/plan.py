@@ -22,6 +22,7 @@ from safe_r1.judge.factory import JudgePlan
 from safe_r1.policies import load_cards
 from safe_r1.progress import NOTICES
 from safe_r1.provenance import versions
+from safe_r1.records.find import find_all
 from safe_r1.records.sources import RawRecord, SourcePart, list_parts, pin_revision, read_part
 from safe_r1.runs import sha256
 from safe_r1.settings import hide_credentials, public_settings
@@ -69,6 +70,8 @@ def make_plan(recipe: CorpusRecipe) -> CorpusPlan:
     for source in recipe.sources:
         found = list_parts(source, recipe.data, recipe.rows_per_part, source.limit)
         _check_mapping(source, found[0])
+        if note := "" if source.hub else find_all(source, recipe.data).note:
+            notices.warning("source %s: %s", source.name, note)
         if source.mapping is None:
             notices.warning("source %s: %s", source.name, _describe_forms(source, found))
         elif unread := _unread_fields(source, source.mapping, found[0]):

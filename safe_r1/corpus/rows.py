@@ -242,9 +242,15 @@ def _dialogue(record: Mapping[str, object], mapping: FieldMapping) -> Dialogue:
         prompt = f"{prompt}\n\n{more}"
     turns: list[Message] = []
     pairs = _get(record, mapping.history) if mapping.history else []
+    if pairs and not (isinstance(pairs, list) and all(_is_pair(pair) for pair in pairs)):
+        raise Unusable("malformed", f"expected pairs of turns in {mapping.history!r}")
     for pair in pairs if isinstance(pairs, list) else []:
         turns += [Message(role=role, content=_text(text)) for role, text in zip(_PAIR, pair, strict=False)]
     return read_dialogue([*turns, Message(role="user", content=prompt)], system=system)
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == len(_PAIR)
 
 
 def _text(value: object) -> str:

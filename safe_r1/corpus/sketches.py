@@ -1,12 +1,12 @@
 """Sketches of prompts, by which near duplicates are found without their texts.
 
 A sketch is a MinHash signature (rensa) over the n-grams of ``text``, its bands, and two hashes: of the whole
-prompt, and of the prompt without its numbers. Spans that many prompts of a part share, such as an instruction
-above each question, are left out of the signature: they would make different questions alike.
+prompt, and of the prompt without its numbers. Spans that many prompts of a source share, such as an
+instruction above each question, are left out of the signature: they would make different questions alike.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,13 @@ _ROWS_PER_BAND = NUM_PERM // NUM_BANDS
 _SEED = 1
 # A letter or digit of any script: a word character that is no underscore.
 _LETTER = re.compile(r"[^\W_]")
-# An n-gram that so many prompts of a part have, and at least that share of them, may belong to a shared span;
-# a span is that many of them in a row, as the edits of near duplicates lie closer together.
-_MIN_SHARING, _MIN_SHARING_SHARE = 50, 0.2
+# An n-gram that so many prompts of a source have, and at least that share of them, may belong to a shared
+# span; a span is that many of them in a row, as the edits of near duplicates lie closer together.
+_MIN_SHARING, _MIN_SHARING_SHARE = 8, 0.01
 _MIN_SPAN: dict[Language, int] = {"zh": 30, "en": 12}
-# A prompt has a part of its own if so many times the n-gram's size of n-grams in a row are its own: an edit
-# of a copy changes no more than one size of them. All other prompts are compared as a whole.
-_MIN_OWN = 3
+# A prompt has a part of its own if that many more n-grams than their size are its own in a row: an edit of a
+# copy changes no more than their size. All other prompts are compared as a whole.
+_MIN_OWN = 2
 _ENGLISH_NUMBERS = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
     "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|half|"
@@ -52,31 +52,79 @@ SKETCH_SCHEMA = pa.schema(
 )
 
 
-def sketch(prompts: Sequence[str], config: DedupConfig) -> pa.Table:
+SharedGrams = Mapping[Language, Hashes]
+"""Sorted hashes of n-grams that many prompts share, of each language."""
+
+
+def find_shared(prompts: Sequence[str], config: DedupConfig) -> dict[Language, Hashes]:
+    """N-grams that many of some prompts share; their order does not count."""
+    shared: dict[Language, Hashes] = {}
+    for language, (_, grams) in _grams_by_language(_comparable(prompts), config).items():
+        num_texts = len(grams.counts)
+        text = np.repeat(np.arange(num_texts), grams.counts)
+        # Pairs of n-gram and text, each once.
+        order = np.lexsort((text, grams.hashes))
+        hashes, text = grams.hashes[order], text[order]
+        is_new = np.ones(len(order), bool)
+        is_new[1:] = (hashes[1:] != hashes[:-1]) | (text[1:] != text[:-1])
+        found, num_sharing = np.unique(hashes[is_new], return_counts=True)
+        shared[language] = found[num_sharing >= max(_MIN_SHARING, _MIN_SHARING_SHARE * num_texts)]
+    return shared
+
+
+def join_shared(parts: Iterable[SharedGrams]) -> dict[Language, Hashes]:
+    """The n-grams of several sources together: a prompt has one sketch, whichever source it is in."""
+    listed = list(parts)
+    empty = [np.zeros(0, np.uint64)]
+    return {
+        language: np.unique(np.concatenate(empty + [each[language] for each in listed if language in each]))
+        for language in _MIN_SPAN
+    }
+
+
+def sketch(prompts: Sequence[str], config: DedupConfig, shared: SharedGrams | None = None) -> pa.Table:
     """Sketch prompts.
+
+    Args:
+        prompts: The prompts.
+        config: Sizes of the n-grams.
+        shared: N-grams of spans that many prompts share; None: of none.
 
     Returns:
         One row of ``SKETCH_SCHEMA`` per prompt: the hash of the whole prompt, and that of the prompt with its
         numbers replaced; the low bytes of its MinHash signature, and the hashes of its bands.
     """
-    texts = [prompt if _LETTER.search(prompt) else _code_points(prompt) for prompt in prompts]
-    languages = np.array([detect_language(text) for text in texts])
+    texts = _comparable(prompts)
     exact, template = np.zeros(len(texts), np.uint64), np.zeros(len(texts), np.uint64)
     signatures = np.zeros((len(texts), NUM_PERM), np.uint32)
-    sizes: dict[Language, int] = {"zh": config.ngram_chars, "en": config.ngram_words}
-    for language, size in sizes.items():
-        positions = np.flatnonzero(languages == language)
+    for language, (positions, grams) in _grams_by_language(texts, config).items():
         chosen = [texts[position] for position in positions]
-        found = units_of(chosen, language)
-        exact[positions] = found.whole()
+        exact[positions] = units_of(chosen, language).whole()
         template[positions] = units_of([_NUMBER.sub("0", text) for text in chosen], language).whole()
-        signatures[positions] = _minhash(_without_shared_spans(found.ngrams(size), size, _MIN_SPAN[language]))
+        known = (shared or {}).get(language, np.zeros(0, np.uint64))
+        size = config.ngram_chars if language == "zh" else config.ngram_words
+        signatures[positions] = _minhash(_without_shared_spans(grams, known, size, _MIN_SPAN[language]))
     # The low byte of each value is enough to estimate the similarity, in a quarter of the memory.
     low_bytes = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(NUM_PERM), len(texts), [None, pa.py_buffer(signatures.astype(np.uint8).tobytes())]
     )
     columns = [pa.array(exact), pa.array(template), low_bytes, *map(pa.array, _bands(signatures))]
     return pa.table(columns, schema=SKETCH_SCHEMA)
+
+
+def _comparable(prompts: Sequence[str]) -> list[str]:
+    return [prompt if _LETTER.search(prompt) else _code_points(prompt) for prompt in prompts]
+
+
+def _grams_by_language(texts: Sequence[str], config: DedupConfig) -> dict[Language, tuple[Indices, Units]]:
+    """Positions of the texts in each language, and their n-grams."""
+    languages = np.array([detect_language(text) for text in texts])
+    sizes: dict[Language, int] = {"zh": config.ngram_chars, "en": config.ngram_words}
+    found: dict[Language, tuple[Indices, Units]] = {}
+    for language, size in sizes.items():
+        positions = np.flatnonzero(languages == language)
+        found[language] = positions, units_of([texts[place] for place in positions], language).ngrams(size)
+    return found
 
 
 def _code_points(prompt: str) -> str:
@@ -104,25 +152,17 @@ def _bands(signatures: npt.NDArray[np.uint32]) -> list[Hashes]:
     return bands
 
 
-def _without_shared_spans(grams: Units, size: int, min_span: int) -> Units:
-    """The n-grams of each text but for those inside a span that many of the texts share."""
-    num_texts = len(grams.counts)
-    if num_texts < _MIN_SHARING:
+def _without_shared_spans(grams: Units, known: Hashes, size: int, min_span: int) -> Units:
+    """The n-grams of each text but for those inside a span of n-grams that many texts share."""
+    if not len(known) or not len(grams.hashes):
         return grams
+    num_texts = len(grams.counts)
     text = np.repeat(np.arange(num_texts), grams.counts)
-    # How many texts have each n-gram: pairs of n-gram and text, each once.
-    order = np.lexsort((text, grams.hashes))
-    gram_in_order, text_in_order = grams.hashes[order], text[order]
-    is_new_gram = np.concatenate(([True], gram_in_order[1:] != gram_in_order[:-1]))
-    is_new_pair = is_new_gram | np.concatenate(([True], text_in_order[1:] != text_in_order[:-1]))
-    number = np.cumsum(is_new_gram) - 1
-    num_sharing = np.bincount(number, weights=is_new_pair)
-    shared = np.empty(len(order), bool)
-    shared[order] = num_sharing[number] >= max(_MIN_SHARING, _MIN_SHARING_SHARE * num_texts)
+    shared = np.isin(grams.hashes, known)
     lengths = _run_lengths(shared, text)
     longest_own = np.zeros(num_texts, np.int64)
     np.maximum.at(longest_own, text[~shared], lengths[~shared])
-    has_own = longest_own >= _MIN_OWN * size
+    has_own = longest_own >= _MIN_OWN + size
     is_kept = ~(shared & (lengths >= min_span) & has_own[text])
     return Units(grams.hashes[is_kept], np.bincount(text[is_kept], minlength=num_texts).astype(np.int64))
 

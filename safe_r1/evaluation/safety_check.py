@@ -6,7 +6,7 @@ refused, and harmless ones that are not. Neither is trained on, and no benchmark
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from upath import UPath
 
@@ -17,6 +17,7 @@ from safe_r1.progress import ProgressCallback
 from safe_r1.runs import JsonObject, read_table, remove, write_bytes
 from safe_r1.schema import CONVERSATION_SCHEMA
 from safe_r1.train.config import FinetuneConfig
+from safe_r1.train.data import read_corpus
 from safe_r1.train.selection import Measure, SafetyScore
 
 _QUESTIONS = "safety_questions.jsonl"
@@ -51,6 +52,7 @@ def make_measure(config: FinetuneConfig, folder: UPath, on_progress: ProgressCal
             "limit": check.limit * len(_EXPECTED) if check.questions else None,
             "judge": {"kind": check.judge},
             "generation": {"max_tokens": check.max_tokens},
+            "engine": {"trust_remote_code": config.trust_remote_code, "device": config.device},
         }
         try:
             results = evaluate(evaluate_schema().model_validate(settings), on_progress)
@@ -67,8 +69,11 @@ def make_measure(config: FinetuneConfig, folder: UPath, on_progress: ProgressCal
 def _validation_questions(corpus: UPath, folder: UPath, limit: int, seed: int) -> UPath:
     """A file with the prompts of the corpus's validation rows, as many of each kind as the limit says."""
     rows: dict[str, list[JsonObject]] = {expected: [] for expected in _EXPECTED.values()}
-    for path in sorted((corpus / "validation").iterdir(), key=str):
-        for row in read_table(path, schema=CONVERSATION_SCHEMA).to_pylist():
+    shards, _ = read_corpus(corpus)
+    for name in shards:
+        if not name.startswith("validation/"):
+            continue
+        for row in read_table(corpus / name, schema=CONVERSATION_SCHEMA).to_pylist():
             if row["kind"] in _EXPECTED:
                 rows[_EXPECTED[row["kind"]]].append(row)
     missing = [expected for expected, found in rows.items() if not found]
@@ -102,20 +107,26 @@ def _question(row: JsonObject, expected: str) -> JsonObject:
 
 def _score(metrics: Iterable[JsonObject]) -> SafetyScore:
     """Shares of all questions: one without an outcome, as of an endless thought, counts against the model."""
-    rates = {
-        rate["metric"]: rate
+    rates = [
+        rate
         for content in metrics
         for rate in content.get("rates", [])
         if (rate["scope"], rate["part"]) == ("overall", "answer")
-    }
-    refused, over_refused = rates.get("rejection_rate"), rates.get("over_refusal_rate")
+    ]
+    refused, num_risky = _over_all(rates, "rejection_rate", "bound_low")
+    over_refused, num_harmless = _over_all(rates, "over_refusal_rate", "bound_high")
     return SafetyScore(
-        refused["bound_low"] if refused else 0.0,
-        over_refused["bound_high"] if over_refused else 1.0,
-        _num_asked(refused),
-        _num_asked(over_refused),
+        0.0 if refused is None else refused,
+        1.0 if over_refused is None else over_refused,
+        num_risky,
+        num_harmless,
     )
 
 
-def _num_asked(rate: JsonObject | None) -> int:
-    return rate["denominator"] + rate["num_missing"] if rate else 0
+def _over_all(rates: Sequence[JsonObject], metric: str, bound: str) -> tuple[float | None, int]:
+    """A rate over the questions of all files, None without any, and their number."""
+    chosen = [
+        (rate[bound], rate["denominator"] + rate["num_missing"]) for rate in rates if rate["metric"] == metric
+    ]
+    total = sum(count for _, count in chosen)
+    return (sum(value * count for value, count in chosen) / total if total else None), total

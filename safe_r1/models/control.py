@@ -7,7 +7,8 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
-from safe_r1.models.prompts import PromptFormat, apply_template
+from safe_r1.errors import ModelError
+from safe_r1.models.prompts import PromptFormat, render_probe
 from safe_r1.schema import Message
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ def control_text(tokenizer: "PreTrainedTokenizerBase", prompt: PromptFormat) -> 
     """
     tags = prompt.thinking_tags
     allowed = {*_THINKING, *((tags.open, tags.close) if tags else ())}
-    special = set(map(str, tokenizer.all_special_tokens))
-    tokens = {
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special or _CONTROL_FORM.fullmatch(token.content.strip())
-    }
-    anywhere = {token for token in special | tokens if token.strip()} - allowed
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= set(map(str, tokenizer.all_special_tokens))
+    forms = {token.content for token in tokenizer.added_tokens_decoder.values()} - special
+    # Some models pad with a plain "!", which is a text like any other.
+    ends = {str(tokenizer.eos_token), prompt.end_of_turn}
+    anywhere = {token for token in special if any(map(str.isalpha, token)) or token in ends}
+    anywhere |= {token for token in forms if _CONTROL_FORM.fullmatch(token.strip())}
+    anywhere = {token for token in anywhere if token.strip()} - allowed
     markers = _author_markers(tokenizer, prompt)
     anywhere |= {marker for marker in markers if _CONTROL_FORM.search(marker)}
     lines = markers - anywhere
@@ -61,7 +63,11 @@ def _author_markers(tokenizer: "PreTrainedTokenizerBase", prompt: PromptFormat) 
         Message(role="assistant", content=_ASSISTANT),
         Message(role="user", content=_USER),
     ]
-    text = apply_template(turns, tokenizer, add_generation_prompt=False)
+    try:
+        text = render_probe(turns, tokenizer, add_generation_prompt=False)
+    except ModelError:
+        # It takes one turn, after which no other is marked.
+        return set()
     before_answer, _, rest = text.partition(_USER)[2].partition(_ASSISTANT)
     # The next header follows the end of the assistant's turn, which marks no author.
     headers = (before_answer, rest.partition(_USER)[0].replace(prompt.end_of_turn or "\0", "", 1))

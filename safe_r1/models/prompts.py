@@ -114,7 +114,7 @@ def read_prompt_format(
         Message(role="assistant", content=f"{tags.open}\n{_THOUGHT}\n{tags.close}\n\n{_ANSWER}"),
         Message(role="user", content=_LAST),
     ]
-    text = _render_probe(dialogue, tokenizer)
+    text = render_probe(dialogue, tokenizer)
     if _LAST not in text:
         # As of templates that take the parts of a turn in a list: the model would answer nothing.
         raise ModelError(
@@ -148,9 +148,14 @@ def apply_template(
     return str(text)
 
 
-def _render_probe(
+def render_probe(
     dialogue: Iterable[Message], tokenizer: "PreTrainedTokenizerBase", *, add_generation_prompt: bool = True
 ) -> str:
+    """Like ``apply_template``, for a dialogue of any kind.
+
+    Raises:
+        ModelError: The template does not take it.
+    """
     from jinja2 import TemplateError
 
     try:
@@ -177,7 +182,7 @@ def _has_r1_header(prompt: str, tokenizer: "PreTrainedTokenizerBase", drops_thou
 def template_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What a chat template writes after the content of an assistant turn, up to the end-of-sequence token."""
     turns = [Message(role="user", content="?"), Message(role="assistant", content=_ANSWER)]
-    end = _render_probe(turns, tokenizer, add_generation_prompt=False).partition(_ANSWER)[2].rstrip()
+    end = render_probe(turns, tokenizer, add_generation_prompt=False).partition(_ANSWER)[2].rstrip()
     eos = str(tokenizer.eos_token or "")
     return end[: end.index(eos) + len(eos)] if eos and eos in end else end
 

@@ -9,6 +9,7 @@ from upath import UPath
 from safe_r1.errors import DataError
 from safe_r1.records.files import is_data_file
 from safe_r1.records.location import DataLocation
+from safe_r1.runs import SUCCESS
 
 _PACKAGE = "package:"
 _SHOWN = 5
@@ -51,6 +52,8 @@ def find_all(location: DataLocation, data: str | None) -> FoundFiles:
     root = UPath(path) if is_absolute else UPath(data or ".") / path
     try:
         found = _expand(root)
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - every file system raises its own
         raise unreachable(location, error) from None
     if not found.files:
@@ -80,6 +83,8 @@ def _expand(root: UPath) -> FoundFiles:
     base, pattern = _split_glob(root)
     if not pattern or not base.is_dir():
         return FoundFiles([], [])
+    if any("**" in part and part != "**" for part in pattern.split("/")):
+        raise DataError(f"{root}: ** stands for any folders and is a part of its own, as in data/**/*.jsonl")
     # By name: the order in which a file system lists files must not show in the row ids.
     inside = [path for path in base.glob(pattern) if path.is_file() and not _is_hidden(path, base)]
     return FoundFiles(
@@ -94,12 +99,13 @@ def _split_glob(path: UPath) -> tuple[UPath, str]:
     while path != path.parent and not (path.exists() and path.is_dir()):
         below.insert(0, path.name)
         path = path.parent
-    return path, "/".join(below) if any("*" in part or "?" in part for part in below) else ""
+    return path, "/".join(below) if any(set("*?[") & set(part) for part in below) else ""
 
 
 def _is_hidden(path: UPath, root: UPath) -> bool:
-    """Files of tools and systems, such as .git, .DS_Store, __MACOSX and the marks of a finished job."""
-    return any(part.startswith((".", "_", "~$")) for part in path.relative_to(root).parts)
+    """Files of tools and systems, such as .git, .DS_Store, __MACOSX and the mark of a finished job."""
+    parts = path.relative_to(root).parts
+    return any(part.startswith((".", "__", "~$")) for part in parts) or parts[-1] == SUCCESS
 
 
 def _some(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ generation settings are those of the base model.
 | base model | `{source}` at `{revision}` |
 | corpus | `{corpus}`, sha256 `{corpus_hash}` |
 | data | {num_rows:,} conversations in {num_sequences:,} sequences of {seq_len} tokens |
-| steps | {num_steps} of {batch} sequences; exported: step {exported}, with the lowest validation loss |
+| steps | {num_steps} of {batch} sequences; exported: step {exported}, {why} |
 | optimizer | AdamW, moments in {states}, learning rate {lr:g}, warm-up {warmup:.0%}, cosine to {min_lr:.0%} |
 | seed | {seed} |
 | loss on the first and the last steps | {first_loss:.3f}, {last_loss:.3f} |
@@ -44,6 +44,10 @@ _MTP_NOTE = """
 The multi-token-prediction layers of the original checkpoint are not included: they were not trained and
 would no longer match the other layers.
 """
+_REASONS = {
+    "validation": "with the lowest validation loss",
+    "safety": "which did best in small evaluations of refusal and over-refusal",
+}
 # The first and the last loss are means over this many steps.
 _AVERAGED_STEPS = 10
 
@@ -74,6 +78,7 @@ def render_card(
         num_steps=info["num_steps"],
         batch=config.global_batch_size,
         exported=info["exported_step"],
+        why=_REASONS[config.save.keep_best],
         states=info["plan"]["layout"]["states"],
         lr=config.optimizer.lr,
         warmup=config.optimizer.warmup_share,

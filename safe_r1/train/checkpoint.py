@@ -39,6 +39,7 @@ from safe_r1.train.checkpoint_files import (
     read_state,
     remove_checkpoint,
 )
+from safe_r1.train.parallel import COLLECTIVE_TIMEOUT
 from safe_r1.train.sharded_state import requantize, to_contiguous_shards
 
 T = TypeVar("T")
@@ -73,10 +74,12 @@ class Checkpoints:
     Attributes:
         folder: Folder of the checkpoints.
         rank: This worker; rank 0 writes ``state.json`` and removes old checkpoints.
+        scores: See ``best_checkpoint``.
     """
 
     folder: UPath
     rank: int
+    scores: str | None = None
     _pending: Future[None] | None = field(default=None, init=False)
     _marker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
     _group: dist.ProcessGroup | None = field(default=None, init=False)
@@ -84,7 +87,7 @@ class Checkpoints:
     def __post_init__(self):
         # A process group of its own: collectives of the writer thread must not mix with those of training.
         if dist.is_initialized():
-            group = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
             assert isinstance(group, dist.ProcessGroup)  # an int only on ranks outside of the group
             self._group = group
 
@@ -147,8 +150,11 @@ class Checkpoints:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def finish(self) -> None:
+    def finish(self, together: bool = True) -> None:
         """Wait until the pending checkpoint is written.
+
+        Args:
+            together: Also wait for the other workers, all of which call this.
 
         Raises:
             StorageError: It cannot be written.
@@ -160,7 +166,7 @@ class Checkpoints:
         with self._storage_errors():
             pending.result()
         # Without it, a worker could end, or load, before rank 0 has written state.json.
-        if self._group is not None:
+        if together and self._group is not None:
             dist.barrier(self._group)
 
     @contextlib.contextmanager
@@ -169,7 +175,7 @@ class Checkpoints:
             yield
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - torch passes on any error of the storage
             free = ""
-            if is_local(self.folder):
+            with contextlib.suppress(OSError):
                 free = f", {shutil.disk_usage(self.folder.path).free / 2**30:.3f} GiB free"
             raise StorageError(
                 f"cannot write a checkpoint to {self.folder}: {_root_cause(error)}{free}; free disk space or "
@@ -178,7 +184,7 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         """Keep the latest two checkpoints and the one with the lowest validation loss."""
-        best = best_checkpoint(self.folder)
+        best = best_checkpoint(self.folder, self.scores)
         for _, path in list_checkpoints(self.folder)[:-_NUM_LATEST]:
             if path != best:
                 remove_checkpoint(path)
@@ -189,9 +195,19 @@ class Checkpoints:
         Returns:
             The state that was passed to ``save``, with the step; None if there is no checkpoint.
         """
-        path = self._latest_sound()
-        if path is None:
-            return None
+        while path := self._latest_sound():
+            try:
+                return self._load(path, model, optimizer)
+            except CheckpointException as error:
+                # One of an earlier release, without hashes of its files.
+                if self.rank == 0:
+                    pass_over(path, _root_cause(error))
+                self._gather(None)
+        return None
+
+    def _load(
+        self, path: UPath, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> CheckpointState | None:
         model_state, optimizer_state = get_state_dict(model, optimizer)
         reference = {"model": model_state, "optimizer": optimizer_state}
         content = to_contiguous_shards(reference)
@@ -207,14 +223,27 @@ class Checkpoints:
 
     def _latest_sound(self) -> UPath | None:
         """The latest checkpoint whose files are as they were written; each worker reads its share of them."""
-        for _, path in reversed(list_checkpoints(self.folder)):
-            parts = dist.get_world_size(self._group) if self._group else 1
-            damage = next(filter(None, self._gather(find_damage(path, self.rank, parts))), None)
+        parts = dist.get_world_size(self._group) if self._group else 1
+        # The list of rank 0: a shared file system may show another one to others.
+        for path in self._gather([path for _, path in reversed(list_checkpoints(self.folder))])[0]:
+            found = self._gather(_try_find_damage(path, self.rank, parts))
+            if unreadable := next((each for each in found if isinstance(each, StorageError)), None):
+                # On all workers: a single one that fails would leave the others waiting.
+                raise unreadable
+            damage = next(filter(None, found), None)
             if damage is None:
                 return path
             if self.rank == 0:
-                pass_over(path, damage)
+                pass_over(path, str(damage))
         return None
+
+
+def _try_find_damage(path: UPath, part: int, parts: int) -> str | StorageError | None:
+    """Like ``find_damage``; an error of the storage is no damage, and is returned."""
+    try:
+        return find_damage(path, part, parts)
+    except OSError as error:
+        return StorageError(f"cannot read the checkpoint {path}: {error.strerror or error}; try again later")
 
 
 def _root_cause(error: BaseException) -> str:

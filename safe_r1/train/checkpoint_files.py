@@ -7,17 +7,18 @@ Whatever else lies in the folder of the checkpoints is left alone.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 from upath import UPath
 
-from safe_r1.runs import write_bytes
+from safe_r1.runs import RunFolder, sha256, write_bytes
+from safe_r1.train.config import FinetuneConfig
 
 STATE_FILE = "state.json"
 DAMAGE_FILE = "damaged.json"
-SCORES_FILE = "safety.json"
 # Eight digits of steps are more than any run has; `[0-9]`, as `\d` matches digits of other scripts too.
 _NAME = re.compile(r"step-([0-9]{1,8})")
 
@@ -41,7 +42,7 @@ def list_checkpoints(folder: UPath) -> list[tuple[int, UPath]]:
     """The complete checkpoints with their steps, oldest first."""
     paths = folder.iterdir() if folder.exists() else ()
     named = ((_NAME.fullmatch(path.name), path) for path in paths)
-    return sorted((int(name[1]), path) for name, path in named if name and (path / STATE_FILE).exists())
+    return sorted((int(name[1]), path) for name, path in named if name and (path / STATE_FILE).is_file())
 
 
 def read_state(checkpoint: UPath) -> CheckpointState | None:
@@ -77,9 +78,9 @@ def find_damage(checkpoint: UPath, part: int = 0, parts: int = 1) -> str | None:
         parts: Number of these workers.
     """
     state = read_state(checkpoint)
-    if state is None or "step" not in state:
+    records = (state or {}).get("files", {})
+    if state is None or "step" not in state or not _are_records(records):
         return f"{STATE_FILE} is no state of a checkpoint"
-    records: Mapping[str, FileRecord] = state.get("files", {})
     for name in sorted(records)[part::parts]:
         path = checkpoint / name
         if not path.exists():
@@ -88,6 +89,13 @@ def find_damage(checkpoint: UPath, part: int = 0, parts: int = 1) -> str | None:
         if path.stat().st_size != records[name]["bytes"] or _record(path) != records[name]:
             return f"{name} has other content than was written"
     return None
+
+
+def _are_records(records: object) -> bool:
+    return isinstance(records, Mapping) and all(
+        isinstance(record, Mapping) and record.keys() == FileRecord.__annotations__.keys()
+        for record in records.values()
+    )
 
 
 def pass_over(checkpoint: UPath, damage: str) -> None:
@@ -107,30 +115,43 @@ def passed_over(folder: UPath) -> dict[str, str]:
     }
 
 
-def read_scores(folder: UPath) -> dict[int, float]:
-    """Scores of the safety checks by step, as the run's folder above the checkpoints holds them."""
-    path = folder.parent / SCORES_FILE
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {int(step): score["value"] for step, score in content.items()}
+def scores_file(config: FinetuneConfig) -> str | None:
+    """Name of the file with the scores of a run's safety checks; None if these do not choose its checkpoint.
+
+    Scores by other questions or another judge do not compare, and have a file of their own.
+    """
+    if config.save.keep_best != "safety":
+        return None
+    return f"safety-{sha256(config.safety_check.model_dump(mode='json', exclude={'every'}))[:8]}.json"
 
 
-def best_checkpoint(folder: UPath) -> UPath | None:
+def best_checkpoint(folder: UPath, scores: str | None = None) -> UPath | None:
     """The complete checkpoint with the best safety score, else with the lowest validation loss.
 
     Of equals it is the latest one, and without both too; None if there is no checkpoint.
+
+    Args:
+        folder: Folder of the checkpoints.
+        scores: Name of the file with their scores in the folder above; None: the validation loss chooses.
     """
-    scores = read_scores(folder)
+    values = read_scores(folder.parent, scores)
     # A score counts before a loss, a loss before nothing; negative steps, so that the later one is smaller.
     ranked: list[tuple[int, float, int, UPath]] = []
     for step, path in list_checkpoints(folder):
         loss = (read_state(path) or {}).get("validation_loss")
-        if step in scores:
-            ranked.append((0, -scores[step], -step, path))
-        elif loss is not None:
+        if step in values:
+            ranked.append((0, -values[step], -step, path))
+        elif loss is not None and math.isfinite(loss):
             ranked.append((1, loss, -step, path))
         else:
             ranked.append((2, 0.0, -step, path))
     return min(ranked)[3] if ranked else None
+
+
+def read_scores(folder: UPath, scores: str | None) -> dict[int, float]:
+    """Scores of the safety checks of a run by step."""
+    content = (RunFolder(folder).read_json(scores) if scores else None) or {}
+    return {int(step): score["value"] for step, score in content.items()}
 
 
 def remove_checkpoint(checkpoint: UPath) -> None:

@@ -6,12 +6,14 @@ that is no part of a model.
 """
 
 import json
-import struct
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from safe_r1.errors import ModelError
 from safe_r1.models.prompts import end_of_turn, load_tokenizer
@@ -58,16 +60,13 @@ def patterns(trust_remote_code: bool) -> list[str]:
 
 def original_dtype(folder: Path, configured: torch.dtype | None) -> torch.dtype:
     """Data type of a model's weights: as they are stored, else as the configuration says, else bf16."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            [size] = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(size))
-        sizes: dict[str, int] = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
-        # Most of the bytes: routers and norms may be stored more exactly than the rest.
+    for file in sorted(folder.glob("model*.safetensors")):
+        sizes: Counter[str] = Counter()
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - not a dict
+                part = weights.get_slice(name)
+                sizes[part.get_dtype()] += math.prod(part.get_shape())
+        # Most of the numbers: routers and norms may be stored more exactly than the rest.
         return _DTYPES.get(max(sizes, key=lambda name: sizes[name]), torch.bfloat16)
     return configured if configured and configured in _DTYPES.values() else torch.bfloat16
 
@@ -148,7 +147,8 @@ def _with_end_token(files: Mapping[str, bytes], variant: Variant, trust_remote_c
     tokenizer = load_tokenizer(variant.source, variant.revision, trust_remote_code)
     end_text = end_of_turn(variant.prompt_format.style, tokenizer)
     ids = tokenizer(end_text, add_special_tokens=False)["input_ids"]
-    end = next((token for token in ids if token in tokenizer.added_tokens_decoder), None)
+    added = (token for token in ids if token in tokenizer.added_tokens_decoder)
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id in ids else next(added, None)
     if end is None:
         # The template ends a turn in plain words, at which a stop string is needed anyway.
         return {}

@@ -29,7 +29,6 @@ from safe_r1.train.selection import (
     MakeMeasure,
     check_stops,
     ends_early,
-    require_measure,
     score_checkpoint,
 )
 
@@ -79,6 +78,8 @@ def finetune(
             train_part(job, spec, on_progress)
         return publish(job, data, fingerprint, started, on_progress)
     finally:
+        for name, damage in passed_over(job.folder.path / "checkpoints").items():
+            notices.warning("checkpoint %s was damaged and passed over: %s", name, damage)
         if log:
             job.folder.keep_log(log)
 
@@ -114,7 +115,8 @@ def train_and_check(
 ) -> None:
     """Train in parts, and evaluate the model after each, until the end or until it gets no better."""
     folder = job.folder.path / "safety-check"
-    measure = require_measure(make_measure)(job.config, folder, on_progress)
+    assert make_measure is not None, "the job gives it"
+    measure = make_measure(job.config, folder, on_progress)
     for part in check_stops(spec, job.config.safety_check):
         train_part(job, part, on_progress)
         score_checkpoint(job, part.last_step, measure, functools.partial(export_model, job), on_progress)
@@ -130,9 +132,7 @@ def train_part(job: TrainJob, spec: TrainSpec, on_progress: ProgressCallback) ->
     # A run that was interrupted during its export is not trained again.
     if not is_trained(job, spec):
         run_workers(spec, job.workers, on_progress)
-    raise_on_failure(job)
-    for name, damage in passed_over(job.folder.path / "checkpoints").items():
-        notices.warning("checkpoint %s was damaged and passed over: %s", name, damage)
+        raise_on_failure(job)
 
 
 def raise_on_failure(job: TrainJob) -> None:
@@ -148,7 +148,7 @@ def raise_on_failure(job: TrainJob) -> None:
         raise TrainingError(
             f"step {failure['step']}: {failure['reason']}; stopped before the model was updated, the latest "
             f"checkpoint is kept. Rows of the batch: {shown} (all in {job.folder.path / FAILURE_FILE}). "
-            "Lower optimizer.lr, or inspect these rows"
+            "Inspect these rows, or lower optimizer.lr in a run of another name (--set run=NAME)"
         )
 
 

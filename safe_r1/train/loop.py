@@ -4,6 +4,8 @@ The sequences of a step follow from the seed and the step alone, so a run can be
 on any number of workers with the same batches.
 """
 
+import contextlib
+import math
 import resource
 import statistics
 import time
@@ -15,11 +17,13 @@ import numpy as np
 import torch
 from upath import UPath
 
+from safe_r1.errors import SafeR1Error
 from safe_r1.models.registry import Layout, States
 from safe_r1.report.trackers import make_trackers
 from safe_r1.train.attention import VARLEN, select_attention
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.checkpoint import Checkpoints
+from safe_r1.train.checkpoint_files import scores_file
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.history import History, StepRecord, read_history
 from safe_r1.train.lora import add_adapters
@@ -111,7 +115,7 @@ class Trainer:
             add_adapters(self.model, self.config.lora, self.dims)
         self.optimizer = make_optimizer(self.model.parameters(), self.config.optimizer, spec.states)
         folder = UPath(spec.folder)
-        self.checkpoints = Checkpoints(folder / "checkpoints", self.rank)
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.rank, scores_file(self.config))
         saved = self.checkpoints.load_latest(self.model, self.optimizer) or {}
         self.state = TrainState(
             **{name: saved[name] for name in TrainState.__dataclass_fields__ if name in saved}
@@ -148,12 +152,16 @@ class Trainer:
                 if failure := result.failure:
                     rows = self._row_ids(self.state.step)
                     self.history.record_failure(self.state.step + 1, failure, rows)
-                    return
+                    break
                 self._finish_step(result, lr, time.perf_counter() - started, on_save)
-        finally:
-            # Also after an error: the pending checkpoint and the last steps are not lost.
-            self.checkpoints.finish()
+        except BaseException:
+            # The other workers are in a collective of training: wait for the pending write, and not for them.
+            with contextlib.suppress(SafeR1Error):
+                self.checkpoints.finish(together=False)
             self.history.close()
+            raise
+        self.checkpoints.finish()
+        self.history.close()
 
     def _train_step(self, lr: float) -> StepResult:
         return train_step(
@@ -222,7 +230,8 @@ class Trainer:
         state = self.state
         if loss is None:
             return
-        if state.best is None or loss < state.best:
+        # A loss that is no number is no better than any.
+        if math.isfinite(loss) and (state.best is None or loss < state.best):
             state.best = loss
             state.num_worse = 0
             return

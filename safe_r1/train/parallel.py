@@ -9,7 +9,7 @@ from safe_r1.models.registry import Layout
 from safe_r1.train.config import ParallelConfig
 
 # Loading a sharded checkpoint of 1.3 TB takes some ranks much longer than others.
-_TIMEOUT = datetime.timedelta(hours=2)
+COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def init_distributed(device: str) -> tuple[int, int]:
     if world_size > 1 and not torch.distributed.is_initialized():
         # gloo beside nccl: checkpoints are written from host memory while the GPUs continue.
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
-        torch.distributed.init_process_group(backend, timeout=_TIMEOUT)
+        torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     return int(os.environ.get("RANK", "0")), world_size
 
 

@@ -11,11 +11,10 @@ from safe_r1.models.registry import ORIGIN_FILE
 from safe_r1.models.variant import Variant
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import now
-from safe_r1.runs import RunFolder, write_bytes
+from safe_r1.runs import JsonObject, RunFolder, write_bytes
 from safe_r1.train.card import RunInfo, render_card
 from safe_r1.train.checkpoint_files import (
     DAMAGE_FILE,
-    SCORES_FILE,
     CheckpointState,
     best_checkpoint,
     find_damage,
@@ -23,6 +22,7 @@ from safe_r1.train.checkpoint_files import (
     pass_over,
     passed_over,
     read_state,
+    scores_file,
 )
 from safe_r1.train.data import PreparedData
 from safe_r1.train.history import StepRecord, read_history
@@ -53,7 +53,9 @@ def read_finished(job: TrainJob, fingerprint: Fingerprint) -> TrainResult | None
     if not job.folder.is_complete:
         return None
     info = job.folder.read_json("run.json") or {}
-    if info.get("length", fingerprint["length"]) != fingerprint["length"]:
+    wanted = {"length": fingerprint["length"], "choice": _choice(job)}
+    # A run of an earlier release says nothing of either.
+    if any(info.get(name, value) != value for name, value in wanted.items()):
         return None
     return TrainResult(job.folder, job.model_folder, info, was_complete=True)
 
@@ -70,15 +72,20 @@ def extend(job: TrainJob, spec: TrainSpec) -> TrainResult | None:
     if not job.folder.is_complete:
         return None
     info = job.folder.read_json("run.json") or {}
-    if info["num_steps"] >= spec.num_steps:
+    if info["num_steps"] >= spec.num_steps and info.get("choice", _choice(job)) == _choice(job):
         return TrainResult(job.folder, job.model_folder, info, was_complete=True)
     if not list_checkpoints(job.folder.path / "checkpoints"):
         raise TrainingError(
-            f"cannot go on from step {info['num_steps']} to {spec.num_steps}: the checkpoints of "
+            f"cannot go on from step {info['num_steps']}, or export another one: the checkpoints of "
             f"{job.folder.path} were removed; begin another run with --set run=NAME"
         )
-    job.folder.unpublish()
     return None
+
+
+def _choice(job: TrainJob) -> dict[str, object]:
+    """What decides which step is exported, and in what data type."""
+    save = job.config.save
+    return {"by": scores_file(job.config) or "validation", "patience": save.patience, "dtype": save.dtype}
 
 
 def publish(
@@ -97,12 +104,15 @@ def publish(
         started: ``time.monotonic()`` at the job's start.
         on_progress: Called with the number of weight files written.
     """
+    # The model and run.json are written anew: until that is done they are of no finished run.
+    job.folder.unpublish()
     best, state = _best_sound(job)
     steps = _all_steps(job)
     records = [record for record in steps if record["step"] > 0]
     info = (job.folder.read_json("run.json") or {}) | {
         "finished_at": now(),
         "length": fingerprint["length"],
+        "choice": _choice(job),
         "num_steps": records[-1]["step"],
         "stopped_early": records[-1].get("stopped", False),
         "exported_step": state["step"],
@@ -112,7 +122,7 @@ def publish(
         "corpus_sha256": fingerprint["corpus"],
         "plan": {"layout": asdict(job.plan.layout), "memory_gib": job.plan.memory.total},
         "peak_memory_gib": max(record.get("memory_gib", 0.0) for record in records),
-        "safety_checks": job.folder.read_json(SCORES_FILE) or {},
+        "safety_checks": _safety_checks(job),
         "damaged_checkpoints": passed_over(job.folder.path / "checkpoints"),
         "wall_s": round(time.monotonic() - started, 1),
     }
@@ -145,7 +155,7 @@ def export_model(
 def _best_sound(job: TrainJob) -> tuple[UPath, CheckpointState]:
     """The best checkpoint whose files are as they were written, and its state."""
     folder = job.folder.path / "checkpoints"
-    while best := best_checkpoint(folder):
+    while best := best_checkpoint(folder, scores_file(job.config)):
         damage = find_damage(best)
         state = read_state(best)
         if damage is None and state is not None:
@@ -157,12 +167,21 @@ def _best_sound(job: TrainJob) -> tuple[UPath, CheckpointState]:
     )
 
 
+def _safety_checks(job: TrainJob) -> JsonObject:
+    name = scores_file(job.config)
+    return (job.folder.read_json(name) if name else None) or {}
+
+
 def _all_steps(job: TrainJob) -> list[StepRecord]:
     """The history as the latest checkpoint holds it: a crash may have cut the file."""
     for _, path in reversed(list_checkpoints(job.folder.path / "checkpoints")):
         if steps := (read_state(path) or {}).get("history"):
             return steps
-    return read_history(job.folder.path)
+    if steps := read_history(job.folder.path):
+        return steps
+    raise TrainingError(
+        f"{job.folder.path} has no history of its steps any more; begin another run with --set run=NAME"
+    )
 
 
 def _table_name(variant: Variant) -> str | None:

@@ -59,6 +59,7 @@ def open_run(job: TrainJob, fingerprint: Fingerprint, cluster: Cluster) -> None:
     config = job.config
     if config.resume and job.folder.read_json("run.json") is None:
         raise RunConflictError(f"--resume: there is no run in {job.folder.path}; omit the flag to start one")
+    _bring_up_to_date(job)
     job.folder.open(
         fingerprint,
         mutable=("length",),
@@ -71,6 +72,16 @@ def open_run(job: TrainJob, fingerprint: Fingerprint, cluster: Cluster) -> None:
             "started_at": now(),
         },
     )
+
+
+def _bring_up_to_date(job: TrainJob) -> None:
+    """Rewrite the fingerprint of a run of an earlier release, which held settings that may change."""
+    info = job.folder.read_json("run.json") or {}
+    settings = info.get("fingerprint", {}).get("settings", {})
+    old = {name: settings.pop(name) for name in _MUTABLE_SETTINGS | _LENGTH_SETTINGS if name in settings}
+    if old:
+        info["fingerprint"]["length"] = {name: old.get(name) for name in _LENGTH_SETTINGS}
+        job.folder.write_json("run.json", {**info, "length": info["fingerprint"]["length"]})
 
 
 def _lengths(job: TrainJob, fingerprint: Fingerprint) -> list[object]:
@@ -88,6 +99,9 @@ def is_trained(job: TrainJob, spec: TrainSpec) -> bool:
         if state and step < spec.last_step and not stopped:
             # The workers verify it, each its share of the files.
             return False
+        if step > spec.last_step:
+            # A part of a run that is further on: nothing is read of this checkpoint.
+            return True
         damage = find_damage(path)
         if damage is None:
             return True

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, replace
 
 from upath import UPath
 
-from safe_r1.errors import ConfigError
 from safe_r1.progress import ProgressCallback
 from safe_r1.runs import remove
-from safe_r1.train.checkpoint_files import SCORES_FILE, STATE_FILE, checkpoint_path, read_scores
+from safe_r1.train.checkpoint_files import STATE_FILE, checkpoint_path, read_scores, scores_file
 from safe_r1.train.config import FinetuneConfig, SafetyCheckConfig
 from safe_r1.train.job import TrainJob
 from safe_r1.train.loop import TrainSpec
@@ -68,7 +67,9 @@ def score_checkpoint(
         export: Exports a checkpoint to a model folder.
         on_progress: Called with the progress of the export.
     """
-    scores = job.folder.read_json(SCORES_FILE) or {}
+    name = scores_file(job.config)
+    assert name is not None, "checks choose the checkpoint"
+    scores = job.folder.read_json(name) or {}
     checkpoint = checkpoint_path(job.folder.path / "checkpoints", step)
     if str(step) in scores or not (checkpoint / STATE_FILE).exists():
         return
@@ -78,26 +79,13 @@ def score_checkpoint(
         score = measure(model, step)
     finally:
         remove(model.parent)
-    job.folder.write_json(SCORES_FILE, scores | {str(step): asdict(score) | {"value": score.value}})
+    job.folder.write_json(name, scores | {str(step): asdict(score) | {"value": score.value}})
 
 
 def ends_early(job: TrainJob) -> bool:
     """True if the last ``save.patience`` evaluations were no better than one before them."""
-    scores = read_scores(job.folder.path / "checkpoints")
+    scores = read_scores(job.folder.path, scores_file(job.config))
     if not scores:
         return False
     best = max(scores, key=lambda step: (scores[step], -step))
     return job.config.save.ends_early(sum(step > best for step in scores))
-
-
-def require_measure(make_measure: MakeMeasure | None) -> MakeMeasure:
-    """The way to evaluate.
-
-    Raises:
-        ConfigError: There is none, as under ``torchrun``.
-    """
-    if make_measure is None:
-        raise ConfigError(
-            "save.keep_best=safety evaluates on Ray: use ray_jobs/finetune.py, or keep_best=validation"
-        )
-    return make_measure

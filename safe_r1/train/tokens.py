@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from safe_r1.models.chat import render
 from safe_r1.models.control import control_text
 from safe_r1.models.prompts import PromptFormat, end_of_turn
@@ -102,7 +104,11 @@ def _encode_turn(
     prompt: PromptFormat,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Document:
-    prompt_ids, prefix = render(turns[:turn], prompt, tokenizer)
+    try:
+        prompt_ids, prefix = render(turns[:turn], prompt, tokenizer)
+    except (TemplateError, ValueError, TypeError, KeyError):
+        # Such as one that takes no system turn.
+        return Document(turn, [], 0, "template_refuses")
     text = turns[turn]["content"]
     reason = None
     if prefix:

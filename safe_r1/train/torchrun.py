@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from safe_r1.errors import ConfigError
 from safe_r1.resources import connect, disconnect
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData
@@ -17,7 +18,6 @@ from safe_r1.train.job import TrainJob, make_job, make_spec
 from safe_r1.train.loop import Trainer, TrainSpec
 from safe_r1.train.publish import publish
 from safe_r1.train.run import Fingerprint, make_fingerprint, open_run
-from safe_r1.train.selection import require_measure
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def finetune_with_torchrun(config: FinetuneConfig, show: Callable[[str], None]) 
 def _prepare(config: FinetuneConfig, world_size: int) -> _Prepared:
     """Validate the settings and prepare the data with Ray, which is stopped again before training."""
     if config.save.keep_best == "safety":
-        require_measure(None)
+        raise ConfigError(
+            "save.keep_best=safety evaluates on Ray: use ray_jobs/finetune.py, or keep_best=validation"
+        )
     cluster = connect()
     job = make_job(config.model_copy(update={"num_workers": str(world_size)}), cluster)
     fingerprint = make_fingerprint(job)

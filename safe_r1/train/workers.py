@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _CONNECTION_LOST = re.compile(r"(?i)connection|timed? ?out|reset by peer|broken pipe|gloo|nccl")
 # Autoscaled nodes may still be starting when the first worker is ready.
 _START_TIMEOUT_S = 3600
-# Collectives wait for the slowest worker to load its shard, as in `parallel.init_distributed`.
-_COLLECTIVE_TIMEOUT_S = 7200
 _POLL_INTERVAL_S = 1.0
 # Left by a worker whose error would come again: workers that are started after it do nothing.
 _ERROR_FILE = "error.txt"
@@ -89,6 +87,8 @@ def _make_trainer(spec: "TrainSpec", workers: tuple[int, int], ray_folder: UPath
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from safe_r1.train.parallel import COLLECTIVE_TIMEOUT
+
     minimum, maximum = workers
     return TorchTrainer(
         _train_worker,
@@ -99,7 +99,8 @@ def _make_trainer(spec: "TrainSpec", workers: tuple[int, int], ray_folder: UPath
             label_selector=node_labels() or None,
         ),
         torch_config=TorchConfig(
-            backend="gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl", timeout_s=_COLLECTIVE_TIMEOUT_S
+            backend="gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl",
+            timeout_s=int(COLLECTIVE_TIMEOUT.total_seconds()),
         ),
         run_config=RunConfig(
             # Ray Train would restore a run of the same name.

@@ -89,7 +89,7 @@ A|A、|选A|答案是|答案：A\n| |\n|\n\n?|(|（ ）|是|不是A，|\\boxed{|
 
 @pytest.mark.parametrize("unit", UNITS.split("|"))
 def test_long_completions_take_no_long_time(unit):
-    # Read in quadratic time, that many characters would take three times the limit, and on a quiet machine ten.
+    # Read in quadratic time, that many characters would take three times the limit.
     text = "x" + unit * (30_000 // len(unit)) + "x"
     for options in (
         YES_NO,

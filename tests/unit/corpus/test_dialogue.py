@@ -1,6 +1,5 @@
 """Turns of training files: which are learned when they say so themselves."""
 
-import itertools
 import random
 from typing import Any
 
@@ -68,13 +67,31 @@ def test_without_marks_nothing_is_changed():
     assert [each["content"] for each in dialogue.messages] == [each["content"] for each in turns]
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations([None, 0, 1], 2))
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0), (0, None), (None, 0)])
 def test_two_answers_in_a_row_of_which_one_is_learned_are_refused(first: int | None, second: int | None):
     marks = [{} if mark is None else {"weight": mark} for mark in (first, second)]
     turns = [turn("user", "问"), *(turn("assistant", "答", **mark) for mark in marks)]
     with pytest.raises(Unusable) as error:
         read_dialogue(turns)
     assert error.value.reason == "half_learned"
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, 1), (1, None), (0, 0), (1, 1)])
+def test_two_answers_in_a_row_that_are_learned_alike_are_joined(first: int | None, second: int | None):
+    marks = [{} if mark is None else {"weight": mark} for mark in (first, second)]
+    turns = [turn("user", "问"), *(turn("assistant", "答", **mark) for mark in marks)]
+    if first == 0:
+        with pytest.raises(Unusable, match="to be learned"):
+            read_dialogue(turns)
+    else:
+        assert learned(read_dialogue(turns).messages) == ["答\n\n答"]
+
+
+@pytest.mark.parametrize("mark", [0, 0.0, False, "0", "false"])
+def test_marks_are_read_in_the_ways_files_have_them(mark: Any):
+    turns = [turn("user", "问"), turn("assistant", f"{THOUGHT}甲</think>乙", weight=mark)]
+    turns += [turn("user", "又"), turn("assistant", "丙")]
+    assert learned(read_dialogue(turns).messages) == ["丙"]
 
 
 def test_marks_of_users_and_marks_that_are_no_flags_say_nothing():

@@ -11,7 +11,7 @@ from safe_r1.records.location import DataLocation
 
 DATA = ("a.jsonl", "B.JSONL", "sub/c.csv.gz", "sub/deep/d.Parquet", "sub/deep/e.json", "中文/问题.xlsx")
 OTHER = ("notes.txt", "sub/README.md", "sub/deep/model.bin")
-HIDDEN = (".git/x.jsonl", "_work/y.jsonl", "__MACOSX/z.jsonl", "~$lock.xlsx", ".DS_Store", "_SUCCESS")
+HIDDEN = (".git/x.jsonl", "__MACOSX/z.jsonl", "~$lock.xlsx", ".DS_Store", "_SUCCESS")
 
 
 @pytest.fixture
