@@ -123,7 +123,10 @@ def _grams_by_language(texts: Sequence[str], config: DedupConfig) -> dict[Langua
     found: dict[Language, tuple[Indices, Units]] = {}
     for language, size in sizes.items():
         positions = np.flatnonzero(languages == language)
-        found[language] = positions, units_of([texts[place] for place in positions], language).ngrams(size)
+        found[language] = (
+            positions,
+            units_of([texts[int(place)] for place in positions], language).ngrams(size),
+        )
     return found
 
 

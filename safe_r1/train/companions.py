@@ -148,7 +148,7 @@ def _with_end_token(files: Mapping[str, bytes], variant: Variant, trust_remote_c
     end_text = end_of_turn(variant.prompt_format.style, tokenizer)
     ids = tokenizer(end_text, add_special_tokens=False)["input_ids"]
     added = (token for token in ids if token in tokenizer.added_tokens_decoder)
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id in ids else next(added, None)
+    end = next((token for token in ids if token == tokenizer.eos_token_id), None) or next(added, None)
     if end is None:
         # The template ends a turn in plain words, at which a stop string is needed anyway.
         return {}

@@ -24,7 +24,7 @@ OPENAI = {
     "tools": [],
 }
 NAMED = {"题目": "一加一？", "思考": "二", "回答": "二", "来源": "书"}
-STRANGE = {"alpha": "x", "beta": "y"}
+STRANGE: dict[str, object] = {"alpha": "x", "beta": "y"}
 
 
 def write(path: Path, *records: dict[str, object]) -> str:

@@ -62,6 +62,13 @@ def test_without_questions_of_a_kind_there_is_no_score(
         safety_check.make_measure(config_of(corpus), UPath(tmp_path / "check"), lambda progress: None)
 
 
+def test_without_a_validation_split_there_are_no_questions(tmp_path: Path):
+    rows = [conversation("r/0", "safety", "危险", "不行")]
+    corpus = write_corpus(tmp_path / "corpus", {"train": [rows], "validation": []})
+    with pytest.raises(ConfigError, match="hold none to refuse"):
+        safety_check.make_measure(config_of(corpus), UPath(tmp_path / "check"), lambda progress: None)
+
+
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, result: Any) -> SafetyScore:
     def evaluate(settings: Any, on_progress: Any) -> Any:
         if isinstance(result, Exception):
@@ -81,6 +88,15 @@ def test_questions_without_an_outcome_count_against_the_model(
     score = measured(monkeypatch, tmp_path, rates)
     assert score == SafetyScore(0.6, 0.5, 10, 10)
     assert score.value == pytest.approx(0.55)
+
+
+def test_files_of_questions_count_by_their_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    rates = [
+        [rate("rejection_rate", 0, 99, 0)],
+        [rate("rejection_rate", 1, 1, 0), rate("over_refusal_rate", 1, 4, 0)],
+    ]
+    score = measured(monkeypatch, tmp_path, rates)
+    assert score == SafetyScore(pytest.approx(0.01), 0.25, 100, 4)
 
 
 def test_a_model_without_any_answer_has_the_lowest_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -1,7 +1,9 @@
 import json
+import math
 import os
 import random
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -201,6 +203,105 @@ def test_a_full_disk_is_one_clear_line_and_the_last_good_checkpoint_stays(tmp_pa
     assert lines[0].startswith(f"2 cannot write a checkpoint to {tmp_path}"), done.stdout + done.stderr
     assert "No space left" in lines[0]
     assert lines[1] == "[1]"
+
+
+_ALONE = """
+import os, sys, time, types
+import torch
+import torch.distributed as dist
+from upath import UPath
+from safe_r1.train.checkpoint import Checkpoints
+from safe_r1.train.history import History
+from safe_r1.train.loop import Trainer, TrainState
+
+class Alone(Trainer):
+    def __init__(self, rank, folder):
+        self.rank, self.spec = rank, types.SimpleNamespace(last_step=9, num_steps=9)
+        self.config = types.SimpleNamespace(optimizer=None)
+        self.state = TrainState(step=1)
+        self.checkpoints, self.history = Checkpoints(folder / "checkpoints", rank), History(folder, rank)
+        self.model = torch.nn.Linear(4, 4)
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.model(torch.ones(1, 4)).sum().backward()
+        self.optimizer.step()
+        self.checkpoints.save(self.model, self.optimizer, 1, {})
+
+    def _train_step(self, lr):
+        if self.rank == 1:
+            raise ValueError("alone")
+        dist.all_reduce(torch.ones(1))
+
+import safe_r1.train.loop as loop
+loop.learning_rate = lambda *args: 0.1
+dist.init_process_group("gloo")
+Alone(dist.get_rank(), UPath(sys.argv[1])).run()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_worker_that_fails_alone_ends_at_once_with_its_own_error(tmp_path: Path):
+    """With a pending checkpoint: it must not wait for workers that wait for it."""
+    port = free_port()
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ALONE, str(tmp_path)],
+            env=os.environ
+            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    # Rank 0 ends as well, as its peer is gone.
+    errors = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert errors[1].strip().splitlines()[-1] == "ValueError: alone"
+    assert [worker.returncode for worker in workers] == [1, 1]
+    assert find_damage(UPath(tmp_path) / "checkpoints" / "step-000001") is None
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"step": 6, "files": null}',
+        '{"step": 6, "files": {"a": "b"}}',
+        '{"step": 6, "files": [1]}',
+        "{}",
+        "3",
+    ],
+)
+def test_a_state_of_another_shape_is_damage(content: str, tmp_path: Path):
+    checkpoints = save(tmp_path, {3: 1.0, 6: 2.0})
+    (tmp_path / "step-000006" / "state.json").write_text(content)
+    assert (checkpoints.load_latest(*pair(0.0)) or {})["step"] == 3
+
+
+def test_a_checkpoint_of_an_earlier_release_has_no_hashes_and_is_passed_over_if_it_cannot_be_read(
+    tmp_path: Path,
+):
+    checkpoints = save(tmp_path, {3: 1.0, 6: 2.0})
+    (tmp_path / "step-000006" / "state.json").write_text('{"step": 6}')
+    assert (checkpoints.load_latest(*pair(0.0)) or {})["step"] == 6
+    (tmp_path / "step-000006" / ".metadata").write_bytes(b"x")
+    assert (checkpoints.load_latest(*pair(0.0)) or {})["step"] == 3
+
+
+def test_the_best_is_by_the_loss_or_by_the_scores_and_a_loss_that_is_no_number_is_never_best(tmp_path: Path):
+    save(tmp_path / "checkpoints", {1: 1.0, 2: math.nan, 3: 0.5})
+    folder = UPath(tmp_path) / "checkpoints"
+    (tmp_path / "safety-x.json").write_text('{"2": {"value": 0.9}, "1": {"value": 0.2}}')
+    best = {scores: best_checkpoint(folder, scores) for scores in (None, "safety-x.json", "safety-y.json")}
+    assert {scores: path.name for scores, path in best.items() if path} == {
+        None: "step-000003",
+        "safety-x.json": "step-000002",
+        "safety-y.json": "step-000003",
+    }
 
 
 def test_history_begins_again_where_the_checkpoint_stands(tmp_path: Path):
