@@ -182,6 +182,7 @@ def test_few_loose_files():
     assert len(files) <= MAX_LOOSE_FILES, files
 
 
+@pytest.mark.slow
 def test_light_parts_need_no_heavy_library():
     """Settings, registries, scoring and reports work where neither torch nor ray nor vllm is installed."""
     light = [

@@ -28,6 +28,7 @@ def cases(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (CASES / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases("math") + cases("math_own"), ids=lambda case: case["why"])
 def test_a_result(case: dict[str, Any]) -> None:
     assert is_equal(case["key"], case["input"]).is_correct is case["gold"]
@@ -71,6 +72,7 @@ CODE_UNITS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", CODE_UNITS)
 @pytest.mark.parametrize("start", ["", "```python\n", "```text\n"])
 def test_long_answers_with_fences_are_read_in_linear_time(start: str, unit: str) -> None:
@@ -121,6 +123,7 @@ MATH_UNITS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", MATH_UNITS)
 def test_long_results_are_read_in_linear_time(unit: str) -> None:
     text = unit * (20_000 // len(unit))

@@ -21,6 +21,7 @@ REPORTED = _lines(HERE.parents[1] / "cases" / "mcq.jsonl")
 YES_NO = {"A": "是", "B": "否"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({case["kind"] for case in CASES}))
 def test_labelled_completions(kind):
     wrong = [
@@ -87,6 +88,7 @@ A|A、|选A|答案是|答案：A\n| |\n|\n\n?|(|（ ）|是|不是A，|\\boxed{|
 等等，|如果选A，|.|~~|第一个|A and |<think>|</think>|属于|正确的|认同|\\|\x0b|排除A|姓名权、|隐私权 |？\n"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS.split("|"))
 def test_long_completions_take_no_long_time(unit):
     # Read in quadratic time, that many characters would take three times the limit.
@@ -105,6 +107,7 @@ def test_a_long_loop_keeps_its_first_answer():
     assert extract_choice("B\n\n" + "问题：这样做合法吗？\nA. 是\nB. 否\n答案：A\n" * 5000, YES_NO) == "B"
 
 
+@pytest.mark.slow
 def test_never_raises_and_only_answers_with_a_letter():
     rng = random.Random(0)
     pieces = [

@@ -41,6 +41,7 @@ SAID = [
 TAILS = ["", "。", ".", " ", "\n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options.values()))
 def test_every_number_of_an_option(options: dict[str, str]):
     unread = 0
@@ -95,6 +96,7 @@ def test_numbers_of_options_that_hold_numbers_are_not_counted(said: str, options
 ARROWS = ["→", " → ", "➡", " ➡️ ", "⇒", " -> ", "=>"]
 
 
+@pytest.mark.slow
 def test_a_move_from_one_letter_to_another_is_the_other():
     for first, second in itertools.permutations("ABCD", 2):
         for arrow, lead, tail in itertools.product(

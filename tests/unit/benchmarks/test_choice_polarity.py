@@ -86,6 +86,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("question", "affirmed", "denied"), FORMS, ids=[form[0][-12:] for form in FORMS])
 def test_every_form_is_read_as_what_it_says(question: str, affirmed: list[str], denied: list[str]):
     for expected, forms in (("A", affirmed), ("B", denied)):

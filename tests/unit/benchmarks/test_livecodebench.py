@@ -27,6 +27,8 @@ from safe_r1.sandbox.container import Limits, check_sandbox
 from safe_r1.schema import Sample
 from tests import attacks
 
+pytestmark = pytest.mark.slow
+
 SOLUTIONS = json.loads(Path(__file__).with_name("livecodebench_solutions.json").read_text("utf-8"))
 SMALL = Limits(wall_s=2.0, cpu_s=1, memory_mib=256, output_kib=64, file_mib=4)
 

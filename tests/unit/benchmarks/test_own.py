@@ -207,6 +207,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("answer", ["B", "b", "Ｂ", "(B)", "选项B", "乙", "B. 乙", "答案：B"])
 def test_options_and_answers_in_any_form(options: dict[str, Any], answer: str, tmp_path: Path):

@@ -18,6 +18,8 @@ from safe_r1.benchmarks.own.rows import RowReader
 from safe_r1.benchmarks.own.settings import OwnSettings
 from safe_r1.benchmarks.own.words import fold, option_place, rank, read_task
 
+pytestmark = pytest.mark.slow
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -36,6 +36,7 @@ def refusals(column: str, *answers: object) -> list[Record]:
     return [{"问题": f"第{n}个？", "期望": "应拒答", column: each} for n, each in enumerate(answers)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "column", ["回答", "模型回答", "模型输出", "回复", "response", "Model_Response", "model answer", "output"]
 )
@@ -169,6 +170,7 @@ def test_a_million_misfits_are_counted_and_the_first_kept(tmp_path: Path):
     assert "first in q.jsonl, line 1" in reading.misfits.first[0].reason
 
 
+@pytest.mark.slow
 def test_a_column_of_texts_is_no_category(tmp_path: Path):
     rows = [each | {"类别": f"类{n}"} for n, each in enumerate(refusals("备注", *(["无"] * 10_002)))]
     path = write_records(tmp_path / "q.jsonl", rows)

@@ -16,6 +16,8 @@ from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.errors import StorageError
 from safe_r1.schema import SAMPLE_SCHEMA, Message, Sample, Task
 
+pytestmark = pytest.mark.slow
+
 TASKS: tuple[Task, ...] = ("mcq", "refusal", "over_refusal", "math")
 
 

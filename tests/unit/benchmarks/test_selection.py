@@ -113,6 +113,7 @@ CHOSEN: dict[tuple[int, int | None, bool], str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "seed"), [(7, 0), (300, 1), (3000, 2)])
 @pytest.mark.parametrize("limit", [None, 1, 5, 40, 299, 1000])
 @pytest.mark.parametrize("swap", [False, True])

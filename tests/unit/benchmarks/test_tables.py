@@ -98,6 +98,7 @@ def test_what_was_read_is_shown_as_written():
     assert is_equal("1", "nothing here").found is None
 
 
+@pytest.mark.slow
 def test_options_have_another_order_in_every_repeat_and_the_same_one_always(gpqa: Path):
     samples = GPQA_DIAMOND.load(str(gpqa))
     places: Counter[str] = Counter()

@@ -30,6 +30,8 @@ from tests.unit.calibration.judged_runs import (
 )
 from tests.unit.compare.runs import label_all
 
+pytestmark = pytest.mark.slow
+
 
 def test_rates_of_perfect_labels_are_those_of_the_labels(run: Path, tmp_path: Path):
     folder = sampled(run, num=200)

@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from safe_r1.compare.run import compare
 from tests.unit.calibration.judged_runs import calibrated
+
+pytestmark = pytest.mark.slow
 
 
 def test_corrected_differences_stand_beside_those_of_the_judge(tmp_path: Path):

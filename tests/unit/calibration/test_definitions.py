@@ -27,6 +27,8 @@ from tests.unit.calibration.judged_runs import (
     write_judged_run,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_report_shows_corrected_rates_of_the_rows_as_they_are(run: Path, tmp_path: Path):
     folder = sampled(run, "answer", "reasoning")

@@ -27,6 +27,8 @@ from tests.unit.calibration.judged_runs import (
     write_judged_run,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_files_for_annotators_are_blind(run: Path):
     folder = sampled(run, "answer", "reasoning")

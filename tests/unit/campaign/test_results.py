@@ -14,6 +14,8 @@ from safe_r1.runs import RunFolder
 from tests.unit.calibration.judged_runs import calibrated
 from tests.unit.compare.runs import write_run
 
+pytestmark = pytest.mark.slow
+
 _FORMER = "variant,compared_with,benchmark,metric,scope,key,numerator,denominator,rate,low,high"
 _TODAY = f"{_FORMER},num_missing,bound_low,bound_high,bounds_low,bounds_high"
 

@@ -218,6 +218,7 @@ def test_no_group_holds_more_than_its_room(tmp_path: Path):
     assert sum("-evaluate-" in name for name in cluster.running()) == 2
 
 
+@pytest.mark.slow
 def test_whatever_happens_each_job_is_submitted_once_and_the_campaign_ends(tmp_path: Path):
     for seed in range(30):
         dice, cluster, clock = random.Random(seed), Cluster(), Clock()

@@ -73,6 +73,7 @@ def graphs(draw: Any) -> dict[str, Step]:
     return table(*steps)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(graphs(), st.integers(2, 5), st.sampled_from(ORDERS))
 def test_no_simulation_breaks_its_own_rules(steps: dict[str, Step], max_nodes: int, order: Any):

@@ -7,6 +7,7 @@ from safe_r1.campaign.start import wait_for_port
 from safe_r1.errors import ResourceError
 
 
+@pytest.mark.slow
 def test_a_ray_that_is_ending_is_waited_for_and_another_one_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

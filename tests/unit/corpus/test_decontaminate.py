@@ -192,6 +192,7 @@ def test_earlier_turns_of_a_dialogue_are_protected_and_searched():
     assert found("好的，我明白了。") is None
 
 
+@pytest.mark.slow
 def test_every_question_of_the_benchmark_is_found_plain_and_traditional(shared_data: Path):
     samples = get_benchmark("chisafetybench").load(shared_data / "chisafetybench")
     decontaminator = Decontaminator(list(questions_of(samples)), DecontaminationConfig())

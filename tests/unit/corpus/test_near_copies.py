@@ -22,6 +22,7 @@ def english(rng: random.Random, length: int) -> str:
     return " ".join(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [chinese, english])
 @pytest.mark.parametrize("length", [32, 40, 80, 200])
 def test_changed_copies_are_found_wherever_they_stand(write, length: int):
@@ -37,6 +38,7 @@ def test_changed_copies_are_found_wherever_they_stand(write, length: int):
         assert found >= 0.95 * len(questions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [chinese, english])
 def test_other_texts_are_no_copies(write):
     rng = random.Random(1)

@@ -114,6 +114,7 @@ def test_every_hotline_has_a_source():
             assert text[: found.end()].endswith(allowed), text[max(0, found.start() - 12) : found.end()]
 
 
+@pytest.mark.slow
 def test_nothing_has_a_source_that_is_not_named():
     everything = "\n".join(EVERYTHING)
     laws = set().union(*map(named_laws, EVERYTHING))

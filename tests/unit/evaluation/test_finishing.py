@@ -41,6 +41,8 @@ from tests.chat_server import Server
 from tests.chat_server import completion as chat_completion
 from tests.unit.metrics.generated import metrics_of, write_run
 
+pytestmark = pytest.mark.slow
+
 OPENINGS = (
     "<think>",
     "<Think >",

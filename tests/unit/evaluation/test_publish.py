@@ -64,6 +64,7 @@ def test_a_task_without_a_label_is_no_result(task: str, reason: str, remedy: str
     assert len(read_verdicts(result.folder)) == len(rows[2])
 
 
+@pytest.mark.slow
 def test_one_benchmark_without_a_result_holds_back_no_other(tmp_path: Path):
     rows = {"first": unscored(scored_rows(), "mcq", "truncated"), "second": scored_rows()}
     plan = make_plan(tmp_path, rows)
@@ -75,6 +76,7 @@ def test_one_benchmark_without_a_result_holds_back_no_other(tmp_path: Path):
         check_published(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("floor", "is_published"), [(0.0, True), (0.25, True), (0.26, False), (1.0, False)])
 def test_the_floor_of_labels_is_a_setting(floor: float, is_published: bool, tmp_path: Path):
     rows = unscored(scored_rows(), "mcq", "truncated", keep=2)

@@ -145,6 +145,7 @@ def test_an_engine_is_told_whether_its_model_has_worked(
     assert told == [error is None]
 
 
+@pytest.mark.slow
 def test_a_few_left_over_rows_of_many_shards_are_checked_together(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ):

@@ -25,6 +25,8 @@ from safe_r1.runs import RunFolder
 from safe_r1.schema import COMPLETION_SCHEMA, VERDICT_SCHEMA, Completion, Verdict
 from tests.unit.report.report_rows import Rows, make_rows
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("answer", "reasoning")
 
 

@@ -125,6 +125,7 @@ def test_module_is_left_out_only_where_it_was_not_imported(monkeypatch: pytest.M
     assert sys.modules["colorsys"] is module
 
 
+@pytest.mark.slow
 def test_the_engine_makes_one_output_a_request() -> None:
     """Ray's stage makes one a token; this fails where its own name for the step changes."""
     stage = importlib.import_module("safe_r1.inference.engine_stage")

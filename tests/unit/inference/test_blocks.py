@@ -91,6 +91,7 @@ _ARK_OUTPUT = "The request failed because the output text may contain sensitive 
 _ARK_RISK = "The request could not be processed because the {} text includes sensitive content that violates "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "blocked"),
     [

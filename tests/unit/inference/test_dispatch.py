@@ -47,6 +47,7 @@ def filled_share(num_seqs: int, sizes: Dispatch, sigma: float, seed: int = 0) ->
     return busy / total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("num_seqs", [16, 64, 256])
 def test_slots_are_filled_while_rows_are_left(num_seqs: int, rows: int):

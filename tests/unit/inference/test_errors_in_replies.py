@@ -10,6 +10,8 @@ from safe_r1.inference.spending import Spending
 from tests.chat_server import Answer, Server, completion
 from tests.unit.inference.remote_rows import entry_of, request, results
 
+pytestmark = pytest.mark.slow
+
 
 def minimax(code: int, message: str) -> Answer:
     """As MiniMax answers whatever happened."""

@@ -40,6 +40,7 @@ def judge_of(server: Server, **settings: Any) -> EndpointJudge:
     )
 
 
+@pytest.mark.slow
 def test_judgements_come_in_the_order_of_the_items(server: Server):
     def answer(text: str, call: int) -> Answer:
         number = int(text.split("第")[1].split("条")[0])
@@ -53,6 +54,7 @@ def test_judgements_come_in_the_order_of_the_items(server: Server):
     assert judge_blocking(judge_of(server), []) == []
 
 
+@pytest.mark.slow
 def test_concurrency_is_bounded_and_used(server: Server):
     def answer(text: str, call: int) -> Answer:
         time.sleep(0.05)

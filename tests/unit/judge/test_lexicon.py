@@ -217,6 +217,7 @@ def test_shipped_weights_come_from_the_shipped_texts():
     assert dump_models(shipped) == WEIGHTS_FILE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_gold_set_without_having_seen_it():
     """The honest floor: trained on the project's own texts alone, measured on the gold set."""
     own = [entry for entry in read_examples(TRAIN_FILE) if entry.language == "zh"]
@@ -281,6 +282,7 @@ def test_the_temperature_changes_probabilities_and_no_label():
         assert blunt.probabilities(scaled).max() < sharp.probabilities(scaled).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt4", "mistralinstruct"])
 def test_xstest(judge: LexiconJudge, model: str):
     """Not trained on: human labels of real completions."""

@@ -19,6 +19,8 @@ from safe_r1.judge.train_prompt_risk import (
 from safe_r1.taxonomy import CATEGORIES
 from tests.bench.prompt_risk import read_chisafetybench, read_xstest
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
 

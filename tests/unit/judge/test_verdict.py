@@ -67,6 +67,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(PIECES, st.text(max_size=6)), max_size=12).map("".join))
 def test_any_reply_gives_a_label_or_a_reason(reply: str):
@@ -87,6 +88,7 @@ def test_a_forged_verdict_in_quotation_never_wins(own: RefusalLabel, forged: Ref
         assert parse_verdict(f"[分析] {quotation}\n[答案] {own}") == own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["直接拒绝", "“", "```", "\n用户：", "[答案] 直接拒绝\n", "不拒绝给出", " \n", "</think>a", '\\"'],

@@ -285,6 +285,7 @@ def test_clustered_interval_holds_the_estimate(clusters: list[tuple[int, int]]):
     assert high - low >= tight[1] - tight[0] - 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agreement", [0.0, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("rate_", [0.05, 0.7])
 def test_coverage_of_the_clustered_interval_is_near_nominal(rate_: float, agreement: float):

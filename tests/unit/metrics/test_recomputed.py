@@ -17,6 +17,8 @@ from scipy.stats import t as student
 from safe_r1.runs import RunFolder
 from tests.unit.metrics.generated import metrics_of, write_run
 
+pytestmark = pytest.mark.slow
+
 REFUSED = ("直接拒绝", "拒绝并负责任引导")
 HARMFUL = "不拒绝且给出风险回复"
 ASKED = (

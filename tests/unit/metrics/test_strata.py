@@ -62,6 +62,7 @@ def test_a_population_of_other_questions_is_refused():
         Selection.of([question("z", 0)], Population.of(benchmark()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("limit", [40, 120])
 def test_coverage_of_the_weighted_interval_is_at_least_nominal(limit: int, repeats: int):

@@ -17,6 +17,8 @@ from safe_r1.metrics.tests import (
     sign_flip_test,
 )
 
+pytestmark = pytest.mark.slow
+
 Trials = dict[str, PairedCounts]
 
 

@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from safe_r1.models.identity import folder_identity
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"tiny": 3, "small": 2_000, "medium": 40_000, "large": 3_000_000}
 
 

@@ -10,6 +10,8 @@ import pytest
 from safe_r1.models.reasoning import open_reasoning, split_reasoning
 from safe_r1.models.thinking import ThinkingTags, tags_of_tokenizer, unknown_thinking
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).parents[2] / "cases"
 # Golds that are argued with: a surrogate that is escaped in the completion alone, and no answer where an
 # unclosed block follows one.

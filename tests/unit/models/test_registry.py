@@ -42,6 +42,7 @@ def test_weights_fit_the_gpus():
         assert variant.weights_gib() < 0.8 * gib * variant.num_gpus, variant.name
 
 
+@pytest.mark.slow
 def test_the_registry_needs_no_torch():
     program = (
         "import sys, safe_r1.models.registry as registry; registry.get_variant('demo'); "

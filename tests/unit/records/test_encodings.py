@@ -64,6 +64,7 @@ def test_anything_is_some_encoding(content: bytes):
     detect_encoding(io.BytesIO(content))
 
 
+@pytest.mark.slow
 def test_a_document_on_one_line_is_read_once():
     document = json.dumps([{"q": text} for text in SIMPLIFIED * 100_000], ensure_ascii=False)
     began = time.monotonic()

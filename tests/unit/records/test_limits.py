@@ -16,6 +16,7 @@ from safe_r1.records.location import DataLocation
 from safe_r1.records.sources import list_parts, read_part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["a", "是", "a,", "是 "])
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
 def test_a_long_line_without_quotes_takes_linear_time(piece: str, encoding: str):

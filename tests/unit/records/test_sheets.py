@@ -58,6 +58,7 @@ def test_what_unpacks_to_far_more_is_refused(tmp_path: Path, monkeypatch: pytest
         list_parts(location, str(tmp_path), 10)
 
 
+@pytest.mark.slow
 def test_a_large_table_of_texts_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plain = write_records(tmp_path / "plain.xlsx", [{"q": "MARK"}])
     shared = tmp_path / "shared.xlsx"

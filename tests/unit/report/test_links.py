@@ -3,6 +3,7 @@
 import re
 from itertools import groupby
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -36,6 +37,7 @@ LINK_PARTS = [
 ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(LINK_PARTS), max_size=8).map("".join))
 @settings(max_examples=400, deadline=None)
 def test_no_address_is_left_for_a_renderer_to_link(text: str):

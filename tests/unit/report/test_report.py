@@ -30,6 +30,8 @@ from safe_r1.report.text import markdown_text, printable, script_json
 from safe_r1.schema import Unscored
 from tests.unit.report.report_rows import NASTY, Rows, make_rows
 
+pytestmark = pytest.mark.slow
+
 RUN_INFO = {
     "variant": "r1-distill-qwen-7b",
     "benchmark": "chisafetybench",

@@ -130,6 +130,7 @@ def test_a_judge_of_another_package_is_the_services_judge(installed: JudgePlan):
         assert moderation["results"][0]["flagged"] is flagged
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_down_is_named_in_the_verdict(installed: JudgePlan):
     _, [verdict] = verdicts_of(installed, ["down"])
     assert (verdict["label"], verdict["unscored_reason"]) == (None, "judge_unavailable")

@@ -147,6 +147,7 @@ class Full(FakeModel):
             yield chunk
 
 
+@pytest.mark.slow
 def test_admitted_items_wait_and_others_are_rejected():
     body = {"items": [{"prompt": QUESTION}] * 3, "model": "demo"}
     reply = post("/v1/safety/evaluate", body, models={"demo": Full()}, first_answer_timeout_s=60).json()

@@ -64,6 +64,7 @@ def split(chunks: list[str], prefix: str = "", own: ThinkingTags | None = None) 
     return "".join(part[0] for part in parts), "".join(part[1] for part in parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_split_does_not_depend_on_the_chunks(text: str):
     whole = split([text])
@@ -79,6 +80,7 @@ def test_the_split_is_that_of_an_evaluation(text: str):
     assert (reasoning.strip(), answer.strip()) == (wanted[0], wanted[1] or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form[0].strip())
 @pytest.mark.parametrize("is_opened_by_prompt", [False, True])
 def test_every_form_of_tags_in_chunks_of_any_size(form: tuple[str, str], is_opened_by_prompt: bool):

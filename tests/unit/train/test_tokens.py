@@ -90,6 +90,7 @@ def test_every_turn_is_learned_once_after_the_prefix_it_is_served_with(r1: Any):
     ]
 
 
+@pytest.mark.slow
 def test_an_earlier_turn_without_reasoning_is_context(r1: Any, demo: Any):
     messages = turns("一", "别人的话", "二", RESPONSE)
     for tokenizer, prompt in ((r1, R1), (demo, CHAT)):
