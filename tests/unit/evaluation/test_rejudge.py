@@ -22,7 +22,7 @@ from tests.chat_server import Server, completion
 from tests.unit.evaluation.published import NAME, make_plan, publish_here, results_of, scored_rows, unscored
 from tests.unit.report.report_rows import Rows
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
 
 def rows_of(num_refusal: int = 6, keep: int = 8) -> Rows:

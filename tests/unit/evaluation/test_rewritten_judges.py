@@ -18,7 +18,7 @@ from safe_r1.runs import RunFolder, read_table, write_table
 from safe_r1.schema import VERDICT_SCHEMA, RefusalLabel
 from tests.unit.evaluation.test_rejudge import again, finished_run
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 KEYS = ("answer-key", "none")
 
 

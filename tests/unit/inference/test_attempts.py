@@ -15,7 +15,7 @@ from safe_r1.inference.spending import Spending
 from tests.chat_server import Answer, Server, completion
 from tests.unit.inference.remote_rows import MemoryJournal, entry_of, request, results
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 PRICES: dict[str, Any] = {"input_price": 1e6, "output_price": 1e6}
 
 
