@@ -6,7 +6,7 @@ instruction above each question, are left out of the signature: they would make 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +32,6 @@ _MIN_SPAN: dict[Language, int] = {"zh": 30, "en": 12}
 # A prompt has a part of its own if that many more n-grams than their size are its own in a row: an edit of a
 # copy changes no more than their size. All other prompts are compared as a whole.
 _MIN_OWN = 2
-_ENGLISH_NUMBERS = (
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
-    "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|half|"
-    "twice|double|triple"
-)
-_NUMBER = re.compile(
-    rf"[0-9０-９]{{1,30}}|[零〇一二三四五六七八九十百千万亿两半]{{1,30}}|\b(?:{_ENGLISH_NUMBERS})\b",
-    re.IGNORECASE,
-)
 
 SKETCH_SCHEMA = pa.schema(
     [
@@ -59,9 +50,9 @@ SharedGrams = Mapping[Language, Hashes]
 def find_shared(prompts: Sequence[str], config: DedupConfig) -> dict[Language, Hashes]:
     """N-grams that many of some prompts share; their order does not count."""
     shared: dict[Language, Hashes] = {}
-    for language, (_, grams) in _grams_by_language(_comparable(prompts), config).items():
-        num_texts = len(grams.counts)
-        text = np.repeat(np.arange(num_texts), grams.counts)
+    for language, size, _, units in _units_by_language(_comparable(prompts), config):
+        grams = units.ngrams(size)
+        num_texts, text = len(grams.counts), grams.of_text
         # Pairs of n-gram and text, each once.
         order = np.lexsort((text, grams.hashes))
         hashes, text = grams.hashes[order], text[order]
@@ -97,13 +88,12 @@ def sketch(prompts: Sequence[str], config: DedupConfig, shared: SharedGrams | No
     texts = _comparable(prompts)
     exact, template = np.zeros(len(texts), np.uint64), np.zeros(len(texts), np.uint64)
     signatures = np.zeros((len(texts), NUM_PERM), np.uint32)
-    for language, (positions, grams) in _grams_by_language(texts, config).items():
-        chosen = [texts[position] for position in positions]
-        exact[positions] = units_of(chosen, language).whole()
-        template[positions] = units_of([_NUMBER.sub("0", text) for text in chosen], language).whole()
+    for language, size, positions, units in _units_by_language(texts, config):
+        exact[positions] = units.whole()
+        template[positions] = units.without_numbers().whole()
         known = (shared or {}).get(language, np.zeros(0, np.uint64))
-        size = config.ngram_chars if language == "zh" else config.ngram_words
-        signatures[positions] = _minhash(_without_shared_spans(grams, known, size, _MIN_SPAN[language]))
+        grams = _without_shared_spans(units.ngrams(size), known, size, _MIN_SPAN[language])
+        signatures[positions] = _minhash(grams)
     # The low byte of each value is enough to estimate the similarity, in a quarter of the memory.
     low_bytes = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(NUM_PERM), len(texts), [None, pa.py_buffer(signatures.astype(np.uint8).tobytes())]
@@ -116,18 +106,15 @@ def _comparable(prompts: Sequence[str]) -> list[str]:
     return [prompt if _LETTER.search(prompt) else _code_points(prompt) for prompt in prompts]
 
 
-def _grams_by_language(texts: Sequence[str], config: DedupConfig) -> dict[Language, tuple[Indices, Units]]:
-    """Positions of the texts in each language, and their n-grams."""
+def _units_by_language(
+    texts: Sequence[str], config: DedupConfig
+) -> Iterator[tuple[Language, int, Indices, Units]]:
+    """Of each language: the size of its n-grams, the positions of its texts, and their units."""
     languages = np.array([detect_language(text) for text in texts])
     sizes: dict[Language, int] = {"zh": config.ngram_chars, "en": config.ngram_words}
-    found: dict[Language, tuple[Indices, Units]] = {}
     for language, size in sizes.items():
         positions = np.flatnonzero(languages == language)
-        found[language] = (
-            positions,
-            units_of([texts[int(place)] for place in positions], language).ngrams(size),
-        )
-    return found
+        yield language, size, positions, units_of([texts[int(place)] for place in positions], language)
 
 
 def _code_points(prompt: str) -> str:
@@ -159,8 +146,7 @@ def _without_shared_spans(grams: Units, known: Hashes, size: int, min_span: int)
     """The n-grams of each text but for those inside a span of n-grams that many texts share."""
     if not len(known) or not len(grams.hashes):
         return grams
-    num_texts = len(grams.counts)
-    text = np.repeat(np.arange(num_texts), grams.counts)
+    num_texts, text = len(grams.counts), grams.of_text
     shared = np.isin(grams.hashes, known)
     lengths = _run_lengths(shared, text)
     longest_own = np.zeros(num_texts, np.int64)

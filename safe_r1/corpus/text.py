@@ -26,6 +26,12 @@ _FIRST_HAN, _AFTER_HAN = 0x3400, 0xA000
 HAN = re.compile(f"[{chr(_FIRST_HAN)}-{chr(_AFTER_HAN - 1)}]")
 """A Chinese character."""
 _NOT_WORD = re.compile(rf"[^\w{_BREAK}]+")
+_NUMERALS = "0123456789零〇一二三四五六七八九十百千万亿两半"
+_NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand half "
+    "twice double triple"
+)
 # Odd multipliers of 64 bits: the fraction of the golden ratio, and the two of splitmix64's finalizer.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -53,10 +59,12 @@ class Units:
     Attributes:
         hashes: Hashes of all units in order, shape (units,).
         counts: Number of units of each text, shape (texts,).
+        is_number: Whether a unit is a digit or a word for a number, shape (units,); None for n-grams.
     """
 
     hashes: Hashes
     counts: Indices
+    is_number: npt.NDArray[np.bool_] | None = None
 
     @property
     def ends(self) -> Indices:
@@ -80,6 +88,21 @@ class Units:
         counts[short] = 1
         return Units(np.insert(grams[is_inside], starts, wholes), counts)
 
+    @property
+    def of_text(self) -> Indices:
+        """The text that each unit is of, shape (units,)."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    def without_numbers(self) -> "Units":
+        """The units with one and the same in place of each number."""
+        assert self.is_number is not None, "n-grams are no numbers"
+        text = self.of_text
+        # Of the digits of a number the first one stays.
+        is_first = np.ones(len(text), bool)
+        is_first[1:] = ~(self.is_number[1:] & self.is_number[:-1] & (text[1:] == text[:-1]))
+        hashes = np.where(self.is_number, np.uint64(0), self.hashes)[is_first]
+        return Units(hashes, np.bincount(text[is_first], minlength=len(self.counts)).astype(np.int64))
+
     def whole(self) -> Hashes:
         """Hash of the sequence of all units of each text, shape (texts,)."""
         # Polynomial hash: each unit is weighted by the power of its position in the text.
@@ -97,9 +120,12 @@ def units_of(texts: Sequence[str], language: Language) -> Units:
     if language == "zh":
         folded = [text.replace(" ", "") for text in folded]
         codes = _simplified(_codes("".join(folded)))
-        return Units(_mix(codes), np.array([len(text) for text in folded], np.int64))
-    counts = [text.count(" ") + 1 if text else 0 for text in folded]
-    return Units(_words(" ".join(filter(None, folded))), np.array(counts, np.int64))
+        counts = np.array([len(text) for text in folded], np.int64)
+        return Units(_mix(codes), counts, np.isin(codes, _codes(_NUMERALS)))
+    counts = np.array([text.count(" ") + 1 if text else 0 for text in folded], np.int64)
+    joined = " ".join(filter(None, folded))
+    hashes = _words(joined)
+    return Units(hashes, counts, _are_digits(joined) | np.isin(hashes, _words(_NUMBER_WORDS)))
 
 
 def units(text: str, language: Language) -> Hashes:
@@ -164,6 +190,13 @@ def _words(folded: str) -> Hashes:
     position = np.arange(len(codes)) - np.repeat(starts, lengths)[: len(codes)]
     codes = np.where(is_space, np.uint64(0), codes + np.uint64(1))
     return _mix(np.add.reduceat(codes * _POWERS[position % _MAX_POWERS], starts))
+
+
+def _are_digits(folded: str) -> npt.NDArray[np.bool_]:
+    """Whether the words of a text, as ``_words`` takes it, begin with a digit; shape (words,)."""
+    codes = _codes(folded)
+    starts = np.concatenate(([0], np.flatnonzero(codes == ord(" ")) + 1))[: len(codes)]
+    return (codes[starts] >= ord("0")) & (codes[starts] <= ord("9"))
 
 
 def ngrams(hashes: Hashes, size: int) -> Hashes:
