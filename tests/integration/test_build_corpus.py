@@ -269,6 +269,7 @@ class Teacher:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
 
+@pytest.mark.very_long
 def test_a_kill_in_the_middle_of_synthesis_pays_no_call_twice(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -337,6 +338,7 @@ mapping = { prompt = "prompt", reasoning = "reasoning", answer = "answer", categ
 """
 
 
+@pytest.mark.very_long
 def test_a_model_in_the_same_job_teaches(tiny_qwen2: Path, tmp_path: Path):
     (tmp_path / "few.toml").write_text(FEW_PROMPTS, "utf-8")
     more = ["--teacher", "llm", "--set", f"synthesis.model={tiny_qwen2}", "--set", "synthesis.max_tokens=24"]

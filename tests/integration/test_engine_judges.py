@@ -11,7 +11,7 @@ from safe_r1.evaluation.results import read_verdicts
 from safe_r1.runs import RunFolder
 from tests.unit.benchmarks.own_files import write_records
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.very_long, pytest.mark.timeout(1500)]
 
 REPOSITORY = Path(__file__).parents[2]
 ANSWERS = ("抱歉，我不能帮助你。", "首先打开开关，然后等待十分钟。", "这是违法的，我无法提供帮助。")

@@ -10,7 +10,7 @@ import pytest
 from safe_r1.runs import RunFolder
 from safe_r1.schema import COMPLETION_SCHEMA, FINISHED_SCHEMA
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.very_long, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
 NUM_QUESTIONS = 12
 

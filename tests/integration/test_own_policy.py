@@ -10,7 +10,7 @@ import pytest
 from safe_r1.evaluation.results import read_verdicts
 from safe_r1.runs import RunFolder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.very_long, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
 # A small model judges nothing, but it repeats a line that it is told to repeat.
 POLICY = '''
