@@ -90,7 +90,7 @@ def find_clusters(sketches: Sketches, read_band: Callable[[int], Hashes], config
     for band in range(NUM_BANDS):
         left, right = _candidate_pairs(read_band(band))
         similarity = sketches.similarity(left, right)
-        is_near = (similarity >= config.threshold) & ~sketches.differ_in_numbers(left, right)
+        is_near = (similarity >= sketches.threshold) & ~sketches.differ_in_numbers(left, right)
         is_related = similarity >= config.family_threshold
         near.append((left[is_near], right[is_near]))
         related.append((left[is_related], right[is_related]))

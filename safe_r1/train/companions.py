@@ -107,6 +107,7 @@ def companion_files(
 
 def _code(original: Path, files: Mapping[str, bytes], trust_remote_code: bool) -> Files:
     """The model's own code with the files that name it, or these files without the references to it."""
+    code = {path.name: path.read_bytes() for path in original.glob(_CODE)} if trust_remote_code else {}
     changed: Files = {}
     for name in (CONFIG_FILE, "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
         settings = json.loads(files[name]) if name in files else {}
@@ -118,11 +119,11 @@ def _code(original: Path, files: Mapping[str, bytes], trust_remote_code: bool) -
             changed[name] = _dump(settings)
             continue
         # The whole folder's, as these files import each other.
-        changed |= {path.name: path.read_bytes() for path in original.glob(_CODE)}
-        missing = sorted(set(_modules(references)) - {path.stem for path in original.glob(_CODE)})
+        changed |= code
+        missing = sorted({f"{module}.py" for module in _modules(references)} - set(code))
         if missing:
             raise ModelError(
-                f"{original}: {name} names code that is not there ({missing[0]}.py); restore the file, or "
+                f"{original}: {name} names code that is not there ({missing[0]}); restore the file, or "
                 "remove auto_map where transformers knows the architecture"
             )
     return changed
