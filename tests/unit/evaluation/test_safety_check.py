@@ -96,7 +96,8 @@ def test_files_of_questions_count_by_their_size(monkeypatch: pytest.MonkeyPatch,
         [rate("rejection_rate", 1, 1, 0), rate("over_refusal_rate", 1, 4, 0)],
     ]
     score = measured(monkeypatch, tmp_path, rates)
-    assert score == SafetyScore(pytest.approx(0.01), 0.25, 100, 4)
+    assert score.refused == pytest.approx(0.01)
+    assert (score.over_refused, score.num_risky, score.num_harmless) == (0.25, 100, 4)
 
 
 def test_a_model_without_any_answer_has_the_lowest_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
