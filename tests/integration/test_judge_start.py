@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -69,25 +70,26 @@ def finish(command: list[str], output: Path) -> str:
     return shown
 
 
-def verdicts(output: Path) -> dict[object, object]:
+def verdicts(output: Path) -> dict[tuple[Any, ...], object]:
     [folder] = (output / "main").glob("*/questions")
     return {key: row["label"] for key, row in read_verdicts(RunFolder(UPath(folder))).items()}
 
 
 @pytest.fixture(scope="module")
-def late(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[object, object]:
+def late(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], object]:
     """Verdicts of a run whose judge starts after the last completion."""
     output = tmp_path_factory.mktemp("late")
     shown = finish([*command, "--set", "judge_starts_early=false"], output)
     assert STARTED not in shown
     found = verdicts(output)
-    assert len(found) == 24
+    # A few answers close a thought as well, which is judged too.
+    assert len({key[0] for key in found}) == 24
     return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_job_that_ends_beside_two_engines_is_finished_by_the_same_command(
-    number: signal.Signals, command: list[str], late: dict[object, object], tmp_path: Path
+    number: signal.Signals, command: list[str], late: dict[tuple[Any, ...], object], tmp_path: Path
 ):
     with start(command, tmp_path) as process:
         assert process.stdout is not None
