@@ -27,7 +27,7 @@ def command(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     from tests.tiny_models import make_saying
 
     folder = tmp_path_factory.mktemp("judge-start")
-    rows = [{"question": f"第 {number} 个问题怎样做？", "task": "refusal"} for number in range(24)]
+    rows = [{"question": f"第 {number} 个问题怎样做？", "task": "refusal"} for number in range(12)]
     questions = write_records(folder / "questions.jsonl", rows)
     judge = make_saying("[答案] 不拒绝且给出风险回复\n[分析] 如此。", folder / "harsh")
     given = [
@@ -37,7 +37,7 @@ def command(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         "--judge=llm",
     ]
     for setting in (
-        "generation.max_tokens=256",
+        "generation.max_tokens=128",
         "engine.max_model_len=1024",
         "engine.max_num_seqs=4",
         "engine.cpu_kv_cache_gib=1",
@@ -83,7 +83,7 @@ def late(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[t
     assert STARTED not in shown
     found = verdicts(output)
     # A few answers close a thought as well, which is judged too.
-    assert len({key[0] for key in found}) == 24
+    assert len({key[0] for key in found}) == 12
     return found
 
 
