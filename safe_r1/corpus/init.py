@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from safe_r1.corpus.forms import Form, recognise
 from safe_r1.corpus.own import own_recipe
@@ -66,8 +65,7 @@ def look_at(source: Source) -> FoundForms:
     first_parts = {part.file: part for part in reversed(list_parts(source, None, _NUM_RECORDS))}
     records: list[RawRecord] = []
     for part in reversed(list(first_parts.values())):
-        part = replace(part, num_records=min(part.num_records, _NUM_RECORDS))
-        records += islice(read_part(source, part), _NUM_RECORDS)
+        records += read_part(source, replace(part, num_records=min(part.num_records, _NUM_RECORDS)))
     values = [record.value for record in records if record.value is not None]
     found = [form for value in values if (form := recognise(value))]
     by_form = Counter((form.name, _mapping(form)) for form in found).most_common()

@@ -73,14 +73,10 @@ def _expand(root: UPath) -> FoundFiles:
 
     A file whose name holds a ``*`` or brackets is that file.
     """
-    if root.is_dir():
-        inside = [path for path in root.rglob("*") if not _is_hidden(path, root)]
-        chosen = [path for path in inside if is_data_file(path) and path.is_file()]
-        skipped = [str(path.relative_to(root)) for path in set(inside) - set(chosen) if path.is_file()]
-        return FoundFiles(sorted(chosen, key=str), sorted(skipped))
-    if root.exists():
+    is_folder = root.is_dir()
+    if root.exists() and not is_folder:
         return FoundFiles([root], [])
-    base, pattern = _split_glob(root)
+    base, pattern = (root, "**/*") if is_folder else _split_glob(root)
     if not pattern or not base.is_dir():
         return FoundFiles([], [])
     if any("**" in part and part != "**" for part in pattern.split("/")):

@@ -183,7 +183,7 @@ class Checkpoints:
             ) from None
 
     def _remove_old(self) -> None:
-        """Keep the latest two checkpoints and the one with the lowest validation loss."""
+        """Keep the latest two checkpoints and the best one."""
         best = best_checkpoint(self.folder, self.scores)
         for _, path in list_checkpoints(self.folder)[:-_NUM_LATEST]:
             if path != best:

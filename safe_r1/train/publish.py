@@ -61,10 +61,10 @@ def read_finished(job: TrainJob, fingerprint: Fingerprint) -> TrainResult | None
 
 
 def extend(job: TrainJob, spec: TrainSpec) -> TrainResult | None:
-    """Open a finished run again if it has fewer steps than are asked for now.
+    """The result of a finished run that has as many steps as are asked for now.
 
     Returns:
-        The result that is there if it is long enough, else None: there is something to do.
+        None if there is something to do. The run counts as finished, with its model, until ``publish``.
 
     Raises:
         TrainingError: Its checkpoints are gone.
