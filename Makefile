@@ -13,8 +13,8 @@ BENCH_CORPUS ?= bench-results/corpus
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup relock shell demo test-fast test test-long test-all lint format bench bench-generation bench-corpus bench-training \
-    bench-serve bench-campaign bench-calibration bench-smoke clean
+.PHONY: help setup relock shell demo test-fast test test-long test-all scale-check lint format bench bench-generation bench-corpus \
+    bench-training bench-serve bench-campaign bench-calibration bench-smoke gpu-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,24 +44,33 @@ demo: setup ## Evaluate a small real model, build a corpus, fine-tune, evaluate 
 	@.venv/bin/safe-r1 compare $(DEMO_OUTPUT)/main --baseline demo --output $(DEMO_OUTPUT)/comparison
 	@find $(DEMO_OUTPUT) -name report.html -exec printf 'Report: %s\n' {} \;
 
-test-fast: setup ## Fast unit tests, in parallel: under a minute
+test-fast: setup ## Fast unit tests, in parallel: about a minute
 	@$(PYTHON) -m pytest tests/unit -m "not slow and not very_long" -n $(TEST_WORKERS) --dist worksteal
 
-# Unit tests run side by side; integration tests one after the other, as each has a Ray or an engine of its own.
-test: setup ## Unit and integration tests with real Ray, vLLM and a browser, without the very long ones
+UNIT_TESTS := $(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
+# Integration tests run one after the other, as each has a Ray or an engine of its own, and half of the time they wait for a process. The
+# unit tests fill that time: at the lowest priority, as Ray's workers have a low one too. Their output follows at the end.
+define run_tests
 	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
-	@$(PYTHON) -m pytest tests --ignore tests/unit -m "not very_long"
+	@log=$$(mktemp); nice -n 19 $(UNIT_TESTS) > "$$log" 2>&1 & unit=$$!; \
+	    trap 'kill $$unit 2>/dev/null; rm -f "$$log"' EXIT; status=0; \
+	    $(PYTHON) -m pytest tests --ignore tests/unit $(1) || status=$$?; \
+	    wait $$unit || status=$$?; cat "$$log"; exit $$status
+endef
+
+test: setup ## Unit and integration tests with real Ray, vLLM and a browser, without the very long ones
+	$(call run_tests,-m "not very_long")
 
 test-long: setup ## The very long tests: processes and nodes killed in the middle of jobs, the deployed service
 	@bash cluster/local/browser.sh
 	@$(PYTHON) -m pytest tests --ignore tests/unit -m very_long
 
+scale-check: setup ## A training step of each model at its planned number of GPUs, simulated, against the plan; minutes, no GPU
+	@$(PYTHON) -m tests.scale.train_step
+
 # In one run, engines and services that both kinds of tests look at are started once.
 test-all: setup ## All tests
-	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
-	@$(PYTHON) -m pytest tests --ignore tests/unit
+	$(call run_tests)
 
 lint: setup ## Check style, formatting and types
 	@.venv/bin/ruff check .
@@ -95,9 +104,14 @@ bench-calibration: setup ## Coverage of rates that 120 labels correct, by simula
 	@$(PYTHON) -m tests.bench.calibration --output $(BENCH_OUTPUT)
 
 bench-smoke: setup ## Run each benchmark at its smallest size, as a test; results in a temporary folder
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in run corpus train serve campaign calibration; do \
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in run corpus train serve campaign calibration gpu_check; do \
 	    echo "bench-smoke: $$name" && $(PYTHON) -m tests.bench.$$name --smoke --output "$$folder" || exit 1; \
 	done
+
+# Without setup, which needs the network: in an image, python is the one that has the packages.
+GPU_CHECK_PYTHON ?= $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
+gpu-check: ## Check one machine with a GPU in at most ten minutes; ONLY="attention training" runs some parts
+	@$(GPU_CHECK_PYTHON) -m tests.bench.gpu_check --output $(BENCH_OUTPUT) $(if $(ONLY),--only $(ONLY))
 
 clean: ## Remove caches and build leftovers; keeps .venv, runs and results
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 VariantOption = Annotated[
     str,
     typer.Option(
-        help="Model: a name listed by `safe-r1 models`, a hub id, a folder, endpoint:URL#MODEL, "
+        help="Model: a name listed by `safe-r1 models`, a hub id, a folder, a URI, endpoint:URL#MODEL, "
         "or a TOML file of an endpoint."
     ),
 ]

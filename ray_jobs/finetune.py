@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(
     variant: Annotated[
-        str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, or a model folder.")
+        str | None, typer.Option(help="A name of `safe-r1 models`, a hub id, a model folder, or a URI.")
     ] = None,
     corpus: Annotated[
         str | None,

@@ -22,8 +22,8 @@ def main(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model to serve: a name of `safe-r1 models`, a hub id, a folder, or endpoint:URL#MODEL; may "
-            "be repeated. None: judge only."
+            help="Model to serve: a name of `safe-r1 models`, a hub id, a folder, a URI, or "
+            "endpoint:URL#MODEL; may be repeated. None: judge only."
         ),
     ] = None,
     judge: Annotated[

@@ -87,10 +87,12 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     print(f"{'name':28} {'kind':9} {'family':12} {'params':>8} {'GPUs':>4} {'prompt':6} source")
     for variant in VARIANTS.values():
         gpus = variant.num_gpus
-        hub = "" if variant.hub == "huggingface" else f" ({variant.hub})"
         head = f"{variant.name:28} {variant.kind:9} {variant.family:12} {variant.params_b:6.4g} B"
-        print(f"{head} {gpus:4} {variant.style:6} {variant.source}{hub}")
-    print("A hub id (owner/model or owner/model@revision) and a model folder are variants too.")
+        print(f"{head} {gpus:4} {variant.style:6} {variant.source}")
+    print(
+        "Variants too: a hub id (owner/model or owner/model@revision), modelscope:OWNER/MODEL, a model "
+        "folder, and a URI (s3://, gs://)."
+    )
 
 
 @app.command()
@@ -208,11 +210,14 @@ def plan(
         int | None, typer.Option(min=1, help="Sequences per optimizer step.")
     ] = None,
     corpus_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens in the corpus.")] = None,
+    volume_gib: Annotated[
+        float | None, typer.Option(min=1, help="GiB of the volume for model, checkpoints and export.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, or a list with --all.")
     ] = False,
 ) -> None:
-    """Estimate GPUs, memory by part, time and disk for fine-tuning; run nothing."""
+    """Estimate GPUs, memory, time by part, disk and volume for fine-tuning; run nothing."""
     from safe_r1.models.registry import VARIANTS, get_variant
     from safe_r1.train.plan import plan_variant
     from safe_r1.train.plan_text import table, to_json, to_text
@@ -222,7 +227,9 @@ def plan(
     settings = {"seq_len": seq_len, "global_batch_size": global_batch_size, "corpus_tokens": corpus_tokens}
     settings = {name: value for name, value in settings.items() if value is not None}
     chosen = [get_variant(variant)] if variant else [each for each in VARIANTS.values() if each.kind == "r1"]
-    plans = {each.name: plan_variant(each, gpu, nodes, **settings) for each in chosen}
+    plans = {
+        each.name: plan_variant(each, gpu, nodes, volume_limit_gib=volume_gib, **settings) for each in chosen
+    }
     if as_json:
         found = [to_json(name, plan) for name, plan in plans.items()]
         print(json.dumps(found if all_variants else found[0], indent=1))

@@ -10,6 +10,11 @@ import traceback
 from collections.abc import Iterator
 
 
+def _with_lines(message: str) -> str:
+    first, *others = message.splitlines()
+    return "\n".join([" ".join(first.split()), *(f"  {' '.join(line.split())}" for line in others)])
+
+
 class SafeR1Error(Exception):
     """Base of every error that a user can repair; jobs print its one line and exit with ``exit_code``."""
 
@@ -60,8 +65,16 @@ class RunConflictError(SafeR1Error):
     @property
     def shown(self) -> str:
         """The message as jobs print it."""
-        first, *settings = str(self).splitlines()
-        return "\n".join([" ".join(first.split()), *(f"  {' '.join(line.split())}" for line in settings)])
+        return _with_lines(str(self))
+
+
+class PlanError(ConfigError, ResourceError):
+    """A layout with more than one reason against it: one line, and one for each of them."""
+
+    @property
+    def shown(self) -> str:
+        """The message as jobs print it."""
+        return _with_lines(str(self))
 
 
 class TrainingError(SafeR1Error):

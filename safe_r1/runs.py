@@ -6,12 +6,13 @@ and written atomically: a write that is killed leaves nothing, and one that is r
 shards say what a resumed run has to do: there is no other record of what was done.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ JsonObject = dict[str, Any]
 """Content of a JSON file."""
 Key = tuple[Any, ...]
 """Identity of a row within a stage."""
+TEMPORARY_SUFFIX = ".tmp"
+"""Of a file that is being written, or was when its process was killed."""
 
 
 def sha256(value: object) -> str:
@@ -57,23 +60,43 @@ def write_bytes(path: UPath, content: bytes) -> None:
     Raises:
         StorageError: The path cannot be written.
     """
+    if is_local(path):
+        with writing(path) as temporary, open(temporary, "wb") as file:
+            file.write(content)
+        return
     try:
-        if is_local(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # A name of its own, as two workers may write the same shard; in the same folder, as a rename
-            # is atomic only within a file system.
-            temporary = f"{path.path}.{uuid.uuid4().hex[:8]}.tmp"
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path.path)
-        else:
-            path.write_bytes(content)
+        path.write_bytes(content)
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; make it writable or choose another --output"
-        ) from None
+        raise _write_error(path, error) from None
+
+
+@contextlib.contextmanager
+def writing(path: UPath) -> Iterator[str]:
+    """The name of a temporary file, which becomes a file of the local disk when the body has written it.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    # A name of its own, as two workers may write the same shard; in the same folder, as a rename is atomic
+    # only within a file system.
+    temporary = f"{path.path}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path.path)
+    except OSError as error:
+        raise _write_error(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _write_error(path: UPath, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {path}: {error.strerror or error}; make it writable or choose another --output"
+    )
 
 
 def write_table(path: UPath, table: pa.Table) -> None:

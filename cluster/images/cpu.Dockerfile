@@ -19,4 +19,5 @@ COPY ray_jobs ray_jobs
 RUN uv pip install --system --no-cache --no-deps --torch-backend cpu $(grep '+cpu$' cluster/local/locked-cpu.txt) \
  && uv pip install --system --no-cache --no-deps --compile-bytecode -r cluster/local/locked-cpu.txt --editable .
 USER 1000
-RUN python -c 'import ray, torch, vllm; from transformers import LlamaConfig'
+# Imports everything that any job imports; needs no network.
+RUN python -m safe_r1.selfcheck --role all

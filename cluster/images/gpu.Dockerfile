@@ -1,11 +1,9 @@
-# GPU images, of the repository's root:
-#   docker build -f cluster/images/gpu.Dockerfile --target inference -t safe-r1-inference:0.1.0 .
-#   docker build -f cluster/images/gpu.Dockerfile --target training -t safe-r1-training:0.1.0 .
-# Two, because vLLM allows no transformers that computes right gradients of sharded experts. Same Ray, same Python
-# as cpu.Dockerfile's; every package as cluster/local/lock.sh has locked it.
-# CUDA comes with the wheels; the driver comes from the node.
+# The image of GPU nodes, of the repository's root:
+#   docker build -f cluster/images/gpu.Dockerfile -t safe-r1-gpu:0.1.0 .
+# One for evaluation, serving and training. Same Ray, same Python as cpu.Dockerfile's; every package as cluster/local/lock.sh has
+# locked it. CUDA comes with the wheels; the driver comes from the node.
 ARG PYTHON=3.11.15
-FROM python:${PYTHON}-slim-bookworm AS base
+FROM python:${PYTHON}-slim-bookworm
 # gcc: Triton compiles launchers while it runs. wget: KubeRay's probes. rsync: `ray up`.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ gcc git libnuma1 procps rsync wget \
@@ -18,13 +16,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY cluster/local cluster/local
 COPY safe_r1 safe_r1
 COPY ray_jobs ray_jobs
-
-FROM base AS inference
-RUN uv pip install --system --no-cache --no-deps --compile-bytecode -r cluster/local/locked-inference.txt --editable .
+RUN uv pip install --system --no-cache --no-deps --compile-bytecode -r cluster/local/locked-gpu.txt --editable .
 USER 1000
-RUN python -c 'import ray, torch, vllm; from transformers import LlamaConfig'
-
-FROM base AS training
-RUN uv pip install --system --no-cache --no-deps --compile-bytecode -r cluster/local/locked-training.txt --editable .
-USER 1000
-RUN python -c 'import ray, torch; from transformers import DeepseekV3Config'
+# Imports everything that any job imports; needs no GPU and no network.
+RUN python -m safe_r1.selfcheck --role all

@@ -31,9 +31,11 @@ lock() { # lock NAME PROFILE EXTRAS REQUIREMENT...: more flags of uv in `flags`
     --output-file "$file"
 }
 
-# prefer NAME OTHER: OTHER takes the versions of NAME where it can.
+# prefer NAME OTHER: OTHER takes the versions of NAME where it can; with --keep its own for what NAME has not.
 prefer() {
-  cp "$new/locked-$1.txt" "$new/locked-$2.txt"
+  touch "$new/locked-$2.txt"
+  awk -F= '!seen[$1]++' "$new/locked-$1.txt" "$new/locked-$2.txt" >"$new/preferred"
+  mv "$new/preferred" "$new/locked-$2.txt"
 }
 
 flags=()
@@ -44,17 +46,14 @@ lock dev-cpu cpu cpu,corpus,train,serve,demo,dev
 # A machine whose torch has no local version in its name satisfies this pin as well.
 sed -i 's/^\(torch==[0-9.]*\)+cpu$/\1/' "$new/locked-dev-cpu.txt"
 
-# GPU builds of torch come from the index alone. These images take the head's versions where they can: what one of them writes,
-# the other reads.
+# GPU builds of torch come from the index alone. This image takes the head's versions where it can: what one of them writes, the
+# other reads.
 unset UV_FIND_LINKS
 flags=()
-prefer cpu inference
-lock inference gpu gpu,corpus,serve,s3,gcs "limits[async-redis]"
-prefer inference dev-gpu
-lock dev-gpu gpu gpu,corpus,serve,demo,dev
-prefer cpu training
-# torch and transformers as the extra `cpu` pins them: the head and the trainers agree.
-lock training gpu train,corpus,s3,gcs torch==2.13.0 transformers==5.23.0
+prefer cpu gpu
+lock gpu gpu gpu,corpus,train,serve,s3,gcs "limits[async-redis]"
+prefer gpu dev-gpu
+lock dev-gpu gpu gpu,corpus,train,serve,demo,dev
 
 # changes OLD NEW: one row for each package whose version differs.
 changes() {

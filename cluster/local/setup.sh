@@ -2,8 +2,7 @@
 # Sets up .venv for this machine: `setup.sh [cpu|gpu]`; without an argument the profile is gpu where nvidia-smi finds a GPU.
 # The second run of an unchanged tree does nothing. Packages come from wherever pip is configured to find them, in the versions
 # of locked-dev-PROFILE.txt, so that all machines have the same (`make relock` renews it).
-# cpu: inference, training and serving in one environment. gpu: inference and serving with vLLM's own torch (training wants
-# a newer transformers than vLLM allows, so it has an image of its own).
+# Both have inference, training and serving in one environment, with builds of vLLM and torch for the processor or for GPUs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . cluster/local/uv.sh
@@ -17,7 +16,7 @@ else
 fi
 case $profile in
   cpu) extras=cpu,corpus,train,serve,demo,dev ;;
-  gpu) extras=gpu,corpus,serve,demo,dev ;;
+  gpu) extras=gpu,corpus,train,serve,demo,dev ;;
   *) echo "setup: unknown profile '$profile': expected cpu or gpu" >&2; exit 2 ;;
 esac
 overrides=cluster/local/overrides-$profile.txt

@@ -1,11 +1,8 @@
 """What a job of a campaign takes, before it is submitted: GPUs and hours.
 
 Fine-tuning asks the planner of ``safe_r1.train.plan``. An evaluation's hours follow from its benchmarks'
-``workload`` and the assumptions below; ``hours`` of a recipe's stage takes precedence.
-
-Source of the utilization while decoding: an 8B model on one H100 at 12,500 tokens/s, 32B at 2,000 to 6,800,
-R1 on eight H200 at 5,500 to 20,400 (published figures of vLLM and SGLang): 20, 13 to 45, and 5 to 19 % of the
-peak.
+``workload``, by the simulation of batch inference where it has GPUs, and from the assumptions below.
+``hours`` of a recipe's stage takes precedence.
 """
 
 import contextlib
@@ -15,28 +12,27 @@ from dataclasses import dataclass
 
 from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.campaign.endpoint_use import EndpointUse
+from safe_r1.campaign.generation import ENGINE_START_HOURS, RowGroup, generate
 from safe_r1.campaign.recipe import NodeGroup, StageConfig
 from safe_r1.config import EndpointConfig, EngineConfig
 from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.inference.engine import check_resources, max_num_seqs
 from safe_r1.inference.kv_cache import parallel_sizes
-from safe_r1.inference.memory import sequence_tokens
+from safe_r1.inference.memory import context_length, sequence_tokens
 from safe_r1.inference.spending import Spending
 from safe_r1.judge.factory import engine_model
 from safe_r1.models.checkpoints import with_size
 from safe_r1.models.endpoint_entry import EndpointEntry, with_overrides
-from safe_r1.models.registry import Variant, get_variant
+from safe_r1.models.registry import Variant, as_exported, get_variant
 from safe_r1.settings import load_config
-from safe_r1.train.gpus import Gpu, get_gpu
-from safe_r1.train.plan import TrainPlan, plan_variant
+from safe_r1.train.gpus import get_gpu
+from safe_r1.train.plan import plan_variant
 from safe_r1.train.plan_text import problem_of
+from safe_r1.train.storage import VolumeUse
+from safe_r1.train.train_plan import TrainPlan
 
-DECODING_MFU = {"dense": 0.20, "experts": 0.09}
-ACTIVE_SHARE = {"deepseek_v3": 37 / 671}
-LOAD_GIB_PER_S = 0.5
 # A verdict is much shorter than the completion that it is about.
 COMPLETION_TOKENS_PER_VERDICT_TOKEN = 4
-ENGINE_START_HOURS = 0.1
 CPU_TOKENS_PER_S = 100.0
 # Of a question with its template; CHiSafetyBench's have 50 to 150, dialogues more.
 PROMPT_TOKENS = 150
@@ -56,6 +52,9 @@ class Estimate:
         basis: Where the figures come from, in a few words.
         max_num_seqs: Sequences that an engine of an evaluation decodes at once; None where it has none.
         endpoint: Tokens and cost of a model behind a URL; None for any other job.
+        tokens_per_s: Output tokens a second of all engines of the evaluated model together, once they have
+            started; None where it has none on GPUs.
+        volume: Room for the files of a fine-tuning job; None for any other job.
     """
 
     gpus: int
@@ -63,6 +62,8 @@ class Estimate:
     basis: str
     max_num_seqs: int | None = None
     endpoint: EndpointUse | None = None
+    tokens_per_s: float | None = None
+    volume: VolumeUse | None = None
 
 
 def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estimate:
@@ -83,6 +84,8 @@ def estimate(stage: StageConfig, variant: str | None, group: NodeGroup) -> Estim
         basis=planned.basis if stage.hours is None else "the recipe",
         max_num_seqs=planned.max_num_seqs,
         endpoint=planned.endpoint,
+        tokens_per_s=planned.tokens_per_s,
+        volume=planned.volume,
     )
 
 
@@ -93,12 +96,12 @@ def _finetune(variant: Variant, group: NodeGroup) -> Estimate:
     if group.gpu is None:
         # Whether it fits into the memory, the job itself checks on its machine.
         plan = plan_variant(variant, "cpu", 1)
-        return Estimate(0, plan.hours, _steps(plan))
+        return Estimate(0, plan.run_hours, _steps(plan), volume=plan.volume)
     has_own_layout = variant.layout is not None and variant.layout.gpu == group.gpu
     plan = plan_variant(variant) if has_own_layout else _smallest_plan(variant, group.gpu, group)
     if problem := problem_of(plan):
         raise ConfigError(f"{variant.name} cannot be fine-tuned on this group: {problem}")
-    return Estimate(plan.layout.num_gpus, plan.hours, _steps(plan))
+    return Estimate(plan.layout.num_gpus, plan.run_hours, _steps(plan), volume=plan.volume)
 
 
 def _steps(plan: TrainPlan) -> str:
@@ -129,41 +132,66 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
         return Estimate(0, ENGINE_START_HOURS + tokens / CPU_TOKENS_PER_S / 3600, f"{tokens:,} tokens")
     gpu = get_gpu(group.gpu)
     variant = with_size(get_variant(name))
+    if stage.models_of:
+        # The fine-tuned model is not there yet; its own files will say the same.
+        variant = as_exported(variant)
     tokens_per_sequence = max(
         _tokens_per_sequence(variant, benchmark) for benchmark in expand(stage.benchmarks)
     )
     longest = max(_context(variant, benchmark) for benchmark in expand(stage.benchmarks))
     defaults = {"max_model_len": longest, "tokens_per_sequence": tokens_per_sequence}
     engine = _engine(stage, name, "engine", variant, group, defaults)
-    hours = _generation_hours(variant, engine, gpu, tokens // engine.replicas)
+    groups = tuple(_row_group(stage, variant, engine, benchmark) for benchmark in expand(stage.benchmarks))
+    run = generate(variant, engine, gpu, groups)
     num_gpus = engine.replicas * parallel_sizes(variant, engine, "gpu").num_gpus
     judge_gpus, judge_hours = _judge(stage, name, group, tokens)
     basis = f"{tokens:,} tokens{', judged by a model' if judge_gpus else ''}"
     return Estimate(
         # The judge takes the place of the evaluated model, after it.
         max(num_gpus, judge_gpus),
-        hours + judge_hours,
+        run.seconds / 3600 + judge_hours,
         basis,
         max_num_seqs(variant, engine, "gpu"),
+        tokens_per_s=run.tokens_per_s,
     )
+
+
+def _row_group(stage: StageConfig, variant: Variant, engine: EngineConfig, benchmark: str) -> RowGroup:
+    """The rows of a benchmark, whose completions end at the model's own limit or with the context."""
+    workload = get_benchmark(benchmark).workload
+    longest = min(_max_tokens(variant, benchmark), context_length(variant, engine) - PROMPT_TOKENS)
+    longest = max(1, longest)
+    questions, repeats = _questions_and_repeats(stage, benchmark)
+    return RowGroup(questions, repeats, PROMPT_TOKENS, min(workload.completion_tokens, longest), longest)
 
 
 def _judge(stage: StageConfig, name: str, group: NodeGroup, tokens: int) -> tuple[int, float]:
     """GPUs and hours of a judge on engines of the cluster; none for any other."""
-    judge = engine_model(stage.judge(name))
+    config = stage.judge(name)
+    judge = engine_model(config)
     if judge is None or group.gpu is None:
         return 0, 0.0
     judge = with_size(judge)
     engine = _engine(stage, name, "judge.engine", judge, group, {})
-    verdict_tokens = tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN
-    hours = _generation_hours(judge, engine, get_gpu(group.gpu), verdict_tokens // engine.replicas)
-    return engine.replicas * parallel_sizes(judge, engine, "gpu").num_gpus, hours
+    num_rows = sum(_num_rows(stage, benchmark) for benchmark in expand(stage.benchmarks))
+    judged_tokens = tokens // num_rows
+    # What is judged is in the judge's prompt.
+    longest = min(config.reply_tokens, context_length(judge, engine) // 2)
+    prompt = min(PROMPT_TOKENS + judged_tokens, context_length(judge, engine) - longest)
+    mean = max(1, min(judged_tokens // COMPLETION_TOKENS_PER_VERDICT_TOKEN, longest))
+    run = generate(judge, engine, get_gpu(group.gpu), (RowGroup(num_rows, 1, prompt, mean, longest),))
+    return engine.replicas * parallel_sizes(judge, engine, "gpu").num_gpus, run.seconds / 3600
 
 
 def _tokens_per_sequence(variant: Variant, benchmark: str) -> int:
     workload = get_benchmark(benchmark).workload
-    longest = variant.max_tokens_reasoning if workload.is_long else variant.max_tokens_refusal
-    return sequence_tokens(longest, workload.completion_tokens)
+    return sequence_tokens(_max_tokens(variant, benchmark), workload.completion_tokens)
+
+
+def _max_tokens(variant: Variant, benchmark: str) -> int:
+    """Longest completion of a benchmark's questions, in tokens."""
+    is_long = get_benchmark(benchmark).workload.is_long
+    return variant.max_tokens_reasoning if is_long else variant.max_tokens_refusal
 
 
 def _context(variant: Variant, benchmark: str) -> int:
@@ -236,11 +264,15 @@ def _tokens(stage: StageConfig, name: str) -> int:
 
 
 def _num_rows(stage: StageConfig, name: str) -> int:
+    return math.prod(_questions_and_repeats(stage, name))
+
+
+def _questions_and_repeats(stage: StageConfig, name: str) -> tuple[int, int]:
     benchmark = get_benchmark(name)
     num_questions = benchmark.workload.num_questions
     repeats = _number("repeats", stage.flags.get("repeats", benchmark.repeats))
     limit = _number("limit", stage.flags.get("limit", num_questions))
-    return min(num_questions, limit) * repeats
+    return min(num_questions, limit), repeats
 
 
 def _number(name: str, value: str | float | None) -> int:
@@ -249,14 +281,3 @@ def _number(name: str, value: str | float | None) -> int:
         if (number := int(str(value))) >= 1:
             return number
     raise ConfigError(f"{name} {value!r}: expected a whole number of at least 1")
-
-
-def _generation_hours(variant: Variant, engine: EngineConfig, gpu: Gpu, tokens: int) -> float:
-    """Hours in which one engine starts and generates that number of tokens."""
-    gpus = parallel_sizes(variant, engine, "gpu").num_gpus
-    weights = variant.weights_gib()
-    # Two operations for each active parameter and token; 2e9 as parameters are counted in billions.
-    active = max(0.1, variant.params_b * ACTIVE_SHARE.get(variant.family, 1.0))
-    mfu = DECODING_MFU["experts" if variant.family in ACTIVE_SHARE else "dense"]
-    tokens_per_s = gpus * gpu.tflops * 1e12 * mfu / (2e9 * active)
-    return ENGINE_START_HOURS + (weights / LOAD_GIB_PER_S + tokens / tokens_per_s) / 3600

@@ -7,6 +7,7 @@ from safe_r1.campaign.graph import Step
 from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.campaign.schedule import ORDERS
 from safe_r1.campaign.simulate import simulate
+from safe_r1.campaign.volume import CampaignVolume, peak_volume
 
 
 def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
@@ -14,7 +15,8 @@ def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
     lines = [
         recipe.description,
         "",
-        f"{'job':44} {'group':16} {'GPUs':>4} {'seqs':>4} {'hours':>6} {'GPU-h':>6} {'$':>7}  after",
+        f"{'job':44} {'group':16} {'GPUs':>4} {'seqs':>4} {'tok/s':>6} {'hours':>6} {'GPU-h':>6} {'$':>7}"
+        "  after",
         *(_job_line(step, recipe.groups[step.group].usd_per_gpu_hour) for step in steps.values()),
         "",
     ]
@@ -29,12 +31,22 @@ def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
         f"makespan   {best.makespan_hours:.2f} h, nodes starting included; orders: {orders}",
         f"longest    {best.critical_hours:.2f} h: {' → '.join(best.critical_path)}",
         f"nodes      {peak or 'none'} at the peak",
+        _volume_line(peak_volume(recipe, steps, best)),
     ]
     uses = {name: step.estimate.endpoint for name, step in steps.items() if step.estimate.endpoint}
     lines += [f"endpoint   {name}: {use}" for name, use in uses.items()]
     if len(uses) > 1:
         lines.append(f"endpoints  {total(uses.values())}")
     return "\n".join(lines)
+
+
+def _volume_line(volume: CampaignVolume) -> str:
+    writing = f" ({', '.join(volume.steps)})" if volume.steps else ""
+    return (
+        f"volume     {volume.total:,.0f} GiB at the most, after {volume.at_hours:.1f} h: "
+        f"{volume.models:,.0f} models, {volume.corpus:,.1f} corpus, {volume.results:,.0f} checkpoints, "
+        f"exports and results, {volume.running:,.0f} of jobs that run{writing}"
+    )
 
 
 def _job_line(step: Step, usd_per_gpu_hour: float) -> str:
@@ -44,7 +56,9 @@ def _job_line(step: Step, usd_per_gpu_hour: float) -> str:
         after = f"{after} and {len(step.needs) - 2} more"
     # Sequences that each of its engines decodes at once.
     seqs = step.estimate.max_num_seqs or ""
+    # Output tokens of all its engines.
+    speed = f"{step.estimate.tokens_per_s:,.0f}" if step.estimate.tokens_per_s else ""
     return (
-        f"{step.name:44} {step.group:16} {step.estimate.gpus:4} {seqs:>4} {step.estimate.hours:6.2f} "
-        f"{step.gpu_hours:6.1f} {usd:7,.0f}  {after}"
+        f"{step.name:44} {step.group:16} {step.estimate.gpus:4} {seqs:>4} {speed:>6} "
+        f"{step.estimate.hours:6.2f} {step.gpu_hours:6.1f} {usd:7,.0f}  {after}"
     )

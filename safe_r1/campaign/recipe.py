@@ -66,7 +66,7 @@ class StageConfig(Settings):
     group: str = Field(description="node group of its jobs")
     group_of: dict[str, str] = Field(default_factory=dict, description="variants that take another group")
     variants: tuple[str, ...] = Field(
-        default=(), description="names, hub ids or folders; corpus and compare have none"
+        default=(), description="names, hub ids, folders or URIs; corpus and compare have none"
     )
     models_of: str | None = Field(
         default=None, description="a fine-tuning stage whose models are taken instead of variants"

@@ -72,9 +72,9 @@ class EngineConfig(Settings):
         gt=0,
         description="memory of a GPU; None: as the cluster's GPUs report it, or as planned",
     )
-    cpu_kv_cache_gib: int | None = Field(
+    cpu_kv_cache_gib: float | None = Field(
         default=None,
-        ge=1,
+        gt=0,
         description="key-value cache of an engine on CPU; None: what model and max_num_seqs need",
     )
     enforce_eager: bool = Field(default=False, description="run without CUDA graphs")

@@ -39,7 +39,8 @@ class EvaluateConfig(Settings):
     """
 
     variant: str = Field(
-        description="a name of `safe-r1 models`, a hub id, a folder, endpoint:URL#MODEL, or its TOML file"
+        description="a name of `safe-r1 models`, a hub id, a folder, a URI, endpoint:URL#MODEL, or its TOML "
+        "file"
     )
     benchmarks: tuple[str, ...] = Field(
         default=("chisafetybench",), description="names of benchmarks, all-paper, or files of own questions"

@@ -1,6 +1,5 @@
 """How vLLM is started for a variant: its arguments, its environment, and whether the cluster holds it."""
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,14 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, cluster_gpu_memory_gib
 from safe_r1.inference.kv_cache import MAX_NUM_SEQS, KvCapacity, ParallelSizes, kv_capacity, parallel_sizes
-from safe_r1.inference.memory import context_length, cpu_dtype, cpu_kv_cache_gib, cpu_memory_gib
+from safe_r1.inference.memory import (
+    context_length,
+    cpu_dtype,
+    cpu_kv_cache_gib,
+    cpu_memory_gib,
+    round_up_gib,
+)
+from safe_r1.inference.weights import model_environment
 from safe_r1.models.size import gpu_memory_gib
 from safe_r1.models.variant import Variant
 from safe_r1.resources import Cluster, Device
@@ -50,7 +56,7 @@ def engine_arguments(variant: Variant, engine: EngineConfig, device: Device) -> 
     }
     if sizes.decode_context > 1:
         arguments["decode_context_parallel_size"] = sizes.decode_context
-    if not variant.is_local:
+    if not (variant.is_local or variant.is_fetched):
         arguments["revision"] = arguments["tokenizer_revision"] = variant.revision
     if device == "cpu":
         # A seeded sampler cannot be rolled back on CPU. A prompt that is prefilled in chunks needs that, and
@@ -60,6 +66,7 @@ def engine_arguments(variant: Variant, engine: EngineConfig, device: Device) -> 
             "enforce_eager": True,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(context, 4096),
+            "kv_cache_memory_bytes": int(cpu_kv_cache_gib(variant, engine) * 2**30),
         }
         if sizes.num_gpus == 1 and _num_memory_nodes() == 1:
             arguments["distributed_executor_backend"] = IN_ENGINE_PROCESS
@@ -97,12 +104,11 @@ def engine_environment(variant: Variant, engine: EngineConfig, device: Device) -
     if device == "cpu":
         # vLLM would reserve a core for an API server; the processes that send requests to ours need little.
         env |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(cpu_kv_cache_gib(variant, engine)),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "OMP_NUM_THREADS": str(_num_cores()),
         }
-    if variant.hub == "modelscope" and not variant.is_local:
-        env["VLLM_USE_MODELSCOPE"] = "True"
+    if variant.is_fetched:
+        env |= model_environment(variant)
     return env
 
 
@@ -244,9 +250,10 @@ def _check_context(variant: Variant, capacity: KvCapacity, sizes: ParallelSizes,
             f"leave no room for keys and values: {more_gpus}"
         )
     needed_gib = capacity.context * capacity.bytes_per_token / 2**30
-    more_memory = f"set engine.cpu_kv_cache_gib={math.ceil(needed_gib)}" if device == "cpu" else more_gpus
+    larger_cache = f"set engine.cpu_kv_cache_gib={round_up_gib(needed_gib):g}"
+    remedy = larger_cache if device == "cpu" else more_gpus
     raise ResourceError(
         f"{variant.name}: one sequence of {capacity.context:,} tokens needs {needed_gib:.1f} GiB for keys "
-        f"and values, and there are {capacity.room_gib:.1f} GiB: {more_memory}, or set "
+        f"and values, and there are {capacity.room_gib:.1f} GiB: {remedy}, or set "
         f"engine.max_model_len={capacity.num_tokens} or less"
     )

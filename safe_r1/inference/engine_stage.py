@@ -9,12 +9,15 @@ from typing import Any
 
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
+from safe_r1.inference.weights import fetch_weights
+
 
 class FinalOutputStage(vLLMEngineStageUDF):
     """As its parent, which has no setting for it."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         """Starts the engine. See the parent for the arguments."""
+        fetch_weights()
         super().__init__(*args, **kwargs)
         ask_for_final_output(self.llm)
 

@@ -157,7 +157,7 @@ def _gpu_capacity(variant: Variant, engine: EngineConfig, sizes: ParallelSizes) 
     if not elements or not variant.params_b:
         return None
     memory_gib = engine.gpu_memory_gib or gpu_memory_gib(variant.gpu_gb)
-    weights_gib = variant.weights_gib(_bytes_per_param(variant, engine)) / sizes.num_gpus
+    weights_gib = variant.weights_gib(bytes_per_param(variant, engine)) / sizes.num_gpus
     room_gib = kv_room_gib(memory_gib, engine.gpu_memory_utilization, weights_gib)
     bytes_per_token = elements * _bytes_per_number(engine)
     # The cache of the GPU with the most layers is full first, and they all get as many tokens.
@@ -181,7 +181,8 @@ def _wanted_num_seqs(engine: EngineConfig) -> int | None:
     return _size(engine, "max_num_seqs")
 
 
-def _bytes_per_param(variant: Variant, engine: EngineConfig) -> float:
+def bytes_per_param(variant: Variant, engine: EngineConfig) -> float:
+    """Bytes of a weight as an engine on GPU holds it."""
     if engine.extra.get("quantization"):
         # vLLM quantizes to 8 bits while it loads, where the weights are not quantized already.
         return min(variant.bytes_per_param, 1.0)

@@ -7,6 +7,8 @@ from safe_r1.models.variant import Variant
 
 MAX_NUM_SEQS_ON_CPU = 64
 
+# Sizes of a key-value cache are multiples of this.
+_KV_CACHE_STEP_GIB = 1 / 8
 # Of a variant whose sizes are unknown.
 _UNKNOWN_KV_CACHE_GIB = 4
 # Of a prompt, on the long side: CHiSafetyBench's questions have 115 to 200 tokens on average.
@@ -59,8 +61,8 @@ def cpu_bytes_per_number(engine: EngineConfig) -> int:
 
 def cpu_kv_cache_gib(
     variant: Variant, engine: EngineConfig, memory_gib: float | None = None, num_rows: int | None = None
-) -> int:
-    """Size of the key-value cache on CPU in whole GiB, as vLLM takes it.
+) -> float:
+    """Size of the key-value cache on CPU in GiB.
 
     Unless the settings say it: what ``max_num_seqs`` sequences of the expected length need, but at most half
     of the memory that is free beside the weights, and at least one sequence of the whole context, which vLLM
@@ -81,9 +83,15 @@ def cpu_kv_cache_gib(
         num_seqs = min(num_seqs, num_rows)
     free_gib = free_memory_gib() if memory_gib is None else memory_gib
     cap_gib = _MAX_FREE_SHARE * (free_gib - _weights_gib(variant, engine) - _PROCESSES_GIB)
-    wanted_gib = math.ceil(_kv_gib(variant, engine, num_seqs * expected_tokens(variant, engine)))
-    smallest_gib = math.ceil(_kv_gib(variant, engine, context_length(variant, engine)))
-    return max(min(wanted_gib, math.floor(cap_gib)), smallest_gib)
+    wanted_gib = _kv_gib(variant, engine, num_seqs * expected_tokens(variant, engine))
+    smallest_gib = _kv_gib(variant, engine, context_length(variant, engine))
+    largest_gib = math.floor(cap_gib / _KV_CACHE_STEP_GIB) * _KV_CACHE_STEP_GIB
+    return max(min(round_up_gib(wanted_gib), largest_gib), round_up_gib(smallest_gib))
+
+
+def round_up_gib(size_gib: float) -> float:
+    """The next size of a key-value cache that is given in eighths of a GiB."""
+    return math.ceil(size_gib / _KV_CACHE_STEP_GIB) * _KV_CACHE_STEP_GIB
 
 
 def cpu_memory_gib(variant: Variant, engine: EngineConfig, memory_gib: float) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safe_r1.config import EngineConfig
 from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
 from safe_r1.inference.placement import placement
+from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 
@@ -99,7 +100,7 @@ def make_processor(
 
     arguments = engine_arguments(variant, engine, device)
     config = vLLMEngineProcessorConfig(
-        model_source=variant.source,
+        model_source=loadable(variant.source, variant.revision, weights=False)[0],
         engine_kwargs=arguments,
         runtime_env={"env_vars": engine_environment(variant, engine, device)},
         batch_size=sizes.rows,

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from safe_r1.errors import ModelError
+from safe_r1.models.fetch import fetch, find_snapshot
 from safe_r1.models.files import (
     CONFIG_FILE,
     cache_folder,
-    folder_weight_bytes,
     move_into_place,
     read_json,
     without_byte_order_marks,
@@ -19,7 +19,15 @@ from safe_r1.models.files import (
 from safe_r1.models.hub import HubModel, find_model
 from safe_r1.models.identity import folder_identity
 from safe_r1.models.prompts import load_tokenizer, read_prompt_format
-from safe_r1.models.registry import Variant, describe, engine_stop_ids, folder_prompt_format
+from safe_r1.models.registry import (
+    Variant,
+    describe,
+    describe_folder,
+    engine_stop_ids,
+    folder_prompt_format,
+    read_folder,
+)
+from safe_r1.models.size import model_size
 
 __all__ = ["cache_folder", "demo_model", "pin", "prepare", "require_weights", "with_size"]
 
@@ -45,8 +53,10 @@ def prepare(variant: Variant, trust_remote_code: bool = False) -> tuple[Variant,
         folder = without_byte_order_marks(Path(variant.source))
         if variant.prompt is None:
             prompt = folder_prompt_format(folder, trust_remote_code)
-            variant = describe(variant, read_json(folder / CONFIG_FILE), folder_weight_bytes(folder), prompt)
+            variant = describe_folder(variant, folder, read_json(folder / CONFIG_FILE), prompt)
         return replace(variant, source=str(folder)), folder_identity(folder)
+    if variant.is_fetched:
+        return _prepare_fetched(variant, trust_remote_code)
     pinned = pin(variant)
     # One that is prompted in a form of its own may still be unknown in all else.
     if pinned.prompt is None or not pinned.params_b:
@@ -75,12 +85,14 @@ def pin(variant: Variant) -> Variant:
     """The variant with the commit of its branch in place of the branch's name.
 
     Raises:
-        ModelError: The model is not on the hub, or the hub cannot be reached and nothing is cached; or it
+        ModelError: The model is not on its hub, or the hub cannot be reached and nothing is cached; or it
             has no weights.
     """
     require_weights(variant)
-    if variant.is_local or variant.hub == "modelscope":
+    if variant.is_local:
         return variant
+    if variant.is_fetched:
+        return replace(variant, revision=find_snapshot(variant.source, variant.revision).pinned)
     return replace(variant, revision=find_model(variant.source, variant.revision).commit)
 
 
@@ -93,10 +105,44 @@ def with_size(variant: Variant) -> Variant:
     if variant.params_b or variant.is_local or variant.endpoint or variant.is_given:
         return variant
     try:
+        if variant.is_fetched:
+            return _read_fetched(variant)
         model = find_model(variant.source, variant.revision)
-        return describe(variant, model.read_config(), model.weight_bytes(), variant.prompt)
+        config = model.read_config()
+        return describe(variant, config, model_size(config, model.weight_bytes()), variant.prompt)
     except ModelError:
         return variant
+
+
+def _prepare_fetched(variant: Variant, trust_remote_code: bool) -> tuple[Variant, str]:
+    """The weights come later, to the nodes that load them."""
+    snapshot = find_snapshot(variant.source, variant.revision)
+    variant = replace(variant, revision=snapshot.pinned)
+    if variant.prompt is None or not variant.params_b:
+        variant = _read_fetched(variant, trust_remote_code)
+    return variant, f"files:{snapshot.digest}"
+
+
+def _read_fetched(variant: Variant, trust_remote_code: bool | None = None) -> Variant:
+    """The variant with all that its small files say.
+
+    Args:
+        variant: The model.
+        trust_remote_code: None: its tokenizer may stay unread.
+    """
+    sizes = find_snapshot(variant.source, variant.revision).sizes
+    folder = fetch(variant.source, variant.revision, weights=False)
+    read = read_folder(folder, sizes)
+    if read.prompt is None and trust_remote_code is not None:
+        prompt = variant.prompt or folder_prompt_format(folder, trust_remote_code)
+        read = describe_folder(read, folder, read_json(folder / CONFIG_FILE), prompt, sizes)
+    return replace(
+        read,
+        name=variant.name,
+        source=variant.source,
+        revision=variant.revision,
+        prompt=variant.prompt or read.prompt,
+    )
 
 
 def _read_from_hub(model: HubModel, variant: Variant, trust_remote_code: bool) -> Variant:
@@ -104,7 +150,8 @@ def _read_from_hub(model: HubModel, variant: Variant, trust_remote_code: bool) -
     if prompt is None:
         tokenizer = load_tokenizer(variant.source, variant.revision, trust_remote_code)
         prompt = read_prompt_format(tokenizer, engine_stop_ids(model.read_json("generation_config.json")))
-    return describe(variant, model.read_config(), model.weight_bytes(), prompt)
+    config = model.read_config()
+    return describe(variant, config, model_size(config, model.weight_bytes()), prompt)
 
 
 def demo_model() -> Path:

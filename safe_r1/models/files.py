@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -21,7 +23,16 @@ INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 """Kinds of weight files, in the order in which loaders look for them."""
 
+MAX_HEADER = 100_000_000
+"""Bytes of the longest header that the safetensors library reads."""
+
+# safetensors' names of types.
+_NUMBER_BYTES = {"F64": 8.0, "F32": 4.0, "F16": 2.0, "BF16": 2.0, "F8_E4M3": 1.0, "F8_E5M2": 1.0}
 _TEXT_SUFFIXES = (".json", ".jinja")
+SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+"""Kinds of files with a model's settings, tokenizer, templates and code."""
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""The folder in which transformers saves named templates."""
 
 
 def cache_folder() -> Path:
@@ -65,24 +76,77 @@ def weight_bytes(index: Mapping[str, object], sizes: Mapping[str, int]) -> int:
     total = metadata.get("total_size") if isinstance(metadata, Mapping) else None
     if isinstance(total, int | float) and total > 0:
         return int(total)
+    return sum(sizes[name] for name in weight_files(sizes))
+
+
+def weight_files(names: Collection[str]) -> list[str]:
+    """The files of a model's weights, of the one kind that loaders choose.
+
+    Args:
+        names: All files at the top level of the folder.
+    """
     for suffix in WEIGHT_SUFFIXES:
-        found = {name: size for name, size in sizes.items() if Path(name).suffix.lower() == suffix}
+        found = [name for name in names if Path(name).suffix.lower() == suffix]
         # Some repositories hold the weights twice, the second time under names such as consolidated.*.
-        usual = {name: size for name, size in found.items() if name.startswith(("model", "pytorch_model"))}
+        usual = [name for name in found if name.startswith(("model", "pytorch_model"))]
         if chosen := usual or found:
-            return sum(chosen.values())
-    return 0
+            return chosen
+    return []
 
 
-def folder_weight_bytes(folder: Path) -> int:
+def folder_weight_bytes(folder: Path, sizes: Mapping[str, int] | None = None) -> int:
     """Bytes of the weights in a model folder; 0 where it holds none.
+
+    Args:
+        folder: The folder.
+        sizes: Size in bytes of each file of the model, where the folder does not hold all of them.
 
     Raises:
         ModelError: The index of its weights is damaged.
     """
     index = next((folder / name for name in INDEX_FILES if (folder / name).is_file()), None)
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+    if sizes is None:
+        sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
     return weight_bytes(read_json(index) if index else {}, sizes)
+
+
+def bytes_per_number(folder: Path) -> float | None:
+    """Bytes of a number in a model folder's weights, by the header of its largest safetensors file.
+
+    Returns:
+        That of most of its bytes: routers and norms may be stored more exactly than the rest. None where
+        there is no such file, or its weights are of no floating-point type, as quantized ones.
+    """
+    files = [file for file in folder.glob("*.safetensors") if file.is_file()]
+    if not files:
+        return None
+    header = read_safetensors_header(max(files, key=lambda file: (file.stat().st_size, file.name)))
+    sizes: Counter[str] = Counter()
+    for tensor in (header or {}).values():
+        start, end = tensor["data_offsets"]
+        sizes[str(tensor.get("dtype"))] += end - start
+    return _NUMBER_BYTES.get(max(sizes, key=sizes.__getitem__)) if sizes else None
+
+
+def read_safetensors_header(file: Path) -> dict[str, Mapping[str, Any]] | None:
+    """The tensors of a safetensors file by name, from its header: its length in 8 bytes, then JSON.
+
+    Returns:
+        None where the file is no safetensors file, or ends before its last tensor does.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= min(size - 8, MAX_HEADER):
+            return None
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            spans = [tensor["data_offsets"] for tensor in header.values()]
+            is_whole = all(0 <= start <= end <= size - 8 - length for start, end in spans)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+    return header if is_whole else None
 
 
 def without_byte_order_marks(folder: Path) -> Path:

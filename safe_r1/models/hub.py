@@ -73,7 +73,7 @@ def find_model(source: str, revision: str) -> HubModel:
         ModelError: There is no such model or revision, it is gated, or the hub cannot be reached and nothing
             is cached.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -90,9 +90,18 @@ def find_model(source: str, revision: str) -> HubModel:
         cached = try_to_load_from_cache(source, CONFIG_FILE, revision=revision)
         if isinstance(cached, str):
             return HubModel(source, Path(cached).parent.name)
+        if constants.HF_HUB_OFFLINE:
+            raise ModelError(
+                f"{source}: HF_HUB_OFFLINE is set and nothing is cached in {constants.HF_HUB_CACHE}; unset "
+                "it once, or give the model's folder as --variant"
+            ) from None
         raise ModelError(
-            f"{source}: the hub cannot be reached ({type(error).__name__}) and nothing is cached; check the "
-            "network, or download the model elsewhere and give its folder as --variant"
+            f"{source}: the hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}) and "
+            "nothing is cached; check the network, set HF_ENDPOINT to a mirror, or give the model's folder "
+            "as --variant"
         ) from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    # All else is asked for by commit, of which the client notes no branch: without network it would not know
+    # which commit the branch was at.
+    HubModel(source, revision, sizes)._download(CONFIG_FILE)
     return HubModel(source, info.sha or revision, sizes)

@@ -16,11 +16,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from safe_r1.models.files import WEIGHT_SUFFIXES
-
-_WHOLE_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
-# The folder in which transformers saves named templates.
-_TEMPLATE_FOLDER = "additional_chat_templates"
+from safe_r1.models.files import MAX_HEADER, SMALL_SUFFIXES, TEMPLATE_FOLDER, WEIGHT_SUFFIXES
 
 _BLOCK = 4096
 # Blocks of a safetensors file beside those at the ends and in the middle of each tensor.
@@ -29,7 +25,6 @@ _BLOCKS_PER_SAFETENSORS = 4096
 _BLOCKS_PER_OPAQUE = 65536
 # torch.save writes a zip archive, whose directory at the end holds a checksum of every tensor.
 _OPAQUE_TAIL = 4 << 20
-_MAX_HEADER = 100_000_000
 _THREADS = 8
 
 _Span = tuple[int, int]
@@ -44,8 +39,8 @@ def folder_identity(folder: Path) -> str:
     """
     files = [
         file
-        for file in [*folder.iterdir(), *(folder / _TEMPLATE_FOLDER).glob("*.jinja")]
-        if file.suffix.lower() in (*_WHOLE_SUFFIXES, *WEIGHT_SUFFIXES) and file.is_file()
+        for file in [*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*.jinja")]
+        if file.suffix.lower() in (*SMALL_SUFFIXES, *WEIGHT_SUFFIXES) and file.is_file()
     ]
     names = {file.relative_to(folder).as_posix(): file for file in files}
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -59,7 +54,7 @@ def folder_identity(folder: Path) -> str:
 def _file_hash(file: Path) -> str:
     suffix = file.suffix.lower()
     with file.open("rb") as stream:
-        if suffix in _WHOLE_SUFFIXES:
+        if suffix in SMALL_SUFFIXES:
             return hashlib.file_digest(stream, "sha256").hexdigest()
         descriptor = stream.fileno()
         size = os.fstat(descriptor).st_size
@@ -81,7 +76,7 @@ def _read_header(descriptor: int, size: int) -> list[_Span] | None:
         The header itself, then each tensor; None where the file is no safetensors file.
     """
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    if not 0 < length <= min(size - 8, _MAX_HEADER):
+    if not 0 < length <= min(size - 8, MAX_HEADER):
         return None
     try:
         header = json.loads(os.pread(descriptor, length, 8))

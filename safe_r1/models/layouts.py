@@ -20,6 +20,8 @@ class Layout:
         micro_batch_size: Packed sequences that a GPU computes at once.
         states: Type of the optimizer's moments.
         cpu_offload: Parameters, gradients and moments wait in host memory.
+        keep_routed_rows: Tokens that came from other nodes to a GPU's experts are kept for the backward pass,
+            not sent again.
         why: The reason for this layout.
     """
 
@@ -31,6 +33,7 @@ class Layout:
     micro_batch_size: int = 1
     states: States = "fp32"
     cpu_offload: bool = False
+    keep_routed_rows: bool = False
     why: str = ""
 
     @property

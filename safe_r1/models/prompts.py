@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from safe_r1.errors import ModelError
+from safe_r1.models.fetch import loadable
 from safe_r1.models.reasoning import open_reasoning
 from safe_r1.models.thinking import ThinkingTags, tags_of_tokenizer
 from safe_r1.schema import Message
@@ -83,6 +84,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
+    source, revision = loadable(source, revision, weights=False)
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare exceptions

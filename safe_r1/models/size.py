@@ -15,6 +15,9 @@ _BITS_BY_METHOD = {"fp8": 8, "fbgemm_fp8": 8, "awq": 4, "gptq": 4, "mxfp4": 4, "
 DEFAULT_GPU_MEMORY_UTILIZATION = 0.9
 """Share of a GPU's memory that vLLM uses unless the settings say otherwise."""
 
+ENGINE_BYTES_PER_PARAM = 2.0
+"""Bytes of a parameter in an engine on GPU, which computes in 16 bits, unless the model is quantized."""
+
 # GPUs that models are planned for, by memory in GB; a node has eight of them.
 _GPU_SIZES_GB = (80, 141)
 _MAX_NODES = 8
@@ -57,34 +60,47 @@ class ModelSize:
     gpus: EngineGpus
 
 
-def model_size(config: Mapping[str, object], weight_bytes: int) -> ModelSize:
+def model_size(
+    config: Mapping[str, object], weight_bytes: int, bytes_per_number: float | None = None
+) -> ModelSize:
     """The size of a model.
 
     Args:
         config: Its ``config.json``.
         weight_bytes: Bytes of its weights on disk; 0 where unknown, which gives one GPU.
+        bytes_per_number: Of its weights as they are stored; None: as the configuration says.
     """
-    stored = stored_bytes_per_param(config)
-    loaded = loaded_bytes_per_param(config)
+    stored = stored_bytes_per_param(config, bytes_per_number)
+    loaded = min(_quantized_bytes(config) or ENGINE_BYTES_PER_PARAM, ENGINE_BYTES_PER_PARAM)
     params_b = weight_bytes / stored / 1e9
     weights_gib = params_b * 1e9 * loaded / 2**30
     attention = read_attention(config)
     return ModelSize(params_b, loaded, attention, engine_gpus(attention, weights_gib))
 
 
-def stored_bytes_per_param(config: Mapping[str, object]) -> float:
-    """Bytes of a parameter on disk, by the model's quantization or type; 2 where the config says neither."""
-    quantization = config.get("quantization_config")
-    if isinstance(quantization, Mapping) and (bits := _quantized_bits(quantization)):
-        return bits / 8
+def stored_bytes_per_param(config: Mapping[str, object], bytes_per_number: float | None = None) -> float:
+    """Bytes of a parameter on disk.
+
+    Args:
+        config: The model's ``config.json``.
+        bytes_per_number: By the files of the weights, where they have been read.
+
+    Returns:
+        By the model's quantization, else by its files, else by the type in its configuration; 2 where none
+        says anything.
+    """
+    if known := _quantized_bytes(config) or bytes_per_number:
+        return known
     text = text_config(config)
     dtypes = (source.get(name) for source in (config, text) for name in ("dtype", "torch_dtype"))
     return next((_DTYPE_BYTES[str(dtype)] for dtype in dtypes if str(dtype) in _DTYPE_BYTES), 2.0)
 
 
-def loaded_bytes_per_param(config: Mapping[str, object]) -> float:
-    """Bytes of a parameter in an engine on GPU, which computes in 16 bits at most."""
-    return min(stored_bytes_per_param(config), 2.0)
+def _quantized_bytes(config: Mapping[str, object]) -> float | None:
+    """Bytes of a weight by the model's quantization; None where there is none, or it is unknown."""
+    quantization = config.get("quantization_config")
+    bits = _quantized_bits(quantization) if isinstance(quantization, Mapping) else None
+    return bits / 8 if bits else None
 
 
 def _quantized_bits(quantization: Mapping[str, object]) -> int | None:

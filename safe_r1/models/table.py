@@ -11,6 +11,7 @@ from dataclasses import replace
 from safe_r1.models.attention import Attention
 from safe_r1.models.layouts import LAYOUTS
 from safe_r1.models.prompts import CHAT, PLAIN, R1
+from safe_r1.models.remote import MODELSCOPE
 from safe_r1.models.variant import Variant
 
 
@@ -58,10 +59,9 @@ def _family(
     enhanced = replace(
         r1,
         name=f"r1-distill-{size}-safe",
-        source=f"UnicomAI/Unichat-DeepSeek-R1-Distill-{hub_size}-Safe-bf16",
+        source=f"{MODELSCOPE}UnicomAI/Unichat-DeepSeek-R1-Distill-{hub_size}-Safe-bf16",
         kind="enhanced",
         base=r1.name,
-        hub="modelscope",
         revision="master",
     )
     return [r1, before, enhanced]

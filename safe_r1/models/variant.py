@@ -10,6 +10,7 @@ from safe_r1.models.attention import UNKNOWN, Attention
 from safe_r1.models.endpoint_entry import EndpointEntry
 from safe_r1.models.layouts import Layout
 from safe_r1.models.prompts import PromptFormat, Style
+from safe_r1.models.remote import is_fetched, is_uri
 from safe_r1.models.thinking import ThinkingTags
 from safe_r1.settings import public_settings
 
@@ -22,7 +23,7 @@ class Variant:
 
     Attributes:
         name: Name on the command line and in run folders.
-        source: Hub id, local folder, or host of an endpoint.
+        source: Hub id, local folder, URI, ``modelscope:`` and an id, or host of an endpoint.
         family: Architecture: ``qwen2``, ``llama`` or ``deepseek_v3`` for ours; what ``config.json`` says for
             others, empty for a hub id whose files have not been read.
         kind: ``r1``, its ``base`` before distillation, a published ``enhanced`` one, ``demo``, ``endpoint``,
@@ -31,8 +32,7 @@ class Variant:
         prompt: How a dialogue is rendered; None for a hub id until ``checkpoints.prepare`` has read its
             tokenizer.
         base: Name of the variant it was made from.
-        revision: Branch, tag or commit.
-        hub: ``huggingface`` or ``modelscope``.
+        revision: Branch, tag or commit; with ``#`` and a hash where files are fetched (``models.fetch``).
         context: Context of an evaluation in tokens (prompt and completion).
         max_tokens_mcq: Longest completion of a multiple-choice question, in tokens.
         max_tokens_refusal: Longest completion of a risky question, in tokens.
@@ -56,7 +56,6 @@ class Variant:
     prompt: PromptFormat | None
     base: str | None = None
     revision: str = "main"
-    hub: Literal["huggingface", "modelscope"] = "huggingface"
     temperature: float = 0.6
     top_p: float = 0.95
     context: int = 16384
@@ -81,6 +80,16 @@ class Variant:
     def is_local(self) -> bool:
         """True where ``source`` is a folder on this machine."""
         return not self.is_given and Path(self.source).is_dir()
+
+    @property
+    def is_fetched(self) -> bool:
+        """True where its files are fetched to the cache of each node: from a URI, or from ModelScope."""
+        return is_fetched(self.source)
+
+    @property
+    def is_exported(self) -> bool:
+        """True for the model of a folder or a URI that fine-tuning wrote."""
+        return self.kind == "enhanced" and (self.is_local or is_uri(self.source))
 
     @property
     def prompt_format(self) -> PromptFormat:

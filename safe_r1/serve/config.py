@@ -52,7 +52,8 @@ class ServeConfig(Settings):
 
     variants: tuple[str, ...] = Field(
         default=(),
-        description="models to serve: names of `safe-r1 models`, hub ids, folders, or endpoint:URL#MODEL",
+        description="models to serve: names of `safe-r1 models`, hub ids, folders, URIs, or "
+        "endpoint:URL#MODEL",
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")

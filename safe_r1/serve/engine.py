@@ -22,6 +22,7 @@ from safe_r1.inference.engine import (
     placement_strategy,
 )
 from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
+from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 from safe_r1.schema import Message
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
     from ray.serve.llm.openai_api_models import CompletionRequest
 
+# Ray runs it in the deployment before it starts vLLM.
+_FETCH_WEIGHTS = "safe_r1.serve.weights.FetchWeights"
 # JSON of vLLM's server, which no type describes.
 _EngineReply = BaseModel | Mapping[str, Any] | str | list[str]
 
@@ -74,7 +77,10 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
     arguments = engine_arguments(variant, spec.engine, spec.device)
     slots = spec.replica_slots
     llm = LLMConfig(
-        model_loading_config={"model_id": variant.name, "model_source": variant.source},
+        model_loading_config={
+            "model_id": variant.name,
+            "model_source": loadable(variant.source, variant.revision, weights=False)[0],
+        },
         engine_kwargs=arguments,
         # The bundles of the placement group request the GPUs, of any type.
         accelerator_type=None,
@@ -99,6 +105,8 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
             "logging_config": {"enable_access_log": False},
         },
     )
+    if variant.is_fetched:
+        llm.callback_config.callback_class = _FETCH_WEIGHTS
     return build_llm_deployment(llm)
 
 

@@ -6,6 +6,7 @@ Source: the models' config.json on the hub; transformers' Qwen2, Llama and Deeps
     weights and biases.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from safe_r1.errors import ModelError
 from safe_r1.models.checkpoints import pin, require_weights
+from safe_r1.models.fetch import fetch
+from safe_r1.models.files import CONFIG_FILE
 from safe_r1.models.registry import Variant, read_json
 
 FAMILIES = ("qwen2", "llama", "deepseek_v3")
@@ -39,13 +42,36 @@ class LatentAttention:
 
 @dataclass(frozen=True)
 class Experts:
-    """Mixture-of-experts layers, which replace the MLP in all layers after the first ``first_dense``."""
+    """Mixture-of-experts layers, which replace the MLP in all layers after the first ``first_dense``.
+
+    The router takes the ``per_token`` experts of a token from ``groups_per_token`` of ``num_groups`` groups.
+    """
 
     num: int
     per_token: int
     num_shared: int
     intermediate_size: int
     first_dense: int
+    num_groups: int = 1
+    groups_per_token: int = 1
+
+    def nodes_per_token(self, num_nodes: int) -> float:
+        """Expected number of nodes that have an expert of a token, if experts are spread over nodes in order.
+
+        A group is chosen for its best experts, so one expert of each chosen group is certain; the others are
+        equally likely.
+        """
+        groups_per_node = self.num_groups // num_nodes
+        if groups_per_node:
+            missed = math.comb(self.num_groups - groups_per_node, self.groups_per_token)
+            return num_nodes * (1 - missed / math.comb(self.num_groups, self.groups_per_token))
+        # A node has a part of one group.
+        group_size = self.num // self.num_groups
+        size = self.num // num_nodes
+        others = self.groups_per_token * (group_size - 1)
+        drawn = self.per_token - self.groups_per_token
+        missed = (1 - size / group_size) * math.comb(others - size, drawn) / math.comb(others, drawn)
+        return num_nodes * self.groups_per_token / self.num_groups * (1 - missed)
 
 
 @dataclass(frozen=True)
@@ -221,7 +247,12 @@ def _experts(config: HFConfig) -> Experts:
         "moe_intermediate_size",
         "first_k_dense_replace",
     )
-    return Experts(*(config[name] for name in names))
+    num_groups = config.get("n_group") or 1
+    return Experts(
+        *(config[name] for name in names),
+        num_groups=num_groups,
+        groups_per_token=config.get("topk_group") or num_groups,
+    )
 
 
 # Of these models, only the Qwen2.5 ones have query, key and value biases.
@@ -243,26 +274,26 @@ ARCHITECTURES: dict[str, Architecture] = {
         129280,
         163840,
         latent=LatentAttention(1536, 512, 128, 64, 128),
-        experts=Experts(256, 8, 1, 2048, first_dense=3),
+        experts=Experts(256, 8, 1, 2048, first_dense=3, num_groups=8, groups_per_token=4),
     ),
     "demo": Architecture("llama", 576, 30, 9, 3, 64, 1536, 49152, 8192, tied=True),
 }
 
 
 def get_architecture(variant: Variant) -> Architecture:
-    """The architecture of a variant: from the table, or from ``config.json`` in its folder or on the hub.
+    """The architecture of a variant: from ``config.json`` in its folder, from the table, or from the hub.
 
     Raises:
         ModelError: The file cannot be read, the model type is unsupported, or it has no weights.
     """
     require_weights(variant)
+    if variant.is_local:
+        return from_config(read_json(Path(variant.source) / CONFIG_FILE))
     if variant.name in ARCHITECTURES:
         return ARCHITECTURES[variant.name]
     if variant.kind == "enhanced" and variant.base in ARCHITECTURES:
         return ARCHITECTURES[variant.base]
-    folder = Path(variant.source)
-    file = folder / "config.json" if folder.is_dir() else _download_config(variant)
-    return from_config(read_json(file))
+    return from_config(read_json(_download_config(variant)))
 
 
 def _download_config(variant: Variant) -> Path:
@@ -270,8 +301,10 @@ def _download_config(variant: Variant) -> Path:
     from huggingface_hub.errors import EntryNotFoundError
 
     pinned = pin(variant)
+    if pinned.is_fetched:
+        return fetch(pinned.source, pinned.revision, weights=False) / CONFIG_FILE
     try:
-        return Path(hf_hub_download(pinned.source, "config.json", revision=pinned.revision))
+        return Path(hf_hub_download(pinned.source, CONFIG_FILE, revision=pinned.revision))
     except (EntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{variant.source} has no config.json that can be downloaded: {reason}") from None

@@ -5,12 +5,34 @@ derives the mask from position ids that restart with each document.
 """
 
 import functools
-from typing import TypedDict
+import logging
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from safe_r1.train.architecture import Architecture
+
 VARLEN = "safe_r1_varlen"
+
+Precision = Literal["fp32", "bf16", "autocast"]
+"""How a worker computes: all in fp32; all in bf16, as FSDP casts the weights; or in bf16 by autocast, which
+keeps the residual stream in fp32."""
+
+logger = logging.getLogger(__name__)
+
+# Only CUDA has a kernel of variable-length attention.
+_KERNEL_DEVICE = "cuda"
+# The probe's documents: several in one row, of lengths that are no multiples of a kernel's tile, one of them
+# a single token.
+_PROBE_LENGTHS = [37, 1, 130, 88]
+_PROBE_KV_HEADS = 2
+# Largest relative difference from fp32. Rounding to bf16 gives below 1%; a wrong mask, a wrong group of heads
+# or a wrong scale gives more than 10%.
+_TOLERANCE = 0.03
+_KERNEL_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, AssertionError)
 
 
 class VarlenKwargs(TypedDict):
@@ -22,16 +44,76 @@ class VarlenKwargs(TypedDict):
     max_length_k: int
 
 
-def select_attention(device: str) -> str:
-    """The attention implementation: ``VARLEN`` if it works here and agrees with sdpa, else ``sdpa``."""
-    if device != "cuda" or not _varlen_works():
-        return "sdpa"
-    from transformers import AttentionInterface, AttentionMaskInterface
+@dataclass(frozen=True)
+class HeadSizes:
+    """Sizes of a model's attention heads, on which it depends whether a kernel takes them.
 
-    AttentionInterface.register(VARLEN, _varlen_attention)
-    # The boundaries take the place of a mask.
-    AttentionMaskInterface.register(VARLEN, lambda *args, **kwargs: None)
-    return VARLEN
+    Attributes:
+        group: Query heads that share one key-value head.
+        qk: Dimension of queries and keys.
+        v: Dimension of values.
+    """
+
+    group: int
+    qk: int
+    v: int
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """The attention implementation of a worker.
+
+    Attributes:
+        name: By which transformers finds it.
+        fallback_reason: Why variable-length attention is not used on a GPU; empty where it is, and on CPU.
+    """
+
+    name: str
+    fallback_reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fallback_reason})" if self.fallback_reason else self.name
+
+
+def head_sizes(model: Architecture) -> HeadSizes:
+    """The head sizes of a model."""
+    if latent := model.latent:
+        return HeadSizes(1, latent.qk_head_dim, latent.v_head_dim)
+    return HeadSizes(model.num_heads // model.num_kv_heads, model.head_dim, model.head_dim)
+
+
+@functools.cache
+def select_attention(heads: HeadSizes, precision: Precision, device: str) -> AttentionChoice:
+    """``VARLEN`` if it works here and agrees with sdpa, else ``sdpa``, which is logged as a warning on a GPU.
+
+    Args:
+        heads: Of the model that is trained.
+        precision: In which it is trained.
+        device: ``cpu`` or ``cuda``.
+    """
+    if device != _KERNEL_DEVICE:
+        return AttentionChoice("sdpa")
+    if reason := probe_varlen(heads, precision, device):
+        logger.warning(
+            "attention: sdpa in place of variable-length flash attention, which is faster and needs less "
+            "memory: %s",
+            reason,
+        )
+        return AttentionChoice("sdpa", reason)
+    from transformers import AttentionInterface
+
+    # No mask is registered for it: transformers then makes none, and does not search for documents either,
+    # for which the host would wait on the GPU. The boundaries take the place of a mask.
+    AttentionInterface.register(VARLEN, varlen_attention)
+    return AttentionChoice(VARLEN)
+
+
+def to_device(host: Tensor, device: str) -> Tensor:
+    """A copy of a tensor on a device; the host does not wait for it."""
+    if device == "cpu":
+        return host
+    # Only a copy from pinned memory can run beside the host.
+    return host.pin_memory().to(device, non_blocking=True)
 
 
 def varlen_kwargs(lengths: list[int], device: str) -> VarlenKwargs:
@@ -42,14 +124,15 @@ def varlen_kwargs(lengths: list[int], device: str) -> VarlenKwargs:
         device: Where the boundaries are needed.
     """
     # Cumulative lengths, shape (documents + 1,): document i has the tokens from boundary i to boundary i + 1.
-    boundaries = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+    boundaries = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    boundaries = to_device(boundaries, device)
     longest = max(lengths)
     return VarlenKwargs(
         cu_seq_lens_q=boundaries, cu_seq_lens_k=boundaries, max_length_q=longest, max_length_k=longest
     )
 
 
-def _varlen_attention(
+def varlen_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -63,16 +146,21 @@ def _varlen_attention(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers.
 
-    Inputs have the shape (1, heads, tokens, head_dim), the output has (1, tokens, heads, head_dim).
+    Inputs have the shape (1, heads, tokens, head_dim), keys and values possibly fewer heads than queries; the
+    output has (1, tokens, heads, head_dim) and the compute dtype.
     """
     from torch.nn.attention.varlen import varlen_attn
 
+    dtype = _compute_dtype(value)
     value_dim = value.shape[-1]
     if value_dim < query.shape[-1]:
         # MLA's values have a smaller head dimension than its keys, and the kernel wants equal ones.
-        value = torch.nn.functional.pad(value, (0, query.shape[-1] - value_dim))
+        value = F.pad(value, (0, query.shape[-1] - value_dim))
     # The kernel takes (tokens, heads, head_dim).
-    query, key, value = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
+    query, key, value = (
+        part[0].transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).contiguous()
+        for part in (query, key, value)
+    )
     output = varlen_attn(
         query,
         key,
@@ -89,18 +177,84 @@ def _varlen_attention(
     return output[..., :value_dim][None], None
 
 
-@functools.cache
-def _varlen_works() -> bool:
-    """True if variable-length attention runs here, forward and backward, with the result of sdpa."""
+def _compute_dtype(value: Tensor) -> torch.dtype:
+    """The data type of the kernel, which takes one type only and which autocast does not know.
+
+    Under autocast, values are bf16 while rotary embeddings have promoted queries and keys to fp32.
+    """
+    device_type = value.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return value.dtype
+
+
+def probe_varlen(heads: HeadSizes, precision: Precision, device: str) -> str:
+    """Why variable-length attention cannot be used here; empty if it can be.
+
+    It is called as a training step calls it, forward and backward; output and gradients are compared with
+    those of sdpa in fp32 with an explicit mask.
+
+    Args:
+        heads: Of the model.
+        precision: In which it is trained: it decides in which data types queries, keys and values arrive.
+        device: With the kernel.
+    """
     try:
-        query, key, value = (
-            torch.randn(1, 2, 8, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-            for _ in range(3)
+        differences = _differences_from_sdpa(heads, precision, device)
+    except ImportError as error:
+        return f"torch {torch.__version__} does not have it: {error}"
+    except _KERNEL_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"its kernel fails with {heads.qk} and {heads.v} per head in {precision}: {reason}"
+    # Written so that NaN counts as a difference.
+    wrong = [f"{name} by {value:.0%}" for name, value in differences.items() if not value <= _TOLERANCE]
+    return f"its results differ from sdpa's: {', '.join(wrong)}" if wrong else ""
+
+
+def _differences_from_sdpa(heads: HeadSizes, precision: Precision, device: str) -> dict[str, float]:
+    """Relative difference of the output and of the three gradients, as a norm over all elements."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(_PROBE_LENGTHS)
+    num_heads = _PROBE_KV_HEADS * heads.group
+
+    def random(num: int, size: int, dtype: torch.dtype) -> Tensor:
+        values = torch.randn(1, num, tokens, size, generator=generator)
+        return values.to(device, dtype)
+
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    rotated = dtype if precision == "bf16" else torch.float32
+    query = random(num_heads, heads.qk, rotated).requires_grad_()
+    key = random(_PROBE_KV_HEADS, heads.qk, rotated).requires_grad_()
+    value = random(_PROBE_KV_HEADS, heads.v, dtype).requires_grad_()
+    upstream = random(num_heads, heads.v, dtype).transpose(1, 2)
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "autocast"):
+        output, _ = varlen_attention(
+            torch.nn.Module(),
+            query,
+            key,
+            value,
+            None,
+            heads.qk**-0.5,
+            **varlen_kwargs(_PROBE_LENGTHS, device),
         )
-        boundaries = varlen_kwargs([8], "cuda")
-        output, _ = _varlen_attention(torch.nn.Module(), query, key, value, None, None, **boundaries)
-        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        output.sum().backward()
-        return bool(torch.allclose(output, expected.transpose(1, 2), atol=2e-2))
-    except (ImportError, RuntimeError, TypeError, NotImplementedError):
-        return False
+    gradients = torch.autograd.grad(output, (query, key, value), upstream)
+    copies = [part.detach().float().requires_grad_() for part in (query, key, value)]
+    exact_output = _masked_sdpa(*copies)
+    exact_gradients = torch.autograd.grad(exact_output, copies, upstream.float())
+    names = ("output", "gradient of queries", "gradient of keys", "gradient of values")
+    pairs = zip((output, *gradients), (exact_output, *exact_gradients), strict=True)
+    return {
+        name: ((found.detach().float() - exact.detach()).norm() / exact.detach().norm()).item()
+        for name, (found, exact) in zip(names, pairs, strict=True)
+    }
+
+
+def _masked_sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention inside each document by an explicit mask, with the shapes of ``varlen_attention``."""
+    lengths = torch.tensor(_PROBE_LENGTHS, device=query.device)
+    document = torch.arange(len(_PROBE_LENGTHS), device=query.device).repeat_interleave(lengths)
+    position = torch.arange(len(document), device=query.device)
+    is_visible = (document[:, None] == document) & (position[:, None] >= position)
+    group = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(group, dim=1) for part in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible).transpose(1, 2)

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from safe_r1.train.attention import VarlenKwargs, varlen_kwargs
+from safe_r1.train.attention import VarlenKwargs, to_device, varlen_kwargs
+from safe_r1.train.loss import shift_labels
 from safe_r1.train.packed import DUMMY_SEQUENCE, IGNORE_INDEX, PackedSequence
 
 _Column = Literal["input_ids", "position_ids", "labels"]
@@ -17,10 +18,14 @@ _Column = Literal["input_ids", "position_ids", "labels"]
 class Batch:
     """One micro-batch on its device.
 
+    Label tokens are found on the host, where the tokens come from: on a GPU, finding them would make the host
+    wait.
+
     Attributes:
         input_ids: Tokens, shape (batch, seq), int64.
         position_ids: Positions, shape (batch, seq), restarting at 0 with each document.
-        labels: Unshifted labels, shape (batch, seq), ``IGNORE_INDEX`` where nothing is learned.
+        labels: The label tokens, shape (num_labels,).
+        label_positions: Position that predicts each of them, among all batch * seq; shape (num_labels,).
         num_tokens: Number of real tokens, without padding and dummy sequences.
         boundaries: Document boundaries, for variable-length attention only.
     """
@@ -28,8 +33,14 @@ class Batch:
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor
+    label_positions: Tensor
     num_tokens: int
     boundaries: VarlenKwargs | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """Number of label tokens."""
+        return len(self.labels)
 
     @property
     def model_inputs(self) -> dict[str, object]:
@@ -38,8 +49,39 @@ class Batch:
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "labels": self.labels,
+            "label_positions": self.label_positions,
         }
         return {**inputs, **self.boundaries} if self.boundaries else inputs
+
+
+def make_batch(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    labels: Tensor,
+    num_tokens: int,
+    device: str,
+    lengths: list[int] | None = None,
+) -> Batch:
+    """A micro-batch from tensors on the host.
+
+    Args:
+        input_ids: Tokens, shape (batch, seq).
+        position_ids: Positions, shape (batch, seq).
+        labels: Unshifted labels, shape (batch, seq), ``IGNORE_INDEX`` where nothing is learned.
+        num_tokens: Number of real tokens.
+        device: Where the tensors go.
+        lengths: Tokens of each document in order, for variable-length attention only.
+    """
+    shifted = shift_labels(labels).flatten()
+    positions = (shifted != IGNORE_INDEX).nonzero().squeeze(1)
+    return Batch(
+        to_device(input_ids, device),
+        to_device(position_ids, device),
+        to_device(shifted[positions], device),
+        to_device(positions, device),
+        num_tokens,
+        varlen_kwargs(lengths, device) if lengths else None,
+    )
 
 
 def collate(sequences: Sequence[PackedSequence], device: str, varlen: bool) -> Batch:
@@ -52,13 +94,13 @@ def collate(sequences: Sequence[PackedSequence], device: str, varlen: bool) -> B
     """
     num_tokens = sum(len(sequence.input_ids) for sequence in sequences if sequence is not DUMMY_SEQUENCE)
     if varlen:
-        lengths = [length for sequence in sequences for length in sequence.lengths]
-        return Batch(
-            _concatenate(sequences, "input_ids").to(device),
-            _concatenate(sequences, "position_ids").to(device),
-            _concatenate(sequences, "labels").to(device),
+        return make_batch(
+            _concatenate(sequences, "input_ids"),
+            _concatenate(sequences, "position_ids"),
+            _concatenate(sequences, "labels"),
             num_tokens,
-            varlen_kwargs(lengths, device),
+            device,
+            [length for sequence in sequences for length in sequence.lengths],
         )
     longest = max(len(sequence.input_ids) for sequence in sequences)
     shape = (len(sequences), longest)
@@ -73,7 +115,7 @@ def collate(sequences: Sequence[PackedSequence], device: str, varlen: bool) -> B
         # Padding is a document of its own, with positions from 0: sdpa's mask keeps it apart from real
         # tokens.
         position_ids[row, end:] = torch.arange(longest - end)
-    return Batch(input_ids.to(device), position_ids.to(device), labels.to(device), num_tokens)
+    return make_batch(input_ids, position_ids, labels, num_tokens, device)
 
 
 def _concatenate(sequences: Sequence[PackedSequence], column: _Column) -> Tensor:

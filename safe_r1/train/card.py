@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safe_r1.models.registry import Variant
+from safe_r1.models.remote import MODELSCOPE, is_uri
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.history import StepRecord
 
@@ -52,6 +53,13 @@ _REASONS = {
 _AVERAGED_STEPS = 10
 
 
+def _base_model(variant: Variant) -> str:
+    """What hubs call the model that was trained; of a folder or a URI its name."""
+    if variant.is_local or is_uri(variant.source):
+        return variant.name
+    return variant.source.removeprefix(MODELSCOPE)
+
+
 def render_card(
     variant: Variant, config: FinetuneConfig, info: RunInfo, records: Sequence[StepRecord]
 ) -> str:
@@ -65,7 +73,7 @@ def render_card(
     """
     train = info["data"]["train"]
     card = _CARD.format(
-        base=variant.name if variant.is_local else variant.source,
+        base=_base_model(variant),
         name=variant.name,
         source=variant.source,
         how="adapted by low-rank matrices that are merged" if config.lora else "fine-tuned in full",

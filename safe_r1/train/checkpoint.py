@@ -1,12 +1,16 @@
-"""Checkpoints of a run: sharded, written asynchronously, atomic, verified before they are loaded.
+"""Checkpoints of a run: sharded, in bounded host memory, atomic, verified before they are loaded.
 
 A checkpoint is torch's distributed checkpoint of model and optimizer, which any number of workers can load,
-and ``state.json`` (``checkpoint_files``).
+and ``state.json`` (``checkpoint_files``). Where the memory of each node has room for a copy of its workers'
+states, these are copied and written while training goes on. Otherwise they are written shard by shard while
+training waits.
 """
 
 import contextlib
 import json
+import logging
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,11 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.checkpoint.storage import StorageReader, StorageWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 from upath import UPath
 
 from safe_r1.errors import StorageError
@@ -39,8 +40,24 @@ from safe_r1.train.checkpoint_files import (
     read_state,
     remove_checkpoint,
 )
+from safe_r1.train.checkpoint_storage import (
+    ConvertingLoadPlanner,
+    DequantizingSavePlanner,
+    open_reader,
+    open_writer,
+)
+from safe_r1.train.host_memory import available_bytes, fullest_node
 from safe_r1.train.parallel import COLLECTIVE_TIMEOUT
-from safe_r1.train.sharded_state import requantize, to_contiguous_shards
+from safe_r1.train.sharded_state import (
+    Tensors,
+    has_row_blocks,
+    named_tensors,
+    num_bytes,
+    saved_tensors,
+    to_host,
+)
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -48,23 +65,8 @@ T = TypeVar("T")
 _NUM_LATEST = 2
 # Metadata of torch's distributed checkpoint, which rank 0 writes; the shards of rank 3 begin with `__3_`.
 _METADATA_FILE = ".metadata"
-
-
-def open_reader(checkpoint: UPath) -> StorageReader:
-    """The reader of a checkpoint on a local disk or in an object store."""
-    if is_local(checkpoint):
-        return FileSystemReader(checkpoint.path)
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-
-    return FsspecReader(str(checkpoint))
-
-
-def _open_writer(checkpoint: UPath) -> StorageWriter:
-    if is_local(checkpoint):
-        return FileSystemWriter(checkpoint.path)
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
-
-    return FsspecWriter(str(checkpoint))
+# Of the free memory of a node, for copies of its workers' states; the rest is for data and the page cache.
+_COPY_SHARE = 0.8
 
 
 @dataclass
@@ -81,7 +83,8 @@ class Checkpoints:
     rank: int
     scores: str | None = None
     _pending: Future[None] | None = field(default=None, init=False)
-    _marker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
+    _was_room: bool = field(default=True, init=False)
     _group: dist.ProcessGroup | None = field(default=None, init=False)
 
     def __post_init__(self):
@@ -94,10 +97,10 @@ class Checkpoints:
     def save(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, state: CheckpointState
     ) -> None:
-        """Start writing a checkpoint; training may continue at once.
+        """Write a checkpoint, or start to: training may continue at once.
 
         Args:
-            model: The model, whose shards are copied before the call returns.
+            model: The model; its shards are copied or written before the call returns.
             optimizer: Its optimizer.
             step: Number of finished optimizer steps.
             state: Training state for ``state.json``.
@@ -108,29 +111,76 @@ class Checkpoints:
         # One at a time: a second pending checkpoint would need another copy of the state in host memory.
         self.finish()
         path = checkpoint_path(self.folder, step)
-        model_state, optimizer_state = get_state_dict(model, optimizer)
-        content = to_contiguous_shards({"model": model_state, "optimizer": optimizer_state})
+        tensors = named_tensors(model, optimizer)
+        coded = self._coded(tensors)
+        content = saved_tensors(tensors, coded)
         with self._storage_errors():
-            if is_local(path):
-                path.mkdir(parents=True, exist_ok=True)
-            if self.rank == 0:
-                # The step is written again: until that is done it is no checkpoint.
-                (path / STATE_FILE).unlink(missing_ok=True)
-                (path / DAMAGE_FILE).unlink(missing_ok=True)
-            written = async_save(
-                content,
-                storage_writer=_open_writer(path),
-                process_group=self._group,
-                no_dist=self._group is None,
-            )
-        assert isinstance(written, Future)
-        self._pending = self._marker.submit(self._complete, written, path, state | {"step": step})
+            self._prepare(path)
+        state = state | {"step": step}
+        if self._is_room_for(sum(num_bytes(value, name in coded) for name, value in tensors.items())):
+            copied = {name: to_host(value) for name, value in content}
+            self._pending = self._writer.submit(self._write, copied, path, state)
+            return
+        with self._storage_errors():
+            self._write_tensors(dict(content), path)
+        self._pending = self._writer.submit(self._complete, path, state)
 
-    def _complete(self, written: Future[object], path: UPath, state: CheckpointState) -> None:
-        """Wait for the write, then mark the checkpoint as complete; runs in a thread."""
-        # On rank 0 this future finishes after all ranks have written their shards and the metadata lists
-        # them.
-        written.result()
+    def _coded(self, tensors: Tensors) -> set[str]:
+        """Names of the 8-bit moments whose codes any number of workers can read: the same on all workers."""
+        # Not the names: they would be megabytes from each worker.
+        own = bytes(has_row_blocks(value) for value in tensors.values())
+        everywhere = map(all, zip(*self._gather(own), strict=True)) if any(own) else ()
+        return {name for name, is_coded in zip(tensors, everywhere, strict=False) if is_coded}
+
+    def _prepare(self, path: UPath) -> None:
+        """Make the folder, or remove what an earlier write of the step has left in it."""
+        if is_local(path):
+            path.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0:
+            # The step is written again: until that is done it is no checkpoint.
+            (path / STATE_FILE).unlink(missing_ok=True)
+            (path / DAMAGE_FILE).unlink(missing_ok=True)
+        for file in self._own_files(path):
+            file.unlink(missing_ok=True)
+
+    def _is_room_for(self, size: int) -> bool:
+        """True if each node has room for copies of its workers' states; the same on all workers.
+
+        Args:
+            size: Bytes of this worker's.
+        """
+        node, needed, free = fullest_node(self._gather((socket.gethostname(), size, available_bytes())))
+        is_room = needed <= _COPY_SHARE * free
+        if self.rank == 0 and is_room != self._was_room:
+            logger.warning(
+                "checkpoints are written while training %s: a copy of the states takes %.1f GiB on %s, which "
+                "has %.1f GiB free",
+                "goes on" if is_room else "waits",
+                needed / 2**30,
+                node,
+                free / 2**30,
+            )
+        self._was_room = is_room
+        return is_room
+
+    def _write(self, content: Tensors, path: UPath, state: CheckpointState) -> None:
+        """Write copied tensors and mark the checkpoint as complete; runs in a thread."""
+        self._write_tensors(content, path)
+        # The copy is not needed any more while the files are read back.
+        content.clear()
+        self._complete(path, state)
+
+    def _write_tensors(self, content: Tensors, path: UPath) -> None:
+        save(
+            content,
+            storage_writer=open_writer(path),
+            planner=DequantizingSavePlanner(),
+            process_group=self._group,
+            no_dist=self._group is None,
+        )
+
+    def _complete(self, path: UPath, state: CheckpointState) -> None:
+        """Mark a checkpoint as complete whose tensors all workers have written; runs in a thread."""
         files = self._gather(self._own_records(path))
         if self.rank == 0:
             records = {name: record for part in files for name, record in part.items()}
@@ -139,8 +189,12 @@ class Checkpoints:
 
     def _own_records(self, path: UPath) -> dict[str, FileRecord]:
         """Size and hash of the files that this worker has written, read back."""
-        own = [file.name for file in path.iterdir() if file.name.startswith(f"__{self.rank}_")]
+        own = [file.name for file in self._own_files(path)]
         return file_records(path, own + [_METADATA_FILE] * (self.rank == 0))
+
+    def _own_files(self, path: UPath) -> list[UPath]:
+        files = path.iterdir() if path.exists() else ()
+        return [file for file in files if file.name.startswith(f"__{self.rank}_")]
 
     def _gather(self, value: T) -> list[T]:
         """The value of every worker, on every worker."""
@@ -150,11 +204,12 @@ class Checkpoints:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def finish(self, together: bool = True) -> None:
+    def finish(self, together: bool = True, timeout_s: float | None = None) -> None:
         """Wait until the pending checkpoint is written.
 
         Args:
             together: Also wait for the other workers, all of which call this.
+            timeout_s: Wait at most so long for the writing.
 
         Raises:
             StorageError: It cannot be written.
@@ -164,7 +219,7 @@ class Checkpoints:
         pending = self._pending
         self._pending = None
         with self._storage_errors():
-            pending.result()
+            pending.result(timeout_s)
         # Without it, a worker could end, or load, before rank 0 has written state.json.
         if together and self._group is not None:
             dist.barrier(self._group)
@@ -194,32 +249,39 @@ class Checkpoints:
 
         Returns:
             The state that was passed to ``save``, with the step; None if there is no checkpoint.
+
+        Raises:
+            StorageError: None can be read, though some are there.
         """
+        is_overwritten = False
         while path := self._latest_sound():
+            planner = ConvertingLoadPlanner()
             try:
-                return self._load(path, model, optimizer)
+                self._load(path, named_tensors(model, optimizer), planner)
+                return read_state(path)
             except CheckpointException as error:
                 # One of an earlier release, without hashes of its files.
+                is_overwritten |= planner.has_begun
                 if self.rank == 0:
                     pass_over(path, _root_cause(error))
                 self._gather(None)
+        if is_overwritten:
+            raise StorageError(
+                f"no checkpoint in {self.folder} can be read, and one has overwritten a part of the model; "
+                "run the same command again to train from the beginning"
+            )
         return None
 
-    def _load(
-        self, path: UPath, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> CheckpointState | None:
-        model_state, optimizer_state = get_state_dict(model, optimizer)
-        reference = {"model": model_state, "optimizer": optimizer_state}
-        content = to_contiguous_shards(reference)
-        load(content, storage_reader=open_reader(path), no_dist=not dist.is_initialized())
-        content = to_contiguous_shards(content, reference)
-        # `set_state_dict` replaces the moments; 8-bit ones are needed afterwards.
-        moments = {parameter: dict(state) for parameter, state in optimizer.state.items()}
-        set_state_dict(
-            model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"]
+    def _load(self, path: UPath, tensors: Tensors, planner: ConvertingLoadPlanner) -> None:
+        reader = open_reader(path)
+        load(
+            tensors,
+            storage_reader=reader,
+            planner=planner,
+            process_group=self._group,
+            no_dist=self._group is None,
         )
-        requantize(optimizer, moments)
-        return read_state(path)
+        planner.convert()
 
     def _latest_sound(self) -> UPath | None:
         """The latest checkpoint whose files are as they were written; each worker reads its share of them."""

@@ -91,6 +91,12 @@ def find_damage(checkpoint: UPath, part: int = 0, parts: int = 1) -> str | None:
     return None
 
 
+def recorded_files(checkpoint: UPath) -> list[str]:
+    """Names of the files of a checkpoint, as its state says; none where that is damaged."""
+    records = (read_state(checkpoint) or {}).get("files", {})
+    return sorted(records) if _are_records(records) else []
+
+
 def _are_records(records: object) -> bool:
     return isinstance(records, Mapping) and all(
         isinstance(record, Mapping) and record.keys() == FileRecord.__annotations__.keys()

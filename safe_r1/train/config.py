@@ -38,11 +38,41 @@ class ParallelConfig(Settings):
     cpu_offload: bool | None = Field(
         default=None, description="keep parameters, gradients and optimizer states in host memory"
     )
+    host_memory_gib: float | None = Field(
+        default=None, gt=0, description="memory of a node in GiB, for the plan; None: as the GPU type's"
+    )
+    keep_routed_rows: bool | None = Field(
+        default=None,
+        description=(
+            "keep tokens that came to experts from other nodes for the backward pass, not send them again; "
+            "without it, where memory allows"
+        ),
+    )
     activation_checkpointing: bool = Field(
         default=True, description="recompute each layer in the backward pass to save memory"
     )
+    recompute_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="with activation_checkpointing: recompute every k-th layer only, which takes more memory "
+        "and less time; None: on GPUs as few layers as their memory allows by the plan, on CPU every layer",
+    )
     logits_budget_mib: int = Field(
         default=512, ge=1, description="memory limit of the logits; the loss is computed in chunks that fit"
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile each layer with torch.compile; the first steps then take minutes longer",
+    )
+    defer_gradient_reduction: bool = Field(
+        default=False,
+        description="reduce gradients over the workers once per step in place of once per micro-batch; every "
+        "worker then holds the gradients of all parameters in fp32",
+    )
+    timeout_s: int = Field(
+        default=600,
+        ge=1,
+        description="how long a worker waits for the others in a training step before the run counts as hung",
     )
 
 
@@ -126,7 +156,7 @@ class SafetyCheckConfig(Settings):
 class FinetuneConfig(Settings):
     """One fine-tuning run: one variant on one corpus."""
 
-    variant: str = Field(description="a name of `safe-r1 models`, a hub id, or a folder")
+    variant: str = Field(description="a name of `safe-r1 models`, a hub id, a folder, or a URI")
     corpus: str = Field(description="folder or URI that build_corpus wrote")
     output: str = Field(default="finetuned", description="folder or URI of checkpoints and exported model")
     run: str = Field(

@@ -34,8 +34,6 @@ from safe_r1.train.selection import (
 
 notices = logging.getLogger(NOTICES)
 
-# Latest two, best, and the one that is being written.
-_NUM_CHECKPOINTS = 4
 _SHOWN_ROWS = 8
 
 
@@ -101,7 +99,7 @@ def check_disk_space(job: TrainJob) -> None:
     """
     if not is_local(job.folder.path):
         return
-    needed = _NUM_CHECKPOINTS * job.plan.checkpoint_gib + job.plan.export_gib
+    needed = job.plan.volume.written
     free = shutil.disk_usage(job.folder.path.path).free / 2**30
     if free < needed:
         raise StorageError(

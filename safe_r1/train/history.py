@@ -24,7 +24,8 @@ class StepRecord(TypedDict, total=False):
     """One line of ``history.jsonl``; step 0 and steps without a validation lack some fields.
 
     ``validation`` is the mean loss by kind of row, and over ``all``; ``num_labels`` and ``num_tokens`` are
-    of all workers; ``memory_gib`` is the peak of rank 0.
+    of all workers; ``memory_gib`` is the peak of rank 0. The first step after each start of the workers has
+    ``attention``: rank 0's implementation, with the reason where it is a fallback.
     """
 
     step: Required[int]
@@ -39,6 +40,7 @@ class StepRecord(TypedDict, total=False):
     mfu: float
     validation: dict[str, float]
     stopped: bool
+    attention: str
 
 
 class FailureRecord(TypedDict):

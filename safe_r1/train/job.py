@@ -19,9 +19,10 @@ from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.loop import TrainSpec
 from safe_r1.train.model import ModelSpec
 from safe_r1.train.parallel import resolve_dims
-from safe_r1.train.plan import DEFAULT_GPU, TrainPlan, make_plan
+from safe_r1.train.plan import DEFAULT_GPU, keep_rows_that_fit, make_plan
 from safe_r1.train.plan_check import check_plan
 from safe_r1.train.sampler import num_steps
+from safe_r1.train.train_plan import TrainPlan
 
 
 @dataclass(frozen=True)
@@ -118,17 +119,22 @@ def _make_plan(
     if parallel.cpu_offload and num_workers == 1:
         raise ConfigError("parallel.cpu_offload needs at least two workers, because FSDP does the offloading")
     gpu = _gpu_of(config, variant, device, num_workers, cluster)
-    return make_plan(
+    plan = make_plan(
         architecture,
         _layout_of(config, variant, device, num_workers, gpu),
         gpu=gpu,
         seq_len=config.pack.seq_len,
         global_batch_size=config.global_batch_size,
         activation_checkpointing=parallel.activation_checkpointing,
+        recompute_every=parallel.recompute_every,
         logits_budget_mib=parallel.logits_budget_mib,
+        defer_gradient_reduction=parallel.defer_gradient_reduction,
+        compiled=parallel.compile,
         epochs=config.epochs,
         dtype_bytes=2 if _uses_bf16(config, device) else 4,
+        stored_bytes=variant.bytes_per_param,
     )
+    return keep_rows_that_fit(plan) if parallel.keep_routed_rows is None else plan
 
 
 def _gpu_of(
@@ -136,9 +142,17 @@ def _gpu_of(
 ) -> Gpu:
     """The GPU type of the plan; CPU workers share the memory and compute of one machine."""
     if device == "gpu":
-        return get_gpu(config.gpu or (variant.layout.gpu if variant.layout else DEFAULT_GPU))
-    memory_gib = round(cluster.memory_gib / num_workers, 1)
-    return Gpu("cpu", memory_gib, get_gpu("cpu").tflops / num_workers, num_workers)
+        gpu = get_gpu(config.gpu or (variant.layout.gpu if variant.layout else DEFAULT_GPU))
+        host_memory_gib = config.parallel.host_memory_gib
+        return replace(gpu, node_memory_gib=host_memory_gib) if host_memory_gib else gpu
+    machine = get_gpu("cpu")
+    return replace(
+        machine,
+        memory_gib=round(cluster.memory_gib / num_workers, 1),
+        tflops=machine.tflops / num_workers,
+        memory_gb_s=machine.memory_gb_s / num_workers,
+        per_node=num_workers,
+    )
 
 
 def _layout_of(
@@ -159,6 +173,7 @@ def _layout_of(
         micro_batch_size=parallel.micro_batch_size or default.micro_batch_size,
         states=config.optimizer.states or default.states,
         cpu_offload=default.cpu_offload if parallel.cpu_offload is None else parallel.cpu_offload,
+        keep_routed_rows=bool(parallel.keep_routed_rows),
     )
 
 
@@ -186,6 +201,9 @@ def make_spec(job: TrainJob, data: PreparedData) -> TrainSpec:
         config.parallel.activation_checkpointing,
         config.parallel.logits_budget_mib,
         config.trust_remote_code,
+        job.plan.recompute_every,
+        config.parallel.compile,
+        layout.keep_routed_rows,
     )
     mean_document = train["num_tokens"] / train["num_documents"]
     return TrainSpec(

@@ -5,6 +5,7 @@ on any number of workers with the same batches.
 """
 
 import contextlib
+import functools
 import math
 import resource
 import statistics
@@ -20,18 +21,26 @@ from upath import UPath
 from safe_r1.errors import SafeR1Error
 from safe_r1.models.registry import Layout, States
 from safe_r1.report.trackers import make_trackers
-from safe_r1.train.attention import VARLEN, select_attention
+from safe_r1.train.attention import VARLEN
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.checkpoint_files import scores_file
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.history import History, StepRecord, read_history
 from safe_r1.train.lora import add_adapters
-from safe_r1.train.model import ModelSpec, load_model
+from safe_r1.train.model import ModelSpec, choose_attention, load_model
 from safe_r1.train.optim import learning_rate, make_optimizer
 from safe_r1.train.pack import Ints
 from safe_r1.train.packed import PackedReader
-from safe_r1.train.parallel import ParallelDims, dp_rank, init_distributed, resolve_dims
+from safe_r1.train.parallel import (
+    ParallelDims,
+    dp_rank,
+    hung_worker_error,
+    init_distributed,
+    limit_collectives,
+    resolve_dims,
+)
+from safe_r1.train.read_ahead import ReadAhead
 from safe_r1.train.sampler import batch_indices, rank_indices
 from safe_r1.train.step import StepResult, sum_over_workers, train_step, validation_sums
 
@@ -109,17 +118,20 @@ class Trainer:
         self.rank, world_size = init_distributed(spec.device)
         self.dims: ParallelDims = resolve_dims(self.config.parallel, spec.layout, world_size)
         self.model = load_model(spec.model, self.dims, spec.device)
+        self.attention = choose_attention(self.model.config, spec.model, self.dims, spec.device)
         if self.config.lora:
             # Adapters are initialized at random and must be equal on all workers.
             torch.manual_seed(self.config.seed)
             add_adapters(self.model, self.config.lora, self.dims)
         self.optimizer = make_optimizer(self.model.parameters(), self.config.optimizer, spec.states)
+        limit_collectives(self.config.parallel.timeout_s)
         folder = UPath(spec.folder)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.rank, scores_file(self.config))
         saved = self.checkpoints.load_latest(self.model, self.optimizer) or {}
         self.state = TrainState(
             **{name: saved[name] for name in TrainState.__dataclass_fields__ if name in saved}
         )
+        self.start_step = self.state.step
         # Another patience may end, or go on with, what is there.
         self.state.stopped = self._is_stopped()
         tracker_names = self.config.trackers if self.rank == 0 else ()
@@ -131,7 +143,7 @@ class Trainer:
         self.history = History(folder, self.rank, records, trackers)
         self.data = PackedReader(UPath(spec.data), "train")
         self.validation_data = PackedReader(UPath(spec.data), "validation")
-        self.varlen = select_attention(spec.device) == VARLEN
+        self.batches = ReadAhead(self._batches_of_step, spec.last_step, spec.device)
 
     def run(self, on_save: Callable[[Metrics], None] = lambda metrics: None) -> None:
         """Train to the last step, to early stopping, or to a loss that is NaN, inf or diverged.
@@ -150,16 +162,24 @@ class Trainer:
                 result = self._train_step(lr)
                 # The loss is reduced over all workers, so all of them stop at the same step.
                 if failure := result.failure:
+                    self.batches.close()
                     rows = self._row_ids(self.state.step)
                     self.history.record_failure(self.state.step + 1, failure, rows)
                     break
                 self._finish_step(result, lr, time.perf_counter() - started, on_save)
-        except BaseException:
+        except BaseException as error:
+            timeout_s = self.config.parallel.timeout_s
+            hung = hung_worker_error(error, timeout_s)
             # The other workers are in a collective of training: wait for the pending write, and not for them.
+            # One that hangs may not write its part.
             with contextlib.suppress(SafeR1Error):
-                self.checkpoints.finish(together=False)
+                self.checkpoints.finish(together=False, timeout_s=timeout_s if hung else None)
             self.history.close()
+            if hung:
+                raise hung from error
             raise
+        finally:
+            self.batches.close()
         self.checkpoints.finish()
         self.history.close()
 
@@ -167,11 +187,12 @@ class Trainer:
         return train_step(
             self.model,
             self.optimizer,
-            self._local_batches(self.data, self._batch_indices(self.state.step)),
+            self.batches.read(self.state.step),
             self.dims,
             lr,
             self.config.optimizer.max_grad_norm,
             self._max_loss(),
+            self.config.parallel.defer_gradient_reduction,
         )
 
     def _max_loss(self) -> float | None:
@@ -219,6 +240,8 @@ class Trainer:
             "tokens_per_s": round(result.num_tokens / seconds, 1),
             "memory_gib": round(_peak_memory_gib(self.spec.device), 2),
         }
+        if self.state.step == self.start_step + 1:
+            record["attention"] = str(self.attention)
         # MFU: achieved model FLOP/s of all workers, relative to their peak.
         if self.spec.peak_flops:
             achieved = result.num_tokens / seconds * self.spec.flops_per_token
@@ -246,11 +269,15 @@ class Trainer:
     def _batch_indices(self, step: int) -> Ints:
         return batch_indices(self.data.num_sequences, self.config.global_batch_size, self.config.seed, step)
 
+    def _batches_of_step(self, step: int) -> list[Batch]:
+        return self._local_batches(self.data, self._batch_indices(step))
+
     def _local_batches(self, data: PackedReader, indices: Ints) -> list[Batch]:
         """This worker's micro-batches of the given sequences."""
         rank = dp_rank(self.dims, self.rank)
         micro_batches = rank_indices(indices, rank, self.dims.dp, self.spec.micro_batch_size)
-        return [collate(data.read(indices), self.spec.device, self.varlen) for indices in micro_batches]
+        varlen = self.attention.name == VARLEN
+        return [collate(data.read(indices), self.spec.device, varlen) for indices in micro_batches]
 
     def _row_ids(self, step: int) -> list[str]:
         sequences = self.data.read(self._batch_indices(step))
@@ -263,7 +290,7 @@ class Trainer:
             kind: sum_over_workers(
                 validation_sums(self.model, self._local_batches(self.validation_data, indices)), self.dims
             )
-            for kind, indices in self._validation_indices().items()
+            for kind, indices in self._validation_indices.items()
         }
         if not sums:
             return {}
@@ -271,6 +298,7 @@ class Trainer:
         sums["all"] = [sum(values) for values in zip(*sums.values(), strict=True)]
         return {kind: loss / max(1.0, count) for kind, (loss, count) in sums.items()}
 
+    @functools.cached_property
     def _validation_indices(self) -> dict[str, Ints]:
         """The first ``save.max_validation`` sequences of each kind, which validation sequences do not mix."""
         by_kind: dict[str, list[int]] = defaultdict(list)

@@ -1,16 +1,17 @@
 """Next-token cross entropy, summed over label tokens, with a limit on the memory of the logits."""
 
+import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
+from safe_r1.train.memory import BYTES_PER_LOGIT
 from safe_r1.train.packed import IGNORE_INDEX
-
-# fp32 log-softmax, and the gradients before and after it.
-_BYTES_PER_LOGIT = 12
 
 FusedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Loss of (output weight, hidden states, labels)."""
@@ -22,44 +23,106 @@ def shift_labels(labels: Tensor) -> Tensor:
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, budget_mib: int) -> Tensor:
-    """Sum of -log p(label) over all labelled positions.
+    """Sum of -log p(label) over all label tokens, as an fp32 number.
 
-    Logits are computed for labelled positions only, in chunks that are recomputed in the backward pass.
+    Logits are computed in chunks of positions, in the data type of the hidden states; softmax, loss and the
+    weight's gradient are summed in fp32 over all chunks, so that their rounding does not depend on the number
+    of chunks.
 
     Args:
-        hidden: Final hidden states, shape (..., hidden).
+        hidden: Final hidden states of the positions that predict a label, shape (labels, hidden).
         weight: Of the output layer, shape (vocabulary, hidden).
-        labels: Shifted labels, shape (...); ``IGNORE_INDEX`` where nothing is learned.
+        labels: Shape (labels,).
         budget_mib: Memory limit of the logits in MiB.
     """
-    # Boolean indexing flattens: hidden becomes (labelled, hidden), labels (labelled,).
-    is_label = labels != IGNORE_INDEX
-    hidden = hidden[is_label]
-    labels = labels[is_label]
     if not len(labels):
         # A zero that depends on both inputs: every worker must take part in the gradient reductions.
         return (hidden.sum() + weight.flatten()[:1].sum()).float() * 0
     if hidden.is_cuda and (fused := _liger_loss()):
-        return fused(weight, hidden, labels)
-    chunk_size = max(1, (budget_mib << 20) // (weight.shape[0] * _BYTES_PER_LOGIT))
-    if len(labels) <= chunk_size:
-        return _chunk_loss(hidden, weight, labels)
-    losses: list[Tensor] = []
-    for hidden_chunk, label_chunk in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True):
-        loss = checkpoint(_chunk_loss, hidden_chunk, weight, label_chunk, use_reentrant=False)
-        assert isinstance(loss, Tensor)
-        losses.append(loss)
-    return torch.stack(losses).sum()
+        return fused(weight.to(hidden.dtype), hidden, labels)
+    chunk_size = max(1, (budget_mib << 20) // (weight.shape[0] * BYTES_PER_LOGIT))
+    loss = _ChunkedCrossEntropy.apply(hidden, weight, labels, chunk_size, torch.is_grad_enabled())
+    assert isinstance(loss, Tensor)
+    return loss
 
 
-def _chunk_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, weight).float(), labels, reduction="sum")
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Computes the gradients in the forward pass, while the logits of a chunk are there.
+
+    Computed in the backward pass, they would need the logits a second time.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_size: int, with_gradients: bool
+    ) -> Tensor:
+        for_hidden, for_weight = (with_gradients and needed for needed in ctx.needs_input_grad[:2])
+        sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
+        loss = hidden.new_zeros((), dtype=sum_dtype)
+        hidden_grad = torch.empty_like(hidden) if for_hidden else None
+        weight_grad = torch.zeros_like(weight, dtype=sum_dtype) if for_weight else None
+        # Without FSDP the weight is fp32 also where bf16 is computed with.
+        weight = weight.to(hidden.dtype)
+        for start in range(0, len(labels), chunk_size):
+            rows = slice(start, start + chunk_size)
+            chunk_loss, logits_grad = _loss_and_gradient(hidden[rows], weight, labels[rows], sum_dtype)
+            loss += chunk_loss
+            if hidden_grad is not None:
+                torch.mm(logits_grad, weight, out=hidden_grad[rows])
+            if weight_grad is not None:
+                _add_product(weight_grad, logits_grad.T, hidden[rows])
+        ctx.save_for_backward(hidden_grad, weight_grad)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        hidden_grad, weight_grad = ctx.saved_tensors
+        [scale] = grad_outputs
+        # In place: autograd frees both behind this call.
+        gradients = [grad if grad is None else grad.mul_(scale) for grad in (hidden_grad, weight_grad)]
+        return *gradients, None, None, None
 
 
+def _loss_and_gradient(
+    hidden: Tensor, weight: Tensor, labels: Tensor, sum_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk, and the gradient of its logits in the data type of the hidden states."""
+    # One tensor from logits to gradient, by operations in place: it is the largest of the whole step.
+    logits = F.linear(hidden, weight).to(sum_dtype)
+    labels = labels[:, None]
+    logits -= logits.amax(-1, keepdim=True)
+    of_labels = logits.gather(-1, labels)
+    sums = logits.exp_().sum(-1, keepdim=True)
+    loss = (sums.log() - of_labels).sum()
+    # The gradient of cross entropy: the probabilities, minus one at the label.
+    logits /= sums
+    logits.scatter_(-1, labels, logits.gather(-1, labels) - 1)
+    return loss, logits.to(hidden.dtype)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left @ right``, where the total may be of a wider data type."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+@functools.cache
 def _liger_loss() -> FusedLoss | None:
-    """Liger's fused linear cross entropy; None if it is not installed."""
+    """Liger's fused linear cross entropy; None if it is not installed, or sums gradients in bf16 only.
+
+    It asks the GPU for the number of labels, so that the host waits once for each micro-batch.
+    """
     try:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    return LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE_INDEX, reduction="sum")
+    if "accum_dtype" not in inspect.signature(LigerFusedLinearCrossEntropyLoss).parameters:
+        return None
+    return LigerFusedLinearCrossEntropyLoss(
+        ignore_index=IGNORE_INDEX, reduction="sum", accum_dtype=torch.float32
+    )

@@ -11,8 +11,10 @@ Source: what transformers' layers save for backward and what FSDP2 allocates, me
 import math
 from dataclasses import astuple, dataclass
 
-from safe_r1.models.registry import Layout
+from safe_r1.models.registry import Layout, States
 from safe_r1.train.architecture import Architecture
+from safe_r1.train.gpus import get_gpu
+from safe_r1.train.parallel import spans_nodes
 
 GIB = 2**30
 
@@ -20,13 +22,26 @@ GIB = 2**30
 WEIGHT_BYTES = 4
 GRADIENT_BYTES = 4
 MOMENT_BYTES = {"fp32": 8, "bf16": 4, "8bit": 2}
-# 8-bit moments are saved as fp32, because their quantization blocks depend on the number of shards.
-MOMENT_BYTES_ON_DISK = MOMENT_BYTES | {"8bit": 8}
-# fp32 log-softmax, and the gradients before and after it; the logits themselves are freed by then.
-BYTES_PER_LOGIT = 12
+# 8-bit moments are saved as codes, with an fp32 scale for each block.
+QUANTIZATION_BLOCK = 256
+MOMENT_BYTES_ON_DISK = MOMENT_BYTES | {"8bit": 2 + 2 * 4 / QUANTIZATION_BLOCK}
+# Logits in fp32, which become their gradient in place, and the copy in bf16 before or after.
+BYTES_PER_LOGIT = 6
 # Assumption: the router does not balance experts perfectly, and the busiest GPU gets this many times the
 # mean.
 EXPERT_IMBALANCE = 1.25
+
+
+def moment_bytes_on_disk(states: States, architecture: Architecture) -> float:
+    """Bytes per parameter of the moments in a checkpoint.
+
+    8-bit moments are saved as fp32 where the rows of matrices are not whole quantization blocks, which
+    would depend on the number of shards.
+    """
+    widths = [architecture.hidden_size, architecture.intermediate_size]
+    widths += [architecture.experts.intermediate_size] if architecture.experts else []
+    is_decoded = states == "8bit" and any(width % QUANTIZATION_BLOCK for width in widths)
+    return MOMENT_BYTES["fp32"] if is_decoded else MOMENT_BYTES_ON_DISK[states]
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,14 @@ class MemoryParts:
         return sum(astuple(self))
 
 
+def layer_params_per_rank(model: Architecture, layout: Layout, with_experts: bool) -> float:
+    """Parameters of one layer on one tensor-parallel rank, without routed experts."""
+    split = model.mlp_params(model.shared_expert_size if with_experts else model.intermediate_size)
+    # transformers' tensor-parallel plan replicates latent attention.
+    split += 0 if model.latent else model.attention_params
+    return model.layer_params(with_experts) - split + split / layout.tp_size
+
+
 @dataclass(frozen=True)
 class MemoryModel:
     """Estimated memory of one GPU of a layout, or of one CPU worker (``dtype_bytes=4``).
@@ -71,6 +94,9 @@ class MemoryModel:
         activation_checkpointing: Recompute each layer in the backward pass.
         logits_budget_mib: Memory limit of the logits of one chunk of the loss.
         dtype_bytes: Of the compute dtype: 2 for bf16, 4 for fp32.
+        recompute_every: With ``activation_checkpointing``: one of so many layers is recomputed, beginning
+            with the first; the others keep what they save.
+        defer_gradient_reduction: Between micro-batches, the gradients are unsharded and in fp32.
     """
 
     architecture: Architecture
@@ -79,6 +105,8 @@ class MemoryModel:
     activation_checkpointing: bool
     logits_budget_mib: int
     dtype_bytes: int
+    recompute_every: int = 1
+    defer_gradient_reduction: bool = False
 
     @property
     def tokens(self) -> int:
@@ -90,10 +118,9 @@ class MemoryModel:
         """Number of parameters whose states one GPU holds."""
         model = self.architecture
         layout = self.layout
-        layer_params = sum(num * model.layer_params(kind) for kind, num in self._layers.items())
-        # Embedding, output layer and final norm are not split by tensor parallelism.
-        outside_layers = model.dense_params - layer_params
-        dense = outside_layers + sum(num * self._layer_params(kind) for kind, num in self._layers.items())
+        dense = self._outside_layers + sum(
+            num * self._layer_params(kind) for kind, num in self._layers.items()
+        )
         if model.experts is None:
             return dense / layout.fsdp_size
         # FSDP and expert parallelism assign whole experts to a GPU; only pure tensor parallelism splits them.
@@ -118,13 +145,19 @@ class MemoryModel:
 
     def at_loss(self) -> MemoryParts:
         """Memory while one chunk of logits is allocated; no layer is running."""
-        # The final norm's two intermediates (one of them fp32), its output, and the output's gradient.
-        norm = self.tokens * self.architecture.hidden_size * (4 + 3 * self._stream_bytes)
+        # The final norm's two intermediates (one of them fp32) and its output; the positions with labels in
+        # the compute dtype, and their gradient.
+        rows = 4 + 2 * self._stream_bytes + 2 * self.dtype_bytes
+        norm = self.tokens * self.architecture.hidden_size * rows
         return self._parts(self._saved_activations + norm, self._logits, self._unsharded_at_loss)
 
     def at_layer(self) -> MemoryParts:
         """Memory in the backward pass of the largest layer, while the next layer's weights are prefetched."""
-        recomputed = max(map(self._layer_activations, self._layers)) if self.activation_checkpointing else 0.0
+        # The backward pass begins at the last layer: if that one keeps what it saves, so many are never
+        # held at once again.
+        recomputes_last = (self.architecture.num_layers - 1) % self.recompute_every == 0
+        recomputes = self.activation_checkpointing and recomputes_last
+        recomputed = max(map(self._layer_activations, self._layers)) if recomputes else 0.0
         work = recomputed + max(map(self._layer_temporaries, self._layers))
         # On CPU, sdpa needs an explicit mask for a packed sequence: a boolean one (1 byte) and a float one
         # (4).
@@ -134,6 +167,7 @@ class MemoryModel:
 
     def _parts(self, activations: float, logits: float, gathered: float) -> MemoryParts:
         states = (0.0, 0.0, 0.0) if self.layout.cpu_offload else self.state_gib
+        gathered += self._deferred_gradients
         return MemoryParts(*states, activations / GIB, logits / GIB, gathered / GIB)
 
     @property
@@ -142,6 +176,17 @@ class MemoryModel:
         with_experts = self.architecture.num_expert_layers
         numbers = {False: self.architecture.num_layers - with_experts, True: with_experts}
         return {kind: num for kind, num in numbers.items() if num}
+
+    @property
+    def _outside_layers(self) -> float:
+        """Parameters of embedding, output layer and final norm on one tensor-parallel rank.
+
+        Tensor parallelism splits none but an embedding that the output layer does not share.
+        """
+        model = self.architecture
+        layers = sum(num * model.layer_params(kind) for kind, num in self._layers.items())
+        split = 0.0 if model.tied else model.embedding_params * (1 - 1 / self.layout.tp_size)
+        return model.dense_params - layers - split
 
     @property
     def _is_unsharded(self) -> bool:
@@ -164,10 +209,36 @@ class MemoryModel:
     @property
     def _saved_activations(self) -> float:
         """Bytes kept for the backward pass: every layer's input, or without checkpointing all it saves."""
-        if self.activation_checkpointing:
-            model = self.architecture
-            return model.num_layers * self.tokens * model.hidden_size * self._stream_bytes
-        return self.tokens * sum(num * self._layer_activations(kind) for kind, num in self._layers.items())
+        model = self.architecture
+        whole = self.tokens * sum(num * self._layer_activations(kind) for kind, num in self._layers.items())
+        if not self.activation_checkpointing:
+            return whole
+        recomputed = math.ceil(model.num_layers / self.recompute_every)
+        inputs = recomputed * self.tokens * model.hidden_size * self._stream_bytes
+        return (
+            inputs
+            + self._kept_rows * recomputed / model.num_layers
+            + whole * (1 - recomputed / model.num_layers)
+        )
+
+    @property
+    def _nodes_per_token(self) -> float:
+        """Nodes to which a token is sent; 0 where the experts of a layer are on one node."""
+        layout = self.layout
+        experts = self.architecture.experts
+        per_node = get_gpu(layout.gpu).per_node
+        if experts is None or not spans_nodes(layout.ep_size, layout.tp_size, per_node):
+            return 0.0
+        return experts.nodes_per_token(layout.ep_size // per_node)
+
+    @property
+    def _kept_rows(self) -> float:
+        """Bytes of the tokens that came to experts and that all layers keep."""
+        if not self.layout.keep_routed_rows:
+            return 0.0
+        model = self.architecture
+        rows = self.tokens * self._nodes_per_token
+        return model.num_expert_layers * rows * model.hidden_size * self.dtype_bytes
 
     def _layer_activations(self, with_experts: bool) -> float:
         """Bytes per token that one layer saves for its backward pass."""
@@ -182,8 +253,9 @@ class MemoryModel:
             latents = (latent.q_lora_rank or 0) + latent.kv_lora_rank
             saved += width * model.num_heads * heads + norm * latents
         else:
-            # Queries, keys and values, expanded to all heads, and the output twice.
-            saved += 5 * width * model.num_heads * model.head_dim / tp
+            # Queries and the output twice; keys and values, which sdpa on CPU expands to all heads.
+            kv_heads = model.num_heads if width == 4 else model.num_kv_heads
+            saved += width * (3 * model.num_heads + 2 * kv_heads) * model.head_dim / tp
         if not (with_experts and model.experts):
             return saved + 4 * width * model.intermediate_size / tp
         saved += 4 * model.hidden_size + 4 * width * model.shared_expert_size / tp
@@ -194,7 +266,9 @@ class MemoryModel:
         """Bytes per token of gradients and copies while one layer runs backward."""
         model = self.architecture
         if with_experts:
-            return self.dtype_bytes * 3 * self._expert_rows * model.hidden_size
+            # What a node's experts make of a token is summed in fp32.
+            sums = 4 * self._nodes_per_token
+            return (self.dtype_bytes * 3 * self._expert_rows + sums) * model.hidden_size
         return self.dtype_bytes * 2 * (model.intermediate_size / self.layout.tp_size + model.hidden_size)
 
     @property
@@ -204,27 +278,26 @@ class MemoryModel:
         return EXPERT_IMBALANCE * experts.per_token / self.layout.tp_size if experts else 0.0
 
     def _layer_params(self, with_experts: bool) -> float:
-        """Parameters of one layer on one tensor-parallel rank, without routed experts."""
-        model = self.architecture
-        split = model.mlp_params(model.shared_expert_size if with_experts else model.intermediate_size)
-        # transformers' tensor-parallel plan replicates latent attention.
-        split += 0 if model.latent else model.attention_params
-        return model.layer_params(with_experts) - split + split / self.layout.tp_size
+        return layer_params_per_rank(self.architecture, self.layout, with_experts)
 
     @property
     def _unsharded_at_loss(self) -> float:
         """Bytes of the unsharded output layer: its weights, and its gradient until it is reduce-scattered."""
         model = self.architecture
         width = self.dtype_bytes
-        # Accumulating over chunks holds the running sum, the new gradient and their sum.
-        gradients = 3 if self._all_logits > self._logits else 1
+        # The fp32 sum of the weight's gradient and, in bf16, the product of one chunk before it is added.
+        gradient = GRADIENT_BYTES + (width if width == 2 else 0)
         if not self._is_unsharded:
-            accumulation = (1 + gradients) * width
-            reduction = 2 * width + GRADIENT_BYTES
+            # FSDP keeps the buffer of the last all-gather, beside the weights that were copied out of it.
+            accumulation = 2 * width + gradient
+            reduction = 2 * width + self._reduced_bytes
             return model.embedding_params * max(accumulation, reduction)
-        # Autocast caches bf16 copies of all weights but the embedding.
-        copies = width * (self.params - model.embedding_params) if width == 2 else 0.0
-        return max(model.embedding_params * gradients * GRADIENT_BYTES, copies)
+        # The loss makes its own bf16 copy of the output layer. Before it, with no logits yet, autocast has
+        # cached copies of all other weights but the embedding.
+        copy = width if width == 2 else 0
+        outside_layers = (1 if model.tied else 2) * model.embedding_params
+        cached = copy * (self.params - outside_layers) - self._logits
+        return max(model.embedding_params * (copy + gradient), cached)
 
     @property
     def _unsharded_at_layer(self) -> float:
@@ -232,17 +305,49 @@ class MemoryModel:
         model = self.architecture
         width = self.dtype_bytes
         layer = max(map(self._unsharded_layer_params, self._layers))
-        tied = model.tied * model.embedding_params
-        if not self._is_unsharded:
-            return layer * (3 * width + GRADIENT_BYTES) + tied * 2 * width
-        mlp_gradient = model.hidden_size * model.intermediate_size * GRADIENT_BYTES
-        return (layer * 2 * width if width == 2 else mlp_gradient) + tied * GRADIENT_BYTES
+        if self._is_unsharded:
+            mlp_gradient = model.hidden_size * model.intermediate_size * GRADIENT_BYTES
+            tied = model.tied * model.embedding_params * GRADIENT_BYTES
+            return (layer * 2 * width if width == 2 else mlp_gradient) + tied
+        # Experts with a mesh of their own are a unit of their own, of which none is prefetched.
+        experts = self._unsharded_expert_params
+        # The buffer of gradients that are reduced is freed when the next unit is reduced: the last layer,
+        # which runs backward first, has that of the output layer beside it. Its activations are the most
+        # while the experts' gradients are only those of their down projections, a third.
+        running = layer * 2 * width + experts * 4 / 3 * width + model.embedding_params * self._reduced_bytes
+        reducing = layer * 3 * width + max(
+            layer * self._reduced_bytes, experts * (width + self._reduced_bytes)
+        )
+        return max(running, reducing) + model.tied * model.embedding_params * 2 * width
+
+    @property
+    def _reduced_bytes(self) -> float:
+        """Bytes per unsharded parameter for the reduction of gradients, over shards and over replicas."""
+        if self.defer_gradient_reduction:
+            return 0.0
+        shard = GRADIENT_BYTES / self.layout.fsdp_size if self.layout.dp_replicate_size > 1 else 0.0
+        return GRADIENT_BYTES + shard
+
+    @property
+    def _deferred_gradients(self) -> float:
+        """Bytes that unsharded fp32 gradients take more than shards, until the last micro-batch."""
+        if not self.defer_gradient_reduction or self._is_unsharded:
+            return 0.0
+        layers = sum(num * self._unsharded_layer_params(kind) for kind, num in self._layers.items())
+        return GRADIENT_BYTES * (self._outside_layers + layers - self.params)
 
     def _unsharded_layer_params(self, with_experts: bool) -> float:
-        """Parameters of one layer after FSDP's all-gather, on one tensor- and expert-parallel rank."""
+        """Parameters of one layer after FSDP's all-gather, without experts that are a unit of their own."""
         params = self._layer_params(with_experts)
-        if not (with_experts and self.architecture.experts):
+        experts = self.architecture.experts
+        if not (with_experts and experts) or self.layout.ep_size > 1:
             return params
-        layout = self.layout
-        splits = layout.tp_size if layout.ep_size == 1 else layout.ep_size
-        return params + self.architecture.experts.num * self.architecture.expert_params / splits
+        return params + experts.num * self.architecture.expert_params / self.layout.tp_size
+
+    @property
+    def _unsharded_expert_params(self) -> float:
+        """Parameters of a layer's experts on one expert-parallel rank after FSDP's all-gather."""
+        experts = self.architecture.experts
+        if not experts or self.layout.ep_size == 1:
+            return 0.0
+        return experts.num * self.architecture.expert_params / self.layout.ep_size

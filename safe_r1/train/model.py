@@ -3,10 +3,9 @@
 All use of transformers' sharding is in this module, so that another sharding library would change one file.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from safe_r1.errors import ModelError
-from safe_r1.train.attention import select_attention
+from safe_r1.models.fetch import loadable
+from safe_r1.train.architecture import from_config
+from safe_r1.train.attention import AttentionChoice, Precision, head_sizes, select_attention
 from safe_r1.train.fp8 import open_dequantized
 from safe_r1.train.loading import check_loaded
-from safe_r1.train.loss import shift_labels, summed_cross_entropy
-from safe_r1.train.parallel import ParallelDims
+from safe_r1.train.loss import summed_cross_entropy
+from safe_r1.train.parallel import ParallelDims, local_world_size, spans_nodes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -30,13 +31,16 @@ class ModelSpec:
     """What to load and how to compute with it.
 
     Attributes:
-        source: Folder or hub id.
-        revision: Commit.
+        source: Folder, hub id, URI, or ``modelscope:`` and an id.
+        revision: Commit, or files pinned by ``models.fetch``.
         bf16: Compute in bfloat16; parameters, gradient reductions and the loss stay in fp32.
         cpu_offload: Keep parameters, gradients and optimizer states in host memory.
         activation_checkpointing: Recompute each layer in the backward pass.
         logits_budget_mib: Memory limit of the logits in MiB.
         trust_remote_code: Run code from the model's repository.
+        compile_layers: Compile the forward pass of each layer.
+        recompute_every: With ``activation_checkpointing``: recompute every so many layers one.
+        keep_routed_rows: Keep tokens that experts have received from other nodes for the backward pass.
     """
 
     source: str
@@ -46,6 +50,9 @@ class ModelSpec:
     activation_checkpointing: bool = True
     logits_budget_mib: int = 512
     trust_remote_code: bool = False
+    recompute_every: int = 1
+    compile_layers: bool = False
+    keep_routed_rows: bool = False
 
 
 def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedModel":
@@ -59,6 +66,8 @@ def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedM
     """
     from transformers import AutoConfig
 
+    source, revision = loadable(spec.source, spec.revision, weights=True)
+    spec = replace(spec, source=source, revision=revision)
     try:
         config = AutoConfig.from_pretrained(
             spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
@@ -70,7 +79,7 @@ def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedM
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             dtype=torch.float32,  # master weights; FSDP or autocast computes in bf16
-            attn_implementation=select_attention(device),
+            attn_implementation=choose_attention(config, spec, dims, device).name,
             **_distributed_kwargs(spec, config, dims),
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -79,17 +88,91 @@ def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedM
     check_loaded(spec.source, model, report)
     if dims.world_size == 1:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    return prepare_model(model, spec, dims, device)
+
+
+def build_model(
+    config: "PreTrainedConfig", spec: ModelSpec, dims: ParallelDims, device: str
+) -> "PreTrainedModel":
+    """The model of a configuration as ``load_model`` shards and prepares it, without weights.
+
+    They are on the meta device until ``to_empty`` allocates them, for simulations of any size.
+
+    Args:
+        config: Configuration, with its attention implementation set.
+        spec: Of which ``source`` and ``revision`` are not read.
+        dims: Parallel dimensions; the process group is initialized where there is more than one worker.
+        device: Where it will compute.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if sharding := _distributed_kwargs(spec, config, dims):
+        # The steps of `from_pretrained` between initialization and loading.
+        distributed, _, mesh = type(model).prepare_distribute_model(sharding["distributed_config"])
+        model = type(model).maybe_distribute_model(model, distributed, mesh)
+    return prepare_model(model, spec, dims, device)
+
+
+def prepare_model(
+    model: "PreTrainedModel", spec: ModelSpec, dims: ParallelDims, device: str
+) -> "PreTrainedModel":
+    """Set up a model for training, in place: as ``load_model`` does with what it has loaded.
+
+    Args:
+        model: On its device, with the attention implementation of ``choose_attention``.
+        spec: How to compute with it; ``source`` and ``revision`` are not read.
+        dims: Parallel dimensions of the run.
+        device: ``cpu`` or ``cuda``.
+    """
+    checkpointing: dict[str, object] = {"use_reentrant": False}
+    if _sends_by_node(dims):
+        from safe_r1.train.experts import compute_shared_experts_first, keep_routed_rows
+
+        compute_shared_experts_first(model)
+        if spec.keep_routed_rows:
+            checkpointing["context_fn"] = keep_routed_rows(dims.ep)
     if spec.activation_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable(checkpointing, every_n_layers=spec.recompute_every)
+    if spec.compile_layers:
+        _compile_layers(model)
     # from_pretrained gives a model in evaluation mode.
     model.train()
-    # With one data-parallel worker there is no FSDP and so no mixed-precision policy: autocast takes its
-    # place.
-    autocast = spec.bf16 and dims.dp == 1
+    autocast = precision_of(spec, dims) == "autocast"
     _set_forward(model, functools.partial(_forward_loss, model, autocast=autocast, device=device))
     head = _output_layer(model)
     _set_forward(head, functools.partial(_head_loss, head, budget_mib=spec.logits_budget_mib))
     return model
+
+
+def precision_of(spec: ModelSpec, dims: ParallelDims) -> Precision:
+    """How a worker computes.
+
+    With one data-parallel worker there is no FSDP and so no mixed-precision policy: autocast takes its place.
+    """
+    if not spec.bf16:
+        return "fp32"
+    return "autocast" if dims.dp == 1 else "bf16"
+
+
+def choose_attention(
+    config: "PreTrainedConfig", spec: ModelSpec, dims: ParallelDims, device: str
+) -> AttentionChoice:
+    """The attention implementation with which ``load_model`` loads a model of this configuration."""
+    heads = head_sizes(from_config(config.to_dict()))
+    return select_attention(heads, precision_of(spec, dims), device)
+
+
+def _compile_layers(model: "PreTrainedModel") -> None:
+    """Compile layer by layer, which is fast because all have the same code, and keeps FSDP's prefetching.
+
+    Only the forward is compiled: FSDP's hooks, which gather a layer's weights, stay outside.
+    """
+    layers = model.base_model.layers
+    assert isinstance(layers, nn.ModuleList)
+    for layer in layers:
+        _set_forward(layer, torch.compile(layer.forward))
 
 
 def _set_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:
@@ -159,17 +242,40 @@ def _distributed_kwargs(spec: ModelSpec, config: "PreTrainedConfig", dims: Paral
             tp_plan=tp_plan if dims.tp > 1 else None,
             fsdp_mixed_precision=spec.bf16,
             fsdp_cpu_offload=spec.cpu_offload,
+            ep_implementation=_dispatch(dims),
         )
     }
 
 
+def _dispatch(dims: ParallelDims) -> str:
+    """Name of the way in which tokens reach their experts."""
+    if not _sends_by_node(dims):
+        return "auto"
+    from safe_r1.train.experts import register_node_dispatch
+
+    return register_node_dispatch()
+
+
+def _sends_by_node(dims: ParallelDims) -> bool:
+    """True where tokens are sent to each node once, not to each expert."""
+    return spans_nodes(dims.ep, dims.tp, local_world_size())
+
+
 def _forward_loss(
-    model: "PreTrainedModel", *, autocast: bool, device: str, labels: Tensor, **inputs: object
+    model: "PreTrainedModel",
+    *,
+    autocast: bool,
+    device: str,
+    labels: Tensor,
+    label_positions: Tensor,
+    **inputs: object,
 ) -> Tensor:
     """The model's forward in training: the summed loss of a batch."""
-    with torch.autocast(device, torch.bfloat16) if autocast else contextlib.nullcontext():
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
         hidden = model.base_model(use_cache=False, **inputs)[0]
-        return _output_layer(model)(hidden, shift_labels(labels))
+    # Outside of autocast, which would keep its bf16 copies of all weights beside the logits.
+    hidden = hidden.flatten(0, 1).index_select(0, label_positions)
+    return _output_layer(model)(hidden.bfloat16() if autocast else hidden, labels)
 
 
 def _head_loss(head: nn.Linear, hidden: Tensor, labels: Tensor, *, budget_mib: int) -> Tensor:

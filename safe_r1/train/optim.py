@@ -138,26 +138,31 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients so that their global norm is at most ``max_norm``; returns the norm before.
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients so that their global norm is at most ``max_norm``.
 
     Dense layers and experts are on different device meshes, and torch cannot combine tensors of several
     meshes; so the norm of each mesh is computed separately and their squares are added.
+
+    Returns:
+        The norm before, an fp64 number on the gradients' device: the host does not wait for it.
     """
     groups: dict[object, list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         if (grad := parameter.grad) is not None:
             mesh = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else None
             groups[mesh].append(grad)
-    square = 0.0
+    if not groups:
+        return torch.zeros((), dtype=torch.float64)
+    squares: list[Tensor] = []
     for grads in groups.values():
         norm = torch.nn.utils.get_total_norm(grads)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        square += float(norm) ** 2
-    total = math.sqrt(square)
-    if total > max_norm:
-        for grads in groups.values():
-            for grad in grads:
-                # As torch's clip_grad_norm_, which adds 1e-6 to the divisor too.
-                grad.mul_(max_norm / (total + 1e-6))
+        squares.append(norm.double() ** 2)
+    total = torch.stack(squares).sum().sqrt()
+    # As torch's clip_grad_norm_, which adds 1e-6 to the divisor too. One where nothing is to be clipped.
+    scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
+    for grads in groups.values():
+        shards = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+        torch._foreach_mul_(shards, scale.to(shards[0]))  # pyright: ignore[reportPrivateImportUsage]
     return total

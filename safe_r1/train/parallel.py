@@ -2,14 +2,19 @@
 
 import datetime
 import os
+import re
 from dataclasses import dataclass
 
-from safe_r1.errors import ConfigError
+from safe_r1.errors import ConfigError, WorkersLostError
 from safe_r1.models.registry import Layout
 from safe_r1.train.config import ParallelConfig
 
-# Loading a sharded checkpoint of 1.3 TB takes some ranks much longer than others.
+# Of everything but training steps: loading a sharded checkpoint of 1.3 TB takes some ranks much longer than
+# others.
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
+
+# gloo's and NCCL's messages of a collective that took too long.
+_TIMED_OUT = re.compile(r"(?i)timed? ?out")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,20 @@ def _default_fsdp(layout: Layout | None, workers: int) -> int:
     return layout.fsdp_size if layout and workers % layout.fsdp_size == 0 else workers
 
 
+def local_world_size() -> int:
+    """Workers of this node, as the launcher (torchrun or Ray Train) says; adjacent ranks share a node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def spans_nodes(ep_size: int, tp_size: int, per_node: int) -> bool:
+    """True where the experts of a layer are spread over whole nodes of ``per_node`` workers.
+
+    Tokens are then sent to each node once. Tensor parallelism, whose workers share their tokens, has
+    transformers' own dispatch.
+    """
+    return tp_size == 1 and ep_size > per_node > 1 and ep_size % per_node == 0
+
+
 def init_distributed(device: str) -> tuple[int, int]:
     """Initialize the default process group from the launcher's environment; a single process needs none.
 
@@ -95,6 +114,45 @@ def init_distributed(device: str) -> tuple[int, int]:
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     return int(os.environ.get("RANK", "0")), world_size
+
+
+def limit_collectives(timeout_s: int) -> None:
+    """Wait until all workers are here, and from then on limit how long each collective of training takes.
+
+    Process groups that are made later, such as that of the checkpoints, have their own limit.
+
+    Args:
+        timeout_s: Limit in seconds; long enough for the slowest first step, in which kernels are compiled.
+    """
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d
+
+    if not dist.is_initialized():
+        return
+    dist.barrier()
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout_s), group)
+
+
+def hung_worker_error(error: BaseException, timeout_s: int) -> WorkersLostError | None:
+    """What to raise for an error of torch that says that a worker did not come to a collective in time.
+
+    NCCL ends the process instead, which Ray Train sees as a lost worker.
+
+    Args:
+        error: Of a training step.
+        timeout_s: See ``limit_collectives``.
+
+    Returns:
+        None for any other error.
+    """
+    if not (isinstance(error, RuntimeError) and _TIMED_OUT.search(str(error))):
+        return None
+    reason = str(error).strip().splitlines()[0]
+    return WorkersLostError(
+        f"a worker hangs: it did not take part in a step for parallel.timeout_s={timeout_s} s ({reason}); it "
+        "is the one whose log ends without an error. Run the same command again, or raise the limit"
+    )
 
 
 def dp_rank(dims: ParallelDims, rank: int) -> int:

@@ -3,9 +3,10 @@
 import textwrap
 from dataclasses import asdict
 
-from safe_r1.errors import SafeR1Error
-from safe_r1.train.plan import MAX_GPUS, TrainPlan, smallest_fit
-from safe_r1.train.plan_check import check_plan, describe_size
+from safe_r1.train.memory import GIB
+from safe_r1.train.plan import MAX_GPUS, smallest_fit
+from safe_r1.train.plan_check import describe_size, find_problems
+from safe_r1.train.train_plan import TrainPlan
 
 _WIDTH = 110
 _MEMORY_LABELS = {
@@ -18,13 +19,25 @@ _MEMORY_LABELS = {
 }
 
 
+_STEP_LABELS = {
+    "matmul": "matrix products",
+    "experts": "routed experts",
+    "attention": "attention",
+    "output": "output layer, loss",
+    "elementwise": "norms, activations",
+    "recomputation": "recomputation",
+    "optimizer": "optimizer",
+    "sharding": "FSDP, exposed",
+    "tensor_parallel": "tensor parallel",
+    "expert_exchange": "expert exchange",
+    "host_syncs": "host syncs",
+    "offload": "offloading",
+}
+
+
 def problem_of(plan: TrainPlan) -> str | None:
-    """Why a job would reject the plan; None if it would not."""
-    try:
-        check_plan(plan)
-    except SafeR1Error as error:
-        return str(error)
-    return None
+    """Every reason why a job would reject the plan, in one line; None if it would not."""
+    return "; and ".join(str(problem) for problem in find_problems(plan)) or None
 
 
 def to_json(name: str, plan: TrainPlan) -> dict[str, object]:
@@ -39,20 +52,36 @@ def to_json(name: str, plan: TrainPlan) -> dict[str, object]:
         "memory_gib": {
             peak: {**asdict(parts), "total": parts.total} for peak, parts in plan.memory_peaks.items()
         },
-        "host_gib_per_node": plan.host_gib,
+        "host_gib_per_node": {
+            **asdict(plan.host),
+            "total": plan.host.total,
+            "available": plan.gpu.node_memory_gib,
+        },
+        "disk_gib_per_node": plan.node_disk_gib,
+        "volume_gib": {**asdict(plan.volume), "total": plan.volume.total},
         "fits": plan.fits,
         "problem": problem_of(plan),
+        "problems": [str(problem) for problem in find_problems(plan)],
         "fewest_gpus": fewest.layout.num_gpus if fewest else None,
         "seq_len": plan.seq_len,
         "global_batch_size": plan.global_batch_size,
         "grad_accum_steps": plan.grad_accum_steps,
+        "recompute_every": plan.recompute_every,
         "mfu": plan.mfu,
         "tokens_per_s_per_gpu": plan.tokens_per_s_per_gpu,
         "step_s": plan.step_s,
+        "step_parts_s": asdict(plan.step_parts),
+        "expert_exchange_gib": {
+            "total": plan.grad_accum_steps * plan.step_model.traffic.exchange_bytes / GIB,
+            "between_nodes": plan.grad_accum_steps
+            * plan.step_model.traffic.exchange_bytes_between_nodes
+            / GIB,
+        },
         "corpus_tokens": plan.corpus_tokens,
         "epochs": plan.epochs,
         "num_steps": plan.num_steps,
         "hours": plan.hours,
+        "run_s": {**asdict(plan.run_time), "total": plan.run_time.total},
         "checkpoint_gib": plan.checkpoint_gib,
         "export_gib": plan.export_gib,
     }
@@ -68,18 +97,16 @@ def to_text(name: str, plan: TrainPlan) -> str:
         ("batch", _batch(plan)),
         ("memory", _memory_table(plan)),
     ]
-    if layout.cpu_offload:
-        rows.append(("host", f"{plan.host_gib:,.0f} GiB of memory on each node"))
     rows += [
+        ("host", _host(plan)),
         ("verdict", _verdict(plan)),
         ("fewest", _fewest(plan)),
         ("speed", _speed(plan)),
-        (
-            "time",
-            f"{_duration(plan.step_s)} per step, {plan.num_steps:,} steps, {_duration(plan.hours * 3600)}",
-        ),
+        ("step", _step(plan)),
+        ("time", _time(plan)),
         ("corpus", _corpus(plan)),
         ("disk", _disk(plan)),
+        ("volume", _volume(plan)),
     ]
     return "\n".join(_row(label, text) for label, text in rows)
 
@@ -108,7 +135,46 @@ def _fewest(plan: TrainPlan) -> str:
 
 def _speed(plan: TrainPlan) -> str:
     speed = f"{plan.tokens_per_s_per_gpu:,.0f} tokens/s per GPU"
-    return f"{speed}, assuming {plan.mfu:.0%} of {plan.gpu.tflops:g} TFLOP/s"
+    return f"{speed}, {plan.mfu:.0%} of {plan.gpu.tflops:g} TFLOP/s without recomputation"
+
+
+def _step(plan: TrainPlan) -> str:
+    """The step's duration, and its parts by their share, largest first."""
+    parts = asdict(plan.step_parts)
+    shares = {label: parts[name] / plan.step_s for name, label in _STEP_LABELS.items()}
+    shown = sorted(
+        (label for label, share in shares.items() if share >= 0.005), key=lambda each: -shares[each]
+    )
+    text = f"{_duration(plan.step_s)}: " + ", ".join(f"{label} {shares[label]:.0%}" for label in shown)
+    traffic = plan.step_model.traffic
+    if exchanged := plan.grad_accum_steps * traffic.exchange_bytes / GIB:
+        between = plan.grad_accum_steps * traffic.exchange_bytes_between_nodes / GIB
+        text += f"; each GPU sends {exchanged:,.0f} GiB to experts, {between:,.0f} of it between nodes"
+    return text
+
+
+def _time(plan: TrainPlan) -> str:
+    run = plan.run_time
+    parts = {
+        "start": run.start,
+        "validation": run.validation,
+        "checkpoints": run.checkpoints,
+        "export": run.export,
+    }
+    others = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
+    return (
+        f"{plan.num_steps:,} steps, {_duration(run.training)}; with {others}: {_duration(run.total)} in all"
+    )
+
+
+def _host(plan: TrainPlan) -> str:
+    host = plan.host
+    offloaded = f"{host.states:,.0f} offloaded, " if host.states else ""
+    return (
+        f"{host.total:,.0f} GiB of memory on each node ({offloaded}{host.workers:,.0f} workers, "
+        f"{host.files:,.0f} loading and checkpoints, {host.system:,.0f} system); "
+        f"checkpoints are written while training {'goes on' if host.has_checkpoint_copy else 'waits'}"
+    )
 
 
 def _corpus(plan: TrainPlan) -> str:
@@ -119,8 +185,16 @@ def _corpus(plan: TrainPlan) -> str:
 
 
 def _disk(plan: TrainPlan) -> str:
-    checkpoint = f"{plan.checkpoint_gib:,.0f} GiB per checkpoint"
-    return f"{checkpoint}, {plan.export_gib:,.1f} GiB for the exported bf16 model"
+    return f"{plan.node_disk_gib:,.0f} GiB on each node, where the model is downloaded to it"
+
+
+def _volume(plan: TrainPlan) -> str:
+    use = plan.volume
+    return (
+        f"{use.total:,.0f} GiB: {use.model:,.0f} model, {use.corpus:,.1f} corpus, "
+        f"{use.kept_checkpoints:,.0f} checkpoints ({plan.checkpoint_gib:,.0f} each) and "
+        f"{use.pending_checkpoint:,.0f} while one is written, {use.export:,.1f} exported bf16 model"
+    )
 
 
 def table(plans: dict[str, TrainPlan]) -> str:
@@ -128,7 +202,7 @@ def table(plans: dict[str, TrainPlan]) -> str:
     head = f"{'variant':22} {'params':>9} {'GPUs':>15} {'sharding':24} {'GiB each':>13} {'fits':4}"
     lines = [f"{head} {'tokens/s/GPU':>12} {'step':>7} {'steps':>6} {'time':>7} {'checkpoint':>10}"]
     lines += [_table_row(name, plan) for name, plan in plans.items()]
-    problems = [f"{name}: {problem}" for name, plan in plans.items() if (problem := problem_of(plan))]
+    problems = [f"{name}: {problem}" for name, plan in plans.items() for problem in find_problems(plan)]
     return "\n".join([*lines, _assumptions(plans), *problems])
 
 
@@ -139,11 +213,11 @@ def _table_row(name: str, plan: TrainPlan) -> str:
         f"{_gpus(plan):>15}",
         f"{_sizes(plan, short=True):24}",
         f"{f'{plan.memory.total:.1f} / {plan.gpu.usable_gib:.1f}':>13}",
-        f"{'no' if problem_of(plan) else 'yes':4}",
+        f"{'no' if find_problems(plan) else 'yes':4}",
         f"{plan.tokens_per_s_per_gpu:12,.0f}",
         f"{_duration(plan.step_s):>7}",
         f"{plan.num_steps:6,}",
-        f"{_duration(plan.hours * 3600):>7}",
+        f"{_duration(plan.run_time.total):>7}",
         f"{plan.checkpoint_gib:6,.0f} GiB",
     ]
     return " ".join(columns)
@@ -151,10 +225,10 @@ def _table_row(name: str, plan: TrainPlan) -> str:
 
 def _assumptions(plans: dict[str, TrainPlan]) -> str:
     plan = next(iter(plans.values()))
-    mfu = " or ".join(f"{mfu:.0%}" for mfu in sorted({each.mfu for each in plans.values()}, reverse=True))
     return (
         f"Assumed: {plan.corpus_tokens:,} tokens × {plan.epochs} epochs, conversations of "
-        f"{plan.document_tokens:,} tokens packed into sequences of {plan.seq_len:,}; {mfu} of the GPU's peak."
+        f"{plan.document_tokens:,} tokens packed into sequences of {plan.seq_len:,}; "
+        "time from start to export."
     )
 
 
@@ -176,9 +250,19 @@ def _sizes(plan: TrainPlan, *, short: bool = False) -> str:
         shown.append(layout.states)
     else:
         shown.append(f"micro-batch {layout.micro_batch_size}, moments in {layout.states}")
+        shown.append(_recomputation(plan))
     if layout.cpu_offload:
         shown.append("offloaded")
     return ", ".join(shown)
+
+
+def _recomputation(plan: TrainPlan) -> str:
+    if not plan.activation_checkpointing:
+        return "no layer recomputed"
+    every = plan.recompute_every
+    if every >= plan.architecture.num_layers:
+        return "one layer recomputed"
+    return "every layer recomputed" if every == 1 else f"one layer in {every} recomputed"
 
 
 def _memory_table(plan: TrainPlan) -> str:
@@ -195,7 +279,8 @@ def _memory_table(plan: TrainPlan) -> str:
 
 def _verdict(plan: TrainPlan) -> str:
     used = f"{plan.memory.total:.1f} of {plan.gpu.usable_gib:.1f} GiB usable"
-    return problem_of(plan) or f"fits: {used} ({plan.gpu.memory_gib:g} GiB in total)"
+    problems = "\n".join(str(problem) for problem in find_problems(plan))
+    return problems or f"fits: {used} ({plan.gpu.memory_gib:g} GiB in total)"
 
 
 def _row(label: str, text: str) -> str:

@@ -17,7 +17,6 @@ from safe_r1.train.checkpoint_files import (
     DAMAGE_FILE,
     CheckpointState,
     best_checkpoint,
-    find_damage,
     list_checkpoints,
     pass_over,
     passed_over,
@@ -28,7 +27,8 @@ from safe_r1.train.data import PreparedData
 from safe_r1.train.history import StepRecord, read_history
 from safe_r1.train.job import TrainJob
 from safe_r1.train.loop import TrainSpec
-from safe_r1.train.run import Fingerprint
+from safe_r1.train.run import Fingerprint, find_damage_on_cluster
+from safe_r1.train.spread import run_on_cluster
 
 
 @dataclass
@@ -122,6 +122,8 @@ def publish(
         "corpus_sha256": fingerprint["corpus"],
         "plan": {"layout": asdict(job.plan.layout), "memory_gib": job.plan.memory.total},
         "peak_memory_gib": max(record.get("memory_gib", 0.0) for record in records),
+        # One entry if every start of the workers chose the same.
+        "attention": sorted({record["attention"] for record in records if "attention" in record}),
         "safety_checks": _safety_checks(job),
         "damaged_checkpoints": passed_over(job.folder.path / "checkpoints"),
         "wall_s": round(time.monotonic() - started, 1),
@@ -139,7 +141,8 @@ def export_model(
     """Export a checkpoint to a model folder that is prompted and sampled like the model that was trained."""
     import torch
 
-    from safe_r1.train.export import ExportSpec, export
+    from safe_r1.train.export import export
+    from safe_r1.train.export_weights import ExportSpec
 
     config = job.config
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -147,6 +150,7 @@ def export_model(
     export(
         ExportSpec(checkpoint, job.variant, model, card, config.lora, config.trust_remote_code, dtype),
         on_progress,
+        run_on_cluster,
     )
     origin = {"base": _table_name(job.variant), "run": str(job.folder.path)}
     write_bytes(model / ORIGIN_FILE, json.dumps(origin).encode())
@@ -156,7 +160,7 @@ def _best_sound(job: TrainJob) -> tuple[UPath, CheckpointState]:
     """The best checkpoint whose files are as they were written, and its state."""
     folder = job.folder.path / "checkpoints"
     while best := best_checkpoint(folder, scores_file(job.config)):
-        damage = find_damage(best)
+        damage = find_damage_on_cluster(best)
         state = read_state(best)
         if damage is None and state is not None:
             return best, state
@@ -189,4 +193,4 @@ def _table_name(variant: Variant) -> str | None:
     if variant.kind == "custom":
         return None
     # A model that was fine-tuned before has a name of its own.
-    return variant.base if variant.kind == "enhanced" and variant.is_local else variant.name
+    return variant.base if variant.is_exported else variant.name

@@ -1,5 +1,7 @@
 """The run folder of a fine-tuning job: what makes a run the same run, and how far it is."""
 
+import functools
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -9,10 +11,17 @@ from safe_r1.errors import RunConflictError
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import Cluster
 from safe_r1.runs import sha256
-from safe_r1.train.checkpoint_files import find_damage, list_checkpoints, pass_over, read_state
+from safe_r1.train.checkpoint_files import (
+    find_damage,
+    list_checkpoints,
+    pass_over,
+    read_state,
+    recorded_files,
+)
 from safe_r1.train.data import read_corpus
 from safe_r1.train.job import TrainJob
 from safe_r1.train.loop import TrainSpec
+from safe_r1.train.spread import run_on_cluster
 
 # Settings that may change when a run is resumed: they affect how it is computed, not its result. Of corpus
 # and model the content counts, wherever it lies.
@@ -33,6 +42,8 @@ _MUTABLE_SETTINGS = {
 }
 # How long a run trains: more continues it, from its latest checkpoint.
 _LENGTH_SETTINGS = {"epochs", "max_steps"}
+# Of a checkpoint that is verified, each 1 GiB at most.
+_FILES_PER_TASK = 16
 
 Fingerprint = dict[str, Any]
 """Everything that could change the result of a run, as ``run.json`` holds it."""
@@ -102,8 +113,19 @@ def is_trained(job: TrainJob, spec: TrainSpec) -> bool:
         if step > spec.last_step:
             # A part of a run that is further on: nothing is read of this checkpoint.
             return True
-        damage = find_damage(path)
+        damage = find_damage_on_cluster(path)
         if damage is None:
             return True
         pass_over(path, damage)
     return False
+
+
+def find_damage_on_cluster(checkpoint: UPath) -> str | None:
+    """Like ``find_damage``, but the files are read on all nodes: a large checkpoint takes hours on one."""
+    parts = max(1, math.ceil(len(recorded_files(checkpoint)) / _FILES_PER_TASK))
+    check = functools.partial(_find_damage_of_part, checkpoint, parts)
+    return next(filter(None, run_on_cluster(check, range(parts), memory=0)), None)
+
+
+def _find_damage_of_part(checkpoint: UPath, parts: int, part: int) -> str | None:
+    return find_damage(checkpoint, part, parts)

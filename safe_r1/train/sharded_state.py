@@ -1,91 +1,270 @@
 """Model and optimizer state in the form that torch's distributed checkpoints can store and reshard.
 
-Two kinds of tensors need conversion: tensor-parallel shards, which are interleaved with FSDP's, while a
-checkpoint knows contiguous shards only; and 8-bit moments, whose quantization blocks belong to a shard.
+Most tensors are stored as they are, and loaded in place: nothing is copied. Two kinds need conversion, which
+is done tensor by tensor. Interleaved shards of tensor parallelism are redistributed, as a checkpoint knows
+contiguous shards only. 8-bit moments, whose quantization blocks belong to a shard, are stored as codes and
+scales where the blocks do not cross the rows of the tensor, for then they are the same on any number of
+workers; other ones are stored as fp32.
 """
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import functools
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
-from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_map
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from safe_r1.train.optim import is_quantized
 
-State = TypeVar("State", bound=Mapping[str, Any])
+Tensors = dict[str, Tensor]
+"""Tensors by their name in a checkpoint."""
+# Suffixes of the parts of an 8-bit moment: uint8 codes, fp32 scales of the blocks, what each code stands for.
+_CODES = ".codes"
+_SCALES = ".scales"
+_TABLE = ".table"
 
-Moments = Mapping[Tensor, Mapping[str, object]]
-"""An optimizer's state by parameter and name."""
+
+def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """All weights, buffers and moments by their name in a checkpoint; they share storage with these."""
+    weights, states = get_state_dict(model, optimizer)
+    tensors: dict[str, Any] = {f"model.{name}": value for name, value in weights.items()}
+    moments: Mapping[str, Any] = states["state"]  # pyright: ignore[reportAssignmentType]
+    for parameter, state in moments.items():
+        prefix = ".".join(("optimizer", "state", parameter))
+        tensors |= {f"{prefix}.{name}": value for name, value in state.items()}
+    return tensors
 
 
-def to_contiguous_shards(state: State, reference: State | None = None) -> State:
-    """A nested state with dequantized moments and contiguous shards.
+def local_part(value: Tensor) -> Any:
+    """This worker's shard of a tensor, or the tensor where it has no shards."""
+    local = value.to_local() if isinstance(value, DTensor) else value
+    return local.wait() if isinstance(local, AsyncCollectiveTensor) else local
+
+
+def num_bytes(value: Tensor, is_coded: bool) -> int:
+    """Bytes of a copy of this worker's shard.
 
     Args:
-        state: Nested dicts with tensors.
-        reference: The state with the original sharding, to convert ``state`` back to it.
+        value: The tensor.
+        is_coded: It is an 8-bit moment that is saved as codes and scales.
     """
-    state = tree_map(_dequantize, state)
-    if not dist.is_initialized():
-        return state
-    from transformers.distributed.checkpoint import _redistribute_state_dict
-
-    return tree_map(_own_storage, _redistribute_state_dict(state, reference))  # pyright: ignore[reportArgumentType]
+    local = local_part(value)
+    if is_coded:
+        return local.codes.nbytes + local.scale.nbytes
+    return math.prod(local.shape) * value.dtype.itemsize
 
 
-@torch.no_grad()
-def _dequantize(value: object) -> object:
-    """An 8-bit moment as fp32 in host memory; other numbers of workers have other quantization blocks."""
-    local = value.to_local() if isinstance(value, DTensor) else value
+def has_row_blocks(value: Tensor) -> bool:
+    """True for an 8-bit moment whose quantization blocks do not cross its rows, on this worker."""
+    local = local_part(value)
     if not is_quantized(local):
-        return value
-    plain: Tensor = local.dequantize().cpu()  # pyright: ignore[reportAttributeAccessIssue]
-    if not isinstance(value, DTensor):
-        return plain
-    # Wrapping moves the shard to the mesh's device; one shard at a time fits there.
-    return _with_sharding_of(value, plain).cpu()
+        return False
+    width = value.shape[-1]
+    if isinstance(value, DTensor):
+        if _is_interleaved(value):
+            return False
+        width /= math.prod(
+            value.device_mesh.size(dim)
+            for dim, placement in enumerate(value.placements)
+            if _dim_of(placement) == value.ndim - 1
+        )
+    return width % local.block_size == 0
+
+
+def saved_tensors(tensors: Tensors, coded: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors to save, converted one by one where that is needed.
+
+    Args:
+        tensors: All tensors of model and optimizer.
+        coded: Names of the 8-bit moments to save as codes and scales: those with row blocks on all workers.
+    """
+    for name, value in tensors.items():
+        if name in coded:
+            yield from _parts_of(name, value).items()
+        elif isinstance(value, DTensor) and _is_interleaved(value):
+            yield name, _redistribute(with_sharding_of(value, dequantize(local_part(value))))
+        else:
+            # Where it is an 8-bit moment, it is dequantized when it is written.
+            yield name, value
 
 
 @torch.no_grad()
-def _own_storage(value: object) -> object:
-    """A sharded tensor whose local part does not share storage with a larger tensor.
+def dequantize(local: Any) -> Tensor:
+    """An 8-bit moment as fp32; any other tensor as it is."""
+    return local.dequantize() if is_quantized(local) else local
 
-    FSDP's shards are views; torch 2.13 cannot copy a view into a larger tensor on CPU.
+
+@torch.no_grad()
+def to_host(value: Tensor) -> Tensor:
+    """A copy in host memory, with the same sharding."""
+    local = local_part(value)
+    plain = dequantize(local)
+    is_shared = plain is local and plain.device.type == "cpu"
+    return with_sharding_of(value, plain.clone() if is_shared else plain.cpu())
+
+
+def with_sharding_of(value: Tensor, local: Tensor, width: int | None = None) -> Tensor:
+    """A tensor with the sharding of another one, and with other content.
+
+    Args:
+        value: The other one.
+        local: This worker's shard, on any device.
+        width: Size of the last dimension of the whole tensor, if that is another one.
     """
     if not isinstance(value, DTensor):
-        return value
-    local = value.to_local()
-    if isinstance(local, AsyncCollectiveTensor):
-        local = local.wait()
-    return _with_sharding_of(value, local.clone() if local.device.type == "cpu" else local)
+        return local
+    return _distributed(value, local, value.placements, width)
 
 
-def _with_sharding_of(value: DTensor, local: Tensor) -> DTensor:
-    return DTensor.from_local(
-        local, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
+def _distributed(
+    like: DTensor, local: Tensor, placements: tuple[Placement, ...], width: int | None = None
+) -> DTensor:
+    shape = like.shape if width is None else torch.Size([*like.shape[:-1], width])
+    meta = TensorMeta(shape, torch.empty(shape, device="meta").stride(), local.dtype)
+    # Unlike `DTensor.from_local`, the constructor leaves the shard on its device.
+    spec = DTensorSpec(like.device_mesh, placements, tensor_meta=meta)
+    return DTensor(local, spec, requires_grad=False)
+
+
+def _parts_of(name: str, value: Tensor) -> Tensors:
+    """Codes, scales and table of an 8-bit moment with row blocks; they share its storage."""
+    local = local_part(value)
+    scales = local.scale.view(*local.shape[:-1], local.shape[-1] // local.block_size)
+    return {
+        name + _CODES: with_sharding_of(value, local.codes),
+        name + _SCALES: with_sharding_of(value, scales, value.shape[-1] // local.block_size),
+        name + _TABLE: local.qmap,
+    }
+
+
+def to_load(tensors: Tensors, saved: Mapping[str, object]) -> tuple[Tensors, list[Callable[[], None]]]:
+    """The tensors to read a checkpoint into, and what is to be called when that is done.
+
+    Args:
+        tensors: All tensors of model and optimizer; most are read in place.
+        saved: Metadata of the tensors of the checkpoint.
+    """
+    content: Tensors = {}
+    finish: list[Callable[[], None]] = []
+    for name, value in tensors.items():
+        local = local_part(value)
+        scales = saved.get(name + _SCALES)
+        if isinstance(scales, TensorStorageMetadata):
+            if has_row_blocks(value) and scales.size[-1] * local.block_size == value.shape[-1]:
+                content |= _parts_of(name, value)
+                continue
+            read = _codes_to_read(name, value, saved)
+            content |= read
+            finish.append(functools.partial(_assign_codes, name, value, read))
+        elif is_quantized(local) or (isinstance(value, DTensor) and _is_interleaved(value)):
+            content[name] = _empty_like(value, torch.float32 if is_quantized(local) else value.dtype)
+            finish.append(functools.partial(_assign, value, content[name]))
+        else:
+            content[name] = value
+    return content, finish
+
+
+def _empty_like(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in host memory with the contiguous sharding of a tensor."""
+    if not isinstance(value, DTensor):
+        return torch.empty(value.shape, dtype=dtype)
+    placements = _contiguous(value)
+    shape, _ = compute_local_shape_and_global_offset(value.shape, value.device_mesh, placements)
+    return _distributed(value, torch.empty(shape, dtype=dtype), placements)
+
+
+def _codes_to_read(name: str, value: Tensor, saved: Mapping[str, object]) -> Tensors:
+    """The parts of a moment whose blocks are others here: all scales, as they are few."""
+    whole = {part: saved[name + part] for part in (_SCALES, _TABLE)}
+    return {name + _CODES: _empty_like(value, torch.uint8)} | {
+        name + part: torch.empty(metadata.size)
+        for part, metadata in whole.items()
+        if isinstance(metadata, TensorStorageMetadata)
+    }
+
+
+def _assign_codes(name: str, value: Tensor, read: Tensors) -> None:
+    """Overwrite this worker's shard of a moment with what was read by ``_codes_to_read``."""
+    codes = read[name + _CODES]
+    scales = read[name + _SCALES]
+    offsets: tuple[int, ...] = (0,) * value.ndim
+    if isinstance(codes, DTensor):
+        _, offsets = compute_local_shape_and_global_offset(codes.shape, codes.device_mesh, codes.placements)
+    local = local_part(codes)
+    for dim, (offset, size) in enumerate(zip(offsets[:-1], local.shape[:-1], strict=True)):
+        scales = scales.narrow(dim, min(offset, scales.shape[dim] - size), size)
+    block_size = value.shape[-1] // scales.shape[-1]
+    columns = torch.arange(offsets[-1], offsets[-1] + local.shape[-1])
+    decoded = read[name + _TABLE][local.int()] * scales[..., columns // block_size]
+    _assign(value, with_sharding_of(codes, decoded))
+
+
+@torch.no_grad()
+def _assign(value: Tensor, read: Tensor) -> None:
+    """Overwrite this worker's shard of a tensor with the same tensor in contiguous shards.
+
+    Args:
+        value: The tensor.
+        read: What was read for it; fp32 for an 8-bit moment, which is quantized again.
+    """
+    if isinstance(value, DTensor) and _is_interleaved(value):
+        device = value.device_mesh.device_type
+        on_device = _distributed(value, local_part(read).to(device), _contiguous(value))
+        read = on_device.redistribute(placements=value.placements)
+    local = local_part(value)
+    plain = local_part(read).to(local.device)
+    local.copy_(_restore_block_scales(plain, local) if is_quantized(local) else plain)
+
+
+def _redistribute(value: Tensor) -> Tensor:
+    """A tensor with interleaved shards as one with contiguous ones; all workers of its mesh take part."""
+    assert isinstance(value, DTensor)
+    placements = _contiguous(value)
+    on_device = _distributed(value, local_part(value).to(value.device_mesh.device_type), value.placements)
+    return _distributed(value, local_part(on_device.redistribute(placements=placements)), placements)
+
+
+def _is_interleaved(value: DTensor) -> bool:
+    """True if a worker's shard is more than one slice of the tensor.
+
+    FSDP shards what tensor parallelism has sharded before, and torch calls that strided; but as each of them
+    takes one slice of one slice, it is one in the end. Not so the shards of matrices that are stacked, of
+    which tensor parallelism takes a slice each.
+    """
+    for dim, placement in enumerate(value.placements):
+        if isinstance(placement, _StridedShard):
+            sharded_before = math.prod(
+                value.device_mesh.size(later)
+                for later in range(dim + 1, value.device_mesh.ndim)
+                if isinstance(value.placements[later], Shard)
+                and _dim_of(value.placements[later]) == placement.dim
+            )
+            if sharded_before != placement.split_factor:
+                return True
+    return False
+
+
+def _contiguous(value: DTensor) -> tuple[Placement, ...]:
+    """The placements of a tensor, or where its shards are interleaved those that make them contiguous."""
+    if not _is_interleaved(value):
+        return tuple(value.placements)
+    return tuple(
+        Shard(placement.dim) if isinstance(placement, _StridedShard) else placement
+        for placement in value.placements
     )
 
 
-@torch.no_grad()
-def requantize(optimizer: torch.optim.Optimizer, quantized: Moments) -> None:
-    """Quantize moments that were loaded as fp32 again.
-
-    Args:
-        optimizer: With the loaded moments.
-        quantized: Its state before loading, whose 8-bit tensors are overwritten and put back.
-    """
-    for parameter, state in optimizer.state.items():
-        for name, before in quantized.get(parameter, {}).items():
-            loaded = state[name]
-            local = before.to_local() if isinstance(before, DTensor) else before
-            values = loaded.to_local() if isinstance(loaded, DTensor) else loaded
-            if is_quantized(local):
-                local.copy_(_restore_block_scales(values, local))  # pyright: ignore[reportAttributeAccessIssue]
-                state[name] = before
+def _dim_of(placement: Placement) -> int | None:
+    """The dimension that a placement shards; None if it shards none."""
+    return placement.dim if isinstance(placement, Shard | _StridedShard) else None
 
 
 def _restore_block_scales(values: Tensor, quantized: Any) -> Tensor:

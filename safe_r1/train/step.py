@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from safe_r1.train.batches import Batch
 from safe_r1.train.lora import average_unsharded_gradients
-from safe_r1.train.loss import shift_labels
 from safe_r1.train.optim import clip_gradients, set_learning_rate
-from safe_r1.train.packed import IGNORE_INDEX
 from safe_r1.train.parallel import ParallelDims
 
 
@@ -53,11 +52,6 @@ def sum_over_workers(values: Sequence[float], dims: ParallelDims) -> list[float]
     return (total / dims.tp).tolist()
 
 
-def count_labels(batch: Batch) -> int:
-    """Number of label tokens of a batch."""
-    return int((shift_labels(batch.labels) != IGNORE_INDEX).sum())
-
-
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -66,6 +60,7 @@ def train_step(
     lr: float,
     max_grad_norm: float,
     max_loss: float | None = None,
+    defer_reduction: bool = False,
 ) -> StepResult:
     """Accumulate the gradients of all micro-batches of all workers, then update the parameters once.
 
@@ -80,21 +75,26 @@ def train_step(
         lr: Learning rate of this step.
         max_grad_norm: Global norm to which gradients are clipped.
         max_loss: Loss above which the step counts as diverged.
+        defer_reduction: Reduce the gradients over the workers with the last micro-batch only.
     """
-    own_counts = (sum(map(count_labels, batches)), sum(batch.num_tokens for batch in batches))
+    own_counts = (sum(batch.num_labels for batch in batches), sum(batch.num_tokens for batch in batches))
     num_labels, num_tokens = (round(count) for count in sum_over_workers(own_counts, dims))
-    loss_sum = 0.0
-    for batch in batches:
+    losses: list[Tensor] = []
+    for number, batch in enumerate(batches, start=1):
+        if defer_reduction and isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(number == len(batches))
         loss = model(**batch.model_inputs)
         # FSDP averages gradients over the data-parallel workers; multiplied by their number, this becomes the
         # sum, which is divided by the label tokens of all workers.
         (loss * (dims.dp / max(1, num_labels))).backward()
-        loss_sum += float(loss.detach())
-    [loss_sum] = sum_over_workers([loss_sum], dims)
+        losses.append(loss.detach())
+    loss_sum = _sum_losses(losses, dims)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     average_unsharded_gradients(parameters, dims)
-    grad_norm = clip_gradients(parameters, max_grad_norm)
-    result = StepResult(loss_sum / max(1, num_labels), grad_norm, num_labels, num_tokens, max_loss)
+    grad_norm = clip_gradients(parameters, max_grad_norm).to(loss_sum.device)
+    # The only point of the step at which the host waits for the device.
+    loss, norm = torch.stack([loss_sum, grad_norm]).tolist()
+    result = StepResult(loss / max(1, num_labels), norm, num_labels, num_tokens, max_loss)
     if not result.failure:
         set_learning_rate(optimizer, lr)
         optimizer.step()
@@ -102,12 +102,23 @@ def train_step(
     return result
 
 
+def _sum_losses(losses: Sequence[Tensor], dims: ParallelDims) -> Tensor:
+    """Sum of the losses of all micro-batches of all workers, in fp64 on the device."""
+    total = torch.stack(list(losses)).sum(dtype=torch.float64)
+    if dims.world_size > 1:
+        torch.distributed.all_reduce(total)
+        # The workers of a tensor-parallel group have the same batches, which are summed tp times.
+        total /= dims.tp
+    return total
+
+
 @torch.no_grad()
 def validation_sums(model: nn.Module, batches: Sequence[Batch]) -> tuple[float, int]:
     """Summed loss and number of label tokens of this worker's batches."""
     model.eval()
     try:
-        losses = [float(model(**batch.model_inputs)) for batch in batches]
+        losses = [model(**batch.model_inputs) for batch in batches]
     finally:
         model.train()
-    return sum(losses), sum(map(count_labels, batches))
+    loss = torch.stack(losses).sum(dtype=torch.float64)
+    return loss.item(), sum(batch.num_labels for batch in batches)

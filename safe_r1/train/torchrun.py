@@ -16,6 +16,7 @@ from safe_r1.train.data import PreparedData
 from safe_r1.train.finetune import check_disk_space, ignore_progress, prepare_job_data, raise_on_failure
 from safe_r1.train.job import TrainJob, make_job, make_spec
 from safe_r1.train.loop import Trainer, TrainSpec
+from safe_r1.train.parallel import COLLECTIVE_TIMEOUT
 from safe_r1.train.publish import publish
 from safe_r1.train.run import Fingerprint, make_fingerprint, open_run
 
@@ -48,7 +49,9 @@ def finetune_with_torchrun(config: FinetuneConfig, show: Callable[[str], None]) 
     prepared = _prepare(config, world_size) if rank == 0 else None
     spec = prepared.spec if prepared else None
     if world_size > 1:
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # The other ranks wait here until rank 0 has prepared the data.
+        torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
         shared = [spec]
         torch.distributed.broadcast_object_list(shared)
         spec = shared[0]

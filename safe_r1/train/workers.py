@@ -135,7 +135,7 @@ def _is_worker_loss(error: Exception) -> bool:
     if any(isinstance(failure, RayError | RayTrainError) for failure in failures):
         return True
     return all(
-        isinstance(failure, DistError)
+        isinstance(failure, DistError | TransientError)
         or (isinstance(failure, RuntimeError) and _CONNECTION_LOST.search(str(failure)))
         for failure in failures
     )

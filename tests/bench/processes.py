@@ -62,18 +62,20 @@ def run_watched(arguments: Sequence[str], environment: Mapping[str, str], log: P
 
     Args:
         arguments: The script and its arguments.
-        environment: Added to this process's own.
+        environment: Added to this process's own; an empty value removes a variable.
         log: File of its output.
 
     Raises:
         RuntimeError: It failed or took more than an hour; the message shows the end of its log.
     """
     processes: dict[int, Watched] = {}
+    removed = {name for name, value in environment.items() if not value}
+    whole = {name: value for name, value in (os.environ | dict(environment)).items() if name not in removed}
     started = time.time()
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, *arguments],
-            env=os.environ | dict(environment),
+            env=whole,
             cwd=REPOSITORY,
             stdout=file,
             stderr=file,

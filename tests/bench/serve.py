@@ -43,20 +43,15 @@ _ANSWERS = (
 def main() -> None:
     args = _arguments()
     folder = Path(mkdtemp(prefix="safe-r1-bench-"))
-    overrides = [f"generation.max_tokens={args.max_tokens}", f"engine.max_num_seqs={args.in_flight}"]
-    benchmark = choose_benchmark(args.data)
-    bench = make_bench(folder, benchmark, args.variant, args.data, args.limit, overrides)
-    if bench.device == "cpu":
-        # As Ray Serve has it, whatever it is told.
-        overrides.append('engine.extra={"distributed_executor_backend": "mp"}')
-        bench = make_bench(folder, benchmark, args.variant, args.data, args.limit, overrides)
+    bench = make_serve_bench(folder, args.variant, args.data, args.limit, args.max_tokens, args.in_flight)
     results = begin(args, conditions=bench.conditions) | {"device": bench.device}
     parts = (args.only,) if args.only else ("generation", "judging", "overload")
     before = run_bare(bench, "bare-before") if "generation" in parts else None
     records = folder / "service.engine"
     environment = side_environment(bench, records)
-    with start_service(_service_flags(args, bench), folder / "service.log", **environment) as service:
-        generation = _generation(service, bench, before[1], records) if before else {}
+    flags = service_flags(bench, args.variant, args.in_flight, args.judge_replicas)
+    with start_service(flags, folder / "service.log", **environment) as service:
+        generation = measure_generation(service, bench, before[1], records) if before else {}
         if generation:
             show("generation, before it is compared", generation)
         if "judging" in parts:
@@ -105,21 +100,44 @@ def _arguments() -> argparse.Namespace:
     return parse(parser, **smallest, overload_s=4.0, kills=[])
 
 
-def _service_flags(args: argparse.Namespace, bench: Bench) -> list[str]:
+def make_serve_bench(
+    folder: Path, variant: str, data: Path | None, limit: int, max_tokens: int, in_flight: int
+) -> Bench:
+    """Plan the work of the first part.
+
+    Args:
+        folder: Temporary folder.
+        variant: As for the job.
+        data: Folder of CHiSafetyBench; None: the embedded sample.
+        limit: Number of questions.
+        max_tokens: Longest answer.
+        in_flight: Sequences that the engine decodes together.
+    """
+    overrides = [f"generation.max_tokens={max_tokens}", f"engine.max_num_seqs={in_flight}"]
+    benchmark = choose_benchmark(data)
+    bench = make_bench(folder, benchmark, variant, data, limit, overrides)
+    if bench.device == "cpu":
+        # As Ray Serve has it, whatever it is told.
+        overrides.append('engine.extra={"distributed_executor_backend": "mp"}')
+        bench = make_bench(folder, benchmark, variant, data, limit, overrides)
+    return bench
+
+
+def service_flags(bench: Bench, variant: str, in_flight: int, judge_replicas: int) -> list[str]:
     """Command line of the service: the same engine as bare vLLM's, and limits that no part reaches."""
     settings: dict[str, object] = {
-        "engine.max_num_seqs": args.in_flight,
-        "judge_replicas": args.judge_replicas,
+        "engine.max_num_seqs": in_flight,
+        "judge_replicas": judge_replicas,
         "limits.items_per_minute": 10**9,
         "limits.requests_per_minute": 10**9,
     }
     if bench.device == "cpu":
         settings["engine.cpu_kv_cache_gib"] = bench.plan.engine.cpu_kv_cache_gib
     flags = [argument for name, value in settings.items() for argument in ("--set", f"{name}={value}")]
-    return ["--variant", args.variant, *flags]
+    return ["--variant", variant, *flags]
 
 
-def _generation(service: Service, bench: Bench, texts: Texts, records: Path) -> dict[str, Any]:
+def measure_generation(service: Service, bench: Bench, texts: Texts, records: Path) -> dict[str, Any]:
     """The questions in one request, once: a second time their prefixes would be in the engine's cache.
 
     Args:

@@ -13,10 +13,14 @@ import pytest
 import ray
 import yaml
 
+from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.recipe import load_recipe
-from safe_r1.models.registry import VARIANTS
+from safe_r1.campaign.simulate import simulate
+from safe_r1.campaign.volume import peak_volume
+from safe_r1.models.registry import DEFAULT_JUDGE, VARIANTS
 from safe_r1.resources import NODE_LABELS
 from safe_r1.train.gpus import get_gpu
+from safe_r1.train.plan import plan_variant
 from tests.cluster.kustomize import Manifest, render
 from tests.cluster.manifests import (
     CLUSTER,
@@ -158,14 +162,14 @@ def test_the_jobs_keep_kuberays_rules(job):
 
 
 @pytest.mark.parametrize("name", ["evaluate", "corpus"])
-def test_a_job_with_an_engine_keeps_to_the_nodes_of_its_image(name):
-    """The other groups have GPUs too, but no vLLM; and from no GPU at all none would be found by itself."""
+def test_a_job_with_an_engine_keeps_to_the_nodes_of_its_group(name):
+    """The other groups have GPUs too, for other work; without any GPU none would be found by itself."""
     (job,) = rendered(KUBERAY / "jobs" / f"{name}.yaml")
     (group,) = re.findall(rf"^env {NODE_LABELS}=safe-r1/group=(\S+) python ", job["spec"]["entrypoint"])
     assert "engine.device=gpu" in job["spec"]["entrypoint"]
     (cluster,) = [m for m in rendered(OVERLAYS[0]) if m["kind"] == "RayCluster"]
     (found,) = [g for g in cluster["spec"]["workerGroupSpecs"] if g["labels"] == {"safe-r1/group": group}]
-    assert "safe-r1-inference:" in found["template"]["spec"]["containers"][0]["image"]
+    assert "safe-r1-gpu:" in found["template"]["spec"]["containers"][0]["image"]
 
 
 @pytest.mark.parametrize("folder", FINETUNES, ids=lambda folder: folder.name)
@@ -247,6 +251,77 @@ def test_the_papers_overlay_has_every_group_of_the_papers_recipe():
                 get_gpu(wanted.gpu).per_node
             )
     assert sum(group["maxReplicas"] for name, group in groups.items() if name.startswith("gpu-")) <= 64
+
+
+def memory_of(pod: Manifest) -> float:
+    """GiB that a worker asks for."""
+    return amount(pod["containers"][0]["resources"]["requests"]["memory"]) / 2**30
+
+
+def disk_of(pod: Manifest) -> float:
+    return amount(pod["containers"][0]["resources"]["requests"]["ephemeral-storage"]) / 2**30
+
+
+def training_groups() -> list[tuple[str, Manifest]]:
+    """Pods of every group that trains, of the elastic clusters and of the jobs' own."""
+    return [
+        (name, group["template"]["spec"])
+        for name, spec in clusters()
+        for group in spec["workerGroupSpecs"]
+        if group["groupName"].startswith("gpu-train")
+    ]
+
+
+def test_nodes_have_the_memory_that_plans_count_with():
+    groups = training_groups()
+    assert len(groups) >= 5
+    for name, pod in groups:
+        gpu = next(gpu for gpu, product in PRODUCTS.items() if product in str(pod["nodeSelector"]))
+        assert memory_of(pod) == get_gpu(gpu).node_memory_gib, name
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.kind == "r1"])
+def test_nodes_hold_what_each_models_plan_needs(name):
+    """Host memory and disk of its layout, on every group with its kind of GPU."""
+    plan = plan_variant(VARIANTS[name])
+    found = 0
+    for _, pod in training_groups():
+        if PRODUCTS[plan.gpu.name] in str(pod["nodeSelector"]):
+            found += 1
+            assert plan.host.total <= memory_of(pod)
+            assert plan.node_disk_gib <= disk_of(pod)
+    assert found
+
+
+def volume_of(overlay: str) -> float:
+    """GiB that the volume of an overlay is asked to have."""
+    (claim,) = [m for m in rendered(KUBERAY / "overlays" / overlay) if m["kind"] == "PersistentVolumeClaim"]
+    return amount(claim["spec"]["resources"]["requests"]["storage"]) / 2**30
+
+
+def test_the_papers_volume_holds_the_papers_campaign():
+    (job,) = rendered(KUBERAY / "jobs" / "campaign.yaml")
+    assert "--recipe paper --output /models/" in job["spec"]["entrypoint"], "it writes to the volume"
+    budget = re.search(r"--budget-gpu-hours (\d+)", job["spec"]["entrypoint"])
+    assert budget
+    recipe = load_recipe("paper", float(budget[1]))
+    # A plan above the budget is refused here.
+    steps = make_steps(recipe, "/models/campaign")
+    needed = peak_volume(recipe, steps, simulate(steps, recipe.groups)).total
+    assert needed <= volume_of("paper")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda folder: folder.name)
+def test_every_volume_holds_the_models_that_it_caches(overlay):
+    """All published models and the judge; the jobs of these overlays write to a bucket."""
+    models = {variant.source: variant.weights_gib() for variant in [*VARIANTS.values(), DEFAULT_JUDGE]}
+    assert 1.05 * sum(models.values()) <= volume_of(overlay.name)
+
+
+def test_a_volume_that_is_made_by_hand_has_the_size_of_its_claim():
+    made = [m for m in rendered(KUBERAY / "overlays" / "onprem") if m["kind"] == "PersistentVolume"]
+    (capacity,) = [m["spec"]["capacity"]["storage"] for m in made]
+    assert amount(capacity) / 2**30 >= volume_of("onprem")
 
 
 def test_the_service_is_the_serve_config_of_the_repository():

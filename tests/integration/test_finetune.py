@@ -4,6 +4,7 @@ Jobs that are killed start a Ray of their own; all others join one, and those th
 process.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,10 +23,15 @@ from ray.cluster_utils import Cluster
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from upath import UPath
 
 from ray_jobs import finetune as job
+from safe_r1.errors import StorageError
 from safe_r1.models.registry import get_variant
-from safe_r1.resources import MIN_LOGICAL_CPUS
+from safe_r1.resources import MIN_LOGICAL_CPUS, disconnect
+from safe_r1.train import spread
+from safe_r1.train.export import export
+from safe_r1.train.export_weights import ExportSpec
 from tests.jobs import run_here
 from tests.small_corpus import conversation, seed_rows, write_corpus
 
@@ -146,6 +152,7 @@ def test_it_learns_and_says_what_it_did(undisturbed: Path, tiny_qwen2: Path):
     folder = undisturbed / "main" / tiny_qwen2.name
     info = json.loads((folder / "run.json").read_text())
     assert info["num_steps"] == NUM_STEPS
+    assert info["attention"] == ["sdpa"]
     assert (folder / "_SUCCESS").exists()
     assert not (folder / "ray").exists()
     assert "validation loss" in (exported(undisturbed, tiny_qwen2) / "README.md").read_text()
@@ -167,6 +174,44 @@ def test_the_export_is_the_original_with_other_values(undisturbed: Path, tiny_qw
     for name in ("chat_template.jinja", "tokenizer.json", "generation_config.json"):
         assert (found / name).read_bytes() == (original / name).read_bytes()
     assert get_variant(str(found)).style == "r1"
+
+
+def test_an_export_by_many_processes_is_that_of_one(
+    ray_address: str,
+    undisturbed: Path,
+    tiny_qwen2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    checkpoint = UPath(undisturbed / "main" / tiny_qwen2.name / "checkpoints" / f"step-{NUM_STEPS:06d}")
+    hashes: list[dict[str, str]] = []
+    writers: set[int] = set()
+    try:
+        for run_all in (spread.run_here, spread.run_on_cluster):
+            output = UPath(tmp_path / run_all.__name__)
+            spec = ExportSpec(checkpoint, get_variant(str(tiny_qwen2)), output, "", max_file_bytes=100_000)
+            export(spec, lambda progress: None, run_all)
+            files = sorted(Path(output.path).iterdir())
+            hashes.append({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
+        writers = set(spread.run_on_cluster(_process_id, range(6), 2**20))
+        with pytest.raises(StorageError, match="of a task"):
+            list(spread.run_on_cluster(_fail, range(2), 2**20))
+    finally:
+        disconnect()
+    assert len([name for name in hashes[0] if name.endswith(".safetensors")]) > 3
+    assert hashes[0] == hashes[1]
+    assert os.getpid() not in writers
+    assert len(writers) > 1
+
+
+def _process_id(item: int) -> int:
+    time.sleep(0.5)
+    return os.getpid()
+
+
+def _fail(item: int) -> None:
+    raise StorageError(f"of a task {item}")
 
 
 def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -339,9 +384,11 @@ def test_bad_input_is_one_clear_line(
     folder = Path(settings.pop("corpus", corpus))
     code, shown = finetune_here(tiny_qwen2, folder, output, *flags, **settings)
     assert code == 2, shown
-    last = shown.strip().splitlines()[-1]
-    assert last.startswith("finetune: ")
-    assert message in last
+    # A layout with several reasons against it has an indented line for each.
+    lines = shown.strip().splitlines()
+    error = max(number for number, line in enumerate(lines) if line.startswith("finetune: "))
+    assert all(line.startswith("  ") for line in lines[error + 1 :]), shown
+    assert message in "\n".join(lines[error:])
 
 
 def test_what_would_change_the_result_is_refused_with_a_line_for_each_setting(

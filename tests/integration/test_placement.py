@@ -1,18 +1,25 @@
 """Engines of several GPUs on nodes with labels; the GPUs are Ray's own count, there are none here."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import EngineLostError
 from safe_r1.inference.engine import engine_arguments, engine_bundles
 from safe_r1.inference.placement import configure_data, placement, release
-from safe_r1.models.registry import VARIANTS
+from safe_r1.inference.weights import fetch_weights, model_environment
+from safe_r1.models.checkpoints import pin
+from safe_r1.models.fetch import loadable
+from safe_r1.models.registry import VARIANTS, get_variant
 from safe_r1.serve.config import ScalingConfig
 from safe_r1.serve.engine import DeploymentSpec, model_deployment
+from tests.unit.models.hubs import serve
+from tests.unit.models.test_stored import write_weights
 
 GROUP = "safe-r1/group"
 
@@ -135,3 +142,32 @@ def test_a_served_model_has_the_same_strategy(stages: int, strategy: str):
     assert replica.placement_group_strategy == strategy
     assert [bundle["GPU"] for bundle in replica.placement_group_bundles or []] == [1] * 4 * stages
     assert deployment._deployment_config.max_ongoing_requests == spec.replica_slots
+
+
+def test_weights_are_fetched_to_each_node_of_an_engine(
+    cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    write_weights(model / "model.safetensors", {"BF16": 1000})
+    monkeypatch.setenv("SAFE_R1_CACHE", str(tmp_path / "cache"))
+    with serve(model) as hub:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+        variant = pin(get_variant("modelscope:owner/model"))
+        environment = {**model_environment(variant), "MODELSCOPE_ENDPOINT": hub.url}
+        # Two stages of a pipeline, as of an engine that one node does not hold.
+        group = ray.util.placement_group([{"CPU": 1, "GPU": 4}] * 2, "STRICT_SPREAD")
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+        engine = ray.remote(num_cpus=0)(fetch_weights).options(
+            scheduling_strategy=strategy, runtime_env={"env_vars": environment}
+        )
+        assert ray.get(engine.remote(), timeout=60) == set(cluster.values())
+        # Both nodes are this machine, with one cache.
+        assert set(hub.reads.values()) == {1}
+    folder, revision = loadable(variant.source, variant.revision, weights=True)
+    assert (Path(folder) / "model.safetensors").is_file()
+    arguments = engine_arguments(variant, EngineConfig(), "gpu")
+    assert revision == "main"
+    assert "revision" not in arguments
+    release([group])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from safe_r1.train.packed import IGNORE_INDEX
-from tests.integration.train_ranks import NUM_STEPS, Case, Result, batch_of
+from tests.integration.train_ranks import BATCH, NUM_STEPS, Case, Result, batch_of, rows_of_step
 from tests.tiny_models import ARCHITECTURES, make_fp8, make_tiny
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,6 +33,9 @@ CASES: dict[int, dict[str, tuple[str, dict[str, int], dict[str, Any]]]] = {
     | {f"{arch}-tp2": (arch, {"tp": 2}, {}) for arch in DENSE}
     | {
         "deepseek_v3-ep22": ("deepseek_v3", {"fsdp": 2, "ep": 2}, {}),
+        "qwen2-deferred": ("qwen2", {"fsdp": 2}, {"defer": True}),
+        "deepseek_v3-deferred-ep22": ("deepseek_v3", {"fsdp": 2, "ep": 2}, {"defer": True}),
+        "llama-recompute2": ("llama", {"fsdp": 2}, {"recompute_every": 2}),
         "deepseek_v3-fp8-ep22": ("deepseek_v3-fp8", {"fsdp": 2, "ep": 2}, {}),
         "qwen2-8bit-fsdp2": ("qwen2", {"fsdp": 2}, {"states": "8bit", "save_after": 2}),
     },
@@ -41,6 +44,12 @@ CASES: dict[int, dict[str, tuple[str, dict[str, int], dict[str, Any]]]] = {
     | {
         "deepseek_v3-ep42": ("deepseek_v3", {"fsdp": 4, "ep": 2}, {"save_after": 2}),
         "deepseek_v3-ep44": ("deepseek_v3", {"fsdp": 4, "ep": 4}, {}),
+        "deepseek_v3-nodes": ("deepseek_v3", {"fsdp": 4, "ep": 4}, {"per_node": 2}),
+        "deepseek_v3-nodes-kept": (
+            "deepseek_v3",
+            {"fsdp": 4, "ep": 4},
+            {"per_node": 2, "keep_routed_rows": True},
+        ),
         "deepseek_v3-fp8-fsdp4": ("deepseek_v3-fp8", {"fsdp": 4}, {}),
         "qwen2-copies": ("qwen2", {"dp_replicate": 2, "fsdp": 2}, {}),
     },
@@ -67,11 +76,12 @@ COMPARED = [
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
-    # Two key-value heads, so that two workers can share them.
-    changes: dict[str, Any] = {"num_key_value_heads": 2}
+    # Two key-value heads, so that two workers can share them; three experts in any groups, so that a token
+    # has experts on one node or on both.
+    dense: dict[str, Any] = {"num_key_value_heads": 2}
+    moe: dict[str, Any] = {"num_experts_per_tok": 3, "topk_group": 2}
     made = {
-        arch: str(make_tiny(arch, root / arch, **(changes if arch in DENSE else {})))
-        for arch in ARCHITECTURES
+        arch: str(make_tiny(arch, root / arch, **(dense if arch in DENSE else moe))) for arch in ARCHITECTURES
     }
     # The edges of 48 are neither those of the matrices nor those of a worker's part.
     return made | {"deepseek_v3-fp8": str(make_fp8(made["deepseek_v3"], root / "fp8", block=48))}
@@ -110,7 +120,7 @@ def load(results: Path, name: str) -> Result:
 
 def compare(found: Result, wanted: Result, arch: str) -> None:
     # Experts are chosen by comparison, so their sums come in another order.
-    tolerance = 2e-5 if arch == "deepseek_v3" else 2e-6
+    tolerance = 5e-5 if arch == "deepseek_v3" else 2e-6
     for got, want in zip(found["steps"], wanted["steps"][found["start"] :], strict=True):
         assert got == pytest.approx(want, rel=tolerance)
     assert found["state"].keys() == wanted["state"].keys()
@@ -166,15 +176,16 @@ def test_packed_equals_unpacked(folders: dict[str, str], arch: str):
     from safe_r1.train.model import ModelSpec, load_model
     from safe_r1.train.parallel import ParallelDims
 
-    batch = batch_of(0)
+    rows = rows_of_step(0)
+    batch = batch_of(rows, 0, BATCH)
     packed = load_model(ModelSpec(folders[arch]), ParallelDims(), "cpu")(**batch.model_inputs).item()
     model = AutoModelForCausalLM.from_pretrained(folders[arch], dtype=torch.float32).eval()
     plain = 0.0
     with torch.no_grad():
-        for row in range(len(batch.labels)):
+        for row in range(BATCH):
             for document in (slice(0, 20), slice(20, None)):
-                logits = model(input_ids=batch.input_ids[row : row + 1, document]).logits
-                labels = batch.labels[row, document][1:]
+                logits = model(input_ids=rows.input_ids[row : row + 1, document]).logits
+                labels = rows.labels[row, document][1:]
                 plain += F.cross_entropy(
                     logits[0, :-1], labels, ignore_index=IGNORE_INDEX, reduction="sum"
                 ).item()

@@ -9,15 +9,16 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.multiprocessing.spawn import start_processes
 from upath import UPath
 
 from safe_r1.models.registry import States
-from safe_r1.train.batches import Batch
+from safe_r1.train.batches import Batch, make_batch
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.config import OptimizerConfig
 from safe_r1.train.model import ModelSpec, load_model
@@ -46,15 +47,19 @@ class Case(TypedDict):
     """One way to spread a model.
 
     With ``checkpoints``, it starts from the checkpoint in that folder; ``save_after`` is the step after which
-    it writes one there.
+    it writes one there. ``per_node`` is the number of workers of a node, if there are several nodes.
     """
 
     folder: str
     sizes: Mapping[str, int]
     micro: NotRequired[int]
+    defer: NotRequired[bool]
+    recompute_every: NotRequired[int]
     states: NotRequired[States]
     save_after: NotRequired[int]
     checkpoints: NotRequired[str]
+    per_node: NotRequired[int]
+    keep_routed_rows: NotRequired[bool]
 
 
 class Result(TypedDict):
@@ -65,8 +70,16 @@ class Result(TypedDict):
     state: dict[str, Tensor]
 
 
-def batch_of(step: int) -> Batch:
-    """The whole batch of a step: two documents in each sequence, every third token not learned."""
+class Rows(NamedTuple):
+    """Sequences of a step, each of shape (rows, SEQ); the labels are not shifted."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    labels: Tensor
+
+
+def rows_of_step(step: int) -> Rows:
+    """All sequences of a step: two documents in each, every third token not learned."""
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(10, 1500, (BATCH, SEQ), generator=generator)
     positions = torch.cat([torch.arange(_FIRST_DOCUMENT), torch.arange(SEQ - _FIRST_DOCUMENT)])
@@ -74,19 +87,27 @@ def batch_of(step: int) -> Batch:
     is_ignored = (torch.arange(SEQ) % 3 == step % 3) | (positions == 0)
     labels = torch.where(is_ignored, IGNORE_INDEX, tokens)
     labels[0, :30] = IGNORE_INDEX  # uneven over the workers
-    return Batch(tokens, positions, labels, BATCH * SEQ)
+    return Rows(tokens, positions, labels)
 
 
-def rows_of(batch: Batch, start: int, count: int) -> Batch:
-    """Some sequences of a batch."""
-    rows = slice(start, start + count)
-    return Batch(batch.input_ids[rows], batch.position_ids[rows], batch.labels[rows], count * SEQ)
+def batch_of(rows: Rows, start: int, count: int) -> Batch:
+    """A micro-batch of some of the sequences."""
+    part = slice(start, start + count)
+    return make_batch(rows.input_ids[part], rows.position_ids[part], rows.labels[part], count * SEQ, "cpu")
 
 
 def run_case(case: Case, rank: int) -> Result:
     dims = ParallelDims(**case["sizes"])
     micro = case.get("micro", 1)
-    model = load_model(ModelSpec(case["folder"]), dims, "cpu")
+    # What a launcher says of each node.
+    os.environ["LOCAL_WORLD_SIZE"] = str(case.get("per_node", dims.world_size))
+    spec = ModelSpec(
+        case["folder"],
+        recompute_every=case.get("recompute_every", 1),
+        keep_routed_rows=case.get("keep_routed_rows", False),
+    )
+    model = load_model(spec, dims, "cpu")
+    assert isinstance(model, FSDPModule) or not case.get("defer"), "there is no reduction to defer"
     config = OptimizerConfig(lr=_LR, eps=_EPS)
     optimizer = make_optimizer(model.parameters(), config, case.get("states", "fp32"))
     checkpoints = Checkpoints(UPath(case.get("checkpoints", "")), rank)
@@ -96,9 +117,9 @@ def run_case(case: Case, rank: int) -> Result:
     first = dp_rank(dims, rank) * per_worker
     steps: list[tuple[float, float]] = []
     for step in range(start, NUM_STEPS):
-        batch = batch_of(step)
-        parts = [rows_of(batch, row, micro) for row in range(first, first + per_worker, micro)]
-        result = train_step(model, optimizer, parts, dims, _LR, 1.0)
+        rows = rows_of_step(step)
+        parts = [batch_of(rows, row, micro) for row in range(first, first + per_worker, micro)]
+        result = train_step(model, optimizer, parts, dims, _LR, 1.0, defer_reduction=case.get("defer", False))
         steps.append((result.loss, result.grad_norm))
         if case.get("save_after") == step + 1:
             checkpoints.save(model, optimizer, step + 1, {"validation_loss": 1.0})

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "safe_r1"
 # From the top down: a layer imports those below it. Members of one layer do not know each other.
 LAYERS: list[set[str]] = [
     {"ray_jobs"},
-    {"reference"},
+    {"reference", "selfcheck"},
     {"cli"},
     {"gate"},
     {"calibration", "campaign", "serve", "compare", "evaluation", "corpus"},

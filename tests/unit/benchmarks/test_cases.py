@@ -132,4 +132,4 @@ def test_long_results_are_read_in_linear_time(unit: str) -> None:
         find_result(each)
         for read in (spell, unit_of, words_of, plain_words):
             read(each)
-    assert time.process_time() - began < 4
+    assert time.process_time() - began < 10  # a quadratic pattern takes minutes

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from safe_r1.benchmarks import names, require_files
+from safe_r1.campaign.estimate import Estimate
 from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
 from safe_r1.campaign.start import require_questions
@@ -114,6 +115,17 @@ def test_the_paper_is_56_jobs_and_two_that_run_once():
     assert steps["evaluate/r1"].group == "gpu-eval-large"
 
 
+def test_a_fine_tuned_model_is_planned_as_it_is_exported():
+    steps = make_steps(load_recipe("paper"), "/out")
+    # Eight GPUs hold R1's FP8 weights, and two nodes its export in bf16.
+    assert [steps[f"{stage}/r1"].estimate.gpus for stage in ("evaluate", "reasoning", "code")] == [8, 8, 8]
+    after = ("evaluate-after", "reasoning-after", "code-after")
+    assert [steps[f"{stage}/r1"].estimate.gpus for stage in after] == [16, 16, 16]
+    dense = [name for name in steps if name.startswith("evaluate-after/") and not name.endswith("/r1")]
+    assert len(dense) == 6
+    assert all(steps[name].estimate.gpus == steps[name.replace("-after", "")].estimate.gpus for name in dense)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -180,12 +192,17 @@ def test_every_benchmark_has_an_estimate_and_a_limit_makes_it_smaller():
 
 def test_two_engines_take_twice_the_gpus_and_half_the_time():
     name = "evaluate/qwen2.5-math-7b"
-    one = make_steps(small(), "/out")[name]
-    two = make_steps(small(stages__evaluate__set_of={"qwen2.5-math-7b": ["engine.replicas=2"]}), "/out")
+    # With fewer rows than slots, a second engine would have nothing to do.
+    flags = {"limit": 2000}
+    replicas = {"qwen2.5-math-7b": ["engine.replicas=2"]}
+    one = make_steps(small(stages__evaluate__flags=flags), "/out")[name]
+    two = make_steps(small(stages__evaluate__flags=flags, stages__evaluate__set_of=replicas), "/out")
     assert two[name].argv[-2:] == ("--set", "engine.replicas=2")
     assert "engine.replicas=2" not in two["evaluate/r1-distill-qwen-7b"].argv
     assert two[name].estimate.gpus == 2 * one.estimate.gpus
     assert one.estimate.hours / 2 < two[name].estimate.hours < one.estimate.hours
+    assert one.estimate.tokens_per_s is not None
+    assert two[name].estimate.tokens_per_s == pytest.approx(2 * one.estimate.tokens_per_s, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -263,3 +280,28 @@ def test_the_plan_has_the_engines_own_number_of_sequences():
     assert two["evaluate/r1-distill-qwen-7b"].estimate.gpus == 2
     with pytest.raises(ConfigError, match="cannot be divided evenly among 3 GPUs"):
         make_steps(small(stages__evaluate__set=["engine.tensor_parallel_size=3"]), "/out")
+
+
+def test_the_plan_is_the_simulations():
+    """Hours once followed from the GPU's peak alone, not from the room for keys and values or the tail."""
+
+    def planned(benchmark: str, *settings: str, **flags: Any) -> Estimate:
+        recipe = small(
+            stages__evaluate__benchmarks=[benchmark],
+            stages__evaluate__flags=flags,
+            stages__evaluate__set=settings,
+            stages__evaluate__variants=["r1-distill-qwen-14b"],
+        )
+        return make_steps(recipe, "/out")["evaluate/r1-distill-qwen-14b"].estimate
+
+    # With twice the GPUs, there is more than twice the room beside the weights.
+    one, four = (planned("livecodebench", f"engine.tensor_parallel_size={size}") for size in (1, 4))
+    assert one.tokens_per_s is not None
+    assert four.tokens_per_s is not None
+    assert four.tokens_per_s > 4.5 * one.tokens_per_s
+    assert four.gpus * four.hours < one.gpus * one.hours
+    # The same tokens in fewer, longer rows end later: the last ones are alone.
+    long, short = planned("livecodebench", repeats=1, limit=40), planned("chisafetybench", limit=571)
+    assert long.basis == "400,000 tokens"
+    assert short.basis == "399,700 tokens"
+    assert long.hours > short.hours

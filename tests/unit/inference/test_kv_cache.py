@@ -208,7 +208,7 @@ def test_weights_that_leave_no_room_are_refused():
 def test_a_cache_on_cpu_that_is_too_small_is_refused():
     engine = EngineConfig(cpu_kv_cache_gib=1, max_model_len=100_000)
     with pytest.raises(
-        ResourceError, match=r"engine\.cpu_kv_cache_gib=5, or set engine\.max_model_len=23301"
+        ResourceError, match=r"engine\.cpu_kv_cache_gib=4.375, or set engine\.max_model_len=23301"
     ):
         check_resources(DEMO, engine, "cpu", 0, 64)
 
@@ -259,6 +259,6 @@ def test_the_lines_of_a_dry_run():
 def test_what_is_resolved_stays_the_same_for_all_processes():
     cluster = Cluster(gpu_total=0, cpu_total=8, memory_gib=21)
     engine = resolve_engine(VARIANTS["r1-distill-qwen-1.5b"], EngineConfig(), "cpu", cluster)
-    # (21 - 6.6 - 2.5) / 2 GiB, which hold 21 sequences of 4,352 tokens of 56 KiB.
-    assert engine.cpu_kv_cache_gib == 5
-    assert engine_arguments(VARIANTS["r1-distill-qwen-1.5b"], engine, "cpu")["max_num_seqs"] == 21
+    # (21 - 6.6 - 2.5) / 2 GiB, which hold 25 sequences of 4,352 tokens of 56 KiB.
+    assert engine.cpu_kv_cache_gib == 5.875
+    assert engine_arguments(VARIANTS["r1-distill-qwen-1.5b"], engine, "cpu")["max_num_seqs"] == 25

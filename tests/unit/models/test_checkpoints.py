@@ -73,7 +73,8 @@ def test_an_unreachable_hub_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
     error = TransportError("Name or service not known")
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", _fail(error))
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
-    with pytest.raises(ModelError, match=r"the hub cannot be reached \(TransportError\)"):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelError, match=r"the hub at \S+ cannot be reached \(TransportError\)"):
         prepare(get_variant("r1-distill-qwen-1.5b"))
 
 
@@ -108,7 +109,7 @@ def test_a_hub_model_is_known_from_its_small_files(cached: Path, monkeypatch: py
     assert (variant.tensor_parallel_size, variant.gpu_gb, round(variant.params_b)) == (4, 80, 71)
     assert (variant.family, variant.context) == ("qwen2", 4096)
     assert (variant.source, variant.revision, identity) == ("owner/model", COMMIT, f"owner/model@{COMMIT}")
-    assert sorted(wanted) == ["config.json", "model.safetensors.index.json"]
+    assert set(wanted) == {"config.json", "model.safetensors.index.json"}
 
 
 def test_a_hub_model_is_known_from_the_cache_without_network(cached: Path):
@@ -148,7 +149,6 @@ def test_estimates_know_a_hub_models_size_where_they_can(cached: Path):
 def test_pinning_reads_nothing_but_the_commit(cached: Path):
     pinned = pin(get_variant("owner/model"))
     assert (pinned.revision, pinned.prompt) == (COMMIT, None)
-    assert pin(VARIANTS["r1-distill-qwen-7b-safe"]).revision == "master"  # not on this hub
 
 
 def test_a_folder_keeps_its_own_source_and_its_size(make_folder: MakeFolder):

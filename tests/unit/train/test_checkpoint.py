@@ -217,8 +217,10 @@ from safe_r1.train.loop import Trainer, TrainState
 class Alone(Trainer):
     def __init__(self, rank, folder):
         self.rank, self.spec = rank, types.SimpleNamespace(last_step=9, num_steps=9)
-        self.config = types.SimpleNamespace(optimizer=None)
+        parallel = types.SimpleNamespace(timeout_s=600)
+        self.config = types.SimpleNamespace(optimizer=None, parallel=parallel)
         self.state = TrainState(step=1)
+        self.batches = types.SimpleNamespace(close=lambda: None)
         self.checkpoints, self.history = Checkpoints(folder / "checkpoints", rank), History(folder, rank)
         self.model = torch.nn.Linear(4, 4)
         self.optimizer = torch.optim.AdamW(self.model.parameters())

@@ -1,44 +1,99 @@
+import sys
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from safe_r1.train import loss as loss_module
 from safe_r1.train.loss import shift_labels, summed_cross_entropy
 from safe_r1.train.packed import IGNORE_INDEX
 
+VOCABULARY = 101
 
-def example(rows: int = 37, vocabulary: int = 101) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+
+def example(
+    rows: int = 37, hidden_size: int = 16, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(2, rows, 16, generator=generator, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(vocabulary, 16, generator=generator, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, vocabulary, (2, rows), generator=generator)
-    labels[0, :20] = IGNORE_INDEX
+    hidden = torch.randn(rows, hidden_size, generator=generator).to(dtype).requires_grad_()
+    # Logits of a size around one, as those of a trained model.
+    weight = torch.randn(VOCABULARY, hidden_size, generator=generator) / hidden_size**0.5
+    weight = weight.to(dtype).requires_grad_()
+    labels = torch.randint(0, VOCABULARY, (rows,), generator=generator)
     return hidden, weight, labels
+
+
+def in_chunks_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget of 1 MiB holds so many rows."""
+    monkeypatch.setattr(loss_module, "BYTES_PER_LOGIT", (1 << 20) // (VOCABULARY * rows))
+
+
+def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    # As a training step does, which divides by the number of labels.
+    return torch.autograd.grad(loss * 0.37, inputs)
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact).norm() / exact.norm())
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
 def test_chunks_give_the_plain_loss_and_its_gradients(monkeypatch: pytest.MonkeyPatch, chunk_size: int):
     hidden, weight, labels = example()
-    # A budget of 1 MiB holds that many rows.
-    monkeypatch.setattr("safe_r1.train.loss._BYTES_PER_LOGIT", (1 << 20) // (101 * chunk_size))
-    plain = F.cross_entropy(
-        (hidden @ weight.T).flatten(0, 1).float(),
-        labels.flatten(),
-        ignore_index=IGNORE_INDEX,
-        reduction="sum",
-    )
-    wanted = torch.autograd.grad(plain, (hidden, weight))
+    in_chunks_of(chunk_size, monkeypatch)
+    plain = F.cross_entropy(hidden @ weight.T, labels, reduction="sum")
     found = summed_cross_entropy(hidden, weight, labels, budget_mib=1)
-    assert found.item() == pytest.approx(plain.item(), rel=1e-6)
-    for got, want in zip(torch.autograd.grad(found, (hidden, weight)), wanted, strict=True):
+    torch.testing.assert_close(found, plain)
+    pairs = zip(gradients(found, hidden, weight), gradients(plain, hidden, weight), strict=True)
+    for got, want in pairs:
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_dtype", [torch.bfloat16, torch.float32])
+def test_rounding_in_bf16_does_not_grow_with_the_number_of_chunks(
+    monkeypatch: pytest.MonkeyPatch, weight_dtype: torch.dtype
+):
+    hidden, weight, labels = example(rows=1024, hidden_size=64, dtype=torch.bfloat16)
+    exact = [part.detach().double().requires_grad_() for part in (hidden, weight)]
+    exact_loss = F.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
+    exact_gradients = gradients(exact_loss, *exact)
+    weight = weight.detach().to(weight_dtype).requires_grad_()
+    errors: dict[int, list[float]] = {}
+    for num_chunks in (1, 4, 16, 64):
+        in_chunks_of(1024 // num_chunks, monkeypatch)
+        loss = summed_cross_entropy(hidden, weight, labels, budget_mib=1)
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact_loss.item(), rel=1e-3)
+        found = gradients(loss, hidden, weight)
+        assert [part.dtype for part in found] == [torch.bfloat16, weight_dtype]
+        errors[num_chunks] = [relative_error(*pair) for pair in zip(found, exact_gradients, strict=True)]
+    of_one = errors.pop(1)
+    assert max(of_one) < 3e-3
+    for found_errors in errors.values():
+        assert all(error < 1.05 * one for error, one in zip(found_errors, of_one, strict=True))
+
+
+def test_without_gradients_none_are_computed(monkeypatch: pytest.MonkeyPatch):
+    hidden, weight, labels = example()
+    with_gradients = summed_cross_entropy(hidden, weight, labels, budget_mib=1)
+    monkeypatch.setattr(loss_module, "_add_product", None)
+    with torch.no_grad():
+        assert summed_cross_entropy(hidden, weight, labels, budget_mib=1).equal(with_gradients)
+    # As under low-rank adapters.
+    loss = summed_cross_entropy(hidden, weight.detach(), labels, budget_mib=1)
+    [found] = torch.autograd.grad(loss, hidden)
+    assert found.any()
 
 
 def test_without_labels_the_loss_is_a_zero_that_reaches_every_parameter():
     hidden, weight, labels = example()
-    loss = summed_cross_entropy(hidden, weight, torch.full_like(labels, IGNORE_INDEX), budget_mib=1)
+    loss = summed_cross_entropy(hidden[:0], weight, labels[:0], budget_mib=1)
     assert loss.item() == 0
-    gradients = torch.autograd.grad(loss, (hidden, weight))
-    assert all(not gradient.any() for gradient in gradients)
+    assert all(not gradient.any() for gradient in torch.autograd.grad(loss, (hidden, weight)))
 
 
 def test_labels_are_shifted_to_the_position_that_predicts_them():
@@ -46,21 +101,43 @@ def test_labels_are_shifted_to_the_position_that_predicts_them():
 
 
 def test_logits_never_exceed_the_budget():
-    hidden, weight, labels = (
-        torch.zeros(1, 512, 8),
-        torch.zeros(5000, 8),
-        torch.zeros(1, 512, dtype=torch.int64),
-    )
+    hidden, weight, labels = torch.zeros(512, 8), torch.zeros(5000, 8), torch.zeros(512, dtype=torch.int64)
     largest = 0
 
     class RecordLargestLogits(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest
             result = function(*args, **(kwargs or {}))
             if function is F.linear:
-                largest = max(largest, result.numel() * 12)
+                largest = max(largest, result.numel() * 6)
             return result
 
     with RecordLargestLogits():
         summed_cross_entropy(hidden.requires_grad_(), weight, labels, budget_mib=4)
     assert 0 < largest <= 4 << 20
+
+
+class Liger:
+    def __init__(self, ignore_index: int, reduction: str, accum_dtype: torch.dtype | None = None):
+        self.settings = (ignore_index, reduction, accum_dtype)
+
+
+class OldLiger:
+    def __init__(self, ignore_index: int, reduction: str):
+        raise AssertionError("sums the gradients of its chunks in bf16")
+
+
+@pytest.mark.parametrize(
+    ("release", "settings"), [(Liger, (IGNORE_INDEX, "sum", torch.float32)), (OldLiger, None)]
+)
+def test_liger_is_chosen_only_if_it_sums_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, release: type, settings: tuple[int, str, torch.dtype] | None
+):
+    package = ModuleType("liger_kernel.transformers")
+    monkeypatch.setattr(package, "LigerFusedLinearCrossEntropyLoss", release, raising=False)
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
+    loss_module._liger_loss.cache_clear()
+    found: Any = loss_module._liger_loss()
+    loss_module._liger_loss.cache_clear()
+    assert (found and found.settings) == settings

@@ -71,6 +71,8 @@ def test_vectors_do_not_decay_and_frozen_ones_take_no_part():
 def test_clipping_by_hand():
     first, second = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     first.grad, second.grad = torch.tensor([3.0]), torch.tensor([4.0])
-    assert clip_gradients([first, second], 1.0) == pytest.approx(5.0)
+    assert clip_gradients([first, second], 1.0).item() == pytest.approx(5.0)
     assert first.grad.item() == pytest.approx(0.6)
-    assert clip_gradients([first, second], 10.0) == pytest.approx(1.0, rel=1e-5)
+    clipped = first.grad.clone()
+    assert clip_gradients([first, second], 10.0).item() == pytest.approx(1.0, rel=1e-5)
+    assert first.grad.equal(clipped)

@@ -1,7 +1,10 @@
 import json
+import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,15 +17,16 @@ from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.models.registry import VARIANTS, Layout, get_variant
 from safe_r1.train.architecture import ARCHITECTURES
 from safe_r1.train.gpus import GPUS, Gpu, get_gpu
-from safe_r1.train.plan import make_plan, plan_variant, resize, smallest_fit
-from safe_r1.train.plan_check import check_plan
+from safe_r1.train.plan import keep_rows_that_fit, make_plan, plan_variant, resize, smallest_fit
+from safe_r1.train.plan_check import check_plan, find_problems
 from safe_r1.train.plan_text import problem_of, table, to_text
 
 SEVEN = [variant.name for variant in VARIANTS.values() if variant.kind == "r1"]
 
 
 def plan_of(name="r1-distill-llama-8b", num_gpus=8, *, gpu="h100-80", run=None, **layout):
-    return make_plan(ARCHITECTURES[name], Layout(gpu, num_gpus, **layout), **(run or {}))
+    settings: dict[str, Any] = {"recompute_every": 1} | (run or {})
+    return make_plan(ARCHITECTURES[name], Layout(gpu, num_gpus, **layout), **settings)
 
 
 @pytest.mark.parametrize("name", [*SEVEN, "demo"])
@@ -55,29 +59,14 @@ def test_states_by_known_figures(name, num_gpus, states, gigabytes):
     ).memory.states * 2**30 / 1e9 == pytest.approx(gigabytes, rel=0.02)
 
 
-def test_peak_of_a_published_run():
+def test_peak_of_a_published_run(monkeypatch: pytest.MonkeyPatch):
     # torchtitan, Llama 3.1 8B on 8 H100, one sequence of 32,768 tokens, all layers recomputed, all logits at
-    # once: 83.9 GiB.
+    # once: 83.9 GiB. Its loss is torch's own, with an fp32 log-softmax and the gradients before and after it.
+    monkeypatch.setattr("safe_r1.train.memory.BYTES_PER_LOGIT", 12)
     plan = plan_of(run={"seq_len": 32768, "logits_budget_mib": 2**20})
     assert plan.memory.total == pytest.approx(83.9, rel=0.12)
     # On 128 in place of 8 GPUs it takes 82.4 - 67.0 GiB less.
     assert plan_of().memory.total - plan_of(num_gpus=128).memory.total == pytest.approx(82.4 - 67.0, rel=0.12)
-
-
-@pytest.mark.parametrize(
-    ("name", "num_gpus", "recomputed", "seq_len", "published"),
-    [
-        ("r1-distill-llama-8b", 8, False, 8192, 5762),  # torchtitan
-        ("r1-distill-llama-8b", 8, False, 8192, 6667),  # torchtitan, compiled
-        ("r1-distill-llama-70b", 256, True, 8192, 597),  # torchtitan
-        ("r1-distill-llama-70b", 256, True, 8192, 652),  # torchtitan
-        ("r1-distill-llama-70b", 64, False, 8192, 867),  # NVIDIA NeMo
-        ("r1", 256, False, 4096, 1002),  # NVIDIA NeMo
-    ],
-)
-def test_speed_by_published_figures(name, num_gpus, recomputed, seq_len, published):
-    run = {"seq_len": seq_len, "document_tokens": seq_len, "activation_checkpointing": recomputed}
-    assert plan_of(name, num_gpus, run=run).tokens_per_s_per_gpu == pytest.approx(published, rel=0.25)
 
 
 def test_steps_time_and_disk_by_hand():
@@ -90,12 +79,18 @@ def test_steps_time_and_disk_by_hand():
     assert plan.export_gib == pytest.approx(2 * 8.030e9 / 2**30, rel=1e-3)
 
 
+@pytest.mark.parametrize(("name", "wanted"), [("r1-distill-llama-8b", 6 + 1 / 32), ("demo", 12)])
+def test_8bit_moments_are_codes_in_a_checkpoint_where_rows_are_whole_blocks(name, wanted):
+    plan = plan_of(name, states="8bit")
+    assert plan.checkpoint_gib * 2**30 == pytest.approx(wanted * plan.architecture.total_params)
+
+
 def test_offloaded_states_are_on_the_host_and_take_time():
     plan, offloaded = plan_of(), plan_of(cpu_offload=True)
     assert offloaded.memory.states == 0
-    assert offloaded.host_gib == pytest.approx(16 * 8.030e9 / 2**30, rel=1e-3)
+    assert offloaded.host.states == pytest.approx(16 * 8.030e9 / 2**30, rel=1e-3)
     assert offloaded.step_s > plan.step_s
-    assert plan.host_gib == 0
+    assert plan.host.states == 0
 
 
 @pytest.mark.parametrize(
@@ -119,9 +114,12 @@ def test_offloaded_states_are_on_the_host_and_take_time():
     ],
 )
 def test_impossible_sizes_are_one_line(name, layout, run, message):
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message):
         check_plan(plan_of(name, **layout, run=run))
-    assert "\n" not in str(caught.value)
+    (problem,) = [
+        each for each in find_problems(plan_of(name, **layout, run=run)) if re.search(message, str(each))
+    ]
+    assert "\n" not in str(problem)
 
 
 def test_too_little_memory_names_what_would_do():
@@ -195,6 +193,24 @@ def test_smaller_states_and_no_recomputation():
     assert plan_of(run={"activation_checkpointing": False}).memory.total > 2 * plan_of().memory.total
 
 
+@given(name=st.sampled_from(SEVEN), power=st.integers(0, 8))
+def test_as_few_layers_are_recomputed_as_memory_allows(name: str, power: int):
+    choices = [plan_of(name, 2**power, run={"recompute_every": every}) for every in range(1, 129)]
+    chosen = plan_of(name, 2**power, run={"recompute_every": None})
+    allowed = [plan for plan in choices if plan.memory.total <= 0.95 * plan.gpu.usable_gib]
+    if not allowed:
+        assert chosen.recompute_every == 1
+        return
+    # Of all numbers, not of the few that are tried: at most twice the share that the best one recomputes.
+    assert chosen.memory.total <= 0.95 * chosen.gpu.usable_gib
+    best = min(math.ceil(plan.architecture.num_layers / plan.recompute_every) for plan in allowed)
+    assert math.ceil(chosen.architecture.num_layers / chosen.recompute_every) <= 2 * best
+
+
+def test_on_cpu_every_layer_is_recomputed():
+    assert plan_of("demo", 1, gpu="cpu", run={"recompute_every": None}).recompute_every == 1
+
+
 def test_unknown_gpus_get_a_near_one():
     with pytest.raises(ConfigError, match="did you mean h200-141"):
         get_gpu("h200")
@@ -207,15 +223,27 @@ def run_cli(*arguments):
     return result.output
 
 
+def test_routed_rows_are_kept_where_they_fit():
+    """64 GPUs have 8 GiB to spare, and the rows of all layers are 25."""
+    r1 = VARIANTS["r1"]
+    assert not plan_variant(r1).layout.keep_routed_rows
+    sharded = resize(plan_variant(r1).layout, 256, shard=True)
+    kept = keep_rows_that_fit(make_plan(ARCHITECTURES["r1"], sharded))
+    assert kept.layout.keep_routed_rows
+    assert kept.fits
+    assert not keep_rows_that_fit(plan_variant(VARIANTS["r1-distill-qwen-7b"])).layout.keep_routed_rows
+
+
 def test_one_plan_on_paper():
     text = run_cli("--variant", "r1-distill-qwen-7b")
     for part in (
         "7.616 B parameters",
         "8 × h100-80 on 1 node",
         "weights, fp32",
-        "fits: 20.6 of 72.8",
+        "fits: 68.0 of 72.8",
         "2 × h100-80",
-        "46 min",
+        "6.3 s: matrix products 70%",
+        "36 min in all",
     ):
         assert part in text
     assert max(len(line) for line in text.splitlines()) <= 120
@@ -231,7 +259,7 @@ def test_all_plans_on_paper():
 
 def test_a_plan_that_does_not_fit_says_so_and_is_no_error():
     text = " ".join(run_cli("--variant", "r1-distill-llama-70b", "--nodes", "1").split())
-    assert "does not fit: 153.9 GiB on each of 8 h100-80" in text
+    assert "does not fit: 153.7 GiB on each of 8 h100-80" in text
     assert "fewest 32 × h100-80" in text
     assert "the default of r1-distill-llama-70b is 32 × h100-80" in text
     assert "r1: does not fit" in run_cli("--all", "--nodes", "1")

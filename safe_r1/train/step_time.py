@@ -1,0 +1,313 @@
+"""Duration of an optimizer step on one GPU, by part: kernels by class, exposed communication, host syncs.
+
+Each part follows from the model's dimensions, the data sheets in ``gpus`` and a few shares of the peaks
+below. The shares marked as fitted were chosen by the runs that ``tests/baselines/training.toml`` names for
+that; the other runs there are compared with the result (``tests/unit/train/test_step_time.py``).
+
+Source: FlashAttention-2 and 3 (arXiv 2307.08691, 2407.08608) for attention's shares of the peak; torchtitan,
+    llm-foundry and NeMo for runs on GPUs.
+"""
+
+from dataclasses import astuple, dataclass
+from typing import Literal
+
+from safe_r1.models.registry import Layout
+from safe_r1.train.architecture import Architecture
+from safe_r1.train.gpus import Gpu
+from safe_r1.train.memory import (
+    GRADIENT_BYTES,
+    MOMENT_BYTES,
+    WEIGHT_BYTES,
+    MemoryModel,
+    layer_params_per_rank,
+)
+from safe_r1.train.traffic import TRANSFORMERS_EXCHANGE, ExpertExchange, Traffic
+
+# Shares of the peak bf16 throughput. Fitted: ampere and hopper. Assumption: the others are like their
+# nearest relative.
+MATMUL_SHARE = {"ampere": 0.74, "hopper": 0.59, "blackwell": 0.59, "ada": 0.59, "cpu": 0.45}
+# Grouped products of many small matrices, relative to a dense one. Fitted.
+EXPERT_SHARE = 0.89
+# FP8 matrix products with their casts, relative to bf16. Fitted.
+FP8_SPEEDUP = 1.55
+# Attention over long documents, forward and backward together, by the papers' figures for causal heads of
+# 128.
+ATTENTION_SHARE = {"ampere": 0.58, "hopper": 0.36, "blackwell": 0.36, "ada": 0.50, "cpu": 0.20}
+FLASH3_SHARE = 0.58
+# Length of a document at which attention reaches half of that share.
+ATTENTION_HALF_LENGTH = 500.0
+# FlashAttention's backward pass computes the scores again: five products for the forward pass's two.
+ATTENTION_BACKWARD = 2.5
+# Share of the memory's peak bandwidth that kernels with one read and one write per element reach.
+MEMORY_SHARE = 0.80
+# Bytes read and written for each element in the forward pass: eager, and fused by a compiler. RMSNorm
+# computes in fp32; RoPE multiplies twice, rotates and adds; the activation is SiLU and a product; a routed
+# row is copied in, weighted, and summed. The backward pass moves twice as many.
+NORM_BYTES = (26, 8)
+RESIDUAL_BYTES = (6, 2)
+ROPE_BYTES = (18, 4)
+ACTIVATION_BYTES = (10, 6)
+ROUTED_ROW_BYTES = (20, 12)
+LOGIT_BYTES = (40, 16)
+# Assumption: launches that the GPU waits for after the host has waited for the GPU.
+SYNC_S = 150e-6
+# Assumption: effective bandwidth between a GPU and host memory, and of the optimizer update on the CPU.
+OFFLOAD_BYTES_PER_S = 20e9
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step computes.
+
+    Attributes:
+        recomputed: Share of the layers' forward pass that the backward pass repeats.
+        compiled: A compiler fuses the elementwise operations.
+        attention: ``fa2`` (torch's variable-length attention) or ``fa3``.
+        fp8: Matrix products of the layers in FP8.
+        loss_is_recomputed: Logits are computed again in the backward pass, chunk by chunk.
+        output_splits: GPUs that share the output layer.
+        exchange: How tokens travel to their experts.
+    """
+
+    recomputed: float = 1.0
+    compiled: bool = False
+    attention: Literal["fa2", "fa3"] = "fa2"
+    fp8: bool = False
+    loss_is_recomputed: bool = True
+    output_splits: int = 1
+    exchange: ExpertExchange = TRANSFORMERS_EXCHANGE
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Seconds of one optimizer step by what takes them.
+
+    Attributes:
+        matmul: Matrix products of the layers, without routed experts.
+        experts: Matrix products of routed experts.
+        attention: Attention.
+        output: Output layer and loss.
+        elementwise: Norms, activations, RoPE and residuals, which memory bandwidth limits.
+        recomputation: The layers' forward pass again, without its communication.
+        optimizer: Gradient norm and update.
+        sharding: All-gathers and reduce-scatters that no computation hides.
+        tensor_parallel: All-reduces of tensor parallelism.
+        expert_exchange: Rows sent to experts and back.
+        host_syncs: Waits of the host for the GPU.
+        offload: Transfers to and from host memory, and the update on the CPU.
+    """
+
+    matmul: float
+    experts: float
+    attention: float
+    output: float
+    elementwise: float
+    recomputation: float
+    optimizer: float
+    sharding: float
+    tensor_parallel: float
+    expert_exchange: float
+    host_syncs: float
+    offload: float
+
+    @property
+    def total(self) -> float:
+        """Sum of all parts."""
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """Estimated duration of one optimizer step.
+
+    Attributes:
+        architecture: Dimensions of the model.
+        layout: GPUs and sharding.
+        gpu: The GPU type.
+        seq_len: Tokens of a packed sequence.
+        document_tokens: Mean length of a document, which bounds the span of attention.
+        micro_batches: Micro-batches of one worker per optimizer step.
+        settings: How the step computes.
+    """
+
+    architecture: Architecture
+    layout: Layout
+    gpu: Gpu
+    seq_len: int
+    document_tokens: float
+    micro_batches: int
+    settings: StepSettings
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-batch of a worker."""
+        return self.seq_len * self.layout.micro_batch_size
+
+    @property
+    def traffic(self) -> Traffic:
+        """What one GPU sends in one micro-batch."""
+        settings = self.settings
+        return Traffic(
+            self.architecture,
+            self.layout,
+            self.gpu,
+            self.tokens,
+            recomputed=settings.recomputed,
+            exchange=settings.exchange,
+        )
+
+    def parts(self) -> StepParts:
+        """Seconds of one optimizer step by part."""
+        number = self.micro_batches
+        matmul, experts, attention, elementwise = self._forward
+        output = self._output_forward
+        passes = 4 if self.settings.loss_is_recomputed else 3
+        recomputation = self.settings.recomputed * (matmul + experts + attention + elementwise)
+        traffic = self.traffic
+        return StepParts(
+            matmul=number * 3 * matmul,
+            experts=number * 3 * experts,
+            attention=number * (1 + ATTENTION_BACKWARD) * attention,
+            output=number * (passes * output + self._logits_s),
+            elementwise=number * 3 * elementwise,
+            recomputation=number * recomputation,
+            optimizer=self._optimizer_s,
+            sharding=number * self._exposed_sharding_s,
+            tensor_parallel=number * traffic.tensor_parallel_s,
+            expert_exchange=number * traffic.exchange_s,
+            host_syncs=number * self._num_syncs * SYNC_S,
+            offload=self._offload_s,
+        )
+
+    @property
+    def _forward(self) -> tuple[float, float, float, float]:
+        """Seconds of all layers' forward pass: matrix products, experts, attention, elementwise."""
+        model = self.architecture
+        tp = self.layout.tp_size
+        rate = self._matmul_rate * (FP8_SPEEDUP if self.settings.fp8 else 1.0)
+        params = sum(
+            number * layer_params_per_rank(model, self.layout, kind) for kind, number in self._layers.items()
+        )
+        rows = self.tokens * (model.experts.per_token if model.experts else 0) / tp
+        imbalance = self.settings.exchange.imbalance if self.layout.ep_size > 1 else 1.0
+        expert_flops = 2 * rows * imbalance * model.num_expert_layers * model.expert_params
+        # Latent attention is replicated, not split.
+        heads = model.num_heads if model.latent else model.num_heads / tp
+        head_dims = model.latent.qk_head_dim + model.latent.v_head_dim if model.latent else 2 * model.head_dim
+        attention_flops = model.num_layers * heads * head_dims * self._span * self.tokens
+        return (
+            2 * self.tokens * params / rate,
+            expert_flops / (rate * EXPERT_SHARE),
+            attention_flops / self._attention_rate,
+            self._elementwise_bytes / self._memory_rate,
+        )
+
+    @property
+    def _layers(self) -> dict[bool, int]:
+        with_experts = self.architecture.num_expert_layers
+        numbers = {False: self.architecture.num_layers - with_experts, True: with_experts}
+        return {kind: number for kind, number in numbers.items() if number}
+
+    @property
+    def _span(self) -> float:
+        """Tokens of a document, of which a token attends to half on average."""
+        return min(self.document_tokens, self.seq_len)
+
+    @property
+    def _matmul_rate(self) -> float:
+        return self.gpu.tflops * 1e12 * MATMUL_SHARE[self.gpu.generation]
+
+    @property
+    def _attention_rate(self) -> float:
+        share = ATTENTION_SHARE[self.gpu.generation]
+        if self.settings.attention == "fa3":
+            share = FLASH3_SHARE
+        return self.gpu.tflops * 1e12 * share * self._span / (self._span + ATTENTION_HALF_LENGTH)
+
+    @property
+    def _memory_rate(self) -> float:
+        return self.gpu.memory_gb_s * 1e9 * MEMORY_SHARE
+
+    @property
+    def _elementwise_bytes(self) -> float:
+        """Bytes that the forward pass of all layers reads and writes besides its matrix products."""
+        model = self.architecture
+        tp = self.layout.tp_size
+        fused = self.settings.compiled
+        # Two norms and two additions a layer.
+        stream = 2 * model.hidden_size * (NORM_BYTES[fused] + RESIDUAL_BYTES[fused])
+        if latent := model.latent:
+            # Only a part of each head is rotated; queries, keys and values are put together from their parts.
+            heads = model.num_heads * (2 * latent.qk_head_dim + latent.v_head_dim)
+        else:
+            heads = (model.num_heads + model.num_kv_heads) * model.head_dim / tp
+        per_layer = stream + heads * ROPE_BYTES[fused]
+        width = {False: model.intermediate_size, True: model.shared_expert_size}
+        total = sum(
+            number * (per_layer + width[kind] / tp * ACTIVATION_BYTES[fused])
+            for kind, number in self._layers.items()
+        )
+        if experts := model.experts:
+            row = model.hidden_size * ROUTED_ROW_BYTES[fused]
+            row += experts.intermediate_size * ACTIVATION_BYTES[fused]
+            total += model.num_expert_layers * experts.per_token * row / tp
+        return total * self.tokens
+
+    @property
+    def _output_forward(self) -> float:
+        params = self.architecture.embedding_params / self.settings.output_splits
+        return 2 * self.tokens * params / self._matmul_rate
+
+    @property
+    def _logits_s(self) -> float:
+        logits = self.tokens * self.architecture.vocab_size / self.settings.output_splits
+        return logits * LOGIT_BYTES[self.settings.compiled] / self._memory_rate
+
+    @property
+    def _local_params(self) -> float:
+        """Parameters whose states one GPU holds."""
+        return MemoryModel(self.architecture, self.layout, self.seq_len, True, 1, 2).params
+
+    @property
+    def _optimizer_s(self) -> float:
+        if self.layout.cpu_offload:
+            return 0.0
+        # The norm reads the gradients, the update reads them again; weights and moments are read and written.
+        per_param = 2 * GRADIENT_BYTES + 2 * WEIGHT_BYTES + 2 * MOMENT_BYTES[self.layout.states]
+        return self._local_params * per_param / self._memory_rate
+
+    @property
+    def _exposed_sharding_s(self) -> float:
+        """Seconds of one micro-batch in which the GPU waits for weights or gradients of FSDP.
+
+        Weights of the next layer are gathered while one runs, and gradients are reduced in the background; of
+        the first layer's weights and the last one's gradients nothing is hidden.
+        """
+        if self.layout.dp_size == 1:
+            return 0.0
+        traffic = self.traffic
+        gather = traffic.gather_s
+        forward = sum(self._forward) + self._output_forward
+        backward = 2 * forward + self.settings.recomputed * sum(self._forward)
+        ends = 2 * gather / self.architecture.num_layers
+        waits = max(0.0, gather - forward)
+        waits += max(0.0, 2 * gather + traffic.replica_s - backward)
+        return ends + waits
+
+    @property
+    def _num_syncs(self) -> float:
+        """Waits of the host in one micro-batch: for the loss, and in every dispatch."""
+        if self.layout.ep_size == 1:
+            return 1.0
+        dispatches = self.architecture.num_expert_layers * (1 + self.settings.recomputed)
+        return 1.0 + self.settings.exchange.syncs * dispatches
+
+    @property
+    def _offload_s(self) -> float:
+        if not self.layout.cpu_offload:
+            return 0.0
+        # Per micro-batch: fp32 weights to the GPU for forward and for backward, gradients back.
+        moved = (2 * WEIGHT_BYTES + GRADIENT_BYTES) * self.micro_batches
+        # The update reads the gradients, and reads and writes weights and moments.
+        update = 2 * WEIGHT_BYTES + GRADIENT_BYTES + 2 * MOMENT_BYTES[self.layout.states]
+        return self._local_params * (moved + update) / OFFLOAD_BYTES_PER_S
