@@ -24,6 +24,13 @@ from tests.unit.models.test_stored import write_weights
 GROUP = "safe-r1/group"
 
 
+@pytest.fixture(autouse=True)
+def _no_ray_is_left():
+    """A deployment that is only described starts a Ray in this process too."""
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def cluster():
     """A head, and a node of four GPUs in each of two groups."""
