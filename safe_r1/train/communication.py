@@ -18,13 +18,11 @@ from typing import Literal
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
 from safe_r1.train.gpus import Gpu
+from safe_r1.train.memory import GRADIENT_BYTES, layer_params_per_rank
 from safe_r1.train.parallel import spans_nodes
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 Link = Literal["intra_node", "inter_node"]
-
-# Gradients are reduced in fp32.
-_REDUCE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ class _StepModel:
         # Tensor parallelism splits the embedding by vocabulary, unless the output layer shares it.
         twice: list[float] = [] if model.tied else [model.embedding_params / self.layout.tp_size]
         for with_experts, number in self._layers.items():
-            params = model.layer_params(with_experts) / self._tensor_shards(with_experts)
+            params = layer_params_per_rank(model, self.layout, with_experts)
             if with_experts and model.experts and self.layout.ep_size == 1:
                 # Whole experts are assigned to a shard, so that their number is rounded up.
                 shards = self.layout.fsdp_size
@@ -191,26 +189,17 @@ class _StepModel:
         with_experts = self.architecture.num_expert_layers
         return {False: self.architecture.num_layers - with_experts, True: with_experts}
 
-    def _tensor_shards(self, with_experts: bool) -> float:
-        """By how much tensor parallelism divides the parameters of a layer."""
-        model = self.architecture
-        width = model.shared_expert_size if with_experts else model.intermediate_size
-        # transformers' tensor-parallel plan replicates latent attention.
-        split = model.mlp_params(width) + (0 if model.latent else model.attention_params)
-        params = model.layer_params(with_experts)
-        return params / (params - split + split / self.layout.tp_size)
-
     def _sharded(self, name: str, group: Group, twice: list[float], once: list[float]) -> Iterator[_Call]:
         """FSDP's collectives for units of parameters that are gathered twice or once in a micro-batch."""
         params = sum(twice) + sum(once)
         units = len(twice) + len(once)
         gathered = self.dtype_bytes * (2 * sum(twice) + sum(once))
         yield _Call("all_gather", f"{name}weights", group, gathered, units + len(twice))
-        yield _Call("reduce_scatter", f"{name}gradients", group, _REDUCE_BYTES * params, units)
+        yield _Call("reduce_scatter", f"{name}gradients", group, GRADIENT_BYTES * params, units)
         replicas = self.layout.dp_replicate_size
         if replicas > 1:
             across = self._group(replicas, self.layout.fsdp_size * self.layout.tp_size)
-            yield _Call("all_reduce", f"{name}gradients", across, _REDUCE_BYTES * params / group.size, units)
+            yield _Call("all_reduce", f"{name}gradients", across, GRADIENT_BYTES * params / group.size, units)
 
     @property
     def _tokens_per_rank(self) -> float:
