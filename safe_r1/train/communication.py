@@ -18,8 +18,7 @@ from typing import Literal
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
 from safe_r1.train.gpus import Gpu
-from safe_r1.train.memory import GRADIENT_BYTES, layer_params_per_rank
-from safe_r1.train.parallel import spans_nodes
+from safe_r1.train.memory import GRADIENT_BYTES, layer_params_per_rank, nodes_per_token
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 Link = Literal["intra_node", "inter_node"]
@@ -230,7 +229,8 @@ class _StepModel:
         layers = model.num_expert_layers
         pairs = (6 if self.activation_checkpointing else 4) * layers
         per_node = self.gpu.per_node
-        if not spans_nodes(layout.ep_size, layout.tp_size, per_node):
+        node_copies = nodes_per_token(model, layout, per_node)
+        if not node_copies:
             everyone = self._group(layout.ep_size, 1)
             yield _Call("all_to_all", "tokens", everyone, experts.per_token * row * pairs, pairs)
             return
@@ -240,5 +240,5 @@ class _StepModel:
         resent = self.activation_checkpointing and not layout.keep_routed_rows
         trips = (5 if resent else 4) * layers
         nodes = layout.ep_size // per_node
-        rows = experts.nodes_per_token(nodes) * row * trips
+        rows = node_copies * row * trips
         yield _Call("all_to_all", "tokens", self._group(nodes, per_node), rows, trips)

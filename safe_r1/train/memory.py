@@ -44,6 +44,19 @@ def moment_bytes_on_disk(states: States, architecture: Architecture) -> float:
     return MOMENT_BYTES["fp32"] if is_decoded else MOMENT_BYTES_ON_DISK[states]
 
 
+def nodes_per_token(model: Architecture, layout: Layout, per_node: int) -> float:
+    """Nodes to which a routed token is sent; 0 where the experts of a layer are on one node.
+
+    Args:
+        model: Dimensions of the model.
+        layout: Sharding.
+        per_node: GPUs of one node.
+    """
+    if model.experts is None or not spans_nodes(layout.ep_size, layout.tp_size, per_node):
+        return 0.0
+    return model.experts.nodes_per_token(layout.ep_size // per_node)
+
+
 @dataclass(frozen=True)
 class MemoryParts:
     """Memory of one GPU at one moment, in GiB.
@@ -223,13 +236,7 @@ class MemoryModel:
 
     @property
     def _nodes_per_token(self) -> float:
-        """Nodes to which a token is sent; 0 where the experts of a layer are on one node."""
-        layout = self.layout
-        experts = self.architecture.experts
-        per_node = get_gpu(layout.gpu).per_node
-        if experts is None or not spans_nodes(layout.ep_size, layout.tp_size, per_node):
-            return 0.0
-        return experts.nodes_per_token(layout.ep_size // per_node)
+        return nodes_per_token(self.architecture, self.layout, get_gpu(self.layout.gpu).per_node)
 
     @property
     def _kept_rows(self) -> float:

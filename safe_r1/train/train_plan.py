@@ -8,8 +8,7 @@ from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
 from safe_r1.train.config import SaveConfig
 from safe_r1.train.gpus import Gpu
-from safe_r1.train.memory import GIB, MemoryModel, MemoryParts
-from safe_r1.train.parallel import spans_nodes
+from safe_r1.train.memory import GIB, MemoryModel, MemoryParts, nodes_per_token
 from safe_r1.train.step_time import StepModel, StepParts, StepSettings
 from safe_r1.train.storage import (
     CORPUS_BYTES_PER_TOKEN,
@@ -153,12 +152,10 @@ class TrainPlan:
     @property
     def _expert_exchange(self) -> ExpertExchange:
         """How tokens reach their experts: over several nodes once a node (``train.experts``)."""
-        layout = self.layout
-        experts = self.architecture.experts
-        if experts is None or not spans_nodes(layout.ep_size, layout.tp_size, self.gpu.per_node):
+        nodes = nodes_per_token(self.architecture, self.layout, self.gpu.per_node)
+        if not nodes:
             return TRANSFORMERS_EXCHANGE
-        nodes = layout.ep_size // self.gpu.per_node
-        return ExpertExchange(node_copies=experts.nodes_per_token(nodes), resends=not layout.keep_routed_rows)
+        return ExpertExchange(node_copies=nodes, resends=not self.layout.keep_routed_rows)
 
     @property
     def step_model(self) -> StepModel:
