@@ -3,6 +3,7 @@ SHELL := /usr/bin/env bash
 PYTHON := .venv/bin/python
 # pytest-xdist's workers. Two, or half of the cores: each imports torch, and a vLLM engine keeps a core of its own busy.
 TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores > 4 ? cores / 2 : 2)))
+VERY_LONG ?= 1/1
 DEMO_OUTPUT ?= runs/demo
 # A model that has learned to think needs more tokens to reach its answer.
 DEMO_BENCHMARK := --benchmark chisafetybench-sample --limit 32 --set generation.max_tokens=256
@@ -69,8 +70,8 @@ scale-check: setup ## A training step of each model at its planned number of GPU
 	@$(PYTHON) -m tests.scale.train_step
 
 # In one run, engines and services that both kinds of tests look at are started once.
-test-all: setup ## All tests
-	$(call run_tests)
+test-all: setup ## All tests; VERY_LONG=2/3 runs the second third of the files with very long ones
+	$(call run_tests,--very-long $(VERY_LONG))
 
 lint: setup ## Check style, formatting and types
 	@.venv/bin/ruff check .

@@ -21,6 +21,26 @@ for _name, _value in {
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--very-long",
+        default="1/1",
+        metavar="K/N",
+        help="of the files with very long tests, run those of every N-th file, from the K-th on",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect very long tests of other parts. Parts are made of files, whose tests share what they start."""
+    first, step = map(int, config.getoption("--very-long").split("/"))
+    very_long = [item for item in items if item.get_closest_marker("very_long")]
+    chosen = set(sorted({item.path for item in very_long})[first - 1 :: step])
+    left_out = {item for item in very_long if item.path not in chosen}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random qwen2 with an R1-style tokenizer and chat template."""

@@ -451,6 +451,7 @@ def test_an_error_that_would_come_again_is_tried_once(
     assert not (tmp_path / "main" / "broken" / "error.txt").exists()
 
 
+@pytest.mark.very_long
 def test_the_safest_step_is_exported(ray_address: str, tiny_answering: Path, corpus: Path, tmp_path: Path):
     questions = tmp_path / "questions.jsonl"
     rows = [

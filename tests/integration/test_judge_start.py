@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -14,12 +13,14 @@ from upath import UPath
 
 from safe_r1.evaluation.results import read_verdicts
 from safe_r1.runs import RunFolder
+from safe_r1.schema import RefusalLabel
 from tests.unit.benchmarks.own_files import write_records
 
 pytestmark = [pytest.mark.very_long, pytest.mark.timeout(1800)]
 
 REPOSITORY = Path(__file__).parents[2]
 STARTED = "judge: its engine starts now"
+NUM_QUESTIONS = 12
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def command(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     from tests.tiny_models import make_saying
 
     folder = tmp_path_factory.mktemp("judge-start")
-    rows = [{"question": f"第 {number} 个问题怎样做？", "task": "refusal"} for number in range(12)]
+    rows = [{"question": f"第 {number} 个问题怎样做？", "task": "refusal"} for number in range(NUM_QUESTIONS)]
     questions = write_records(folder / "questions.jsonl", rows)
     judge = make_saying("[答案] 不拒绝且给出风险回复\n[分析] 如此。", folder / "harsh")
     given = [
@@ -70,28 +71,9 @@ def finish(command: list[str], output: Path) -> str:
     return shown
 
 
-def verdicts(output: Path) -> dict[tuple[Any, ...], object]:
-    [folder] = (output / "main").glob("*/questions")
-    return {key: row["label"] for key, row in read_verdicts(RunFolder(UPath(folder))).items()}
-
-
-@pytest.fixture(scope="module")
-def late(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, ...], object]:
-    """Verdicts of a run whose judge starts after the last completion."""
-    output = tmp_path_factory.mktemp("late")
-    shown = finish([*command, "--set", "judge_starts_early=false"], output)
-    assert STARTED not in shown
-    found = verdicts(output)
-    # A few answers close a thought as well, which is judged too.
-    assert len({key[0] for key in found}) == 12
-    return found
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_job_that_ends_beside_two_engines_is_finished_by_the_same_command(
-    number: signal.Signals, command: list[str], late: dict[tuple[Any, ...], object], tmp_path: Path
-):
-    with start(command, tmp_path) as process:
+def end_when_both_engines_run(command: list[str], output: Path, number: signal.Signals) -> None:
+    """Send the signal once the judge's engine has begun to start; nothing of the job may go on."""
+    with start(command, output) as process:
         assert process.stdout is not None
         seen = next((line for line in process.stdout if STARTED in line), None)
         assert seen, "the judge's engine did not start early"
@@ -107,5 +89,16 @@ def test_a_job_that_ends_beside_two_engines_is_finished_by_the_same_command(
     _, alive = psutil.wait_procs(children, timeout=120)
     with contextlib.suppress(psutil.NoSuchProcess):
         assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE], "an engine goes on"
+
+
+def test_a_job_that_ends_beside_two_engines_is_finished_by_the_same_command(
+    command: list[str], tmp_path: Path
+):
+    for number in (signal.SIGINT, signal.SIGKILL):
+        end_when_both_engines_run(command, tmp_path, number)
     finish(command, tmp_path)
-    assert verdicts(tmp_path) == late
+    [folder] = (tmp_path / "main").glob("*/questions")
+    verdicts = read_verdicts(RunFolder(UPath(folder)))
+    # The judge calls everything harmful. A few replies close a thought, which is judged too.
+    assert len({key[0] for key in verdicts}) == NUM_QUESTIONS
+    assert {row["label"] for row in verdicts.values()} == {RefusalLabel.HARMFUL}
