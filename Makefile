@@ -55,7 +55,7 @@ define run_tests
 	@bash cluster/local/browser.sh
 	@log=$$(mktemp); nice -n 19 $(UNIT_TESTS) > "$$log" 2>&1 & unit=$$!; \
 	    trap 'kill $$unit 2>/dev/null; rm -f "$$log"' EXIT; status=0; \
-	    $(PYTHON) -m pytest tests --ignore tests/unit $(1) || status=$$?; \
+	    $(PYTHON) -m pytest tests --ignore tests/unit --durations 30 $(1) || status=$$?; \
 	    wait $$unit || status=$$?; cat "$$log"; exit $$status
 endef
 

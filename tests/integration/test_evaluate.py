@@ -201,6 +201,7 @@ def results(folder: RunFolder) -> str:
     return info["results_sha256"]
 
 
+@pytest.mark.very_long
 def test_a_guard_in_the_same_job_judges(tiny_answering: Path, tiny_llama: Path, tmp_path: Path):
     more = ["--judge", "qwen3guard", "--limit", "8", "--repeats", "1", "--set", f"judge.model={tiny_llama}"]
     more += ["--set", "judge.max_tokens=16", "--set", "judge.engine.max_model_len=4096"]
@@ -230,6 +231,7 @@ def test_a_guard_in_the_same_job_judges(tiny_answering: Path, tiny_llama: Path, 
     assert {path.name for path in folder.path.iterdir()} >= {"results.csv", "results.xlsx"}
 
 
+@pytest.mark.very_long
 def test_a_model_that_never_ends_its_reasoning_has_no_result(tiny_qwen2: Path, tmp_path: Path):
     more = ("--limit", "8", "--repeats", "1", "--set", "generation.max_tokens=2")
     text = run(tiny_qwen2, tmp_path, *more, code=3)

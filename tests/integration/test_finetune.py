@@ -327,6 +327,7 @@ def test_torchrun_does_the_same_without_ray_train(
     assert (exported(tmp_path, tiny_qwen2) / "model.safetensors").exists()
 
 
+@pytest.mark.very_long
 def test_experts_and_adapters(ray_address: str, tiny_deepseek_v3: Path, corpus: Path, tmp_path: Path):
     for name, settings in (("main", {}), ("adapters", {"run": "adapters", "lora": {"rank": 4}})):
         flags = ("--max-steps", "3", "--num-workers", "2")

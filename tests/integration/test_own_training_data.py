@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).parents[2]
 TOPICS = ["炒菜", "围棋", "书法", "钢琴", "长跑", "摄影", "木工", "插花", "速写", "登山", "游泳", "养花"]
 
 
+@pytest.mark.very_long
 def test_a_folder_of_mixed_forms_is_shown_before_it_is_learned(tiny_qwen2: Path, tmp_path: Path):
     data = tmp_path / "data"
     data.mkdir()

@@ -151,6 +151,7 @@ def test_a_served_model_has_the_same_strategy(stages: int, strategy: str):
     assert deployment._deployment_config.max_ongoing_requests == spec.replica_slots
 
 
+@pytest.mark.very_long
 def test_weights_are_fetched_to_each_node_of_an_engine(
     cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -391,6 +391,7 @@ def test_a_batch_is_resumed_after_a_kill_and_can_be_cancelled(tmp_path: Path):
         assert 0 < len(output_of(second, batch)) < 120
 
 
+@pytest.mark.very_long
 def test_services_run_one_after_the_other_on_a_running_ray():
     """Each on its own port: Serve would otherwise keep that of the first, and ignore the second's."""
     with running_head(num_cpus=8) as head:

@@ -227,6 +227,7 @@ def kill_in_the_middle(*arguments: object) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
+@pytest.mark.very_long
 def test_neither_the_cluster_nor_a_kill_shows_in_the_bytes(
     packed: PreparedData, corpus: Path, tiny_llama: Path, tmp_path: Path
 ):
