@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 _HELLO_S = 5.0
 # One line has the text of one step: a few dozen bytes for each of some hundred completions.
 _LINE_BYTES = 4 * 2**20
+# Each piece of text costs the ingress and Serve's proxy nearly a millisecond: with many streams, those of one
+# wait for each other so long that a core passes all of them on.
+_PIECES_PER_S = 1000
 # An ingress that does not read this much is stuck, or gone.
 _UNSENT_BYTES = 8 * 2**20
 
@@ -71,20 +74,26 @@ class DeltaReceiver:
         """
         self._host = host
         self._secret = secrets.token_urlsafe(32)
-        self._queues: dict[str, asyncio.Queue[Delta | None]] = {}
+        self._open: dict[str, Subscription] = {}
         self._port: asyncio.Task[int] | None = None
 
     @contextlib.asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[tuple[Sink, asyncio.Queue[Delta | None]]]:
-        """A sink for one completion, and the queue in which its text arrives."""
+    async def subscribe(self) -> "AsyncIterator[Subscription]":
+        """The text of one completion."""
         if self._port is None:
             self._port = asyncio.create_task(self._listen())
-        key = secrets.token_hex(16)
-        queue = self._queues[key] = asyncio.Queue()
+        port = await asyncio.shield(self._port)
+        sink = Sink(self._host, port, self._secret, secrets.token_hex(16))
+        subscription = self._open[sink.id] = Subscription(sink, self)
         try:
-            yield Sink(self._host, await asyncio.shield(self._port), self._secret, key), queue
+            yield subscription
         finally:
-            del self._queues[key]
+            del self._open[sink.id]
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds between two pieces of one completion."""
+        return len(self._open) / _PIECES_PER_S
 
     async def _listen(self) -> int:
         self._server = await asyncio.start_server(self._read, self._host, 0, limit=_LINE_BYTES)
@@ -98,13 +107,56 @@ class DeltaReceiver:
                 return
             while line := await reader.readline():
                 for key, start, text in json.loads(line):
-                    if queue := self._queues.get(key):
-                        queue.put_nowait(Delta(start, text))
+                    if subscription := self._open.get(key):
+                        subscription.put(Delta(start, text))
         except (OSError, TimeoutError, TypeError, ValueError) as error:
             # The completions end with what their calls return.
             logger.warning("connection of a replica ended: %s", type(error).__name__)
         finally:
             writer.close()
+
+
+class Subscription:
+    """The text of one completion, at the ingress.
+
+    Attributes:
+        sink: Where replicas send it.
+        num_chars: Characters that ``pieces`` has given.
+    """
+
+    def __init__(self, sink: Sink, receiver: DeltaReceiver):
+        self.sink = sink
+        self.num_chars = 0
+        self._receiver = receiver
+        self._queue: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._has_ended = asyncio.Event()
+
+    def put(self, delta: Delta) -> None:
+        """Take text from a replica."""
+        self._queue.put_nowait(delta)
+
+    def end(self) -> None:
+        """No more is needed: the reply of the call is there."""
+        self._has_ended.set()
+        self._queue.put_nowait(None)
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """The text, in order; once a part is missing there is no more, as the reply has it."""
+        while True:
+            waiting = [await self._queue.get()]
+            while not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            text = ""
+            for delta in waiting:
+                if delta and delta.start == self.num_chars:
+                    text += delta.text
+                    self.num_chars += len(delta.text)
+            if text:
+                yield text
+            if None in waiting:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_ended.wait(), self._receiver.pause_s)
 
 
 class DeltaSender:

@@ -241,17 +241,13 @@ class ServedModel:
         if not stream:
             yield _last_chunk(await self._call(request), len(tokens))
             return
-        async with self._receiver.subscribe() as (sink, deltas):
-            call = asyncio.create_task(self._call(dataclasses.replace(request, sink=sink)))
-            call.add_done_callback(lambda _: deltas.put_nowait(None))
+        async with self._receiver.subscribe() as subscription:
+            call = asyncio.create_task(self._call(dataclasses.replace(request, sink=subscription.sink)))
+            call.add_done_callback(lambda _: subscription.end())
             try:
-                num_chars = 0
-                while delta := await deltas.get():
-                    # A part that was lost is in the reply, and so is all that comes after it.
-                    if delta.start == num_chars:
-                        num_chars += len(delta.text)
-                        yield Chunk(delta.text)
-                yield _last_chunk(await call, len(tokens), num_chars)
+                async for piece in subscription.pieces():
+                    yield Chunk(piece)
+                yield _last_chunk(await call, len(tokens), subscription.num_chars)
             finally:
                 call.cancel()
 

@@ -69,7 +69,7 @@ class Ingress:
             judge_client = QueueJudge(judge, RequestQueue(clients[judge.model.name], config))
         else:
             assert judge_handle is not None
-            judge_client = DeploymentJudge(judge.label, judge_handle)
+            judge_client = DeploymentJudge(judge, judge_handle)
         start_batch = None
         if config.batches:
             start_batch = functools.partial(batches.start, config.batches, _app_name())

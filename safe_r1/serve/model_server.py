@@ -37,6 +37,11 @@ class ModelServer(LLMServer):
 
         return functools.partial(ReplicaEngine, executor=self._executor)
 
+    async def _start_engine(self) -> None:
+        # Ray's own would start an actor on this cluster for reports of its use.
+        engine: Any = self.engine
+        await engine.start()
+
     async def complete(self, request: EngineRequest) -> EngineReply:
         """Complete a prompt."""
         from vllm import SamplingParams

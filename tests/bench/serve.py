@@ -116,7 +116,7 @@ def _run_bare_sides(bench: Bench, when: str, parts: Sequence[str], args: argpars
 def _load(bench: Bench, args: argparse.Namespace) -> ChatLoad:
     sampling = bench.plan.sampling
     return ChatLoad(
-        [list(sample.messages) for sample, _ in bench.rows],
+        [list(sample.messages) for sample, _ in bench.rows if sample.task == "refusal"],
         args.chat_tokens,
         sampling.temperature,
         sampling.top_p,
