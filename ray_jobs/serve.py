@@ -66,10 +66,12 @@ def _serve(console: Console, settings: "ServeConfig") -> None:
     from safe_r1.inference.startup import show_startup
     from safe_r1.resources import connect
     from safe_r1.serve.app import check_config, run, stop
+    from safe_r1.serve.proxy import ENVIRONMENT as PROXY_ENVIRONMENT
 
     check_config(settings)
-    # Of a Ray that starts here: at ten rounds a second, its controller takes a twentieth of a core from the engine.
-    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
+    # For a Ray that starts here; who sets a variable decides.
+    for name, value in PROXY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     models = hide_credentials(", ".join(settings.variants)) or "no model"
     join_ray(console)
     judge = hide_credentials(settings.judge.kind)
