@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from safe_r1.serve.proxy import ENVIRONMENT
 from tests.ray_processes import end_ray
 from tests.serving import REPOSITORY, START_S, ports
 
@@ -95,6 +96,7 @@ def deployed(
         "RAY_ADDRESS": f"127.0.0.1:{gcs}",
         "PYTHONPATH": str(REPOSITORY),
         "RAY_raylet_start_wait_time_s": "180",
+        **ENVIRONMENT,
     }
     start = {
         "port": gcs,
