@@ -85,6 +85,7 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
         max_queued_requests=config.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.5},
         graceful_shutdown_timeout_s=60,
+        max_surge_percent=100,
         logging_config={"enable_access_log": False},
     )
     ingress = deployment(serve.ingress()(Ingress))

@@ -28,6 +28,13 @@ class ScalingConfig(Settings):
     downscale_delay_s: float = Field(
         default=600.0, ge=0, description="seconds of low load before a replica is stopped"
     )
+    surge_percent: int = Field(
+        default=100,
+        ge=0,
+        le=100,
+        description="when a changed service is deployed: replicas that start in addition, in percent, before "
+        "old ones stop; 0: old ones stop first, for a cluster without room for both",
+    )
 
 
 class LimitConfig(Settings):

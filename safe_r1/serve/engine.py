@@ -110,7 +110,11 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
         llm.callback_config.callback_class = _FETCH_WEIGHTS
     executor = arguments.get("distributed_executor_backend") if spec.device == "cpu" else None
     return build_llm_deployment(
-        llm, deployment_cls=ModelServer, name_prefix="LLMServer:", bind_kwargs={"executor": executor}
+        llm,
+        deployment_cls=ModelServer,
+        name_prefix="LLMServer:",
+        bind_kwargs={"executor": executor},
+        override_serve_options={"max_surge_percent": scaling.surge_percent},
     )
 
 

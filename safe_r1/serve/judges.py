@@ -67,6 +67,7 @@ def judge_deployment(plan: JudgePlan, replicas: int) -> "Application":
         max_ongoing_requests=_MAX_ONGOING_CALLS,
         max_queued_requests=_MAX_QUEUED_CALLS,
         ray_actor_options={"num_cpus": 0.5},
+        max_surge_percent=100,
         logging_config={"enable_access_log": False},
     )
     return deployment(Judge).bind(plan)
