@@ -88,7 +88,7 @@ def _serve(console: Console, settings: "ServeConfig") -> None:
         while True:
             time.sleep(3600)
     console.show("serve: shutting down; finishing requests in progress")
-    stop(ingress)
+    stop(ingress, settings.drain_timeout_s)
     console.show("serve: stopped")
 
 

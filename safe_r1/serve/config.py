@@ -98,6 +98,11 @@ class ServeConfig(Settings):
     answer_timeout_s: float = Field(
         default=3600.0, gt=0, description="maximum seconds for an answer, or for the first chunk of a stream"
     )
+    drain_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="longest time in seconds for requests in progress to end when the service is stopped",
+    )
     batches: str | None = Field(
         default=None, description="folder or URI of files and batches; None: no batch API"
     )
