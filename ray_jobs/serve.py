@@ -5,6 +5,7 @@ rejects new requests, finishes those in progress, and exits.
 """
 
 import contextlib
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -65,8 +66,12 @@ def _serve(console: Console, settings: "ServeConfig") -> None:
     from safe_r1.inference.startup import show_startup
     from safe_r1.resources import connect
     from safe_r1.serve.app import check_config, run, stop
+    from safe_r1.serve.proxy import ENVIRONMENT as PROXY_ENVIRONMENT
 
     check_config(settings)
+    # For a Ray that starts here; who sets a variable decides.
+    for name, value in PROXY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     models = hide_credentials(", ".join(settings.variants)) or "no model"
     join_ray(console)
     judge = hide_credentials(settings.judge.kind)
@@ -83,7 +88,7 @@ def _serve(console: Console, settings: "ServeConfig") -> None:
         while True:
             time.sleep(3600)
     console.show("serve: shutting down; finishing requests in progress")
-    stop(ingress)
+    stop(ingress, settings.drain_timeout_s)
     console.show("serve: stopped")
 
 

@@ -61,6 +61,10 @@ class Service:
         """Replica of a model, the parent process of its engine."""
         return self._find("ServeReplica", "LLM")
 
+    def ingress(self) -> psutil.Process | None:
+        """Replica of the ingress."""
+        return self._find("ServeReplica", "Ingress")
+
     def _find(self, *parts: str) -> psutil.Process | None:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):

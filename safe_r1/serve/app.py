@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 APP_NAME = "safe_r1"
 # The replicas have ended when the HTTP proxy has their last responses; it may still be sending these.
 _FLUSH_S = 2.0
-_DRAIN_S = 60.0
+# Of the time for ending, what is left for the deployments once requests are no longer waited for.
+_END_S = 10.0
 
 
 def check_config(config: ServeConfig) -> None:
@@ -85,6 +86,7 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
         max_queued_requests=config.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.5},
         graceful_shutdown_timeout_s=60,
+        max_surge_percent=100,
         logging_config={"enable_access_log": False},
     )
     ingress = deployment(serve.ingress()(Ingress))
@@ -154,16 +156,25 @@ def check_address(config: ServeConfig, host: str | None, port: int) -> None:
         )
 
 
-def stop(ingress: "DeploymentHandle") -> None:
-    """Stop the service: new requests are rejected, and requests in progress are finished first."""
+def stop(ingress: "DeploymentHandle", timeout_s: float) -> None:
+    """Stop the service: new requests are rejected, and requests in progress are finished first.
+
+    Args:
+        ingress: Handle of the ingress.
+        timeout_s: Longest time in seconds; then requests that are still in progress are cut off.
+    """
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
+    deadline = time.monotonic() + timeout_s
     # Serve deletes the models together with the ingress, even while they are generating: therefore every
     # ingress replica is drained before.
     with contextlib.suppress(RayServeException):  # the ingress is already gone
-        ingress.broadcast("drain", _DRAIN_S).results(return_exceptions=True)
-    serve.delete(APP_NAME)
+        ingress.broadcast("drain", max(1.0, timeout_s - _END_S)).results(return_exceptions=True)
+    # Without waiting, as Serve would for each replica that is busy.
+    serve.delete(APP_NAME, _blocking=False)
+    while APP_NAME in serve.status().applications and time.monotonic() < deadline - _FLUSH_S:
+        time.sleep(0.2)
     time.sleep(_FLUSH_S)
     # On a Ray that keeps running, Serve would keep its port as well, which the next service may not use.
     if not serve.status().applications:

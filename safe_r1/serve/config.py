@@ -28,6 +28,13 @@ class ScalingConfig(Settings):
     downscale_delay_s: float = Field(
         default=600.0, ge=0, description="seconds of low load before a replica is stopped"
     )
+    surge_percent: int = Field(
+        default=100,
+        ge=0,
+        le=100,
+        description="when a changed service is deployed: replicas that start in addition, in percent, before "
+        "old ones stop; 0: old ones stop first, for a cluster without room for both",
+    )
 
 
 class LimitConfig(Settings):
@@ -90,6 +97,11 @@ class ServeConfig(Settings):
     )
     answer_timeout_s: float = Field(
         default=3600.0, gt=0, description="maximum seconds for an answer, or for the first chunk of a stream"
+    )
+    drain_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="longest time in seconds for requests in progress to end when the service is stopped",
     )
     batches: str | None = Field(
         default=None, description="folder or URI of files and batches; None: no batch API"

@@ -1,17 +1,17 @@
-"""The served models: the only importer of ``ray.serve.llm``.
+"""The served models: how each is deployed, and the ingress's client of it.
 
 Prompts are rendered and tokenized by ``safe_r1.models.chat`` and reach vLLM as tokens, so a served model gets
 exactly the prompts of an evaluation. Each model is a Serve deployment with its own autoscaling.
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import dataclasses
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
-from pydantic import BaseModel
 
 from safe_r1.config import EngineConfig, GenerationConfig
 from safe_r1.inference.engine import (
@@ -28,18 +28,17 @@ from safe_r1.resources import Device
 from safe_r1.schema import Message
 from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
 from safe_r1.serve.config import ScalingConfig
+from safe_r1.serve.deltas import DeltaReceiver
+from safe_r1.serve.engine_call import EngineReply, EngineRequest
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.sampling import choose_sampling
 
 if TYPE_CHECKING:
     from ray.serve import Application
-    from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
-    from ray.serve.llm.openai_api_models import CompletionRequest
+    from ray.serve.handle import DeploymentHandle
 
 # Ray runs it in the deployment before it starts vLLM.
 _FETCH_WEIGHTS = "safe_r1.serve.weights.FetchWeights"
-# JSON of vLLM's server, which no type describes.
-_EngineReply = BaseModel | Mapping[str, Any] | str | list[str]
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ class DeploymentSpec:
 def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Application":
     """Serve application of one model, to be bound into the ingress."""
     from ray.serve.llm import LLMConfig, build_llm_deployment
+
+    from safe_r1.serve.model_server import ModelServer
 
     variant = spec.variant
     arguments = engine_arguments(variant, spec.engine, spec.device)
@@ -107,7 +108,14 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
     )
     if variant.is_fetched:
         llm.callback_config.callback_class = _FETCH_WEIGHTS
-    return build_llm_deployment(llm)
+    executor = arguments.get("distributed_executor_backend") if spec.device == "cpu" else None
+    return build_llm_deployment(
+        llm,
+        deployment_cls=ModelServer,
+        name_prefix="LLMServer:",
+        bind_kwargs={"executor": executor},
+        override_serve_options={"max_surge_percent": scaling.surge_percent},
+    )
 
 
 class ServedModel:
@@ -120,13 +128,28 @@ class ServedModel:
         own_tags: Tags of the model's thoughts where they are of no known form.
     """
 
-    def __init__(self, spec: DeploymentSpec, handle: "DeploymentHandle", generation: GenerationConfig):
+    def __init__(
+        self,
+        spec: DeploymentSpec,
+        handle: "DeploymentHandle",
+        generation: GenerationConfig,
+        receiver: DeltaReceiver,
+    ):
+        """Client of a deployment.
+
+        Args:
+            spec: What was deployed.
+            handle: The deployment.
+            generation: The service's own sampling settings.
+            receiver: Of the process, for completions that are streamed.
+        """
         self.variant = spec.variant
         self.context = spec.context
         self.slots = spec.replica_slots * spec.max_replicas
         self.own_tags = spec.variant.thinking_tags(generation.thinking_tags)
         self._generation = generation
-        self._handle = handle.options(stream=True)
+        self._handle = handle
+        self._receiver = receiver
         # Loaded now and not by the first requests: transformers raises ImportError when several threads
         # import its submodules at once.
         self._tokenizer = load_tokenizer(
@@ -218,69 +241,55 @@ class ServedModel:
         Raises:
             ApiError: Overload, engine down, or an error of the engine.
         """
-        request = self._request(tokens, params, stop, stream)
-        async for reply in self._call(request):
-            for chunk in _read_chunks(reply):
-                yield chunk
+        request = self._request(tokens, params, stop)
+        if not stream:
+            yield _last_chunk(await self._call(request), len(tokens))
+            return
+        async with self._receiver.subscribe() as subscription:
+            call = asyncio.create_task(self._call(dataclasses.replace(request, sink=subscription.sink)))
+            call.add_done_callback(lambda _: subscription.end())
+            try:
+                async for piece in subscription.pieces():
+                    yield Chunk(piece)
+                yield _last_chunk(await call, len(tokens), subscription.num_chars)
+            finally:
+                call.cancel()
 
-    def _request(
-        self, tokens: list[int], params: SamplingParams, stop: list[str], stream: bool
-    ) -> "CompletionRequest":
-        from ray.serve.llm.openai_api_models import CompletionRequest
-
+    def _request(self, tokens: list[int], params: SamplingParams, stop: list[str]) -> EngineRequest:
         sampling = choose_sampling(params, self._generation, self.variant)
-        return CompletionRequest.model_validate(
-            {
-                "model": self.variant.name,
-                "prompt": tokens,
-                "max_tokens": max(1, min(sampling.max_tokens, self.context - len(tokens))),
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "stop": stop or None,
-                "stop_token_ids": list(self.variant.prompt_format.stop_token_ids) or None,
-                "seed": sampling.seed,
-                "stream": stream,
-                "stream_options": {"include_usage": True} if stream else None,
-                # The prompt is complete: rendering or tokenizing has added them.
-                "add_special_tokens": False,
-            }
-        )
+        arguments = {
+            "max_tokens": max(1, min(sampling.max_tokens, self.context - len(tokens))),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stop": stop or None,
+            "stop_token_ids": list(self.variant.prompt_format.stop_token_ids) or None,
+            "seed": sampling.seed,
+        }
+        return EngineRequest(uuid.uuid4().hex, tokens, arguments)
 
-    async def _call(self, request: "CompletionRequest") -> AsyncIterator[_EngineReply]:
+    async def _call(self, request: EngineRequest) -> EngineReply:
+        """The whole completion; a call that is cancelled ends the completion as well."""
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
         name = self.variant.name
+        response = self._handle.complete.remote(request)
         try:
-            # A handle with stream=True returns a generator, which Ray's annotation does not say.
-            replies = cast(
-                "DeploymentResponseGenerator[_EngineReply]", self._handle.completions.remote(request, None)
-            )
-            async for reply in replies:
-                yield reply
+            reply: EngineReply = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         except BackPressureError:
             message = f"the queue of {name} is full; try again"
             raise ApiError(429, "overloaded", message, retry_after_s=5) from None
         except (DeploymentUnavailableError, RayServeException, RayError) as error:
             message = f"{name}: its engine is down or starting ({type(error).__name__})"
             raise ApiError(503, "engine_unavailable", message, retry_after_s=30) from None
+        if reply.error:
+            raise ApiError(400, "invalid_request_error", reply.error)
+        return reply
 
 
-def _read_chunks(reply: _EngineReply) -> list[Chunk]:
-    """Chunks of a reply from the engine's server: a whole response, an error, or server-sent events."""
-    # vLLM's server joins the events of several steps in one reply.
-    if isinstance(reply, (list, str)):
-        lines = "".join(reply).splitlines()
-        events = [line[6:] for line in lines if line.startswith("data: ") and line != "data: [DONE]"]
-        return [chunk for event in events for chunk in _read_chunks(json.loads(event))]
-    body = reply.model_dump() if isinstance(reply, BaseModel) else reply
-    if error := body.get("error"):
-        status = int(error.get("code") or 500)
-        message = error.get("message") or "the engine reported an error"
-        raise ApiError(status, error.get("type") or "engine_error", message)
-    usage = body.get("usage") or {}
-    counts = (usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-    choices = body.get("choices") or []
-    if not choices:
-        return [Chunk("", None, *counts)] if usage else []
-    return [Chunk(choice["text"], choice.get("finish_reason"), *counts) for choice in choices]
+def _last_chunk(reply: EngineReply, num_prompt: int, num_chars: int = 0) -> Chunk:
+    """What is left of a completion of which some characters are known, and the counts."""
+    return Chunk(reply.text[num_chars:], reply.finish_reason, num_prompt, reply.num_tokens)

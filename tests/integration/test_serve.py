@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import httpx
@@ -300,6 +300,47 @@ def test_a_killed_engine_is_restarted(service: Service):
         time.sleep(2)
     assert statuses[-1] == 200
     assert set(statuses) <= {200, 429, 503}
+
+
+def ask_until(service: Service, is_over: Event, stream: bool) -> list[int | str]:
+    """Status of each of a caller's requests; a stream that reports an error counts as its code."""
+    found: list[int | str] = []
+    body = {"model": service.model, "messages": CHAT, "max_tokens": 24, "stream": stream}
+    with httpx.Client(base_url=service.url, timeout=300) as http:
+        while not is_over.is_set():
+            response = http.post("/v1/chat/completions", json=body)
+            events = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+            if stream and response.status_code == 200:
+                assert events[-1] == "[DONE]"
+                found.append(json.loads(events[-2]).get("error", {}).get("code", 200))
+            else:
+                found.append(response.status_code)
+            if found[-1] != 200:
+                assert stream or int(response.headers["retry-after"]) > 0
+                time.sleep(1)
+    return found
+
+
+@pytest.mark.very_long
+def test_a_killed_ingress_costs_at_most_another_try(service: Service):
+    is_over = Event()
+    with ThreadPoolExecutor(6) as pool:
+        callers = [pool.submit(ask_until, service, is_over, number % 2 == 0) for number in range(6)]
+        time.sleep(5)
+        killed = service.ingress()
+        assert killed is not None
+        killed.kill()
+        deadline = time.monotonic() + START_S
+        while (found := service.ingress()) is None or found == killed or not service.is_ready():
+            assert time.monotonic() < deadline, "no new ingress"
+            time.sleep(0.5)
+        time.sleep(5)
+        is_over.set()
+        statuses = [caller.result() for caller in callers]
+    for seen in statuses:
+        assert set(seen) <= {200, 429, 503, "service_unavailable"}, seen
+        assert seen[0] == seen[-1] == 200
+    assert any(set(seen) != {200} for seen in statuses), "nobody noticed"
 
 
 def read_stream(http: httpx.Client, body: dict[str, Any], started: Barrier) -> tuple[int, list[str]]:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 
+from safe_r1.serve.proxy import ENVIRONMENT
 from tests.ray_processes import end_ray
 from tests.serving import REPOSITORY, START_S, ports
 
@@ -34,24 +36,37 @@ class Deployed:
         dashboard: Base URL of Ray's REST API.
         metrics: URL that Prometheus would scrape.
         models: Names of the models.
+        application: The file that was deployed.
+        env: Environment in which it was deployed.
     """
 
     url: str
     dashboard: str
     metrics: str
     models: tuple[str, str]
+    application: Path
+    env: dict[str, str]
 
     def post(self, path: str, body: Any, key: str = KEY) -> httpx.Response:
         return httpx.post(
             self.url + path, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=START_S
         )
 
-    def replicas(self, model: str) -> int:
-        """Number of a model's replicas that are running or starting."""
+    def replica_ids(self, model: str) -> set[str]:
+        """The model's replicas that are running or starting."""
         status = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=60).json()
         deployments = status["applications"]["safe_r1"]["deployments"]
         [found] = [each for name, each in deployments.items() if name.endswith(model)]
-        return sum(replica["state"] in ("STARTING", "RUNNING") for replica in found["replicas"])
+        return {each["replica_id"] for each in found["replicas"] if each["state"] in ("STARTING", "RUNNING")}
+
+    def replicas(self, model: str) -> int:
+        """Number of the model's replicas that are running or starting."""
+        return len(self.replica_ids(model))
+
+    def deploy(self) -> None:
+        """Deploy the application's file as it is now."""
+        serve = str(BIN / "serve")
+        run(serve, "deploy", str(self.application), "--address", self.dashboard, env=self.env)
 
 
 def run(*argv: str, env: dict[str, str]) -> None:
@@ -95,6 +110,7 @@ def deployed(
         "RAY_ADDRESS": f"127.0.0.1:{gcs}",
         "PYTHONPATH": str(REPOSITORY),
         "RAY_raylet_start_wait_time_s": "180",
+        **ENVIRONMENT,
     }
     start = {
         "port": gcs,
@@ -108,10 +124,15 @@ def deployed(
     run(str(BIN / "ray"), "start", "--head", "--disable-usage-stats", *flags, env=env)
     url = f"http://127.0.0.1:{dashboard}"
     try:
-        run(str(BIN / "serve"), "deploy", str(folder / "application.yaml"), "--address", url, env=env)
         service = Deployed(
-            f"http://127.0.0.1:{port}", url, f"http://127.0.0.1:{metrics}", (tiny_qwen2.name, tiny_llama.name)
+            f"http://127.0.0.1:{port}",
+            url,
+            f"http://127.0.0.1:{metrics}",
+            (tiny_qwen2.name, tiny_llama.name),
+            folder / "application.yaml",
+            env,
         )
+        service.deploy()
         wait_until(lambda: is_up(service), START_S, "the service did not come up")
         yield service
     finally:
@@ -204,6 +225,38 @@ def test_the_dashboards_metrics_are_in_a_scrape(deployed: Deployed):
         return not missing
 
     wait_until(are_all_exported, 60, f"not in a scrape: {missing}")
+
+
+def test_a_model_is_replaced_under_load_without_an_error(deployed: Deployed):
+    """Another setting of the engine: a new replica is warm before the old one goes."""
+    model = deployed.models[0]
+    body = {"model": model, "messages": QUESTION, "max_tokens": 16}
+    assert deployed.post("/v1/chat/completions", body).status_code == 200
+    old = deployed.replica_ids(model)
+    content: Any = yaml.safe_load(deployed.application.read_text("utf-8"))
+    content["applications"][0]["args"]["engine"]["max_num_seqs"] = 3
+    deployed.application.write_text(yaml.safe_dump(content, allow_unicode=True), "utf-8")
+    is_over = Event()
+
+    def send() -> set[int]:
+        statuses: set[int] = set()
+        while not is_over.is_set():
+            statuses.add(deployed.post("/v1/chat/completions", body).status_code)
+        return statuses
+
+    with ThreadPoolExecutor(2) as pool:
+        callers = [pool.submit(send) for _ in range(2)]
+        try:
+            deployed.deploy()
+            wait_until(
+                lambda: bool(deployed.replica_ids(model)) and not deployed.replica_ids(model) & old,
+                START_S,
+                "the old replica stays",
+            )
+            time.sleep(3)
+        finally:
+            is_over.set()
+        assert [caller.result() for caller in callers] == [{200}, {200}]
 
 
 def test_idle_models_scale_to_zero(deployed: Deployed):

@@ -8,6 +8,7 @@ from safe_r1.models.registry import VARIANTS
 from safe_r1.resources import Cluster
 from safe_r1.serve.app import check_address, check_config, plan_models
 from safe_r1.serve.config import ScalingConfig, ServeConfig
+from safe_r1.serve.deltas import DeltaReceiver
 from safe_r1.serve.engine import ServedModel
 
 CLUSTER = Cluster(gpu_total=0, cpu_total=8, memory_gib=64)
@@ -33,16 +34,12 @@ def test_invalid_settings(config: ServeConfig, message: str):
         check_config(config)
 
 
-class FakeHandle:
-    def options(self, **options: object) -> "FakeHandle":
-        return self
-
-
 def test_a_judging_model_has_the_engine_settings_of_the_judge(monkeypatch: pytest.MonkeyPatch):
     """The context of its prompts was once that of the served models."""
     monkeypatch.setattr("safe_r1.serve.engine.load_tokenizer", lambda *arguments: None)
     specs = plan_models(CONFIG, [DEMO], OTHER, CLUSTER)
-    models = [ServedModel(spec, FakeHandle(), GenerationConfig()) for spec in specs]  # pyright: ignore[reportArgumentType]
+    receiver = DeltaReceiver("127.0.0.1")
+    models = [ServedModel(spec, None, GenerationConfig(), receiver) for spec in specs]  # pyright: ignore[reportArgumentType]
     assert [(model.variant.name, model.context, model.slots) for model in models] == [
         ("demo", 1024, 24),
         ("other", 4096, 6),

@@ -58,7 +58,7 @@ class FakeHandle:
 
 def deployment_judge(plan: JudgePlan) -> DeploymentJudge:
     handle: Any = FakeHandle(plan)
-    return DeploymentJudge(plan.label, handle)
+    return DeploymentJudge(plan, handle)
 
 
 @pytest.fixture(autouse=True)

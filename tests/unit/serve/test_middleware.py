@@ -2,13 +2,15 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from safe_r1.serve.config import LimitConfig
-from safe_r1.serve.middleware import Drain
+from safe_r1.serve.middleware import AuditLog, Drain
 from tests.unit.serve.fakes import CHAT, QUESTION, FakeModel, RecordingTelemetry, call, post
 
 
@@ -116,3 +118,46 @@ def test_content_is_logged_only_on_request(caplog: pytest.LogCaptureFixture, str
     assert "偏" in line["answered"]
     audited = next(record.message for record in caplog.records if record.name == "safe_r1.audit")
     assert "你好" not in audited
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_stream_is_audited_once_when_it_has_ended(caplog: pytest.LogCaptureFixture, breaks: bool):
+    """A stream that breaks keeps the status that the client has seen."""
+    text = "secret of a user"
+    telemetry = RecordingTelemetry()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["facts"]["key"] = "me"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data: 1", "more_body": True})
+        assert not audited(caplog)
+        if breaks:
+            raise RuntimeError(text)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    service = SimpleNamespace(telemetry=telemetry)
+    scope: Any = {"type": "http", "method": "POST", "path": "/x", "headers": []}
+    scope["app"] = SimpleNamespace(state=SimpleNamespace(service=service))
+    with caplog.at_level(logging.INFO, "safe_r1.audit"):
+        running = AuditLog(app)(scope, receive, send)
+        if breaks:
+            with pytest.raises(RuntimeError):
+                asyncio.run(running)
+        else:
+            asyncio.run(running)
+    [line] = audited(caplog)
+    assert (line["status"], line["key"], line["path"]) == (200, "me", "/x")
+    assert dict(sent[0]["headers"])[b"x-request-id"].decode() == line["request"]
+    assert text not in caplog.text
+
+
+def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    return [json.loads(each.message) for each in caplog.records if each.name == "safe_r1.audit"]
