@@ -5,13 +5,11 @@ exactly the prompts of an evaluation. Each model is a Serve deployment with its 
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from jinja2 import TemplateError
-from pydantic import BaseModel
 
 from safe_r1.config import EngineConfig, GenerationConfig
 from safe_r1.inference.engine import (
@@ -26,10 +24,14 @@ from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 from safe_r1.schema import Message
-from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
+from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams, ToolRequest
+from safe_r1.serve.chat_request import unsupported
 from safe_r1.serve.config import ScalingConfig
+from safe_r1.serve.engine_replies import EngineReply, read_chunks
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.sampling import choose_sampling
+from safe_r1.serve.token_text import TokenText
+from safe_r1.serve.tools import ToolSupport
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
 
 # Ray runs it in the deployment before it starts vLLM.
 _FETCH_WEIGHTS = "safe_r1.serve.weights.FetchWeights"
-# JSON of vLLM's server, which no type describes.
-_EngineReply = BaseModel | Mapping[str, Any] | str | list[str]
+# vLLM's reasoning parser for the tags that it knows as single tokens. In this service it does one thing: a
+# completion that must keep to a schema thinks freely first.
+_REASONING_PARSER = ("deepseek_r1", "<think>", "</think>")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
 
     variant = spec.variant
     arguments = engine_arguments(variant, spec.engine, spec.device)
+    if "reasoning_parser" not in arguments and frees_thoughts(spec):
+        arguments["reasoning_parser"] = _REASONING_PARSER[0]
     slots = spec.replica_slots
     llm = LLMConfig(
         model_loading_config={
@@ -110,6 +115,15 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
     return build_llm_deployment(llm)
 
 
+def frees_thoughts(spec: DeploymentSpec) -> bool:
+    """Whether the engine can tell where the thoughts of a reasoning model end."""
+    if not spec.variant.prompt_format.is_reasoning:
+        return False
+    tokenizer = load_tokenizer(spec.variant.source, spec.variant.revision, spec.engine.trust_remote_code)
+    vocabulary = tokenizer.get_vocab()
+    return all(tag in vocabulary for tag in _REASONING_PARSER[1:])
+
+
 class ServedModel:
     """Client of one model's deployment, used by the ingress.
 
@@ -120,7 +134,24 @@ class ServedModel:
         own_tags: Tags of the model's thoughts where they are of no known form.
     """
 
-    def __init__(self, spec: DeploymentSpec, handle: "DeploymentHandle", generation: GenerationConfig):
+    def __init__(
+        self,
+        spec: DeploymentSpec,
+        handle: "DeploymentHandle",
+        generation: GenerationConfig,
+        tool_parser: str = "auto",
+    ):
+        """Connect to the deployment.
+
+        Args:
+            spec: How the model is deployed.
+            handle: Its deployment.
+            generation: Sampling defaults.
+            tool_parser: See ``tools.choose_parser``.
+
+        Raises:
+            ConfigError: There is no such tool parser.
+        """
         self.variant = spec.variant
         self.context = spec.context
         self.slots = spec.replica_slots * spec.max_replicas
@@ -132,6 +163,9 @@ class ServedModel:
         self._tokenizer = load_tokenizer(
             spec.variant.source, spec.variant.revision, spec.engine.trust_remote_code
         )
+        self._takes_formats = not spec.variant.prompt_format.is_reasoning or frees_thoughts(spec)
+        self._token_text = TokenText(self._tokenizer)
+        self._tools = ToolSupport(spec.variant.name, spec.variant.prompt_format, self._tokenizer, tool_parser)
 
     async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
         """Generate one whole completion; its text begins with the prompt's reasoning prefix.
@@ -151,24 +185,50 @@ class ServedModel:
         raise ApiError(503, "engine_unavailable", f"{self.variant.name}: the engine ended without an answer")
 
     async def chat(
-        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+        self,
+        messages: list[Message],
+        params: SamplingParams,
+        stop: Sequence[str],
+        *,
+        stream: bool = False,
+        tools: ToolRequest | None = None,
     ) -> ChatReply:
         """The reply to a dialogue.
 
         Raises:
-            ApiError: Prompt too long, or rejected by the chat template; later overload, or engine down.
+            ApiError: Prompt too long, rejected by the chat template, or tools and formats that the model does
+                not support; later overload, or engine down.
         """
-        tokens, prefix = await self.render(messages)
+        read_calls = None
+        if tools and tools.tools:
+            read_calls = self._tools.read_calls(tools)
+            params = replace(
+                params,
+                response_format=self._tools.response_format(tools) or params.response_format,
+                # The tags of calls are special tokens of many models.
+                engine_options={**params.engine_options, "skip_special_tokens": False},
+            )
+        if params.response_format and not self._takes_formats:
+            name = "tool_choice" if tools else "response_format"
+            reason = f"is not supported by {self.variant.name}: its thoughts have no tokens of their own"
+            raise unsupported(name, reason)
+        tokens, prefix = await self.render(messages, tools)
         chunks = self.complete(tokens, params, [*self.stops, *stop], stream=stream)
-        return ChatReply(prefix, len(tokens), chunks, self.own_tags)
+        return ChatReply(prefix, len(tokens), chunks, self.own_tags, read_calls)
+
+    async def count_tokens(self, text: str) -> int:
+        """Tokens of a text that the model wrote."""
+        return len(await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=False))
 
     @property
     def stops(self) -> list[str]:
         """Stop strings that end the model's turn, for models without an end-of-turn token."""
         return list(PLAIN_STOPS) if self.variant.style == "plain" else []
 
-    async def render(self, messages: list[Message]) -> tuple[list[int], str]:
-        """Render a dialogue to prompt tokens.
+    async def render(
+        self, messages: list[Message], tools: ToolRequest | None = None
+    ) -> tuple[list[int], str]:
+        """Render a dialogue to prompt tokens; one with tools is taken from there.
 
         Returns:
             The tokens, and the reasoning prefix at their end (empty if the prompt has none).
@@ -177,10 +237,13 @@ class ServedModel:
             ApiError: The prompt fills the context, or the chat template rejects the dialogue.
         """
         try:
-            tokens, prefix = await asyncio.to_thread(
-                render, messages, self.variant.prompt_format, self._tokenizer
-            )
-        except (ValueError, TemplateError) as error:
+            if tools:
+                tokens, prefix = await asyncio.to_thread(self._tools.render, tools)
+            else:
+                tokens, prefix = await asyncio.to_thread(
+                    render, messages, self.variant.prompt_format, self._tokenizer
+                )
+        except (ValueError, TypeError, TemplateError) as error:
             # For example no user turn, or two in a row. The message may quote the request, so only the type
             # is returned.
             kind = type(error).__name__
@@ -220,7 +283,7 @@ class ServedModel:
         """
         request = self._request(tokens, params, stop, stream)
         async for reply in self._call(request):
-            for chunk in _read_chunks(reply):
+            for chunk in read_chunks(reply, self._token_text, params.top_logprobs or 0):
                 yield chunk
 
     def _request(
@@ -229,24 +292,35 @@ class ServedModel:
         from ray.serve.llm.openai_api_models import CompletionRequest
 
         sampling = choose_sampling(params, self._generation, self.variant)
-        return CompletionRequest.model_validate(
-            {
-                "model": self.variant.name,
-                "prompt": tokens,
-                "max_tokens": max(1, min(sampling.max_tokens, self.context - len(tokens))),
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "stop": stop or None,
-                "stop_token_ids": list(self.variant.prompt_format.stop_token_ids) or None,
-                "seed": sampling.seed,
-                "stream": stream,
-                "stream_options": {"include_usage": True} if stream else None,
-                # The prompt is complete: rendering or tokenizing has added them.
-                "add_special_tokens": False,
-            }
-        )
+        body: dict[str, object] = {
+            **params.engine_options,
+            "model": self.variant.name,
+            "prompt": tokens,
+            "max_tokens": max(1, min(sampling.max_tokens, self.context - len(tokens))),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stop_token_ids": list(self.variant.prompt_format.stop_token_ids) or None,
+            "seed": sampling.seed,
+            "stream": stream,
+            "stream_options": {"include_usage": True} if stream else None,
+            # The prompt is complete: rendering or tokenizing has added them.
+            "add_special_tokens": False,
+            "n": params.num_choices,
+            "logprobs": params.top_logprobs,
+            "return_tokens_as_token_ids": True if params.top_logprobs is not None else None,
+            "response_format": params.response_format,
+        }
+        try:
+            request = CompletionRequest.model_validate(body)
+        except ValueError:
+            # Checks of vLLM's beyond those of the routes; the message may quote the request.
+            message = f"{self.variant.name}: its engine refuses these settings"
+            raise ApiError(400, "invalid_request", message) from None
+        # Set afterwards, since vLLM's check of a request allows four of them, and its engine any number.
+        request.stop = stop or None
+        return request
 
-    async def _call(self, request: "CompletionRequest") -> AsyncIterator[_EngineReply]:
+    async def _call(self, request: "CompletionRequest") -> AsyncIterator[EngineReply]:
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
@@ -254,7 +328,7 @@ class ServedModel:
         try:
             # A handle with stream=True returns a generator, which Ray's annotation does not say.
             replies = cast(
-                "DeploymentResponseGenerator[_EngineReply]", self._handle.completions.remote(request, None)
+                "DeploymentResponseGenerator[EngineReply]", self._handle.completions.remote(request, None)
             )
             async for reply in replies:
                 yield reply
@@ -264,23 +338,3 @@ class ServedModel:
         except (DeploymentUnavailableError, RayServeException, RayError) as error:
             message = f"{name}: its engine is down or starting ({type(error).__name__})"
             raise ApiError(503, "engine_unavailable", message, retry_after_s=30) from None
-
-
-def _read_chunks(reply: _EngineReply) -> list[Chunk]:
-    """Chunks of a reply from the engine's server: a whole response, an error, or server-sent events."""
-    # vLLM's server joins the events of several steps in one reply.
-    if isinstance(reply, (list, str)):
-        lines = "".join(reply).splitlines()
-        events = [line[6:] for line in lines if line.startswith("data: ") and line != "data: [DONE]"]
-        return [chunk for event in events for chunk in _read_chunks(json.loads(event))]
-    body = reply.model_dump() if isinstance(reply, BaseModel) else reply
-    if error := body.get("error"):
-        status = int(error.get("code") or 500)
-        message = error.get("message") or "the engine reported an error"
-        raise ApiError(status, error.get("type") or "engine_error", message)
-    usage = body.get("usage") or {}
-    counts = (usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-    choices = body.get("choices") or []
-    if not choices:
-        return [Chunk("", None, *counts)] if usage else []
-    return [Chunk(choice["text"], choice.get("finish_reason"), *counts) for choice in choices]

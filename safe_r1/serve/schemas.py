@@ -1,5 +1,6 @@
 """Request and response bodies of ``/v1/safety/evaluate``."""
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -27,6 +28,18 @@ def _check_utf8(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_check_utf8)]
 """Text that can be encoded as UTF-8; JSON can also escape unpaired surrogates, which have no encoding."""
+
+
+def _check_json(value: dict[str, object]) -> dict[str, object]:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON: an unpaired surrogate, NaN, or too deep") from None
+    return value
+
+
+JsonObject = Annotated[dict[str, object], AfterValidator(_check_json)]
+"""An object of any content that can be sent on as JSON."""
 
 
 class _Wire(BaseModel):

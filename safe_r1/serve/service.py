@@ -84,6 +84,10 @@ class Service:
             raise ApiError(404, "model_not_found", message, "model")
         return self.models[name]
 
+    def token_counter(self, name: str) -> Callable[[str], Awaitable[int]] | None:
+        """Counts the tokens of a text that a model wrote; None for one whose tokenizer is not here."""
+        return getattr(self.model(name), "count_tokens", None)
+
     async def generate(self, model: str, messages: list[Message], params: SamplingParams) -> Generation:
         """See ``GenerationClient.generate``."""
         self.model(model)
