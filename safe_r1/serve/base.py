@@ -189,6 +189,15 @@ class TextModel(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class PricedModel(Protocol):
+    """A served model that may have prices."""
+
+    def price_of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Price of that many tokens; None without prices."""
+        ...
+
+
 class GenerationClient(Protocol):
     """Generates completions with models chosen by name."""
 

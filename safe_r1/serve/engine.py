@@ -5,6 +5,7 @@ exactly the prompts of an evaluation. Each model is a Serve deployment with its 
 """
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -148,9 +149,6 @@ class ServedModel:
             handle: Its deployment.
             generation: Sampling defaults.
             tool_parser: See ``tools.choose_parser``.
-
-        Raises:
-            ConfigError: There is no such tool parser.
         """
         self.variant = spec.variant
         self.context = spec.context
@@ -163,9 +161,20 @@ class ServedModel:
         self._tokenizer = load_tokenizer(
             spec.variant.source, spec.variant.revision, spec.engine.trust_remote_code
         )
-        self._takes_formats = not spec.variant.prompt_format.is_reasoning or frees_thoughts(spec)
-        self._token_text = TokenText(self._tokenizer)
-        self._tools = ToolSupport(spec.variant.name, spec.variant.prompt_format, self._tokenizer, tool_parser)
+        self._spec = spec
+        self._tool_parser = tool_parser
+
+    @functools.cached_property
+    def _token_text(self) -> TokenText:
+        return TokenText(self._tokenizer)
+
+    @functools.cached_property
+    def _tools(self) -> ToolSupport:
+        return ToolSupport(self.variant.name, self.variant.prompt_format, self._tokenizer, self._tool_parser)
+
+    @functools.cached_property
+    def _takes_formats(self) -> bool:
+        return not self.variant.prompt_format.is_reasoning or frees_thoughts(self._spec)
 
     async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
         """Generate one whole completion; its text begins with the prompt's reasoning prefix.

@@ -9,6 +9,7 @@ from safe_r1.inference.endpoint_session import Call, EndpointSession
 from safe_r1.inference.remote import make_endpoints
 from safe_r1.inference.reply_cache import Reply
 from safe_r1.inference.requests import Sampling
+from safe_r1.inference.spending import Spending
 from safe_r1.models.variant import Variant
 from safe_r1.schema import Message
 from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams, ToolRequest
@@ -83,6 +84,12 @@ class RemoteModel:
             yield chunk
 
         return ChatReply("", reply.prompt_tokens, chunks(), self.own_tags)
+
+    def price_of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Price of that many tokens in the currency of the endpoint's prices; None without prices."""
+        if self._entry.input_price is None or self._entry.output_price is None:
+            return None
+        return Spending(self._entry).price_of(prompt_tokens, completion_tokens)
 
     async def _ask(self, messages: list[Message], params: SamplingParams, stop: Sequence[str]) -> Reply:
         chosen = choose_sampling(params, self._generation, self.variant)

@@ -125,7 +125,8 @@ class ToolSupport:
         from vllm.tool_parsers.utils import get_json_schema_from_tools
 
         asked = _engine_request(request)
-        schema = get_json_schema_from_tools(asked.tool_choice, asked.tools, request.is_parallel)
+        choice = asked.tool_choice or "required"
+        schema = get_json_schema_from_tools(choice, [*(asked.tools or ())], request.is_parallel)
         return {"type": "json_schema", "json_schema": {"name": "calls", "schema": schema}}
 
     def read_calls(self, request: ToolRequest) -> ReadCalls | None:

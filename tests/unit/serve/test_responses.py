@@ -1,6 +1,7 @@
 """``/v1/responses``: held against the types of the openai library, whole and streamed."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -9,7 +10,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from safe_r1.serve.base import ToolCall
+from safe_r1.serve.base import Chunk, ToolCall
 from safe_r1.serve.errors import ApiError
 from tests.unit.serve.fakes import COMPLETION, QUESTION, FakeModel, post
 
@@ -105,7 +106,7 @@ def test_events_of_a_stream_come_in_order():
 
 def test_an_error_on_the_way_ends_the_stream():
     class Broken(FakeModel):
-        async def complete(self, *arguments: Any, **options: Any) -> Any:
+        async def complete(self, *arguments: Any, **options: Any) -> AsyncIterator[Chunk]:
             async for chunk in super().complete(*arguments, **options):
                 yield chunk
                 raise ApiError(503, "engine_unavailable", "gone")
