@@ -3,8 +3,9 @@
 Evaluation, training and serving render through here, so that they see the same tokens.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from safe_r1.errors import ModelError
 from safe_r1.models.prompts import REASONING_PREFIX, PromptFormat, apply_template, load_tokenizer
@@ -21,6 +22,7 @@ __all__ = [
     "load_tokenizer",
     "render",
     "render_text",
+    "render_turns",
     "split_reasoning",
 ]
 
@@ -74,6 +76,72 @@ def render_text(
     if text.endswith(prompt.reasoning_prefix):
         return text, prompt.reasoning_prefix
     return text + prompt.reasoning_prefix, prompt.reasoning_prefix
+
+
+def render_turns(
+    turns: Sequence[Mapping[str, object]],
+    tools: Sequence[Mapping[str, object]],
+    prompt: PromptFormat,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> tuple[list[int], str]:
+    """Like ``render``, for a dialogue with tools.
+
+    Args:
+        turns: The dialogue in the form of chat templates; ``content`` is a text or None, and the arguments in
+            ``tool_calls`` are JSON texts.
+        tools: Their definitions in the form of OpenAI's chat interface.
+        prompt: How the model is prompted; ``r1`` or ``chat``.
+        tokenizer: The model's own.
+
+    Raises:
+        ValueError: The style has no tools.
+    """
+    if prompt.style not in ("r1", "chat"):
+        raise ValueError(f"a model of style {prompt.style} has no tools")
+    rendered = [dict(turn) for turn in turns]
+    if prompt.style == "r1":
+        rendered = _fold_system_turns(rendered)
+    text = _apply_with_tools(rendered, tools, tokenizer)
+    if prompt.style == "r1" and not text.endswith(prompt.reasoning_prefix):
+        text += prompt.reasoning_prefix
+    prefix = prompt.reasoning_prefix if prompt.style == "r1" else ""
+    return tokenizer(text, add_special_tokens=False)["input_ids"], prefix
+
+
+def _apply_with_tools(
+    turns: list[dict[str, Any]], tools: Sequence[Mapping[str, object]], tokenizer: "PreTrainedTokenizerBase"
+) -> str:
+    """The template's text. Most templates take the arguments of a call as an object; R1's take their JSON."""
+
+    def apply(some: list[dict[str, Any]]) -> str:
+        given: Any = [dict(tool) for tool in tools] or None
+        return str(
+            tokenizer.apply_chat_template(some, tools=given, tokenize=False, add_generation_prompt=True)
+        )
+
+    try:
+        return apply([_with_parsed_arguments(turn) for turn in turns])
+    except TypeError:
+        return apply(turns)
+
+
+def _with_parsed_arguments(turn: dict[str, Any]) -> dict[str, Any]:
+    if "tool_calls" not in turn:
+        return turn
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+        for call in turn["tool_calls"]
+    ]
+    return {**turn, "tool_calls": calls}
+
+
+def _fold_system_turns(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """See ``fold_system``."""
+    system = [turn["content"] for turn in turns if turn["role"] == "system"]
+    rest = [turn for turn in turns if turn["role"] != "system"]
+    if system and rest:
+        rest[0] = {**rest[0], "content": "\n\n".join([*system, rest[0]["content"] or ""])}
+    return rest
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:

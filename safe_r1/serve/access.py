@@ -56,6 +56,22 @@ async def charge_items(request: Request, service: Service, amount: int) -> None:
     request.state.facts["items"] = amount
 
 
+async def charge_choices(request: Request, service: Service, num_choices: int) -> None:
+    """Count each choice of a generation as a request against the limit of its key.
+
+    Raises:
+        ApiError: 400 or 429.
+    """
+    if request.state.key and num_choices > 1:
+        name, key = request.state.key
+        # The request itself is counted already.
+        limit = service.limits.limit_of(key, "requests_per_minute")
+        if num_choices > limit:
+            message = f"{num_choices} choices in one request; the limit of this key is {limit} per minute"
+            raise ApiError(400, "too_many_items", message, "n")
+        await service.limits.charge(name, key, "requests", num_choices - 1)
+
+
 async def post_as(owner: str, app: ASGIApp, path: str, body: dict[str, object]) -> tuple[int, object]:
     """Post to a route of ``app`` in this process, on behalf of a key's owner.
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from safe_r1.errors import ConfigError
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import resolve_engine
-from safe_r1.judge.factory import check_kind, plan_judge
+from safe_r1.judge.factory import check_kind
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.resources import Cluster, connect
 from safe_r1.serve.config import LOOPBACK, ServeConfig
 from safe_r1.serve.engine import DeploymentSpec, model_deployment
 from safe_r1.serve.keys import read_keys
+from safe_r1.serve.tools import choose_parser
+from safe_r1.serve.traces import check_traces
 from safe_r1.settings import load_config
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ def check_config(config: ServeConfig) -> None:
     """Reject settings that must not be served.
 
     Raises:
-        ConfigError: A public address without API keys, an invalid key file, two models of one name, or an
-            unknown judge.
+        ConfigError: A public address without API keys, an invalid key file, two models of one name, an
+            unknown judge or tool parser, or traces without the packages that send them.
     """
     if config.host not in LOOPBACK and config.api_keys is None:
         raise ConfigError(
@@ -52,7 +54,12 @@ def check_config(config: ServeConfig) -> None:
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
         raise ConfigError(f"--variant: {', '.join(duplicates)} given twice; model names must be unique")
-    check_kind(config.judge.kind)
+    for kind in (config.judge.kind, *config.judges):
+        check_kind(kind)
+    if config.traces:
+        check_traces(config.traces)
+    if config.tool_parser != "auto":
+        choose_parser(config.tool_parser, "")
 
 
 def build(config: ServeConfig, cluster: Cluster) -> "Application":
@@ -65,7 +72,7 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
     from ray import serve
 
     from safe_r1.serve.ingress import Ingress
-    from safe_r1.serve.judges import judge_deployment
+    from safe_r1.serve.judges import judge_deployment, plan_judges
 
     # Before any model is downloaded.
     check_config(config)
@@ -74,11 +81,15 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
     served = [
         prepare(variant, config.engine.trust_remote_code)[0] for variant in named if not variant.endpoint
     ]
-    # Planned once here, so that all replicas have the same judge.
-    judge = plan_judge(config.judge)
-    specs = plan_models(config, served, judge.model, cluster)
+    # Planned once here, so that all replicas have the same judges.
+    judges = plan_judges(config)
+    specs = plan_models(config, served, [plan.model for plan in judges.values() if plan.model], cluster)
     handles = {spec.variant.name: model_deployment(spec, config.scaling) for spec in specs}
-    judge_app = None if judge.model else judge_deployment(judge, config.judge_replicas)
+    judge_apps = {
+        name: judge_deployment(plan, config.judge_replicas, "Judge" if place == 0 else f"Judge-{name}")
+        for place, (name, plan) in enumerate(judges.items())
+        if plan.model is None
+    }
     deployment = serve.deployment(
         name="Ingress",
         num_replicas=config.ingress_replicas,
@@ -91,21 +102,21 @@ def build(config: ServeConfig, cluster: Cluster) -> "Application":
     )
     ingress = deployment(serve.ingress()(Ingress))
     names = [variant.name for variant in named]
-    return ingress.bind(config, names, judge, specs, handles, judge_app, remote)
+    return ingress.bind(config, names, judges, specs, handles, judge_apps, remote)
 
 
 def plan_models(
-    config: ServeConfig, served: Sequence[Variant], judge_model: Variant | None, cluster: Cluster
+    config: ServeConfig, served: Sequence[Variant], judge_models: Sequence[Variant], cluster: Cluster
 ) -> list[DeploymentSpec]:
-    """The models to deploy; a served model that also judges is deployed once.
+    """The models to deploy; one that several need, to answer or to judge, is deployed once.
 
     Raises:
         ConfigError: The judge's model and a served model are different, but have the same name.
         ResourceError: A model does not fit the cluster.
     """
     engines = [(variant, config.engine) for variant in served]
-    if judge_model is not None:
-        shared = next((variant for variant in served if variant.name == judge_model.name), None)
+    for judge_model in judge_models:
+        shared = next((variant for variant, _ in engines if variant.name == judge_model.name), None)
         if shared is None:
             engines.append((judge_model, config.judge.engine))
         elif (shared.source, shared.prompt) != (judge_model.source, judge_model.prompt):

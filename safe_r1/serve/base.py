@@ -1,7 +1,7 @@
 """Types that the evaluator, the models and the judges of the service exchange."""
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from safe_r1.judge.base import JudgeItem, Judgement
@@ -16,12 +16,72 @@ class SamplingParams:
 
     Attributes:
         seed: Seed of the sampler, for this completion alone.
+        num_choices: Completions of the prompt, each with a seed of its own.
+        top_logprobs: Likeliest tokens whose log probabilities are returned beside each token's own; None: no
+            log probabilities at all.
+        response_format: OpenAI's ``response_format``, which the completion must keep to after its thoughts.
+        engine_options: Further fields of the engine's own request, unchanged.
     """
 
     seed: int
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    num_choices: int = 1
+    top_logprobs: int | None = None
+    response_format: Mapping[str, object] | None = None
+    engine_options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token with its log probability.
+
+    Attributes:
+        token: Its text; bytes that are no whole character are replaced.
+        data: Its bytes.
+        top: The likeliest tokens at its place.
+    """
+
+    token: str
+    data: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool that a model asks for.
+
+    Attributes:
+        id: Names it when its result comes back.
+        arguments: JSON text, as the model wrote it.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ToolRequest:
+    """The tools of a request.
+
+    Attributes:
+        tools: In the form of OpenAI's chat interface.
+        turns: The dialogue with calls of tools and their results, which ``Message`` cannot hold.
+        choice: ``auto``, ``required``, or the name of the only tool that may be called.
+        is_parallel: Several calls in one turn are allowed.
+    """
+
+    tools: Sequence[Mapping[str, object]]
+    turns: Sequence[Mapping[str, object]]
+    choice: str = "auto"
+    is_parallel: bool = True
+
+
+ReadCalls = Callable[[str], tuple[str, list[ToolCall]]]
+"""Splits a completion without its thoughts into the answer and the calls of tools in it."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +102,19 @@ class Generation:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a completion that is being streamed; only the last one has the token counts."""
+    """A part of a completion that is being streamed; only the last one has the token counts.
+
+    Attributes:
+        completion_tokens: Of all choices.
+        index: Which of several choices it belongs to.
+    """
 
     text: str
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,14 +124,16 @@ class ChatReply:
     Attributes:
         prefix: Reasoning prefix of the prompt, with which the completion begins; empty if there is none.
         num_prompt: Tokens of the prompt.
-        chunks: The completion.
+        chunks: The completion; of several choices, their chunks as they come.
         own_tags: Tags of the model's thoughts where they are of no known form.
+        read_calls: Reads calls of tools; None where the request has no tools.
     """
 
     prefix: str
     num_prompt: int
     chunks: AsyncIterator[Chunk]
     own_tags: ThinkingTags | None = None
+    read_calls: ReadCalls | None = None
 
 
 class Model(Protocol):
@@ -85,9 +154,19 @@ class Model(Protocol):
         ...
 
     async def chat(
-        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+        self,
+        messages: list[Message],
+        params: SamplingParams,
+        stop: Sequence[str],
+        *,
+        stream: bool = False,
+        tools: ToolRequest | None = None,
     ) -> ChatReply:
-        """The reply to a dialogue; see ``generate`` for errors."""
+        """The reply to a dialogue; see ``generate`` for errors.
+
+        Raises:
+            ApiError: Also 400 for what the model does not support.
+        """
         ...
 
 
@@ -107,6 +186,15 @@ class TextModel(Model, Protocol):
         self, tokens: list[int], params: SamplingParams, stop: list[str], *, stream: bool = False
     ) -> AsyncIterator[Chunk]:
         """Complete a tokenized prompt."""
+        ...
+
+
+@runtime_checkable
+class PricedModel(Protocol):
+    """A served model that may have prices."""
+
+    def price_of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Price of that many tokens; None without prices."""
         ...
 
 

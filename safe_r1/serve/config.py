@@ -70,16 +70,34 @@ class ServeConfig(Settings):
     cors_origins: tuple[str, ...] = Field(
         default=(), description="origins of web pages that may call the service (CORS)"
     )
+    traces: str | None = Field(
+        default=None,
+        description="URL of an OTLP collector (HTTP) for OpenTelemetry traces, e.g. http://localhost:4318",
+    )
     log_content: bool = Field(
         default=False, description="also write requests and responses to the log safe_r1.content"
     )
     judge: JudgeConfig = Field(default=JudgeConfig(), description="the judge")
+    judges: tuple[str, ...] = Field(
+        default=(),
+        description="further judges that a request can name (`judges`): kinds as of judge.kind, each with "
+        "its own model",
+    )
+    policies: dict[str, str] = Field(
+        default_factory=dict,
+        description="files of judge.policy by the name that a request uses (`policy`), for the judge's model",
+    )
     judge_replicas: int = Field(
         default=1, ge=1, description="replicas of a judge that is not one of the models"
     )
     engine: EngineConfig = Field(default=EngineConfig(), description="vLLM settings of the models")
     generation: GenerationConfig = Field(
         default=GenerationConfig(), description="sampling defaults; a request can override them"
+    )
+    tool_parser: str = Field(
+        default="auto",
+        description="how calls of tools are read: auto (by the model's chat template), or a tool parser of "
+        "vLLM's by name",
     )
     scaling: ScalingConfig = Field(default=ScalingConfig(), description="autoscaling of the models")
     limits: LimitConfig = Field(default=LimitConfig(), description="limits of each API key")

@@ -5,8 +5,8 @@ here: a replica sends all text of one step of its engine to an ingress in one wr
 generators would cost a call a token and completion. It only makes text come earlier: whatever gets lost on
 the way is in the reply of the call.
 
-Each line is a JSON array of ``[id, start, text]``; ``start`` counts the characters before it. The first line
-of a connection is the ingress's secret.
+Each line is a JSON array of ``[id, ...fields of a Delta]``. The first line of a connection is the ingress's
+secret.
 """
 
 import asyncio
@@ -15,8 +15,11 @@ import hmac
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import astuple, replace
+from typing import Any
+
+from safe_r1.serve.engine_call import ChoiceReply, Delta, EngineReply, Sink
 
 logger = logging.getLogger(__name__)
 _HELLO_S = 5.0
@@ -27,40 +30,6 @@ _LINE_BYTES = 4 * 2**20
 _PIECES_PER_S = 1000
 # An ingress that does not read this much is stuck, or gone.
 _UNSENT_BYTES = 8 * 2**20
-
-
-@dataclass(frozen=True)
-class Sink:
-    """Where the text of one completion goes.
-
-    Attributes:
-        host: Address of the ingress.
-        port: Its port.
-        secret: Its secret, which the connection begins with.
-        id: The completion.
-    """
-
-    host: str
-    port: int
-    secret: str = field(repr=False)
-    id: str
-
-    @property
-    def _address(self) -> tuple[str, int, str]:
-        return self.host, self.port, self.secret
-
-
-@dataclass(frozen=True)
-class Delta:
-    """New text of a completion.
-
-    Attributes:
-        start: Characters of the completion before it.
-        text: The text.
-    """
-
-    start: int
-    text: str
 
 
 class DeltaReceiver:
@@ -106,9 +75,9 @@ class DeltaReceiver:
             if not hmac.compare_digest(hello.rstrip(b"\n"), self._secret.encode()):
                 return
             while line := await reader.readline():
-                for key, start, text in json.loads(line):
+                for key, *fields in json.loads(line):
                     if subscription := self._open.get(key):
-                        subscription.put(Delta(start, text))
+                        subscription.put(Delta(*fields))
         except (OSError, TimeoutError, TypeError, ValueError) as error:
             # The completions end with what their calls return.
             logger.warning("connection of a replica ended: %s", type(error).__name__)
@@ -121,12 +90,12 @@ class Subscription:
 
     Attributes:
         sink: Where replicas send it.
-        num_chars: Characters that ``pieces`` has given.
     """
 
     def __init__(self, sink: Sink, receiver: DeltaReceiver):
         self.sink = sink
-        self.num_chars = 0
+        # Characters and log probabilities of each choice that ``deltas`` has given.
+        self._given: dict[int, tuple[int, int]] = {}
         self._receiver = receiver
         self._queue: asyncio.Queue[Delta | None] = asyncio.Queue()
         self._has_ended = asyncio.Event()
@@ -140,23 +109,45 @@ class Subscription:
         self._has_ended.set()
         self._queue.put_nowait(None)
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """The text, in order; once a part is missing there is no more, as the reply has it."""
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """The text of each choice, in order; once a part is missing there is no more, as the reply has it."""
         while True:
             waiting = [await self._queue.get()]
             while not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
-            text = ""
-            for delta in waiting:
-                if delta and delta.start == self.num_chars:
-                    text += delta.text
-                    self.num_chars += len(delta.text)
-            if text:
-                yield text
+            for delta in self._join(delta for delta in waiting if delta):
+                yield delta
             if None in waiting:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_ended.wait(), self._receiver.pause_s)
+
+    def rest(self, reply: EngineReply) -> EngineReply:
+        """The reply without what ``deltas`` has given."""
+        choices: list[ChoiceReply] = []
+        for choice in reply.choices:
+            whole = choice.text
+            num_chars, num_logprobs = self._given.get(whole.index, (0, 0))
+            left = Delta(
+                whole.index, num_chars, whole.text[num_chars:], num_logprobs, whole.logprobs[num_logprobs:]
+            )
+            choices.append(replace(choice, text=left))
+        return replace(reply, choices=tuple(choices))
+
+    def _join(self, deltas: Iterable[Delta]) -> Iterable[Delta]:
+        """Those of each choice as one, without any behind a gap."""
+        joined: dict[int, Delta] = {}
+        for delta in deltas:
+            given = self._given.get(delta.index, (0, 0))
+            if (delta.start, delta.first_logprob) != given:
+                continue
+            self._given[delta.index] = given[0] + len(delta.text), given[1] + len(delta.logprobs)
+            if before := joined.get(delta.index):
+                delta = replace(
+                    before, text=before.text + delta.text, logprobs=before.logprobs + delta.logprobs
+                )
+            joined[delta.index] = delta
+        return joined.values()
 
 
 class DeltaSender:
@@ -167,11 +158,11 @@ class DeltaSender:
 
     def send(self, sink: Sink, delta: Delta) -> None:
         """Send text with all other that comes before the event loop's next round."""
-        address = sink._address
+        address = sink.address
         connection = self._connections.get(address)
         if connection is None or connection.is_closed:
             connection = self._connections[address] = _Connection(sink)
-        connection.add([sink.id, delta.start, delta.text])
+        connection.add([sink.id, *astuple(delta)])
 
 
 class _Connection:
@@ -179,11 +170,11 @@ class _Connection:
 
     def __init__(self, sink: Sink):
         self.is_closed = False
-        self._waiting: list[list[str | int]] = []
+        self._waiting: list[list[Any]] = []
         self._has_text = asyncio.Event()
         self._task = asyncio.create_task(self._run(sink))
 
-    def add(self, delta: list[str | int]) -> None:
+    def add(self, delta: list[Any]) -> None:
         self._waiting.append(delta)
         self._has_text.set()
 

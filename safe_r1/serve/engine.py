@@ -5,10 +5,10 @@ exactly the prompts of an evaluation. Each model is a Serve deployment with its 
 """
 
 import asyncio
-import dataclasses
+import functools
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -26,12 +26,15 @@ from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import Variant
 from safe_r1.resources import Device
 from safe_r1.schema import Message
-from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
+from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams, ToolRequest
+from safe_r1.serve.chat_request import unsupported
 from safe_r1.serve.config import ScalingConfig
 from safe_r1.serve.deltas import DeltaReceiver
-from safe_r1.serve.engine_call import EngineReply, EngineRequest
+from safe_r1.serve.engine_call import Delta, EngineReply, EngineRequest
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.sampling import choose_sampling
+from safe_r1.serve.token_text import TokenText
+from safe_r1.serve.tools import ToolSupport
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
 # Ray runs it in the deployment before it starts vLLM.
 _FETCH_WEIGHTS = "safe_r1.serve.weights.FetchWeights"
+# vLLM's reasoning parser for the tags that it knows as single tokens. In this service it does one thing: a
+# completion that must keep to a schema thinks freely first.
+_REASONING_PARSER = ("deepseek_r1", "<think>", "</think>")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
 
     variant = spec.variant
     arguments = engine_arguments(variant, spec.engine, spec.device)
+    if "reasoning_parser" not in arguments and frees_thoughts(spec):
+        arguments["reasoning_parser"] = _REASONING_PARSER[0]
     slots = spec.replica_slots
     llm = LLMConfig(
         model_loading_config={
@@ -118,6 +126,15 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
     )
 
 
+def frees_thoughts(spec: DeploymentSpec) -> bool:
+    """Whether the engine can tell where the thoughts of a reasoning model end."""
+    if not spec.variant.prompt_format.is_reasoning:
+        return False
+    tokenizer = load_tokenizer(spec.variant.source, spec.variant.revision, spec.engine.trust_remote_code)
+    vocabulary = tokenizer.get_vocab()
+    return all(tag in vocabulary for tag in _REASONING_PARSER[1:])
+
+
 class ServedModel:
     """Client of one model's deployment, used by the ingress.
 
@@ -134,14 +151,16 @@ class ServedModel:
         handle: "DeploymentHandle",
         generation: GenerationConfig,
         receiver: DeltaReceiver,
+        tool_parser: str = "auto",
     ):
-        """Client of a deployment.
+        """Connect to the deployment.
 
         Args:
-            spec: What was deployed.
-            handle: The deployment.
-            generation: The service's own sampling settings.
-            receiver: Of the process, for completions that are streamed.
+            spec: How the model is deployed.
+            handle: Its deployment.
+            generation: Sampling defaults.
+            receiver: Of this process, for completions that are streamed.
+            tool_parser: See ``tools.choose_parser``.
         """
         self.variant = spec.variant
         self.context = spec.context
@@ -155,6 +174,20 @@ class ServedModel:
         self._tokenizer = load_tokenizer(
             spec.variant.source, spec.variant.revision, spec.engine.trust_remote_code
         )
+        self._spec = spec
+        self._tool_parser = tool_parser
+
+    @functools.cached_property
+    def _token_text(self) -> TokenText:
+        return TokenText(self._tokenizer)
+
+    @functools.cached_property
+    def _tools(self) -> ToolSupport:
+        return ToolSupport(self.variant.name, self.variant.prompt_format, self._tokenizer, self._tool_parser)
+
+    @functools.cached_property
+    def _takes_formats(self) -> bool:
+        return not self.variant.prompt_format.is_reasoning or frees_thoughts(self._spec)
 
     async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
         """Generate one whole completion; its text begins with the prompt's reasoning prefix.
@@ -174,24 +207,50 @@ class ServedModel:
         raise ApiError(503, "engine_unavailable", f"{self.variant.name}: the engine ended without an answer")
 
     async def chat(
-        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+        self,
+        messages: list[Message],
+        params: SamplingParams,
+        stop: Sequence[str],
+        *,
+        stream: bool = False,
+        tools: ToolRequest | None = None,
     ) -> ChatReply:
         """The reply to a dialogue.
 
         Raises:
-            ApiError: Prompt too long, or rejected by the chat template; later overload, or engine down.
+            ApiError: Prompt too long, rejected by the chat template, or tools and formats that the model does
+                not support; later overload, or engine down.
         """
-        tokens, prefix = await self.render(messages)
+        read_calls = None
+        if tools and tools.tools:
+            read_calls = self._tools.read_calls(tools)
+            params = replace(
+                params,
+                response_format=self._tools.response_format(tools) or params.response_format,
+                # The tags of calls are special tokens of many models.
+                engine_options={**params.engine_options, "skip_special_tokens": False},
+            )
+        if params.response_format and not self._takes_formats:
+            name = "tool_choice" if tools else "response_format"
+            reason = f"is not supported by {self.variant.name}: its thoughts have no tokens of their own"
+            raise unsupported(name, reason)
+        tokens, prefix = await self.render(messages, tools)
         chunks = self.complete(tokens, params, [*self.stops, *stop], stream=stream)
-        return ChatReply(prefix, len(tokens), chunks, self.own_tags)
+        return ChatReply(prefix, len(tokens), chunks, self.own_tags, read_calls)
+
+    async def count_tokens(self, text: str) -> int:
+        """Tokens of a text that the model wrote."""
+        return len(await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=False))
 
     @property
     def stops(self) -> list[str]:
         """Stop strings that end the model's turn, for models without an end-of-turn token."""
         return list(PLAIN_STOPS) if self.variant.style == "plain" else []
 
-    async def render(self, messages: list[Message]) -> tuple[list[int], str]:
-        """Render a dialogue to prompt tokens.
+    async def render(
+        self, messages: list[Message], tools: ToolRequest | None = None
+    ) -> tuple[list[int], str]:
+        """Render a dialogue to prompt tokens; one with tools is taken from there.
 
         Returns:
             The tokens, and the reasoning prefix at their end (empty if the prompt has none).
@@ -200,10 +259,13 @@ class ServedModel:
             ApiError: The prompt fills the context, or the chat template rejects the dialogue.
         """
         try:
-            tokens, prefix = await asyncio.to_thread(
-                render, messages, self.variant.prompt_format, self._tokenizer
-            )
-        except (ValueError, TemplateError) as error:
+            if tools:
+                tokens, prefix = await asyncio.to_thread(self._tools.render, tools)
+            else:
+                tokens, prefix = await asyncio.to_thread(
+                    render, messages, self.variant.prompt_format, self._tokenizer
+                )
+        except (ValueError, TypeError, TemplateError) as error:
             # For example no user turn, or two in a row. The message may quote the request, so only the type
             # is returned.
             kind = type(error).__name__
@@ -242,30 +304,53 @@ class ServedModel:
             ApiError: Overload, engine down, or an error of the engine.
         """
         request = self._request(tokens, params, stop)
+        num_top = params.top_logprobs or 0
         if not stream:
-            yield _last_chunk(await self._call(request), len(tokens))
+            for chunk in self._last_chunks(await self._call(request), len(tokens), num_top):
+                yield chunk
             return
         async with self._receiver.subscribe() as subscription:
-            call = asyncio.create_task(self._call(dataclasses.replace(request, sink=subscription.sink)))
+            call = asyncio.create_task(self._call(replace(request, sink=subscription.sink)))
             call.add_done_callback(lambda _: subscription.end())
             try:
-                async for piece in subscription.pieces():
-                    yield Chunk(piece)
-                yield _last_chunk(await call, len(tokens), subscription.num_chars)
+                async for delta in subscription.deltas():
+                    yield self._chunk(delta, num_top)
+                reply = subscription.rest(await call)
+                for chunk in self._last_chunks(reply, len(tokens), num_top):
+                    yield chunk
             finally:
                 call.cancel()
 
+    def _chunk(self, delta: Delta, num_top: int) -> Chunk:
+        logprobs = self._token_text.logprobs(delta.logprobs, num_top) if delta.logprobs else ()
+        return Chunk(delta.text, index=delta.index, logprobs=logprobs)
+
+    def _last_chunks(self, reply: EngineReply, num_prompt: int, num_top: int) -> list[Chunk]:
+        """The end of each choice, with the counts."""
+        return [
+            replace(
+                self._chunk(choice.text, num_top),
+                finish_reason=choice.finish_reason,
+                prompt_tokens=num_prompt,
+                completion_tokens=reply.num_tokens,
+            )
+            for choice in reply.choices
+        ]
+
     def _request(self, tokens: list[int], params: SamplingParams, stop: list[str]) -> EngineRequest:
         sampling = choose_sampling(params, self._generation, self.variant)
-        arguments = {
+        body: dict[str, object] = {
+            **params.engine_options,
             "max_tokens": max(1, min(sampling.max_tokens, self.context - len(tokens))),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "stop": stop or None,
             "stop_token_ids": list(self.variant.prompt_format.stop_token_ids) or None,
             "seed": sampling.seed,
+            "n": params.num_choices,
+            "logprobs": params.top_logprobs,
+            "response_format": params.response_format,
         }
-        return EngineRequest(uuid.uuid4().hex, tokens, arguments)
+        return EngineRequest(uuid.uuid4().hex, tokens, body, stop)
 
     async def _call(self, request: EngineRequest) -> EngineReply:
         """The whole completion; a call that is cancelled ends the completion as well."""
@@ -286,10 +371,5 @@ class ServedModel:
             message = f"{name}: its engine is down or starting ({type(error).__name__})"
             raise ApiError(503, "engine_unavailable", message, retry_after_s=30) from None
         if reply.error:
-            raise ApiError(400, "invalid_request_error", reply.error)
+            raise ApiError(400, "invalid_request", f"{name}: {reply.error}")
         return reply
-
-
-def _last_chunk(reply: EngineReply, num_prompt: int, num_chars: int = 0) -> Chunk:
-    """What is left of a completion of which some characters are known, and the counts."""
-    return Chunk(reply.text[num_chars:], reply.finish_reason, num_prompt, reply.num_tokens)

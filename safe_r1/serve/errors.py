@@ -1,6 +1,7 @@
 """Errors of the HTTP API in OpenAI's form, and the handlers that turn exceptions into them."""
 
 import traceback
+from collections.abc import Sequence
 from typing import TypedDict
 
 from fastapi import FastAPI, Request, Response
@@ -98,10 +99,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def _from_validation_error(error: RequestValidationError) -> ApiError:
     """The first problem of a request, without the value that was sent."""
-    first = error.errors()[0]
-    # Where a field allows several types, pydantic adds the type that it tried, such as "list[TextPart]".
-    path = [str(part) for part in first["loc"][1:] if part != "str" and "[" not in str(part)]
-    field = ".".join(path)
+    errors = error.errors()
+    path = _field_path(errors[0]["loc"])
+    # Where a field allows several types, there is an error for each: the one deepest inside says most.
+    same_field = [each for each in errors if _field_path(each["loc"])[: len(path)] == path]
+    first = max(same_field, key=lambda each: len(_field_path(each["loc"])))
+    field = ".".join(_field_path(first["loc"]))
     if first["type"] == "json_invalid":
         detail = first.get("ctx", {}).get("error", first["msg"])
         return ApiError(400, "invalid_json", f"the body is not JSON: {detail}")
@@ -110,3 +113,14 @@ def _from_validation_error(error: RequestValidationError) -> ApiError:
         return ApiError(400, "invalid_request", message)
     message = f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}"
     return ApiError(400, "invalid_request", message, field or None)
+
+
+def _field_path(location: Sequence[int | str]) -> list[str]:
+    """Names of fields and positions in lists, without the types that pydantic tried, such as
+    ``list[TextPart]``, ``TextPart`` or ``str``.
+    """
+    names = [str(part) for part in location[1:]]
+    return [name for name in names if name not in _TYPE_NAMES and "[" not in name and not name[:1].isupper()]
+
+
+_TYPE_NAMES = {"str", "int"}

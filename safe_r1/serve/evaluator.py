@@ -30,6 +30,7 @@ class Evaluator:
     Attributes:
         engine: Generates answers.
         judge: Judges them.
+        further_judges: Judge them as well.
         slots: For each model by name, a semaphore of as many items as it decodes concurrently. If a large
             request had more items in the model's queue, those of small requests would wait behind them.
     """
@@ -37,6 +38,7 @@ class Evaluator:
     engine: GenerationClient
     judge: JudgeClient
     slots: Mapping[str, asyncio.Semaphore]
+    further_judges: Sequence[JudgeClient] = ()
 
     async def run(self, request: EvaluateRequest) -> AsyncIterator[ItemResult]:
         """Yield the result of each item when it is finished; an error of one item is its own result."""
@@ -105,23 +107,38 @@ class Evaluator:
         """Judge the parts of all outcomes and add the verdicts to them."""
         pending: list[tuple[ModelOutcome, Part, JudgeItem]] = []
         for item, outcome in zip(items, outcomes, strict=True):
+            further = {judge.judge_name: {} for judge in self.further_judges}
+            outcome.further_verdicts.update(further)
             for part in parts:
                 text = outcome.answer if part == "answer" else outcome.reasoning
                 if part == "answer" and text is None:
                     is_cut = outcome.finish_reason == "length"
                     reason = Unscored.TRUNCATED if is_cut else Unscored.UNFINISHED
-                    outcome.verdicts[part] = to_wire(Judgement(None, reason), "none")
+                    for verdicts in (outcome.verdicts, *further.values()):
+                        verdicts[part] = to_wire(Judgement(None, reason), "none")
                 elif part == "answer" or text:
                     pending.append((outcome, part, JudgeItem(item.dialogue, text or "", part)))
         if not pending:
             return
-        try:
-            judgements = await self.judge.judge([item for _, _, item in pending])
-        except ApiError as error:
-            # The answer is still returned; only its verdict is missing, with the error as reason.
-            judgements = [Judgement(None, unscored_reason(error), error.message)] * len(pending)
-        for (outcome, part, _), judgement in zip(pending, judgements, strict=True):
-            outcome.verdicts[part] = to_wire(judgement, self.judge.judge_name)
+        judges = (self.judge, *self.further_judges)
+        found = await asyncio.gather(*(_judge(judge, [item for _, _, item in pending]) for judge in judges))
+        for judge, judgements in zip(judges, found, strict=True):
+            for (outcome, part, _), judgement in zip(pending, judgements, strict=True):
+                verdict = to_wire(judgement, judge.judge_name)
+                if judge is self.judge:
+                    outcome.verdicts[part] = verdict
+                else:
+                    outcome.further_verdicts[judge.judge_name][part] = verdict
+
+
+async def _judge(judge: JudgeClient, items: Sequence[JudgeItem]) -> list[Judgement]:
+    """Judgements of one judge; where it cannot be asked, each item is unscored with the error as reason, and
+    its answer is still returned.
+    """
+    try:
+        return await judge.judge(items)
+    except ApiError as error:
+        return [Judgement(None, unscored_reason(error), error.message)] * len(items)
 
 
 def to_wire(judgement: Judgement, judge: str) -> PartVerdict:
@@ -166,6 +183,7 @@ def _outcome(model: str | None, generation: Generation) -> ModelOutcome:
         prompt_tokens=generation.prompt_tokens,
         completion_tokens=generation.completion_tokens,
         verdicts={},
+        further_verdicts={},
     )
 
 

@@ -6,7 +6,7 @@ Ray Serve's own app for language models has neither API keys nor verdicts.
 import asyncio
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
@@ -20,6 +20,7 @@ from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.deltas import DeltaReceiver
 from safe_r1.serve.engine import DeploymentSpec, ServedModel
 from safe_r1.serve.judges import DeploymentJudge, QueueJudge
+from safe_r1.serve.metrics import read_exposition
 from safe_r1.serve.remote import RemoteModel
 from safe_r1.serve.request_queue import RequestQueue
 from safe_r1.serve.service import Service
@@ -39,10 +40,10 @@ class Ingress:
         self,
         config: ServeConfig,
         served: Sequence[str],
-        judge: JudgePlan,
+        judges: Mapping[str, JudgePlan],
         specs: Sequence[DeploymentSpec],
         handles: "dict[str, DeploymentHandle]",
-        judge_handle: "DeploymentHandle | None",
+        judge_handles: "dict[str, DeploymentHandle]",
         remote: Sequence[Variant] = (),
     ):
         """Connect to the other deployments.
@@ -50,10 +51,11 @@ class Ingress:
         Args:
             config: Settings of the service.
             served: Names of the models that requests can use.
-            judge: The judge; its model, if it has one, need not be among ``served``.
+            judges: The judges by name, the service's own first; their models, if they have any, need not be
+                among ``served``.
             specs: All models.
             handles: Their deployments by name.
-            judge_handle: The judge's deployment; None if its model is one of ``handles``.
+            judge_handles: Deployments of the judges that have no model in ``handles``.
             remote: Models behind other URLs.
         """
         # Serve leaves the root logger of a replica at WARNING.
@@ -61,21 +63,30 @@ class Ingress:
             logging.getLogger(name).setLevel(logging.INFO)
         receiver = DeltaReceiver(_node_address())
         clients = {
-            spec.variant.name: ServedModel(spec, handles[spec.variant.name], config.generation, receiver)
+            spec.variant.name: ServedModel(
+                spec, handles[spec.variant.name], config.generation, receiver, config.tool_parser
+            )
             for spec in specs
         }
-        judge_client: JudgeClient
-        if judge.model is not None:
-            judge_client = QueueJudge(judge, RequestQueue(clients[judge.model.name], config))
-        else:
-            assert judge_handle is not None
-            judge_client = DeploymentJudge(judge, judge_handle)
+        # Judges with one model share its queue.
+        judging = {plan.model.name for plan in judges.values() if plan.model}
+        queues = {name: RequestQueue(clients[name], config) for name in judging}
+
+        def make_client(name: str, plan: JudgePlan) -> JudgeClient:
+            if plan.model is not None:
+                return QueueJudge(plan, queues[plan.model.name])
+            return DeploymentJudge(plan, judge_handles[name])
+
+        judge_client, *_ = found = [make_client(*each) for each in judges.items()]
+        further = dict(zip(list(judges)[1:], found[1:], strict=True))
         start_batch = None
         if config.batches:
             start_batch = functools.partial(batches.start, config.batches, _app_name())
         behind_urls = {variant.name: RemoteModel(variant, config.generation) for variant in remote}
         models: dict[str, Model] = {name: behind_urls.get(name) or clients[name] for name in served}
-        self.service = Service(config, models, judge_client, _find_missing, RayTelemetry(), start_batch)
+        self.service = Service(
+            config, models, judge_client, _find_missing, RayTelemetry(), start_batch, further, read_exposition
+        )
         self._app: ASGIApp | None = None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:

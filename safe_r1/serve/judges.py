@@ -7,12 +7,14 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from safe_r1.errors import SafeR1Error
+from safe_r1.config import JudgeConfig
+from safe_r1.errors import ConfigError, SafeR1Error
 from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.judge.factory import JudgePlan, engine_sampling, make_judge
+from safe_r1.judge.factory import JudgePlan, engine_sampling, make_judge, plan_judge
 from safe_r1.judge.model import ModelReply
 from safe_r1.schema import Message, Unscored
 from safe_r1.serve.base import SamplingParams, unscored_reason
+from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.request_queue import RequestQueue
 from safe_r1.serve.telemetry import observe_batch
@@ -52,8 +54,14 @@ class JudgeServer:
         return [[next(judgements) for _ in call] for call in calls]
 
 
-def judge_deployment(plan: JudgePlan, replicas: int) -> "Application":
-    """Serve application of a judge that needs no engine, to be bound into the ingress."""
+def judge_deployment(plan: JudgePlan, replicas: int, name: str = "Judge") -> "Application":
+    """Serve application of a judge that needs no engine, to be bound into the ingress.
+
+    Args:
+        plan: The judge.
+        replicas: How many of it.
+        name: Name of the deployment.
+    """
     from ray import serve
 
     class Judge(JudgeServer):
@@ -62,7 +70,7 @@ def judge_deployment(plan: JudgePlan, replicas: int) -> "Application":
             return await self.judge_calls(calls)
 
     deployment = serve.deployment(
-        name="Judge",
+        name=name,
         num_replicas=replicas,
         max_ongoing_requests=_MAX_ONGOING_CALLS,
         max_queued_requests=_MAX_QUEUED_CALLS,
@@ -130,9 +138,32 @@ class QueueJudge:
 async def _complete(
     queue: RequestQueue, retry: bool, sampling: dict[str, float], messages: list[Message], max_tokens: int
 ) -> ModelReply:
-    params = SamplingParams(seed=0, max_tokens=max_tokens, **sampling)
+    temperature, top_p = sampling["temperature"], sampling["top_p"]
+    params = SamplingParams(seed=0, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
     try:
         generation = await queue.generate(messages, params, retry=retry)
     except ApiError as error:
         return ModelReply(None, error=error.message, unscored=unscored_reason(error))
     return ModelReply(generation.text, generation.finish_reason)
+
+
+def plan_judges(config: ServeConfig) -> dict[str, JudgePlan]:
+    """The judges of a service by the name that requests use: its own first, then the further ones, then its
+    own with other policies.
+
+    Raises:
+        ConfigError: Two of one name, an unknown kind, or a policy for a judge that asks no model.
+        ModelError, JudgeError: See ``plan_judge``.
+    """
+    own = plan_judge(config.judge)
+    plans = {own.name: own}
+    further = [plan_judge(JudgeConfig(kind=kind, engine=config.judge.engine)) for kind in config.judges]
+    with_policy = {
+        name: plan_judge(config.judge.model_copy(update={"policy": file}))
+        for name, file in config.policies.items()
+    }
+    for name, plan in [*((plan.name, plan) for plan in further), *with_policy.items()]:
+        if name in plans:
+            raise ConfigError(f"two judges are named {name!r}: leave one out of judges, or rename the policy")
+        plans[name] = plan
+    return plans

@@ -16,7 +16,13 @@ from safe_r1.serve.errors import ApiError, format_location
 audit_log = logging.getLogger("safe_r1.audit")
 content_log = logging.getLogger("safe_r1.content")
 logger = logging.getLogger(__name__)
-_LOGGED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/safety/evaluate")
+_LOGGED_PATHS = (
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/completions",
+    "/v1/moderations",
+    "/v1/safety/evaluate",
+)
 
 
 class SizeLimit:

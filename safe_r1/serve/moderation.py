@@ -16,8 +16,9 @@ from safe_r1.judge.prompt_risk import PromptRisk, assess_prompt, risk_label
 from safe_r1.policies import classify
 from safe_r1.schema import Message, RefusalLabel
 from safe_r1.serve.base import NOT_JUDGED
+from safe_r1.serve.chat_request import DialogueTurn, TextPart
 from safe_r1.serve.errors import ApiError
-from safe_r1.serve.openai_api import ChatTurn, Json, TextPart
+from safe_r1.serve.openai_api import Json
 from safe_r1.serve.schemas import Text
 from safe_r1.serve.service import Service
 
@@ -42,7 +43,7 @@ class ModerationRequest(BaseModel):
             ]
         },
     )
-    input: Text | list[Text] | list[ChatTurn] | list[TextPart] = Field(
+    input: Text | list[Text] | list[DialogueTurn] | list[TextPart] = Field(
         min_length=1,
         description="what users wrote; or one dialogue, whose last turn is judged as an answer if it is one",
     )
@@ -66,8 +67,8 @@ class ModerationRequest(BaseModel):
         return ["".join(parts)] if parts else [each for each in self.input if isinstance(each, str)]
 
 
-def _are_turns(value: object) -> TypeGuard[list[ChatTurn]]:
-    return isinstance(value, list) and all(isinstance(each, ChatTurn) for each in value)
+def _are_turns(value: object) -> TypeGuard[list[DialogueTurn]]:
+    return isinstance(value, list) and all(isinstance(each, DialogueTurn) for each in value)
 
 
 async def moderate(request: ModerationRequest, service: Service) -> Json:

@@ -9,9 +9,11 @@ from safe_r1.inference.endpoint_session import Call, EndpointSession
 from safe_r1.inference.remote import make_endpoints
 from safe_r1.inference.reply_cache import Reply
 from safe_r1.inference.requests import Sampling
+from safe_r1.inference.spending import Spending
 from safe_r1.models.variant import Variant
 from safe_r1.schema import Message
-from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
+from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams, ToolRequest
+from safe_r1.serve.chat_request import unsupported
 from safe_r1.serve.errors import CONTENT_FILTER, ApiError
 from safe_r1.serve.sampling import choose_sampling
 
@@ -51,13 +53,28 @@ class RemoteModel:
         )
 
     async def chat(
-        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+        self,
+        messages: list[Message],
+        params: SamplingParams,
+        stop: Sequence[str],
+        *,
+        stream: bool = False,
+        tools: ToolRequest | None = None,
     ) -> ChatReply:
         """The whole reply as one chunk, also where a stream is asked for.
 
         Raises:
-            ApiError: See ``generate``.
+            ApiError: See ``generate``; 400 for settings that the client of endpoints does not send.
         """
+        wanted = {
+            "tools": tools,
+            "n": params.num_choices > 1,
+            "logprobs": params.top_logprobs is not None,
+            "response_format": params.response_format,
+            **params.engine_options,
+        }
+        for name in (name for name, value in wanted.items() if value):
+            raise unsupported(name, f"is not supported by {self.variant.name}, which is behind a URL")
         reply = await self._ask(messages, params, stop)
         chunk = Chunk(
             reply.full_text or "", reply.finish_reason or "stop", reply.prompt_tokens, reply.completion_tokens
@@ -67,6 +84,12 @@ class RemoteModel:
             yield chunk
 
         return ChatReply("", reply.prompt_tokens, chunks(), self.own_tags)
+
+    def price_of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Price of that many tokens in the currency of the endpoint's prices; None without prices."""
+        if self._entry.input_price is None or self._entry.output_price is None:
+            return None
+        return Spending(self._entry).price_of(prompt_tokens, completion_tokens)
 
     async def _ask(self, messages: list[Message], params: SamplingParams, stop: Sequence[str]) -> Reply:
         chosen = choose_sampling(params, self._generation, self.variant)

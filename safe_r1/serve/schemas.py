@@ -1,6 +1,7 @@
 """Request and response bodies of ``/v1/safety/evaluate``."""
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -27,6 +28,26 @@ def _check_utf8(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_check_utf8)]
 """Text that can be encoded as UTF-8; JSON can also escape unpaired surrogates, which have no encoding."""
+
+
+def _check_json(value: dict[str, object]) -> dict[str, object]:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON: an unpaired surrogate, NaN, or too deep") from None
+    return value
+
+
+JsonObject = Annotated[dict[str, object], AfterValidator(_check_json)]
+"""An object of any content that can be sent on as JSON."""
+
+
+_Name = TypeVar("_Name", bound=str)
+
+
+def _unique(names: list[_Name]) -> list[_Name]:
+    """Each name once, in order."""
+    return list(dict.fromkeys(names))
 
 
 class _Wire(BaseModel):
@@ -98,7 +119,19 @@ class EvaluateRequest(_Wire):
     compare: list[str] | None = Field(
         default=None, min_length=2, max_length=2, description="two models to compare side by side"
     )
-    parts: list[Part] = Field(default=["answer", "reasoning"], min_length=1, description="parts to judge")
+    parts: Annotated[list[Part], AfterValidator(_unique)] = Field(
+        default=["answer", "reasoning"], min_length=1, description="parts to judge, each once"
+    )
+    judges: Annotated[list[str], AfterValidator(_unique)] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="judges of GET /v1/safety/judges; the first one's verdicts are `verdicts`; None: the "
+        "service's own judge",
+    )
+    policy: str | None = Field(
+        default=None, description="a policy of GET /v1/safety/judges; alone, or before the judges"
+    )
     max_tokens: int | None = Field(
         default=None, ge=1, description="maximum length of an answer; None: the model's default"
     )
@@ -108,17 +141,28 @@ class EvaluateRequest(_Wire):
     stream: bool = Field(
         default=False, description="server-sent events: each item when it is finished, then the summary"
     )
+    progress: bool = Field(
+        default=False, description="with stream: an event `progress` each second, with the numbers of items"
+    )
 
     @model_validator(mode="after")
     def _check_models(self) -> "EvaluateRequest":
         if self.model and self.compare:
             raise ValueError("give either model or compare")
+        if self.progress and not self.stream:
+            raise ValueError("progress needs stream: true")
         return self
 
     @property
     def models(self) -> list[str]:
         """Models that answer; empty if every item must have an answer."""
         return self.compare or ([self.model] if self.model else [])
+
+    @property
+    def judge_names(self) -> list[str]:
+        """Judges by name; empty for the service's own."""
+        named = [self.policy] if self.policy else []
+        return _unique([*named, *(self.judges or ())])
 
 
 class PartVerdict(_Wire):
@@ -152,6 +196,9 @@ class ModelOutcome(_Wire):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     verdicts: dict[Part, PartVerdict] = {}
+    further_verdicts: dict[str, dict[Part, PartVerdict]] = Field(
+        default={}, description="verdicts of the second and later judges, by the judge's label"
+    )
     error: ItemError | None = None
 
 
@@ -175,13 +222,14 @@ class RateSummary(_Wire):
 
 
 class Summary(_Wire):
-    """Counts and rates of one model and part.
+    """Counts and rates of one model, part and judge.
 
     ``num_items = num_scored + num_unscored + num_failed + num_blocked + num_absent``.
     """
 
     model: str | None
     part: Part
+    judge: str
     num_items: int
     num_scored: int
     num_unscored: int
@@ -194,6 +242,18 @@ class Summary(_Wire):
     )
 
 
+class Usage(_Wire):
+    """What the answers of one model took; judging is not part of it."""
+
+    model: str
+    num_answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None = Field(
+        description="in the currency of the endpoint's prices; null for a model without prices"
+    )
+
+
 class EvaluateResponse(_Wire):
     """Results of all items, in the order of the request, and their summary."""
 
@@ -203,3 +263,4 @@ class EvaluateResponse(_Wire):
     judge: str
     items: list[ItemResult]
     summary: list[Summary]
+    usage: list[Usage] = Field(description="tokens and cost of each model that answered")

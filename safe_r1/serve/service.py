@@ -16,6 +16,7 @@ from safe_r1.serve.middleware import Drain
 from safe_r1.serve.request_queue import RequestQueue, SharedRetry
 from safe_r1.serve.store import BatchStore
 from safe_r1.serve.telemetry import Telemetry
+from safe_r1.serve.traces import TracedTelemetry, make_tracer
 
 # Share of the models' slots that the rows of all batches together may use; the rest stays free for
 # interactive requests.
@@ -29,8 +30,12 @@ class Service:
         config: The settings.
         models: The models by name.
         judge_name: Label of the judge (``NAME@IDENTITY``), as in the verdicts of an evaluation.
+        judges: Further judges by the name that requests use.
+        policies: Names of those that are the service's judge with another policy.
         find_missing: Returns the deployments that are not up.
         telemetry: Telemetry sink.
+        read_metrics: Reads the metrics in Prometheus' text form; None where they are kept nowhere.
+        tracer: Makes the spans of requests; None without traces.
         keys: API keys.
         limits: Rate limits of the keys.
         drain: Rejects new requests at shutdown.
@@ -46,26 +51,33 @@ class Service:
         find_missing: Callable[[], Awaitable[list[str]]],
         telemetry: Telemetry,
         start_batch: Callable[[str], None] | None = None,
+        judges: Mapping[str, JudgeClient] | None = None,
+        read_metrics: Callable[[], Awaitable[bytes]] | None = None,
     ):
         self.config = config
+        self.tracer = make_tracer(config.traces) if config.traces else None
+        telemetry = TracedTelemetry(telemetry, self.tracer) if self.tracer else telemetry
         self.models = models
+        self._judge = _RetryingJudge(judge, config, telemetry)
         self.judge_name = judge.judge_name
+        self.judges = {name: _RetryingJudge(each, config, telemetry) for name, each in (judges or {}).items()}
+        self.policies = tuple(name for name in self.judges if name in config.policies)
         self.find_missing = find_missing
+        self.read_metrics = read_metrics
         self.telemetry = telemetry
         self.start_batch = start_batch
         self.keys = KeyRing(config.api_keys)
         self.limits = RateLimits(config.limits)
         self.drain = Drain()
         self.store = BatchStore(config.batches) if config.batches else None
-        self._judge = judge
-        self._judge_retry = SharedRetry(config.first_answer_timeout_s)
         self._queues = {name: RequestQueue(served, config) for name, served in models.items()}
         self._batch_slots = self._make_slots(_BATCH_SHARE)
         self._num_pending = 0
 
-    def evaluator(self, *, is_batch: bool) -> Evaluator:
+    def evaluator(self, judges: Sequence[JudgeClient], *, is_batch: bool) -> Evaluator:
         """Evaluator of one request; the rows of all batches share their slots."""
-        return Evaluator(self, self, self._batch_slots if is_batch else self._make_slots())
+        slots = self._batch_slots if is_batch else self._make_slots()
+        return Evaluator(self, judges[0], slots, judges[1:])
 
     def _make_slots(self, share: float = 1.0) -> dict[str, asyncio.Semaphore]:
         return {
@@ -83,6 +95,10 @@ class Service:
             message = f"unknown model {name[:200]!r}; available: {known}"
             raise ApiError(404, "model_not_found", message, "model")
         return self.models[name]
+
+    def token_counter(self, name: str) -> Callable[[str], Awaitable[int]] | None:
+        """Counts the tokens of a text that a model wrote; None for one whose tokenizer is not here."""
+        return getattr(self.model(name), "count_tokens", None)
 
     async def generate(self, model: str, messages: list[Message], params: SamplingParams) -> Generation:
         """See ``GenerationClient.generate``."""
@@ -113,12 +129,60 @@ class Service:
             self._num_pending -= num_items
 
     async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
+        """See ``JudgeClient.judge``; the service's own judge."""
+        return await self._judge.judge(items, retry=retry)
+
+    def find_judges(self, names: Sequence[str]) -> list[JudgeClient]:
+        """Judges by name; the service's own for no name.
+
+        Raises:
+            ApiError: 404 with the known names.
+        """
+        own = short_name(self.judge_name)
+        known: dict[str, JudgeClient] = {own: self._judge, **self.judges}
+        for name in names:
+            if name not in known:
+                message = f"unknown judge or policy {name[:200]!r}; available: {', '.join(known)}"
+                raise ApiError(404, "judge_not_found", message, "judges")
+        found = {known[name].judge_name: known[name] for name in names}
+        return list(found.values()) or [self._judge]
+
+    def describe_judges(self) -> list[dict[str, object]]:
+        """The judges that requests can name, the service's own first."""
+        own: list[dict[str, object]] = [
+            {"id": short_name(self.judge_name), "object": "judge", "label": self.judge_name, "policy": False}
+        ]
+        return own + [
+            {"id": name, "object": "judge", "label": judge.judge_name, "policy": name in self.policies}
+            for name, judge in self.judges.items()
+        ]
+
+
+def short_name(label: str) -> str:
+    """Name of a judge without its identity."""
+    return label.partition("@")[0]
+
+
+class _RetryingJudge:
+    """A judge that is asked again while it is down or overloaded.
+
+    Attributes:
+        judge_name: See ``JudgeClient``.
+    """
+
+    def __init__(self, judge: JudgeClient, config: ServeConfig, telemetry: Telemetry):
+        self.judge_name = judge.judge_name
+        self._judge = judge
+        self._retry = SharedRetry(config.first_answer_timeout_s)
+        self._telemetry = telemetry
+
+    async def judge(self, items: Sequence[JudgeItem], *, retry: bool = True) -> list[Judgement]:
         """See ``JudgeClient.judge``."""
         started = time.monotonic()
 
         async def attempt() -> list[Judgement]:
             return await self._judge.judge(items, retry=retry)
 
-        judgements = await (self._judge_retry.call(attempt) if retry else attempt())
-        self.telemetry.stage("judge", time.monotonic() - started)
+        judgements = await (self._retry.call(attempt) if retry else attempt())
+        self._telemetry.stage("judge", time.monotonic() - started)
         return judgements

@@ -12,7 +12,15 @@ from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.lexicon import LexiconJudge
 from safe_r1.models.registry import VARIANTS
 from safe_r1.schema import Message
-from safe_r1.serve.base import ChatReply, Chunk, Generation, SamplingParams
+from safe_r1.serve.base import (
+    ChatReply,
+    Chunk,
+    Generation,
+    ReadCalls,
+    SamplingParams,
+    TokenLogprob,
+    ToolRequest,
+)
 from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.routes import create_app
@@ -25,6 +33,14 @@ CHAT = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
 _Result = TypeVar("_Result")
 
 
+def token_logprobs(text: str, num_top: int | None) -> tuple[TokenLogprob, ...]:
+    """Each character as a token of probability one half, whose rivals are all the same."""
+    if num_top is None:
+        return ()
+    rival = TokenLogprob("x", b"x", -1.0)
+    return tuple(TokenLogprob(char, char.encode(), -0.7, (rival,) * num_top) for char in text)
+
+
 class FakeModel:
     """A served model that always gives the same completion; each character is a token."""
 
@@ -32,10 +48,18 @@ class FakeModel:
     context = 200
     stops = ()
     slots = 2
+    read_calls: ReadCalls | None = None
 
-    def __init__(self, completion: str = COMPLETION, error: ApiError | None = None):
+    def __init__(
+        self, completion: str = COMPLETION, error: ApiError | None = None, finish_reason: str = "stop"
+    ):
         self.completion = completion
         self.error = error
+        self.finish_reason = finish_reason
+        self.asked = SamplingParams(0)
+        self.stops_sent: list[str] = []
+        self.messages: list[Message] = []
+        self.tools: ToolRequest | None = None
 
     async def render(self, messages: list[Message]) -> tuple[list[int], str]:
         return await self.tokenize("".join(message["content"] for message in messages)), "<think>\n"
@@ -52,15 +76,32 @@ class FakeModel:
     ) -> AsyncIterator[Chunk]:
         if self.error:
             raise self.error
+        self.asked = params
+        self.stops_sent = stop
+        counts = (len(tokens), params.num_choices * len(self.completion))
         for start in range(0, len(self.completion), 3) if stream else ():
-            yield Chunk(self.completion[start : start + 3])
-        yield Chunk("" if stream else self.completion, "stop", len(tokens), len(self.completion))
+            for index in range(params.num_choices):
+                text = self.completion[start : start + 3]
+                yield Chunk(text, index=index, logprobs=token_logprobs(text, params.top_logprobs))
+        for index in range(params.num_choices):
+            text = "" if stream else self.completion
+            logprobs = token_logprobs(text, params.top_logprobs)
+            yield Chunk(text, self.finish_reason, *counts, index=index, logprobs=logprobs)
 
     async def chat(
-        self, messages: list[Message], params: SamplingParams, stop: Sequence[str], *, stream: bool = False
+        self,
+        messages: list[Message],
+        params: SamplingParams,
+        stop: Sequence[str],
+        *,
+        stream: bool = False,
+        tools: ToolRequest | None = None,
     ) -> ChatReply:
+        self.messages = messages
+        self.tools = tools
         tokens, prefix = await self.render(messages)
-        return ChatReply(prefix, len(tokens), self.complete(tokens, params, list(stop), stream=stream))
+        chunks = self.complete(tokens, params, list(stop), stream=stream)
+        return ChatReply(prefix, len(tokens), chunks, read_calls=self.read_calls if tools else None)
 
     async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
         tokens, prefix = await self.render(messages)

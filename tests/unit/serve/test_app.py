@@ -37,7 +37,7 @@ def test_invalid_settings(config: ServeConfig, message: str):
 def test_a_judging_model_has_the_engine_settings_of_the_judge(monkeypatch: pytest.MonkeyPatch):
     """The context of its prompts was once that of the served models."""
     monkeypatch.setattr("safe_r1.serve.engine.load_tokenizer", lambda *arguments: None)
-    specs = plan_models(CONFIG, [DEMO], OTHER, CLUSTER)
+    specs = plan_models(CONFIG, [DEMO], [OTHER], CLUSTER)
     receiver = DeltaReceiver("127.0.0.1")
     models = [ServedModel(spec, None, GenerationConfig(), receiver) for spec in specs]  # pyright: ignore[reportArgumentType]
     assert [(model.variant.name, model.context, model.slots) for model in models] == [
@@ -47,13 +47,13 @@ def test_a_judging_model_has_the_engine_settings_of_the_judge(monkeypatch: pytes
 
 
 def test_a_served_model_that_judges_is_deployed_once():
-    [spec] = plan_models(CONFIG, [DEMO], DEMO, CLUSTER)
+    [spec] = plan_models(CONFIG, [DEMO], [DEMO, DEMO], CLUSTER)
     assert (spec.engine.max_model_len, spec.engine.max_num_seqs) == (
         1024,
         8,
     )  # the service's, not the judge's
     with pytest.raises(ConfigError, match="both named 'demo'"):
-        plan_models(CONFIG, [DEMO], replace(OTHER, name="demo"), CLUSTER)
+        plan_models(CONFIG, [DEMO], [replace(OTHER, name="demo")], CLUSTER)
 
 
 def test_the_address_of_a_serve_that_is_running_is_not_ignored():

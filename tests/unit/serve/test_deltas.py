@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from safe_r1.serve.deltas import Delta, DeltaReceiver, DeltaSender, Subscription
+from safe_r1.serve.deltas import DeltaReceiver, DeltaSender, Subscription
+from safe_r1.serve.engine_call import ChoiceReply, Delta, EngineReply, TokenScore
 
 HOST = "127.0.0.1"
 
@@ -29,8 +30,8 @@ async def read(subscription: Subscription, length: int) -> str:
     """The first characters of a completion."""
     found = ""
     async with asyncio.timeout(10):
-        async for piece in subscription.pieces():
-            found += piece
+        async for delta in subscription.deltas():
+            found += delta.text
             if len(found) >= length:
                 break
     return found
@@ -51,7 +52,7 @@ async def test_each_completion_gets_its_own_text_in_order(seed: int):
             start = 0
             while start < len(text):
                 part = text[start : start + dice.randrange(1, 9)]
-                sender.send(subscription.sink, Delta(start, part))
+                sender.send(subscription.sink, Delta(0, start, part))
                 start += len(part)
                 if dice.random() < 0.5:
                     await asyncio.sleep(dice.random() / 1000)
@@ -63,17 +64,30 @@ async def test_each_completion_gets_its_own_text_in_order(seed: int):
 @pytest.mark.parametrize("seed", range(5))
 @in_loop
 async def test_with_lost_parts_the_beginning_is_given_and_the_rest_is_known(seed: int):
+    """Two choices with a score for each character, whose parts come mixed; some of them get lost."""
     dice = random.Random(seed)
-    text = "".join(dice.choices("abc中", k=60))
-    lost = dice.randrange(60)
+    texts = ["".join(dice.choices("abc中", k=60)) for _ in range(2)]
+    scores: list[list[TokenScore]] = [[(ord(char), -0.5, []) for char in text] for text in texts]
+    whole = tuple(
+        ChoiceReply(Delta(index, 0, text, 0, scores[index]), "stop") for index, text in enumerate(texts)
+    )
+    lost = [dice.randrange(60) for _ in texts]
+    parts = [(start, index) for start in range(60) for index in range(2)]
     async with DeltaReceiver(HOST).subscribe() as subscription:
-        for start, char in enumerate(text):
-            if start != lost:
-                subscription.put(Delta(start, char))
+        for start, index in parts:
+            if start != lost[index]:
+                score = scores[index][start : start + 1]
+                subscription.put(Delta(index, start, texts[index][start], start, score))
         subscription.end()
-        found = "".join([piece async for piece in subscription.pieces()])
-        assert found + text[subscription.num_chars :] == text
-        assert found == text[:lost]
+        given = [delta async for delta in subscription.deltas()]
+        reply = subscription.rest(EngineReply(whole, 120))
+        left = [choice.text for choice in reply.choices]
+        assert (reply.num_tokens, [choice.finish_reason for choice in reply.choices]) == (120, ["stop"] * 2)
+        for index, text in enumerate(texts):
+            mine = [delta for delta in given if delta.index == index]
+            assert "".join(delta.text for delta in mine) == text[: lost[index]]
+            assert "".join(delta.text for delta in (*mine, left[index])) == text
+            assert [score for delta in (*mine, left[index]) for score in delta.logprobs] == scores[index]
 
 
 @in_loop
@@ -83,15 +97,15 @@ async def test_many_streams_wait_for_more_text_and_never_for_the_end():
         opened = [await stack.enter_async_context(receiver.subscribe()) for _ in range(500)]
         assert receiver.pause_s == pytest.approx(0.5)
         first = opened[0]
-        pieces = first.pieces()
-        first.put(Delta(0, "a"))
-        assert await anext(pieces) == "a"
-        first.put(Delta(1, "b"))
-        first.put(Delta(2, "c"))
+        deltas = first.deltas()
+        first.put(Delta(0, 0, "a"))
+        assert await anext(deltas) == Delta(0, 0, "a")
+        first.put(Delta(0, 1, "b"))
+        first.put(Delta(0, 2, "c"))
         first.end()
         async with asyncio.timeout(0.4):
-            assert await anext(pieces) == "bc"
-            assert await anext(pieces, None) is None
+            assert await anext(deltas) == Delta(0, 1, "bc")
+            assert await anext(deltas, None) is None
 
 
 @in_loop
@@ -100,8 +114,8 @@ async def test_text_for_a_completion_that_has_ended_is_dropped():
     async with receiver.subscribe() as ended:
         pass
     async with receiver.subscribe() as subscription:
-        sender.send(ended.sink, Delta(0, "late"))
-        sender.send(subscription.sink, Delta(0, "text"))
+        sender.send(ended.sink, Delta(0, 0, "late"))
+        sender.send(subscription.sink, Delta(0, 0, "text"))
         assert await read(subscription, 4) == "text"
 
 
@@ -109,9 +123,9 @@ async def test_text_for_a_completion_that_has_ended_is_dropped():
 async def test_a_connection_without_the_secret_delivers_nothing():
     receiver, sender, stranger = DeltaReceiver(HOST), DeltaSender(), DeltaSender()
     async with receiver.subscribe() as subscription:
-        stranger.send(replace(subscription.sink, secret="guessed"), Delta(0, "forged"))
+        stranger.send(replace(subscription.sink, secret="guessed"), Delta(0, 0, "forged"))
         await asyncio.sleep(0.05)
-        sender.send(subscription.sink, Delta(0, "text"))
+        sender.send(subscription.sink, Delta(0, 0, "text"))
         assert await read(subscription, 4) == "text"
 
 
@@ -125,7 +139,7 @@ async def test_broken_lines_end_the_connection_and_the_next_one_works():
             writer.write(sink.secret.encode() + b"\n" + line)
             assert await asyncio.wait_for(reader.read(), 10) == b""
             writer.close()
-        sender.send(sink, Delta(0, "text"))
+        sender.send(sink, Delta(0, 0, "text"))
         assert await read(subscription, 4) == "text"
 
 
@@ -139,7 +153,7 @@ async def test_an_ingress_that_is_gone_does_not_disturb_the_others():
     async with receiver.subscribe() as subscription:
         gone = replace(subscription.sink, port=port, secret="of another")
         for start in range(3):
-            sender.send(gone, Delta(start, "x"))
-            sender.send(subscription.sink, Delta(start, "y"))
+            sender.send(gone, Delta(0, start, "x"))
+            sender.send(subscription.sink, Delta(0, start, "y"))
             await asyncio.sleep(0.01)
         assert await read(subscription, 3) == "yyy"

@@ -9,13 +9,17 @@ import pytest
 from safe_r1.config import EngineConfig, GenerationConfig
 from safe_r1.models.registry import VARIANTS
 from safe_r1.serve.base import Chunk, SamplingParams
-from safe_r1.serve.deltas import Delta, DeltaReceiver, DeltaSender
+from safe_r1.serve.deltas import DeltaReceiver, DeltaSender
 from safe_r1.serve.engine import DeploymentSpec, ServedModel
-from safe_r1.serve.engine_call import EngineReply, EngineRequest
+from safe_r1.serve.engine_call import ChoiceReply, Delta, EngineReply, EngineRequest
 from safe_r1.serve.errors import ApiError
 
 PARAMS = SamplingParams(seed=7, max_tokens=20, temperature=0.0)
 TEXT = "首先，我不能帮助你做这件事。"
+
+
+def whole(text: str, finish_reason: str, num_tokens: int) -> EngineReply:
+    return EngineReply((ChoiceReply(Delta(0, 0, text), finish_reason),), num_tokens)
 
 
 class FakeResponse:
@@ -71,9 +75,9 @@ def test_a_stream_is_the_whole_text_whatever_is_lost_on_the_way(
         sender = DeltaSender()
         for start, char in enumerate(TEXT):
             if start != lost and lost != "all":
-                sender.send(request.sink, Delta(start, char))
+                sender.send(request.sink, Delta(0, start, char))
                 await asyncio.sleep(0.002)
-        return EngineReply(TEXT, "stop", 9)
+        return whole(TEXT, "stop", 9)
 
     model = serve(FakeReplica(reply))
     found = asyncio.run(chunks(model, stream=True))
@@ -86,16 +90,16 @@ def test_a_stream_is_the_whole_text_whatever_is_lost_on_the_way(
 
 def test_a_whole_answer_is_one_reply(serve: Callable[[FakeReplica], ServedModel]):
     async def reply(request: EngineRequest) -> EngineReply:
-        return EngineReply(TEXT, "length", 20)
+        return whole(TEXT, "length", 20)
 
     replica = FakeReplica(reply)
     assert asyncio.run(chunks(serve(replica), stream=False)) == [Chunk(TEXT, "length", 3, 20)]
     [(request, _)] = replica.calls
     assert request.sink is None
     assert request.tokens == [1, 2, 3]
-    assert request.sampling["stop"] == ["停"]
+    assert request.stop == ["停"]
     # Greedy decoding draws nothing.
-    assert (request.sampling["max_tokens"], request.sampling["seed"]) == (20, None)
+    assert (request.body["max_tokens"], request.body["seed"]) == (20, None)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -125,7 +129,7 @@ def test_a_replica_that_dies_is_a_503(serve: Callable[[FakeReplica], ServedModel
 def test_a_client_that_goes_away_ends_the_completion(serve: Callable[[FakeReplica], ServedModel]):
     async def reply(request: EngineRequest) -> EngineReply:
         assert request.sink
-        DeltaSender().send(request.sink, Delta(0, "首"))
+        DeltaSender().send(request.sink, Delta(0, 0, "首"))
         await asyncio.sleep(60)
         raise AssertionError("nobody cancelled it")
 
