@@ -76,8 +76,9 @@ class DeltaReceiver:
                 return
             while line := await reader.readline():
                 for key, *fields in json.loads(line):
+                    delta = Delta(*fields)
                     if subscription := self._open.get(key):
-                        subscription.put(Delta(*fields))
+                        subscription.put(delta)
         except (OSError, TimeoutError, TypeError, ValueError) as error:
             # The completions end with what their calls return.
             logger.warning("connection of a replica ended: %s", type(error).__name__)
