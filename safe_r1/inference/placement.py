@@ -5,12 +5,14 @@ splits the GPUs of a tensor-parallel group over nodes, and never releases them.
 """
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from safe_r1.errors import EngineLostError
+from safe_r1.inference.engine_process import KV_CACHE_VARIABLE, ignored_variable
 from safe_r1.progress import STARTUP_LOGGER
 from safe_r1.resources import node_labels
 
@@ -39,7 +41,10 @@ def configure_data(start_timeout_s: int) -> None:
     """
     import ray
 
-    logging.getLogger(STARTUP_LOGGER).info("engine: starting its process")
+    startup = logging.getLogger(STARTUP_LOGGER)
+    startup.info("engine: starting its process")
+    if value := os.environ.get(KV_CACHE_VARIABLE):
+        startup.info("engine: %s", ignored_variable(value))
     context = ray.data.DataContext.get_current()
     context.wait_for_min_actors_s = start_timeout_s
     context.enable_progress_bars = False

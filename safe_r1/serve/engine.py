@@ -5,9 +5,11 @@ exactly the prompts of an evaluation. Each model is a Serve deployment with its 
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import TemplateError
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ray.serve.llm.openai_api_models import CompletionRequest
 
 # Ray runs it in the deployment before it starts vLLM.
-_FETCH_WEIGHTS = "safe_r1.serve.weights.FetchWeights"
+_PREPARE_ENGINE = "safe_r1.serve.prepare.PrepareEngine"
 # JSON of vLLM's server, which no type describes.
 _EngineReply = BaseModel | Mapping[str, Any] | str | list[str]
 
@@ -105,9 +107,28 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
             "logging_config": {"enable_access_log": False},
         },
     )
-    if variant.is_fetched:
-        llm.callback_config.callback_class = _FETCH_WEIGHTS
-    return build_llm_deployment(llm)
+    llm.callback_config.callback_class = _PREPARE_ENGINE
+    with _without_starting_ray():
+        return build_llm_deployment(llm)
+
+
+@contextlib.contextmanager
+def _without_starting_ray() -> Iterator[None]:
+    """In the block, a process without Ray starts none.
+
+    Ray asks for the runtime environment of the job, which starts a Ray where there is no job.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    asked = ray.get_runtime_context
+    ray.get_runtime_context = lambda: SimpleNamespace(runtime_env={})
+    try:
+        yield
+    finally:
+        ray.get_runtime_context = asked
 
 
 class ServedModel:

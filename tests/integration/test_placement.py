@@ -24,13 +24,6 @@ from tests.unit.models.test_stored import write_weights
 GROUP = "safe-r1/group"
 
 
-@pytest.fixture(autouse=True)
-def _no_ray_is_left():
-    """A deployment that is only described starts a Ray in this process too."""
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def cluster():
     """A head, and a node of four GPUs in each of two groups."""
@@ -149,6 +142,7 @@ def test_a_served_model_has_the_same_strategy(stages: int, strategy: str):
     assert replica.placement_group_strategy == strategy
     assert [bundle["GPU"] for bundle in replica.placement_group_bundles or []] == [1] * 4 * stages
     assert deployment._deployment_config.max_ongoing_requests == spec.replica_slots
+    assert not ray.is_initialized()  # describing one starts no Ray
 
 
 def test_weights_are_fetched_to_each_node_of_an_engine(

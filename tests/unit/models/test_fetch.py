@@ -359,8 +359,10 @@ def test_a_served_model_has_a_hook_that_fetches_its_weights(hub: Hub, monkeypatc
     # As on a node alone, without a placement group.
     monkeypatch.setattr("ray.util.get_current_placement_group", lambda: None)
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
     hook = load_class(config.callback_config.callback_class)(llm_config=config)
     asyncio.run(hook.run_callback("on_before_node_init"))
+    assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
     assert (folder / "model.safetensors").is_file()
 
 
