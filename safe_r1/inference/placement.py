@@ -61,7 +61,8 @@ def describe_nodes(place: EnginePlace) -> str:
 
     labels = node_labels()
     kind = "GPU" if "GPU" in place.stage[0] else "CPU"
-    needed = f"{sum(bundle[kind] for bundle in place.stage):g} free {kind}s"
+    number = sum(bundle[kind] for bundle in place.stage)
+    needed = f"{number:g} free {kind}{'' if number == 1 else 's'}"
     wanted = f"no node with {needed}"
     if place.num_stages > 1:
         wanted = f"no {place.num_stages} nodes with {needed} each"
