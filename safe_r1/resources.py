@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
 from safe_r1.progress import STARTUP_LOGGER
+from safe_r1.provenance import check_nodes
 
 if TYPE_CHECKING:
     from ray._private.worker import BaseContext
@@ -149,7 +150,8 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
 
     Raises:
         ClusterLostError: The Ray that was joined does not answer.
-        ResourceError: It has too few logical CPUs and does not grow, or it is of another version.
+        ResourceError: It has too few logical CPUs and does not grow, or it or one of its nodes is of another
+            version.
     """
     os.environ.setdefault(*_START_WAIT)
     import psutil
@@ -158,7 +160,9 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
     if not ray.is_initialized():
         init_ray(num_cpus=max(min_cpus, os.cpu_count() or 1))
         logging.getLogger(STARTUP_LOGGER).info("ray: connected")
-    if labels := node_labels():
+    labels = node_labels()
+    check_nodes(labels)
+    if labels:
         from ray.data import DataContext
 
         DataContext.get_current().execution_options.label_selector = labels

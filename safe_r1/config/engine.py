@@ -80,7 +80,10 @@ class EngineConfig(Settings):
     enforce_eager: bool = Field(default=False, description="run without CUDA graphs")
     trust_remote_code: bool = Field(default=False, description="run code from the model's repository")
     start_timeout_s: int = Field(
-        default=3600, ge=1, description="time limit for the start of the first engine, in seconds"
+        default=3600,
+        ge=1,
+        description="time limit for the start of the first engine, and for a node in place of a lost one, in "
+        "seconds",
     )
     max_restarts: int = Field(
         default=3, ge=0, description="maximum number of restarts of one engine before the job fails"

@@ -11,7 +11,7 @@ from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.target import Target
 from safe_r1.inference.batch import EngineSpec
 from safe_r1.inference.early_engine import EarlyEngine
-from safe_r1.inference.engine import engine_arguments, engine_bundles
+from safe_r1.inference.engine import engine_arguments, engine_place
 from safe_r1.inference.memory import cpu_memory_gib, free_memory_gib
 from safe_r1.inference.placement import has_room
 from safe_r1.inference.requests import BatchCounts, Sampling
@@ -92,7 +92,7 @@ class JudgeStart:
             needed_gib = cpu_memory_gib(self._judge.model, config.engine, self._cluster.memory_gib)
             return f"it needs up to {needed_gib:.1f} GiB of memory, and {max(0.0, room_gib):.1f} are free"
         arguments = engine_arguments(self._judge.model, engine, device)
-        if not has_room(engine_bundles(arguments, device), arguments["pipeline_parallel_size"]):
+        if not has_room(engine_place(arguments, engine, device)):
             kind = "GPUs" if device == "gpu" else "CPUs"
             return f"the cluster has no free {kind} for it"
         return EngineSpec(self._judge.model, engine, device, Sampling(**engine_sampling(config)))

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import EngineLostError, ModelError
-from safe_r1.inference.engine import engine_arguments
+from safe_r1.inference.engine import engine_arguments, engine_place
 from safe_r1.inference.placement import configure_data, release
 from safe_r1.inference.processor import Dispatch, make_processor
+from safe_r1.inference.recovery import recovering
 from safe_r1.inference.rendering import RenderBatches, Renderer
 from safe_r1.inference.requests import BatchCounts, EngineResult, RequestBatch, Sampling
 from safe_r1.inference.shard_buffer import ShardBuffer
@@ -102,11 +103,35 @@ def generate(
     groups: list[PlacementGroup] = []
     canary = Canary(variant.name, sum(batch.num_rows for batch in batches), is_alive=has_worked)
 
-    def blocks() -> Iterator[pa.Table]:
-        items = [{"batch": pickle.dumps(batch)} for batch in batches]
-        yield from iter_blocks(make_stream(items, EngineSpec(variant, engine, device, sampling), groups))
+    blocks = complete(EngineSpec(variant, engine, device, sampling), batches, groups)
+    yield from collect(blocks, canary, engine, groups, finish, write)
 
-    yield from collect(blocks(), canary, engine, groups, finish, write)
+
+def complete(
+    spec: EngineSpec,
+    batches: Sequence[RequestBatch],
+    groups: "list[PlacementGroup]",
+    first: Iterable[pa.Table] | None = None,
+) -> Iterator[pa.Table]:
+    """What the engine's stage gives for all requests, also where engines lose their nodes.
+
+    Args:
+        spec: The engine.
+        batches: The requests.
+        groups: Receives the placement groups that are reserved.
+        first: What a stream gives that was started before.
+
+    Raises:
+        EngineLostError: See ``recovering``.
+    """
+
+    def start(left: Sequence[RequestBatch]) -> Iterator[pa.Table]:
+        items = [{"batch": pickle.dumps(batch)} for batch in left]
+        return iter_blocks(make_stream(items, spec, groups))
+
+    place = engine_place(engine_arguments(spec.variant, spec.engine, spec.device), spec.engine, spec.device)
+    name = spec.variant.name
+    return recovering(name, start, batches, groups, place, spec.engine.max_restarts, first)
 
 
 def collect(

@@ -19,6 +19,7 @@ from safe_r1.inference.batch import (
     Finished,
     RenderStage,
     collect,
+    complete,
     iter_blocks,
     make_stream,
 )
@@ -111,7 +112,8 @@ class EarlyEngine:
         self._gate.open.remote([pickle.dumps(batch) for batch in batches])
         num_rows = sum(batch.num_rows for batch in batches)
         canary = Canary(self._spec.variant.name, num_rows, is_alive=has_worked)
-        yield from collect(self._rest(), canary, self._spec.engine, self._groups, finish, write)
+        blocks = complete(self._spec, batches, self._groups, first=self._rest())
+        yield from collect(blocks, canary, self._spec.engine, self._groups, finish, write)
 
     def _rest(self) -> Iterator[pa.Table]:
         self._thread.join()

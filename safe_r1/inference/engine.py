@@ -16,6 +16,7 @@ from safe_r1.inference.memory import (
     cpu_memory_gib,
     round_up_gib,
 )
+from safe_r1.inference.placement import EnginePlace
 from safe_r1.inference.weights import model_environment
 from safe_r1.models.size import gpu_memory_gib
 from safe_r1.models.variant import Variant
@@ -28,6 +29,7 @@ __all__ = [
     "engine_arguments",
     "engine_bundles",
     "engine_environment",
+    "engine_place",
     "placement_strategy",
     "resolve_engine",
 ]
@@ -116,6 +118,12 @@ def engine_bundles(arguments: Mapping[str, Any], device: Device) -> list[dict[st
     """Ray resources of each worker of an engine, one placement-group bundle a worker."""
     bundle: dict[str, float] = {"CPU": 1} if device == "cpu" else {"CPU": 1, "GPU": 1}
     return [bundle] * (arguments["tensor_parallel_size"] * arguments["pipeline_parallel_size"])
+
+
+def engine_place(arguments: Mapping[str, Any], engine: EngineConfig, device: Device) -> EnginePlace:
+    """What one engine reserves, and how long it waits for it."""
+    bundles = engine_bundles(arguments, device)
+    return EnginePlace(bundles, arguments["pipeline_parallel_size"], engine.start_timeout_s)
 
 
 def describe_capacity(variant: Variant, engine: EngineConfig) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
-from safe_r1.inference.weights import fetch_weights
+from safe_r1.inference.engine_process import prepare_engine
 
 
 class FinalOutputStage(vLLMEngineStageUDF):
@@ -17,7 +17,7 @@ class FinalOutputStage(vLLMEngineStageUDF):
 
     def __init__(self, *args: Any, **kwargs: Any):
         """Starts the engine. See the parent for the arguments."""
-        fetch_weights()
+        prepare_engine()
         super().__init__(*args, **kwargs)
         ask_for_final_output(self.llm)
 

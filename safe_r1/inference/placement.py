@@ -5,12 +5,16 @@ splits the GPUs of a tensor-parallel group over nodes, and never releases them.
 """
 
 import logging
+import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_r1.errors import EngineLostError
+from safe_r1.inference.engine_process import KV_CACHE_VARIABLE, ignored_variable
 from safe_r1.progress import STARTUP_LOGGER
 from safe_r1.resources import node_labels
 
@@ -31,6 +35,47 @@ _ROOM_WAIT_S = 2.0
 _STREAM_CPUS = 1.0
 
 
+@dataclass(frozen=True)
+class EnginePlace:
+    """What one engine reserves.
+
+    Attributes:
+        bundles: Ray resources of each worker, stage by stage.
+        num_stages: Stages of the engine's pipeline (``pipeline_parallel_size``).
+        timeout_s: How long its nodes may take to come.
+    """
+
+    bundles: Sequence[dict[str, float]]
+    num_stages: int = 1
+    timeout_s: float = 3600.0
+
+    @property
+    def stage(self) -> Sequence[dict[str, float]]:
+        """The bundles of one stage, which stand on one node."""
+        return self.bundles[: len(self.bundles) // self.num_stages]
+
+
+def describe_nodes(place: EnginePlace) -> str:
+    """The nodes that an engine needs and does not find, and those that there are."""
+    import ray
+
+    labels = node_labels()
+    kind = "GPU" if "GPU" in place.stage[0] else "CPU"
+    number = sum(bundle[kind] for bundle in place.stage)
+    needed = f"{number:g} free {kind}{'' if number == 1 else 's'}"
+    wanted = f"no node with {needed}"
+    if place.num_stages > 1:
+        wanted = f"no {place.num_stages} nodes with {needed} each"
+    nodes = Counter(
+        node["Resources"].get(kind, 0.0)
+        for node in ray.nodes()
+        if node["Alive"] and labels.items() <= node["Labels"].items()
+    )
+    found = ", ".join(f"{number} of {size:g} {kind}s" for size, number in sorted(nodes.items(), reverse=True))
+    with_labels = f" with {','.join(f'{key}={value}' for key, value in labels.items())}" if labels else ""
+    return f"{wanted} (nodes{with_labels}: {found or 'none'})"
+
+
 def configure_data(start_timeout_s: int) -> None:
     """Set Ray Data up in this process.
 
@@ -39,7 +84,10 @@ def configure_data(start_timeout_s: int) -> None:
     """
     import ray
 
-    logging.getLogger(STARTUP_LOGGER).info("engine: starting its process")
+    startup = logging.getLogger(STARTUP_LOGGER)
+    startup.info("engine: starting its process")
+    if value := os.environ.get(KV_CACHE_VARIABLE):
+        startup.info("engine: %s", ignored_variable(value))
     context = ray.data.DataContext.get_current()
     context.wait_for_min_actors_s = start_timeout_s
     context.enable_progress_bars = False
@@ -48,35 +96,30 @@ def configure_data(start_timeout_s: int) -> None:
 
 
 def placement(
-    bundles: Sequence[dict[str, float]],
-    groups: "list[PlacementGroup]",
-    num_stages: int = 1,
-    timeout_s: float = 3600.0,
+    place: EnginePlace, groups: "list[PlacementGroup]"
 ) -> "Callable[[], dict[str, PlacementGroupSchedulingStrategy]]":
     """A function that reserves the GPUs of one engine, each stage on one of the nodes with the job's labels.
 
     Args:
-        bundles: Ray resources of each worker of the engine, stage by stage.
+        place: What an engine reserves.
         groups: Each placement group that is made is appended here.
-        num_stages: Stages of the engine's pipeline (``pipeline_parallel_size``).
-        timeout_s: How long the nodes of an engine of several stages may take to start.
     """
     labels = node_labels()
     stage_nodes: list[list[str]] = []
 
-    def place() -> "dict[str, PlacementGroupSchedulingStrategy]":
+    def reserve() -> "dict[str, PlacementGroupSchedulingStrategy]":
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        if num_stages == 1:
+        if place.num_stages == 1:
             # Ray wants a selector for each bundle, also where there are no labels.
-            group = _reserve(bundles, "STRICT_PACK", [labels] * len(bundles))
+            group = _reserve(place.bundles, "STRICT_PACK", [labels] * len(place.bundles))
         else:
-            group = _place_stages(bundles, num_stages, labels, timeout_s, stage_nodes)
+            group = _place_stages(place, labels, stage_nodes)
         groups.append(group)
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
         return {"scheduling_strategy": strategy}
 
-    return place
+    return reserve
 
 
 def _reserve(
@@ -88,11 +131,7 @@ def _reserve(
 
 
 def _place_stages(
-    bundles: Sequence[dict[str, float]],
-    num_stages: int,
-    labels: dict[str, str],
-    timeout_s: float,
-    stage_nodes: list[list[str]],
+    place: EnginePlace, labels: dict[str, str], stage_nodes: list[list[str]]
 ) -> "PlacementGroup":
     """One placement group, as vLLM wants it, with each stage's bundles on one node.
 
@@ -100,24 +139,21 @@ def _place_stages(
     them, and the group is bound to the nodes that they got.
 
     Args:
-        bundles: Of all stages.
-        num_stages: Stages of the pipeline.
+        place: What the engine reserves; its time limit is that of the first engine.
         labels: Of the nodes that may be taken.
-        timeout_s: Time limit for the first engine.
         stage_nodes: Nodes of the stages of the engines so far; those of this one are added.
 
     Raises:
         EngineLostError: The nodes were not there in time.
     """
-    size = len(bundles) // num_stages
-    deadline = time.monotonic() + (_FURTHER_WAIT_S if stage_nodes else timeout_s)
+    deadline = time.monotonic() + (_FURTHER_WAIT_S if stage_nodes else place.timeout_s)
     while (left_s := deadline - time.monotonic()) > 0:
         # Two jobs with a stage each would wait for each other forever: both let go, not at the same time.
         round_s = random.uniform(0.3, 1.0) * _ROUND_S
-        nodes = _find_nodes(bundles[:size], num_stages, labels, min(left_s, round_s))
+        nodes = _find_nodes(place, labels, min(left_s, round_s))
         if not nodes:
             continue
-        group = _bind(bundles, nodes)
+        group = _bind(place.bundles, nodes)
         # Another job may have been quicker.
         if group.wait(_BIND_WAIT_S):
             stage_nodes.append(nodes)
@@ -125,11 +161,11 @@ def _place_stages(
         release([group])
     if not stage_nodes:
         raise EngineLostError(
-            f"no {num_stages} nodes with {size} free GPUs each after {timeout_s:.0f} s; the stages of one "
-            "engine (engine.pipeline_parallel_size) need them at the same time"
+            f"{describe_nodes(place)} for {place.timeout_s:.0f} s (engine.start_timeout_s); the stages of "
+            "one engine (engine.pipeline_parallel_size) need them at the same time"
         )
     # Ray Data cannot take a further engine back: it waits for the first one's nodes until the job ends.
-    return _bind(bundles, stage_nodes[0])
+    return _bind(place.bundles, stage_nodes[0])
 
 
 def _bind(bundles: Sequence[dict[str, float]], nodes: Sequence[str]) -> "PlacementGroup":
@@ -138,14 +174,13 @@ def _bind(bundles: Sequence[dict[str, float]], nodes: Sequence[str]) -> "Placeme
     return _reserve(bundles, "PACK", [{_NODE_ID: node} for node in nodes for _ in range(size)])
 
 
-def _find_nodes(
-    bundles: Sequence[dict[str, float]], num_stages: int, labels: dict[str, str], timeout_s: float
-) -> list[str]:
+def _find_nodes(place: EnginePlace, labels: dict[str, str], timeout_s: float) -> list[str]:
     """A node for each stage that has its GPUs free at the same time; empty where there are none in time."""
     import ray
 
     deadline = time.monotonic() + timeout_s
-    groups = [_reserve(bundles, "STRICT_PACK", [labels] * len(bundles)) for _ in range(num_stages)]
+    stage = place.stage
+    groups = [_reserve(stage, "STRICT_PACK", [labels] * len(stage)) for _ in range(place.num_stages)]
     try:
         if not all(group.wait(max(0.0, deadline - time.monotonic())) for group in groups):
             return []
@@ -155,24 +190,23 @@ def _find_nodes(
         release(groups)
 
 
-def has_room(bundles: Sequence[dict[str, float]], num_stages: int) -> bool:
+def has_room(place: EnginePlace) -> bool:
     """Whether the cluster has the resources of an engine free at this moment; keeps nothing reserved.
 
     Args:
-        bundles: See ``placement``.
-        num_stages: Stages of the engine's pipeline.
+        place: What the engine reserves.
     """
     import ray
 
     needed = {"CPU": _STREAM_CPUS}
-    for bundle in bundles:
+    for bundle in place.bundles:
         for name, number in bundle.items():
             needed[name] = needed.get(name, 0.0) + number
     free = ray.available_resources()
     # First the sum alone: a placement group that waits would have the autoscaler start machines.
     if any(free.get(name, 0.0) < number for name, number in needed.items()):
         return False
-    return bool(_find_nodes(bundles[: len(bundles) // num_stages], num_stages, node_labels(), _ROOM_WAIT_S))
+    return bool(_find_nodes(place, node_labels(), _ROOM_WAIT_S))
 
 
 def release(groups: "Iterable[PlacementGroup]") -> None:

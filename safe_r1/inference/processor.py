@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from safe_r1.config import EngineConfig
-from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_environment
+from safe_r1.inference.engine import (
+    engine_arguments,
+    engine_bundles,
+    engine_environment,
+    engine_place,
+)
 from safe_r1.inference.placement import placement
 from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import Variant
@@ -128,10 +133,6 @@ def make_processor(
         # Ray Data restarts a dead actor without limit; an engine that keeps dying has to end the job.
         stage.map_batches_kwargs["max_restarts"] = engine.max_restarts
         if "ray_remote_args_fn" in stage.map_batches_kwargs:
-            stage.map_batches_kwargs["ray_remote_args_fn"] = placement(
-                engine_bundles(arguments, device),
-                groups,
-                arguments["pipeline_parallel_size"],
-                engine.start_timeout_s,
-            )
+            place = engine_place(arguments, engine, device)
+            stage.map_batches_kwargs["ray_remote_args_fn"] = placement(place, groups)
     return processor

@@ -236,7 +236,8 @@ def _fetch_file(snapshot: Snapshot, remote: Remote, file: RemoteFile) -> None:
     if problem := _problem(file, part):
         part.unlink()
         raise ModelError(
-            f"{snapshot.source}: {file.name} {problem}; run the same command again, which fetches it anew"
+            f"{snapshot.source}: {file.name} {problem}; run the same command again, which fetches it anew; "
+            "if it is so again, the file is damaged there: publish it again"
         )
     os.replace(part, target)
 

@@ -6,13 +6,14 @@ Source: ModelScope's HTTP API, as its own client calls it (``MODELSCOPE_DOMAIN``
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import fsspec
 
 from safe_r1.errors import ModelError
 from safe_r1.models.files import TEMPLATE_FOLDER
+from safe_r1.models.hashes import HASHES_FILE, parse_hashes
 
 MODELSCOPE = "modelscope:"
 """Begins the source of a model on ModelScope; its id follows."""
@@ -117,7 +118,10 @@ class _UriFolder:
             folders = [entry["name"] for entry in found if entry["type"] == "directory"]
             if templates := [each for each in folders if each.rstrip("/").endswith(f"/{TEMPLATE_FOLDER}")]:
                 found += self._list(templates[0])
-            return [self._file(entry) for entry in found if entry["type"] == "file"]
+            files = [self._file(entry) for entry in found if entry["type"] == "file"]
+            return self._with_hashes(files)
+        except ModelError:
+            raise
         except FileNotFoundError:
             raise ModelError(f"{self._uri}: there is no such folder, or its files cannot be listed") from None
         except Exception as error:  # noqa: BLE001 - a file system raises whatever its transport raises
@@ -134,6 +138,21 @@ class _UriFolder:
         name = entry["name"].removeprefix(self._path).lstrip("/")
         version = next((str(entry[key]) for key in _VERSIONS if entry.get(key)), "")
         return RemoteFile(name, int(entry["size"] or 0), version=version)
+
+    def _with_hashes(self, files: list[RemoteFile]) -> list[RemoteFile]:
+        """The files with the hashes of the folder's own list, where it has one."""
+        names = {file.name for file in files}
+        if HASHES_FILE not in names:
+            return files
+        hashes = parse_hashes(self._fs.cat_file(f"{self._path}/{HASHES_FILE}"), self._uri)
+        folders = ("", TEMPLATE_FOLDER)
+        absent = [name for name in hashes if name.rpartition("/")[0] in folders and name not in names]
+        if absent:
+            raise ModelError(
+                f"{self._uri}: {HASHES_FILE} lists {min(absent)}, which is not there: upload the folder "
+                "again, or remove that line"
+            )
+        return [replace(file, sha256=hashes.get(file.name, "")) for file in files]
 
     def read(self, name: str, start: int) -> Iterator[bytes]:
         """See ``Remote``."""

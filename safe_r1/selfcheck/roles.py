@@ -12,7 +12,7 @@ ENTRY_POINTS: dict[str, tuple[str, ...]] = {
     "evaluation": ("ray_jobs.evaluate", "ray_jobs.rejudge"),
     # The Serve config of a cluster names a function of the second.
     # The last is imported by Ray, from its name.
-    "serving": ("ray_jobs.serve", "safe_r1.serve.app", "safe_r1.serve.weights"),
+    "serving": ("ray_jobs.serve", "safe_r1.serve.app", "safe_r1.serve.prepare"),
     "training": ("ray_jobs.finetune", "safe_r1.train.__main__"),
     "corpus": ("ray_jobs.build_corpus",),
     "all": ("ray_jobs.campaign", "safe_r1.cli", "safe_r1.chat"),

@@ -5,10 +5,12 @@ exactly the prompts of an evaluation. Each model is a Serve deployment with its 
 """
 
 import asyncio
+import contextlib
 import functools
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 # Ray runs it in the deployment before it starts vLLM.
-_FETCH_WEIGHTS = "safe_r1.serve.weights.FetchWeights"
+_PREPARE_ENGINE = "safe_r1.serve.prepare.PrepareEngine"
 # vLLM's reasoning parser for the tags that it knows as single tokens. In this service it does one thing: a
 # completion that must keep to a schema thinks freely first.
 _REASONING_PARSER = ("deepseek_r1", "<think>", "</think>")
@@ -114,16 +116,35 @@ def model_deployment(spec: DeploymentSpec, scaling: ScalingConfig) -> "Applicati
             "logging_config": {"enable_access_log": False},
         },
     )
-    if variant.is_fetched:
-        llm.callback_config.callback_class = _FETCH_WEIGHTS
+    llm.callback_config.callback_class = _PREPARE_ENGINE
     executor = arguments.get("distributed_executor_backend") if spec.device == "cpu" else None
-    return build_llm_deployment(
-        llm,
-        deployment_cls=ModelServer,
-        name_prefix="LLMServer:",
-        bind_kwargs={"executor": executor},
-        override_serve_options={"max_surge_percent": scaling.surge_percent},
-    )
+    with _without_starting_ray():
+        return build_llm_deployment(
+            llm,
+            deployment_cls=ModelServer,
+            name_prefix="LLMServer:",
+            bind_kwargs={"executor": executor},
+            override_serve_options={"max_surge_percent": scaling.surge_percent},
+        )
+
+
+@contextlib.contextmanager
+def _without_starting_ray() -> Iterator[None]:
+    """In the block, a process without Ray starts none.
+
+    Ray asks for the runtime environment of the job, which starts a Ray where there is no job.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    asked = ray.get_runtime_context
+    ray.get_runtime_context = lambda: SimpleNamespace(runtime_env={})
+    try:
+        yield
+    finally:
+        ray.get_runtime_context = asked
 
 
 def frees_thoughts(spec: DeploymentSpec) -> bool:

@@ -1,10 +1,13 @@
 """Export of a checkpoint to a model folder in the hub's layout, its weight files in many processes.
 
-The index of the weights and the files beside them are written last, and by one process.
+The index of the weights and the files beside them are written by one process when all weights are, the list
+of all files' hashes last.
 """
 
 import functools
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +16,12 @@ from upath import UPath
 
 from safe_r1.errors import ModelError
 from safe_r1.models.fetch import fetch
+from safe_r1.models.hashes import HASHES_FILE, render_hashes
 from safe_r1.models.variant import Variant
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.runs import TEMPORARY_SUFFIX, write_bytes
 from safe_r1.train.companions import companion_files, original_dtype, patterns
-from safe_r1.train.export_weights import ExportSpec, WeightFiles
+from safe_r1.train.export_weights import ExportSpec, WeightFiles, WrittenFile
 from safe_r1.train.spread import RunAll, run_here
 
 _INDEX_FILE = "model.safetensors.index.json"
@@ -54,24 +58,35 @@ def export(spec: ExportSpec, on_progress: ProgressCallback, run_all: RunAll = ru
     groups = weights.split(dtype)
     files = [_WeightFile(_file_name(number, len(groups)), names) for number, names in enumerate(groups)]
     largest = max(weights.num_bytes(names, dtype) for names in groups)
-    sizes: dict[str, dict[str, int]] = {}
+    written: list[WrittenFile] = []
     on_progress(Progress("exporting", 0, len(files)))
     write = functools.partial(_write_file, spec, dtype)
-    for file, tensors in run_all(write, files, _MEMORY_PER_BYTE * largest + _PROCESS_BYTES):
-        sizes[file] = tensors
-        on_progress(Progress("exporting", len(sizes), len(files)))
-    names = {name: file for file, tensors in sizes.items() for name in tensors}
-    if len(files) > 1:
-        total_size = sum(sum(tensors.values()) for tensors in sizes.values())
-        index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(names.items()))}
-        write_bytes(spec.output / _INDEX_FILE, json.dumps(index, indent=1).encode())
-    written = _write_other_files(spec, original, dtype) | set(sizes)
-    _remove_stale(spec.output, written | ({_INDEX_FILE} if len(files) > 1 else set()))
+    for file in run_all(write, files, _MEMORY_PER_BYTE * largest + _PROCESS_BYTES):
+        written.append(file)
+        on_progress(Progress("exporting", len(written), len(files)))
+    # The configuration, without which no loader takes the folder, behind the index.
+    others = {_INDEX_FILE: _index(written)} if len(written) > 1 else {}
+    others |= _other_files(spec, original, dtype)
+    for name, content in others.items():
+        write_bytes(spec.output / name, content)
+    hashes = {file.name: file.sha256 for file in written}
+    hashes |= {name: hashlib.sha256(content).hexdigest() for name, content in others.items()}
+    _remove_stale(spec.output, set(hashes))
+    # Until now the list of an export that is replaced was there, by which the mixture of both is refused.
+    write_bytes(spec.output / HASHES_FILE, render_hashes(hashes))
 
 
-def _write_file(spec: ExportSpec, dtype: torch.dtype, file: _WeightFile) -> tuple[str, dict[str, int]]:
-    """Write one weight file, in any process; returns its name, and the bytes of its tensors."""
-    return file.name, WeightFiles(spec).write(file.weights, dtype, file.name)
+def _index(written: Sequence[WrittenFile]) -> bytes:
+    """The index of the weights: which file has which."""
+    files = {name: file.name for file in written for name in file.sizes}
+    total_size = sum(sum(file.sizes.values()) for file in written)
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(files.items()))}
+    return json.dumps(index, indent=1).encode()
+
+
+def _write_file(spec: ExportSpec, dtype: torch.dtype, file: _WeightFile) -> WrittenFile:
+    """Write one weight file, in any process."""
+    return WeightFiles(spec).write(file.weights, dtype, file.name)
 
 
 def _file_name(number: int, count: int) -> str:
@@ -99,13 +114,10 @@ def _original_files(variant: Variant, trust_remote_code: bool) -> Path:
         ) from None
 
 
-def _write_other_files(spec: ExportSpec, original: Path, dtype: torch.dtype) -> set[str]:
-    """Write the configuration, the tokenizer, the licence and the model card; returns their names."""
+def _other_files(spec: ExportSpec, original: Path, dtype: torch.dtype) -> dict[str, bytes]:
+    """The configuration, the tokenizer, the licence, the model card and the like, by name."""
     files = companion_files(original, spec.variant, dtype, spec.trust_remote_code)
-    files["README.md"] = spec.card.encode("utf-8", errors="replace")
-    for name, content in files.items():
-        write_bytes(spec.output / name, content)
-    return set(files)
+    return files | {"README.md": spec.card.encode("utf-8", errors="replace"), **spec.others}
 
 
 def _remove_stale(output: UPath, written: set[str]) -> None:

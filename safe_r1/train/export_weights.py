@@ -5,8 +5,9 @@ from the sharded checkpoint in the data type of the export and converted to the 
 memory is needed for one file, whatever the model's size.
 """
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +46,7 @@ class ExportSpec:
         trust_remote_code: Run code from the model's repository.
         dtype: Data type of the weights; None: as the original has them.
         max_file_bytes: Size of a weight file, unless a single weight is larger.
+        others: Further files of the folder by name.
     """
 
     checkpoint: UPath
@@ -55,6 +57,22 @@ class ExportSpec:
     trust_remote_code: bool = False
     dtype: torch.dtype | None = None
     max_file_bytes: int = 5 * 10**9
+    others: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A weight file that was written.
+
+    Attributes:
+        name: Its name.
+        sizes: Bytes of each weight, by its name in the file.
+        sha256: Hash of the file in hexadecimal.
+    """
+
+    name: str
+    sizes: dict[str, int]
+    sha256: str
 
 
 class WeightFiles:
@@ -110,16 +128,13 @@ class WeightFiles:
         """Size of weights."""
         return sum(self._shapes[name].numel() for name in names) * dtype.itemsize
 
-    def write(self, names: list[str], dtype: torch.dtype, file: str) -> dict[str, int]:
+    def write(self, names: list[str], dtype: torch.dtype, file: str) -> WrittenFile:
         """Write one file.
 
         Args:
             names: Its weights.
             dtype: Their data type.
             file: Its name.
-
-        Returns:
-            Bytes of each weight, by its name in the file.
 
         Raises:
             StorageError: It cannot be written.
@@ -130,11 +145,16 @@ class WeightFiles:
             try:
                 with writing(path) as temporary:
                     save_file(tensors, temporary, metadata={"format": "pt"})
+                    with open(temporary, "rb") as stream:
+                        digest = hashlib.file_digest(stream, "sha256")
             except SafetensorError as error:
                 raise StorageError(f"cannot write {path}: {error}; free disk space") from None
         else:
-            write_bytes(path, save(tensors, metadata={"format": "pt"}))
-        return {name: tensor.nbytes for name, tensor in tensors.items()}
+            content = save(tensors, metadata={"format": "pt"})
+            digest = hashlib.sha256(content)
+            write_bytes(path, content)
+        sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+        return WrittenFile(file, sizes, digest.hexdigest())
 
     def _read(self, names: list[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """Trained weights, with their adapters merged if they have some."""

@@ -11,7 +11,7 @@ from safe_r1.models.registry import ORIGIN_FILE
 from safe_r1.models.variant import Variant
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import now
-from safe_r1.runs import JsonObject, RunFolder, write_bytes
+from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.train.card import RunInfo, render_card
 from safe_r1.train.checkpoint_files import (
     DAMAGE_FILE,
@@ -147,13 +147,18 @@ def export_model(
     config = job.config
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = dtypes.get(config.save.dtype)
-    export(
-        ExportSpec(checkpoint, job.variant, model, card, config.lora, config.trust_remote_code, dtype),
-        on_progress,
-        run_on_cluster,
-    )
     origin = {"base": _table_name(job.variant), "run": str(job.folder.path)}
-    write_bytes(model / ORIGIN_FILE, json.dumps(origin).encode())
+    spec = ExportSpec(
+        checkpoint,
+        job.variant,
+        model,
+        card,
+        config.lora,
+        config.trust_remote_code,
+        dtype,
+        others={ORIGIN_FILE: json.dumps(origin).encode()},
+    )
+    export(spec, on_progress, run_on_cluster)
 
 
 def _best_sound(job: TrainJob) -> tuple[UPath, CheckpointState]:

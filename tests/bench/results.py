@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from safe_r1.inference.engine_process import KV_CACHE_VARIABLE
 from safe_r1.provenance import hardware, now, versions
 
 
@@ -48,6 +50,8 @@ def begin(
         conditions: What both sides of the comparison have in common: threads, flags, prompts, sampling.
     """
     args.output.mkdir(parents=True, exist_ok=True)
+    # This project's engines ignore it: without it, all sides have the cache of the settings.
+    os.environ.pop(KV_CACHE_VARIABLE, None)
     results: dict[str, object] = {
         "started_at": now(),
         "settings": {

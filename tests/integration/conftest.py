@@ -34,7 +34,7 @@ def mixed(tiny_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Mix
     benchmarks = ("math-500", "livecodebench-sample", str(questions))
     arguments = [f"--benchmark={name}" for name in benchmarks]
     arguments += [f"--data={folder / 'data'}", "--swap-options", "--repeats=2"]
-    for setting in ("engine.max_model_len=1024", "engine.cpu_kv_cache_gib=1", "generation.max_tokens=32"):
+    for setting in ("engine.max_model_len=1024", "engine.cpu_kv_cache_gib=0.5", "generation.max_tokens=32"):
         arguments += ["--set", setting]
     output = folder / "runs"
     done = subprocess.run(

@@ -287,6 +287,18 @@ def test_dry_run_shows_prompts_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_cache_has_the_size_of_the_setting(mixed: MixedRun, tiny_answering: Path):
+    """Not of vLLM's older variable, which ``tests/conftest.py`` sets to whole GiB."""
+    assert f"VLLM_CPU_KVCACHE_SPACE={os.environ['VLLM_CPU_KVCACHE_SPACE']} in the environment is ignored" in (
+        mixed.shown
+    )
+    config = json.loads((tiny_answering / "config.json").read_text())
+    head_size = config["hidden_size"] // config["num_attention_heads"]
+    bytes_per_token = config["num_hidden_layers"] * config["num_key_value_heads"] * head_size * 2 * 4
+    [tokens] = re.findall(r"key-value cache of ([\d,]+) tokens", mixed.shown)
+    assert int(tokens.replace(",", "")) == pytest.approx(2**29 / bytes_per_token, rel=0.01)
+
+
 def test_programs_and_results_are_checked_in_the_same_job(mixed: MixedRun):
     """Two benchmarks of other tasks with several completions of each question."""
     for benchmark, num_questions in (("math-500", 3), ("livecodebench-sample", 8)):

@@ -205,6 +205,45 @@ def test_an_export_by_many_processes_is_that_of_one(
     assert len(writers) > 1
 
 
+DIES_IN_ITS_EXPORT = """
+import os, signal
+from safe_r1.train import export
+export._other_files = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+from ray_jobs.finetune import app
+app()
+"""
+
+
+def test_a_run_that_is_killed_in_its_export_gives_the_same_model(
+    ray_address: str,
+    finetune_here: Callable[..., tuple[int, str]],
+    undisturbed: Path,
+    tiny_qwen2: Path,
+    corpus: Path,
+    tmp_path: Path,
+):
+    output = Path(shutil.copytree(undisturbed, tmp_path / "killed"))
+    model = exported(output, tiny_qwen2)
+    (model.parent / "_SUCCESS").unlink()
+    shutil.rmtree(model)
+    flags = ("--num-workers", "2", "--max-steps", str(NUM_STEPS))
+    program = [sys.executable, "-c", DIES_IN_ITS_EXPORT, *command(tiny_qwen2, corpus, output, *flags)[2:]]
+    killed = subprocess.run(
+        program, cwd=REPOSITORY, env=environment(ray_address), timeout=TIMEOUT_S, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [file.name for file in model.iterdir()] == ["model.safetensors"]
+    assert not (model.parent / "_SUCCESS").exists()
+    code, shown = finetune_here(tiny_qwen2, corpus, output, "--num-workers", "2")
+    assert code == 0, shown
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=model, check=True)
+    original = exported(undisturbed, tiny_qwen2)
+    # One names the run's folder, the other has its hash.
+    names = {file.name for file in original.iterdir()} - {"safe_r1.json", "SHA256SUMS"}
+    assert all((model / name).read_bytes() == (original / name).read_bytes() for name in names)
+    assert {file.name for file in model.iterdir()} == names | {"safe_r1.json", "SHA256SUMS"}
+
+
 def _process_id(item: int) -> int:
     time.sleep(0.5)
     return os.getpid()

@@ -10,8 +10,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import EngineLostError
-from safe_r1.inference.engine import engine_arguments, engine_bundles
-from safe_r1.inference.placement import configure_data, placement, release
+from safe_r1.inference.engine import engine_arguments, engine_bundles, engine_place
+from safe_r1.inference.placement import EnginePlace, configure_data, placement, release
 from safe_r1.inference.weights import fetch_weights, model_environment
 from safe_r1.models.checkpoints import pin
 from safe_r1.models.fetch import loadable
@@ -22,13 +22,6 @@ from tests.unit.models.hubs import serve
 from tests.unit.models.test_stored import write_weights
 
 GROUP = "safe-r1/group"
-
-
-@pytest.fixture(autouse=True)
-def _no_ray_is_left():
-    """A deployment that is only described starts a Ray in this process too."""
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -81,14 +74,14 @@ def test_an_engine_reserves_its_gpus_once_and_by_labels(
         concurrency=1,
         num_gpus=0,
         batch_size=2,
-        ray_remote_args_fn=placement(engine_bundles(arguments, "gpu"), groups),
+        ray_remote_args_fn=placement(engine_place(arguments, EngineConfig(), "gpu"), groups),
     )
     assert {row["node"] for row in rows.take_all()} == {cluster["gpu-eval"]}
     [group] = ray.util.placement_group_table().values()
     assert group["bundles"] == {number: {"CPU": 1.0, "GPU": 1.0} for number in range(4)}
     assert set(group["bundles_to_node_id"].values()) == {cluster["gpu-eval"]}
     monkeypatch.delenv("SAFE_R1_NODE_LABELS")
-    placement(engine_bundles(arguments, "gpu"), groups)()  # on any node
+    placement(engine_place(arguments, EngineConfig(), "gpu"), groups)()  # on any node
     assert len(groups) == 2
     release(groups)
     assert {each["state"] for each in ray.util.placement_group_table().values()} == {"REMOVED"}
@@ -102,7 +95,7 @@ def test_a_tensor_parallel_group_waits_for_one_node(cluster: dict[str, str]):
     arguments = engine_arguments(VARIANTS["r1-distill-llama-70b"], engine, "gpu")
     bundles = engine_bundles(arguments, "gpu")
     groups: list[Any] = []
-    placement(bundles, groups)()
+    placement(EnginePlace(bundles), groups)()
     assert not groups[0].wait(3)
     packed = ray.util.placement_group(bundles, "PACK")
     assert packed.wait(30)
@@ -123,7 +116,7 @@ def test_each_stage_of_a_pipeline_stands_on_one_node(cluster: dict[str, str]):
     assert others.count(first) == 2  # three and one: so that this test can fail
     release([packed])
     groups: list[Any] = []
-    place = placement(bundles, groups, num_stages=2, timeout_s=60)
+    place = placement(EnginePlace(bundles, num_stages=2, timeout_s=60), groups)
     place()
     nodes = nodes_of(groups[0])
     assert nodes[0] == nodes[1]
@@ -136,8 +129,9 @@ def test_each_stage_of_a_pipeline_stands_on_one_node(cluster: dict[str, str]):
     assert states.count("CREATED") == len(taken) + 1
     assert states.count("PENDING") == 1
     release(groups)
-    with pytest.raises(EngineLostError, match="no 3 nodes with 2 free GPUs each after 1 s"):
-        placement([*bundles, *bundles[:2]], groups, num_stages=3, timeout_s=1)()
+    lines = r"no 3 nodes with 2 free GPUs each \(nodes: 2 of 4 GPUs, 1 of 0 GPUs\) for 1 s"
+    with pytest.raises(EngineLostError, match=lines):
+        placement(EnginePlace([*bundles, *bundles[:2]], num_stages=3, timeout_s=1), groups)()
 
 
 @pytest.mark.parametrize(("stages", "strategy"), [(1, "STRICT_PACK"), (2, "PACK")])
@@ -149,6 +143,7 @@ def test_a_served_model_has_the_same_strategy(stages: int, strategy: str):
     assert replica.placement_group_strategy == strategy
     assert [bundle["GPU"] for bundle in replica.placement_group_bundles or []] == [1] * 4 * stages
     assert deployment._deployment_config.max_ongoing_requests == spec.replica_slots
+    assert not ray.is_initialized()  # describing one starts no Ray
 
 
 @pytest.mark.very_long

@@ -14,6 +14,7 @@ from safe_r1.evaluation.judge_start import JudgeStart
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.target import Target
 from safe_r1.inference.batch import EngineSpec
+from safe_r1.inference.placement import EnginePlace
 from safe_r1.inference.requests import BatchCounts
 from safe_r1.models.registry import VARIANTS
 from safe_r1.resources import Cluster
@@ -41,8 +42,8 @@ class World:
     now: float = 1000.0
     asked: list[tuple[int, int]] = field(default_factory=list)
 
-    def room(self, bundles: list[dict[str, float]], num_stages: int) -> bool:
-        self.asked.append((len(bundles), num_stages))
+    def room(self, place: EnginePlace) -> bool:
+        self.asked.append((len(place.bundles), place.num_stages))
         return self.has_room
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import importlib
+import os
 import sys
 from types import SimpleNamespace
 
@@ -123,6 +124,25 @@ def test_module_is_left_out_only_where_it_was_not_imported(monkeypatch: pytest.M
     with _left_out("colorsys"):
         assert importlib.import_module("colorsys") is module
     assert sys.modules["colorsys"] is module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["7", ""])
+def test_a_variable_of_vllms_does_not_go_before_the_setting_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    stage = importlib.import_module("safe_r1.inference.engine_stage")
+    seen: list[str | None] = []
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", value)
+
+    def start(self: SimpleNamespace) -> None:
+        seen.append(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
+        self.llm = SimpleNamespace(_prepare_llm_request=None, shutdown=lambda: None)
+
+    monkeypatch.setattr(stage.vLLMEngineStageUDF, "__init__", start)
+    stage.FinalOutputStage()
+    assert seen == [None]
+    assert ("VLLM_CPU_KVCACHE_SPACE=7 in the environment is ignored" in caplog.text) == bool(value)
 
 
 @pytest.mark.slow

@@ -159,6 +159,46 @@ def test_weights_that_were_uploaded_in_part_are_refused(bucket: str, published: 
         fetch(bucket, "", weights=True)
 
 
+def write_hashes(bucket: str, published: Path) -> None:
+    done = subprocess.run(
+        "sha256sum *.json *.jinja *.safetensors LICENSE",
+        shell=True,
+        cwd=published,
+        capture_output=True,
+        check=True,
+    )
+    fsspec.filesystem("memory").pipe("/bucket/models/mine/SHA256SUMS", done.stdout)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "LICENSE"])
+def test_a_bit_that_is_another_is_refused_where_the_folder_lists_its_hashes(
+    bucket: str, published: Path, name: str
+):
+    write_hashes(bucket, published)
+    system = fsspec.filesystem("memory")
+    content = bytearray((published / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    system.pipe(f"/bucket/models/mine/{name}", bytes(content))
+    with pytest.raises(ModelError, match=rf"{name} has not the SHA-256 that its source lists"):
+        fetch(bucket, "", weights=True)
+    system.pipe(f"/bucket/models/mine/{name}", (published / name).read_bytes())
+    assert "model.safetensors" in same(fetch(bucket, "", weights=True), published)
+
+
+def test_a_list_of_hashes_that_is_not_that_of_the_folder_is_refused(bucket: str, published: Path):
+    write_hashes(bucket, published)
+    system = fsspec.filesystem("memory")
+    system.rm("/bucket/models/mine/tokenizer.json")
+    with pytest.raises(ModelError, match=r"SHA256SUMS lists tokenizer\.json, which is not there"):
+        fetch(bucket, "", weights=False)
+    system.pipe("/bucket/models/mine/SHA256SUMS", b"SHA256 (config.json) = 00\n")
+    with pytest.raises(ModelError, match="line 1 of SHA256SUMS is none of sha256sum's"):
+        fetch(bucket, "", weights=False)
+    # What is in other folders is not fetched, and need not be there; blank lines are none.
+    system.pipe("/bucket/models/mine/SHA256SUMS", b"\n" + b"0" * 64 + b" *./onnx/model.onnx\n")
+    fetch(bucket, "", weights=False)
+
+
 def test_a_damaged_file_of_the_cache_is_fetched_anew(hub: Hub, published: Path):
     folder = fetch(SOURCE, "master", weights=True)
     os.truncate(folder / "model.safetensors", 100)
@@ -319,8 +359,10 @@ def test_a_served_model_has_a_hook_that_fetches_its_weights(hub: Hub, monkeypatc
     # As on a node alone, without a placement group.
     monkeypatch.setattr("ray.util.get_current_placement_group", lambda: None)
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
     hook = load_class(config.callback_config.callback_class)(llm_config=config)
     asyncio.run(hook.run_callback("on_before_node_init"))
+    assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
     assert (folder / "model.safetensors").is_file()
 
 
