@@ -1,8 +1,5 @@
 """Next-token cross entropy, summed over label tokens, with a limit on the memory of the logits."""
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +9,6 @@ from torch.autograd.function import once_differentiable
 
 from safe_r1.train.memory import BYTES_PER_LOGIT
 from safe_r1.train.packed import IGNORE_INDEX
-
-FusedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Loss of (output weight, hidden states, labels)."""
 
 
 def shift_labels(labels: Tensor) -> Tensor:
@@ -38,8 +32,6 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, budget_
     if not len(labels):
         # A zero that depends on both inputs: every worker must take part in the gradient reductions.
         return (hidden.sum() + weight.flatten()[:1].sum()).float() * 0
-    if hidden.is_cuda and (fused := _liger_loss()):
-        return fused(weight.to(hidden.dtype), hidden, labels)
     chunk_size = max(1, (budget_mib << 20) // (weight.shape[0] * BYTES_PER_LOGIT))
     loss = _ChunkedCrossEntropy.apply(hidden, weight, labels, chunk_size, torch.is_grad_enabled())
     assert isinstance(loss, Tensor)
@@ -109,20 +101,3 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
     else:
         total += left @ right
-
-
-@functools.cache
-def _liger_loss() -> FusedLoss | None:
-    """Liger's fused linear cross entropy; None if it is not installed, or sums gradients in bf16 only.
-
-    It asks the GPU for the number of labels, so that the host waits once for each micro-batch.
-    """
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    if "accum_dtype" not in inspect.signature(LigerFusedLinearCrossEntropyLoss).parameters:
-        return None
-    return LigerFusedLinearCrossEntropyLoss(
-        ignore_index=IGNORE_INDEX, reduction="sum", accum_dtype=torch.float32
-    )

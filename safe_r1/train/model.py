@@ -17,7 +17,9 @@ from safe_r1.errors import ModelError
 from safe_r1.models.fetch import loadable
 from safe_r1.train.architecture import from_config
 from safe_r1.train.attention import AttentionChoice, Precision, head_sizes, select_attention
+from safe_r1.train.config import Fp8Recipe
 from safe_r1.train.fp8 import open_dequantized
+from safe_r1.train.fp8_layers import use_fp8
 from safe_r1.train.loading import check_loaded
 from safe_r1.train.loss import summed_cross_entropy
 from safe_r1.train.parallel import ParallelDims, local_world_size, spans_nodes
@@ -41,6 +43,7 @@ class ModelSpec:
         compile_layers: Compile the forward pass of each layer.
         recompute_every: With ``activation_checkpointing``: recompute every so many layers one.
         keep_routed_rows: Keep tokens that experts have received from other nodes for the backward pass.
+        fp8: Compute the layers' matrix products in FP8, scaled in this way.
     """
 
     source: str
@@ -53,6 +56,7 @@ class ModelSpec:
     recompute_every: int = 1
     compile_layers: bool = False
     keep_routed_rows: bool = False
+    fp8: Fp8Recipe | None = None
 
 
 def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedModel":
@@ -135,6 +139,8 @@ def prepare_model(
             checkpointing["context_fn"] = keep_routed_rows(dims.ep)
     if spec.activation_checkpointing:
         model.activation_checkpointing_enable(checkpointing, every_n_layers=spec.recompute_every)
+    if spec.fp8:
+        use_fp8(model, spec.fp8, device)
     if spec.compile_layers:
         _compile_layers(model)
     # from_pretrained gives a model in evaluation mode.

@@ -50,7 +50,8 @@ def model_of(run: dict[str, Any]) -> StepModel:
             recomputed=run["recomputed"],
             compiled=run.get("compiled", False),
             attention=run.get("attention", "fa2"),
-            fp8=run.get("fp8", False),
+            fp8=run.get("fp8"),
+            fp8_experts=run.get("fp8_experts", False),
             loss_is_recomputed=False,
             output_splits=run.get("output_splits", 1),
             # The published runs balance their experts by force.
@@ -154,7 +155,7 @@ def test_communication_is_exposed_only_where_nothing_hides_it():
         ({"recomputed": 0.0}, "recomputation"),
         ({"compiled": True}, "elementwise"),
         ({"attention": "fa3"}, "attention"),
-        ({"fp8": True}, "matmul"),
+        ({"fp8": "tensorwise", "compiled": True}, "matmul"),
         ({"loss_is_recomputed": False}, "output"),
         ({"output_splits": 8}, "output"),
     ],
