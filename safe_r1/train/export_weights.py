@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -20,16 +20,19 @@ from upath import UPath
 from safe_r1.errors import ModelError, StorageError
 from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import Variant
-from safe_r1.runs import is_local, write_bytes, writing
+from safe_r1.runs import is_local, writing
 from safe_r1.train.checkpoint_storage import open_reader
 from safe_r1.train.config import LoraConfig
 from safe_r1.train.lora import base_layer_name, delta_weight
+from safe_r1.train.weight_stream import write_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Routers compare scores that differ only in the last bits.
 _KEPT_IN_FP32 = ("e_score_correction_bias",)
+# What transformers asks of a file.
+_METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,11 @@ class WeightFiles:
         if is_local(path):
             try:
                 with writing(path) as temporary:
-                    save_file(tensors, temporary, metadata={"format": "pt"})
+                    save_file(tensors, temporary, metadata=_METADATA)
             except SafetensorError as error:
                 raise StorageError(f"cannot write {path}: {error}; free disk space") from None
         else:
-            write_bytes(path, save(tensors, metadata={"format": "pt"}))
+            write_blocks(path, tensors, _METADATA)
         return {name: tensor.nbytes for name, tensor in tensors.items()}
 
     def _read(self, names: list[str], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -17,9 +17,8 @@ from safe_r1.train.memory import (
     GRADIENT_BYTES,
     MOMENT_BYTES,
     WEIGHT_BYTES,
-    MemoryModel,
-    layer_params_per_rank,
 )
+from safe_r1.train.shards import Shards, layer_params_per_rank
 from safe_r1.train.step_parts import StepParts, StepSettings
 from safe_r1.train.traffic import Traffic
 
@@ -233,7 +232,7 @@ class StepModel:
     @property
     def _local_params(self) -> float:
         """Parameters whose states one GPU holds."""
-        return MemoryModel(self.architecture, self.layout, self.seq_len, True, 1, 2).params
+        return Shards(self.architecture, self.layout).params
 
     @property
     def _optimizer_s(self) -> float:
