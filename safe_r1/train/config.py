@@ -65,7 +65,7 @@ class ParallelConfig(Settings):
     )
     compile: bool = Field(
         default=False,
-        description="compile each layer with torch.compile; the first steps then take minutes longer",
+        description="compile layers and loss with torch.compile; the first steps then take minutes longer",
     )
     defer_gradient_reduction: bool = Field(
         default=False,

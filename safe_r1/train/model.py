@@ -40,7 +40,7 @@ class ModelSpec:
         activation_checkpointing: Recompute each layer in the backward pass.
         logits_budget_mib: Memory limit of the logits in MiB.
         trust_remote_code: Run code from the model's repository.
-        compile_layers: Compile the forward pass of each layer.
+        compile_layers: Compile the forward pass of each layer, and the loss.
         recompute_every: With ``activation_checkpointing``: recompute every so many layers one.
         keep_routed_rows: Keep tokens that experts have received from other nodes for the backward pass.
         fp8: Compute the layers' matrix products in FP8, scaled in this way.
@@ -148,7 +148,10 @@ def prepare_model(
     autocast = precision_of(spec, dims) == "autocast"
     _set_forward(model, functools.partial(_forward_loss, model, autocast=autocast, device=device))
     head = _output_layer(model)
-    _set_forward(head, functools.partial(_head_loss, head, budget_mib=spec.logits_budget_mib))
+    compute_loss = functools.partial(
+        _head_loss, head, budget_mib=spec.logits_budget_mib, compiled=spec.compile_layers
+    )
+    _set_forward(head, compute_loss)
     return model
 
 
@@ -284,9 +287,9 @@ def _forward_loss(
     return _output_layer(model)(hidden.bfloat16() if autocast else hidden, labels)
 
 
-def _head_loss(head: nn.Linear, hidden: Tensor, labels: Tensor, *, budget_mib: int) -> Tensor:
+def _head_loss(head: nn.Linear, hidden: Tensor, labels: Tensor, *, budget_mib: int, compiled: bool) -> Tensor:
     """The output layer's forward in training.
 
     The loss is computed inside the layer's own forward, where FSDP has its weights gathered.
     """
-    return summed_cross_entropy(hidden, head.weight, labels, budget_mib)
+    return summed_cross_entropy(hidden, head.weight, labels, budget_mib, compiled)
