@@ -1,12 +1,14 @@
 """Attention for packed sequences, in which the documents of a sequence must not attend to each other.
 
 On GPUs, torch's variable-length flash attention takes the document boundaries; elsewhere transformers' sdpa
-derives the mask from position ids that restart with each document.
+derives the mask from position ids that restart with each document. torch has the kernels of FlashAttention 2;
+on Hopper it takes those of FlashAttention 3 where that package is installed.
 """
 
 import functools
 import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, TypedDict
 
 import torch
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # Only CUDA has a kernel of variable-length attention.
 _KERNEL_DEVICE = "cuda"
+# FlashAttention 3's module, and the compute capability of Hopper: others have no kernels there.
+_FA3_MODULE = "flash_attn_interface"
+_FA3_CAPABILITY = 9
 # The probe's documents: several in one row, of lengths that are no multiples of a kernel's tile, one of them
 # a single token.
 _PROBE_LENGTHS = [37, 1, 130, 88]
@@ -65,14 +70,18 @@ class AttentionChoice:
 
     Attributes:
         name: By which transformers finds it.
-        fallback_reason: Why variable-length attention is not used on a GPU; empty where it is, and on CPU.
+        fallback_reason: Why variable-length attention is not used on a GPU, or not with the kernels of
+            FlashAttention 3 where they are installed; empty where it is, and on CPU.
+        kernels: Those of variable-length attention.
     """
 
     name: str
     fallback_reason: str = ""
+    kernels: Literal["", "FA2", "FA3"] = ""
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.fallback_reason})" if self.fallback_reason else self.name
+        told = ", ".join(filter(None, (self.kernels, self.fallback_reason)))
+        return f"{self.name} ({told})" if told else self.name
 
 
 def head_sizes(model: Architecture) -> HeadSizes:
@@ -86,6 +95,8 @@ def head_sizes(model: Architecture) -> HeadSizes:
 def select_attention(heads: HeadSizes, precision: Precision, device: str) -> AttentionChoice:
     """``VARLEN`` if it works here and agrees with sdpa, else ``sdpa``, which is logged as a warning on a GPU.
 
+    The kernels of FlashAttention 3 are tried first where there are some, and are held to the same.
+
     Args:
         heads: Of the model that is trained.
         precision: In which it is trained.
@@ -93,7 +104,14 @@ def select_attention(heads: HeadSizes, precision: Precision, device: str) -> Att
     """
     if device != _KERNEL_DEVICE:
         return AttentionChoice("sdpa")
-    if reason := probe_varlen(heads, precision, device):
+    kernels: Literal["FA2", "FA3"] = "FA2"
+    note = ""
+    if _has_fa3():
+        kernels = "FA3"
+        if note := _use_fa3(heads, precision, device):
+            kernels = "FA2"
+            logger.warning("attention: the kernels of FlashAttention 2, %s", note)
+    if kernels == "FA2" and (reason := probe_varlen(heads, precision, device)):
         logger.warning(
             "attention: sdpa in place of variable-length flash attention, which is faster and needs less "
             "memory: %s",
@@ -105,7 +123,28 @@ def select_attention(heads: HeadSizes, precision: Precision, device: str) -> Att
     # No mask is registered for it: transformers then makes none, and does not search for documents either,
     # for which the host would wait on the GPU. The boundaries take the place of a mask.
     AttentionInterface.register(VARLEN, varlen_attention)
-    return AttentionChoice(VARLEN)
+    return AttentionChoice(VARLEN, note, kernels)
+
+
+def _has_fa3() -> bool:
+    """True if FlashAttention 3 is installed, and this GPU is the one that its kernels are for."""
+    is_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == _FA3_CAPABILITY
+    return is_hopper and find_spec(_FA3_MODULE) is not None
+
+
+def _use_fa3(heads: HeadSizes, precision: Precision, device: str) -> str:
+    """Let torch call the kernels of FlashAttention 3, and why it does not: empty if it does."""
+    try:
+        from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
+
+        activate_flash_attention_impl("FA3")
+    except (ImportError, OSError, *_KERNEL_ERRORS) as error:
+        return f"not FA3: it cannot be loaded: {_first_line(error)}"
+    reason = probe_varlen(heads, precision, device)
+    if not reason:
+        return ""
+    restore_flash_attention_impl()
+    return f"not FA3: {reason}"
 
 
 def to_device(host: Tensor, device: str) -> Tensor:
@@ -204,11 +243,14 @@ def probe_varlen(heads: HeadSizes, precision: Precision, device: str) -> str:
     except ImportError as error:
         return f"torch {torch.__version__} does not have it: {error}"
     except _KERNEL_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"its kernel fails with {heads.qk} and {heads.v} per head in {precision}: {reason}"
+        return f"its kernel fails with {heads.qk} and {heads.v} per head in {precision}: {_first_line(error)}"
     # Written so that NaN counts as a difference.
     wrong = [f"{name} by {value:.0%}" for name, value in differences.items() if not value <= _TOLERANCE]
     return f"its results differ from sdpa's: {', '.join(wrong)}" if wrong else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _differences_from_sdpa(heads: HeadSizes, precision: Precision, device: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Micro-batches: packed sequences as inputs of the model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -84,40 +85,39 @@ def make_batch(
     )
 
 
-def collate(sequences: Sequence[PackedSequence], device: str, varlen: bool) -> Batch:
+def collate(sequences: Sequence[PackedSequence], device: str, varlen: bool, multiple: int = 1) -> Batch:
     """One micro-batch: one sequence per row, or for variable-length attention all documents in one row.
+
+    Padding is a document of its own, from which nothing is learned.
 
     Args:
         sequences: At least one.
         device: Where the tensors go.
         varlen: Make a batch for variable-length attention.
+        multiple: Pad each row to a multiple of so many tokens.
     """
     num_tokens = sum(len(sequence.input_ids) for sequence in sequences if sequence is not DUMMY_SEQUENCE)
-    if varlen:
-        return make_batch(
-            _concatenate(sequences, "input_ids"),
-            _concatenate(sequences, "position_ids"),
-            _concatenate(sequences, "labels"),
-            num_tokens,
-            device,
-            [length for sequence in sequences for length in sequence.lengths],
-        )
-    longest = max(len(sequence.input_ids) for sequence in sequences)
-    shape = (len(sequences), longest)
+    # With variable-length attention one row holds all sequences, one after the other.
+    rows = [list(sequences)] if varlen else [[sequence] for sequence in sequences]
+    lengths = [[length for sequence in row for length in sequence.lengths] for row in rows]
+    width = math.ceil(max(map(sum, lengths)) / multiple) * multiple
+    shape = (len(rows), width)
     input_ids = torch.zeros(shape, dtype=torch.int64)
     position_ids = torch.zeros(shape, dtype=torch.int64)
     labels = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        end = len(sequence.input_ids)
-        input_ids[row, :end] = torch.from_numpy(sequence.input_ids)
-        position_ids[row, :end] = torch.from_numpy(sequence.position_ids)
-        labels[row, :end] = torch.from_numpy(sequence.labels)
-        # Padding is a document of its own, with positions from 0: sdpa's mask keeps it apart from real
-        # tokens.
-        position_ids[row, end:] = torch.arange(longest - end)
-    return make_batch(input_ids, position_ids, labels, num_tokens, device)
+    for number, row in enumerate(rows):
+        end = sum(lengths[number])
+        input_ids[number, :end] = _concatenate(row, "input_ids")
+        position_ids[number, :end] = _concatenate(row, "position_ids")
+        labels[number, :end] = _concatenate(row, "labels")
+        # Its positions begin at 0: sdpa's mask keeps it apart from real tokens.
+        position_ids[number, end:] = torch.arange(width - end)
+        if end < width:
+            lengths[number].append(width - end)
+    documents = lengths[0] if varlen else None
+    return make_batch(input_ids, position_ids, labels, num_tokens, device, documents)
 
 
 def _concatenate(sequences: Sequence[PackedSequence], column: _Column) -> Tensor:
-    """A column of all sequences in one row, shape (1, tokens)."""
-    return torch.cat([torch.from_numpy(getattr(sequence, column)) for sequence in sequences])[None]
+    """A column of all sequences in one row, shape (tokens,)."""
+    return torch.cat([torch.from_numpy(getattr(sequence, column)) for sequence in sequences])

@@ -9,6 +9,9 @@ from safe_r1.config import TrackerName
 from safe_r1.models.registry import States
 from safe_r1.settings import Settings
 
+Fp8Recipe = Literal["rowwise", "tensorwise"]
+"""How the factors of an FP8 product are scaled: row by row, or as a whole."""
+
 
 class PackConfig(Settings):
     """Sequence packing."""
@@ -62,7 +65,7 @@ class ParallelConfig(Settings):
     )
     compile: bool = Field(
         default=False,
-        description="compile each layer with torch.compile; the first steps then take minutes longer",
+        description="compile layers and loss with torch.compile; the first steps then take minutes longer",
     )
     defer_gradient_reduction: bool = Field(
         default=False,
@@ -175,6 +178,11 @@ class FinetuneConfig(Settings):
     )
     dtype: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="compute data type; auto: bf16 on GPU, fp32 on CPU"
+    )
+    fp8: Fp8Recipe | None = Field(
+        default=None,
+        description="matrix products of the layers in FP8, with a scale for each row, or faster and less "
+        "exact for each matrix (tensorwise); best with parallel.compile; None: as dtype",
     )
     epochs: int = Field(default=2, ge=1, description="passes over the corpus")
     max_steps: int | None = Field(

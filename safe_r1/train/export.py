@@ -25,9 +25,9 @@ from safe_r1.train.export_weights import ExportSpec, WeightFiles, WrittenFile
 from safe_r1.train.spread import RunAll, run_here
 
 _INDEX_FILE = "model.safetensors.index.json"
-# Bytes for each byte of a file: as it is read, and as experts that were one tensor are split; with an object
-# store also as it is sent. And those of the process, with torch and transformers.
-_MEMORY_PER_BYTE = 3
+# Bytes for each byte of a file: as it is read, and as experts that were one tensor are split. And those of
+# the process, with torch and transformers.
+_MEMORY_PER_BYTE = 2
 _PROCESS_BYTES = 2**30
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -21,16 +21,19 @@ from upath import UPath
 from safe_r1.errors import ModelError, StorageError
 from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import Variant
-from safe_r1.runs import is_local, write_bytes, writing
+from safe_r1.runs import is_local, writing
 from safe_r1.train.checkpoint_storage import open_reader
 from safe_r1.train.config import LoraConfig
 from safe_r1.train.lora import base_layer_name, delta_weight
+from safe_r1.train.weight_stream import write_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Routers compare scores that differ only in the last bits.
 _KEPT_IN_FP32 = ("e_score_correction_bias",)
+# What transformers asks of a file.
+_METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -144,17 +147,15 @@ class WeightFiles:
         if is_local(path):
             try:
                 with writing(path) as temporary:
-                    save_file(tensors, temporary, metadata={"format": "pt"})
+                    save_file(tensors, temporary, metadata=_METADATA)
                     with open(temporary, "rb") as stream:
-                        digest = hashlib.file_digest(stream, "sha256")
+                        digest = hashlib.file_digest(stream, "sha256").hexdigest()
             except SafetensorError as error:
                 raise StorageError(f"cannot write {path}: {error}; free disk space") from None
         else:
-            content = save(tensors, metadata={"format": "pt"})
-            digest = hashlib.sha256(content)
-            write_bytes(path, content)
+            digest = write_blocks(path, tensors, _METADATA)
         sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
-        return WrittenFile(file, sizes, digest.hexdigest())
+        return WrittenFile(file, sizes, digest)
 
     def _read(self, names: list[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """Trained weights, with their adapters merged if they have some."""

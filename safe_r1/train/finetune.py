@@ -22,7 +22,6 @@ from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData, prepare_data, read_corpus
 from safe_r1.train.history import FAILURE_FILE
 from safe_r1.train.job import TrainJob, absolute, make_job, make_spec
-from safe_r1.train.loop import TrainSpec
 from safe_r1.train.publish import TrainResult, export_model, extend, publish, read_finished
 from safe_r1.train.run import is_trained, make_fingerprint, open_run
 from safe_r1.train.selection import (
@@ -31,6 +30,7 @@ from safe_r1.train.selection import (
     ends_early,
     score_checkpoint,
 )
+from safe_r1.train.spec import TrainSpec
 
 notices = logging.getLogger(NOTICES)
 

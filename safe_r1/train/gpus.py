@@ -7,6 +7,8 @@ from safe_r1.errors import ConfigError
 
 # The CUDA context, NCCL buffers and allocator fragmentation take the rest of a GPU's memory.
 USABLE_SHARE = 0.92
+# FP8 matrix products came with compute capability 8.9. Source: the data sheets of L40S, H100 and B200.
+_WITH_FP8 = ("ada", "hopper", "blackwell")
 # Memory of a node of eight GPUs that the manifests of `cluster/` request for a worker.
 NODE_MEMORY_GIB = 900.0
 
@@ -36,6 +38,11 @@ class Gpu:
     link_gb_s: float = 450.0
     network_gb_s: float = 50.0
     node_memory_gib: float = NODE_MEMORY_GIB
+
+    @property
+    def fp8_tflops(self) -> float:
+        """Peak dense FP8 matrix throughput in TFLOP/s: twice that of bf16; 0 without such kernels."""
+        return 2 * self.tflops if self.generation in _WITH_FP8 else 0.0
 
     @property
     def usable_gib(self) -> float:

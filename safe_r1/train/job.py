@@ -15,13 +15,14 @@ from safe_r1.runs import RunFolder
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData
+from safe_r1.train.fp8_layers import check_fp8
 from safe_r1.train.gpus import Gpu, get_gpu
-from safe_r1.train.loop import TrainSpec
 from safe_r1.train.model import ModelSpec
 from safe_r1.train.parallel import resolve_dims
 from safe_r1.train.plan import DEFAULT_GPU, keep_rows_that_fit, make_plan
 from safe_r1.train.plan_check import check_plan
 from safe_r1.train.sampler import num_steps
+from safe_r1.train.spec import TrainSpec
 from safe_r1.train.train_plan import TrainPlan
 
 
@@ -81,6 +82,8 @@ def make_job(config: FinetuneConfig, cluster: Cluster) -> TrainJob:
             "--num-workers (see `safe-r1 plan`), or --set device=gpu if the cluster adds GPU nodes on demand"
         )
     make = functools.partial(_make_plan, config, variant, architecture, device, cluster)
+    if config.fp8:
+        check_fp8(config, make(minimum).layout, _uses_bf16(config, device))
     if minimum != maximum and make(maximum).layout.tp_size > 1:
         raise ConfigError(
             f"num_workers {config.num_workers}: elastic training needs parallel.tp_size=1; give one number"
@@ -130,6 +133,7 @@ def _make_plan(
         logits_budget_mib=parallel.logits_budget_mib,
         defer_gradient_reduction=parallel.defer_gradient_reduction,
         compiled=parallel.compile,
+        fp8=config.fp8,
         epochs=config.epochs,
         dtype_bytes=2 if _uses_bf16(config, device) else 4,
         stored_bytes=variant.bytes_per_param,
@@ -204,6 +208,7 @@ def make_spec(job: TrainJob, data: PreparedData) -> TrainSpec:
         job.plan.recompute_every,
         config.parallel.compile,
         layout.keep_routed_rows,
+        config.fp8,
     )
     mean_document = train["num_tokens"] / train["num_documents"]
     return TrainSpec(

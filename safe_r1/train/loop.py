@@ -19,16 +19,15 @@ import torch
 from upath import UPath
 
 from safe_r1.errors import SafeR1Error
-from safe_r1.models.registry import Layout, States
 from safe_r1.report.trackers import make_trackers
 from safe_r1.train.attention import VARLEN
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.checkpoint_files import scores_file
-from safe_r1.train.config import FinetuneConfig
+from safe_r1.train.fp8_layers import MULTIPLE
 from safe_r1.train.history import History, StepRecord, read_history
 from safe_r1.train.lora import add_adapters
-from safe_r1.train.model import ModelSpec, choose_attention, load_model
+from safe_r1.train.model import choose_attention, load_model
 from safe_r1.train.optim import learning_rate, make_optimizer
 from safe_r1.train.pack import Ints
 from safe_r1.train.packed import PackedReader
@@ -42,6 +41,7 @@ from safe_r1.train.parallel import (
 )
 from safe_r1.train.read_ahead import ReadAhead
 from safe_r1.train.sampler import batch_indices, rank_indices
+from safe_r1.train.spec import TrainSpec
 from safe_r1.train.step import StepResult, sum_over_workers, train_step, validation_sums
 
 # Steps whose median loss a new loss is compared with.
@@ -49,45 +49,6 @@ _RECENT_STEPS = 20
 
 Metrics = dict[str, int | float]
 """The numbers of one step, by name."""
-
-
-@dataclass(frozen=True)
-class TrainSpec:
-    """Everything that a worker needs; picklable.
-
-    Attributes:
-        config: The settings.
-        model: The model to load.
-        layout: The variant's layout, for parallel sizes that the settings leave open.
-        states: Data type of the optimizer's moments.
-        micro_batch_size: Sequences of a micro-batch.
-        device: ``cpu`` or ``cuda``.
-        data: Folder of the packed sequences.
-        folder: Folder of the run.
-        num_steps: Optimizer steps of the whole run.
-        flops_per_token: FLOPs of forward and backward.
-        peak_flops: Peak FLOP/s of one worker's device; None if unknown.
-        stop_after: A step after which the workers end with a checkpoint, though the run goes on; None if they
-            train to its end.
-    """
-
-    config: FinetuneConfig
-    model: ModelSpec
-    layout: Layout | None
-    states: States
-    micro_batch_size: int
-    device: str
-    data: str
-    folder: str
-    num_steps: int
-    flops_per_token: float
-    peak_flops: float | None
-    stop_after: int | None = None
-
-    @property
-    def last_step(self) -> int:
-        """The step with which the workers end."""
-        return min(self.num_steps, self.stop_after or self.num_steps)
 
 
 @dataclass
@@ -277,7 +238,8 @@ class Trainer:
         rank = dp_rank(self.dims, self.rank)
         micro_batches = rank_indices(indices, rank, self.dims.dp, self.spec.micro_batch_size)
         varlen = self.attention.name == VARLEN
-        return [collate(data.read(indices), self.spec.device, varlen) for indices in micro_batches]
+        multiple = MULTIPLE if self.spec.model.fp8 else 1
+        return [collate(data.read(indices), self.spec.device, varlen, multiple) for indices in micro_batches]
 
     def _row_ids(self, step: int) -> list[str]:
         sequences = self.data.read(self._batch_indices(step))

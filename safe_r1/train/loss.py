@@ -1,7 +1,6 @@
 """Next-token cross entropy, summed over label tokens, with a limit on the memory of the logits."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch.autograd.function import once_differentiable
 from safe_r1.train.memory import BYTES_PER_LOGIT
 from safe_r1.train.packed import IGNORE_INDEX
 
-FusedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Loss of (output weight, hidden states, labels)."""
+ChunkLoss = Callable[[Tensor, Tensor, Tensor, torch.dtype], tuple[Tensor, Tensor]]
+"""Loss and gradient of the logits, of (hidden states, weight, labels, data type of sums)."""
 
 
 def shift_labels(labels: Tensor) -> Tensor:
@@ -22,7 +21,9 @@ def shift_labels(labels: Tensor) -> Tensor:
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
 
 
-def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, budget_mib: int) -> Tensor:
+def summed_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, budget_mib: int, compiled: bool = False
+) -> Tensor:
     """Sum of -log p(label) over all label tokens, as an fp32 number.
 
     Logits are computed in chunks of positions, in the data type of the hidden states; softmax, loss and the
@@ -34,14 +35,14 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, budget_
         weight: Of the output layer, shape (vocabulary, hidden).
         labels: Shape (labels,).
         budget_mib: Memory limit of the logits in MiB.
+        compiled: Fuse the operations on the logits of a chunk by ``torch.compile``.
     """
     if not len(labels):
         # A zero that depends on both inputs: every worker must take part in the gradient reductions.
         return (hidden.sum() + weight.flatten()[:1].sum()).float() * 0
-    if hidden.is_cuda and (fused := _liger_loss()):
-        return fused(weight.to(hidden.dtype), hidden, labels)
     chunk_size = max(1, (budget_mib << 20) // (weight.shape[0] * BYTES_PER_LOGIT))
-    loss = _ChunkedCrossEntropy.apply(hidden, weight, labels, chunk_size, torch.is_grad_enabled())
+    of_chunk = _compiled() if compiled else _loss_and_gradient
+    loss = _ChunkedCrossEntropy.apply(hidden, weight, labels, chunk_size, torch.is_grad_enabled(), of_chunk)
     assert isinstance(loss, Tensor)
     return loss
 
@@ -54,7 +55,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_size: int, with_gradients: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        chunk_size: int,
+        with_gradients: bool,
+        of_chunk: ChunkLoss,
     ) -> Tensor:
         for_hidden, for_weight = (with_gradients and needed for needed in ctx.needs_input_grad[:2])
         sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -65,7 +72,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight = weight.to(hidden.dtype)
         for start in range(0, len(labels), chunk_size):
             rows = slice(start, start + chunk_size)
-            chunk_loss, logits_grad = _loss_and_gradient(hidden[rows], weight, labels[rows], sum_dtype)
+            chunk_loss, logits_grad = of_chunk(hidden[rows], weight, labels[rows], sum_dtype)
             loss += chunk_loss
             if hidden_grad is not None:
                 torch.mm(logits_grad, weight, out=hidden_grad[rows])
@@ -83,7 +90,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         [scale] = grad_outputs
         # In place: autograd frees both behind this call.
         gradients = [grad if grad is None else grad.mul_(scale) for grad in (hidden_grad, weight_grad)]
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
+
+
+@functools.cache
+def _compiled() -> ChunkLoss:
+    # The last chunk of a micro-batch has another number of rows each time.
+    return torch.compile(_loss_and_gradient, dynamic=True)
 
 
 def _loss_and_gradient(
@@ -109,20 +122,3 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
     else:
         total += left @ right
-
-
-@functools.cache
-def _liger_loss() -> FusedLoss | None:
-    """Liger's fused linear cross entropy; None if it is not installed, or sums gradients in bf16 only.
-
-    It asks the GPU for the number of labels, so that the host waits once for each micro-batch.
-    """
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    if "accum_dtype" not in inspect.signature(LigerFusedLinearCrossEntropyLoss).parameters:
-        return None
-    return LigerFusedLinearCrossEntropyLoss(
-        ignore_index=IGNORE_INDEX, reduction="sum", accum_dtype=torch.float32
-    )

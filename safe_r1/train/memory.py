@@ -10,11 +10,13 @@ Source: what transformers' layers save for backward and what FSDP2 allocates, me
 
 import math
 from dataclasses import astuple, dataclass
+from functools import cached_property
 
 from safe_r1.models.registry import Layout, States
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import get_gpu
-from safe_r1.train.parallel import spans_nodes
+from safe_r1.train.shards import Shards
+from safe_r1.train.shards import layer_params_per_rank as layer_params_per_rank
+from safe_r1.train.shards import nodes_per_token as nodes_per_token
 
 GIB = 2**30
 
@@ -42,19 +44,6 @@ def moment_bytes_on_disk(states: States, architecture: Architecture) -> float:
     widths += [architecture.experts.intermediate_size] if architecture.experts else []
     is_decoded = states == "8bit" and any(width % QUANTIZATION_BLOCK for width in widths)
     return MOMENT_BYTES["fp32"] if is_decoded else MOMENT_BYTES_ON_DISK[states]
-
-
-def nodes_per_token(model: Architecture, layout: Layout, per_node: int) -> float:
-    """Nodes to which a routed token is sent; 0 where the experts of a layer are on one node.
-
-    Args:
-        model: Dimensions of the model.
-        layout: Sharding.
-        per_node: GPUs of one node.
-    """
-    if model.experts is None or not spans_nodes(layout.ep_size, layout.tp_size, per_node):
-        return 0.0
-    return model.experts.nodes_per_token(layout.ep_size // per_node)
 
 
 @dataclass(frozen=True)
@@ -88,14 +77,6 @@ class MemoryParts:
         return sum(astuple(self))
 
 
-def layer_params_per_rank(model: Architecture, layout: Layout, with_experts: bool) -> float:
-    """Parameters of one layer on one tensor-parallel rank, without routed experts."""
-    split = model.mlp_params(model.shared_expert_size if with_experts else model.intermediate_size)
-    # transformers' tensor-parallel plan replicates latent attention.
-    split += 0 if model.latent else model.attention_params
-    return model.layer_params(with_experts) - split + split / layout.tp_size
-
-
 @dataclass(frozen=True)
 class MemoryModel:
     """Estimated memory of one GPU of a layout, or of one CPU worker (``dtype_bytes=4``).
@@ -126,26 +107,15 @@ class MemoryModel:
         """Tokens of one micro-batch of a GPU."""
         return self.seq_len * self.layout.micro_batch_size
 
+    @cached_property
+    def shards(self) -> Shards:
+        """Parameters of the model by the GPU that holds them."""
+        return Shards(self.architecture, self.layout)
+
     @property
     def params(self) -> float:
         """Number of parameters whose states one GPU holds."""
-        model = self.architecture
-        layout = self.layout
-        dense = self._outside_layers + sum(
-            num * self._layer_params(kind) for kind, num in self._layers.items()
-        )
-        if model.experts is None:
-            return dense / layout.fsdp_size
-        # FSDP and expert parallelism assign whole experts to a GPU; only pure tensor parallelism splits them.
-        if layout.ep_size == 1:
-            shards = layout.fsdp_size
-            splits = layout.tp_size
-        else:
-            shards = layout.fsdp_size * layout.tp_size
-            splits = 1
-        experts_per_gpu = math.ceil(model.experts.num / shards)
-        experts = model.num_expert_layers * experts_per_gpu * model.expert_params / splits
-        return dense / layout.fsdp_size + experts
+        return self.shards.params
 
     @property
     def state_gib(self) -> tuple[float, float, float]:
@@ -170,8 +140,8 @@ class MemoryModel:
         # held at once again.
         recomputes_last = (self.architecture.num_layers - 1) % self.recompute_every == 0
         recomputes = self.activation_checkpointing and recomputes_last
-        recomputed = max(map(self._layer_activations, self._layers)) if recomputes else 0.0
-        work = recomputed + max(map(self._layer_temporaries, self._layers))
+        recomputed = max(map(self._layer_activations, self.shards.layers)) if recomputes else 0.0
+        work = recomputed + max(map(self._layer_temporaries, self.shards.layers))
         # On CPU, sdpa needs an explicit mask for a packed sequence: a boolean one (1 byte) and a float one
         # (4).
         mask = 5 * self.tokens * self.seq_len if self.dtype_bytes == 4 else 0
@@ -182,24 +152,6 @@ class MemoryModel:
         states = (0.0, 0.0, 0.0) if self.layout.cpu_offload else self.state_gib
         gathered += self._deferred_gradients
         return MemoryParts(*states, activations / GIB, logits / GIB, gathered / GIB)
-
-    @property
-    def _layers(self) -> dict[bool, int]:
-        """Number of layers without (False) and with (True) routed experts, where there are any."""
-        with_experts = self.architecture.num_expert_layers
-        numbers = {False: self.architecture.num_layers - with_experts, True: with_experts}
-        return {kind: num for kind, num in numbers.items() if num}
-
-    @property
-    def _outside_layers(self) -> float:
-        """Parameters of embedding, output layer and final norm on one tensor-parallel rank.
-
-        Tensor parallelism splits none but an embedding that the output layer does not share.
-        """
-        model = self.architecture
-        layers = sum(num * model.layer_params(kind) for kind, num in self._layers.items())
-        split = 0.0 if model.tied else model.embedding_params * (1 - 1 / self.layout.tp_size)
-        return model.dense_params - layers - split
 
     @property
     def _is_unsharded(self) -> bool:
@@ -223,7 +175,9 @@ class MemoryModel:
     def _saved_activations(self) -> float:
         """Bytes kept for the backward pass: every layer's input, or without checkpointing all it saves."""
         model = self.architecture
-        whole = self.tokens * sum(num * self._layer_activations(kind) for kind, num in self._layers.items())
+        whole = self.tokens * sum(
+            num * self._layer_activations(kind) for kind, num in self.shards.layers.items()
+        )
         if not self.activation_checkpointing:
             return whole
         recomputed = math.ceil(model.num_layers / self.recompute_every)
@@ -235,16 +189,12 @@ class MemoryModel:
         )
 
     @property
-    def _nodes_per_token(self) -> float:
-        return nodes_per_token(self.architecture, self.layout, get_gpu(self.layout.gpu).per_node)
-
-    @property
     def _kept_rows(self) -> float:
         """Bytes of the tokens that came to experts and that all layers keep."""
         if not self.layout.keep_routed_rows:
             return 0.0
         model = self.architecture
-        rows = self.tokens * self._nodes_per_token
+        rows = self.tokens * self.shards.nodes_per_token
         return model.num_expert_layers * rows * model.hidden_size * self.dtype_bytes
 
     def _layer_activations(self, with_experts: bool) -> float:
@@ -274,7 +224,7 @@ class MemoryModel:
         model = self.architecture
         if with_experts:
             # What a node's experts make of a token is summed in fp32.
-            sums = 4 * self._nodes_per_token
+            sums = 4 * self.shards.nodes_per_token
             return (self.dtype_bytes * 3 * self._expert_rows + sums) * model.hidden_size
         return self.dtype_bytes * 2 * (model.intermediate_size / self.layout.tp_size + model.hidden_size)
 
@@ -283,9 +233,6 @@ class MemoryModel:
         """Routed-expert rows per token, on the busiest GPU."""
         experts = self.architecture.experts
         return EXPERT_IMBALANCE * experts.per_token / self.layout.tp_size if experts else 0.0
-
-    def _layer_params(self, with_experts: bool) -> float:
-        return layer_params_per_rank(self.architecture, self.layout, with_experts)
 
     @property
     def _unsharded_at_loss(self) -> float:
@@ -311,13 +258,13 @@ class MemoryModel:
         """Bytes of one layer's weights, the prefetched layer's weights, the gradients and their reduction."""
         model = self.architecture
         width = self.dtype_bytes
-        layer = max(map(self._unsharded_layer_params, self._layers))
+        layer = max(map(self.shards.unsharded_layer_params, self.shards.layers))
         if self._is_unsharded:
             mlp_gradient = model.hidden_size * model.intermediate_size * GRADIENT_BYTES
             tied = model.tied * model.embedding_params * GRADIENT_BYTES
             return (layer * 2 * width if width == 2 else mlp_gradient) + tied
         # Experts with a mesh of their own are a unit of their own, of which none is prefetched.
-        experts = self._unsharded_expert_params
+        experts = self.shards.unsharded_expert_params
         # The buffer of gradients that are reduced is freed when the next unit is reduced: the last layer,
         # which runs backward first, has that of the output layer beside it. Its activations are the most
         # while the experts' gradients are only those of their down projections, a third.
@@ -340,21 +287,7 @@ class MemoryModel:
         """Bytes that unsharded fp32 gradients take more than shards, until the last micro-batch."""
         if not self.defer_gradient_reduction or self._is_unsharded:
             return 0.0
-        layers = sum(num * self._unsharded_layer_params(kind) for kind, num in self._layers.items())
-        return GRADIENT_BYTES * (self._outside_layers + layers - self.params)
-
-    def _unsharded_layer_params(self, with_experts: bool) -> float:
-        """Parameters of one layer after FSDP's all-gather, without experts that are a unit of their own."""
-        params = self._layer_params(with_experts)
-        experts = self.architecture.experts
-        if not (with_experts and experts) or self.layout.ep_size > 1:
-            return params
-        return params + experts.num * self.architecture.expert_params / self.layout.tp_size
-
-    @property
-    def _unsharded_expert_params(self) -> float:
-        """Parameters of a layer's experts on one expert-parallel rank after FSDP's all-gather."""
-        experts = self.architecture.experts
-        if not experts or self.layout.ep_size == 1:
-            return 0.0
-        return experts.num * self.architecture.expert_params / self.layout.ep_size
+        layers = sum(
+            num * self.shards.unsharded_layer_params(kind) for kind, num in self.shards.layers.items()
+        )
+        return GRADIENT_BYTES * (self.shards.outside_layers + layers - self.params)

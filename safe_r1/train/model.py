@@ -17,7 +17,9 @@ from safe_r1.errors import ModelError
 from safe_r1.models.fetch import loadable
 from safe_r1.train.architecture import from_config
 from safe_r1.train.attention import AttentionChoice, Precision, head_sizes, select_attention
+from safe_r1.train.config import Fp8Recipe
 from safe_r1.train.fp8 import open_dequantized
+from safe_r1.train.fp8_layers import use_fp8
 from safe_r1.train.loading import check_loaded
 from safe_r1.train.loss import summed_cross_entropy
 from safe_r1.train.parallel import ParallelDims, local_world_size, spans_nodes
@@ -38,9 +40,10 @@ class ModelSpec:
         activation_checkpointing: Recompute each layer in the backward pass.
         logits_budget_mib: Memory limit of the logits in MiB.
         trust_remote_code: Run code from the model's repository.
-        compile_layers: Compile the forward pass of each layer.
+        compile_layers: Compile the forward pass of each layer, and the loss.
         recompute_every: With ``activation_checkpointing``: recompute every so many layers one.
         keep_routed_rows: Keep tokens that experts have received from other nodes for the backward pass.
+        fp8: Compute the layers' matrix products in FP8, scaled in this way.
     """
 
     source: str
@@ -53,6 +56,7 @@ class ModelSpec:
     recompute_every: int = 1
     compile_layers: bool = False
     keep_routed_rows: bool = False
+    fp8: Fp8Recipe | None = None
 
 
 def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedModel":
@@ -135,6 +139,8 @@ def prepare_model(
             checkpointing["context_fn"] = keep_routed_rows(dims.ep)
     if spec.activation_checkpointing:
         model.activation_checkpointing_enable(checkpointing, every_n_layers=spec.recompute_every)
+    if spec.fp8:
+        use_fp8(model, spec.fp8, device)
     if spec.compile_layers:
         _compile_layers(model)
     # from_pretrained gives a model in evaluation mode.
@@ -142,7 +148,10 @@ def prepare_model(
     autocast = precision_of(spec, dims) == "autocast"
     _set_forward(model, functools.partial(_forward_loss, model, autocast=autocast, device=device))
     head = _output_layer(model)
-    _set_forward(head, functools.partial(_head_loss, head, budget_mib=spec.logits_budget_mib))
+    compute_loss = functools.partial(
+        _head_loss, head, budget_mib=spec.logits_budget_mib, compiled=spec.compile_layers
+    )
+    _set_forward(head, compute_loss)
     return model
 
 
@@ -278,9 +287,9 @@ def _forward_loss(
     return _output_layer(model)(hidden.bfloat16() if autocast else hidden, labels)
 
 
-def _head_loss(head: nn.Linear, hidden: Tensor, labels: Tensor, *, budget_mib: int) -> Tensor:
+def _head_loss(head: nn.Linear, hidden: Tensor, labels: Tensor, *, budget_mib: int, compiled: bool) -> Tensor:
     """The output layer's forward in training.
 
     The loss is computed inside the layer's own forward, where FSDP has its weights gathered.
     """
-    return summed_cross_entropy(hidden, head.weight, labels, budget_mib)
+    return summed_cross_entropy(hidden, head.weight, labels, budget_mib, compiled)

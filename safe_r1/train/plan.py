@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from safe_r1.models.registry import Layout, Variant
 from safe_r1.train.architecture import Architecture, get_architecture
-from safe_r1.train.config import FinetuneConfig
+from safe_r1.train.config import FinetuneConfig, Fp8Recipe
 from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.parallel import spans_nodes
 from safe_r1.train.train_plan import TrainPlan
@@ -41,6 +41,7 @@ def make_plan(
     recompute_every: int | None = _DEFAULTS.parallel.recompute_every,
     defer_gradient_reduction: bool = _DEFAULTS.parallel.defer_gradient_reduction,
     compiled: bool = _DEFAULTS.parallel.compile,
+    fp8: Fp8Recipe | None = _DEFAULTS.fp8,
 ) -> TrainPlan:
     """The plan of a run, which is not validated yet; see ``check_plan``.
 
@@ -61,6 +62,7 @@ def make_plan(
         recompute_every: See ``TrainPlan``; None: as ``with_least_recomputation`` chooses.
         defer_gradient_reduction: See ``TrainPlan``.
         compiled: See ``TrainPlan``.
+        fp8: See ``TrainPlan``.
 
     Raises:
         ConfigError: The layout's GPU is unknown.
@@ -83,6 +85,7 @@ def make_plan(
         recompute_every or 1,
         defer_gradient_reduction,
         compiled,
+        fp8,
     )
     return plan if recompute_every else with_least_recomputation(plan)
 

@@ -26,8 +26,8 @@ from safe_r1.train.checkpoint_files import (
 from safe_r1.train.data import PreparedData
 from safe_r1.train.history import StepRecord, read_history
 from safe_r1.train.job import TrainJob
-from safe_r1.train.loop import TrainSpec
 from safe_r1.train.run import Fingerprint, find_damage_on_cluster
+from safe_r1.train.spec import TrainSpec
 from safe_r1.train.spread import run_on_cluster
 
 

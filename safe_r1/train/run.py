@@ -20,7 +20,7 @@ from safe_r1.train.checkpoint_files import (
 )
 from safe_r1.train.data import read_corpus
 from safe_r1.train.job import TrainJob
-from safe_r1.train.loop import TrainSpec
+from safe_r1.train.spec import TrainSpec
 from safe_r1.train.spread import run_on_cluster
 
 # Settings that may change when a run is resumed: they affect how it is computed, not its result. Of corpus
@@ -51,7 +51,10 @@ Fingerprint = dict[str, Any]
 
 def make_fingerprint(job: TrainJob) -> Fingerprint:
     """Everything that could change the result of the run."""
-    settings = job.config.model_dump(mode="json", exclude=_MUTABLE_SETTINGS | _LENGTH_SETTINGS)
+    # A run of an earlier release says nothing of FP8.
+    unset = {"fp8"} if job.config.fp8 is None else set()
+    excluded = _MUTABLE_SETTINGS | _LENGTH_SETTINGS | unset
+    settings = job.config.model_dump(mode="json", exclude=excluded)
     return {
         "length": job.config.model_dump(include=_LENGTH_SETTINGS),
         "settings": settings | {"states": job.plan.layout.states, "dtype_bytes": job.plan.dtype_bytes},

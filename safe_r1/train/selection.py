@@ -14,7 +14,7 @@ from safe_r1.runs import remove
 from safe_r1.train.checkpoint_files import STATE_FILE, checkpoint_path, read_scores, scores_file
 from safe_r1.train.config import FinetuneConfig, SafetyCheckConfig
 from safe_r1.train.job import TrainJob
-from safe_r1.train.loop import TrainSpec
+from safe_r1.train.spec import TrainSpec
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Model and optimizer state in the form that torch's distributed checkpoints can store and reshard.
 
-Most tensors are stored as they are, and loaded in place: nothing is copied. Two kinds need conversion, which
-is done tensor by tensor. Interleaved shards of tensor parallelism are redistributed, as a checkpoint knows
-contiguous shards only. 8-bit moments, whose quantization blocks belong to a shard, are stored as codes and
-scales where the blocks do not cross the rows of the tensor, for then they are the same on any number of
-workers; other ones are stored as fp32.
+Tensors are stored as they are, and loaded in place: nothing is copied. An interleaved shard of tensor
+parallelism is stored as the slices of the whole tensor that it consists of (``interleaved``). Only 8-bit
+moments, whose quantization blocks belong to a shard, may need conversion: they are stored as codes and scales
+where the blocks do not cross the rows of the tensor, for then they are the same on any number of workers;
+other ones are stored as fp32, and converted one by one.
 """
 
 import functools
@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
+from safe_r1.train.interleaved import InterleavedDTensor, global_indices, is_interleaved, sharded_dim
 from safe_r1.train.optim import is_quantized
 
 Tensors = dict[str, Tensor]
@@ -69,18 +68,18 @@ def has_row_blocks(value: Tensor) -> bool:
         return False
     width = value.shape[-1]
     if isinstance(value, DTensor):
-        if _is_interleaved(value):
+        if is_interleaved(value):
             return False
         width /= math.prod(
             value.device_mesh.size(dim)
             for dim, placement in enumerate(value.placements)
-            if _dim_of(placement) == value.ndim - 1
+            if sharded_dim(placement) == value.ndim - 1
         )
     return width % local.block_size == 0
 
 
 def saved_tensors(tensors: Tensors, coded: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors to save, converted one by one where that is needed.
+    """The tensors to save, which share storage with these.
 
     Args:
         tensors: All tensors of model and optimizer.
@@ -89,11 +88,9 @@ def saved_tensors(tensors: Tensors, coded: Collection[str]) -> Iterator[tuple[st
     for name, value in tensors.items():
         if name in coded:
             yield from _parts_of(name, value).items()
-        elif isinstance(value, DTensor) and _is_interleaved(value):
-            yield name, _redistribute(with_sharding_of(value, dequantize(local_part(value))))
         else:
             # Where it is an 8-bit moment, it is dequantized when it is written.
-            yield name, value
+            yield name, with_sharding_of(value, local_part(value)) if is_interleaved(value) else value
 
 
 @torch.no_grad()
@@ -121,17 +118,12 @@ def with_sharding_of(value: Tensor, local: Tensor, width: int | None = None) -> 
     """
     if not isinstance(value, DTensor):
         return local
-    return _distributed(value, local, value.placements, width)
-
-
-def _distributed(
-    like: DTensor, local: Tensor, placements: tuple[Placement, ...], width: int | None = None
-) -> DTensor:
-    shape = like.shape if width is None else torch.Size([*like.shape[:-1], width])
+    shape = value.shape if width is None else torch.Size([*value.shape[:-1], width])
     meta = TensorMeta(shape, torch.empty(shape, device="meta").stride(), local.dtype)
     # Unlike `DTensor.from_local`, the constructor leaves the shard on its device.
-    spec = DTensorSpec(like.device_mesh, placements, tensor_meta=meta)
-    return DTensor(local, spec, requires_grad=False)
+    spec = DTensorSpec(value.device_mesh, tuple(value.placements), tensor_meta=meta)
+    kind = InterleavedDTensor if is_interleaved(value) else DTensor
+    return kind(local, spec, requires_grad=False)
 
 
 def _parts_of(name: str, value: Tensor) -> Tensors:
@@ -164,21 +156,17 @@ def to_load(tensors: Tensors, saved: Mapping[str, object]) -> tuple[Tensors, lis
             read = _codes_to_read(name, value, saved)
             content |= read
             finish.append(functools.partial(_assign_codes, name, value, read))
-        elif is_quantized(local) or (isinstance(value, DTensor) and _is_interleaved(value)):
-            content[name] = _empty_like(value, torch.float32 if is_quantized(local) else value.dtype)
+        elif is_quantized(local):
+            content[name] = _empty_like(value, torch.float32)
             finish.append(functools.partial(_assign, value, content[name]))
         else:
-            content[name] = value
+            content[name] = with_sharding_of(value, local) if is_interleaved(value) else value
     return content, finish
 
 
 def _empty_like(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor in host memory with the contiguous sharding of a tensor."""
-    if not isinstance(value, DTensor):
-        return torch.empty(value.shape, dtype=dtype)
-    placements = _contiguous(value)
-    shape, _ = compute_local_shape_and_global_offset(value.shape, value.device_mesh, placements)
-    return _distributed(value, torch.empty(shape, dtype=dtype), placements)
+    """A tensor in host memory with the sharding of a tensor."""
+    return with_sharding_of(value, torch.empty(local_part(value).shape, dtype=dtype))
 
 
 def _codes_to_read(name: str, value: Tensor, saved: Mapping[str, object]) -> Tensors:
@@ -195,76 +183,20 @@ def _assign_codes(name: str, value: Tensor, read: Tensors) -> None:
     """Overwrite this worker's shard of a moment with what was read by ``_codes_to_read``."""
     codes = read[name + _CODES]
     scales = read[name + _SCALES]
-    offsets: tuple[int, ...] = (0,) * value.ndim
-    if isinstance(codes, DTensor):
-        _, offsets = compute_local_shape_and_global_offset(codes.shape, codes.device_mesh, codes.placements)
-    local = local_part(codes)
-    for dim, (offset, size) in enumerate(zip(offsets[:-1], local.shape[:-1], strict=True)):
-        scales = scales.narrow(dim, min(offset, scales.shape[dim] - size), size)
+    *rows, columns = global_indices(codes)
+    for dim, indices in enumerate(rows):
+        scales = scales.index_select(dim, indices)
     block_size = value.shape[-1] // scales.shape[-1]
-    columns = torch.arange(offsets[-1], offsets[-1] + local.shape[-1])
-    decoded = read[name + _TABLE][local.int()] * scales[..., columns // block_size]
+    decoded = read[name + _TABLE][local_part(codes).int()] * scales[..., columns // block_size]
     _assign(value, with_sharding_of(codes, decoded))
 
 
 @torch.no_grad()
 def _assign(value: Tensor, read: Tensor) -> None:
-    """Overwrite this worker's shard of a tensor with the same tensor in contiguous shards.
-
-    Args:
-        value: The tensor.
-        read: What was read for it; fp32 for an 8-bit moment, which is quantized again.
-    """
-    if isinstance(value, DTensor) and _is_interleaved(value):
-        device = value.device_mesh.device_type
-        on_device = _distributed(value, local_part(read).to(device), _contiguous(value))
-        read = on_device.redistribute(placements=value.placements)
+    """Overwrite this worker's shard of an 8-bit moment with what was read for it in fp32."""
     local = local_part(value)
     plain = local_part(read).to(local.device)
     local.copy_(_restore_block_scales(plain, local) if is_quantized(local) else plain)
-
-
-def _redistribute(value: Tensor) -> Tensor:
-    """A tensor with interleaved shards as one with contiguous ones; all workers of its mesh take part."""
-    assert isinstance(value, DTensor)
-    placements = _contiguous(value)
-    on_device = _distributed(value, local_part(value).to(value.device_mesh.device_type), value.placements)
-    return _distributed(value, local_part(on_device.redistribute(placements=placements)), placements)
-
-
-def _is_interleaved(value: DTensor) -> bool:
-    """True if a worker's shard is more than one slice of the tensor.
-
-    FSDP shards what tensor parallelism has sharded before, and torch calls that strided; but as each of them
-    takes one slice of one slice, it is one in the end. Not so the shards of matrices that are stacked, of
-    which tensor parallelism takes a slice each.
-    """
-    for dim, placement in enumerate(value.placements):
-        if isinstance(placement, _StridedShard):
-            sharded_before = math.prod(
-                value.device_mesh.size(later)
-                for later in range(dim + 1, value.device_mesh.ndim)
-                if isinstance(value.placements[later], Shard)
-                and _dim_of(value.placements[later]) == placement.dim
-            )
-            if sharded_before != placement.split_factor:
-                return True
-    return False
-
-
-def _contiguous(value: DTensor) -> tuple[Placement, ...]:
-    """The placements of a tensor, or where its shards are interleaved those that make them contiguous."""
-    if not _is_interleaved(value):
-        return tuple(value.placements)
-    return tuple(
-        Shard(placement.dim) if isinstance(placement, _StridedShard) else placement
-        for placement in value.placements
-    )
-
-
-def _dim_of(placement: Placement) -> int | None:
-    """The dimension that a placement shards; None if it shards none."""
-    return placement.dim if isinstance(placement, Shard | _StridedShard) else None
 
 
 def _restore_block_scales(values: Tensor, quantized: Any) -> Tensor:

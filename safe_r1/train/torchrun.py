@@ -15,10 +15,11 @@ from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData
 from safe_r1.train.finetune import check_disk_space, ignore_progress, prepare_job_data, raise_on_failure
 from safe_r1.train.job import TrainJob, make_job, make_spec
-from safe_r1.train.loop import Trainer, TrainSpec
+from safe_r1.train.loop import Trainer
 from safe_r1.train.parallel import COLLECTIVE_TIMEOUT
 from safe_r1.train.publish import publish
 from safe_r1.train.run import Fingerprint, make_fingerprint, open_run
+from safe_r1.train.spec import TrainSpec
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.config import SaveConfig
+from safe_r1.train.config import Fp8Recipe, SaveConfig
 from safe_r1.train.gpus import Gpu
 from safe_r1.train.memory import GIB, MemoryModel, MemoryParts, nodes_per_token
 from safe_r1.train.step_time import StepModel, StepParts, StepSettings
@@ -52,6 +52,7 @@ class TrainPlan:
         recompute_every: With ``activation_checkpointing``: one of so many layers is recomputed.
         defer_gradient_reduction: Reduce gradients once per step, not once per micro-batch.
         compiled: Each layer is compiled.
+        fp8: Matrix products of the layers in FP8, scaled in this way; those of routed experts in bf16.
     """
 
     architecture: Architecture
@@ -70,6 +71,7 @@ class TrainPlan:
     recompute_every: int = 1
     defer_gradient_reduction: bool = False
     compiled: bool = False
+    fp8: Fp8Recipe | None = None
 
     @property
     def memory_peaks(self) -> dict[str, MemoryParts]:
@@ -145,6 +147,7 @@ class TrainPlan:
         return StepSettings(
             recomputed=1 / self.recompute_every if self.activation_checkpointing else 0.0,
             compiled=self.compiled,
+            fp8=self.fp8,
             loss_is_recomputed=False,
             exchange=self._expert_exchange,
         )

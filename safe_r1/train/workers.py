@@ -21,7 +21,7 @@ from safe_r1.train.history import read_history
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-    from safe_r1.train.loop import TrainSpec
+    from safe_r1.train.spec import TrainSpec
 
 # Messages of gloo, NCCL and torch's TCPStore when the other end of a connection is gone; plain RuntimeErrors.
 _CONNECTION_LOST = re.compile(r"(?i)connection|timed? ?out|reset by peer|broken pipe|gloo|nccl")

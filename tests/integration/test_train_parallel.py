@@ -28,7 +28,8 @@ CASES: dict[int, dict[str, tuple[str, dict[str, int], dict[str, Any]]]] = {
     1: {f"{arch}-one": (arch, {}, {}) for arch in ARCHITECTURES}
     | {f"{arch}-big": (arch, {}, {"micro": 4}) for arch in ARCHITECTURES}
     | {"qwen2-bf16": ("qwen2", {}, {"states": "bf16"}), "qwen2-8bit": ("qwen2", {}, {"states": "8bit"})}
-    | {"deepseek_v3-fp8": ("deepseek_v3-fp8", {}, {})},
+    | {"deepseek_v3-fp8": ("deepseek_v3-fp8", {}, {})}
+    | {f"{arch}-layers8": (arch, {}, {"fp8": "rowwise"}) for arch in ("qwen2", "deepseek_v3")},
     2: {f"{arch}-fsdp2": (arch, {"fsdp": 2}, {}) for arch in ARCHITECTURES}
     | {f"{arch}-tp2": (arch, {"tp": 2}, {}) for arch in DENSE}
     | {
@@ -38,6 +39,8 @@ CASES: dict[int, dict[str, tuple[str, dict[str, int], dict[str, Any]]]] = {
         "llama-recompute2": ("llama", {"fsdp": 2}, {"recompute_every": 2}),
         "deepseek_v3-fp8-ep22": ("deepseek_v3-fp8", {"fsdp": 2, "ep": 2}, {}),
         "qwen2-8bit-fsdp2": ("qwen2", {"fsdp": 2}, {"states": "8bit", "save_after": 2}),
+        "qwen2-layers8-fsdp2": ("qwen2", {"fsdp": 2}, {"fp8": "rowwise", "save_after": 2}),
+        "deepseek_v3-layers8-ep22": ("deepseek_v3", {"fsdp": 2, "ep": 2}, {"fp8": "rowwise"}),
     },
     4: {f"{arch}-fsdp4": (arch, {"fsdp": 4}, {}) for arch in ARCHITECTURES}
     | {f"{arch}-fsdp2-tp2": (arch, {"fsdp": 2, "tp": 2}, {"save_after": 2}) for arch in DENSE}
@@ -59,6 +62,7 @@ CASES: dict[int, dict[str, tuple[str, dict[str, int], dict[str, Any]]]] = {
 RESUMED: dict[int, dict[str, tuple[str, dict[str, int], str]]] = {
     2: {
         "qwen2-8bit-resumed": ("qwen2", {"fsdp": 2}, "qwen2-8bit-fsdp2"),
+        "qwen2-layers8-resumed": ("qwen2", {"fsdp": 2}, "qwen2-layers8-fsdp2"),
         "qwen2-on-2": ("qwen2", {"fsdp": 2}, "qwen2-fsdp2-tp2"),
         "llama-on-2": ("llama", {"tp": 2}, "llama-fsdp2-tp2"),
         "deepseek_v3-on-2": ("deepseek_v3", {"fsdp": 2, "ep": 2}, "deepseek_v3-ep42"),
@@ -69,7 +73,7 @@ COMPARED = [
     name
     for world in (1, 2, 4)
     for name in CASES[world]
-    if not name.endswith("-one") and not {"bf16", "8bit"} & {*name.split("-")}
+    if not name.endswith("-one") and not {"bf16", "8bit", "layers8"} & {*name.split("-")}
 ]
 
 
@@ -104,7 +108,8 @@ def results(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
         for name, (arch, sizes, saved) in resumed.items():
             checkpoints = str(output / f"{saved}-checkpoints")
             cases[name] = Case(folder=folders[arch], sizes=sizes, checkpoints=checkpoints)
-            cases[name]["states"] = options[saved].get("states", "fp32")
+            kept = {key: value for key, value in options[saved].items() if key in ("states", "fp8")}
+            cases[name] = Case(**cases[name], **kept)
         runs.append((world, cases))
     command = [sys.executable, "tests/integration/train_ranks.py", json.dumps(runs), str(output)]
     # torchao compiles its update once for every shape, minutes each on a CPU.
@@ -135,7 +140,7 @@ def test_equals_one_process(results: Path, name: str):
     compare(load(results, name), load(results, f"{arch}-one"), arch)
 
 
-@pytest.mark.parametrize("name", [name for cases in RESUMED.values() for name in cases if "8bit" not in name])
+@pytest.mark.parametrize("name", [name for cases in RESUMED.values() for name in cases if "-on-" in name])
 def test_saved_on_four_resumed_on_fewer(results: Path, name: str):
     arch = name.partition("-")[0]
     found = load(results, name)
@@ -169,6 +174,28 @@ def test_moments_in_8_bits_are_resumed_as_they_were(results: Path):
     found = load(results, "qwen2-8bit-resumed")
     assert found["start"] == 2
     compare(found, load(results, "qwen2-8bit-fsdp2"), "qwen2")
+
+
+@pytest.mark.parametrize("name", ["qwen2-layers8-fsdp2", "deepseek_v3-layers8-ep22"])
+def test_fp8_layers_on_two_workers_stay_near_one(results: Path, name: str):
+    """One worker rounds fp32 weights to FP8, several those that were rounded to bf16 and gathered."""
+    arch = name.partition("-")[0]
+    found = load(results, name)
+    alone, plain = load(results, f"{arch}-layers8"), load(results, f"{arch}-one")
+    losses = [loss for loss, _ in found["steps"]]
+    assert losses == pytest.approx([loss for loss, _ in alone["steps"]], rel=0.04)
+    assert losses == pytest.approx([loss for loss, _ in plain["steps"]], rel=0.04)
+    # The parameters of the first step are the same.
+    assert found["steps"][0][1] == pytest.approx(alone["steps"][0][1], rel=0.05)
+    assert {key: (value.shape, value.dtype) for key, value in found["state"].items()} == {
+        key: (value.shape, value.dtype) for key, value in plain["state"].items()
+    }
+
+
+def test_fp8_layers_are_resumed_as_they_were(results: Path):
+    found = load(results, "qwen2-layers8-resumed")
+    assert found["start"] == 2
+    compare(found, load(results, "qwen2-layers8-fsdp2"), "qwen2")
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

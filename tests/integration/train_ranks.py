@@ -20,7 +20,7 @@ from upath import UPath
 from safe_r1.models.registry import States
 from safe_r1.train.batches import Batch, make_batch
 from safe_r1.train.checkpoint import Checkpoints
-from safe_r1.train.config import OptimizerConfig
+from safe_r1.train.config import Fp8Recipe, OptimizerConfig
 from safe_r1.train.model import ModelSpec, load_model
 from safe_r1.train.optim import make_optimizer
 from safe_r1.train.packed import IGNORE_INDEX
@@ -38,6 +38,7 @@ PRELOADED = (
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     "torch.distributed.tensor.parallel",
+    "torchao.float8",
     "torchao.optim",
     *(f"transformers.models.{arch}.modeling_{arch}" for arch in ("qwen2", "llama", "deepseek_v3")),
 )
@@ -47,7 +48,8 @@ class Case(TypedDict):
     """One way to spread a model.
 
     With ``checkpoints``, it starts from the checkpoint in that folder; ``save_after`` is the step after which
-    it writes one there. ``per_node`` is the number of workers of a node, if there are several nodes.
+    it writes one there. ``per_node`` is the number of workers of a node, if there are several nodes. With
+    ``fp8`` all else is computed in bf16.
     """
 
     folder: str
@@ -60,6 +62,7 @@ class Case(TypedDict):
     checkpoints: NotRequired[str]
     per_node: NotRequired[int]
     keep_routed_rows: NotRequired[bool]
+    fp8: NotRequired[Fp8Recipe]
 
 
 class Result(TypedDict):
@@ -105,6 +108,8 @@ def run_case(case: Case, rank: int) -> Result:
         case["folder"],
         recompute_every=case.get("recompute_every", 1),
         keep_routed_rows=case.get("keep_routed_rows", False),
+        bf16="fp8" in case,
+        fp8=case.get("fp8"),
     )
     model = load_model(spec, dims, "cpu")
     assert isinstance(model, FSDPModule) or not case.get("defer"), "there is no reduction to defer"

@@ -195,7 +195,7 @@ def test_bf16_is_within_the_tolerance_and_documents_that_attend_to_each_other_ar
 def test_parts_import_neither_ray_nor_vllm_unless_they_start_engines() -> None:
     blocked = (
         "import sys\n"
-        "for name in ('ray', 'vllm', 'torchao', 'liger_kernel', 'peft'): sys.modules[name] = None\n"
+        "for name in ('ray', 'vllm', 'torchao', 'peft'): sys.modules[name] = None\n"
         "from tests.bench.gpu_check import attention, engine, losses, options, service, training, versions\n"
         "from tests.bench.gpu_check import __main__"
     )

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from safe_r1.train.attention import HeadSizes, Precision, probe_varlen, varlen_attention, varlen_kwargs
+from safe_r1.train.attention import (
+    VARLEN,
+    HeadSizes,
+    Precision,
+    select_attention,
+    varlen_attention,
+    varlen_kwargs,
+)
 from tests.bench.gpu_check.rows import Part, run
 from tests.bench.gpu_check.steps import document_lengths
 
@@ -36,12 +43,13 @@ def measure(part: Part) -> None:
 
 
 def _probe(part: Part, name: str, heads: HeadSizes) -> bool:
-    """Write whether the kernel works; false if it does not in one of the precisions."""
-    reasons = {precision: probe_varlen(heads, precision, part.device) for precision in _PRECISIONS}
-    failing = "; ".join(f"{precision}: {reason}" for precision, reason in reasons.items() if reason)
+    """Write what training chooses; false if that is sdpa in one of the precisions."""
+    choices = {precision: select_attention(heads, precision, part.device) for precision in _PRECISIONS}
+    failing = "; ".join(f"{each}: {choice}" for each, choice in choices.items() if choice.name != VARLEN)
+    kernels = " and ".join(sorted({str(choice) for choice in choices.values()}))
     part.measured(
         f"{name}: varlen against sdpa",
-        "falls back to sdpa" if failing else "agrees, forward and backward",
+        "falls back to sdpa" if failing else f"agrees, forward and backward: {kernels}",
         "agrees",
         "off" if failing else "ok",
         failing,

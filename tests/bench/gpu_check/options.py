@@ -1,18 +1,17 @@
 """Step time and results with each option of training on and off."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from unittest import mock
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safe_r1.models.registry import States
-from safe_r1.train import loss
 from safe_r1.train.architecture import ARCHITECTURES, Architecture
-from safe_r1.train.config import OptimizerConfig
+from safe_r1.train.config import Fp8Recipe, OptimizerConfig
+from safe_r1.train.fp8_layers import has_fp8
 from safe_r1.train.model import ModelSpec
 from safe_r1.train.optim import make_optimizer
 from tests.bench.gpu_check.gpu import find_gpu
@@ -32,8 +31,6 @@ _SEQ_LEN = 8192
 _MICRO_BATCHES = 2
 # The smallest moments that need nothing installed: options are compared, not optimizers.
 _STATES: States = "bf16"
-# Compute capability of the first GPUs with FP8 matrix products.
-_FP8_CAPABILITY = (8, 9)
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Summed loss of (hidden states, weight, labels)."""
@@ -46,18 +43,16 @@ class Option:
     Attributes:
         name: In the table.
         compile_layers: As the setting.
-        fp8: Linear layers of the decoder in FP8, by torchao.
+        fp8: As the setting.
         loss: In place of that of training.
-        liger: Whether Liger's loss may be used.
         loss_tolerance: Largest relative difference of the loss of a step from the default's.
         norm_tolerance: The same of the gradient norm.
     """
 
     name: str
     compile_layers: bool = False
-    fp8: bool = False
+    fp8: Fp8Recipe | None = None
     loss: Loss | None = None
-    liger: bool = True
     loss_tolerance: float = 0.005
     norm_tolerance: float = 0.02
 
@@ -71,13 +66,13 @@ def plain_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 _DEFAULT = Option("default")
 _OPTIONS = (
     Option("loss on all logits at once", loss=plain_loss),
-    Option("loss in chunks, without Liger", liger=False),
     Option("compiled layers", compile_layers=True, loss_tolerance=0.01, norm_tolerance=0.05),
 )
 # Without compilation the casts to FP8 are kernels of their own, and cost more than FP8 gains.
-_FP8 = Option("compiled layers in FP8", True, fp8=True, loss_tolerance=0.02, norm_tolerance=0.2)
-# To test the conversion on CPU, where its many casts would take the compiler minutes.
-_EMULATED_FP8 = replace(_FP8, name="FP8, emulated", compile_layers=False)
+_FP8 = tuple(
+    Option(f"compiled layers in FP8, {recipe}", True, fp8=recipe, loss_tolerance=0.02, norm_tolerance=0.2)
+    for recipe in get_args(Fp8Recipe)
+)
 
 
 def measure(part: Part) -> None:
@@ -85,11 +80,12 @@ def measure(part: Part) -> None:
     architecture = _architecture(part)
     with part.attempt(_DEFAULT.name):
         default.append(_train(part, _DEFAULT, architecture))
-        fused = "Liger's" if _uses_liger(part) else "in chunks"
         size = "tiny" if part.small else f"{_MODEL}, {architecture.num_layers} layers"
-        part.measured(f"default: {size}, loss {fused}", _text(default[0]), steps=_figures(default[0]))
-    fp8 = _EMULATED_FP8 if part.device == "cpu" else _FP8
-    for option in (*_OPTIONS, fp8) if default else ():
+        part.measured(f"default: {size}", _text(default[0]), steps=_figures(default[0]))
+    # Emulated on CPU, where its many casts would take the compiler minutes.
+    emulated = (replace(option, name=f"FP8, emulated, {option.fp8}", compile_layers=False) for option in _FP8)
+    fp8 = emulated if part.device == "cpu" else _FP8
+    for option in (*_OPTIONS, *fp8) if default else ():
         if reason := _reason_to_skip(part, option):
             part.skipped(option.name, reason)
             continue
@@ -111,20 +107,12 @@ def _architecture(part: Part) -> Architecture:
     return choose_plan(architecture, find_gpu().type, _SEQ_LEN, (_STATES,)).architecture
 
 
-def _uses_liger(part: Part) -> bool:
-    return part.device == "cuda" and loss._liger_loss() is not None
-
-
 def _reason_to_skip(part: Part, option: Option) -> str:
-    if not option.liger:
-        return "" if _uses_liger(part) else missing("liger_kernel") or "Liger needs a GPU"
     if not option.fp8:
         return ""
     if reason := missing("torchao"):
         return reason
-    if part.device == "cuda" and torch.cuda.get_device_capability() < _FP8_CAPABILITY:
-        return "this GPU has no FP8 matrix products"
-    return ""
+    return "this GPU has no FP8 matrix products" if part.device == "cuda" and not has_fp8() else ""
 
 
 def _compare(part: Part, option: Option, ours: Steps, default: Steps) -> None:
@@ -166,24 +154,17 @@ def _figures(steps: Steps) -> dict[str, object]:
 
 
 def _train(part: Part, option: Option, architecture: Architecture) -> Steps:
-    spec = ModelSpec("", bf16=True, compile_layers=option.compile_layers)
-    convert = to_fp8(part.device) if option.fp8 else lambda model: None
-    liger = (
-        contextlib.nullcontext()
-        if option.liger
-        else mock.patch.object(loss, "_liger_loss", return_value=None)
+    spec = ModelSpec("", bf16=True, compile_layers=option.compile_layers, fp8=option.fp8)
+    model = random_model(architecture, spec, part.device)
+    if option.loss:
+        head = model.get_output_embeddings()
+        assert isinstance(head, nn.Linear)
+        _replace_loss(head, option.loss)
+    optimizer = make_optimizer(model.parameters(), OptimizerConfig(), _STATES)
+    batches = random_batches(
+        model, document_lengths(128 if part.small else _SEQ_LEN), _MICRO_BATCHES, part.device
     )
-    with liger:
-        model = random_model(architecture, spec, part.device, convert)
-        if option.loss:
-            head = model.get_output_embeddings()
-            assert isinstance(head, nn.Linear)
-            _replace_loss(head, option.loss)
-        optimizer = make_optimizer(model.parameters(), OptimizerConfig(), _STATES)
-        batches = random_batches(
-            model, document_lengths(128 if part.small else _SEQ_LEN), _MICRO_BATCHES, part.device
-        )
-        return time_steps(model, optimizer, batches, part.device, num=2 if part.small else 4, warm_up=2)
+    return time_steps(model, optimizer, batches, part.device, num=2 if part.small else 4, warm_up=2)
 
 
 def _replace_loss(head: nn.Module, other: Loss) -> None:
@@ -193,18 +174,6 @@ def _replace_loss(head: nn.Module, other: Loss) -> None:
         return other(hidden, head.get_parameter("weight"), labels)
 
     head.forward = forward
-
-
-def to_fp8(device: str) -> Callable[[nn.Module], None]:
-    """A conversion of the decoder's linear layers to torchao's FP8 ones; on CPU in emulation."""
-
-    def convert(model: nn.Module) -> None:
-        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
-
-        config = Float8LinearConfig(emulate=device == "cpu")
-        convert_to_float8_training(model, module_filter_fn=lambda _, name: ".layers." in name, config=config)
-
-    return convert
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,6 @@ def random_model(
     architecture: Architecture,
     spec: ModelSpec,
     device: str,
-    convert: Callable[[nn.Module], None] = lambda model: None,
 ) -> "PreTrainedModel":
     """A model as ``load_model`` prepares it for one worker, with random weights, the same at each call.
 
@@ -87,14 +86,12 @@ def random_model(
         architecture: Of the family qwen2.
         spec: How to compute.
         device: ``cpu`` or ``cuda``.
-        convert: Changes the model before it is prepared.
     """
     config = qwen2_config(architecture)
     attention = choose_attention(config, spec, DIMS, device).name
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
-    convert(model)
     return prepare_model(model, spec, DIMS, device)
 
 

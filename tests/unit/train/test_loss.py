@@ -1,5 +1,3 @@
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,29 +113,3 @@ def test_logits_never_exceed_the_budget():
     with RecordLargestLogits():
         summed_cross_entropy(hidden.requires_grad_(), weight, labels, budget_mib=4)
     assert 0 < largest <= 4 << 20
-
-
-class Liger:
-    def __init__(self, ignore_index: int, reduction: str, accum_dtype: torch.dtype | None = None):
-        self.settings = (ignore_index, reduction, accum_dtype)
-
-
-class OldLiger:
-    def __init__(self, ignore_index: int, reduction: str):
-        raise AssertionError("sums the gradients of its chunks in bf16")
-
-
-@pytest.mark.parametrize(
-    ("release", "settings"), [(Liger, (IGNORE_INDEX, "sum", torch.float32)), (OldLiger, None)]
-)
-def test_liger_is_chosen_only_if_it_sums_in_fp32(
-    monkeypatch: pytest.MonkeyPatch, release: type, settings: tuple[int, str, torch.dtype] | None
-):
-    package = ModuleType("liger_kernel.transformers")
-    monkeypatch.setattr(package, "LigerFusedLinearCrossEntropyLoss", release, raising=False)
-    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
-    loss_module._liger_loss.cache_clear()
-    found: Any = loss_module._liger_loss()
-    loss_module._liger_loss.cache_clear()
-    assert (found and found.settings) == settings

@@ -46,9 +46,9 @@ def packed(*lengths: int, prompt: int = 1) -> PackedSequence:
     return PackedSequence(tokens, list(lengths), [prompt] * len(lengths), names, names)
 
 
-def micro_batches(varlen: bool = False) -> list[Batch]:
+def micro_batches(varlen: bool = False, multiple: int = 1) -> list[Batch]:
     parts = [[packed(9, 4), packed(6)], [packed(5, 5, prompt=3), packed(12)], [DUMMY_SEQUENCE]]
-    return [collate(part, "cpu", varlen) for part in parts]
+    return [collate(part, "cpu", varlen, multiple) for part in parts]
 
 
 def plain_step(max_norm: float) -> tuple[float, float, Bigram]:
@@ -69,14 +69,15 @@ def plain_step(max_norm: float) -> tuple[float, float, Bigram]:
 
 
 @pytest.mark.parametrize("varlen", [False, True])
-@pytest.mark.parametrize("max_norm", [1e-2, 1e3])
-def test_a_step_is_that_of_plain_torch(varlen: bool, max_norm: float):
+@pytest.mark.parametrize(("max_norm", "multiple"), [(1e-2, 1), (1e3, 1), (1e3, 16)])
+def test_a_step_is_that_of_plain_torch(varlen: bool, max_norm: float, multiple: int):
     model = Bigram()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     batches = [
         Batch(b.input_ids, b.position_ids, b.labels, b.label_positions, b.num_tokens)
-        for b in micro_batches(varlen)
+        for b in micro_batches(varlen, multiple)
     ]
+    assert all(batch.input_ids.shape[-1] % multiple == 0 for batch in batches)
     result = train_step(model, optimizer, batches, ParallelDims(), 0.1, max_norm)
     loss, norm, wanted = plain_step(max_norm)
     assert result.failure == ""
@@ -104,6 +105,17 @@ def test_validation_sums_the_losses_of_all_label_tokens():
     loss, num_labels = validation_sums(Bigram(), micro_batches())
     assert num_labels == 31
     assert loss / num_labels == pytest.approx(plain_step(1.0)[0], rel=1e-6)
+
+
+def test_padding_is_a_document_of_its_own():
+    batch = collate([packed(9, 4), packed(6)], "cpu", varlen=True, multiple=16)
+    assert batch.boundaries is not None
+    assert batch.boundaries["cu_seq_lens_q"].tolist() == [0, 9, 13, 19, 32]
+    assert batch.boundaries["max_length_q"] == 13
+    assert batch.position_ids[0, 19:].tolist() == list(range(13))
+    assert (batch.num_tokens, batch.num_labels) == (19, 16)
+    rows = collate([packed(9, 4), packed(6)], "cpu", varlen=False, multiple=16)
+    assert rows.position_ids[:, -3:].tolist() == [[0, 1, 2], [7, 8, 9]]
 
 
 @pytest.mark.slow
