@@ -13,7 +13,7 @@ from safe_r1.models.checkpoints import prepare
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.resources import Cluster, connect
 from safe_r1.serve.config import LOOPBACK, ServeConfig
-from safe_r1.serve.engine import DeploymentSpec, model_deployment
+from safe_r1.serve.deployment import DeploymentSpec, model_deployment
 from safe_r1.serve.keys import read_keys
 from safe_r1.serve.tools import choose_parser
 from safe_r1.serve.traces import check_traces

@@ -18,7 +18,8 @@ from safe_r1.serve.access import post_as
 from safe_r1.serve.base import JudgeClient, Model
 from safe_r1.serve.config import ServeConfig
 from safe_r1.serve.deltas import DeltaReceiver
-from safe_r1.serve.engine import DeploymentSpec, ServedModel
+from safe_r1.serve.deployment import DeploymentSpec
+from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.judges import DeploymentJudge, QueueJudge
 from safe_r1.serve.metrics import read_exposition
 from safe_r1.serve.remote import RemoteModel

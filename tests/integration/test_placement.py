@@ -17,7 +17,7 @@ from safe_r1.models.checkpoints import pin
 from safe_r1.models.fetch import loadable
 from safe_r1.models.registry import VARIANTS, get_variant
 from safe_r1.serve.config import ScalingConfig
-from safe_r1.serve.engine import DeploymentSpec, model_deployment
+from safe_r1.serve.deployment import DeploymentSpec, model_deployment
 from tests.unit.models.hubs import serve
 from tests.unit.models.test_stored import write_weights
 

@@ -343,7 +343,7 @@ def test_a_served_model_has_a_hook_that_fetches_its_weights(hub: Hub, monkeypatc
     from safe_r1.config import EngineConfig
     from safe_r1.inference.weights import model_environment
     from safe_r1.serve.config import ScalingConfig
-    from safe_r1.serve.engine import DeploymentSpec, model_deployment
+    from safe_r1.serve.deployment import DeploymentSpec, model_deployment
 
     monkeypatch.setattr(ray.serve.llm, "build_llm_deployment", lambda config, **_: config)
     variant, _ = prepare(get_variant(SOURCE))

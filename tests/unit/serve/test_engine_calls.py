@@ -10,7 +10,8 @@ from safe_r1.config import EngineConfig, GenerationConfig
 from safe_r1.models.registry import VARIANTS
 from safe_r1.serve.base import Chunk, SamplingParams
 from safe_r1.serve.deltas import DeltaReceiver, DeltaSender
-from safe_r1.serve.engine import DeploymentSpec, ServedModel
+from safe_r1.serve.deployment import DeploymentSpec
+from safe_r1.serve.engine import ServedModel
 from safe_r1.serve.engine_call import ChoiceReply, Delta, EngineReply, EngineRequest
 from safe_r1.serve.errors import ApiError
 
