@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from safe_r1.train.attention import VarlenKwargs, to_device, varlen_kwargs
 from safe_r1.train.loss import shift_labels
 from safe_r1.train.packed import DUMMY_SEQUENCE, IGNORE_INDEX, PackedSequence
+from safe_r1.train.varlen import VarlenKwargs, to_device, varlen_kwargs
 
 _Column = Literal["input_ids", "position_ids", "labels"]
 

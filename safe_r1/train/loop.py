@@ -20,7 +20,6 @@ from upath import UPath
 
 from safe_r1.errors import SafeR1Error
 from safe_r1.report.trackers import make_trackers
-from safe_r1.train.attention import VARLEN
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.checkpoint_files import scores_file
@@ -43,6 +42,7 @@ from safe_r1.train.read_ahead import ReadAhead
 from safe_r1.train.sampler import batch_indices, rank_indices
 from safe_r1.train.spec import TrainSpec
 from safe_r1.train.step import StepResult, sum_over_workers, train_step, validation_sums
+from safe_r1.train.varlen import VARLEN
 
 # Steps whose median loss a new loss is compared with.
 _RECENT_STEPS = 20

@@ -28,8 +28,8 @@ MATMUL_SHARE = {"ampere": 0.74, "hopper": 0.59, "blackwell": 0.59, "ada": 0.59, 
 # Grouped products of many small matrices, relative to a dense one. Fitted.
 EXPERT_SHARE = 0.89
 # Assumption: FP8 kernels reach the same share of their peak, which is twice that of bf16, where a matrix has
-# one scale. With one for each row, so much of that, with the casts along both axes. Fitted to the 10% by which
-# torchao's run is faster than bf16.
+# one scale. With one for each row, so much of that, with the casts along both axes. Fitted to the 10% by
+# which torchao's run is faster than bf16.
 FP8_SHARE = {"tensorwise": 1.0, "rowwise": 0.73}
 # Attention over long documents, forward and backward together, by the papers' figures for causal heads of
 # 128.

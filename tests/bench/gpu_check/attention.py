@@ -7,14 +7,8 @@ import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from safe_r1.train.attention import (
-    VARLEN,
-    HeadSizes,
-    Precision,
-    select_attention,
-    varlen_attention,
-    varlen_kwargs,
-)
+from safe_r1.train.attention import HeadSizes, Precision, select_attention
+from safe_r1.train.varlen import VARLEN, varlen_attention, varlen_kwargs
 from tests.bench.gpu_check.rows import Part, run
 from tests.bench.gpu_check.steps import document_lengths
 

@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from safe_r1.errors import SafeR1Error
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.attention import VARLEN
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.model import ModelSpec, choose_attention, prepare_model
 from safe_r1.train.packed import PackedSequence
 from safe_r1.train.parallel import ParallelDims
 from safe_r1.train.step import StepResult, train_step
+from safe_r1.train.varlen import VARLEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,11 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from safe_r1.train import attention
 from safe_r1.train.architecture import ARCHITECTURES
-from safe_r1.train.attention import VARLEN, HeadSizes, Precision, head_sizes, probe_varlen, select_attention
+from safe_r1.train.attention import HeadSizes, Precision, head_sizes, probe_varlen, select_attention
 from safe_r1.train.batches import Batch, collate
 from safe_r1.train.model import ModelSpec, load_model
 from safe_r1.train.packed import PackedSequence
 from safe_r1.train.parallel import ParallelDims
+from safe_r1.train.varlen import VARLEN
 from tests.tiny_models import make_tiny
 
 Kernel = Callable[..., Tensor]

@@ -14,16 +14,20 @@ from upath import UPath
 
 from safe_r1.errors import ConfigError
 from safe_r1.models.registry import Layout, get_variant
+from safe_r1.resources import Cluster
 from safe_r1.train.checkpoint import Checkpoints
-from safe_r1.train.config import FinetuneConfig, Fp8Recipe, LoraConfig, OptimizerConfig
+from safe_r1.train.config import FinetuneConfig, Fp8Recipe, LoraConfig, OptimizerConfig, PackConfig
 from safe_r1.train.export import export
 from safe_r1.train.export_weights import ExportSpec
 from safe_r1.train.fp8_layers import check_fp8, use_fp8
+from safe_r1.train.job import make_job
 from safe_r1.train.model import ModelSpec, build_model, load_model
 from safe_r1.train.optim import make_optimizer
 from safe_r1.train.parallel import ParallelDims
+from safe_r1.train.run import make_fingerprint
 from safe_r1.train.step import StepResult, train_step
 from tests.integration.train_ranks import BATCH, batch_of, rows_of_step
+from tests.small_corpus import seed_rows, write_corpus
 
 pytest.importorskip("torchao")
 RECIPES: tuple[Fp8Recipe, ...] = ("rowwise", "tensorwise")
@@ -181,3 +185,25 @@ def test_settings_that_do_not_go_with_it(config: FinetuneConfig, layout: Layout,
 def test_settings_that_go_with_it():
     for gpu in ("h20-96", "h200-141", "b200-180", "l40s-48", "cpu"):
         check_fp8(CONFIG, replace(HOPPER, gpu=gpu), is_bf16=True)
+
+
+@pytest.mark.slow
+def test_it_belongs_to_what_makes_a_run_the_same_run(tiny_qwen2: Path, tmp_path: Path):
+    rows = seed_rows(2)
+    config = FinetuneConfig(
+        variant=str(tiny_qwen2),
+        corpus=str(write_corpus(tmp_path, {"train": [rows], "validation": [rows]})),
+        device="cpu",
+        dtype="bf16",
+        pack=PackConfig(seq_len=512),
+    )
+    cluster = Cluster(gpu_total=0, cpu_total=2, memory_gib=16)
+    settings = {
+        fp8: make_fingerprint(make_job(config.model_copy(update={"fp8": fp8}), cluster))["settings"]
+        for fp8 in (None, *RECIPES)
+    }
+    assert [each.get("fp8", "unset") for each in settings.values()] == ["unset", *RECIPES]
+    job = make_job(config.model_copy(update={"fp8": "rowwise"}), cluster)
+    assert job.plan.step_settings.fp8 == "rowwise"
+    with pytest.raises(ConfigError, match="set dtype=bf16"):
+        make_job(config.model_copy(update={"fp8": "rowwise", "dtype": "auto"}), cluster)

@@ -99,6 +99,7 @@ _RESHARD = f"""
 import os, socket, sys
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.multiprocessing.spawn import start_processes
 from upath import UPath
 from safe_r1.train import checkpoint
@@ -110,12 +111,16 @@ import torchao.optim, torch.distributed.checkpoint
 
 SHAPES = {_SHAPES!r}
 
+def shard(full, mesh, placements):
+    # Equal on all workers: nothing is sent.
+    return distribute_tensor(full, mesh, placements, src_data_rank=None)
+
 class Model(torch.nn.Module):
     def __init__(self, mesh, placements, value):
         super().__init__()
         for name, shape in SHAPES.items():
             full = torch.randn(shape, generator=torch.Generator().manual_seed(7)) * value
-            self.register_parameter(name, torch.nn.Parameter(distribute_tensor(full, mesh, placements)))
+            self.register_parameter(name, torch.nn.Parameter(shard(full, mesh, placements)))
 
 def full_moments(model, optimizer):
     found = {{}}
@@ -137,9 +142,10 @@ def run(rank, world, port, sharding, folder, output):
     if world == 1:
         torch.distributed.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (world,))
-    if sharding == "waits":
+    if sharding in ("waits", "stacked"):
         checkpoint.available_bytes = lambda: 0
-    placements = [{{"columns": Shard(1), "copies": Replicate()}}.get(sharding, Shard(0))]
+    special = {{"columns": Shard(1), "copies": Replicate(), "stacked": _StridedShard(0, split_factor=2)}}
+    placements = [special.get(sharding, Shard(0))]
     model = Model(mesh, placements, 1.0 if world == 4 else 0.5)
     optimizer = make_optimizer(model.parameters(), OptimizerConfig(), "8bit")
     for parameter in model.parameters():
@@ -158,9 +164,11 @@ def run(rank, world, port, sharding, folder, output):
 
 if __name__ == "__main__":
     root = sys.argv[1]
-    for saved in ("goes on", "waits"):
+    for saved in ("goes on", "waits", "stacked"):
         folder = f"{{root}}/{{saved}}"
-        for world, sharding in ((4, saved), (2, "rows"), (2, "columns"), (2, "copies"), (1, "rows")):
+        for world, sharding in (
+            (4, saved), (2, "rows"), (2, "columns"), (2, "stacked"), (2, "copies"), (1, "rows")
+        ):
             with socket.socket() as opened:
                 opened.bind(("127.0.0.1", 0))
                 port = opened.getsockname()[1]
@@ -178,12 +186,13 @@ def test_moments_of_four_workers_are_read_with_any_sharding(tmp_path: Path):
         [sys.executable, "-c", _RESHARD, str(tmp_path)], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    for saved in ("goes on", "waits"):
+    for saved in ("goes on", "waits", "stacked"):
         wanted = torch.load(tmp_path / f"{saved}-4-{saved}.pt")
-        for setup in ("2-rows", "2-columns", "2-copies", "1-rows"):
+        for setup in ("2-rows", "2-columns", "2-stacked", "2-copies", "1-rows"):
             for name, value in torch.load(tmp_path / f"{saved}-{setup}.pt").items():
                 want = wanted[name]
-                # The rows of these are whole blocks in both shardings.
-                if name.partition(".")[0] in ("wide", "three") and setup != "2-columns":
+                # The rows of these are whole blocks in both shardings; those of interleaved shards are fp32.
+                is_coded = saved != "stacked" and setup not in ("2-columns", "2-stacked")
+                if name.partition(".")[0] in ("wide", "three") and is_coded:
                     assert torch.equal(value, want), (saved, setup, name)
                 assert (value - want).abs().max() <= LARGEST_STEP * want.abs().max(), (saved, setup, name)
