@@ -4,7 +4,7 @@ import datetime
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -63,14 +63,14 @@ def _processor() -> str:
         return platform.processor()
 
 
-def check_nodes(labels: Mapping[str, str]) -> None:
-    """Check that all nodes that the job may use have its versions; asks nobody where there is one node.
+def check_nodes(cluster: Sequence[Mapping[str, Any]]) -> None:
+    """Check that nodes have the versions of this job; asks nobody where there is no other node.
 
     Compared are Python (without its patch version), this package (its version, and a hash of its code), and
     torch and vLLM where both nodes have them (without the kind of build, as one image may be for CPUs).
 
     Args:
-        labels: Of the nodes that the job uses.
+        cluster: The nodes, as ``ray.nodes`` gives them.
 
     Raises:
         ResourceError: A node has other versions; the message names it.
@@ -78,11 +78,7 @@ def check_nodes(labels: Mapping[str, str]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = {
-        node["NodeID"]: node["NodeManagerAddress"]
-        for node in ray.nodes()
-        if node["Alive"] and labels.items() <= node["Labels"].items()
-    }
+    nodes: dict[str, str] = {node["NodeID"]: node["NodeManagerAddress"] for node in cluster}
     nodes.pop(ray.get_runtime_context().get_node_id(), None)
     if not nodes:
         return

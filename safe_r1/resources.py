@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -160,14 +161,13 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
     if not ray.is_initialized():
         init_ray(num_cpus=max(min_cpus, os.cpu_count() or 1))
         logging.getLogger(STARTUP_LOGGER).info("ray: connected")
-    labels = node_labels()
-    check_nodes(labels)
-    if labels:
+    if labels := node_labels():
         from ray.data import DataContext
 
         DataContext.get_current().execution_options.label_selector = labels
     totals = ray.cluster_resources()
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    check_nodes([node for node in nodes if has_labels(node["Labels"], labels)])
     cluster = Cluster(
         gpu_total=totals.get("GPU", 0.0),
         cpu_total=totals.get("CPU", 0.0),
@@ -285,6 +285,22 @@ def node_labels() -> dict[str, str]:
     if wrong := [key for key, equals, value in pairs if not (key.strip() and equals and value.strip())]:
         raise ConfigError(f"{NODE_LABELS}: expected key=value,key=value, got {wrong[0]!r}")
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether a node has the labels that a job wants.
+
+    Args:
+        labels: Of the node.
+        wanted: Values as Ray has them: ``x``, ``!x``, ``in(x,y)`` or ``!in(x,y)``.
+    """
+    return all(_is_wanted(labels.get(key), value) for key, value in wanted.items())
+
+
+def _is_wanted(value: str | None, wanted: str) -> bool:
+    bare = wanted.removeprefix("!")
+    names = bare[3:-1].split(",") if bare.startswith("in(") and bare.endswith(")") else [bare]
+    return (value in [name.strip() for name in names]) != wanted.startswith("!")
 
 
 def disconnect() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from safe_r1.errors import EngineLostError
 from safe_r1.inference.engine_process import KV_CACHE_VARIABLE, ignored_variable
 from safe_r1.progress import STARTUP_LOGGER
-from safe_r1.resources import node_labels
+from safe_r1.resources import has_labels, node_labels
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -69,7 +69,7 @@ def describe_nodes(place: EnginePlace) -> str:
     nodes = Counter(
         node["Resources"].get(kind, 0.0)
         for node in ray.nodes()
-        if node["Alive"] and labels.items() <= node["Labels"].items()
+        if node["Alive"] and has_labels(node["Labels"], labels)
     )
     found = ", ".join(f"{number} of {size:g} {kind}s" for size, number in sorted(nodes.items(), reverse=True))
     with_labels = f" with {','.join(f'{key}={value}' for key, value in labels.items())}" if labels else ""

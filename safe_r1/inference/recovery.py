@@ -89,7 +89,7 @@ class EngineWatch:
     """Watches the engines of a stream; a context manager.
 
     Attributes:
-        groups: The stream's placement groups so far; none where an engine has one GPU.
+        groups: The stream's placement groups so far; an engine of one GPU or on CPU has none.
         place: What an engine reserves.
         has_place: An engine of the stream has had its nodes.
         is_lost: An engine was given up.
@@ -134,7 +134,8 @@ class EngineWatch:
 
     def _check(self) -> None:
         now = time.monotonic()
-        states = self._group_states() if self.groups else _actor_states()
+        has_groups = len(self.place.bundles) > 1
+        states = self._group_states() if has_groups else _actor_states()
         self._placed |= {name for name, is_placed in states.items() if is_placed}
         self.has_place = bool(self._placed)
         lost = {name for name, is_placed in states.items() if not is_placed and name in self._placed}
@@ -148,7 +149,7 @@ class EngineWatch:
         self.is_final = self.place.num_stages == 1 and not any(states.values())
         # Ends the engines, which may hang, and whoever waits for them.
         release([group for group in self.groups if group.id.hex() in given_up])
-        if not self.groups:
+        if not has_groups:
             _kill_actors(given_up)
 
     def _group_states(self) -> dict[str, bool]:

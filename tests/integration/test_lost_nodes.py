@@ -46,6 +46,8 @@ STORE_BYTES = 80_000_000
 # In place of an hour.
 TIMEOUT_S = 4.0
 NUM_ROWS = 60
+# Of the corpus: 8 parts of 15 MB.
+ROWS_PER_PART = 1500
 
 
 class Machines:
@@ -88,9 +90,9 @@ def test_a_corpus_larger_than_the_object_store_is_shuffled_as_any_other(
     files: list[UPath] = []
     for part in range(8):
         rows: list[dict[str, object]] = []
-        for number in range(150):
+        for number in range(ROWS_PER_PART):
             row_id = f"source/{part}-{number}"
-            answer = generator.bytes(50_000).hex()
+            answer = generator.bytes(5_000).hex()
             ids.append(row_id)
             hashes[row_id] = hashlib.sha256(f"<think>\n想\n</think>\n\n{answer}".encode()).hexdigest()
             rows.append(
@@ -104,7 +106,7 @@ def test_a_corpus_larger_than_the_object_store_is_shuffled_as_any_other(
             )
         files.append(UPath(tmp_path / f"{part}.parquet"))
         pq.write_table(pa.Table.from_pylist(rows, schema=ROW_SCHEMA), str(files[-1]))
-    index = RowIndex(files, np.arange(9) * 150, pa.table({}), np.arange(len(ids)))
+    index = RowIndex(files, np.arange(9) * ROWS_PER_PART, pa.table({}), np.arange(len(ids)))
     summaries = [RowSummary(row_id, "x", "x", "x", None, None, n, n) for n, row_id in enumerate(ids)]
     selection = Selection(dict.fromkeys(ids), {"train": summaries}, {})
     recipe = CorpusRecipe.model_construct(name="large", seed=5)

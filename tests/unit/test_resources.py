@@ -3,9 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 
+import safe_r1
 from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
-from safe_r1.resources import NODE_LABELS, RayLocation, init_ray, locate_ray, node_labels
+from safe_r1.provenance import _make_reader, versions
+from safe_r1.resources import NODE_LABELS, RayLocation, has_labels, init_ray, locate_ray, node_labels
 
 
 @pytest.mark.parametrize(
@@ -19,6 +22,24 @@ from safe_r1.resources import NODE_LABELS, RayLocation, init_ray, locate_ray, no
 def test_node_labels(monkeypatch: pytest.MonkeyPatch, text: str, labels: dict[str, str]):
     monkeypatch.setenv(NODE_LABELS, text)
     assert node_labels() == labels
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has"),
+    [
+        ("a", True),
+        ("b", False),
+        ("!a", False),
+        ("!b", True),
+        ("in(b, a)", True),
+        ("!in(b,c)", True),
+        ("in(b)", False),
+    ],
+)
+def test_nodes_are_compared_with_labels_as_ray_does(wanted: str, has: bool):
+    assert has_labels({"group": "a", "zone": "x"}, {"group": wanted, "zone": "x"}) == has
+    assert not has_labels({"group": "a"}, {"group": wanted, "zone": "x"})
+    assert has_labels({}, {"group": "!a"})
 
 
 def test_labels_that_cannot_be_read_are_refused(monkeypatch: pytest.MonkeyPatch):
@@ -127,3 +148,14 @@ def test_a_connection_that_fails_is_one_clear_line(
     with pytest.raises(ResourceError, match=said) as caught:
         init_ray()
     assert type(caught.value) is kind
+
+
+def test_what_a_node_says_of_itself_is_what_this_machine_has():
+    own = versions(("torch", "vllm"))
+    found = _make_reader()()
+    # Sent to a node that has none of this package.
+    assert cloudpickle.loads(cloudpickle.dumps(_make_reader()))() == found
+    assert str(own["python"]).startswith(f"{found['Python']}.")
+    assert found["safe_r1"].startswith(f"{safe_r1.__version__} (code ")
+    for name in ("torch", "vllm"):
+        assert found.get(name) == (own[name] or "").partition("+")[0] or None
