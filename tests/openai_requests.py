@@ -139,7 +139,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "lm_eval completions": (
         COMPLETIONS,
-        {"prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0, "stop": ["\n"], "seed": 1234},
+        {"prompt": [[5, 6, 7]], "max_tokens": 4, "temperature": 0, "stop": ["\n"], "seed": 1234},
     ),
     # Errors.
     "too long": (CHAT, {"messages": [{"role": "user", "content": "长" * 4000}], "max_tokens": 4}),
@@ -149,6 +149,16 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# Fields of vLLM's that OpenAI's interface does not have, or has by another name.
+VLLM_ONLY = {
+    "input_tokens_per_turn",
+    "cached_tokens_per_turn",
+    "output_tokens_per_turn",
+    "tool_output_tokens",
+    "tool_output_tokens_per_turn",
+    "system_fingerprint",
+    "metrics",
+}
 _KINDS = ("object", "type", "role", "status")
 
 
@@ -161,16 +171,30 @@ def ask(url: str, model: str, name: str) -> dict[str, Any]:
     return {"status": reply.status_code, "body": shape(reply.json())}
 
 
-def read_events(text: str) -> list[Any]:
-    """Shapes of the events of a stream, repeated ones once."""
-    found: list[Any] = []
+def read_events(text: str) -> list[dict[str, Any]]:
+    """Kind and shape of the events of a stream: of repeated ones the first; of chunks one of each kind."""
+    found: list[dict[str, Any]] = []
     for line in text.splitlines():
         if line.startswith("data: "):
             data = line.removeprefix("data: ")
-            event = data if data == "[DONE]" else shape(json.loads(data))
-            if event not in found[-1:]:
-                found.append(event)
+            event: Any = {} if data == "[DONE]" else json.loads(data)
+            kind = event["type"] if "type" in event else _chunk_kind(event)
+            known = found[-1:] if "type" in event else found
+            if kind not in [each["kind"] for each in known]:
+                found.append({"kind": kind, "event": shape(event)})
     return found
+
+
+def _chunk_kind(event: dict[str, Any]) -> str:
+    """What a chunk of a chat or completion brings."""
+    if not event:
+        return "done"
+    if "error" in event or not event.get("choices"):
+        return "error" if "error" in event else "usage"
+    [choice] = event["choices"]
+    if choice.get("finish_reason"):
+        return "finish"
+    return "role" if choice.get("delta", {}).get("role") else "text"
 
 
 def shape(value: Any) -> Any:
@@ -192,20 +216,20 @@ def shape(value: Any) -> Any:
 def differences(expected: Any, found: Any, place: str = "") -> list[str]:
     """What of vLLM's shape an answer lacks or has otherwise; it may have more.
 
-    A value that is null on either side, or a list that is empty there, says nothing of its type.
+    A value that is null or an empty list on either side says nothing of its type.
     """
-    if expected in ("NoneType", []) or found in ("NoneType", []):
+    nothing = ("NoneType", [])
+    if expected in nothing or found in nothing:
         return []
     if isinstance(expected, dict) and isinstance(found, dict):
-        wanted = {key: each for key, each in expected.items() if key not in VLLM_ONLY and each != "NoneType"}
-        missing = [f"{place}.{key}: missing" for key in wanted.keys() - found.keys()]
-        shared = [
-            differences(wanted[key], found[key], f"{place}.{key}") for key in wanted.keys() & found.keys()
+        wanted = {key: each for key, each in expected.items() if key not in VLLM_ONLY and each not in nothing}
+        missing = [f"{place}.{key}: missing" for key in sorted(wanted.keys() - found.keys())]
+        both = sorted(wanted.keys() & found.keys())
+        return missing + [
+            each for key in both for each in differences(wanted[key], found[key], f"{place}.{key}")
         ]
-        return [*missing, *(each for some in shared for each in some)]
     if isinstance(expected, list) and isinstance(found, list):
-        # Events: how the text is cut is no part of the shape.
-        kinds = [[event_kind(event) for event in events] for events in (expected, found)]
+        kinds = [[each.get("kind") for each in some if isinstance(each, dict)] for some in (expected, found)]
         if kinds[0] != kinds[1]:
             return [f"{place}: {kinds[1]} in place of {kinds[0]}"]
         pairs = zip(expected, found, strict=True)

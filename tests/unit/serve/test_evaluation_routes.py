@@ -200,6 +200,27 @@ def test_progress_is_told_when_it_is_asked_for():
     assert ask({"items": ITEMS, "progress": True}).status_code == 400
 
 
+def test_a_rejected_request_has_its_status_with_progress_too():
+    items = {"items": ITEMS[1:], "model": "demo", "stream": True, "progress": True}
+
+    class Slow(FakeModel):
+        async def generate(self, messages: list[Message], params: SamplingParams) -> Generation:
+            await asyncio.sleep(0.3)
+            return await super().generate(messages, params)
+
+    models: Any = {"demo": Slow()}
+    config = ServeConfig(max_pending_items=1)
+    service = Service(config, models, FakeJudge(), nothing_missing, RecordingTelemetry())
+
+    async def both() -> list[int]:
+        transport = httpx.ASGITransport(create_app(service), client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+            replies = await asyncio.gather(*(http.post(PATH, json=items) for _ in range(2)))
+        return sorted(reply.status_code for reply in replies)
+
+    assert asyncio.run(both()) == [200, 429]
+
+
 @pytest.mark.slow
 def test_progress_is_told_while_nothing_is_finished():
     class Slow(FakeModel):
