@@ -36,6 +36,10 @@ class Service:
         """Response to one request."""
         return httpx.post(self.url + path, json=body, timeout=timeout)
 
+    def get(self, path: str, timeout: float = 60) -> httpx.Response:
+        """Response to a GET request."""
+        return httpx.get(self.url + path, timeout=timeout)
+
     def is_ready(self) -> bool:
         """Whether all models and the judge are up."""
         try:

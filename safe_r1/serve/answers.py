@@ -1,7 +1,7 @@
 """Completions as what their readers see: thoughts, answer, calls of tools, log probabilities."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -147,6 +147,22 @@ async def read_deltas(reply: ChatReply, num_choices: int = 1) -> AsyncIterator[D
         yield choices[chunk.index].feed(chunk)
     for index in sorted(set(range(num_choices)) - finished):
         yield choices[index].feed(Chunk("", "stop", index=index))
+
+
+CountTokens = Callable[[str], Awaitable[int]]
+"""Number of tokens of a text that the model wrote."""
+
+
+async def count_reasoning(texts: Sequence[str], num_tokens: int, count_tokens: CountTokens | None) -> int:
+    """Tokens of thoughts, counted in their text; 0 where the tokenizer is not here.
+
+    Args:
+        texts: The thoughts of each choice.
+        num_tokens: Tokens of the whole completion.
+        count_tokens: Counts with the model's tokenizer.
+    """
+    found = [await count_tokens(text) for text in texts if text] if count_tokens else []
+    return min(sum(found), num_tokens)
 
 
 def chat_logprobs(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:

@@ -383,6 +383,16 @@ class CompletionRequest(_ChoicesRequest):
     prompt: Text | list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     logprobs: int | None = Field(default=None, ge=0, le=_MAX_TOP_LOGPROBS)
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _take_out(cls, prompt: object) -> object:
+        """The only prompt of a list, as clients that send batches write it."""
+        if not isinstance(prompt, list) or not all(isinstance(each, list | str) for each in prompt):
+            return prompt
+        if len(prompt) > 1:
+            raise ValueError("several prompts in one request are not supported: send one request each")
+        return prompt[0] if prompt else prompt
+
     @property
     def logprobs_of_top(self) -> int | None:
         """See ``SamplingRequest``."""

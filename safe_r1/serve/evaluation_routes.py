@@ -19,6 +19,7 @@ from safe_r1.serve.service import Service
 from safe_r1.serve.summary import count_usage, summarize
 
 _PROGRESS_S = 1.0
+_REJECTION_S = 0.02
 
 
 class _Head(TypedDict):
@@ -69,7 +70,8 @@ def add_evaluation_routes(app: FastAPI) -> None:
         labels = [judge.judge_name for judge in judges]
         head = _Head(id=f"eval-{request.state.id}", created=int(time.time()), judge=labels[0])
         if body.stream:
-            return stream_events(_evaluation_events(await start(results), body, head, labels, service))
+            told = _with_progress(results, len(body.items)) if body.progress else results
+            return stream_events(_evaluation_events(await start(told), body, head, labels, service))
         found = sorted([result async for result in results], key=lambda result: result.index)
         service.telemetry.results(found)
         if table:
@@ -114,14 +116,14 @@ async def _admitted(
 
 
 async def _evaluation_events(
-    results: AsyncIterator[ItemResult],
+    results: AsyncIterator[ItemResult] | AsyncIterator[ItemResult | _Progress],
     body: EvaluateRequest,
     head: _Head,
     judges: Sequence[str],
     service: Service,
 ) -> AsyncIterator[str]:
     found: list[ItemResult] = []
-    async for result in _with_progress(results, len(body.items)) if body.progress else results:
+    async for result in results:
         if isinstance(result, ItemResult):
             found.append(result)
             service.telemetry.results([result])
@@ -146,10 +148,14 @@ async def _with_progress(
         elapsed = round(time.monotonic() - started, 1)
         return _Progress(num_finished=num_finished, num_items=num_items, elapsed_s=elapsed)
 
-    yield progress()
+    pending: asyncio.Future[ItemResult] | None = asyncio.ensure_future(anext(results))
     due = started + _PROGRESS_S
-    pending: asyncio.Future[ItemResult] | None = None
     try:
+        # What is rejected at once has a status of its own.
+        await asyncio.wait([pending], timeout=_REJECTION_S)
+        if pending.done() and isinstance(pending.exception(), ApiError):
+            pending.result()
+        yield progress()
         while True:
             # Not wait_for, which would cancel the evaluation when the second is over.
             pending = pending or asyncio.ensure_future(anext(results))

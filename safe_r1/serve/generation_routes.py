@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from safe_r1.serve import openai_api, responses_api
 from safe_r1.serve.access import AuthorizedService, charge_choices
-from safe_r1.serve.answers import Answer, read_answer
+from safe_r1.serve.answers import Answer, count_reasoning, read_answer
 from safe_r1.serve.base import ChatReply, Chunk, TextModel
 from safe_r1.serve.chat_request import ChatRequest, CompletionRequest
 from safe_r1.serve.errors import ApiError
@@ -28,10 +28,14 @@ def add_generation_routes(app: FastAPI) -> None:
         """Generate the next turn of a dialogue, with the reasoning in ``reasoning_content``."""
         body.reject_unsupported()
         reply = await _chat(service, request, body)
+        count_tokens = service.token_counter(body.model)
         if body.stream:
-            return stream_events(openai_api.chat_events(body, reply))
+            return stream_events(openai_api.chat_events(body, reply, count_tokens))
         answers, num_tokens = await _read_answers(service, request, body, reply)
-        return JSONResponse(openai_api.chat_response(body.model, answers, reply.num_prompt, num_tokens))
+        thoughts = [answer.reasoning for answer in answers]
+        num_reasoning = await count_reasoning(thoughts, num_tokens, count_tokens)
+        usage = openai_api.usage_body(reply.num_prompt, num_tokens, num_reasoning)
+        return JSONResponse(openai_api.chat_response(body.model, answers, usage))
 
     @app.post("/v1/responses", tags=["openai"])
     async def respond(body: ResponsesRequest, request: Request, service: AuthorizedService) -> Response:
@@ -45,7 +49,8 @@ def add_generation_routes(app: FastAPI) -> None:
             events = responses_api.response_events(response, reply, count_tokens)
             return StreamingResponse(events, media_type="text/event-stream")
         [answer], num_tokens = await _read_answers(service, request, asked, reply)
-        usage = await responses_api.usage_body(reply.num_prompt, num_tokens, answer.reasoning, count_tokens)
+        num_reasoning = await count_reasoning([answer.reasoning], num_tokens, count_tokens)
+        usage = responses_api.usage_body(reply.num_prompt, num_tokens, num_reasoning)
         output = responses_api.output_items(answer)
         return JSONResponse(response.ended(output, answer.finish_reason, usage))
 
@@ -68,7 +73,8 @@ def add_generation_routes(app: FastAPI) -> None:
             return stream_events(openai_api.completion_events(body, started, num_prompt))
         whole, num_tokens = await _whole_chunks(chunks, timeout_s)
         _record_tokens(request, body.model, num_prompt, num_tokens)
-        return JSONResponse(openai_api.completion_response(body.model, whole, num_prompt, num_tokens))
+        usage = openai_api.usage_body(num_prompt, num_tokens)
+        return JSONResponse(openai_api.completion_response(body.model, whole, usage))
 
 
 async def _chat(service: Service, request: Request, body: ChatRequest) -> ChatReply:

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 
 from safe_r1.serve.answers import (
     Answer,
+    CountTokens,
     Delta,
     call_body,
     chat_logprobs,
     completion_logprobs,
+    count_reasoning,
     read_deltas,
     to_json,
 )
@@ -21,12 +23,12 @@ Json = dict[str, object]
 """A JSON object of a response."""
 
 
-def chat_response(model: str, answers: Sequence[Answer], num_prompt: int, num_tokens: int) -> Json:
+def chat_response(model: str, answers: Sequence[Answer], usage: Json) -> Json:
     """Whole answers, with the reasoning in ``reasoning_content`` as in the API of DeepSeek, and in
     ``reasoning`` as in that of vLLM.
     """
     choices = [_chat_choice(answer) for answer in answers]
-    return _body("chat.completion", model, choices) | {"usage": _usage(num_prompt, num_tokens)}
+    return _body("chat.completion", model, choices) | {"usage": usage}
 
 
 def _chat_choice(answer: Answer) -> Json:
@@ -57,10 +59,10 @@ def _logprobs(part: Answer | Delta) -> Json | None:
     return found
 
 
-def completion_response(model: str, chunks: Sequence[Chunk], num_prompt: int, num_tokens: int) -> Json:
+def completion_response(model: str, chunks: Sequence[Chunk], usage: Json) -> Json:
     """Whole continuations."""
     body = _body("text_completion", model, [_text_choice(chunk) for chunk in chunks], "cmpl")
-    return body | {"usage": _usage(num_prompt, num_tokens)}
+    return body | {"usage": usage}
 
 
 async def with_done_event(events: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -73,18 +75,23 @@ async def with_done_event(events: AsyncIterator[str]) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-async def chat_events(request: ChatRequest, reply: ChatReply) -> AsyncIterator[str]:
+async def chat_events(
+    request: ChatRequest, reply: ChatReply, count_tokens: CountTokens | None
+) -> AsyncIterator[str]:
     """Server-sent events of a streamed answer."""
     body = _body("chat.completion.chunk", request.model, [])
     for index in range(request.num_choices):
         yield _delta_event(body, index, {"role": "assistant", "content": ""})
     num_tokens = 0
+    thoughts = [""] * request.num_choices
     async for delta in read_deltas(reply, request.num_choices):
         num_tokens = max(num_tokens, delta.num_tokens)
+        thoughts[delta.index] += delta.reasoning
         for event in _delta_events(body, delta):
             yield event
     if request.wants_usage:
-        yield _usage_event(body, reply.num_prompt, num_tokens)
+        num_reasoning = await count_reasoning(thoughts, num_tokens, count_tokens)
+        yield _usage_event(body, usage_body(reply.num_prompt, num_tokens, num_reasoning))
 
 
 def _delta_events(body: Json, delta: Delta) -> list[str]:
@@ -122,7 +129,7 @@ async def completion_events(
             yield _event(body | {"choices": [_text_choice(chunk, offsets[chunk.index])]})
         offsets[chunk.index] += sum(len(each.token) for each in chunk.logprobs)
     if request.wants_usage:
-        yield _usage_event(body, num_prompt, num_tokens)
+        yield _usage_event(body, usage_body(num_prompt, num_tokens))
 
 
 def _text_choice(chunk: Chunk, offset: int = 0) -> Json:
@@ -146,8 +153,8 @@ def _delta_event(
     return _event(body | {"choices": [choice]})
 
 
-def _usage_event(body: Json, num_prompt: int, num_tokens: int) -> str:
-    return _event(body | {"choices": [], "usage": _usage(num_prompt, num_tokens)})
+def _usage_event(body: Json, usage: Json) -> str:
+    return _event(body | {"choices": [], "usage": usage})
 
 
 def _body(kind: str, model: str, choices: list[Json], prefix: str = "chatcmpl") -> Json:
@@ -160,9 +167,12 @@ def _body(kind: str, model: str, choices: list[Json], prefix: str = "chatcmpl") 
     }
 
 
-def _usage(num_prompt: int, num_completion: int) -> dict[str, int]:
-    return {
+def usage_body(num_prompt: int, num_completion: int, num_reasoning: int | None = None) -> Json:
+    """Token counts; those of thoughts where there may be any."""
+    counts: Json = {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_completion,
         "total_tokens": num_prompt + num_completion,
     }
+    details: Json = {"completion_tokens_details": {"reasoning_tokens": num_reasoning}}
+    return counts if num_reasoning is None else counts | details

@@ -7,16 +7,22 @@ tool one of type ``function_call``.
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
-from safe_r1.serve.answers import Answer, Delta, chat_logprobs, read_deltas, to_json
+from safe_r1.serve.answers import (
+    Answer,
+    CountTokens,
+    Delta,
+    chat_logprobs,
+    count_reasoning,
+    read_deltas,
+    to_json,
+)
 from safe_r1.serve.base import ChatReply, SamplingParams, TokenLogprob, ToolCall
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.responses_request import ResponsesRequest
 
 Json = dict[str, object]
-CountTokens = Callable[[str], Awaitable[int]]
-"""Number of tokens of a text that the model wrote."""
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -94,16 +100,13 @@ def _choice(request: ResponsesRequest) -> object:
     return choice if isinstance(choice, str) else choice.model_dump()
 
 
-async def usage_body(
-    num_prompt: int, num_tokens: int, reasoning: str, count_tokens: CountTokens | None
-) -> Json:
-    """Token counts; those of the thoughts are counted in their text, 0 where the tokenizer is not here."""
-    num_reasoning = await count_tokens(reasoning) if reasoning and count_tokens else 0
+def usage_body(num_prompt: int, num_tokens: int, num_reasoning: int) -> Json:
+    """Token counts."""
     return {
         "input_tokens": num_prompt,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": num_tokens,
-        "output_tokens_details": {"reasoning_tokens": min(num_reasoning, num_tokens)},
+        "output_tokens_details": {"reasoning_tokens": num_reasoning},
         "total_tokens": num_prompt + num_tokens,
     }
 
@@ -296,6 +299,7 @@ async def response_events(
         failure: Json = {"code": "server_error", "message": error.message}
         yield event("response.failed", {"response": body.at("failed", stream.output, error=failure)})
         return
-    usage = await usage_body(reply.num_prompt, stream.num_tokens, stream.reasoning, count_tokens)
+    num_reasoning = await count_reasoning([stream.reasoning], stream.num_tokens, count_tokens)
+    usage = usage_body(reply.num_prompt, stream.num_tokens, num_reasoning)
     ended = body.ended(stream.output, stream.finish_reason, usage)
     yield event(f"response.{ended['status']}", {"response": ended})

@@ -18,7 +18,7 @@ from safe_r1.runs import remove, write_bytes
 from safe_r1.serve.batch_input import MAX_ITEMS, LineError, RequestRow, read_requests
 from safe_r1.serve.errors import ApiError
 
-ENDPOINTS = ("/v1/safety/evaluate", "/v1/chat/completions")
+ENDPOINTS = ("/v1/safety/evaluate", "/v1/chat/completions", "/v1/responses")
 FINAL_STATUSES = ("completed", "failed", "cancelled", "expired")
 _WINDOW_S = 24 * 3600
 _MAX_SHOWN_ERRORS = 20

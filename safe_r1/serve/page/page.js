@@ -317,6 +317,7 @@ async function whileBusy(work, start, stop, state) {
 }
 $("add").onclick = () => addTurn($("turns").children.length % 2 ? "assistant" : "user", "");
 $("key").onchange = () => loadChoices().catch(error => { $("state").textContent = error.message; });
+$("settings").onsubmit = event => event.preventDefault();
 $("form").onsubmit = event => { event.preventDefault(); whileBusy(submit, "go", "stop", "state"); };
 $("stop").onclick = $("cancel").onclick = () => aborting.abort();
 $("file").onchange = () => { if ($("file").files[0]) openFile($("file").files[0]); };

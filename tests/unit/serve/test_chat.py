@@ -185,3 +185,10 @@ def test_completions_have_choices_and_log_probabilities():
                 if choice["index"] == 0 and choice["logprobs"]:
                     offsets += choice["logprobs"]["text_offset"]
     assert offsets == list(range(len(COMPLETION)))
+
+
+def test_a_list_of_one_prompt_is_that_prompt():
+    for prompt in ("你好", ["你好"], [[5, 6]]):
+        assert post("/v1/completions", {"model": "demo", "prompt": prompt}).status_code == 200
+    several = post("/v1/completions", {"model": "demo", "prompt": ["a", "b"]})
+    assert (several.status_code, several.json()["error"]["param"]) == (400, "prompt")

