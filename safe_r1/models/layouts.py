@@ -11,7 +11,7 @@ class Layout:
     """How a variant is fine-tuned: on which GPUs, and how the model is spread over them.
 
     Attributes:
-        gpu: Kind of GPU, a name of ``safe_r1.train.gpus.GPUS``.
+        gpu: Kind of GPU, a name of ``safe_r1.models.gpus.GPUS``.
         fsdp_size: GPUs that share one copy of the parameters, gradients and optimizer states.
         tp_size: GPUs that share each matrix product.
         ep_size: GPUs that share the experts of a layer: a multiple of ``tp_size`` that divides ``fsdp_size *

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import Gpu
 from safe_r1.train.memory import GRADIENT_BYTES, layer_params_per_rank, nodes_per_token
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]

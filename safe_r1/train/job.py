@@ -9,13 +9,13 @@ from upath import UPath
 from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.inference.device import pick_device
 from safe_r1.models.checkpoints import prepare, with_size
+from safe_r1.models.gpus import Gpu, get_gpu
 from safe_r1.models.registry import Layout, Variant, get_variant
 from safe_r1.resources import Cluster, Device
 from safe_r1.runs import RunFolder
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData
-from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.loop import TrainSpec
 from safe_r1.train.model import ModelSpec
 from safe_r1.train.parallel import resolve_dims

@@ -11,9 +11,9 @@ Source: what transformers' layers save for backward and what FSDP2 allocates, me
 import math
 from dataclasses import astuple, dataclass
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import Layout, States
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import get_gpu
 from safe_r1.train.parallel import spans_nodes
 
 GIB = 2**30

@@ -3,10 +3,10 @@
 import math
 from dataclasses import replace
 
+from safe_r1.models.gpus import Gpu, get_gpu
 from safe_r1.models.registry import Layout, Variant
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
-from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.parallel import spans_nodes
 from safe_r1.train.train_plan import TrainPlan
 

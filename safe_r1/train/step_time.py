@@ -11,9 +11,9 @@ Source: FlashAttention-2 and 3 (arXiv 2307.08691, 2407.08608) for attention's sh
 from dataclasses import astuple, dataclass
 from typing import Literal
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import Gpu
 from safe_r1.train.memory import (
     GRADIENT_BYTES,
     MOMENT_BYTES,

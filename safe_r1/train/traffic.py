@@ -9,9 +9,9 @@ Source: NCCL's documentation of bus bandwidth; what FSDP2 and transformers' para
 import math
 from dataclasses import dataclass
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import Gpu
 from safe_r1.train.memory import EXPERT_IMBALANCE, GRADIENT_BYTES, layer_params_per_rank
 
 # Share of a link's peak that collectives of hundreds of MiB reach. Source: bus bandwidths that nccl-tests

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
 from safe_r1.train.config import SaveConfig
-from safe_r1.train.gpus import Gpu
 from safe_r1.train.memory import GIB, MemoryModel, MemoryParts, nodes_per_token
 from safe_r1.train.step_time import StepModel, StepParts, StepSettings
 from safe_r1.train.storage import (

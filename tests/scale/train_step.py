@@ -19,13 +19,13 @@ from unittest import mock
 import torch
 from transformers import AutoConfig
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train import memory
 from safe_r1.train.architecture import ARCHITECTURES, Architecture
 from safe_r1.train.batches import Batch
 from safe_r1.train.communication import Collective, Link, communication
 from safe_r1.train.config import ParallelConfig
-from safe_r1.train.gpus import get_gpu
 from safe_r1.train.memory import GIB, MemoryModel
 from safe_r1.train.model import ModelSpec, build_model
 from safe_r1.train.parallel import resolve_dims

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.train.architecture import ARCHITECTURES, from_config
-from safe_r1.train.gpus import get_gpu
 from tests.bench.gpu_check import processes
 from tests.bench.gpu_check.gpu import match_gpu
 from tests.bench.gpu_check.processes import run_part, run_parts

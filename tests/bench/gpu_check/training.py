@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from safe_r1.models.gpus import GPUS, Gpu
 from safe_r1.models.registry import Layout, States
 from safe_r1.train.architecture import ARCHITECTURES, Architecture
 from safe_r1.train.config import OptimizerConfig
-from safe_r1.train.gpus import GPUS, Gpu
 from safe_r1.train.model import ModelSpec
 from safe_r1.train.optim import make_optimizer
 from safe_r1.train.plan import TrainPlan, make_plan

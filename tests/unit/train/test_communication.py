@@ -9,10 +9,10 @@ import torch
 from transformers import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train.architecture import ARCHITECTURES, Experts
 from safe_r1.train.communication import Group, bytes_by_link, communication, group_of, total_bytes
-from safe_r1.train.gpus import get_gpu
 from safe_r1.train.memory import GIB
 from tests.scale.train_step import TOLERANCE, count_step, deviations, plan_step
 

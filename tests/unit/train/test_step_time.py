@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import ARCHITECTURES, Architecture, Experts, LatentAttention
-from safe_r1.train.gpus import get_gpu
 from safe_r1.train.step_time import EXPERT_SHARE, MATMUL_SHARE, StepModel, StepParts, StepSettings
 from safe_r1.train.traffic import ExpertExchange, Traffic
 
