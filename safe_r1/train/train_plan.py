@@ -8,7 +8,7 @@ from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
 from safe_r1.train.config import SaveConfig
-from safe_r1.train.memory import GIB, MemoryModel, MemoryParts, nodes_per_token
+from safe_r1.train.memory import GIB, MemoryModel, MemoryParts
 from safe_r1.train.step_time import StepModel, StepParts, StepSettings
 from safe_r1.train.storage import (
     CORPUS_BYTES_PER_TOKEN,
@@ -24,7 +24,6 @@ from safe_r1.train.storage import (
     checkpoint_wait_s,
     host_memory,
 )
-from safe_r1.train.traffic import TRANSFORMERS_EXCHANGE, ExpertExchange
 
 _SAVE = SaveConfig()
 # Kinds of rows that are validated apart: safety, chain of thought, general.
@@ -146,18 +145,10 @@ class TrainPlan:
             recomputed=1 / self.recompute_every if self.activation_checkpointing else 0.0,
             compiled=self.compiled,
             loss_is_recomputed=False,
-            exchange=self._expert_exchange,
+            defer_gradient_reduction=self.defer_gradient_reduction,
         )
 
-    @property
-    def _expert_exchange(self) -> ExpertExchange:
-        """How tokens reach their experts: over several nodes once a node (``train.experts``)."""
-        nodes = nodes_per_token(self.architecture, self.layout, self.gpu.per_node)
-        if not nodes:
-            return TRANSFORMERS_EXCHANGE
-        return ExpertExchange(node_copies=nodes, resends=not self.layout.keep_routed_rows)
-
-    @property
+    @cached_property
     def step_model(self) -> StepModel:
         """The model of one step's duration."""
         return StepModel(

@@ -24,7 +24,7 @@ from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train import memory
 from safe_r1.train.architecture import ARCHITECTURES, Architecture
 from safe_r1.train.batches import Batch
-from safe_r1.train.communication import Collective, Link, communication
+from safe_r1.train.communication import Collective, Communication, Link, expert_exchange
 from safe_r1.train.config import ParallelConfig
 from safe_r1.train.memory import GIB, MemoryModel
 from safe_r1.train.model import ModelSpec, build_model
@@ -162,10 +162,12 @@ def plan_step(architecture: Architecture, layout: Layout, recompute: bool = True
         peak = max(parts.total - parts.optimizer for parts in (model.at_loss(), model.at_layer()))
     tokens = SEQ_LEN * layout.micro_batch_size
     sent: Counter[tuple[Collective, Link]] = Counter()
-    for transfer in communication(
-        architecture, layout, get_gpu(layout.gpu), SEQ_LEN, NUM_MICRO_BATCHES, recompute, 2
-    ):
-        sent[transfer.collective, transfer.link] += round(transfer.bytes_per_rank)
+    gpu = get_gpu(layout.gpu)
+    exchange = expert_exchange(architecture, layout, gpu.per_node)
+    step = Communication(architecture, layout, gpu, SEQ_LEN, NUM_MICRO_BATCHES, float(recompute), exchange)
+    for transfer in step.transfers:
+        for link, size in transfer.sent.items():
+            sent[transfer.collective, link] += round(size)
     # The attention that stands in for the fused one has no matrix products.
     # The output layer is not split by tensor parallelism.
     output_layer = 6.0 * architecture.embedding_params

@@ -12,7 +12,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkR
 from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train.architecture import ARCHITECTURES, Experts
-from safe_r1.train.communication import Group, bytes_by_link, communication, group_of, total_bytes
+from safe_r1.train.communication import Communication, Group, bytes_by_link, expert_exchange, group_of
 from safe_r1.train.memory import GIB
 from tests.scale.train_step import TOLERANCE, count_step, deviations, plan_step
 
@@ -21,7 +21,6 @@ QWEN = replace(ARCHITECTURES["r1-distill-qwen-7b"], num_layers=8)
 R1 = replace(
     ARCHITECTURES["r1"], num_layers=4, experts=Experts(256, 8, 1, 2048, 1, num_groups=8, groups_per_token=4)
 )
-H100 = get_gpu("h100-80")
 
 
 @pytest.mark.parametrize(
@@ -47,8 +46,14 @@ def test_members_of_a_node():
     assert group_of(2, 1, 8) == Group(2, 2)
 
 
+def step_of(architecture, layout, micro_batches):
+    gpu = get_gpu(layout.gpu)
+    exchange = expert_exchange(architecture, layout, gpu.per_node)
+    return Communication(architecture, layout, gpu, 8192, micro_batches, 1.0, exchange)
+
+
 def test_a_single_gpu_sends_nothing():
-    assert communication(LLAMA, Layout("h100-80", 1), H100, 8192, 4, True, 2) == []
+    assert step_of(LLAMA, Layout("h100-80", 1), 4).transfers == []
 
 
 def test_dense_model_by_hand():
@@ -56,12 +61,12 @@ def test_dense_model_by_hand():
     # all gradients are reduced once in fp32; per micro-batch.
     layers = LLAMA.num_layers * LLAMA.layer_params(False)
     gathered = 2 * (2 * layers + 2 * LLAMA.embedding_params + LLAMA.embedding_params + LLAMA.hidden_size)
-    transfers = communication(LLAMA, Layout("h100-80", 8), H100, 8192, 3, True, 2)
-    sizes = {transfer.purpose: transfer.bytes_per_rank for transfer in transfers}
+    step = step_of(LLAMA, Layout("h100-80", 8), 3)
+    sizes = {transfer.purpose: transfer.sent["intra_node"] for transfer in step.transfers}
     assert sizes == pytest.approx(
         {"weights": 3 * 7 / 8 * gathered, "gradients": 3 * 7 / 8 * 4 * LLAMA.total_params}
     )
-    assert {transfer.link for transfer in transfers} == {"intra_node"}
+    assert step.sent("inter_node") == 0
 
 
 def test_r1_sends_a_third_of_what_pairs_would_between_nodes():
@@ -69,12 +74,11 @@ def test_r1_sends_a_third_of_what_pairs_would_between_nodes():
     r1 = ARCHITECTURES["r1"]
     pairs = 6 * 58 * 8192 * 8 * 7168 * 2 / GIB
     assert pairs == pytest.approx(304.5, abs=0.1)
-    gpu = get_gpu("h200-141")
     layout = Layout("h200-141", 64, ep_size=64)
     sent: dict[bool, float] = {}
     for kept in (True, False):
-        transfers = communication(r1, replace(layout, keep_routed_rows=kept), gpu, 8192, 1, True, 2)
-        sent[kept] = total_bytes(transfers, "inter_node", "tokens")
+        step = step_of(r1, replace(layout, keep_routed_rows=kept), 1)
+        sent[kept] = step.sent("inter_node", "tokens")
     assert sent[True] / GIB < pairs / 3
     assert sent[False] == pytest.approx(sent[True] * 5 / 4)
 
