@@ -71,9 +71,9 @@ class TrainPlan:
     compiled: bool = False
 
     @property
-    def memory_peaks(self) -> dict[str, MemoryParts]:
-        """Memory of one GPU at the ``loss`` and in the backward pass of a ``layer``."""
-        memory = MemoryModel(
+    def memory_model(self) -> MemoryModel:
+        """The model of one GPU's memory."""
+        return MemoryModel(
             self.architecture,
             self.layout,
             self.seq_len,
@@ -83,7 +83,11 @@ class TrainPlan:
             self.recompute_every,
             self.defer_gradient_reduction and self.grad_accum_steps > 1,
         )
-        return {"loss": memory.at_loss(), "layer": memory.at_layer()}
+
+    @property
+    def memory_peaks(self) -> dict[str, MemoryParts]:
+        """Memory of one GPU at the ``loss`` and in the backward pass of a ``layer``."""
+        return {"loss": self.memory_model.at_loss(), "layer": self.memory_model.at_layer()}
 
     @property
     def memory(self) -> MemoryParts:

@@ -14,12 +14,12 @@ from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train.architecture import ARCHITECTURES, Experts
 from safe_r1.train.communication import Communication, Group, bytes_by_link, expert_exchange, group_of
 from safe_r1.train.memory import GIB
-from tests.scale.train_step import TOLERANCE, count_step, deviations, plan_step
+from tests.scale.train_step import TOLERANCE, StepCase, count_by_layers, count_step, deviations, plan_step
 
 LLAMA = replace(ARCHITECTURES["r1-distill-llama-8b"], num_layers=4)
 QWEN = replace(ARCHITECTURES["r1-distill-qwen-7b"], num_layers=8)
 R1 = replace(
-    ARCHITECTURES["r1"], num_layers=4, experts=Experts(256, 8, 1, 2048, 1, num_groups=8, groups_per_token=4)
+    ARCHITECTURES["r1"], num_layers=3, experts=Experts(256, 8, 1, 2048, 1, num_groups=8, groups_per_token=4)
 )
 
 
@@ -98,35 +98,43 @@ def test_nodes_of_a_token_are_those_that_the_router_gives(num_nodes):
     assert experts.nodes_per_token(num_nodes) == pytest.approx(counted, rel=0.06)
 
 
+CASES = {
+    "node": StepCase(LLAMA, Layout("h100-80", 8), micro_batches=2),
+    "one layer in two": StepCase(LLAMA, Layout("h100-80", 8), recompute_every=2, micro_batches=1),
+    "deferred": StepCase(LLAMA, Layout("h100-80", 8), micro_batches=2, defer_reduction=True),
+    "two nodes": StepCase(QWEN, Layout("h100-80", 16), recompute_every=0, micro_batches=1),
+    "copies": StepCase(LLAMA, Layout("h100-80", 8, dp_replicate_size=2), micro_batches=1),
+    "tensor": StepCase(LLAMA, Layout("h100-80", 8, tp_size=2), micro_batches=1),
+    "experts": StepCase(R1, Layout("h200-141", 64, ep_size=64), micro_batches=1),
+    "kept": StepCase(R1, Layout("h200-141", 64, ep_size=64, keep_routed_rows=True), micro_batches=1),
+    "experts in a node": StepCase(R1, Layout("h200-141", 64, ep_size=8), micro_batches=1),
+    "256": StepCase(R1, Layout("h200-141", 256, ep_size=64), micro_batches=1),
+    "4 × 64": StepCase(R1, Layout("h200-141", 64, ep_size=64, dp_replicate_size=4), micro_batches=1),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("architecture", "layout", "recompute"),
-    [
-        (LLAMA, Layout("h100-80", 8), True),
-        (QWEN, Layout("h100-80", 16), False),
-        (LLAMA, Layout("h100-80", 8, dp_replicate_size=2), True),
-        (LLAMA, Layout("h100-80", 8, tp_size=2), True),
-        (R1, Layout("h200-141", 64, ep_size=64), True),
-        (R1, Layout("h200-141", 64, ep_size=64, keep_routed_rows=True), True),
-        (R1, Layout("h200-141", 64, ep_size=8), True),
-        (R1, Layout("h200-141", 256, ep_size=64), True),
-        (R1, Layout("h200-141", 64, ep_size=64, dp_replicate_size=4), True),
-    ],
-    ids=["node", "two nodes", "copies", "tensor", "experts", "kept", "experts in a node", "256", "4 × 64"],
-)
-def test_plan_is_what_a_step_counts(architecture, layout, recompute):
-    counted = count_step(architecture, layout, recompute)
-    found = deviations(counted, plan_step(architecture, layout, recompute))
-    if not recompute:
+@pytest.mark.parametrize("name", CASES)
+def test_plan_is_what_a_step_counts(name):
+    case = CASES[name]
+    found = deviations(count_step(case), plan_step(case))
+    if not case.recompute_every:
         # Of activations that are kept more is planned than is counted: 7 % in all.
         assert 0 <= found.pop("peak") < 0.08
     assert found == {what: pytest.approx(0, abs=TOLERANCE) for what in found}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["r1-distill-qwen-1.5b", "r1-distill-qwen-7b", "r1-distill-llama-8b"])
-def test_plan_of_a_whole_model_is_what_a_step_counts(name):
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    # On one GPU the peak is not that of the same moment for any number of layers.
+    [("r1-distill-qwen-1.5b", None), ("r1-distill-qwen-7b", (2, 4)), ("r1-distill-llama-8b", (2, 4))],
+)
+def test_plan_of_a_whole_model_is_what_a_step_counts(name, layers):
+    """Sharded ones from two counts of a few layers, as every further layer adds the same."""
     layout = VARIANTS[name].layout
     assert layout
-    found = deviations(count_step(ARCHITECTURES[name], layout), plan_step(ARCHITECTURES[name], layout))
+    case = StepCase(ARCHITECTURES[name], layout, micro_batches=1)
+    counted = count_by_layers(case, *layers) if layers else count_step(case)
+    found = deviations(counted, plan_step(case))
     assert found == {what: pytest.approx(0, abs=TOLERANCE) for what in found}
