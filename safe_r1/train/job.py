@@ -193,17 +193,8 @@ def make_spec(job: TrainJob, data: PreparedData) -> TrainSpec:
     steps = num_steps(train["num_sequences"], config.global_batch_size, config.epochs)
     # On CPU, neither the registry's layout nor the peak of a GPU applies.
     on_gpu = job.device == "cuda"
-    model = ModelSpec(
-        job.variant.source,
-        job.variant.revision,
-        _uses_bf16(config, "gpu" if on_gpu else "cpu"),
-        layout.cpu_offload,
-        config.parallel.activation_checkpointing,
-        config.parallel.logits_budget_mib,
-        config.trust_remote_code,
-        job.plan.recompute_every,
-        config.parallel.compile,
-        layout.keep_routed_rows,
+    model = ModelSpec.of_plan(
+        job.plan, job.variant.source, job.variant.revision, trust_remote_code=config.trust_remote_code
     )
     mean_document = train["num_tokens"] / train["num_documents"]
     return TrainSpec(

@@ -21,6 +21,7 @@ from safe_r1.train.fp8 import open_dequantized
 from safe_r1.train.loading import check_loaded
 from safe_r1.train.loss import summed_cross_entropy
 from safe_r1.train.parallel import ParallelDims, local_world_size, spans_nodes
+from safe_r1.train.train_plan import TrainPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -53,6 +54,31 @@ class ModelSpec:
     recompute_every: int = 1
     compile_layers: bool = False
     keep_routed_rows: bool = False
+
+    @classmethod
+    def of_plan(
+        cls, plan: TrainPlan, source: str = "", revision: str = "main", trust_remote_code: bool = False
+    ) -> "ModelSpec":
+        """What computes as a plan assumes.
+
+        Args:
+            plan: The plan of the run.
+            source: See the attributes, as for the following.
+            revision: Of the source.
+            trust_remote_code: Run code from the model's repository.
+        """
+        return cls(
+            source,
+            revision,
+            bf16=plan.dtype_bytes == 2,
+            cpu_offload=plan.layout.cpu_offload,
+            activation_checkpointing=plan.activation_checkpointing,
+            logits_budget_mib=plan.logits_budget_mib,
+            trust_remote_code=trust_remote_code,
+            recompute_every=plan.recompute_every,
+            compile_layers=plan.compiled,
+            keep_routed_rows=plan.layout.keep_routed_rows,
+        )
 
 
 def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedModel":

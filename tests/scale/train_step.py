@@ -17,7 +17,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from transformers import AutoConfig
 
 from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import VARIANTS, Layout
@@ -29,8 +28,9 @@ from safe_r1.train.config import ParallelConfig
 from safe_r1.train.memory import GIB
 from safe_r1.train.model import ModelSpec, build_model
 from safe_r1.train.parallel import resolve_dims
-from safe_r1.train.plan import make_plan
+from safe_r1.train.plan import TrainPlan, make_plan
 from safe_r1.train.step import train_step
+from tests.hf_config import hf_config
 from tests.scale.fake_step import (
     ATTENTION,
     StepCounter,
@@ -64,29 +64,6 @@ class StepFigures:
     def total_gib(self, link: Link) -> float:
         """GiB that the rank sends over a link."""
         return sum(size for (_, over), size in self.sent.items() if over == link) / GIB
-
-
-def hf_config(architecture: Architecture) -> Any:
-    """A transformers configuration with these dimensions."""
-    names = {
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "num_key_value_heads": "num_kv_heads",
-        "max_position_embeddings": "context",
-        "tie_word_embeddings": "tied",
-    }
-    names |= {name: name for name in ("hidden_size", "intermediate_size", "vocab_size")}
-    sizes = {theirs: getattr(architecture, ours) for theirs, ours in names.items()}
-    if architecture.latent and architecture.experts:
-        # Everything else is the default, which is R1's.
-        sizes |= {
-            "n_routed_experts": architecture.experts.num,
-            "first_k_dense_replace": architecture.experts.first_dense,
-            "n_group": architecture.experts.num_groups,
-            "topk_group": architecture.experts.groups_per_token,
-            "experts_implementation": "grouped_mm",
-        }
-    return AutoConfig.for_model(architecture.family, **sizes)
 
 
 def _routed_counts(architecture: Architecture, layout: Layout, shape: Sequence[int]) -> list[Any]:
@@ -126,6 +103,21 @@ class StepCase:
     micro_batches: int = 2
     defer_reduction: bool = False
 
+    @property
+    def plan(self) -> TrainPlan:
+        """The plan of a run of such steps."""
+        layout = self.layout
+        return make_plan(
+            self.architecture,
+            layout,
+            seq_len=SEQ_LEN,
+            global_batch_size=layout.dp_size * layout.micro_batch_size * self.micro_batches,
+            activation_checkpointing=self.recompute_every > 0,
+            logits_budget_mib=LOGITS_BUDGET_MIB,
+            recompute_every=max(1, self.recompute_every),
+            defer_gradient_reduction=self.defer_reduction,
+        )
+
 
 def count_step(case: StepCase) -> StepFigures:
     """Run a step on fake tensors."""
@@ -134,14 +126,7 @@ def count_step(case: StepCase) -> StepFigures:
     register_attention()
     gpu = get_gpu(layout.gpu)
     dims = resolve_dims(ParallelConfig(), layout, layout.num_gpus)
-    spec = ModelSpec(
-        "-",
-        bf16=True,
-        activation_checkpointing=case.recompute_every > 0,
-        recompute_every=max(1, case.recompute_every),
-        logits_budget_mib=LOGITS_BUDGET_MIB,
-        keep_routed_rows=layout.keep_routed_rows,
-    )
+    spec = ModelSpec.of_plan(case.plan)
     config = hf_config(architecture)
     config._attn_implementation = ATTENTION
     tokens = SEQ_LEN * layout.micro_batch_size
@@ -206,16 +191,7 @@ def plan_step(case: StepCase) -> StepFigures:
     """The same figures from the planner's models, for experts that get equally many tokens."""
     architecture = case.architecture
     layout = case.layout
-    plan = make_plan(
-        architecture,
-        layout,
-        seq_len=SEQ_LEN,
-        global_batch_size=layout.dp_size * layout.micro_batch_size * case.micro_batches,
-        activation_checkpointing=case.recompute_every > 0,
-        logits_budget_mib=LOGITS_BUDGET_MIB,
-        recompute_every=max(1, case.recompute_every),
-        defer_gradient_reduction=case.defer_reduction,
-    )
+    plan = case.plan
     with mock.patch.object(memory, "EXPERT_IMBALANCE", 1.0):
         peak = max(parts.total - parts.optimizer for parts in plan.memory_peaks.values())
     sent: Counter[tuple[Collective, Link]] = Counter()
