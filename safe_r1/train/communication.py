@@ -149,8 +149,7 @@ class Communication:
         defer_gradient_reduction: Gradients are reduced with the last micro-batch only.
         dtype_bytes: Of the compute dtype: 2 for bf16, 4 for fp32.
         gradient_bytes: Bytes of a gradient that is reduced.
-        splits_experts: Experts are sharded evenly; False: whole ones, as FSDP2 does, and their number is
-            rounded up.
+        is_fsdp2: Whole experts are sharded, so that their number is rounded up; False: even shards.
     """
 
     architecture: Architecture
@@ -163,7 +162,7 @@ class Communication:
     defer_gradient_reduction: bool = False
     dtype_bytes: int = 2
     gradient_bytes: int = GRADIENT_BYTES
-    splits_experts: bool = False
+    is_fsdp2: bool = True
 
     @cached_property
     def transfers(self) -> list[Transfer]:
@@ -208,7 +207,7 @@ class Communication:
 
     def _sharded_experts(self, num: float, shards: int) -> float:
         """Experts of a layer that are gathered, with those that fill up the last shard."""
-        return num if self.splits_experts else float(math.ceil(num / shards) * shards)
+        return float(math.ceil(num / shards) * shards) if self.is_fsdp2 else num
 
     def _dense_units(self) -> tuple[list[float], list[float]]:
         """Parameters of the units that FSDP gathers twice and of those that it gathers once."""

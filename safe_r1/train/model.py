@@ -153,6 +153,10 @@ def prepare_model(
         device: ``cpu`` or ``cuda``.
     """
     checkpointing: dict[str, object] = {"use_reentrant": False}
+    if dims.shards_experts:
+        from safe_r1.train.experts import prefetch_experts
+
+        prefetch_experts(model)
     if _sends_by_node(dims):
         from safe_r1.train.experts import compute_shared_experts_first, keep_routed_rows
 

@@ -42,6 +42,11 @@ class ParallelDims:
         return self.dp_replicate * self.fsdp * self.tp
 
     @property
+    def shards_experts(self) -> bool:
+        """True where several workers own the same experts, whose weights are sharded over them."""
+        return self.ep > 1 and self.fsdp * self.tp > self.ep
+
+    @property
     def dp(self) -> int:
         """Number of workers with batches of their own."""
         return self.dp_replicate * self.fsdp

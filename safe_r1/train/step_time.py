@@ -72,7 +72,7 @@ class StepSettings:
         imbalance: Rows of the GPU with the busiest experts as a multiple of the mean.
         defer_gradient_reduction: Gradients are reduced with the last micro-batch only.
         gradient_bytes: See ``Communication``, as for the following.
-        splits_experts: Experts are sharded evenly.
+        is_fsdp2: FSDP2 shards experts whole, and reduces the gradients of one unit at a time.
     """
 
     recomputed: float = 1.0
@@ -85,7 +85,7 @@ class StepSettings:
     imbalance: float = EXPERT_IMBALANCE
     defer_gradient_reduction: bool = False
     gradient_bytes: int = GRADIENT_BYTES
-    splits_experts: bool = False
+    is_fsdp2: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class StepModel:
             settings.exchange or own,
             settings.defer_gradient_reduction,
             gradient_bytes=settings.gradient_bytes,
-            splits_experts=settings.splits_experts,
+            is_fsdp2=settings.is_fsdp2,
         )
 
     def parts(self) -> StepParts:
@@ -296,7 +296,8 @@ class StepModel:
 
         Weights of the next layer are gathered while one runs, and gradients are reduced in the background; of
         the first layer's weights and the last one's gradients nothing is hidden. Nothing is hidden by the
-        exchange of tokens either, which needs the same links.
+        exchange of tokens either, which needs the same links. The reduction of a layer's experts has to end
+        with the rest of that layer, as FSDP2 has one buffer for gradients that are reduced.
         """
         # Half of the gathers are in the forward pass.
         gather = self.communication.seconds("weights", "expert weights") / 2
@@ -309,8 +310,26 @@ class StepModel:
         ends = (gather + reduce) / self.architecture.num_layers
         waits = max(0.0, gather - number * forward)
         waits += max(0.0, gather * others / number - others * backward)
-        waits += max(0.0, gather * reducing / number + reduce - reducing * backward)
+        after_experts = 2 * (sum(self._forward) - self._forward[1])
+        waits += max(
+            gather * reducing / number + reduce - reducing * backward,
+            self._expert_reduction_s - reducing * after_experts,
+            0.0,
+        )
         return ends + waits
+
+    @property
+    def _expert_reduction_s(self) -> float:
+        """Seconds in which the gradients of experts are reduced one layer at a time."""
+        if not self.settings.is_fsdp2:
+            return 0.0
+        transfers = self.communication.transfers
+        reductions = [
+            each
+            for each in transfers
+            if each.collective == "reduce_scatter" and each.purpose == "expert gradients"
+        ]
+        return sum(each.seconds(self.gpu) for each in reductions)
 
     @property
     def _num_syncs(self) -> float:

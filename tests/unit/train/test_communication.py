@@ -108,6 +108,7 @@ CASES = {
     "experts": StepCase(R1, Layout("h200-141", 64, ep_size=64), micro_batches=1),
     "kept": StepCase(R1, Layout("h200-141", 64, ep_size=64, keep_routed_rows=True), micro_batches=1),
     "experts in a node": StepCase(R1, Layout("h200-141", 64, ep_size=8), micro_batches=1),
+    "half of the nodes": StepCase(R1, Layout("h200-141", 64, ep_size=32), micro_batches=1),
     "256": StepCase(R1, Layout("h200-141", 256, ep_size=64), micro_batches=1),
     "4 × 64": StepCase(R1, Layout("h200-141", 64, ep_size=64, dp_replicate_size=4), micro_batches=1),
 }

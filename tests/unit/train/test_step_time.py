@@ -57,7 +57,7 @@ def model_of(run: dict[str, Any]) -> StepModel:
             # The published runs balance their experts by force.
             imbalance=1.0,
             gradient_bytes=run.get("gradient_bytes", 4),
-            splits_experts=run.get("splits_experts", False),
+            is_fsdp2=run.get("is_fsdp2", True),
         ),
     )
 
