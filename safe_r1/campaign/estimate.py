@@ -23,9 +23,9 @@ from safe_r1.inference.spending import Spending
 from safe_r1.judge.factory import engine_model
 from safe_r1.models.checkpoints import with_size
 from safe_r1.models.endpoint_entry import EndpointEntry, with_overrides
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import Variant, as_exported, get_variant
 from safe_r1.settings import load_config
-from safe_r1.train.gpus import get_gpu
 from safe_r1.train.plan import plan_variant
 from safe_r1.train.plan_text import problem_of
 from safe_r1.train.storage import VolumeUse

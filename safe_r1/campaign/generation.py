@@ -11,8 +11,8 @@ from safe_r1.inference.kv_cache import kv_capacity
 from safe_r1.inference.simulate import BatchRun, lognormal_lengths, simulate_batch
 from safe_r1.inference.simulated_engine import BatchRow, EngineRoom
 from safe_r1.inference.throughput import EngineSpeed, engine_speed
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.variant import Variant
-from safe_r1.train.gpus import Gpu
 
 # From a disk of the node or a volume.
 LOAD_GIB_PER_S = 0.5
@@ -59,7 +59,7 @@ def generate(variant: Variant, engine: EngineConfig, gpu: Gpu, groups: tuple[Row
     slots = max_num_seqs(variant, engine, "gpu")
     sizes = dispatch(slots, engine.batch_size)
     room = EngineRoom(slots, capacity.num_tokens if capacity else math.inf, sizes.rows * sizes.batches)
-    speed = engine_speed(variant, engine, gpu.name, gpu.tflops)
+    speed = engine_speed(variant, engine, gpu)
     start_s = 3600 * ENGINE_START_HOURS + variant.weights_gib() / LOAD_GIB_PER_S
     return _simulate(groups, speed, room, engine.replicas, start_s)
 

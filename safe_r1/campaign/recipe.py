@@ -15,9 +15,9 @@ from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError, SafeR1Error
 from safe_r1.judge.factory import check_kind
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import get_variant
 from safe_r1.settings import Settings, load_config
-from safe_r1.train.gpus import get_gpu
 
 T = TypeVar("T")
 JobKind = Literal["corpus", "evaluate", "finetune", "compare"]

@@ -1,10 +1,10 @@
-"""How long the steps of an engine on GPUs take: the achieved shares of the hardware's peaks, in one table.
+"""How long the steps of an engine on GPUs take, by the shares of the hardware's peaks that it achieves.
 
 Every step reads the weights and the keys and values of all sequences, and computes: the larger of reading and
 computing counts, for the matrix products and for attention apart. Launching a step and the exchanges among
 the GPUs of an engine come on top, and so does sampling for each sequence.
 
-Source: the vendors' data sheets for bandwidths; the shares are fitted to the rows of
+Source: ``safe_r1.models.gpus`` for the peaks; the shares are fitted to the rows of
     ``tests/baselines/inference.toml`` that say so, and held against all others there by a test.
 """
 
@@ -15,38 +15,13 @@ from safe_r1.config import EngineConfig
 from safe_r1.errors import ConfigError
 from safe_r1.inference.kv_cache import bytes_per_param, kv_capacity, parallel_sizes
 from safe_r1.models.attention import Attention
+from safe_r1.models.gpus import GPUS, Gpu
 from safe_r1.models.variant import Variant
 
-
-@dataclass(frozen=True)
-class GpuSpeed:
-    """What an engine achieves on a GPU type.
-
-    Attributes:
-        memory_gb_s: Peak bandwidth of its memory in GB/s.
-        compute_share: Of the peak of matrix products that prompts of a dense model achieve.
-        has_fp8: Whether its matrix products are twice as fast in FP8.
-    """
-
-    memory_gb_s: float
-    compute_share: float
-    has_fp8: bool = True
-
-
-GPU_SPEEDS: Mapping[str, GpuSpeed] = {
-    "a100-40": GpuSpeed(1555, 0.6, has_fp8=False),
-    "a100-80": GpuSpeed(2039, 0.6, has_fp8=False),
-    "a800-80": GpuSpeed(2039, 0.6, has_fp8=False),
-    # It computes little beside its bandwidth, so that the peak is easier to reach.
-    "h20-96": GpuSpeed(4000, 0.6),
-    "h100-80": GpuSpeed(3350, 0.4),
-    "h800-80": GpuSpeed(3350, 0.4),
-    "h200-141": GpuSpeed(4800, 0.4),
-    "b200-180": GpuSpeed(8000, 0.4),
-    "l40s-48": GpuSpeed(864, 0.5),
-}
-"""By the names of ``safe_r1.train.gpus``."""
-
+# Of the peak of matrix products, what prompts of a dense model achieve.
+_COMPUTE_SHARE: Mapping[str, float] = {"ampere": 0.6, "hopper": 0.4, "blackwell": 0.4, "ada": 0.5}
+# An H20 computes little beside its bandwidth, so that its peak is easier to reach.
+_COMPUTE_SHARE_OF_GPU: Mapping[str, float] = {"h20-96": 0.6}
 # Of the bandwidth, for weights that every token needs and for keys and values.
 _READ_SHARE = 0.8
 # Of the bandwidth for routed experts, whose matrix products are many and small.
@@ -140,7 +115,7 @@ class EngineSpeed:
         return self.weights_s + self.experts_s * (1 - (1 - self.expert_share) ** tokens)
 
 
-def engine_speed(variant: Variant, engine: EngineConfig, gpu: str, tflops: float) -> EngineSpeed:
+def engine_speed(variant: Variant, engine: EngineConfig, gpu: Gpu) -> EngineSpeed:
     """The times of an engine's steps.
 
     GPUs of an engine share reading and computing evenly, also as stages of a pipeline: vLLM keeps all of them
@@ -149,28 +124,26 @@ def engine_speed(variant: Variant, engine: EngineConfig, gpu: str, tflops: float
     Args:
         variant: The model.
         engine: Engine settings.
-        gpu: Name of the GPU type.
-        tflops: Peak of one GPU's matrix products in bf16 (``safe_r1.train.gpus``).
+        gpu: The GPU type.
 
     Raises:
-        ConfigError: The table does not have the GPU type.
+        ConfigError: It is ``cpu``.
     """
-    if gpu not in GPU_SPEEDS:
-        raise ConfigError(
-            f"no speed of inference is known for GPU {gpu!r}: known are {', '.join(GPU_SPEEDS)}"
-        )
-    speed = GPU_SPEEDS[gpu]
+    compute_share = _COMPUTE_SHARE_OF_GPU.get(gpu.name, _COMPUTE_SHARE.get(gpu.generation))
+    if compute_share is None:
+        known = ", ".join(each.name for each in GPUS.values() if each.generation in _COMPUTE_SHARE)
+        raise ConfigError(f"no speed of inference is known for GPU {gpu.name!r}: known are {known}")
     sizes = parallel_sizes(variant, engine, "gpu")
     capacity = kv_capacity(variant, engine, "gpu")
     attention = variant.attention
     experts = _EXPERTS.get(variant.family, _Experts(0.0, 0.0))
-    bytes_per_s = sizes.num_gpus * speed.memory_gb_s * 1e9
-    flops_per_s = sizes.num_gpus * tflops * 1e12 * speed.compute_share
+    bytes_per_s = sizes.num_gpus * gpu.memory_gb_s * 1e9
+    flops_per_s = sizes.num_gpus * gpu.tflops * 1e12 * compute_share
     weight_bytes = bytes_per_param(variant, engine)
     params = max(0.1, variant.params_b) * 1e9
     active = params * (1 - experts.routed * (1 - experts.used))
     product_flops_per_s = flops_per_s
-    if speed.has_fp8 and weight_bytes <= 1:
+    if gpu.has_fp8 and weight_bytes <= 1:
         product_flops_per_s *= 2
     if experts.routed:
         product_flops_per_s *= _EXPERTS_COMPUTE

@@ -11,7 +11,7 @@ class Layout:
     """How a variant is fine-tuned: on which GPUs, and how the model is spread over them.
 
     Attributes:
-        gpu: Kind of GPU, a name of ``safe_r1.train.gpus.GPUS``.
+        gpu: Kind of GPU, a name of ``safe_r1.models.gpus.GPUS``.
         fsdp_size: GPUs that share one copy of the parameters, gradients and optimizer states.
         tp_size: GPUs that share each matrix product.
         ep_size: GPUs that share the experts of a layer: a multiple of ``tp_size`` that divides ``fsdp_size *
@@ -76,12 +76,12 @@ LAYOUTS: dict[str, Layout] = {
     "r1": Layout(
         "h200-141",
         64,
-        ep_size=64,
+        ep_size=32,
         states="8bit",
         why=(
-            "6,249 GiB of states with 8-bit moments: 98 each, where fp32 moments would be 156. A GPU owns 4 "
-            "of the 256 experts of a layer, so tokens travel in place of 1.2 TiB of experts. A batch of 64 "
-            "sequences has no work for more GPUs"
+            "6,249 GiB of states with 8-bit moments: 98 each, where fp32 moments would be 156. 32 GPUs share "
+            "the 256 experts of a layer, which is fastest: 64 would send more tokens between nodes, and 16 "
+            "more experts. A batch of 64 sequences has no work for more GPUs"
         ),
     ),
     "demo": Layout("cpu", 1, why="2 GiB of states: any machine holds them"),

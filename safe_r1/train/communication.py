@@ -1,10 +1,10 @@
-"""Bytes that a GPU sends in one optimizer step, by collective and by link.
+"""What a GPU sends in one optimizer step, by collective and link, and how long the links take for it.
 
 A weight is all-gathered in the compute dtype for the forward pass and, as it is freed in between, again for
-the backward pass; its gradient is reduce-scattered in fp32 after every micro-batch. The final norm and the
-output layer are not freed and so gathered once. Routed tokens travel to their experts and back, and so do
-their gradients: four trips, and more where the forward pass is repeated. Where the experts of a layer are on
-several nodes, a token goes to each node once (``safe_r1.train.experts``).
+the backward pass; its gradient is reduce-scattered in fp32 after every micro-batch, or once a step where that
+is deferred. The final norm and the output layer are not freed and so gathered once. Routed tokens travel to
+their experts and back, and so do their gradients: four trips, and more where the forward pass is repeated.
+Where the experts of a layer are on several nodes, a token goes to each node once (``safe_r1.train.experts``).
 
 Source: transformers' plans for FSDP2 and expert parallelism; ``tests/scale`` counts the collectives of the
     project's own training step on a fake process group.
@@ -13,15 +13,21 @@ Source: transformers' plans for FSDP2 and expert parallelism; ``tests/scale`` co
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import Gpu
 from safe_r1.train.memory import GRADIENT_BYTES, layer_params_per_rank, nodes_per_token
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 Link = Literal["intra_node", "inter_node"]
+
+# Share of a link's peak that collectives of hundreds of MiB reach. Source: bus bandwidths that nccl-tests
+# print on nodes of eight GPUs (NVLink), and DeepEP's table for dispatch between nodes (44 of 50 GB/s).
+LINK_SHARE = 0.75
+NETWORK_SHARE = 0.80
 
 
 @dataclass(frozen=True)
@@ -39,33 +45,35 @@ class Group:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one GPU sends in an optimizer step by one kind of collective over one link.
+    """All calls of a collective in an optimizer step that serve one purpose in one group.
 
     Attributes:
         collective: The operation.
         purpose: What is sent: ``weights``, ``gradients``, ``expert weights``, ``expert gradients``,
             ``tensor parallel`` or ``tokens``.
-        link: Inside a node (NVLink) or between nodes (the network).
-        bytes_per_rank: Bytes that a rank sends, on average over the ranks.
-        num_calls: Collectives of a step in which they are sent.
+        group: The ranks that take part.
+        payload: Bytes of all calls together, as ``bytes_by_link`` takes them.
+        num_calls: Number of calls.
     """
-
-    collective: Collective
-    purpose: str
-    link: Link
-    bytes_per_rank: float
-    num_calls: int
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A collective that is repeated ``num_calls`` times; the payload is that of all calls together."""
 
     collective: Collective
     purpose: str
     group: Group
     payload: float
     num_calls: int
+
+    @property
+    def sent(self) -> dict[Link, float]:
+        """Bytes that a rank sends over each link, on average over the ranks."""
+        return bytes_by_link(self.collective, self.payload, self.group)
+
+    def seconds(self, gpu: Gpu) -> float:
+        """Time of all calls, one after the other; the slower link decides.
+
+        Every GPU of a node has a network adapter of its own, and a ring through it.
+        """
+        links = (gpu.link_gb_s * LINK_SHARE, gpu.network_gb_s * NETWORK_SHARE)
+        return max(self.sent["intra_node"] / links[0], self.sent["inter_node"] / links[1]) / 1e9
 
 
 def bytes_by_link(collective: Collective, payload: float, group: Group) -> dict[Link, float]:
@@ -96,149 +104,173 @@ def group_of(size: int, stride: int, gpus_per_node: int) -> Group:
     return Group(size, min(size, max(1, gpus_per_node // stride)))
 
 
-def communication(
-    architecture: Architecture,
-    layout: Layout,
-    gpu: Gpu,
-    seq_len: int,
-    grad_accum_steps: int,
-    activation_checkpointing: bool,
-    dtype_bytes: int,
-) -> list[Transfer]:
+@dataclass(frozen=True)
+class ExpertExchange:
+    """How tokens travel to their experts and back.
+
+    Attributes:
+        node_copies: Nodes to which a token is sent once each, its own among them; 0: a row goes straight to
+            each GPU.
+        gpu_copies: GPUs to which a token is sent, or to which its nodes pass it on; a GPU counts once for
+            each of its experts that the token chose, unless the dispatch sends one row for all of them.
+        resends: The recomputation of a layer sends the rows between nodes again; False: they were kept.
+        syncs: Times that the host waits for the GPU in one dispatch, to learn the numbers of rows.
+    """
+
+    node_copies: float
+    gpu_copies: float
+    resends: bool = True
+    syncs: int = 2
+
+
+def expert_exchange(model: Architecture, layout: Layout, per_node: int) -> ExpertExchange | None:
+    """How this project's training sends tokens to their experts; None where every GPU has all of them."""
+    if model.experts is None or layout.ep_size == 1:
+        return None
+    node_copies = nodes_per_token(model, layout, per_node)
+    syncs = 1 if node_copies else 2
+    return ExpertExchange(node_copies, model.experts.per_token, not layout.keep_routed_rows, syncs)
+
+
+@dataclass(frozen=True)
+class Communication:
     """What a GPU sends in one optimizer step; nothing on a single GPU.
 
     Collectives of a few bytes (counts of tokens, the loss, the gradient norm) are left out.
 
-    Args:
+    Attributes:
         architecture: Dimensions of the model.
         layout: Sharding and micro-batch size.
-        gpu: The GPU type, with its number per node.
+        gpu: The GPU type, with its links and its number per node.
         seq_len: Tokens of a packed sequence.
-        grad_accum_steps: Micro-batches of a worker in a step.
-        activation_checkpointing: Each layer is recomputed in the backward pass.
+        micro_batches: Micro-batches of a worker in a step.
+        recomputed: Share of the layers whose forward pass the backward pass repeats.
+        exchange: How tokens travel to their experts; None: there is no expert parallelism.
+        defer_gradient_reduction: Gradients are reduced with the last micro-batch only.
         dtype_bytes: Of the compute dtype: 2 for bf16, 4 for fp32.
+        gradient_bytes: Bytes of a gradient that is reduced.
+        is_fsdp2: Whole experts are sharded, so that their number is rounded up; False: even shards.
     """
-    model = _StepModel(architecture, layout, gpu, seq_len, activation_checkpointing, dtype_bytes)
-    transfers: list[Transfer] = []
-    for call in model.calls():
-        for link, size in bytes_by_link(call.collective, call.payload, call.group).items():
-            if size:
-                calls = call.num_calls * grad_accum_steps
-                transfers.append(
-                    Transfer(call.collective, call.purpose, link, size * grad_accum_steps, calls)
-                )
-    return transfers
-
-
-def total_bytes(transfers: list[Transfer], link: Link, purpose: str | None = None) -> float:
-    """Bytes that a rank sends over a link, for one purpose or for all."""
-    return sum(
-        transfer.bytes_per_rank
-        for transfer in transfers
-        if transfer.link == link and purpose in (None, transfer.purpose)
-    )
-
-
-@dataclass(frozen=True)
-class _StepModel:
-    """Collectives of one micro-batch; the attributes are those of ``communication``."""
 
     architecture: Architecture
     layout: Layout
     gpu: Gpu
     seq_len: int
-    activation_checkpointing: bool
-    dtype_bytes: int
+    micro_batches: int
+    recomputed: float
+    exchange: ExpertExchange | None
+    defer_gradient_reduction: bool = False
+    dtype_bytes: int = 2
+    gradient_bytes: int = GRADIENT_BYTES
+    is_fsdp2: bool = True
 
-    def calls(self) -> Iterator[_Call]:
-        """All collectives of one micro-batch."""
+    @cached_property
+    def transfers(self) -> list[Transfer]:
+        """All collectives of a step."""
+        return list(self._transfers())
+
+    def sent(self, link: Link, *purposes: str) -> float:
+        """Bytes that a rank sends over a link for some purposes, or for all."""
+        return sum(each.sent[link] for each in self._with(purposes))
+
+    def seconds(self, *purposes: str) -> float:
+        """Time that the links take for some purposes, or for all, one after the other."""
+        return sum(each.seconds(self.gpu) for each in self._with(purposes))
+
+    def _with(self, purposes: tuple[str, ...]) -> list[Transfer]:
+        return [each for each in self.transfers if not purposes or each.purpose in purposes]
+
+    @property
+    def num_reductions(self) -> int:
+        """Micro-batches after which gradients are reduced."""
+        return 1 if self.defer_gradient_reduction else self.micro_batches
+
+    def _transfers(self) -> Iterator[Transfer]:
         layout = self.layout
         model = self.architecture
         if layout.dp_size > 1:
             yield from self._sharded("", self._group(layout.fsdp_size, layout.tp_size), *self._dense_units())
             if model.experts and layout.ep_size > 1:
                 shards = layout.fsdp_size * layout.tp_size // layout.ep_size
-                experts = math.ceil(model.experts.num / layout.ep_size / shards) * shards
-                units = [float(experts * model.expert_params)] * model.num_expert_layers
+                params = (
+                    self._sharded_experts(model.experts.num / layout.ep_size, shards) * model.expert_params
+                )
+                units = [params] * model.num_expert_layers
                 yield from self._sharded("expert ", self._group(shards, layout.ep_size), units, [])
         if layout.tp_size > 1:
             yield from self._tensor_parallel()
-        if model.experts and layout.ep_size > 1:
-            yield from self._tokens()
+        if self.exchange:
+            yield from self._tokens(self.exchange)
 
     def _group(self, size: int, stride: int) -> Group:
         return group_of(size, stride, self.gpu.per_node)
+
+    def _sharded_experts(self, num: float, shards: int) -> float:
+        """Experts of a layer that are gathered, with those that fill up the last shard."""
+        return float(math.ceil(num / shards) * shards) if self.is_fsdp2 else num
 
     def _dense_units(self) -> tuple[list[float], list[float]]:
         """Parameters of the units that FSDP gathers twice and of those that it gathers once."""
         model = self.architecture
         # Tensor parallelism splits the embedding by vocabulary, unless the output layer shares it.
         twice: list[float] = [] if model.tied else [model.embedding_params / self.layout.tp_size]
-        for with_experts, number in self._layers.items():
-            params = layer_params_per_rank(model, self.layout, with_experts)
-            if with_experts and model.experts and self.layout.ep_size == 1:
-                # Whole experts are assigned to a shard, so that their number is rounded up.
-                shards = self.layout.fsdp_size
-                params += math.ceil(model.experts.num / shards) * shards * model.expert_params
+        with_experts = model.num_expert_layers
+        for kind, number in {False: model.num_layers - with_experts, True: with_experts}.items():
+            params = layer_params_per_rank(model, self.layout, kind)
+            if kind and model.experts and self.layout.ep_size == 1:
+                experts = self._sharded_experts(model.experts.num, self.layout.fsdp_size)
+                params += experts * model.expert_params / self.layout.tp_size
             twice += [params] * number
         return twice, [float(model.embedding_params + model.hidden_size)]
 
-    @property
-    def _layers(self) -> dict[bool, int]:
-        with_experts = self.architecture.num_expert_layers
-        return {False: self.architecture.num_layers - with_experts, True: with_experts}
-
-    def _sharded(self, name: str, group: Group, twice: list[float], once: list[float]) -> Iterator[_Call]:
+    def _sharded(self, name: str, group: Group, twice: list[float], once: list[float]) -> Iterator[Transfer]:
         """FSDP's collectives for units of parameters that are gathered twice or once in a micro-batch."""
         params = sum(twice) + sum(once)
         units = len(twice) + len(once)
-        gathered = self.dtype_bytes * (2 * sum(twice) + sum(once))
-        yield _Call("all_gather", f"{name}weights", group, gathered, units + len(twice))
-        yield _Call("reduce_scatter", f"{name}gradients", group, GRADIENT_BYTES * params, units)
+        gathered = self.micro_batches * self.dtype_bytes * (2 * sum(twice) + sum(once))
+        gathers = self.micro_batches * (units + len(twice))
+        yield Transfer("all_gather", f"{name}weights", group, gathered, gathers)
+        reduced = self.num_reductions * self.gradient_bytes * params
+        reductions = self.num_reductions * units
+        yield Transfer("reduce_scatter", f"{name}gradients", group, reduced, reductions)
         replicas = self.layout.dp_replicate_size
         if replicas > 1:
             across = self._group(replicas, self.layout.fsdp_size * self.layout.tp_size)
-            yield _Call("all_reduce", f"{name}gradients", across, GRADIENT_BYTES * params / group.size, units)
+            yield Transfer("all_reduce", f"{name}gradients", across, reduced / group.size, reductions)
 
     @property
-    def _tokens_per_rank(self) -> float:
-        """Tokens of a micro-batch that a rank sends to experts."""
-        return self.seq_len * self.layout.micro_batch_size / self.layout.tp_size
+    def _row_bytes(self) -> float:
+        """Bytes of one row for each token of a step; the GPUs of a tensor-parallel group share the tokens."""
+        tokens = self.micro_batches * self.seq_len * self.layout.micro_batch_size / self.layout.tp_size
+        return tokens * self.architecture.hidden_size * self.dtype_bytes
 
-    def _tensor_parallel(self) -> Iterator[_Call]:
+    def _tensor_parallel(self) -> Iterator[Transfer]:
         """All-reduces of the hidden states: outputs in the forward pass, input gradients in the backward."""
         model = self.architecture
-        size = self.layout.tp_size * self._tokens_per_rank * model.hidden_size * self.dtype_bytes
         # Outputs: of attention (not of latent attention, which is replicated), of the MLP, of the embedding.
         # Gradients: of the inputs of query, key, value, gate and up projection, each on its own.
         # Recomputation ends before the reduction of the MLP's output, which nothing saves.
         attention = 0 if model.latent else 1
-        per_layer = attention + 1 + 3 * attention + 2
-        if self.activation_checkpointing:
-            per_layer += attention
-        calls = model.num_layers * per_layer + (0 if model.tied else 1)
-        yield _Call("all_reduce", "tensor parallel", self._group(self.layout.tp_size, 1), size * calls, calls)
+        per_layer = attention + 1 + 3 * attention + 2 + self.recomputed * attention
+        reductions = model.num_layers * per_layer + (0 if model.tied else 1)
+        payload = self.layout.tp_size * self._row_bytes * reductions
+        calls = round(self.micro_batches * reductions)
+        yield Transfer("all_reduce", "tensor parallel", self._group(self.layout.tp_size, 1), payload, calls)
 
-    def _tokens(self) -> Iterator[_Call]:
+    def _tokens(self, exchange: ExpertExchange) -> Iterator[Transfer]:
         """Dispatch of tokens to their experts and return of the results, and the same for their gradients."""
-        model = self.architecture
-        layout = self.layout
-        experts = model.experts
-        assert experts
-        row = self._tokens_per_rank * model.hidden_size * self.dtype_bytes
-        layers = model.num_expert_layers
-        pairs = (6 if self.activation_checkpointing else 4) * layers
+        layers = self.architecture.num_expert_layers
         per_node = self.gpu.per_node
-        node_copies = nodes_per_token(model, layout, per_node)
-        if not node_copies:
-            everyone = self._group(layout.ep_size, 1)
-            yield _Call("all_to_all", "tokens", everyone, experts.per_token * row * pairs, pairs)
-            return
-        inside = self._group(per_node, 1)
-        yield _Call("all_to_all", "tokens", inside, experts.per_token * row * pairs, pairs)
-        # The results are not returned when a layer is recomputed; tokens are sent again or were kept.
-        resent = self.activation_checkpointing and not layout.keep_routed_rows
-        trips = (5 if resent else 4) * layers
-        nodes = layout.ep_size // per_node
-        rows = node_copies * row * trips
-        yield _Call("all_to_all", "tokens", self._group(nodes, per_node), rows, trips)
+        by_node = exchange.node_copies > 0
+        ranks = per_node if by_node else self.layout.ep_size
+        trips = layers * (4 + 2 * self.recomputed)
+        payload = exchange.gpu_copies * self._row_bytes * trips
+        calls = round(self.micro_batches * trips)
+        yield Transfer("all_to_all", "tokens", self._group(ranks, 1), payload, calls)
+        if by_node:
+            # Results do not return between nodes when a layer is recomputed; tokens are sent again, or were
+            # kept.
+            trips = layers * (4 + self.recomputed * exchange.resends)
+            payload = exchange.node_copies * self._row_bytes * trips
+            nodes = self._group(self.layout.ep_size // per_node, per_node)
+            yield Transfer("all_to_all", "tokens", nodes, payload, round(self.micro_batches * trips))

@@ -25,7 +25,8 @@ class PackConfig(Settings):
 class ParallelConfig(Settings):
     """Parallelism, micro-batches and memory savings.
 
-    None means: as in the variant's layout in ``safe_r1.models.registry``, else fully sharded (FSDP).
+    None means: as in the variant's layout in ``safe_r1.models.registry``; for another fixed number of GPUs
+    the sharding whose step is the fastest by the plan; else fully sharded (FSDP).
     """
 
     fsdp_size: int | None = Field(

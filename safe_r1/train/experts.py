@@ -10,6 +10,7 @@ Source: the node-limited routing of the DeepSeek-V3 report, section 2.1.2.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -192,6 +193,20 @@ def compute_shared_experts_first(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "experts") and hasattr(module, "shared_experts"):
             module.forward = functools.partial(_forward_moe, module)
+
+
+def prefetch_experts(model: nn.Module) -> None:
+    """Gather the sharded experts of a layer while the layer after it runs backward.
+
+    FSDP gathers one unit ahead, and in the backward pass the experts of a layer come right after the layer
+    itself: their gather would hide behind nothing.
+
+    Args:
+        model: Sharded, with the experts of each layer as a unit of their own.
+    """
+    layers: list[Any] = [each for each in model.modules() if hasattr(getattr(each, "mlp", None), "experts")]
+    for before, after in itertools.pairwise(layers):
+        after.mlp.experts.set_modules_to_backward_prefetch([before, before.mlp.experts])
 
 
 def _forward_moe(moe: Any, hidden_states: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from safe_r1.errors import ConfigError
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.config import FinetuneConfig, Fp8Recipe
-from safe_r1.train.gpus import get_gpu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,6 +9,7 @@ from upath import UPath
 from safe_r1.errors import ConfigError, ResourceError
 from safe_r1.inference.device import pick_device
 from safe_r1.models.checkpoints import prepare, with_size
+from safe_r1.models.gpus import Gpu, get_gpu
 from safe_r1.models.registry import Layout, Variant, get_variant
 from safe_r1.resources import Cluster, Device
 from safe_r1.runs import RunFolder
@@ -16,10 +17,9 @@ from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData
 from safe_r1.train.fp8_layers import check_fp8
-from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.model import ModelSpec
 from safe_r1.train.parallel import resolve_dims
-from safe_r1.train.plan import DEFAULT_GPU, keep_rows_that_fit, make_plan
+from safe_r1.train.plan import DEFAULT_GPU, fastest_sharding, keep_rows_that_fit, make_plan
 from safe_r1.train.plan_check import check_plan
 from safe_r1.train.sampler import num_steps
 from safe_r1.train.spec import TrainSpec
@@ -81,7 +81,7 @@ def make_job(config: FinetuneConfig, cluster: Cluster) -> TrainJob:
             f"{variant.name} needs {minimum} GPUs and this cluster has {cluster.gpu_total:g}: set "
             "--num-workers (see `safe-r1 plan`), or --set device=gpu if the cluster adds GPU nodes on demand"
         )
-    make = functools.partial(_make_plan, config, variant, architecture, device, cluster)
+    make = functools.partial(_make_plan, config, variant, architecture, device, cluster, minimum == maximum)
     if config.fp8:
         check_fp8(config, make(minimum).layout, _uses_bf16(config, device))
     if minimum != maximum and make(maximum).layout.tp_size > 1:
@@ -116,29 +116,40 @@ def _make_plan(
     architecture: Architecture,
     device: Device,
     cluster: Cluster,
+    is_fixed: bool,
     num_workers: int,
 ) -> TrainPlan:
+    """The plan for a number of workers; ``is_fixed``: the only one, so that its sharding may be chosen."""
     parallel = config.parallel
     if parallel.cpu_offload and num_workers == 1:
         raise ConfigError("parallel.cpu_offload needs at least two workers, because FSDP does the offloading")
     gpu = _gpu_of(config, variant, device, num_workers, cluster)
-    plan = make_plan(
-        architecture,
-        _layout_of(config, variant, device, num_workers, gpu),
-        gpu=gpu,
-        seq_len=config.pack.seq_len,
-        global_batch_size=config.global_batch_size,
-        activation_checkpointing=parallel.activation_checkpointing,
-        recompute_every=parallel.recompute_every,
-        logits_budget_mib=parallel.logits_budget_mib,
-        defer_gradient_reduction=parallel.defer_gradient_reduction,
-        compiled=parallel.compile,
-        fp8=config.fp8,
-        epochs=config.epochs,
-        dtype_bytes=2 if _uses_bf16(config, device) else 4,
-        stored_bytes=variant.bytes_per_param,
-    )
-    return keep_rows_that_fit(plan) if parallel.keep_routed_rows is None else plan
+
+    def make(layout: Layout) -> TrainPlan:
+        plan = make_plan(
+            architecture,
+            layout,
+            gpu=gpu,
+            seq_len=config.pack.seq_len,
+            global_batch_size=config.global_batch_size,
+            activation_checkpointing=parallel.activation_checkpointing,
+            recompute_every=parallel.recompute_every,
+            logits_budget_mib=parallel.logits_budget_mib,
+            defer_gradient_reduction=parallel.defer_gradient_reduction,
+            compiled=parallel.compile,
+            fp8=config.fp8,
+            epochs=config.epochs,
+            dtype_bytes=2 if _uses_bf16(config, device) else 4,
+            stored_bytes=variant.bytes_per_param,
+        )
+        return keep_rows_that_fit(plan) if parallel.keep_routed_rows is None else plan
+
+    layout = _layout_of(config, variant, device, num_workers, gpu)
+    # The variant's own layout is for its own number of GPUs.
+    is_own = variant.layout is not None and num_workers == variant.layout.num_gpus
+    if device == "cpu" or is_own or not is_fixed:
+        return make(layout)
+    return fastest_sharding(make, layout, parallel.fsdp_size, parallel.ep_size)
 
 
 def _gpu_of(
@@ -197,24 +208,16 @@ def make_spec(job: TrainJob, data: PreparedData) -> TrainSpec:
     steps = num_steps(train["num_sequences"], config.global_batch_size, config.epochs)
     # On CPU, neither the registry's layout nor the peak of a GPU applies.
     on_gpu = job.device == "cuda"
-    model = ModelSpec(
-        job.variant.source,
-        job.variant.revision,
-        _uses_bf16(config, "gpu" if on_gpu else "cpu"),
-        layout.cpu_offload,
-        config.parallel.activation_checkpointing,
-        config.parallel.logits_budget_mib,
-        config.trust_remote_code,
-        job.plan.recompute_every,
-        config.parallel.compile,
-        layout.keep_routed_rows,
-        config.fp8,
+    minimum, maximum = job.workers
+    model = ModelSpec.of_plan(
+        job.plan, job.variant.source, job.variant.revision, trust_remote_code=config.trust_remote_code
     )
     mean_document = train["num_tokens"] / train["num_documents"]
     return TrainSpec(
         config=config,
         model=model,
-        layout=job.variant.layout if on_gpu else None,
+        # Of an elastic run the workers derive the sharding from their number.
+        layout=layout if minimum == maximum else job.variant.layout if on_gpu else None,
         states=layout.states,
         micro_batch_size=layout.micro_batch_size,
         device=job.device,

@@ -32,6 +32,7 @@ from safe_r1.train.pack import Ints
 from safe_r1.train.packed import PackedReader
 from safe_r1.train.parallel import (
     ParallelDims,
+    check_nodes,
     dp_rank,
     hung_worker_error,
     init_distributed,
@@ -78,6 +79,7 @@ class Trainer:
         self.config = spec.config
         self.rank, world_size = init_distributed(spec.device)
         self.dims: ParallelDims = resolve_dims(self.config.parallel, spec.layout, world_size)
+        check_nodes(self.dims)
         self.model = load_model(spec.model, self.dims, spec.device)
         self.attention = choose_attention(self.model.config, spec.model, self.dims, spec.device)
         if self.config.lora:

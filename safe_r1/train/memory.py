@@ -263,8 +263,11 @@ class MemoryModel:
             mlp_gradient = model.hidden_size * model.intermediate_size * GRADIENT_BYTES
             tied = model.tied * model.embedding_params * GRADIENT_BYTES
             return (layer * 2 * width if width == 2 else mlp_gradient) + tied
-        # Experts with a mesh of their own are a unit of their own, of which none is prefetched.
+        # Experts with a mesh of their own are a unit of their own. Where they are sharded, those of the layer
+        # before are gathered ahead (``experts.prefetch_experts``).
         experts = self.shards.unsharded_expert_params
+        shards_experts = 1 < self.layout.ep_size < self.layout.fsdp_size * self.layout.tp_size
+        prefetched = experts * width if shards_experts else 0.0
         # The buffer of gradients that are reduced is freed when the next unit is reduced: the last layer,
         # which runs backward first, has that of the output layer beside it. Its activations are the most
         # while the experts' gradients are only those of their down projections, a third.
@@ -272,7 +275,9 @@ class MemoryModel:
         reducing = layer * 3 * width + max(
             layer * self._reduced_bytes, experts * (width + self._reduced_bytes)
         )
-        return max(running, reducing) + model.tied * model.embedding_params * 2 * width
+        # When the gradients of experts are reduced, their activations are gone, which are more than what is
+        # gathered ahead.
+        return max(running + prefetched, reducing) + model.tied * model.embedding_params * 2 * width
 
     @property
     def _reduced_bytes(self) -> float:

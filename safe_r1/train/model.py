@@ -23,6 +23,7 @@ from safe_r1.train.fp8_layers import use_fp8
 from safe_r1.train.loading import check_loaded
 from safe_r1.train.loss import summed_cross_entropy
 from safe_r1.train.parallel import ParallelDims, local_world_size, spans_nodes
+from safe_r1.train.train_plan import TrainPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -57,6 +58,32 @@ class ModelSpec:
     compile_layers: bool = False
     keep_routed_rows: bool = False
     fp8: Fp8Recipe | None = None
+
+    @classmethod
+    def of_plan(
+        cls, plan: TrainPlan, source: str = "", revision: str = "main", trust_remote_code: bool = False
+    ) -> "ModelSpec":
+        """What computes as a plan assumes.
+
+        Args:
+            plan: The plan of the run.
+            source: See the attributes, as for the following.
+            revision: Of the source.
+            trust_remote_code: Run code from the model's repository.
+        """
+        return cls(
+            source,
+            revision,
+            bf16=plan.dtype_bytes == 2,
+            cpu_offload=plan.layout.cpu_offload,
+            activation_checkpointing=plan.activation_checkpointing,
+            logits_budget_mib=plan.logits_budget_mib,
+            trust_remote_code=trust_remote_code,
+            recompute_every=plan.recompute_every,
+            compile_layers=plan.compiled,
+            keep_routed_rows=plan.layout.keep_routed_rows,
+            fp8=plan.fp8,
+        )
 
 
 def load_model(spec: ModelSpec, dims: ParallelDims, device: str) -> "PreTrainedModel":
@@ -131,6 +158,10 @@ def prepare_model(
         device: ``cpu`` or ``cuda``.
     """
     checkpointing: dict[str, object] = {"use_reentrant": False}
+    if dims.shards_experts:
+        from safe_r1.train.experts import prefetch_experts
+
+        prefetch_experts(model)
     if _sends_by_node(dims):
         from safe_r1.train.experts import compute_shared_experts_first, keep_routed_rows
 

@@ -42,6 +42,11 @@ class ParallelDims:
         return self.dp_replicate * self.fsdp * self.tp
 
     @property
+    def shards_experts(self) -> bool:
+        """True where several workers own the same experts, whose weights are sharded over them."""
+        return self.ep > 1 and self.fsdp * self.tp > self.ep
+
+    @property
     def dp(self) -> int:
         """Number of workers with batches of their own."""
         return self.dp_replicate * self.fsdp
@@ -93,6 +98,38 @@ def spans_nodes(ep_size: int, tp_size: int, per_node: int) -> bool:
     transformers' own dispatch.
     """
     return tp_size == 1 and ep_size > per_node > 1 and ep_size % per_node == 0
+
+
+def check_nodes(dims: ParallelDims) -> None:
+    """Refuse workers that are spread over nodes in a way in which tokens cannot be sent by node.
+
+    Every worker has to take the same way, and finds the workers of a node by their ranks.
+
+    Raises:
+        ConfigError: Experts are spread over nodes, and these have different numbers of workers, or workers
+            whose ranks are not adjacent; on every worker alike.
+    """
+    if dims.ep == 1 or dims.world_size == 1:
+        return
+    import torch.distributed as dist
+
+    own = (local_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    places = [own] * dims.world_size
+    dist.all_gather_object(places, own)
+    sizes = sorted({size for size, _ in places})
+    if not any(spans_nodes(dims.ep, dims.tp, size) for size in sizes):
+        return
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"parallel.ep_size {dims.ep} spreads experts over nodes, which have "
+            f"{' and '.join(map(str, sizes))} workers: start equally many on each node, all of its GPUs "
+            "(--num-workers)"
+        )
+    if any(local_rank != rank % sizes[0] for rank, (_, local_rank) in enumerate(places)):
+        raise ConfigError(
+            f"parallel.ep_size {dims.ep} spreads experts over nodes of {sizes[0]} workers, whose ranks are "
+            "not adjacent: start them node by node, as torchrun and Ray Train do"
+        )
 
 
 def init_distributed(device: str) -> tuple[int, int]:

@@ -1,12 +1,13 @@
 """Resource plans of fine-tuning runs: for a layout, for a variant, and on the fewest GPUs that hold one."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from safe_r1.models.gpus import Gpu, get_gpu
 from safe_r1.models.registry import Layout, Variant
 from safe_r1.train.architecture import Architecture, get_architecture
 from safe_r1.train.config import FinetuneConfig, Fp8Recipe
-from safe_r1.train.gpus import Gpu, get_gpu
 from safe_r1.train.parallel import spans_nodes
 from safe_r1.train.train_plan import TrainPlan
 
@@ -21,6 +22,8 @@ DEFAULT_GPU = "h100-80"
 # Layers are kept instead of recomputed up to this share of the usable memory: the memory model agrees with
 # the simulation to 6%, and what is kept is the part that can be given up.
 _RECOMPUTE_LESS_BELOW = 0.95
+# Steps whose durations differ by less than the model can tell.
+_EQUAL_STEPS = 1.03
 
 
 def make_plan(
@@ -128,22 +131,82 @@ def plan_variant(
     own = variant.layout or Layout(gpu or DEFAULT_GPU, 1, why="the fewest GPUs that hold it")
     gpu_type = get_gpu(gpu or own.gpu)
     layout = replace(own, gpu=gpu_type.name)
-    layout = resize(layout, nodes * gpu_type.per_node) if nodes else layout
+    architecture = get_architecture(variant)
+
+    def make(each: Layout) -> TrainPlan:
+        plan = make_plan(
+            architecture,
+            each,
+            seq_len=seq_len or _DEFAULTS.pack.seq_len,
+            global_batch_size=global_batch_size or _DEFAULTS.global_batch_size,
+            corpus_tokens=corpus_tokens or CONVERSATIONS * CONVERSATION_TOKENS,
+            stored_bytes=variant.bytes_per_param,
+            volume_limit_gib=volume_limit_gib,
+        )
+        return keep_rows_that_fit(plan)
+
     # The registry explains its own layout; any other one was asked for.
+    if nodes:
+        layout = resize(layout, nodes * gpu_type.per_node)
     if layout != own:
         default = f"; the default of {variant.name} is {own.num_gpus} × {own.gpu}" if variant.layout else ""
-        layout = replace(layout, why=f"as requested{default}")
-    plan = make_plan(
-        get_architecture(variant),
-        layout,
-        seq_len=seq_len or _DEFAULTS.pack.seq_len,
-        global_batch_size=global_batch_size or _DEFAULTS.global_batch_size,
-        corpus_tokens=corpus_tokens or CONVERSATIONS * CONVERSATION_TOKENS,
-        stored_bytes=variant.bytes_per_param,
-        volume_limit_gib=volume_limit_gib,
-    )
+        return fastest_sharding(make, replace(layout, why=f"as requested{default}"))
+    if variant.layout:
+        return make(layout)
     # Without a layout or a request, use as few GPUs as possible.
-    return keep_rows_that_fit(plan if variant.layout or nodes else smallest_fit(plan) or plan)
+    plan = make(layout)
+    return smallest_fit(plan) or plan
+
+
+def fastest_sharding(
+    make: Callable[[Layout], TrainPlan],
+    layout: Layout,
+    fsdp_size: int | None = None,
+    ep_size: int | None = None,
+) -> TrainPlan:
+    """The plan whose sharding has the shortest step on a layout's GPUs, of those that fit.
+
+    Compared are the numbers of GPUs that share one copy of the parameters (the others hold further copies),
+    and for a layout with expert parallelism the numbers of GPUs that share the experts. Of plans whose steps
+    are alike, the one that sends least between nodes is taken.
+
+    Args:
+        make: The plan of a run with a layout.
+        layout: The GPUs; taken as it is if nothing fits.
+        fsdp_size: A number that was asked for; None: to be compared.
+        ep_size: The same for the experts.
+    """
+    default = make(layout)
+    plans = [make(each) for each in _shardings(default, fsdp_size, ep_size)]
+    plans = [plan for plan in plans if plan.fits]
+    if not plans:
+        return default
+    limit_s = _EQUAL_STEPS * min(plan.step_s for plan in plans)
+    alike = [plan for plan in plans if plan.step_s <= limit_s]
+    return min(alike, key=lambda plan: plan.step_model.communication.sent("inter_node"))
+
+
+def _shardings(plan: TrainPlan, fsdp_size: int | None, ep_size: int | None) -> Iterator[Layout]:
+    layout = plan.layout
+    experts = plan.architecture.experts
+    per_node = plan.gpu.per_node
+    workers = layout.dp_size
+    for fsdp in _divisors(workers):
+        ep_sizes = [layout.ep_size]
+        if experts and layout.ep_size > 1:
+            # Experts are spread over a part of a node or over whole nodes.
+            ep_sizes = [
+                ep
+                for ep in _divisors(math.gcd(fsdp * layout.tp_size, experts.num))
+                if ep > 1 and ep % layout.tp_size == 0 and (per_node % ep == 0 or ep % per_node == 0)
+            ]
+        for ep in ep_sizes:
+            if fsdp_size in (None, fsdp) and ep_size in (None, ep):
+                yield replace(layout, fsdp_size=fsdp, dp_replicate_size=workers // fsdp, ep_size=ep)
+
+
+def _divisors(number: int) -> list[int]:
+    return [each for each in range(1, number + 1) if number % each == 0]
 
 
 def keep_rows_that_fit(plan: TrainPlan) -> TrainPlan:

@@ -3,6 +3,7 @@
 import textwrap
 from dataclasses import asdict
 
+from safe_r1.train.communication import Link
 from safe_r1.train.memory import GIB
 from safe_r1.train.plan import MAX_GPUS, smallest_fit
 from safe_r1.train.plan_check import describe_size, find_problems
@@ -71,12 +72,7 @@ def to_json(name: str, plan: TrainPlan) -> dict[str, object]:
         "tokens_per_s_per_gpu": plan.tokens_per_s_per_gpu,
         "step_s": plan.step_s,
         "step_parts_s": asdict(plan.step_parts),
-        "expert_exchange_gib": {
-            "total": plan.grad_accum_steps * plan.step_model.traffic.exchange_bytes / GIB,
-            "between_nodes": plan.grad_accum_steps
-            * plan.step_model.traffic.exchange_bytes_between_nodes
-            / GIB,
-        },
+        "sent_gib": _sent_gib(plan),
         "corpus_tokens": plan.corpus_tokens,
         "epochs": plan.epochs,
         "num_steps": plan.num_steps,
@@ -146,11 +142,19 @@ def _step(plan: TrainPlan) -> str:
         (label for label, share in shares.items() if share >= 0.005), key=lambda each: -shares[each]
     )
     text = f"{_duration(plan.step_s)}: " + ", ".join(f"{label} {shares[label]:.0%}" for label in shown)
-    traffic = plan.step_model.traffic
-    if exchanged := plan.grad_accum_steps * traffic.exchange_bytes / GIB:
-        between = plan.grad_accum_steps * traffic.exchange_bytes_between_nodes / GIB
-        text += f"; each GPU sends {exchanged:,.0f} GiB to experts, {between:,.0f} of it between nodes"
+    between = _sent_gib(plan)["inter_node"]
+    if plan.num_nodes > 1:
+        tokens = f", {between['tokens']:,.0f} of it tokens" if "tokens" in between else ""
+        text += f"; each GPU sends {sum(between.values()):,.0f} GiB to other nodes{tokens}"
     return text
+
+
+def _sent_gib(plan: TrainPlan) -> dict[Link, dict[str, float]]:
+    """GiB that a GPU sends in a step inside its node and between nodes, by purpose."""
+    communication = plan.step_model.communication
+    purposes = dict.fromkeys(transfer.purpose for transfer in communication.transfers)
+    links: tuple[Link, ...] = ("intra_node", "inter_node")
+    return {link: {each: communication.sent(link, each) / GIB for each in purposes} for link in links}
 
 
 def _time(plan: TrainPlan) -> str:

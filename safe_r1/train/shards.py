@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import get_gpu
 from safe_r1.train.parallel import spans_nodes
 
 

@@ -3,8 +3,9 @@
 from dataclasses import astuple, dataclass
 from typing import Literal
 
+from safe_r1.train.communication import ExpertExchange
 from safe_r1.train.config import Fp8Recipe
-from safe_r1.train.traffic import TRANSFORMERS_EXCHANGE, ExpertExchange
+from safe_r1.train.memory import EXPERT_IMBALANCE, GRADIENT_BYTES
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,11 @@ class StepSettings:
         fp8_experts: Those of routed experts too.
         loss_is_recomputed: Logits are computed again in the backward pass, chunk by chunk.
         output_splits: GPUs that share the output layer.
-        exchange: How tokens travel to their experts.
+        exchange: How tokens travel to their experts; None: as in this project's training.
+        imbalance: Rows of the GPU with the busiest experts as a multiple of the mean.
+        defer_gradient_reduction: Gradients are reduced with the last micro-batch only.
+        gradient_bytes: See ``Communication``, as for the following.
+        is_fsdp2: FSDP2 shards experts whole, and reduces the gradients of one unit at a time.
     """
 
     recomputed: float = 1.0
@@ -29,7 +34,11 @@ class StepSettings:
     fp8_experts: bool = False
     loss_is_recomputed: bool = True
     output_splits: int = 1
-    exchange: ExpertExchange = TRANSFORMERS_EXCHANGE
+    exchange: ExpertExchange | None = None
+    imbalance: float = EXPERT_IMBALANCE
+    defer_gradient_reduction: bool = False
+    gradient_bytes: int = GRADIENT_BYTES
+    is_fsdp2: bool = True
 
 
 @dataclass(frozen=True)

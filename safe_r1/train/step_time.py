@@ -9,10 +9,12 @@ Source: FlashAttention-2 and 3 (arXiv 2307.08691, 2407.08608) for attention's sh
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import Gpu
+from safe_r1.train.communication import Communication, expert_exchange
 from safe_r1.train.memory import (
     GRADIENT_BYTES,
     MOMENT_BYTES,
@@ -20,7 +22,6 @@ from safe_r1.train.memory import (
 )
 from safe_r1.train.shards import Shards, layer_params_per_rank
 from safe_r1.train.step_parts import StepParts, StepSettings
-from safe_r1.train.traffic import Traffic
 
 # Shares of the peak bf16 throughput. Fitted: ampere and hopper. Assumption: the others are like their
 # nearest relative.
@@ -85,17 +86,22 @@ class StepModel:
         """Tokens of one micro-batch of a worker."""
         return self.seq_len * self.layout.micro_batch_size
 
-    @property
-    def traffic(self) -> Traffic:
-        """What one GPU sends in one micro-batch."""
+    @cached_property
+    def communication(self) -> Communication:
+        """What one GPU sends in the step."""
         settings = self.settings
-        return Traffic(
+        own = expert_exchange(self.architecture, self.layout, self.gpu.per_node)
+        return Communication(
             self.architecture,
             self.layout,
             self.gpu,
-            self.tokens,
-            recomputed=settings.recomputed,
-            exchange=settings.exchange,
+            self.seq_len,
+            self.micro_batches,
+            settings.recomputed,
+            settings.exchange or own,
+            settings.defer_gradient_reduction,
+            gradient_bytes=settings.gradient_bytes,
+            is_fsdp2=settings.is_fsdp2,
         )
 
     def parts(self) -> StepParts:
@@ -105,7 +111,6 @@ class StepModel:
         output = self._output_forward
         passes = 4 if self.settings.loss_is_recomputed else 3
         recomputation = self.settings.recomputed * (matmul + experts + attention + elementwise)
-        traffic = self.traffic
         return StepParts(
             matmul=number * 3 * matmul,
             experts=number * 3 * experts,
@@ -114,10 +119,10 @@ class StepModel:
             elementwise=number * 3 * elementwise,
             recomputation=number * recomputation,
             optimizer=self._optimizer_s,
-            sharding=number * self._exposed_sharding_s,
-            tensor_parallel=number * traffic.tensor_parallel_s,
-            expert_exchange=number * traffic.exchange_s,
-            host_syncs=number * self._num_syncs * SYNC_S,
+            sharding=self._exposed_sharding_s,
+            tensor_parallel=self.communication.seconds("tensor parallel"),
+            expert_exchange=self.settings.imbalance * self.communication.seconds("tokens"),
+            host_syncs=self._num_syncs * SYNC_S,
             offload=self._offload_s,
         )
 
@@ -132,7 +137,7 @@ class StepModel:
             number * layer_params_per_rank(model, self.layout, kind) for kind, number in self._layers.items()
         )
         rows = self.tokens * (model.experts.per_token if model.experts else 0) / tp
-        imbalance = self.settings.exchange.imbalance if self.layout.ep_size > 1 else 1.0
+        imbalance = self.settings.imbalance if self.layout.ep_size > 1 else 1.0
         expert_flops = 2 * rows * imbalance * model.num_expert_layers * model.expert_params
         # Latent attention is replicated, not split.
         heads = model.num_heads if model.latent else model.num_heads / tp
@@ -245,29 +250,53 @@ class StepModel:
 
     @property
     def _exposed_sharding_s(self) -> float:
-        """Seconds of one micro-batch in which the GPU waits for weights or gradients of FSDP.
+        """Seconds of a step in which the GPU waits for weights or gradients of FSDP.
 
         Weights of the next layer are gathered while one runs, and gradients are reduced in the background; of
-        the first layer's weights and the last one's gradients nothing is hidden.
+        the first layer's weights and the last one's gradients nothing is hidden. Nothing is hidden by the
+        exchange of tokens either, which needs the same links. The reduction of a layer's experts has to end
+        with the rest of that layer, as FSDP2 has one buffer for gradients that are reduced.
         """
-        if self.layout.dp_size == 1:
-            return 0.0
-        traffic = self.traffic
-        gather = traffic.gather_s
+        # Half of the gathers are in the forward pass.
+        gather = self.communication.seconds("weights", "expert weights") / 2
+        reduce = self.communication.seconds("gradients", "expert gradients")
+        number = self.micro_batches
         forward = sum(self._forward) + self._output_forward
         backward = 2 * forward + self.settings.recomputed * sum(self._forward)
-        ends = 2 * gather / self.architecture.num_layers
-        waits = max(0.0, gather - forward)
-        waits += max(0.0, 2 * gather + traffic.replica_s - backward)
+        reducing = self.communication.num_reductions
+        others = number - reducing
+        ends = (gather + reduce) / self.architecture.num_layers
+        waits = max(0.0, gather - number * forward)
+        waits += max(0.0, gather * others / number - others * backward)
+        after_experts = 2 * (sum(self._forward) - self._forward[1])
+        waits += max(
+            gather * reducing / number + reduce - reducing * backward,
+            self._expert_reduction_s - reducing * after_experts,
+            0.0,
+        )
         return ends + waits
 
     @property
+    def _expert_reduction_s(self) -> float:
+        """Seconds in which the gradients of experts are reduced one layer at a time."""
+        if not self.settings.is_fsdp2:
+            return 0.0
+        transfers = self.communication.transfers
+        reductions = [
+            each
+            for each in transfers
+            if each.collective == "reduce_scatter" and each.purpose == "expert gradients"
+        ]
+        return sum(each.seconds(self.gpu) for each in reductions)
+
+    @property
     def _num_syncs(self) -> float:
-        """Waits of the host in one micro-batch: for the loss, and in every dispatch."""
-        if self.layout.ep_size == 1:
+        """Waits of the host in a step: for the loss, and in every dispatch."""
+        exchange = self.communication.exchange
+        if not exchange:
             return 1.0
         dispatches = self.architecture.num_expert_layers * (1 + self.settings.recomputed)
-        return 1.0 + self.settings.exchange.syncs * dispatches
+        return 1.0 + self.micro_batches * exchange.syncs * dispatches
 
     @property
     def _offload_s(self) -> float:

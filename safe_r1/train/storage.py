@@ -4,9 +4,9 @@ files.
 
 from dataclasses import astuple, dataclass
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.gpus import Gpu
 from safe_r1.train.memory import GIB, WEIGHT_BYTES, moment_bytes_on_disk
 
 # Assumption: a worker's Python, torch, CUDA context and NCCL buffers.

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
 from safe_r1.train.config import Fp8Recipe, SaveConfig
-from safe_r1.train.gpus import Gpu
-from safe_r1.train.memory import GIB, MemoryModel, MemoryParts, nodes_per_token
+from safe_r1.train.memory import GIB, MemoryModel, MemoryParts
 from safe_r1.train.step_time import StepModel, StepParts, StepSettings
 from safe_r1.train.storage import (
     CORPUS_BYTES_PER_TOKEN,
@@ -24,7 +24,6 @@ from safe_r1.train.storage import (
     checkpoint_wait_s,
     host_memory,
 )
-from safe_r1.train.traffic import TRANSFORMERS_EXCHANGE, ExpertExchange
 
 _SAVE = SaveConfig()
 # Kinds of rows that are validated apart: safety, chain of thought, general.
@@ -74,9 +73,9 @@ class TrainPlan:
     fp8: Fp8Recipe | None = None
 
     @property
-    def memory_peaks(self) -> dict[str, MemoryParts]:
-        """Memory of one GPU at the ``loss`` and in the backward pass of a ``layer``."""
-        memory = MemoryModel(
+    def memory_model(self) -> MemoryModel:
+        """The model of one GPU's memory."""
+        return MemoryModel(
             self.architecture,
             self.layout,
             self.seq_len,
@@ -86,7 +85,11 @@ class TrainPlan:
             self.recompute_every,
             self.defer_gradient_reduction and self.grad_accum_steps > 1,
         )
-        return {"loss": memory.at_loss(), "layer": memory.at_layer()}
+
+    @property
+    def memory_peaks(self) -> dict[str, MemoryParts]:
+        """Memory of one GPU at the ``loss`` and in the backward pass of a ``layer``."""
+        return {"loss": self.memory_model.at_loss(), "layer": self.memory_model.at_layer()}
 
     @property
     def memory(self) -> MemoryParts:
@@ -149,18 +152,10 @@ class TrainPlan:
             compiled=self.compiled,
             fp8=self.fp8,
             loss_is_recomputed=False,
-            exchange=self._expert_exchange,
+            defer_gradient_reduction=self.defer_gradient_reduction,
         )
 
-    @property
-    def _expert_exchange(self) -> ExpertExchange:
-        """How tokens reach their experts: over several nodes once a node (``train.experts``)."""
-        nodes = nodes_per_token(self.architecture, self.layout, self.gpu.per_node)
-        if not nodes:
-            return TRANSFORMERS_EXCHANGE
-        return ExpertExchange(node_copies=nodes, resends=not self.layout.keep_routed_rows)
-
-    @property
+    @cached_property
     def step_model(self) -> StepModel:
         """The model of one step's duration."""
         return StepModel(

@@ -17,9 +17,9 @@ from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.recipe import load_recipe
 from safe_r1.campaign.simulate import simulate
 from safe_r1.campaign.volume import peak_volume
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import DEFAULT_JUDGE, VARIANTS
 from safe_r1.resources import NODE_LABELS
-from safe_r1.train.gpus import get_gpu
 from safe_r1.train.plan import plan_variant
 from tests.cluster.kustomize import Manifest, render
 from tests.cluster.manifests import (

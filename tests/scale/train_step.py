@@ -12,24 +12,25 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import torch
-from transformers import AutoConfig
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train import memory
 from safe_r1.train.architecture import ARCHITECTURES, Architecture
 from safe_r1.train.batches import Batch
-from safe_r1.train.communication import Collective, Link, communication
+from safe_r1.train.communication import Collective, Link
 from safe_r1.train.config import ParallelConfig
-from safe_r1.train.gpus import get_gpu
-from safe_r1.train.memory import GIB, MemoryModel
+from safe_r1.train.memory import GIB
 from safe_r1.train.model import ModelSpec, build_model
 from safe_r1.train.parallel import resolve_dims
+from safe_r1.train.plan import TrainPlan, make_plan
 from safe_r1.train.step import train_step
+from tests.hf_config import hf_config
 from tests.scale.fake_step import (
     ATTENTION,
     StepCounter,
@@ -41,7 +42,6 @@ from tests.scale.fake_step import (
 
 SEQ_LEN = 8192
 LOGITS_BUDGET_MIB = 512
-NUM_MICRO_BATCHES = 2
 TOLERANCE = 0.06
 
 
@@ -66,29 +66,6 @@ class StepFigures:
         return sum(size for (_, over), size in self.sent.items() if over == link) / GIB
 
 
-def hf_config(architecture: Architecture) -> Any:
-    """A transformers configuration with these dimensions."""
-    names = {
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "num_key_value_heads": "num_kv_heads",
-        "max_position_embeddings": "context",
-        "tie_word_embeddings": "tied",
-    }
-    names |= {name: name for name in ("hidden_size", "intermediate_size", "vocab_size")}
-    sizes = {theirs: getattr(architecture, ours) for theirs, ours in names.items()}
-    if architecture.latent and architecture.experts:
-        # Everything else is the default, which is R1's.
-        sizes |= {
-            "n_routed_experts": architecture.experts.num,
-            "first_k_dense_replace": architecture.experts.first_dense,
-            "n_group": architecture.experts.num_groups,
-            "topk_group": architecture.experts.groups_per_token,
-            "experts_implementation": "grouped_mm",
-        }
-    return AutoConfig.for_model(architecture.family, **sizes)
-
-
 def _routed_counts(architecture: Architecture, layout: Layout, shape: Sequence[int]) -> list[Any]:
     """Numbers of routed rows, balanced, which a rank's dispatch reads to the host.
 
@@ -107,18 +84,49 @@ def _routed_counts(architecture: Architecture, layout: Layout, shape: Sequence[i
     return [*rows, *rows, *spread(pairs, per_node), *spread(pairs, per_node)]
 
 
-def count_step(architecture: Architecture, layout: Layout, recompute: bool = True) -> StepFigures:
+@dataclass(frozen=True)
+class StepCase:
+    """A step to count and to plan.
+
+    Attributes:
+        architecture: Dimensions of the model.
+        layout: GPUs and sharding.
+        recompute_every: One of so many layers is recomputed; 0: none.
+        micro_batches: Of a rank. Before a single one the gradients of another are there, so that its peak
+            memory is that of all but the first of a step.
+        defer_reduction: Gradients are reduced with the last micro-batch only.
+    """
+
+    architecture: Architecture
+    layout: Layout
+    recompute_every: int = 1
+    micro_batches: int = 2
+    defer_reduction: bool = False
+
+    @property
+    def plan(self) -> TrainPlan:
+        """The plan of a run of such steps."""
+        layout = self.layout
+        return make_plan(
+            self.architecture,
+            layout,
+            seq_len=SEQ_LEN,
+            global_batch_size=layout.dp_size * layout.micro_batch_size * self.micro_batches,
+            activation_checkpointing=self.recompute_every > 0,
+            logits_budget_mib=LOGITS_BUDGET_MIB,
+            recompute_every=max(1, self.recompute_every),
+            defer_gradient_reduction=self.defer_reduction,
+        )
+
+
+def count_step(case: StepCase) -> StepFigures:
     """Run a step on fake tensors."""
+    architecture = case.architecture
+    layout = case.layout
     register_attention()
     gpu = get_gpu(layout.gpu)
     dims = resolve_dims(ParallelConfig(), layout, layout.num_gpus)
-    spec = ModelSpec(
-        "-",
-        bf16=True,
-        activation_checkpointing=recompute,
-        logits_budget_mib=LOGITS_BUDGET_MIB,
-        keep_routed_rows=layout.keep_routed_rows,
-    )
+    spec = ModelSpec.of_plan(case.plan)
     config = hf_config(architecture)
     config._attn_implementation = ATTENTION
     tokens = SEQ_LEN * layout.micro_batch_size
@@ -140,6 +148,10 @@ def count_step(architecture: Architecture, layout: Layout, recompute: bool = Tru
                 return loss
 
             model.forward = counted_forward
+            if case.micro_batches == 1:
+                for each in model.parameters():
+                    each.grad = torch.zeros_like(each)
+                counter.track([each.grad for each in model.parameters()])
             params = sum(getattr(each, "_local_tensor", each).numel() for each in model.parameters())
             # Moments are counted by hand: torchao's, in 8 bits, have compiled updates.
             optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, foreach=False)
@@ -148,29 +160,51 @@ def count_step(architecture: Architecture, layout: Layout, recompute: bool = Tru
             # Every position is learned.
             batch = Batch(ids, positions[None], ids[0], positions, tokens)
             with counter:
-                train_step(model, optimizer, [batch] * NUM_MICRO_BATCHES, dims, 1e-5, 1.0)
+                batches = [batch] * case.micro_batches
+                train_step(model, optimizer, batches, dims, 1e-5, 1.0, defer_reduction=case.defer_reduction)
     # The forward pass of the loss computes its gradients too, so that it has all three parts of its FLOPs.
     output_layer = 2.0 * architecture.embedding_params * tokens
     flops = 3.0 * (forward_flops[0] - 3 * output_layer) + 3 * output_layer
     return StepFigures(params, counter.peak / GIB, flops, dict(counter.sent))
 
 
-def plan_step(architecture: Architecture, layout: Layout, recompute: bool = True) -> StepFigures:
+def count_by_layers(case: StepCase, fewer: int, more: int) -> StepFigures:
+    """The figures of a model of equal layers from those of two numbers of layers."""
+    few, many = (
+        count_step(replace(case, architecture=replace(case.architecture, num_layers=number)))
+        for number in (fewer, more)
+    )
+    steps = (case.architecture.num_layers - more) / (more - fewer)
+
+    def whole(first: float, second: float) -> float:
+        return second + steps * (second - first)
+
+    return StepFigures(
+        whole(few.params, many.params),
+        whole(few.peak_gib, many.peak_gib),
+        whole(few.flops, many.flops),
+        {key: whole(few.sent[key], size) for key, size in many.sent.items()},
+    )
+
+
+def plan_step(case: StepCase) -> StepFigures:
     """The same figures from the planner's models, for experts that get equally many tokens."""
-    model = MemoryModel(architecture, layout, SEQ_LEN, recompute, LOGITS_BUDGET_MIB, 2)
+    architecture = case.architecture
+    layout = case.layout
+    plan = case.plan
     with mock.patch.object(memory, "EXPERT_IMBALANCE", 1.0):
-        peak = max(parts.total - parts.optimizer for parts in (model.at_loss(), model.at_layer()))
-    tokens = SEQ_LEN * layout.micro_batch_size
+        peak = max(parts.total - parts.optimizer for parts in plan.memory_peaks.values())
     sent: Counter[tuple[Collective, Link]] = Counter()
-    for transfer in communication(
-        architecture, layout, get_gpu(layout.gpu), SEQ_LEN, NUM_MICRO_BATCHES, recompute, 2
-    ):
-        sent[transfer.collective, transfer.link] += round(transfer.bytes_per_rank)
+    for transfer in plan.step_model.communication.transfers:
+        for link, size in transfer.sent.items():
+            if size:
+                sent[transfer.collective, link] += round(size)
     # The attention that stands in for the fused one has no matrix products.
     # The output layer is not split by tensor parallelism.
     output_layer = 6.0 * architecture.embedding_params
     flops = (architecture.train_flops_per_token(0) - output_layer) / layout.tp_size + output_layer
-    return StepFigures(model.params, peak, flops * tokens, dict(sent))
+    tokens = SEQ_LEN * layout.micro_batch_size
+    return StepFigures(plan.memory_model.params, peak, flops * tokens, dict(sent))
 
 
 def deviations(counted: StepFigures, planned: StepFigures) -> dict[str, float]:
@@ -202,8 +236,9 @@ def main() -> int:
     for name in parser.parse_args().variants:
         layout = VARIANTS[name].layout
         assert layout
-        counted = count_step(ARCHITECTURES[name], layout)
-        planned = plan_step(ARCHITECTURES[name], layout)
+        case = StepCase(ARCHITECTURES[name], layout)
+        counted = count_step(case)
+        planned = plan_step(case)
         cells = [
             f"{counted.params / 1e9:.3f} / {planned.params / 1e9:.3f} B",
             f"{counted.peak_gib:.1f} / {planned.peak_gib:.1f}",

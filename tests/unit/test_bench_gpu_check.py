@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.train.architecture import ARCHITECTURES, from_config
-from safe_r1.train.gpus import get_gpu
 from tests.bench.gpu_check import processes
 from tests.bench.gpu_check.gpu import match_gpu
 from tests.bench.gpu_check.processes import run_part, run_parts
@@ -161,10 +161,11 @@ def test_the_largest_part_of_a_model_that_fits_is_trained() -> None:
 
 @pytest.mark.slow
 def test_the_configuration_of_a_random_model_has_the_dimensions_of_the_table() -> None:
-    from tests.bench.gpu_check.steps import qwen2_config
+    from tests.hf_config import hf_config
 
-    for name in ("r1-distill-qwen-1.5b", "r1-distill-qwen-7b"):
-        assert from_config(qwen2_config(ARCHITECTURES[name]).to_dict()) == ARCHITECTURES[name]
+    for name, architecture in ARCHITECTURES.items():
+        if name != "demo":
+            assert from_config(hf_config(architecture).to_dict()) == architecture
 
 
 @pytest.mark.slow

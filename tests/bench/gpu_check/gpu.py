@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
-from safe_r1.train.gpus import GPUS, Gpu
+from safe_r1.models.gpus import GPUS, Gpu
 
 # These have the chip of an SXM version, and less power and lower peaks.
 _OTHER_FORMS = re.compile(r"pcie|nvl", re.IGNORECASE)

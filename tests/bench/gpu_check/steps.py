@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM
 
 from safe_r1.errors import SafeR1Error
 from safe_r1.train.architecture import Architecture
@@ -19,6 +19,7 @@ from safe_r1.train.packed import PackedSequence
 from safe_r1.train.parallel import ParallelDims
 from safe_r1.train.step import StepResult, train_step
 from safe_r1.train.varlen import VARLEN
+from tests.hf_config import hf_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,21 +61,6 @@ class Steps:
         return self.num_tokens / self.step_s
 
 
-def qwen2_config(architecture: Architecture) -> Qwen2Config:
-    """The configuration of a model with these dimensions; ``from_config`` reads them back."""
-    assert architecture.family == "qwen2"
-    return Qwen2Config(
-        hidden_size=architecture.hidden_size,
-        num_hidden_layers=architecture.num_layers,
-        num_attention_heads=architecture.num_heads,
-        num_key_value_heads=architecture.num_kv_heads,
-        intermediate_size=architecture.intermediate_size,
-        vocab_size=architecture.vocab_size,
-        max_position_embeddings=architecture.context,
-        tie_word_embeddings=architecture.tied,
-    )
-
-
 def random_model(
     architecture: Architecture,
     spec: ModelSpec,
@@ -83,11 +69,11 @@ def random_model(
     """A model as ``load_model`` prepares it for one worker, with random weights, the same at each call.
 
     Args:
-        architecture: Of the family qwen2.
+        architecture: Dimensions of the model.
         spec: How to compute.
         device: ``cpu`` or ``cuda``.
     """
-    config = qwen2_config(architecture)
+    config = hf_config(architecture)
     attention = choose_attention(config, spec, DIMS, device).name
     torch.manual_seed(0)
     with torch.device(device):

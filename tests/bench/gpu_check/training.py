@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from safe_r1.models.gpus import GPUS, Gpu
 from safe_r1.models.registry import Layout, States
 from safe_r1.train.architecture import ARCHITECTURES, Architecture
 from safe_r1.train.config import OptimizerConfig
-from safe_r1.train.gpus import GPUS, Gpu
 from safe_r1.train.model import ModelSpec
 from safe_r1.train.optim import make_optimizer
 from safe_r1.train.plan import TrainPlan, make_plan
@@ -136,13 +136,7 @@ def _compare_memory(part: Part, name: str, plan: TrainPlan, peak_gib: float) -> 
 
 
 def _train(plan: TrainPlan, device: str, num: int) -> Steps:
-    spec = ModelSpec(
-        "",
-        bf16=True,
-        activation_checkpointing=plan.activation_checkpointing,
-        logits_budget_mib=plan.logits_budget_mib,
-    )
-    model = random_model(plan.architecture, spec, device)
+    model = random_model(plan.architecture, ModelSpec.of_plan(plan), device)
     optimizer = make_optimizer(model.parameters(), OptimizerConfig(), plan.layout.states)
     batches = random_batches(model, document_lengths(plan.seq_len), _MICRO_BATCHES, device)
     return time_steps(model, optimizer, batches, device, num, warm_up=1)

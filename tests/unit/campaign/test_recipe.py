@@ -14,8 +14,8 @@ from safe_r1.campaign.view import campaign_folder
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.inference.engine import engine_arguments
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import get_variant
-from safe_r1.train.gpus import get_gpu
 
 SMALL: dict[str, Any] = {
     "name": "small",

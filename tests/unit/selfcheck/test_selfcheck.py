@@ -1,11 +1,12 @@
 """Does a module that does not import get found and named, and are all of a role's imports looked at?"""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from safe_r1.selfcheck.__main__ import main
 from safe_r1.selfcheck.check import check_imports
 from safe_r1.selfcheck.roles import ENTRY_POINTS, Role, follow, imports_of_role
 from safe_r1.selfcheck.source import Import, find_module, read_imports
@@ -162,16 +163,23 @@ def test_imports_are_followed_without_importing(folder):
     assert not any(importer.startswith("torch") for _, importer in found)
 
 
-@pytest.mark.slow
-def test_the_command_fails_for_a_broken_library(tmp_path):
-    write(tmp_path, "torchao/__init__.py", "raise OSError('libcudart.so.13: cannot open shared object file')")
-    done = subprocess.run(
-        [sys.executable, "-m", "safe_r1.selfcheck", "--role", "training"],
-        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
+def test_the_command_names_a_broken_library(folder, monkeypatch):
+    """The whole role with a broken torchao is ``tests/integration/test_selfcheck_command.py``."""
+    write(
+        folder,
+        "job_of_a_role.py",
+        "def run():\n    from broken_in_a_role import Thing\nimport fine_in_a_role",
     )
-    assert done.returncode == 2, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "FAILED" in line]
-    assert "torchao.optim.AdamW8bit: OSError: libcudart.so.13" in line
-    assert "imported by safe_r1.train.optim:" in line
+    write(folder, "broken_in_a_role.py", "raise OSError('libcudart.so.13: cannot open shared object file')")
+    write(folder, "fine_in_a_role.py", "")
+    monkeypatch.setitem(ENTRY_POINTS, "training", ("job_of_a_role",))
+    app = typer.Typer()
+    app.command()(main)
+    result = CliRunner().invoke(app, ["--role", "training"])
+    assert result.exit_code == 2
+    (line,) = [line for line in result.output.splitlines() if "FAILED" in line]
+    assert "broken_in_a_role.Thing: OSError: libcudart.so.13" in line
+    assert "imported by job_of_a_role:2" in line
+    assert "1 failed" in result.output
+    write(folder, "job_of_a_role.py", "import fine_in_a_role")
+    assert CliRunner().invoke(app, ["--role", "training"]).exit_code == 0

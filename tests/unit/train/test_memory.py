@@ -21,8 +21,8 @@ from safe_r1.train import memory
 from safe_r1.train.architecture import ARCHITECTURES, Architecture, Experts
 from safe_r1.train.loss import summed_cross_entropy
 from safe_r1.train.memory import GIB, MemoryModel
+from tests.hf_config import hf_config
 from tests.scale.fake_step import ATTENTION, register_attention
-from tests.scale.train_step import hf_config
 
 LLAMA = replace(ARCHITECTURES["r1-distill-llama-8b"], num_layers=3, vocab_size=32000)
 QWEN = replace(ARCHITECTURES["r1-distill-qwen-7b"], num_layers=3, vocab_size=32000)

@@ -3,7 +3,7 @@ import pytest
 from safe_r1.errors import ConfigError
 from safe_r1.models.registry import VARIANTS, Layout
 from safe_r1.train.config import FinetuneConfig, ParallelConfig
-from safe_r1.train.parallel import ParallelDims, dp_rank, resolve_dims
+from safe_r1.train.parallel import ParallelDims, check_nodes, dp_rank, resolve_dims
 
 
 def test_without_settings_every_worker_holds_a_shard():
@@ -37,6 +37,37 @@ def test_the_layouts_of_the_table_are_their_own_sizes():
 def test_dimensions_that_do_not_divide(settings, world_size, message):
     with pytest.raises(ConfigError, match=message):
         resolve_dims(ParallelConfig(**settings), None, world_size)
+
+
+@pytest.mark.parametrize(
+    ("dims", "nodes", "message"),
+    [
+        (ParallelDims(fsdp=4, ep=4), [[0, 1], [2, 3]], None),
+        (ParallelDims(fsdp=5, ep=4), [[0, 1], [2, 3, 4]], "nodes, which have 2 and 3 workers"),
+        (ParallelDims(fsdp=4, ep=4), [[0, 2], [1, 3]], "nodes of 2 workers, whose ranks are not adjacent"),
+        # Tokens are not sent by node: within a node, without experts, with tensor parallelism.
+        (ParallelDims(fsdp=6, ep=2), [[0, 1], [2, 3, 4, 5]], None),
+        (ParallelDims(fsdp=5), [[0, 1], [2, 3, 4]], None),
+        (ParallelDims(fsdp=3, tp=2, ep=6), [[0, 1], [2, 3, 4, 5]], None),
+    ],
+)
+def test_experts_over_nodes_need_nodes_of_equally_many_workers(dims, nodes, message, monkeypatch):
+    places = {rank: (len(node), node.index(rank)) for node in nodes for rank in node}
+    for rank, (size, local_rank) in places.items():
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(size))
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+
+        def gather(values, own, rank=rank):
+            assert own == places[rank]
+            values[:] = [places[each] for each in sorted(places)]
+
+        monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+        # Every worker says the same.
+        if message:
+            with pytest.raises(ConfigError, match=message):
+                check_nodes(dims)
+        else:
+            check_nodes(dims)
 
 
 def test_a_tensor_parallel_group_shares_a_batch():

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from safe_r1.cli import app
 from safe_r1.errors import ConfigError, ResourceError
+from safe_r1.models.gpus import GPUS, Gpu, get_gpu
 from safe_r1.models.registry import VARIANTS, Layout, get_variant
 from safe_r1.train.architecture import ARCHITECTURES
-from safe_r1.train.gpus import GPUS, Gpu, get_gpu
 from safe_r1.train.plan import keep_rows_that_fit, make_plan, plan_variant, resize, smallest_fit
 from safe_r1.train.plan_check import check_plan, find_problems
 from safe_r1.train.plan_text import problem_of, table, to_text

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from safe_r1.models.gpus import get_gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import ARCHITECTURES, Architecture, Experts, LatentAttention
-from safe_r1.train.gpus import get_gpu
+from safe_r1.train.communication import ExpertExchange, Group, Transfer
 from safe_r1.train.step_time import EXPERT_SHARE, MATMUL_SHARE, StepModel, StepParts, StepSettings
-from safe_r1.train.traffic import ExpertExchange, Traffic
 
 CONTENT: dict[str, Any] = tomllib.loads(
     (Path(__file__).parents[2] / "baselines" / "training.toml").read_text("utf-8")
@@ -54,16 +54,20 @@ def model_of(run: dict[str, Any]) -> StepModel:
             fp8_experts=run.get("fp8_experts", False),
             loss_is_recomputed=False,
             output_splits=run.get("output_splits", 1),
+            exchange=exchange_of(run) if run.get("ep", 1) > 1 else None,
             # The published runs balance their experts by force.
-            exchange=ExpertExchange(
-                run.get("node_copies"),
-                run.get("gpu_copies"),
-                run.get("resends", True),
-                imbalance=1.0,
-                syncs=0,
-            ),
+            imbalance=1.0,
+            gradient_bytes=run.get("gradient_bytes", 4),
+            is_fsdp2=run.get("is_fsdp2", True),
         ),
     )
+
+
+def exchange_of(run: dict[str, Any]) -> ExpertExchange:
+    experts = architecture_of(run["model"]).experts
+    assert experts
+    copies = run.get("gpu_copies", experts.per_token)
+    return ExpertExchange(run.get("node_copies", 0), copies, run.get("resends", True), syncs=0)
 
 
 def predicted(run: dict[str, Any]) -> float:
@@ -129,55 +133,48 @@ def step_of(name="r1-distill-llama-8b", gpus=8, *, micro_batches=1, settings=Non
     )
 
 
-def test_what_r1_sends_to_its_experts_today():
-    """stack.md: 6 exchanges a layer and micro-batch, 304 GiB a rank and step on 64 ranks."""
-    traffic = step_of("r1", 64, ep_size=64, gpu="h200-141").traffic
-    assert traffic.num_exchanges == 6 * 58
-    assert traffic.exchange_bytes == 6 * 58 * 8192 * 8 * 7168 * 2
-    assert traffic.exchange_bytes / 2**30 == pytest.approx(304, abs=1)
-    # 7 of 8 rows go to one of the other seven nodes, through an adapter of 50 GB/s.
-    assert traffic.exchange_bytes_between_nodes == traffic.exchange_bytes * 7 / 8
-    assert traffic.exchange_s > traffic.exchange_bytes_between_nodes / 50e9
-
-
 def test_r1_is_planned_at_what_its_exchange_leaves():
     model = step_of("r1", 64, ep_size=64, gpu="h200-141")
+    exchange = model.communication.exchange
+    assert exchange
     flops = model.architecture.train_flops_per_token(1500) * model.tokens
-    assert 0.11 <= flops / model.parts().total / 989e12 <= 0.15
+    assert 0.14 <= flops / model.parts().total / 989e12 <= 0.17
+    # Sent to every GPU of an expert, as transformers does.
+    pairs = replace(model, settings=StepSettings(exchange=replace(exchange, node_copies=0)))
+    assert 0.10 <= flops / pairs.parts().total / 989e12 <= 0.13
+    assert pairs.parts().expert_exchange > 1.25 * 6 * 58 * 8192 * 8 * 7168 * 2 * 56 / 64 / 50e9
 
 
-def test_experts_in_a_node_send_nothing_between_nodes():
-    traffic = step_of("r1", 64, ep_size=8).traffic
-    assert traffic.exchange_bytes_between_nodes == 0
-    assert traffic.exchange_s < step_of("r1", 64, ep_size=64).traffic.exchange_s / 4
-    # Instead their weights are sharded over the nodes and gathered: each GPU receives those of 32 experts a
-    # layer through an adapter of its own.
-    experts = 2 * 58 * 32 * 3 * 7168 * 2048
-    assert traffic.gather_s > experts * 7 / 8 / 50e9
+def test_experts_in_a_node_send_no_tokens_between_nodes_but_weights():
+    inside = step_of("r1", 64, ep_size=8)
+    assert inside.communication.sent("inter_node", "tokens") == 0
+    assert inside.parts().expert_exchange < step_of("r1", 64, ep_size=64).parts().expert_exchange / 4
+    # Each GPU gathers 32 experts a layer twice through an adapter of its own, and reduces them in fp32.
+    experts = (2 + 2 + 4) * 58 * 32 * 3 * 7168 * 2048
+    seconds = inside.communication.seconds("expert weights", "expert gradients")
+    assert seconds == pytest.approx(experts * 7 / 8 / (50e9 * 0.8))
+    assert inside.parts().sharding > 0.3 * seconds
 
 
-def test_rows_that_are_kept_or_sent_once_to_a_node():
-    whole = step_of("r1", 64, ep_size=64).traffic
-    kept = replace(whole, exchange=ExpertExchange(resends=False))
-    assert kept.exchange_bytes == whole.exchange_bytes * 4 / 6
-    assert replace(whole, exchange=ExpertExchange(node_copies=4)).exchange_bytes == whole.exchange_bytes / 2
-
-
-def test_a_ring_over_nodes_is_limited_by_their_adapters():
-    traffic = Traffic(ARCHITECTURES["r1-distill-llama-8b"], Layout("h100-80", 16), get_gpu("h100-80"), 1)
-    inside = traffic.ring_s(8e9, 8, 8)
-    assert inside == pytest.approx(7e9 / (450e9 * 0.75))
-    # Eight adapters of 50 GB/s, one for each of the eight rings.
-    assert traffic.ring_s(16e9, 16, 8) == pytest.approx(15e9 / (8 * 50e9 * 0.8))
-    assert traffic.ring_s(16e9, 16, 1) == pytest.approx(15e9 / (50e9 * 0.8))
-    assert traffic.ring_s(16e9, 1, 1) == 0
+@pytest.mark.parametrize(
+    ("group", "limit"),
+    # Inside a node NVLink; over nodes eight adapters of 50 GB/s, one for each of the eight rings, or one.
+    [(Group(8, 8), 450e9 * 0.75), (Group(16, 8), 8 * 50e9 * 0.8), (Group(16, 1), 50e9 * 0.8)],
+)
+def test_a_ring_over_nodes_is_limited_by_their_adapters(group, limit):
+    gathering = Transfer("all_gather", "weights", group, 8e9, 1)
+    moved = 8e9 * (group.size - 1) / group.size
+    assert gathering.seconds(get_gpu("h100-80")) == pytest.approx(moved / limit)
+    both = replace(gathering, collective="all_reduce")
+    assert both.seconds(get_gpu("h100-80")) == pytest.approx(2 * moved / limit)
 
 
 def test_communication_is_exposed_only_where_nothing_hides_it():
     """Half of the work for the same weights: what computation hid before no longer fits behind it."""
     model = step_of("r1-distill-llama-70b", 256)
     layers = model.architecture.num_layers
-    hidden = 2 * model.traffic.gather_s / layers
+    gathers = model.communication.seconds("weights") / 2
+    hidden = (gathers + model.communication.seconds("gradients")) / layers
     assert model.parts().sharding == pytest.approx(hidden)
     short = replace(model, seq_len=256)
     assert short.parts().sharding > 10 * hidden
@@ -205,9 +202,7 @@ def test_each_setting_shortens_its_part(change, part):
 def test_matrix_products_are_the_models_flops():
     """Over all kernel classes, at their shares of the peak, against the architecture's own count."""
     for name, gpus, ep in (("r1-distill-llama-8b", 8, 1), ("r1", 64, 64)):
-        settings = StepSettings(
-            recomputed=0.0, loss_is_recomputed=False, exchange=ExpertExchange(imbalance=1.0)
-        )
+        settings = StepSettings(recomputed=0.0, loss_is_recomputed=False, imbalance=1.0)
         model = step_of(name, gpus, ep_size=ep, settings=settings)
         parts: StepParts = model.parts()
         logits = model.tokens * model.architecture.vocab_size * 40 / (3350e9 * 0.8)
@@ -222,3 +217,16 @@ def test_offloading_replaces_the_update_on_the_gpu():
     parts = step_of(micro_batches=2, cpu_offload=True).parts()
     assert parts.optimizer == 0
     assert parts.offload == pytest.approx(8.030e9 / 8 * (2 * 12 + 28) / 20e9, rel=1e-3)
+
+
+def test_deferred_gradients_are_reduced_once():
+    every = step_of(micro_batches=8)
+    once = step_of(micro_batches=8, settings=StepSettings(defer_gradient_reduction=True))
+    assert once.communication.sent("intra_node", "weights") == every.communication.sent(
+        "intra_node", "weights"
+    )
+    reduced = every.communication.sent("intra_node", "gradients")
+    assert once.communication.sent("intra_node", "gradients") == reduced / 8
+    # With short sequences nothing hides the reductions.
+    slow, fast = (replace(step, seq_len=256).parts().sharding for step in (every, once))
+    assert fast < 0.6 * slow

@@ -1,4 +1,4 @@
-"""The GPU types that a training plan knows."""
+"""The GPU types that plans of training and of inference know, by the names in layouts."""
 
 import difflib
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ class Gpu:
         memory_gib: Total memory, as CUDA reports it.
         tflops: Peak dense bf16 matrix throughput in TFLOP/s.
         per_node: GPUs of one node.
-        generation: Architecture, which decides how much of the peak kernels achieve (``step_time``).
+        generation: Architecture, which decides how much of the peaks kernels achieve (``train.step_time``,
+            ``inference.throughput``) and whether there are FP8 matrix products.
         memory_gb_s: Peak bandwidth of its memory in GB/s.
         link_gb_s: Peak bandwidth to the other GPUs of the node in GB/s, in one direction.
         network_gb_s: Peak bandwidth to other nodes in GB/s, in one direction.
@@ -48,6 +49,11 @@ class Gpu:
     def usable_gib(self) -> float:
         """Memory that is available for tensors."""
         return self.memory_gib * USABLE_SHARE
+
+    @property
+    def has_fp8(self) -> bool:
+        """True where matrix products are twice as fast in FP8 as in bf16."""
+        return self.generation not in ("ampere", "cpu")
 
 
 def _ampere(name: str, memory_gib: float, memory_gb_s: float, link_gb_s: float = 300.0) -> Gpu:
