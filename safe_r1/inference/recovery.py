@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -177,8 +177,9 @@ def _kill_actors(names: Iterable[str]) -> None:
     import ray
     from ray._private.worker import global_worker
 
+    core_worker: Any = global_worker.core_worker  # pyright: ignore[reportAttributeAccessIssue]
     for name in names:
-        global_worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(name)), True)
+        core_worker.kill_actor(ray.ActorID(bytes.fromhex(name)), True)
 
 
 def _remaining(batches: Sequence[RequestBatch], done: Collection[str]) -> Iterator[RequestBatch]:

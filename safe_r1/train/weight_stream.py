@@ -9,6 +9,7 @@ Source: the description of the format in safetensors' README.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ def write_blocks(path: UPath, tensors: Mapping[str, Tensor], metadata: Mapping[s
     digest = hashlib.sha256()
     try:
         # Outside of a transaction, a file that is closed because of an error would be complete.
-        with store.transaction, store.open(path.path, "wb", block_size=BLOCK_BYTES) as file:
+        with store.transaction, store.open(path.path, "wb", block_size=BLOCK_BYTES) as opened:
+            file = cast("BinaryIO", opened)
             for block in file_blocks(tensors, metadata):
                 digest.update(block)
                 file.write(block)
@@ -68,6 +70,6 @@ def file_blocks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> I
     content += b" " * (-len(content) % _ALIGNMENT)
     yield len(content).to_bytes(8, "little") + content
     for name in names:
-        values = memoryview(tensors[name].flatten().view(torch.uint8).numpy())
+        values = tensors[name].flatten().view(torch.uint8).numpy().data
         for start in range(0, len(values), BLOCK_BYTES):
             yield values[start : start + BLOCK_BYTES]
