@@ -38,7 +38,7 @@ def write_blocks(path: UPath, tensors: Mapping[str, Tensor], metadata: Mapping[s
         # Outside of a transaction, a file that is closed because of an error would be complete.
         with store.transaction, store.open(path.path, "wb", block_size=BLOCK_BYTES) as file:
             for block in file_blocks(tensors, metadata):
-                file.write(block)
+                file.write(block)  # pyright: ignore[reportArgumentType] - a binary file
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; make it writable or choose another --output"
@@ -64,6 +64,6 @@ def file_blocks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> I
     content += b" " * (-len(content) % _ALIGNMENT)
     yield len(content).to_bytes(8, "little") + content
     for name in names:
-        values = memoryview(tensors[name].flatten().view(torch.uint8).numpy())
+        values = tensors[name].flatten().view(torch.uint8).numpy().data
         for start in range(0, len(values), BLOCK_BYTES):
             yield values[start : start + BLOCK_BYTES]
