@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 # Before anything imports ray, vllm or transformers: no network, no authentication token in the home folder,
-# no telemetry, and a Ray of its own beside one that runs on this machine.
+# no telemetry, a Ray of its own beside one that runs on this machine, and time for its start on a busy one.
 for _name, _value in {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "RAY_ADDRESS": "local",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "180",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }.items():

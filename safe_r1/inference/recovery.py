@@ -133,6 +133,11 @@ class EngineWatch:
             is_over |= self.is_lost
 
     def _check(self) -> None:
+        import ray
+
+        # A question to a Ray that has ended would start another one.
+        if not ray.is_initialized():
+            return
         now = time.monotonic()
         has_groups = len(self.place.bundles) > 1
         states = self._group_states() if has_groups else _actor_states()

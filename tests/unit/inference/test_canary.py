@@ -9,7 +9,6 @@ import pytest
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ModelError
 from safe_r1.inference.batch import generate
-from safe_r1.inference.recovery import EngineWatch
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, Sampling, in_batches
 from safe_r1.models.registry import VARIANTS
 
@@ -38,7 +37,6 @@ def run(
     monkeypatch.setattr(
         "safe_r1.inference.batch.make_stream", lambda *_: SimpleNamespace(iter_batches=iter_batches)
     )
-    monkeypatch.setattr(EngineWatch, "_check", lambda watch: None)
     written: list[EngineResult] = []
     requests = [Request(str(number), [], 8, 0) for number in range(len(errors))]
     stream = generate(

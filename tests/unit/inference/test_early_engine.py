@@ -17,7 +17,6 @@ from safe_r1.errors import EngineLostError
 from safe_r1.inference import early_engine
 from safe_r1.inference.batch import EngineSpec
 from safe_r1.inference.early_engine import AtGate, EarlyEngine
-from safe_r1.inference.recovery import EngineWatch
 from safe_r1.inference.requests import EngineResult, Request, RequestBatch, Sampling, in_batches
 from safe_r1.models.registry import VARIANTS
 from tests.unit.inference.test_canary import block
@@ -61,7 +60,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(early_engine, "make_stream", made.stream)
     monkeypatch.setattr(early_engine, "release", made.released.extend)
     monkeypatch.setattr("safe_r1.inference.batch.release", made.released.extend)
-    monkeypatch.setattr(EngineWatch, "_check", lambda watch: None)
     return made
 
 
