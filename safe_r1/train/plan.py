@@ -240,10 +240,14 @@ def resize(layout: Layout, num_gpus: int, *, shard: bool = False) -> Layout:
 
 def smallest_fit(plan: TrainPlan) -> TrainPlan | None:
     """The same run on the fewest GPUs (1, 2, 4, ... up to ``MAX_GPUS``) that hold it; None if none do."""
-    sizes = (2**power for power in range(MAX_GPUS.bit_length()))
-    plans = (
-        with_least_recomputation(replace(plan, layout=resize(plan.layout, size, shard=True)))
-        for size in sizes
-        if size >= plan.layout.tp_size
+
+    def make(layout: Layout) -> TrainPlan:
+        return with_least_recomputation(replace(plan, layout=layout))
+
+    layouts = (
+        resize(plan.layout, 2**power, shard=True)
+        for power in range(MAX_GPUS.bit_length())
+        if 2**power >= plan.layout.tp_size
     )
+    plans = (fastest_sharding(make, layout, fsdp_size=layout.fsdp_size) for layout in layouts)
     return next((smaller for smaller in plans if smaller.fits), None)

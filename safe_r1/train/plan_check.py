@@ -133,7 +133,7 @@ def describe_size(plan: TrainPlan, other: TrainPlan) -> str:
     """Number of GPUs of ``other``, with the settings that a job needs to get from ``plan`` to it."""
     num_gpus = other.layout.num_gpus
     settings: list[str] = []
-    # A job that only changes --num-workers resizes the layout in this way.
+    # An elastic job resizes the layout in this way; one with a fixed number of workers finds the sharding.
     resized = resize(plan.layout, num_gpus)
     if resized.fsdp_size != other.layout.fsdp_size:
         settings.append(f"parallel.fsdp_size={other.layout.fsdp_size}")
