@@ -160,8 +160,8 @@ VLLM_ONLY = {
     "metrics",
     "code",
 }
-# A stream that was cut ends so with OpenAI; vLLM says so only in the response that the event holds.
-_NOT_CUT = {"response.incomplete": "response.completed"}
+# A stream that was cut ends so with OpenAI; vLLM calls all but the response itself completed.
+_NOT_CUT = {"response.incomplete": "response.completed", "incomplete": "completed"}
 _KINDS = ("object", "type", "role", "status")
 
 
@@ -219,6 +219,11 @@ def shape(value: Any) -> Any:
     return "number" if isinstance(value, int | float) else type(value).__name__
 
 
+def _kind_of(event: Any) -> str:
+    kind = str(event.get("kind")) if isinstance(event, dict) else ""
+    return _NOT_CUT.get(kind, kind)
+
+
 def differences(expected: Any, found: Any, place: str = "") -> list[str]:
     """What of vLLM's shape an answer lacks or has otherwise; it may have more.
 
@@ -238,10 +243,7 @@ def differences(expected: Any, found: Any, place: str = "") -> list[str]:
             each for key in both for each in differences(wanted[key], found[key], f"{place}.{key}")
         ]
     if isinstance(expected, list) and isinstance(found, list):
-        kinds = [
-            [_NOT_CUT.get(each.get("kind"), each.get("kind")) for each in some if isinstance(each, dict)]
-            for some in (expected, found)
-        ]
+        kinds = [[_kind_of(each) for each in some] for some in (expected, found)]
         if kinds[0] != kinds[1]:
             return [f"{place}: {kinds[1]} in place of {kinds[0]}"]
         pairs = zip(expected, found, strict=True)

@@ -358,10 +358,11 @@ class ChatRequest(_ChoicesRequest):
         )
         if not tools and not any(turn.is_about_tools for turn in self.messages):
             return None
-        named = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+        choice = self.tool_choice or "auto"
+        name = choice.function.name if isinstance(choice, NamedTool) else choice
         turns = [turn.to_template() for turn in self.messages]
         is_parallel = self.parallel_tool_calls is not False
-        return ToolRequest(tools, turns, named or self.tool_choice or "auto", is_parallel)
+        return ToolRequest(tools, turns, name, is_parallel)
 
     def reject_unsupported(self) -> None:
         """See ``SamplingRequest``; also fields that do not go together."""

@@ -207,7 +207,12 @@ def test_choices_log_probabilities_stops_and_formats(service: Service, client: o
     form: Any = {"type": "json_schema", "json_schema": {"name": "A", "schema": schema, "strict": True}}
     # Ends the thoughts at once; the schema holds from there on.
     closed = client.chat.completions.create(
-        model=service.model, messages=CHAT, max_tokens=200, response_format=form, logit_bias=CLOSE_THOUGHTS
+        model=service.model,
+        messages=CHAT,
+        max_tokens=200,
+        seed=1,
+        response_format=form,
+        logit_bias=CLOSE_THOUGHTS,
     )
     assert json.loads(closed.choices[0].message.content or "")["a"] in ("x", "y")
     with pytest.raises(openai.BadRequestError, match="has no tools"):

@@ -12,7 +12,7 @@ _SCRIPTS = ("tables.js", "page.js")
 @functools.cache
 def read_page() -> tuple[str, str]:
     """The document, and the Content-Security-Policy that allows just what is in it."""
-    folder = files(__package__)
+    folder = files("safe_r1.serve.page")
     style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in _STYLES)
     scripts = [folder.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS]
     text = folder.joinpath("page.html").read_text(encoding="utf-8")

@@ -77,7 +77,7 @@ function openCard(title) {
   const [answerTitle, answer] = [make("div", "回答", "soft"), make("div", "", "text answer")];
   card.append(make("h2", title), thoughtsTitle, thoughts, answerTitle, answer);
   const show = (reasoning, text) => {
-    thoughts.textContent = reasoning;
+    thoughts.textContent = reasoning.trimEnd();
     answer.textContent = text;
     thoughtsTitle.hidden = thoughts.hidden = !reasoning;
   };
