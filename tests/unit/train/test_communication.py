@@ -114,13 +114,17 @@ CASES = {
 }
 
 
+# Memory on the safe side, by 7 %: of activations where all are kept, and of a dense layer beside experts that
+# are gathered ahead where a GPU has many of them (no layout of the planner's).
+MORE_IS_PLANNED = ("two nodes", "experts in a node")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_plan_is_what_a_step_counts(name):
     case = CASES[name]
     found = deviations(count_step(case), plan_step(case))
-    if not case.recompute_every:
-        # Of activations that are kept more is planned than is counted: 7 % in all.
+    if name in MORE_IS_PLANNED:
         assert 0 <= found.pop("peak") < 0.08
     assert found == {what: pytest.approx(0, abs=TOLERANCE) for what in found}
 
