@@ -153,15 +153,19 @@ CountTokens = Callable[[str], Awaitable[int]]
 """Number of tokens of a text that the model wrote."""
 
 
-async def count_reasoning(texts: Sequence[str], num_tokens: int, count_tokens: CountTokens | None) -> int:
-    """Tokens of thoughts, counted in their text; 0 where the tokenizer is not here.
+async def count_reasoning(
+    texts: Sequence[str], num_tokens: int, count_tokens: CountTokens | None
+) -> int | None:
+    """Tokens of thoughts, counted in their text; None where the tokenizer is not here.
 
     Args:
         texts: The thoughts of each choice.
         num_tokens: Tokens of the whole completion.
         count_tokens: Counts with the model's tokenizer.
     """
-    found = [await count_tokens(text) for text in texts if text] if count_tokens else []
+    if count_tokens is None:
+        return None
+    found = [await count_tokens(text) for text in texts if text]
     return min(sum(found), num_tokens)
 
 

@@ -100,13 +100,13 @@ def _choice(request: ResponsesRequest) -> object:
     return choice if isinstance(choice, str) else choice.model_dump()
 
 
-def usage_body(num_prompt: int, num_tokens: int, num_reasoning: int) -> Json:
-    """Token counts."""
+def usage_body(num_prompt: int, num_tokens: int, num_reasoning: int | None) -> Json:
+    """Token counts; OpenAI's form has no place for unknown ones, which are 0."""
     return {
         "input_tokens": num_prompt,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": num_tokens,
-        "output_tokens_details": {"reasoning_tokens": num_reasoning},
+        "output_tokens_details": {"reasoning_tokens": num_reasoning or 0},
         "total_tokens": num_prompt + num_tokens,
     }
 
