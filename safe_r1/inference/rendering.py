@@ -3,7 +3,9 @@
 Rendering is ours, and not vLLM's, so that no second BOS is added and serving gets the same tokens.
 """
 
+import os
 import pickle
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -117,7 +119,18 @@ class RenderBatches:
 
     def __call__(self, batch: Mapping[str, Sequence[bytes]]) -> Iterator[pa.Table]:
         """The rows of some pickled ``RequestBatch`` objects in tables of one column."""
+        _leave_a_broken_process()
         for pickled in batch["batch"]:
             rows = map(self.renderer, pickle.loads(pickled).read())
             while some := list(islice(rows, _ROWS_AT_ONCE)):
                 yield pa.table({self.column: pa.array(some, RENDERED)})
+
+
+def _leave_a_broken_process() -> None:
+    """End this worker where torch was imported in part; Ray runs the task again in another one.
+
+    A task of a stream that was given up is cancelled, maybe in the middle of an import, and what it leaves in
+    the process makes every later import of torch fail.
+    """
+    if "torch" not in sys.modules and any(name.startswith("torch.") for name in sys.modules):
+        os._exit(1)

@@ -1,6 +1,7 @@
 """Engines of several GPUs on nodes with labels; the GPUs are Ray's own count, there are none here."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,7 +136,9 @@ def test_each_stage_of_a_pipeline_stands_on_one_node(cluster: dict[str, str]):
 
 
 @pytest.mark.parametrize(("stages", "strategy"), [(1, "STRICT_PACK"), (2, "PACK")])
-def test_a_served_model_has_the_same_strategy(stages: int, strategy: str):
+def test_a_served_model_has_the_same_strategy(stages: int, strategy: str, monkeypatch: pytest.MonkeyPatch):
+    # The model is at the hub, with the tokenizer whose tags of thoughts are looked for.
+    monkeypatch.setattr("safe_r1.serve.deployment.load_tokenizer", lambda *_: SimpleNamespace(get_vocab=dict))
     engine = EngineConfig(tensor_parallel_size=4, pipeline_parallel_size=stages)
     spec = DeploymentSpec(VARIANTS["r1-distill-llama-70b"], engine, "gpu")
     deployment = model_deployment(spec, ScalingConfig())._bound_deployment
