@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect very long tests of other parts. Parts are made of files, whose tests share what they start."""
-    first, step = map(int, config.getoption("--very-long").split("/"))
+    first, step = map(int, str(config.getoption("--very-long")).split("/"))
     very_long = [item for item in items if item.get_closest_marker("very_long")]
     chosen = set(sorted({item.path for item in very_long})[first - 1 :: step])
     left_out = {item for item in very_long if item.path not in chosen}

@@ -51,7 +51,9 @@ class FinalOutputStageStandIn(StatefulStageUDF):
             ]
             ray.get([worker.answer.remote() for worker in self._workers])
 
-    async def udf(self, rows: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    async def udf(  # pyright: ignore[reportIncompatibleMethodOverride] - as in Ray's own stages
+        self, rows: Sequence[dict[str, Any]]
+    ) -> AsyncIterator[dict[str, Any]]:
         """The rows of a batch."""
         for row in rows:
             await asyncio.sleep(_ROW_S)

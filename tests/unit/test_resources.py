@@ -2,8 +2,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
-from ray import cloudpickle
 
 import safe_r1
 from safe_r1.errors import ClusterLostError, ConfigError, ResourceError
