@@ -154,8 +154,9 @@ class EngineWatch:
         self.is_final = self.place.num_stages == 1 and not any(states.values())
         # Ends the engines, which may hang, and whoever waits for them.
         release([group for group in self.groups if group.id.hex() in given_up])
-        if not has_groups:
-            _kill_actors(given_up)
+        # Ray goes on to start the actor of a group that was removed.
+        waiting = (name for name, is_alive in _actor_states().items() if not is_alive)
+        _kill_actors(waiting if has_groups else given_up)
 
     def _group_states(self) -> dict[str, bool]:
         import ray

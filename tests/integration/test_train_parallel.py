@@ -185,8 +185,9 @@ def test_fp8_layers_on_two_workers_stay_near_one(results: Path, name: str):
     losses = [loss for loss, _ in found["steps"]]
     assert losses == pytest.approx([loss for loss, _ in alone["steps"]], rel=0.04)
     assert losses == pytest.approx([loss for loss, _ in plain["steps"]], rel=0.04)
-    # The parameters of the first step are the same.
-    assert found["steps"][0][1] == pytest.approx(alone["steps"][0][1], rel=0.05)
+    # The parameters of the first step are the same; a router that sees other roundings chooses other experts.
+    bound = 0.1 if arch == "deepseek_v3" else 0.05
+    assert found["steps"][0][1] == pytest.approx(alone["steps"][0][1], rel=bound)
     assert {key: (value.shape, value.dtype) for key, value in found["state"].items()} == {
         key: (value.shape, value.dtype) for key, value in plain["state"].items()
     }
