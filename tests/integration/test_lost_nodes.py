@@ -39,7 +39,7 @@ from safe_r1.resources import connect
 from safe_r1.runs import RunFolder
 from tests.integration.engine_stand_in import FinalOutputStageStandIn
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.very_long]
 
 GROUP = "safe-r1/group"
 STORE_BYTES = 80_000_000
