@@ -180,7 +180,7 @@ def variant(tiny_qwen2: Path) -> Variant:
 
 
 class Job:
-    """Rows that an engine completes, over one or several sessions."""
+    """Rows that an engine completes, in one or several calls."""
 
     def __init__(self, variant: Variant, tensor: int, stages: int):
         self.variant = variant
