@@ -16,6 +16,8 @@ import psutil
 REPOSITORY = Path(__file__).parents[1]
 START_S = 420
 _STOP_S = 90
+# Ray's dashboard agent listens there, in the range of free ports.
+_RAYS_PORT = 52365
 
 
 class Service:
@@ -89,13 +91,13 @@ class Service:
 def ports(number: int) -> list[int]:
     """Free ports, all different."""
     # All are held open until the last is found, so that none is found twice.
-    probes = [socket.socket() for _ in range(number)]
+    probes = [socket.socket() for _ in range(number + 1)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
     found = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
         probe.close()
-    return found
+    return [port for port in found if port != _RAYS_PORT][:number]
 
 
 @contextlib.contextmanager
