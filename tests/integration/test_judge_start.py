@@ -91,11 +91,11 @@ def end_when_both_engines_run(command: list[str], output: Path, number: signal.S
         assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE], "an engine goes on"
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_job_that_ends_beside_two_engines_is_finished_by_the_same_command(
-    command: list[str], tmp_path: Path
+    number: signal.Signals, command: list[str], tmp_path: Path
 ):
-    for number in (signal.SIGINT, signal.SIGKILL):
-        end_when_both_engines_run(command, tmp_path, number)
+    end_when_both_engines_run(command, tmp_path, number)
     finish(command, tmp_path)
     [folder] = (tmp_path / "main").glob("*/questions")
     verdicts = read_verdicts(RunFolder(UPath(folder)))
