@@ -20,7 +20,7 @@ from safe_r1.train.memory import (
     MOMENT_BYTES,
     WEIGHT_BYTES,
 )
-from safe_r1.train.shards import Shards, layer_params_per_rank
+from safe_r1.train.shards import Shards
 from safe_r1.train.step_parts import StepParts, StepSettings
 
 # Shares of the peak bf16 throughput. Fitted: ampere and hopper. Assumption: the others are like their
@@ -133,9 +133,7 @@ class StepModel:
         tp = self.layout.tp_size
         rate = self._matmul_rate * self._fp8_speedup
         expert_rate = rate if self.settings.fp8_experts else self._matmul_rate
-        params = sum(
-            number * layer_params_per_rank(model, self.layout, kind) for kind, number in self._layers.items()
-        )
+        params = sum(number * self._shards.layer_params(kind) for kind, number in self._shards.layers.items())
         rows = self.tokens * (model.experts.per_token if model.experts else 0) / tp
         imbalance = self.settings.imbalance if self.layout.ep_size > 1 else 1.0
         expert_flops = 2 * rows * imbalance * model.num_expert_layers * model.expert_params
@@ -150,11 +148,9 @@ class StepModel:
             self._elementwise_bytes / self._memory_rate,
         )
 
-    @property
-    def _layers(self) -> dict[bool, int]:
-        with_experts = self.architecture.num_expert_layers
-        numbers = {False: self.architecture.num_layers - with_experts, True: with_experts}
-        return {kind: number for kind, number in numbers.items() if number}
+    @cached_property
+    def _shards(self) -> Shards:
+        return Shards(self.architecture, self.layout)
 
     @property
     def _span(self) -> float:
@@ -202,7 +198,7 @@ class StepModel:
         width = {False: model.intermediate_size, True: model.shared_expert_size}
         total = sum(
             number * (per_layer + width[kind] / tp * ACTIVATION_BYTES[fused])
-            for kind, number in self._layers.items()
+            for kind, number in self._shards.layers.items()
         )
         if experts := model.experts:
             row = model.hidden_size * ROUTED_ROW_BYTES[fused]
@@ -222,7 +218,7 @@ class StepModel:
         width = {False: model.intermediate_size, True: model.shared_expert_size}
         return sum(
             number * (self.tokens * (2 * model.hidden_size + inside + width[kind]) + model.layer_params(kind))
-            for kind, number in self._layers.items()
+            for kind, number in self._shards.layers.items()
         )
 
     @property
@@ -238,7 +234,7 @@ class StepModel:
     @property
     def _local_params(self) -> float:
         """Parameters whose states one GPU holds."""
-        return Shards(self.architecture, self.layout).params
+        return self._shards.params
 
     @property
     def _optimizer_s(self) -> float:
