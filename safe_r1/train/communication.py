@@ -19,7 +19,8 @@ from typing import Literal
 from safe_r1.models.gpus import Gpu
 from safe_r1.models.registry import Layout
 from safe_r1.train.architecture import Architecture
-from safe_r1.train.memory import GRADIENT_BYTES, layer_params_per_rank, nodes_per_token
+from safe_r1.train.memory import GRADIENT_BYTES
+from safe_r1.train.shards import layer_params_per_rank, nodes_per_token
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 Link = Literal["intra_node", "inter_node"]

@@ -15,8 +15,6 @@ from functools import cached_property
 from safe_r1.models.registry import Layout, States
 from safe_r1.train.architecture import Architecture
 from safe_r1.train.shards import Shards
-from safe_r1.train.shards import layer_params_per_rank as layer_params_per_rank
-from safe_r1.train.shards import nodes_per_token as nodes_per_token
 
 GIB = 2**30
 
