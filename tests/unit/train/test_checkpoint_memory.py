@@ -87,20 +87,18 @@ def test_the_limit_of_a_container_counts(tmp_path: Path):
 
 
 _MEASURE = """
-import json, os, sys, threading, time
+import json, sys
 import torch
 from upath import UPath
 from safe_r1.train import checkpoint, checkpoint_storage
 from safe_r1.train.checkpoint import Checkpoints
 from safe_r1.train.config import OptimizerConfig
 from safe_r1.train.optim import make_optimizer
+from tests.peak_memory import PeakMemory
 
 states, free, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 checkpoint.available_bytes = lambda: free
 checkpoint_storage.MAX_FILE_BYTES = 2**24
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 def pair(width, layers):
     model = torch.nn.Sequential(*(torch.nn.Linear(width, width, bias=False) for _ in range(layers)))
@@ -115,22 +113,11 @@ checkpoints = Checkpoints(UPath(folder), 0)
 checkpoints.save(*pair(256, 2), 1, {})  # what is imported and allocated once
 checkpoints.finish()
 model, optimizer = pair(1024, 24)
-before = peak = resident()
-done = threading.Event()
-
-def sample():
-    global peak
-    while not done.wait(0.001):
-        peak = max(peak, resident())
-
-thread = threading.Thread(target=sample)
-thread.start()
-checkpoints.save(model, optimizer, 2, {})
-checkpoints.finish()
-done.set()
-thread.join()
+with PeakMemory() as peak:
+    checkpoints.save(model, optimizer, 2, {})
+    checkpoints.finish()
 size = sum(file.stat().st_size for file in (UPath(folder) / "step-000002").iterdir())
-print(json.dumps([sum(each.numel() for each in model.parameters()), peak - before, size]))
+print(json.dumps([sum(each.numel() for each in model.parameters()), peak.added, size]))
 """
 
 
@@ -149,7 +136,7 @@ def test_host_memory_of_a_save(states: str, on_disk: float, free: int, tmp_path:
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, states, str(free), str(tmp_path)],
         # torchao would compile its update.
-        env=os.environ | {"TORCHDYNAMO_DISABLE": "1"},
+        env=os.environ | {"TORCHDYNAMO_DISABLE": "1", "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         check=False,

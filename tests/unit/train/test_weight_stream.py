@@ -52,12 +52,13 @@ def test_an_error_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch):
 
 
 _MEASURE = """
-import json, os, sys, threading
+import json
 import fsspec
 import torch
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from upath import UPath
 from safe_r1.train.weight_stream import write_blocks
+from tests.peak_memory import PeakMemory
 
 sizes = []
 
@@ -81,26 +82,12 @@ class Store(AbstractFileSystem):
 
 fsspec.register_implementation("store", Store)
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
 tensors = {str(number): torch.ones(2**24) for number in range(4)}
 write_blocks(UPath("store://bucket/small"), {"a": torch.ones(2**20)}, {})
 sizes.clear()
-before = peak = resident()
-done = threading.Event()
-
-def sample():
-    global peak
-    while not done.wait(0.001):
-        peak = max(peak, resident())
-
-thread = threading.Thread(target=sample)
-thread.start()
-write_blocks(UPath("store://bucket/model.safetensors"), tensors, {"format": "pt"})
-done.set()
-thread.join()
-print(json.dumps([peak - before, sizes]))
+with PeakMemory() as peak:
+    write_blocks(UPath("store://bucket/model.safetensors"), tensors, {"format": "pt"})
+print(json.dumps([peak.added, sizes]))
 """
 
 
