@@ -33,8 +33,13 @@ GPU_KIND = "ray.io/accelerator-type"
 # The engine, the renderers and the sinks each want a logical CPU at the same time: with fewer the stream
 # waits for itself.
 MIN_LOGICAL_CPUS = 8
-# Ray gives its own processes 30 s, too little on a loaded laptop; it reads this when it is imported.
-_START_WAIT = ("RAY_raylet_start_wait_time_s", "180")
+# Ray reads these when it is imported.
+_AT_IMPORT = {
+    # Ray gives its own processes 30 s, too little on a loaded laptop.
+    "RAY_raylet_start_wait_time_s": "180",
+    # A job that was stopped left Ray; what Ray Data then still counts would start a new one and wait for it.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+}
 
 # Ray would start a worker for every logical CPU and take the job only then, and keep as many to its
 # end, each with what it has imported: torch for tokenizing, half a GiB beside the training that follows.
@@ -154,7 +159,7 @@ def connect(min_cpus: int = MIN_LOGICAL_CPUS) -> Cluster:
         ResourceError: It has too few logical CPUs and does not grow, or it or one of its nodes is of another
             version.
     """
-    os.environ.setdefault(*_START_WAIT)
+    set_import_variables()
     import psutil
     import ray
 
@@ -204,6 +209,12 @@ def _can_grow() -> bool:
     return not nodes or not all(kind.startswith("node_") for kind in nodes)
 
 
+def set_import_variables() -> None:
+    """Set what Ray reads when it is imported; who has set a variable decides."""
+    for name, value in _AT_IMPORT.items():
+        os.environ.setdefault(name, value)
+
+
 def init_ray(
     *, num_cpus: int | None = None, include_dashboard: bool = False, log_to_driver: bool = True
 ) -> "BaseContext":
@@ -218,7 +229,7 @@ def init_ray(
         ResourceError: Its address cannot be read, it is of another version, or it wants a token.
         ClusterLostError: It does not answer.
     """
-    os.environ.setdefault(*_START_WAIT)
+    set_import_variables()
     import ray
 
     location = locate_ray()

@@ -1,6 +1,8 @@
 """Imports what was found, and tells what does not import."""
 
 import importlib
+import math
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -14,11 +16,20 @@ class Failure:
 
     Attributes:
         error: Type and message, one line.
-        imports: The first is the one that is named.
+        imports: The first is the one that is named: the nearest to the error, as a library that imports the
+            broken one fails too.
+        calls: From the first to the error.
     """
 
     error: str
     imports: list[Import] = field(default_factory=list)
+    calls: float = math.inf
+
+    def add(self, each: Import, error: Exception) -> None:
+        """Note one more import that ends in this error."""
+        calls = sum(1 for _ in traceback.walk_tb(error.__traceback__))
+        self.imports.insert(0 if calls < self.calls else len(self.imports), each)
+        self.calls = min(calls, self.calls)
 
     def __str__(self) -> str:
         first, *others = self.imports
@@ -63,7 +74,7 @@ def check_imports(imports: Iterable[Import], own: Iterable[str] = ()) -> Report:
         except Exception as error:  # noqa: BLE001 - whatever a library raises here is what is looked for
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
             key = (_is_absent(each, error), text)
-            failures.setdefault(key, Failure(text)).imports.append(each)
+            failures.setdefault(key, Failure(text)).add(each, error)
         else:
             report.counts[each.package] = report.counts.get(each.package, 0) + 1
     for (is_absent, _), failure in failures.items():

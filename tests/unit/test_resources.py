@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,12 @@ def test_what_a_node_says_of_itself_is_what_this_machine_has():
     assert found["safe_r1"].startswith(f"{safe_r1.__version__} (code ")
     for name in ("torch", "vllm"):
         assert found.get(name) == (own[name] or "").partition("+")[0] or None
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_job_starts_no_ray():
+    code = "from safe_r1.resources import set_import_variables as s; s(); import ray; ray.put(1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "started" in done.stderr.splitlines()[-1]
+    assert "Started a local Ray" not in done.stderr

@@ -9,7 +9,9 @@ from tests.chat_server import Server
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # The user's cache has the replies of an earlier run of the tests.
+    monkeypatch.setenv("SAFE_R1_CACHE", str(tmp_path_factory.mktemp("cache")))
     for name in ("SAFE_R1_JUDGE_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

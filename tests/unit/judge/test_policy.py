@@ -147,13 +147,13 @@ def test_a_policy_that_cannot_work_is_one_clear_line(tmp_path: Path, before: str
     assert "\n" not in str(caught.value)
 
 
-def test_an_endpoint_judges_by_the_policy(server: Server, file: str, tmp_path: Path):
+def test_an_endpoint_judges_by_the_policy(server: Server, file: str):
     server.on_request = lambda sent, call: (200, completion("[答案] 拒绝并引导"))
     config = JudgeConfig(kind=server.url, model="m", policy=file)
     plan = plan_judge(config)
     assert plan.policy.name == "our-policy"
     assert plan.identity != plan_judge(JudgeConfig(kind=server.url, model="m")).identity
-    [judgement] = judge_blocking(make_judge(plan), [JudgeItem(QUESTION, f"恕难从命 {tmp_path}")])
+    [judgement] = judge_blocking(make_judge(plan), [JudgeItem(QUESTION, "恕难从命")])
     assert (judgement.label, judgement.own_label) == (RefusalLabel.RESPONSIBLE, "拒绝并引导")
     assert server.requests[-1]["messages"][0]["content"].startswith("你是审核员")
 

@@ -85,6 +85,15 @@ def test_a_module_that_does_not_import_is_named(folder):
     assert report.counts == {"healthy_library": 2}
 
 
+def test_the_broken_library_is_named_and_not_those_that_import_it(folder):
+    write(folder, "broken_inside.py", "raise OSError('libcudart')")
+    write(folder, "imports_the_broken_one.py", "import broken_inside")
+    imports = [Import(name, None, "user", 1) for name in ("imports_the_broken_one", "broken_inside")]
+    for given in (imports, imports[::-1]):
+        [failure] = check_imports(given).failures
+        assert str(failure).startswith("broken_inside: OSError: libcudart; imported by user:1, and 1 more")
+
+
 def test_an_optional_import_may_be_absent_but_not_broken(folder):
     write(folder, "lacks_a_library.py", "import another_that_is_not_there")
     write(folder, "old_library.py", "")
