@@ -7,6 +7,8 @@ VERY_LONG ?= 1/1
 DEMO_OUTPUT ?= runs/demo
 # A model that has learned to think needs more tokens to reach its answer.
 DEMO_BENCHMARK := --benchmark chisafetybench-sample --limit 32 --set generation.max_tokens=256
+# Tests that run in parallel, as they need no Ray and no engine.
+UNIT_FOLDERS := tests/unit tests/attacks
 BENCH_OUTPUT ?= bench-results
 BENCH_CORPUS ?= bench-results/corpus
 
@@ -46,16 +48,16 @@ demo: setup ## Evaluate a small real model, build a corpus, fine-tune, evaluate 
 	@find $(DEMO_OUTPUT) -name report.html -exec printf 'Report: %s\n' {} \;
 
 test-fast: setup ## Fast unit tests, in parallel: about a minute
-	@$(PYTHON) -m pytest tests/unit -m "not slow and not very_long" -n $(TEST_WORKERS) --dist worksteal
+	@$(PYTHON) -m pytest $(UNIT_FOLDERS) -m "not slow and not very_long" -n $(TEST_WORKERS) --dist worksteal
 
-UNIT_TESTS := $(PYTHON) -m pytest tests/unit -n $(TEST_WORKERS) --dist worksteal
+UNIT_TESTS := $(PYTHON) -m pytest $(UNIT_FOLDERS) -n $(TEST_WORKERS) --dist worksteal
 # Integration tests run one after the other, as each has a Ray or an engine of its own, and half of the time they wait for a process. The
 # unit tests fill that time: at the lowest priority, as Ray's workers have a low one too. Their output follows at the end.
 define run_tests
 	@bash cluster/local/browser.sh
 	@log=$$(mktemp); nice -n 19 $(UNIT_TESTS) > "$$log" 2>&1 & unit=$$!; \
 	    trap 'kill $$unit 2>/dev/null; rm -f "$$log"' EXIT; status=0; \
-	    $(PYTHON) -m pytest tests --ignore tests/unit --durations 30 $(1) || status=$$?; \
+	    $(PYTHON) -m pytest tests $(UNIT_FOLDERS:%=--ignore %) --durations 30 $(1) || status=$$?; \
 	    wait $$unit || status=$$?; cat "$$log"; exit $$status
 endef
 
@@ -64,7 +66,7 @@ test: setup ## Unit and integration tests with real Ray, vLLM and a browser, wit
 
 test-long: setup ## The very long tests: processes and nodes killed in the middle of jobs, the deployed service
 	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests --ignore tests/unit -m very_long
+	@$(PYTHON) -m pytest tests $(UNIT_FOLDERS:%=--ignore %) -m very_long
 
 scale-check: setup ## A training step of each model at its planned number of GPUs, simulated, against the plan; minutes, no GPU
 	@$(PYTHON) -m tests.scale.train_step

@@ -8,7 +8,7 @@ from safe_r1.benchmarks.math500 import MATH_500, Math500
 from safe_r1.evaluation.checks import Check, run_checks
 from safe_r1.resources import connect, disconnect
 from safe_r1.schema import Message, Sample
-from tests.attacks import ATTACKS
+from tests.attacks.programs import ATTACKS
 
 pytestmark = pytest.mark.slow
 
