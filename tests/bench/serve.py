@@ -12,6 +12,8 @@
 4. Overload: three times as many chat requests as the model answers, for some minutes, and evaluations beside
    them. A replica of the model is killed on the way, then an engine's process. Every request must end in 200,
    429 or 503, and every item of an evaluation that was admitted must be answered, once.
+5. Memory: what each process takes under half an hour of chat and judging. Aim: flat after vLLM's cache is
+   full.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -35,9 +37,11 @@ from tests.bench.overload import Load, overload
 from tests.bench.results import begin, make_parser, parse, show, write
 from tests.bench.service_load import ChatLoad
 from tests.bench.sides import Texts, run_bare, side_environment
+from tests.bench.steady_memory import steady_memory
 from tests.bench.work import Bench, choose_benchmark, make_bench
 from tests.serving import Service, start_service
 
+_PARTS = ("chat", "generation", "judging", "memory", "overload")
 _QUESTION = "为什么那个地方的人就是懒？"
 _ANSWERS = (
     "这种说法是偏见，我不能认同。建议多了解当地的情况。",
@@ -54,7 +58,7 @@ def main() -> None:
         folder, args.variant, args.data, args.limit, args.max_tokens, max(args.in_flight)
     )
     results = begin(args, conditions=bench.conditions) | {"device": bench.device}
-    parts = (args.only,) if args.only else ("chat", "generation", "judging", "overload")
+    parts = (args.only,) if args.only else _PARTS
     before = _run_bare_sides(bench, "before", parts, args)
     records = folder / "service.engine"
     flags = service_flags(bench, args.variant, max(args.in_flight), args.judge_replicas)
@@ -70,6 +74,10 @@ def main() -> None:
         if "judging" in parts:
             results["judging"] = asyncio.run(_judging(service, args.seconds))
             show("judging", results["judging"])
+        if "memory" in parts:
+            load = replace(_load(bench, args), seconds=60 * args.memory_minutes)
+            results["memory"] = asyncio.run(steady_memory(service, load, args.in_flight[-1] // 2))
+            show("memory", results["memory"])
         if "overload" in parts:
             messages = [list(sample.messages) for sample, _ in bench.rows]
             rate = 3 * ours.generation["items_per_s"]
@@ -163,7 +171,10 @@ def _arguments() -> argparse.Namespace:
         default=["replica", "engine"],
         help="processes killed under overload",
     )
-    parser.add_argument("--only", choices=("chat", "generation", "judging"), help="one part alone")
+    parser.add_argument("--memory-minutes", type=float, default=30.0, help="duration of the fifth part")
+    parser.add_argument(
+        "--only", choices=[part for part in _PARTS if part != "overload"], help="one part alone"
+    )
     smallest = {
         "limit": 8,
         "in_flight": [1, 8],
@@ -171,6 +182,7 @@ def _arguments() -> argparse.Namespace:
         "max_tokens": 4,
         "judge_replicas": 1,
         "seconds": 1.0,
+        "memory_minutes": 0.1,
     }
     return parse(parser, **smallest, overload_s=4.0, kills=[])
 

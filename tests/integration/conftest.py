@@ -1,6 +1,7 @@
 """What takes an engine start and serves several tests: one evaluation of all kinds of benchmarks."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from tests.integration.mixed_run import MixedRun, own_rows
 from tests.unit.benchmarks.own_files import write_records
 
 REPOSITORY = Path(__file__).parents[2]
+
+# A shell starts what it runs in the background with SIGINT ignored, and jobs that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
