@@ -13,7 +13,7 @@ from tests.unit.benchmarks.own_files import write_records
 
 REPOSITORY = Path(__file__).parents[2]
 
-# A shell starts what it runs in the background with SIGINT ignored, and jobs that tests start would inherit it.
+# A shell starts background jobs with SIGINT ignored, which the jobs that tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
