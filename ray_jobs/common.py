@@ -16,7 +16,7 @@ from tqdm import tqdm
 from safe_r1.errors import SafeR1Error
 from safe_r1.models.checkpoints import cache_folder
 from safe_r1.progress import NOTICES, Progress
-from safe_r1.resources import connect, is_jobs_server, locate_ray
+from safe_r1.resources import connect, is_jobs_server, locate_ray, set_import_variables
 
 # Without a terminal, the output is a file, or the log of a Ray job.
 _LINE_INTERVAL_S = 30.0
@@ -116,6 +116,7 @@ def join_ray(console: Console) -> None:
 @contextlib.contextmanager
 def job(name: str) -> Iterator[Console]:
     """Run a job's body with a quiet terminal; a ``SafeR1Error`` becomes one line and its exit code."""
+    set_import_variables()
     log = cache_folder() / "logs" / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     out = os.dup(1)
