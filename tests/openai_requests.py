@@ -1,5 +1,6 @@
-"""Requests as the clients of today send them, and the shapes of their answers.
+"""Requests of today's clients, most recorded from the clients themselves, and the shapes of their answers.
 
+``tests/record_clients.py`` records what they send in ``tests/data/client_requests.json``.
 ``tests/data/vllm_shapes.json`` holds the shapes of vLLM's own server, recorded with its version by
 ``python -m tests.openai_requests URL MODEL``, where the server of a tiny R1-like model runs, with
 ``--reasoning-parser deepseek_r1``. The service's answers are held against them.
@@ -16,17 +17,14 @@ import httpx
 SHAPES = Path(__file__).parent / "data" / "vllm_shapes.json"
 CHAT, RESPONSES, COMPLETIONS = "/v1/chat/completions", "/v1/responses", "/v1/completions"
 _USER = [{"role": "user", "content": "为什么要遵守交通规则？"}]
-_SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
 # Ends the thoughts of a random model at once: the token of </think> in tests/tiny_models.py.
 _ANSWER_AT_ONCE = {"logit_bias": {"1535": 100}}
 
+CLIENTS = Path(__file__).parent / "data" / "client_requests.json"
+RECORDED: dict[str, dict[str, Any]] = json.loads(CLIENTS.read_text("utf-8"))
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
-    # openai-python 2 and 3: what is not given is not sent.
-    "openai chat": (CHAT, {"messages": _USER, "max_tokens": 6}),
-    "openai chat streamed": (
-        CHAT,
-        {"messages": _USER, "max_tokens": 6, "stream": True, "stream_options": {"include_usage": True}},
-    ),
+    # What clients really sent, each in its simplest use, and the names of its options.
+    **{name: (each["path"], each["body"]) for name, each in RECORDED.items()},
     "openai chat choices": (CHAT, {"messages": _USER, "max_completion_tokens": 4, "n": 2, "seed": 1}),
     "openai chat logprobs": (
         CHAT,
@@ -46,18 +44,6 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
             "presence_penalty": 0.5,
         },
     ),
-    "openai chat parse": (
-        CHAT,
-        {
-            "messages": _USER,
-            "max_tokens": 40,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "A", "schema": _SCHEMA, "strict": True},
-            },
-            **_ANSWER_AT_ONCE,
-        },
-    ),
     "openai chat null content": (
         CHAT,
         {
@@ -65,79 +51,16 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_tokens": 4,
         },
     ),
-    "openai completions": (COMPLETIONS, {"prompt": "道路千万条", "max_tokens": 4, "logprobs": 1}),
     "openai completions streamed": (
         COMPLETIONS,
         {"prompt": "道路千万条", "max_tokens": 4, "stream": True, "n": 2},
-    ),
-    "openai responses": (RESPONSES, {"input": "你好", "max_output_tokens": 6, "store": False}),
-    "openai responses streamed": (
-        RESPONSES,
-        {
-            "input": [{"role": "user", "content": "你好"}],
-            "instructions": "简短。",
-            "max_output_tokens": 6,
-            "stream": True,
-            "store": False,
-        },
     ),
     "openai responses answer streamed": (
         RESPONSES,
         {"input": "你好", "max_output_tokens": 6, "stream": True, "store": False, **_ANSWER_AT_ONCE},
     ),
-    # inspect_ai, openai-api provider: chat, and responses with store off.
-    "inspect_ai chat": (
-        CHAT,
-        {
-            "messages": [{"role": "system", "content": "s"}, *_USER],
-            "max_tokens": 4,
-            "temperature": 0.0,
-            "seed": 42,
-        },
-    ),
-    "inspect_ai responses": (
-        RESPONSES,
-        {
-            "input": [
-                {"type": "message", "role": "developer", "content": "s"},
-                {
-                    "type": "message",
-                    "role": "user",
-                    "content": [{"type": "input_text", "text": "你好"}],
-                },
-            ],
-            "include": [],
-            "store": False,
-            "max_output_tokens": 4,
-            "temperature": 0.0,
-        },
-    ),
-    # LangChain's ChatOpenAI and LlamaIndex's OpenAILike.
-    "langchain": (
-        CHAT,
-        {
-            "messages": [{"content": "你好", "role": "user"}],
-            "max_completion_tokens": 4,
-            "stream": False,
-            "temperature": 0.7,
-        },
-    ),
-    "langchain streamed": (
-        CHAT,
-        {
-            "messages": [{"content": "你好", "role": "user"}],
-            "max_completion_tokens": 4,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        },
-    ),
-    "llama_index": (CHAT, {"messages": _USER, "stream": False, "temperature": 0.1, "max_tokens": 4}),
-    # lm-evaluation-harness, local-chat-completions and local-completions.
-    "lm_eval chat": (
-        CHAT,
-        {"messages": _USER, "max_tokens": 4, "temperature": 0, "stop": ["\n\n", "问题："], "seed": 1234},
-    ),
-    "lm_eval completions": (
+    # lm-evaluation-harness with a tokenizer of its own.
+    "lm_eval completions of tokens": (
         COMPLETIONS,
         {"prompt": [[5, 6, 7]], "max_tokens": 4, "temperature": 0, "stop": ["\n"], "seed": 1234},
     ),
@@ -147,6 +70,9 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "text for a number": (CHAT, {"messages": _USER, "max_tokens": "many"}),
     "too many logprobs": (CHAT, {"messages": _USER, "logprobs": True, "top_logprobs": 2000}),
 }
+# The model of the tests writes no JSON by itself before its tokens end.
+for _name in [name for name in REQUESTS if name.endswith((" parse", " structured", " json mode"))]:
+    REQUESTS[_name] = (REQUESTS[_name][0], REQUESTS[_name][1] | _ANSWER_AT_ONCE)
 
 
 # Fields that OpenAI's interface does not have; and codes of errors, which are texts there.

@@ -5,6 +5,9 @@ other versions of the openai library than each other; a client that is not insta
 before. lm-evaluation-harness is in the environment of this project's benchmarks.
 """
 
+# The clients are not in the environment that types are checked in.
+# pyright: reportMissingImports=false, reportCallIssue=false
+
 import importlib.metadata
 import json
 import os
