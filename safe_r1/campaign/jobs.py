@@ -1,6 +1,7 @@
 """The cluster's Jobs server: the only importer of ``ray.job_submission``."""
 
 import logging
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,6 +187,8 @@ def _connect(address: str) -> "JobSubmissionClient":
     import ray
     from ray.job_submission import JobSubmissionClient
 
+    # Ray's client prefers RAY_ADDRESS to the address that it is given, and with "local" looks for any Ray.
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
         client = JobSubmissionClient(address)
         # `get_version` is that of the interface; the same route holds Ray's.

@@ -12,6 +12,7 @@ from safe_r1.campaign.jobs import RayJobs
 from safe_r1.errors import ResourceError
 from safe_r1.progress import Progress
 from safe_r1.resources import NODE_LABELS
+from tests.chat_server import Server as HttpServer
 
 
 class Server:
@@ -53,6 +54,7 @@ def server_of(jobs: RayJobs) -> Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265")
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Server)
     return Server
 
@@ -132,3 +134,15 @@ def test_another_version_of_ray_is_refused(server: type[Server], monkeypatch: py
     monkeypatch.setattr(server, "version", "2.9.0")
     with pytest.raises(ResourceError, match=r"the cluster runs Ray 2\.9\.0, this is "):
         RayJobs("http://head:8265", None, "python")
+
+
+def test_the_server_that_was_chosen_is_asked_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+    """With RAY_ADDRESS=local Ray's client would look for any Ray of this machine, and refuse two."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    server = HttpServer()
+    server.models = {"version": "4", "ray_version": ray.__version__}
+    RayJobs(server.url.removesuffix("/v1"), None, "python")
+    assert set(server.paths) == {"/api/version"}
+    server.http.shutdown()
+    server.http.server_close()
