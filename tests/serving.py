@@ -72,12 +72,17 @@ class Service:
         return self._find("ServeReplica", "Ingress")
 
     def _find(self, *parts: str) -> psutil.Process | None:
+        return next(iter(self.all_with(*parts)), None)
+
+    def all_with(self, *parts: str) -> list[psutil.Process]:
+        """Processes whose name or command line has all these parts."""
+        found = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 title = f"{process.name()} {' '.join(process.cmdline())}"
                 if all(part in title for part in parts):
-                    return process
-        return None
+                    found.append(process)
+        return found
 
     def memory_gib(self) -> float:
         """Proportional set size of all processes: their own memory, and their share of shared memory."""

@@ -1,5 +1,6 @@
 """The whole service: Ray Serve and vLLM with a tiny model, the openai client, a browser, a killed engine."""
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -41,6 +42,9 @@ ENGINE = [
     "--set",
     "generation.max_tokens=40",
 ]
+# Requests in progress while a service is drained, and the longest time it has.
+NUM_DRAINED = 12
+DRAIN_S = 20
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -521,6 +525,49 @@ def test_services_run_one_after_the_other_on_a_running_ray():
     with running_head(num_cpus=8) as head:
         for _ in range(2):
             assert serve(head)[-1] == "serve: stopped"
+
+
+@pytest.mark.very_long
+def test_two_ingresses_are_drained_and_the_longest_time_holds(tmp_path: Path):
+    """What ends in time is answered whole on both; what does not is cut off, and holds nothing up."""
+    provider = Server()
+    in_progress = Barrier(NUM_DRAINED + 2)
+
+    def answer(sent: dict[str, Any], call: int) -> Answer:
+        is_endless = sent["messages"][-1]["content"] == "endless"
+        # The first request is the one that finds out what the provider takes.
+        if call > 1:
+            in_progress.wait(START_S)
+        time.sleep(600 if is_endless else 5)
+        return 200, completion(REFUSAL)
+
+    provider.on_request = answer
+    arguments = ["--variant", f"endpoint:{provider.url}#r1"]
+    for setting in ("ingress_replicas=2", f"drain_timeout_s={DRAIN_S}"):
+        arguments += ["--set", setting]
+    with start_service(arguments, tmp_path / "log") as service, ThreadPoolExecutor(NUM_DRAINED + 1) as pool:
+        ask = functools.partial(ask_about, service)
+        assert ask("first") == 200
+        answers = [pool.submit(ask, str(number)) for number in range(NUM_DRAINED)]
+        cut = pool.submit(ask, "endless")
+        in_progress.wait(START_S)
+        assert len(service.all_with("ServeReplica", "Ingress")) == 2
+        stopped = time.monotonic()
+        service.process.terminate()
+        assert [answer.result() for answer in answers] == [200] * NUM_DRAINED
+        assert cut.result() != 200
+        assert service.process.wait(120) == 0
+        # Ray itself takes some seconds to end.
+        assert time.monotonic() - stopped < DRAIN_S + 20
+
+
+def ask_about(service: Service, question: str) -> int | None:
+    """Status of a chat by a connection of its own, which goes to either ingress; None: it was cut off."""
+    body = {"model": service.model, "messages": [{"role": "user", "content": question}]}
+    try:
+        return service.post("/v1/chat/completions", body).status_code
+    except httpx.TransportError:
+        return None
 
 
 @pytest.mark.parametrize(
