@@ -1,0 +1,1 @@
+"""Kills at random moments: ``python -m tests.chaos --minutes 60 --seed 1``."""
