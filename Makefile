@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup relock shell demo test-fast test test-long test-all scale-check lint format bench bench-generation bench-corpus \
-    bench-training bench-serve bench-campaign bench-calibration bench-smoke gpu-check clean
+    bench-training bench-serve bench-campaign bench-calibration bench-smoke gpu-check audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,6 +115,10 @@ bench-smoke: setup ## Run each benchmark at its smallest size, as a test; result
 GPU_CHECK_PYTHON ?= $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 gpu-check: ## Check one machine with a GPU in at most ten minutes; ONLY="attention training" runs some parts
 	@$(GPU_CHECK_PYTHON) -m tests.bench.gpu_check --output $(BENCH_OUTPUT) $(if $(ONLY),--only $(ONLY))
+
+AUDIT_OUTPUT ?= audit-results
+audit: setup ## Bill of materials of each image, and known vulnerabilities of all that is locked; in audit-results
+	@bash cluster/local/audit.sh $(AUDIT_OUTPUT)
 
 clean: ## Remove caches and build leftovers; keeps .venv, runs and results
 	@rm -rf .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
