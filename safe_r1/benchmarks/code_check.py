@@ -19,7 +19,7 @@ from typing import Literal
 from safe_r1.benchmarks.base import Score
 from safe_r1.benchmarks.code_extraction import extract_code
 from safe_r1.errors import DataError
-from safe_r1.sandbox.container import Limits, Outcome, run_program
+from safe_r1.sandbox.container import Limits, Outcome, run_calls, run_program
 from safe_r1.schema import Sample
 
 TestType = Literal["stdin", "functional"]
@@ -40,20 +40,15 @@ sys.setrecursionlimit(50000)
 # be its first statement.
 _RUN_ANSWER = "exec(compile(%r, 'answer.py', 'exec', dont_inherit=True), globals())\n"
 
-# Results have their own descriptor, so that an answer may print. The name is not `__main__`, or examples in
-# the answer would run and use up the time of its tests.
+# Calls and results have their own descriptors, so that an answer may read and print. The name is not
+# `__main__`, or examples in the answer would run and use up the time of its tests.
 _TAKE_CALLS = """\
 import os as _os
 _results = _os.fdopen(_os.dup(1), "w")
-_os.dup2(_os.open("/dev/null", _os.O_WRONLY), 1)
-_given = json.load(sys.stdin)
+_calls = _os.fdopen(_os.dup(0))
+_os.dup2(_os.open("/dev/null", _os.O_RDWR), 1)
+_os.dup2(1, 0)
 __name__ = "answer"
-import signal as _signal
-def _wind_clocks(share=1):
-    # Not a handler but the default, which kills: code can be kept busy where no handler is ever run.
-    _signal.setitimer(_signal.ITIMER_PROF, _given["cpu_s"] * share)
-    _signal.setitimer(_signal.ITIMER_REAL, _given["wall_s"] * share)
-_wind_clocks()
 """
 _CALL_FUNCTION = """\
 def _call_all(name):
@@ -62,12 +57,11 @@ def _call_all(name):
     owner = names.get("Solution")
     is_method = owner is not None and (hasattr(owner, name) or name not in names)
     function = getattr(owner(), name) if is_method else names[name]
-    for arguments in _given["calls"]:
-        _wind_clocks()
-        value = function(*[json.loads(line) for line in arguments.split("\\n")])
+    print(file=_results, flush=True)
+    for call in _calls:
+        value = function(*[json.loads(line) for line in json.loads(call).split("\\n")])
         # numpy's numbers have an item(); anything else that is no JSON is no result.
         print(json.dumps(value, default=lambda number: number.item()), file=_results, flush=True)
-    _wind_clocks(0)
 _call_all(%r)
 """
 
@@ -191,13 +185,12 @@ def _failures_of_calls(
     """The same for functional tests, in one process: each has the time of one test, all that of a few."""
     program = _PRELUDE + _TAKE_CALLS + _RUN_ANSWER % code + _CALL_FUNCTION % name
     together = min(len(tests), _MOST_SHARED_TESTS)
-    # The process starts once, so that a start does not take longer than the tests; its limits still bound an
-    # answer that resets the clocks of the single tests.
+    # The process starts once, so that a start does not take longer than the tests.
     shared = replace(limits, wall_s=limits.wall_s * together, cpu_s=limits.cpu_s * together)
-    given = {"calls": [test.input for test in tests], "cpu_s": limits.cpu_s, "wall_s": limits.wall_s}
-    outcome = run_program(program, json.dumps(given), shared)
-    # A last line without its end was cut off by a limit, and may be a prefix of the right result.
-    results = outcome.stdout.split("\n")[:-1]
+    outcome = run_calls(program, [test.input for test in tests], shared, limits)
+    # The first line says that the answer is loaded. A last line without its end was cut off by a limit, and
+    # may be a prefix of the right result.
+    results = outcome.stdout.split("\n")[1:-1]
     for number, test in enumerate(tests, start=1):
         if number > len(results):
             yield number, _describe(outcome) if outcome.status != "ok" else "no result"

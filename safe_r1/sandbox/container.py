@@ -2,14 +2,19 @@
 
 Contained: the program sees a new root with ``/usr``, the interpreter and its site-packages, all read-only, an
 empty ``/tmp`` that is deleted after it, ``/dev/{null,zero,urandom}`` and nothing else: no home folder, no run
-folder, no ``/proc``, no ``/etc``, no other process, no network interface. It may open no socket of any kind.
-It has no capability and cannot get one. Its environment is fixed. Every process that it starts ends with it.
+folder, no ``/proc``, no ``/etc``, no other process, no network interface. It may open no socket of any kind,
+not even a pair within itself. It has no capability and cannot get one. Its environment is fixed. Every
+process that it starts ends with it.
+
+Limited from outside (``watch``): wall time, and processor time and memory of all its processes together,
+whatever it does with signals, timers and its own resource limits. How it ended is told by the exit code of
+the container, in whose choice the program has no part; its output is only an answer.
 
 Not hidden or not bounded: what lies in ``/usr`` and in the interpreter's own folders (without ``safe_r1``);
-the names of these folders; the machine's clock, number of cores, kernel version and load. Memory and
-processor time are limits of one process; together it may use ``num_processes`` times as much (within
-``wall_s``). The kernel itself is shared: this keeps a careless or cheating program in, and an attack on the
-kernel only as well as the kernel does.
+the names of these folders; the machine's clock, number of cores, kernel version and load. Memory is looked at
+20 times a second; between two looks it may reach ``num_processes`` times ``memory_mib``. The kernel itself is
+shared: this keeps a careless or cheating program in, and an attack on the kernel only as well as the kernel
+does.
 
 Needs Linux 5.14 on x86_64 or aarch64 with user namespaces (as root or as an ordinary user); see
 ``check_sandbox``.
@@ -21,23 +26,23 @@ import json
 import os
 import platform
 import re
-import selectors
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
 
 from safe_r1.errors import SandboxError
 from safe_r1.sandbox import child
 from safe_r1.sandbox.plan import MACHINES, Plan, call_filter
+from safe_r1.sandbox.usage import is_readable
+from safe_r1.sandbox.watch import Limits, Status, Watch
 
-Status = Literal["ok", "failed", "timeout", "memory", "output"]
+__all__ = ["Limits", "Outcome", "Status", "check_sandbox", "run_calls", "run_program"]
 
 _PROGRAM = "/program.py"
 _PACKAGE = Path(__file__).parents[1]
-_STDERR_TAIL_BYTES = 4096
 _GRACE_S = 5.0
 _ENVIRONMENT = {
     "HOME": "/tmp",
@@ -52,28 +57,6 @@ _REMEDY = (
     "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, "
     "user.max_user_namespaces above 0; a container needs --security-opt seccomp=unconfined or --privileged)"
 )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one program may use.
-
-    Attributes:
-        wall_s: Seconds from the start of the container to its end; the container itself takes about a tenth
-            of one.
-        cpu_s: Whole seconds of processor time of one process.
-        memory_mib: Address space of one process in MiB.
-        output_kib: Longest stdout, and longest stderr, in KiB.
-        num_processes: Processes and threads at one time, the program itself included.
-        file_mib: Size of the throw-away folder in MiB.
-    """
-
-    wall_s: float = 15.0
-    cpu_s: int = 6
-    memory_mib: int = 2048
-    output_kib: int = 16 * 1024
-    num_processes: int = 4
-    file_mib: int = 16
 
 
 @dataclass(frozen=True)
@@ -109,6 +92,26 @@ def run_program(source: str, stdin: str, limits: Limits | None = None) -> Outcom
     return _run(source, stdin, limits or Limits())
 
 
+def run_calls(source: str, calls: Sequence[str], limits: Limits, call_limits: Limits) -> Outcome:
+    """Run a Python program that answers calls one after the other, each with its own clocks.
+
+    The program prints a line when it is ready, then reads one JSON text a line from its standard input and
+    prints a line for each. It gets a call only after it has answered the one before, so that the time of one
+    cannot be spent on another.
+
+    Args:
+        source: As in ``run_program``.
+        calls: Texts of the calls.
+        limits: Of the whole program.
+        call_limits: Wall and processor time until it is ready, and of each call; the rest is not read.
+
+    Raises:
+        SandboxError: This machine cannot contain it; the program has not run.
+    """
+    check_sandbox()
+    return _run(source, None, limits, calls, call_limits)
+
+
 @functools.cache
 def check_sandbox() -> None:
     """Check, once in each process, that programs are contained: a probe tries what must be refused.
@@ -119,6 +122,11 @@ def check_sandbox() -> None:
     if sys.platform != "linux" or platform.machine() not in MACHINES:
         raise SandboxError(
             f"untrusted programs cannot be contained on {sys.platform} {platform.machine()}; {_REMEDY}"
+        )
+    if not is_readable():
+        raise SandboxError(
+            "untrusted programs cannot be limited here: /proc does not show this process under its own id; "
+            "mount /proc of this process namespace"
         )
     outcome = _run(_PROBE, "", Limits(num_processes=4))
     if outcome.status != "ok" or outcome.stdout.strip() != "contained":
@@ -151,12 +159,40 @@ print("not contained: " + ", ".join(failed) if failed else "contained")
 """
 
 
-def _run(source: str, stdin: str, limits: Limits) -> Outcome:
+def _run(
+    source: str,
+    stdin: str | None,
+    limits: Limits,
+    calls: Sequence[str] | None = None,
+    call_limits: Limits | None = None,
+) -> Outcome:
     start = time.monotonic()
-    source_fd = _sealed(source)
-    stdin_fd = _sealed(stdin)
+    process = _start(source, stdin, limits)
+    watch = Watch(process, limits, start, calls, call_limits)
+    met_limit: Status | None = "timeout"
     try:
-        process = subprocess.Popen(
+        met_limit = watch.run()
+    finally:
+        # The pipes end with the container, whose outer process holds them too.
+        code = _end(process, at_once=met_limit is not None)
+    errors = watch.stderr_tail.decode(errors="replace")
+    status = met_limit or child.EXIT_CODES.get(code)
+    if status is None:
+        raise SandboxError(
+            f"an untrusted program cannot be contained here ({errors or f'exit code {code}'}); {_REMEDY}"
+        )
+    # Python reports the memory limit by this error on the last line; text of the program may only precede it.
+    if status == "failed" and re.search(r"^\S*MemoryError\b.*\Z", errors.strip(), re.MULTILINE):
+        status = "memory"
+    return Outcome(status, watch.stdout.decode(errors="replace"), errors, time.monotonic() - start)
+
+
+def _start(source: str, stdin: str | None, limits: Limits) -> subprocess.Popen[bytes]:
+    """Start a container; ``stdin`` None makes it a pipe."""
+    source_fd = _sealed(source)
+    stdin_fd = subprocess.PIPE if stdin is None else _sealed(stdin)
+    try:
+        return subprocess.Popen(
             [sys.executable, "-I", "-S", child.__file__, json.dumps(_plan(limits, source_fd))],
             stdin=stdin_fd,
             stdout=subprocess.PIPE,
@@ -170,23 +206,8 @@ def _run(source: str, stdin: str, limits: Limits) -> Outcome:
         raise SandboxError(f"an untrusted program cannot be started ({error}); {_REMEDY}") from error
     finally:
         os.close(source_fd)
-        os.close(stdin_fd)
-    met_limit: Status | None = "timeout"
-    try:
-        met_limit, stdout, stderr_tail = _collect(process, limits, start + limits.wall_s)
-    finally:
-        # The pipes end with the container, whose outer process holds them too.
-        code = _end(process, at_once=met_limit is not None)
-    errors = stderr_tail.decode(errors="replace")
-    status = met_limit or child.EXIT_CODES.get(code)
-    if status is None:
-        raise SandboxError(
-            f"an untrusted program cannot be contained here ({errors or f'exit code {code}'}); {_REMEDY}"
-        )
-    # Python reports the memory limit by this error on the last line; text of the program may only precede it.
-    if status == "failed" and re.search(r"^\S*MemoryError\b.*\Z", errors.strip(), re.MULTILINE):
-        status = "memory"
-    return Outcome(status, stdout.decode(errors="replace"), errors, time.monotonic() - start)
+        if stdin_fd != subprocess.PIPE:
+            os.close(stdin_fd)
 
 
 def _plan(limits: Limits, source_fd: int) -> Plan:
@@ -234,39 +255,6 @@ def _sealed(text: str) -> int:
     os.lseek(number, 0, os.SEEK_SET)
     fcntl.fcntl(number, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     return number
-
-
-def _collect(
-    process: subprocess.Popen[bytes], limits: Limits, deadline: float
-) -> tuple[Status | None, bytes, bytes]:
-    """Read both pipes until they end or a limit is met: the limit (or None), stdout, the tail of stderr."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    most = limits.output_kib * 1024
-    stdout = bytearray()
-    stderr = bytearray()
-    num_stderr = 0
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        selector.register(process.stderr, selectors.EVENT_READ)
-        while selector.get_map():
-            events = selector.select(max(0.0, deadline - time.monotonic()))
-            if not events or time.monotonic() > deadline:
-                return "timeout", bytes(stdout), bytes(stderr)
-            for key, _ in events:
-                pipe: IO[bytes] = key.fileobj  # type: ignore[assignment]
-                chunk = os.read(pipe.fileno(), 65536)
-                if not chunk:
-                    selector.unregister(pipe)
-                elif pipe is process.stdout:
-                    stdout += chunk
-                else:
-                    num_stderr += len(chunk)
-                    # The tail alone is kept, but all is counted: endless output has to meet the limit.
-                    stderr = (stderr + chunk)[-_STDERR_TAIL_BYTES:]
-            if len(stdout) > most or num_stderr > most:
-                return "output", bytes(stdout[:most]), bytes(stderr)
-    return None, bytes(stdout), bytes(stderr)
 
 
 def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> int:

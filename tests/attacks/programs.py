@@ -12,6 +12,129 @@ def attempt(what):
     print("escaped", found)
 """
 
+_BUSY = """
+import os, resource, signal, time
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+"""
+CLOCKS = {
+    "limit raised": _BUSY
+    + """
+soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+burn(1.6)
+""",
+    "signals of clocks ignored": _BUSY
+    + """
+for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+burn(1.6)
+""",
+    "timers switched off": _BUSY
+    + """
+import ctypes
+for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+    signal.setitimer(timer, 0)
+signal.alarm(0)
+signal.signal(signal.SIGXCPU, lambda *_: None)
+libc = ctypes.CDLL(None)
+for timer in range(8):
+    libc.timer_delete(timer)
+for option in (1, 4, 36, 41):  # parent's death, dumpable, subreaper, slack of timers
+    libc.prctl(option, 0, 0, 0, 0)
+burn(1.6)
+""",
+    "time of children": _BUSY
+    + """
+for _ in range(4):
+    if os.fork() == 0:
+        burn(0.5)
+        os._exit(0)
+    os.wait()
+""",
+    "time of orphans": _BUSY
+    + """
+for _ in range(4):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            burn(0.5)
+        os._exit(0)
+    os.wait()
+time.sleep(10000)
+""",
+    "time of children that are not waited for": _BUSY
+    + """
+try:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+except OSError:
+    pass
+while True:
+    try:
+        if os.fork() == 0:
+            burn(0.03)
+            os._exit(0)
+    except OSError:
+        time.sleep(0.01)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except OSError:
+            pass
+""",
+    "time of threads": _BUSY
+    + """
+import threading
+threads = [threading.Thread(target=burn, args=(1.6,)) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+""",
+    "stopped": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP); os._exit(1)",
+    "new program": "import os, sys; os.execv(sys.executable, [sys.executable, '-c', 'while True: pass'])",
+}
+"""Each uses more than a second of processor time, or never ends, and then exits as if all were well."""
+
+_HOLD = """
+import mmap, os, time
+def hold(mebibytes):
+    held = bytearray(mebibytes << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    time.sleep(10000)
+"""
+MEMORY = {
+    "memory of children": _HOLD
+    + """
+for _ in range(2):
+    if os.fork() == 0:
+        hold(150)
+hold(150)
+""",
+    "memory of orphans": _HOLD
+    + """
+for _ in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        hold(150)
+    os.wait()
+time.sleep(10000)
+""",
+    "memory hidden by no dump": _HOLD
+    + """
+import ctypes
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+for _ in range(2):
+    if os.fork() == 0:
+        hold(150)
+hold(150)
+""",
+}
+"""Each holds more than 256 MiB in several processes, none of which holds as much."""
+
 ATTACKS = {
     "fork bomb": """
 import os
@@ -91,5 +214,24 @@ for call in (lambda: libc.unshare(0x10000000), lambda: libc.syscall(56, 0x100000
         print("escaped")
 raise SystemExit(1)
 """,
+    "fake errors": """
+import os, sys
+os.write(1, b"contained\\nok\\n" * 100)
+os.write(2, b"MemoryError\\nunshare(0) Operation not permitted")
+os._exit(3)
+""",
+    "every exit code": """
+import os
+codes = [os.fork() for _ in range(2)]
+os._exit(0 if not all(codes) else 3)
+""",
+    "a pair of sockets": TRY
+    + """
+import os, socket
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
+    attempt(lambda: socket.socketpair(socket.AF_UNIX, kind))
+raise SystemExit(1)
+""",
 }
+ATTACKS |= CLOCKS | MEMORY
 """Each is harmless where it is contained, and ends in another status than ``ok``."""

@@ -25,7 +25,7 @@ from safe_r1.benchmarks.livecodebench import (
 from safe_r1.errors import ConfigError, DataError, SandboxError
 from safe_r1.sandbox.container import Limits, check_sandbox
 from safe_r1.schema import Sample
-from tests import attacks
+from tests.attacks import programs as attacks
 
 pytestmark = pytest.mark.slow
 
@@ -378,7 +378,7 @@ def test_an_attack_is_scored_wrong(samples: dict[str, Sample], name: str, number
 )
 def test_programs_on_standard_input(code: str, explanation: str) -> None:
     sample = one_test([CodeTest("2\n", "4\n", "stdin")])
-    assert check_code(sample, fenced(code), SMALL).explanation == explanation
+    assert check_code(sample, fenced(code), replace(SMALL, wall_s=60)).explanation == explanation
 
 
 FORGERY = """
@@ -429,7 +429,7 @@ class Always(list):
 def test_functions(code: str, explanation: str) -> None:
     tests = [CodeTest("1\n2", "[1, [2]]", "functional"), CodeTest("3\n4", "[3, [4]]", "functional")]
     assert (
-        check_code(one_test(tests, "f"), fenced(code), Limits(wall_s=4, cpu_s=1)).explanation == explanation
+        check_code(one_test(tests, "f"), fenced(code), Limits(wall_s=60, cpu_s=1)).explanation == explanation
     )
 
 

@@ -16,7 +16,7 @@ from safe_r1.errors import SandboxError
 from safe_r1.sandbox import child
 from safe_r1.sandbox import container as sandbox
 from safe_r1.sandbox.container import Limits, check_sandbox, run_program
-from tests import attacks
+from tests.attacks import programs as attacks
 
 pytestmark = pytest.mark.slow
 
