@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
+from safe_r1.redaction import hide_secrets
 
 SUCCESS = "_SUCCESS"
 _SHOWN_DIFFERENCES = 6
@@ -181,14 +182,14 @@ class RunFolder:
         if old is None:
             self.write_json(name, {**info, "fingerprint": fingerprint})
             return
-        before: JsonObject = old.get("fingerprint", {})
+        before: JsonObject = hide_secrets(old.get("fingerprint", {}))
         if not isinstance(before, dict):
             raise StorageError(
                 f"{self.path / name} is damaged (its fingerprint is no object): restore it, or remove the "
                 "folder and run again"
             )
-        # As it will be read again: tuples become lists, other values their text.
-        after: JsonObject = json.loads(json.dumps(fingerprint, default=str))
+        # As it will be read again: tuples become lists, other values their text, secrets are hidden.
+        after: JsonObject = hide_secrets(json.loads(json.dumps(fingerprint, default=str)))
         known = _complete_identities(before, after)
         differences = diff({**known, **{part: after.get(part) for part in mutable}}, after)
         if differences:
@@ -199,9 +200,9 @@ class RunFolder:
                 f"{self.path} already holds a run with other settings; repeat it with the same ones, or give "
                 f"this one another name with --set run=NAME, or another --output. There → here:{shown}"
             )
-        if before != after and not (known == after and self.is_complete):
-            # A mutable part changed, or an identity of an earlier release is completed; the run still began
-            # when it began.
+        if old.get("fingerprint") != after and not (known == after and self.is_complete):
+            # A mutable part changed, or what an earlier release wrote is completed, or freed of secrets; the
+            # run still began when it began.
             self.write_json(name, {**old, **info, "started_at": old.get("started_at"), "fingerprint": after})
 
     def read_json(self, name: str) -> JsonObject | None:
@@ -226,8 +227,10 @@ class RunFolder:
         return content
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a JSON file atomically."""
-        self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+        """Write a JSON file atomically, without secrets."""
+        # As JSON has it, so that whatever a settings object shows of itself is seen.
+        value = hide_secrets(json.loads(json.dumps(value, default=str)))
+        self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file atomically; lone surrogates in model output become replacement characters."""
