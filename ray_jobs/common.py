@@ -16,6 +16,7 @@ from tqdm import tqdm
 from safe_r1.errors import SafeR1Error
 from safe_r1.models.checkpoints import cache_folder
 from safe_r1.progress import NOTICES, Progress
+from safe_r1.redaction import RedactingFormatter, hide_credentials
 from safe_r1.resources import connect, is_jobs_server, locate_ray, set_import_variables
 
 # Without a terminal, the output is a file, or the log of a Ray job.
@@ -85,7 +86,7 @@ class TerminalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one message on a line."""
-        self._console.show(" ".join(record.getMessage().split()))
+        self._console.show(hide_credentials(" ".join(record.getMessage().split())))
 
 
 def join_ray(console: Console) -> None:
@@ -128,9 +129,9 @@ def job(name: str) -> Iterator[Console]:
         # The descriptors and not sys.stdout alone, as Ray and vLLM print from C++ and from child processes.
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-        )
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         terminal = TerminalHandler(console)
         logging.getLogger(NOTICES).addHandler(terminal)
         code = 1

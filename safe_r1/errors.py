@@ -9,6 +9,8 @@ import os
 import traceback
 from collections.abc import Iterator
 
+from safe_r1.redaction import hide_credentials
+
 
 def _with_lines(message: str) -> str:
     first, *others = message.splitlines()
@@ -19,6 +21,10 @@ class SafeR1Error(Exception):
     """Base of every error that a user can repair; jobs print its one line and exit with ``exit_code``."""
 
     exit_code = 2
+
+    def __init__(self, message: str = ""):
+        """Create the error; credentials in URLs of its message are taken out."""
+        super().__init__(hide_credentials(message))
 
     @property
     def shown(self) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,11 +23,13 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
+from safe_r1.redaction import hide_secrets
 
 SUCCESS = "_SUCCESS"
 _SHOWN_DIFFERENCES = 6
 # Given, as another version's default would give the same rows other bytes.
 _ROW_GROUP = 1 << 20
+_SAMPLED_IDENTITY = re.compile("sha256:[0-9a-f]{64}")
 _DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
 LAYOUT = "OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or OUTPUT/RUN/VARIANT/BENCHMARK"
 """What ``find_runs`` takes, for messages."""
@@ -179,10 +182,16 @@ class RunFolder:
         if old is None:
             self.write_json(name, {**info, "fingerprint": fingerprint})
             return
-        before: JsonObject = old.get("fingerprint", {})
-        # As it will be read again: tuples become lists, other values their text.
-        after: JsonObject = json.loads(json.dumps(fingerprint, default=str))
-        differences = diff({**before, **{part: after.get(part) for part in mutable}}, after)
+        before: JsonObject = hide_secrets(old.get("fingerprint", {}))
+        if not isinstance(before, dict):
+            raise StorageError(
+                f"{self.path / name} is damaged (its fingerprint is no object): restore it, or remove the "
+                "folder and run again"
+            )
+        # As it will be read again: tuples become lists, other values their text, secrets are hidden.
+        after: JsonObject = hide_secrets(json.loads(json.dumps(fingerprint, default=str)))
+        known = _complete_identities(before, after)
+        differences = diff({**known, **{part: after.get(part) for part in mutable}}, after)
         if differences:
             shown = "".join(f"\n  {line}" for line in differences[:_SHOWN_DIFFERENCES])
             if len(differences) > _SHOWN_DIFFERENCES:
@@ -191,8 +200,9 @@ class RunFolder:
                 f"{self.path} already holds a run with other settings; repeat it with the same ones, or give "
                 f"this one another name with --set run=NAME, or another --output. There → here:{shown}"
             )
-        if before != after:
-            # A mutable part changed; the run still began when it began.
+        if old.get("fingerprint") != after and not (known == after and self.is_complete):
+            # A mutable part changed, or what an earlier release wrote is completed, or freed of secrets; the
+            # run still began when it began.
             self.write_json(name, {**old, **info, "started_at": old.get("started_at"), "fingerprint": after})
 
     def read_json(self, name: str) -> JsonObject | None:
@@ -217,8 +227,10 @@ class RunFolder:
         return content
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a JSON file atomically."""
-        self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+        """Write a JSON file atomically, without secrets."""
+        # As JSON has it, so that whatever a settings object shows of itself is seen.
+        value = hide_secrets(json.loads(json.dumps(value, default=str)))
+        self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file atomically; lone surrogates in model output become replacement characters."""
@@ -308,6 +320,18 @@ def check_complete(stage: str, expected: Iterable[Key], found: Iterable[Key]) ->
                 f"{stage}: {len(keys)} of {len(expected_keys)} rows are {problem}, e.g. {shown}; run the "
                 "same command again"
             )
+
+
+def _complete_identities(before: Any, after: Any) -> Any:
+    """A fingerprint of before, its models' identities completed by the part that earlier releases lacked.
+
+    They hashed blocks of the weights alone (``models.identity``): what they can tell apart stays apart.
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return {name: _complete_identities(value, after.get(name)) for name, value in before.items()}
+    if isinstance(before, str) and isinstance(after, str) and _SAMPLED_IDENTITY.fullmatch(before):
+        return after if after.startswith(f"{before}+blake3:") else before
+    return before
 
 
 def diff(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:

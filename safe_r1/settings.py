@@ -6,7 +6,6 @@ An unknown name is an error that lists the nearest known ones. The settings of e
 
 import difflib
 import json
-import re
 import tomllib
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +14,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safe_r1.errors import ConfigError
+from safe_r1.redaction import hide_credentials, hide_secrets
+
+__all__ = [
+    "Settings",
+    "hide_credentials",
+    "load_config",
+    "public_settings",
+    "setting_names",
+    "toml_comment",
+    "toml_string",
+]
 
 _SHOWN_CHARS = 80
+# Settings whose values a message never repeats.
+_FREE_VALUES = ("headers", "extra_body", "api_key_env")
 
 Config = TypeVar("Config", bound="Settings")
 
@@ -52,7 +64,7 @@ def load_config(schema: type[Config], file: str | None, overrides: list[str], **
             _put(tree, name.strip(), yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise ConfigError(
-                f"--set {override!r}: the value is not readable: {str(error).splitlines()[0]}"
+                f"--set {name.strip()}: the value is not readable: {str(error).splitlines()[0]}"
             ) from None
     for name, value in flags.items():
         if value is not None:
@@ -99,9 +111,12 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
             problems.append(f"setting {name!r} is needed")
         else:
             got = repr(problem["input"])
-            # The value of a whole group is left out, as it would fill the screen, and anything like a URL, as
-            # a malformed one may hold a password anywhere.
-            got = f", got {got}" if len(got) <= _SHOWN_CHARS and "://" not in got else ""
+            # The value of a whole group is left out, as it would fill the screen, and whatever may hold a
+            # secret: of a provider's fields, and anything like a URL, as a malformed one may hold a password
+            # anywhere.
+            is_open = not any(group in problem["loc"] for group in _FREE_VALUES)
+            is_shown = is_open and len(got) <= _SHOWN_CHARS and not any(mark in got for mark in ("://", "@"))
+            got = f", got {got}" if is_shown else ""
             problems.append(f"setting {name!r}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(problems)
 
@@ -118,27 +133,9 @@ def setting_names(schema: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
-# The user and password of a URL, up to the last "@" as URLs are parsed; each start is after its own "://", so
-# that a long text is read once.
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s\"]*@")
-# Some providers take the key in the query.
-_HTTP_URL = re.compile(r"https?://[^\s\"]+")
-_QUERY_VALUE = re.compile(r"=[^&#]*")
-
-
-def hide_credentials(text: str) -> str:
-    """The text without user names, passwords and the values of queries in its URLs."""
-    return _HTTP_URL.sub(_hide_query, _CREDENTIALS.sub("", text))
-
-
-def _hide_query(url: re.Match[str]) -> str:
-    start, mark, query = url.group().partition("?")
-    return start + mark + _QUERY_VALUE.sub("=…", query)
-
-
 def public_settings(settings: Settings) -> dict[str, object]:
-    """Settings as plain values for files and terminals, without secrets in URLs."""
-    return json.loads(hide_credentials(settings.model_dump_json()))
+    """Settings as plain values for files and terminals, without secrets."""
+    return hide_secrets(settings.model_dump(mode="json"))
 
 
 def toml_string(text: str) -> str:

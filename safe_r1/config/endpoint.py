@@ -1,10 +1,13 @@
 """A model behind a URL."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
 from safe_r1.settings import Settings
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _sendable(headers: dict[str, str]) -> dict[str, str]:
@@ -19,6 +22,15 @@ def _without_values(headers: dict[str, str]) -> dict[str, str]:
     return dict.fromkeys(headers, "…")
 
 
+def _variable_name(name: str) -> str:
+    if _VARIABLE.fullmatch(name) is None:
+        # Without the value, which may be the key itself.
+        raise ValueError("expected the name of an environment variable, and not a key")
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+"""Name of an environment variable that holds a key."""
 Headers = Annotated[
     dict[str, str], AfterValidator(_sendable), PlainSerializer(_without_values, when_used="json")
 ]
@@ -31,7 +43,7 @@ class EndpointConfig(Settings):
     Prices are in any currency, the same for all three.
     """
 
-    api_key_env: str | tuple[str, ...] = Field(
+    api_key_env: VariableName | tuple[VariableName, ...] = Field(
         default="SAFE_R1_API_KEY", description="environment variable of the key, or several for several keys"
     )
     headers: Headers = Field(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from safe_r1.config.endpoint import Headers
+from safe_r1.config.endpoint import Headers, VariableName
 from safe_r1.config.engine import EngineConfig
 from safe_r1.settings import Settings
 
@@ -54,7 +54,7 @@ class JudgeConfig(Settings):
     headers: Headers = Field(
         default_factory=dict, repr=False, description="further HTTP headers; their values are never recorded"
     )
-    api_key_env: str = Field(
+    api_key_env: VariableName = Field(
         default="SAFE_R1_JUDGE_API_KEY", description="environment variable of an endpoint's key"
     )
     concurrency: int = Field(default=32, ge=1, description="concurrent requests to an endpoint")

@@ -1,5 +1,6 @@
 """Shows what an evaluation would do: settings, prompts and resources; starts and writes nothing."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 
 from safe_r1.benchmarks import Benchmark
@@ -12,7 +13,7 @@ from safe_r1.inference.engine import describe_capacity
 from safe_r1.inference.requests import Request
 from safe_r1.runs import read_table
 from safe_r1.schema import Sample
-from safe_r1.settings import hide_credentials
+from safe_r1.settings import hide_credentials, public_settings
 
 
 def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
@@ -23,7 +24,7 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
     """
     plan = make_plan(config)
     target = make_target(plan)
-    show(hide_credentials(config.model_dump_json(indent=1)))
+    show(json.dumps(public_settings(config), ensure_ascii=False, indent=1))
     for name, samples in plan.samples.items():
         _show_prompts(plan, target, plan.benchmarks[name], samples, show)
         folder = plan.folders[name]

@@ -9,8 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-import openai
-
+from safe_r1.inference.endpoint_transport import BoundedHttpClient
 from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, Reply
 from safe_r1.progress import NOTICES
 
@@ -68,11 +67,11 @@ METER: ContextVar[Meter] = ContextVar("METER")
 """Of the call that this task sends: its attempts are seen far below, in the HTTP client."""
 
 
-class WatchedHttpClient(openai.DefaultAsyncHttpxClient):
-    """The openai library's HTTP client, which reports the outcome of every attempt and its seconds."""
+class WatchedHttpClient(BoundedHttpClient):
+    """The HTTP client of a session, which reports the outcome of every attempt and its seconds."""
 
-    def __init__(self, attempted: Callable[[Outcome, float], None]):
-        super().__init__()
+    def __init__(self, timeout_s: float, attempted: Callable[[Outcome, float], None]):
+        super().__init__(timeout_s)
         self._attempted = attempted
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:

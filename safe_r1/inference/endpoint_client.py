@@ -3,17 +3,21 @@
 Retries of single attempts are the openai client's. Neither prompts, replies nor the API key are logged.
 """
 
+import base64
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypedDict
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import openai
 
 from safe_r1.config import EndpointConfig
 from safe_r1.errors import ConfigError, EndpointError
+from safe_r1.inference.blocking import run_blocking
+from safe_r1.inference.endpoint_transport import BoundedHttpClient, UnreadableAnswerError
 from safe_r1.inference.urls import normalise_url, without_credentials
+from safe_r1.redaction import is_secret_name
 
 _SHORTEST_SECRET = 6
 _REMEDY = "replies received so far are kept; start or correct the endpoint and repeat the same command"
@@ -134,6 +138,9 @@ class EndpointClient:
             return self.error(f"cannot be reached ({_root_cause(error)})")
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
+            if target := error.response.headers.get("location"):
+                place = one_line(without_credentials(target))
+                return self.error(f"HTTP {status}: it redirects to {place}; give that URL if you trust it")
             meaning = {
                 401: f"the API key is missing or wrong (set {self._key_variable})",
                 403: "the API key may not use this endpoint",
@@ -144,20 +151,28 @@ class EndpointClient:
 
     def _only_model(self) -> str:
         try:
-            with openai.OpenAI(**self.client_settings()) as client:
-                models = [model.id for model in client.models.list()]
+            models = run_blocking(self._list_models())
+        except UnreadableAnswerError as error:
+            raise self.error(str(error)) from None
         except openai.OpenAIError as error:
             raise self.unusable(error) from None
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+            models = None
+        if models is None or not all(isinstance(name, str) and name for name in models):
             raise self.error(
                 "its list of models is not what OpenAI's interface prescribes; name the model"
             ) from None
         if len(models) != 1:
-            listed = ", ".join(models[:20]) or "none"
+            listed = one_line(", ".join(models[:20])) or "none"
             raise self.error(
                 f"serves {len(models)} models ({listed}); expected exactly one, or name the model"
             )
         return models[0]
+
+    async def _list_models(self) -> list[str]:
+        http_client = BoundedHttpClient(self.settings.timeout_s)
+        async with openai.AsyncOpenAI(**self.client_settings(), http_client=http_client) as client:
+            return [model.id async for model in client.models.list()]
 
 
 def _key_in_environment(variable: str, title: str) -> str:
@@ -168,11 +183,32 @@ def _key_in_environment(variable: str, title: str) -> str:
 
 
 def _secrets(url: str, api_key: str, settings: EndpointConfig) -> list[str]:
-    """What no message may hold."""
+    """What no message may hold, whole or in the parts that a server may repeat, longest first."""
     parts = urlsplit(url)
-    found = (api_key, *settings.headers.values(), parts.password or "", parts.query)
+    user_info = parts.netloc.rpartition("@")[0]
+    fields = [value for _, value in parse_qsl(parts.query, keep_blank_values=True)]
+    found = {api_key, parts.query, *fields, *_texts_of_secrets(settings.extra_body)}
+    for text in (user_info, parts.username or "", parts.password or ""):
+        found |= {text, unquote(text)}
+    # HTTP sends it so.
+    found.add(base64.b64encode(unquote(user_info).encode()).decode())
+    # A header may name a scheme before the key.
+    for value in settings.headers.values():
+        found |= {value, *value.split()}
     # Shorter values are words that texts have anyway.
-    return [secret for secret in found if len(secret) >= _SHORTEST_SECRET]
+    return sorted((secret for secret in found if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def _texts_of_secrets(fields: object, is_secret: bool = False) -> Iterator[str]:
+    """The texts in further fields of a request whose names say that they hold a secret."""
+    if isinstance(fields, Mapping):
+        for name, value in fields.items():
+            yield from _texts_of_secrets(value, is_secret or is_secret_name(str(name)))
+    elif isinstance(fields, list | tuple):
+        for value in fields:
+            yield from _texts_of_secrets(value, is_secret)
+    elif is_secret and isinstance(fields, str):
+        yield fields
 
 
 def one_line(text: str, max_chars: int = 200) -> str:

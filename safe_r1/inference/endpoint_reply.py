@@ -22,7 +22,6 @@ _NOT_TAKEN = re.compile(
     r"|should be|range|deprecated|不支持|未知|无效|非法|取值|必须|范围",
     re.I,
 )
-# MiniMax answers with HTTP 200 whatever happened: by its own code, the status with which others say the same.
 # MiniMax answers with HTTP 200 whatever happened: its own codes, as the statuses of others that say the same.
 _MINIMAX_STATUSES = {
     1000: 500,  # unknown error
@@ -41,8 +40,14 @@ _MINIMAX_STATUSES = {
 # "insufficient_system_resource"; OpenRouter: "error". Source: each one's page of chat completions.
 _INTERRUPTED = frozenset({"network_error", "insufficient_system_resource", "error"})
 _MAX_ERROR_CHARS = 600
+# Of an error's text that is searched and redacted.
+_MAX_READ_CHARS = 20_000
 _NUMBER = re.compile(r"\d{1,9}")
 _PROMPT_START_CHARS = 24
+# No model has completed so many tokens; larger counts are no counts.
+_MAX_TOKENS = 10**8
+# Of names that a server reports and rows keep.
+_MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class Refusal:
         """True where no request can succeed: credentials, address, or an account without credit."""
         if self.blocked is not None:
             return False
-        return self.status in (401, 402, 403, 404) or self.code == "insufficient_quota"
+        is_redirect = 300 <= self.status < 400
+        return is_redirect or self.status in (401, 402, 403, 404) or self.code == "insufficient_quota"
 
     @property
     def wording(self) -> str:
@@ -123,9 +129,12 @@ def read_refusal(
     try:
         # The client keeps the inner error alone; what was filtered may stand beside it.
         body = error.response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = error.body
-    return _refusal(error.status_code, error.message, body, patterns, redact)
+    try:
+        return _refusal(error.status_code, error.message, body, patterns, redact)
+    except RecursionError:
+        return _refusal(error.status_code, "the error is nested too deep", None, patterns, redact)
 
 
 def _refusal(
@@ -134,16 +143,16 @@ def _refusal(
     fields = body if isinstance(body, Mapping) else {}
     inner = fields.get("error")
     fields = inner if isinstance(inner, Mapping) else fields
-    codes = [str(fields[name]) for name in ("code", "type") if fields.get(name)]
+    codes = [str(fields[name])[:_MAX_NAME_CHARS] for name in ("code", "type") if fields.get(name)]
     code = codes[0] if codes else ""
     # FastAPI's servers name it detail.
-    said = str(fields.get("message") or fields.get("detail") or message)
+    said = str(fields.get("message") or fields.get("detail") or message)[:_MAX_READ_CHARS]
     # Redacted before it is cut: a secret at the cut would stay in part.
     text = _encodable(redact(" ".join(f"HTTP {status}: {code} {said}".split())))[:_MAX_ERROR_CHARS]
     blocked = None
     # Errors about lengths name numbers and policies too.
     if status != 413 and not _TOO_LONG.search(said):
-        everything = f"{' '.join(codes)} {said} {fields.get('innererror', '')}"
+        everything = f"{' '.join(codes)} {said} {fields.get('innererror', '')}"[: 2 * _MAX_READ_CHARS]
         blocked = block_in_error(status, codes, everything, body, patterns)
     parameter = fields.get("param")
     return Refusal(status, text, blocked, parameter if isinstance(parameter, str) else None, code)
@@ -172,16 +181,19 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         # The choice of a completion of plain text has no message.
         message = getattr(choice, "message", None)
         content = choice.text if message is None else message.content
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, LookupError, TypeError):
         return Reply(None, error=_no_choices(answer))
 
     def clean(value: str) -> str:
         return redact(_encodable(value))
 
-    if choice.finish_reason in _INTERRUPTED:
-        return Refusal(500, f"the provider interrupted the reply (finish_reason {choice.finish_reason})")
-
-    text = clean(content) if isinstance(content, str) else ""
+    given_reason = getattr(choice, "finish_reason", None)
+    finish_reason = clean(given_reason)[:_MAX_NAME_CHARS] if isinstance(given_reason, str) else None
+    if finish_reason in _INTERRUPTED:
+        return Refusal(500, f"the provider interrupted the reply (finish_reason {finish_reason})")
+    if content is not None and not isinstance(content, str):
+        return Reply(None, error=f"the reply's content is a {type(content).__name__}; expected a text")
+    text = clean(content or "")
     if not text and getattr(message, "tool_calls", None):
         return Reply(None, error="the reply is a call of a tool, not a text", is_row_fault=True)
     reasoning = next(
@@ -193,21 +205,28 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         "",
     )
     usage = getattr(answer, "usage", None)
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt_tokens, completion_tokens = (max(count, 0) if isinstance(count, int) else 0 for count in counts)
     served = [getattr(answer, name, None) for name in ("model", "system_fingerprint")]
     reply = Reply(
         text,
-        choice.finish_reason,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        finish_reason,
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
         reasoning=reasoning,
-        served_by=clean(" ".join(each for each in served if isinstance(each, str))),
+        served_by=clean(" ".join(each[:_MAX_NAME_CHARS] for each in served if isinstance(each, str))),
     )
     sent = without_appended_refusal(text)
-    if is_block(choice.finish_reason) or sent is not None:
+    if is_block(finish_reason) or sent is not None:
         return _blocked(reply, text if sent is None else sent)
     return reply
+
+
+def _count(value: object) -> int:
+    """A number of tokens, which some servers send as a text; 0 where it is none."""
+    if isinstance(value, str) and len(value) < len(str(_MAX_TOKENS)) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(value) if 0 <= value <= _MAX_TOKENS else 0
 
 
 def _failure_of(answer: object) -> tuple[int, object]:

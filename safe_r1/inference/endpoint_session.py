@@ -20,6 +20,7 @@ from safe_r1.inference.endpoint_attempts import (
 )
 from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.endpoint_reply import Refusal, read_completion, read_refusal
+from safe_r1.inference.endpoint_transport import UnreadableAnswerError
 from safe_r1.inference.rate_limits import AdaptiveCeiling, MinuteLimits
 from safe_r1.inference.reply_cache import Overhead, Reply
 from safe_r1.schema import Message
@@ -100,7 +101,8 @@ class EndpointSession:
 
     async def __aenter__(self) -> Self:
         self._client = openai.AsyncOpenAI(
-            **self._endpoint.client_settings(), http_client=WatchedHttpClient(self._attempted)
+            **self._endpoint.client_settings(),
+            http_client=WatchedHttpClient(self._endpoint.settings.timeout_s, self._attempted),
         )
         return self
 
@@ -188,7 +190,9 @@ class EndpointSession:
             if refusal.is_busy:
                 raise _Busy(Reply(None, error=refusal.text)) from None
             return refusal
-        except (openai.APIError, ValueError):
+        except UnreadableAnswerError as error:
+            return Reply(None, error=str(error))
+        except (openai.APIError, ValueError, RecursionError):
             meter.unanswered()
             return Reply(None, error="the reply is not valid JSON")
         reply = read_completion(answer, endpoint.settings.block_patterns, endpoint.redact)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from safe_r1.config import EndpointConfig, TagPair
 from safe_r1.errors import ConfigError
+from safe_r1.redaction import without_secret_fields
 
 
 class EndpointEntry(EndpointConfig):
@@ -60,7 +61,8 @@ class EndpointEntry(EndpointConfig):
     @property
     def identity(self) -> str:
         """All that can change an answer: model, host, further fields of the request; no path, port or key."""
-        body = ", ".join(f"{name}={value!r}" for name, value in sorted(self.extra_body.items()))
+        fields = without_secret_fields(self.extra_body)
+        body = ", ".join(f"{name}={value!r}" for name, value in sorted(fields.items()))
         return f"{self.model}@{self.host}" + (f" ({body})" if body else "")
 
 

@@ -1,22 +1,20 @@
-"""The identity of a model folder: a hash that changes when a tensor or a file of settings changes.
+"""The identity of a model folder: a hash that changes when any byte changes that can change a result.
 
-Whole weights are not read, 140 GB would take minutes: of every tensor the first, the middle and the last
-block, and further blocks at regular distances, all at positions that depend on the files alone. A new value
-for a whole tensor, as training, merging or quantizing gives it, is always seen. A change inside one tensor
-that touches none of its blocks is not, such as one row of a large embedding: only hashing every byte would
-see it.
-
-Reads about 0.5 GB of a 140 GB model (30 files) and 4 GB of DeepSeek-R1's 690 GB (163 files, 91,000 tensors),
-several files at once.
+It has two parts, ``sha256:…+blake3:…``. The second is of the whole content of every file (``file_hashes``).
+The first is the identity that releases up to 0.1 gave, of blocks of the weights: runs that they began are
+known by it, and go on (``runs.RunFolder.open``).
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from safe_r1.models.file_hashes import hash_files
 from safe_r1.models.files import MAX_HEADER, SMALL_SUFFIXES, TEMPLATE_FOLDER, WEIGHT_SUFFIXES
+from safe_r1.models.hashes import HASHES_FILE
 
 _BLOCK = 4096
 # Blocks of a safetensors file beside those at the ends and in the middle of each tensor.
@@ -26,6 +24,8 @@ _BLOCKS_PER_OPAQUE = 65536
 # torch.save writes a zip archive, whose directory at the end holds a checksum of every tensor.
 _OPAQUE_TAIL = 4 << 20
 _THREADS = 8
+_PAPER_SUFFIXES = frozenset({".md", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".log", ".tmp"})
+_PAPERS = frozenset({"LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY"})
 
 _Span = tuple[int, int]
 """Offset and number of bytes in a file."""
@@ -34,9 +34,45 @@ _Span = tuple[int, int]
 def folder_identity(folder: Path) -> str:
     """Hash of the files in a model folder that can change what the model does.
 
-    Settings, tokenizer, templates and code are hashed whole, weights by blocks. The folder's own name and
-    place and the times of its files do not matter.
+    The folder's own name and place and the times of its files do not matter, nor do its papers.
+
+    Raises:
+        ModelError: A file cannot be read, or changes while it is read.
     """
+    files = {
+        file.relative_to(folder).as_posix(): file for file in _contents(folder) if not _is_paper(file, folder)
+    }
+    hashes = hash_files(files.values())
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(os.fsencode(f"{name} {hashes[files[name]]}\n"))
+    return f"{_sampled_identity(folder)}+blake3:{digest.hexdigest()}"
+
+
+def _contents(folder: Path) -> Iterator[Path]:
+    """Files that loaders read: those of the folder itself, further templates, and code in any folder."""
+    code = (file for file in folder.glob("*/**/*.py") if not _is_hidden(file.relative_to(folder)))
+    for file in (*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*.jinja"), *code):
+        if file.is_file():
+            yield file
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_paper(file: Path, folder: Path) -> bool:
+    """True for files that no loader reads."""
+    return (
+        _is_hidden(file.relative_to(folder))
+        or file.name == HASHES_FILE
+        or file.suffix.lower() in _PAPER_SUFFIXES
+        or file.stem.upper() in _PAPERS
+    )
+
+
+def _sampled_identity(folder: Path) -> str:
+    """The identity of earlier releases: small files are hashed whole, weights by blocks."""
     files = [
         file
         for file in [*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*.jinja")]
@@ -47,7 +83,7 @@ def folder_identity(folder: Path) -> str:
         hashes = dict(zip(names, pool.map(_file_hash, names.values()), strict=True))
     digest = hashlib.sha256()
     for name in sorted(hashes):
-        digest.update(f"{name} {names[name].stat().st_size} {hashes[name]}\n".encode())
+        digest.update(os.fsencode(f"{name} {names[name].stat().st_size} {hashes[name]}\n"))
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -83,7 +119,7 @@ def _read_header(descriptor: int, size: int) -> list[_Span] | None:
         header.pop("__metadata__", None)
         ends = [tensor["data_offsets"] for tensor in header.values()]
         spans = [(8 + length + start, end - start) for start, end in ends]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     is_whole = all(offset >= 8 and 0 <= num <= size - offset for offset, num in spans)
     return [(0, 8 + length), *spans] if is_whole else None

@@ -37,6 +37,7 @@ LAYERS: list[set[str]] = [
         "policies",
         "progress",
         "provenance",
+        "redaction",
         "resources",
         "runs",
         "schema",
