@@ -1,4 +1,4 @@
-"""Authentication and rate limits: the dependency of every route that is not public."""
+"""Authentication and rate limits of every request that is not for a public page."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from safe_r1.serve.config import LOOPBACK
-from safe_r1.serve.errors import ApiError
+from safe_r1.serve.errors import ApiError, refuse
 from safe_r1.serve.service import Service
 
 # A key of the ASGI scope that only this process can set: the request is a row of a batch, whose owner was
@@ -15,32 +15,64 @@ from safe_r1.serve.service import Service
 _OWNER = "safe_r1.owner"
 
 
-async def _authorize(request: Request) -> Service:
-    """Check the request's API key and count the request against its limit.
+_PUBLIC_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
 
-    Raises:
-        ApiError: 401 (no valid key), 403 (no keys configured and not from this machine), 429.
+
+class Authentication:
+    """Checks the API key of each request by its headers, before any byte of its body is read.
+
+    Only reading the public pages needs no key. The request is counted against the limit of its key.
     """
-    service: Service = request.app.state.service
-    if is_batch(request):
-        request.state.key = None
-        request.state.facts["key"] = request.scope[_OWNER]
-        return service
-    # Checked for each request: Serve may listen on more addresses than this application asked for.
-    if service.config.api_keys is None and (request.client is None or request.client.host not in LOOPBACK):
-        raise ApiError(
-            403,
-            "loopback_only",
-            "this service has no API keys and accepts requests from its own machine only",
-        )
-    name, key = service.keys.find(request.headers.get("authorization"))
-    request.state.key = (name, key)
-    request.state.facts["key"] = name
-    await service.limits.charge(name, key, "requests")
-    return service
+
+    def __init__(self, app: ASGIApp, service: Service):
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http":
+            try:
+                await self._authenticate(Request(scope))
+            except ApiError as error:
+                await refuse(error, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _authenticate(self, request: Request) -> None:
+        """Find the caller of a request.
+
+        Raises:
+            ApiError: 401 (no valid key), 403 (no keys configured and not from this machine), 429, 503.
+        """
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if request.method in ("GET", "HEAD") and path in _PUBLIC_PATHS:
+            return
+        if is_batch(request):
+            request.state.key = None
+            request.state.facts["key"] = request.scope[_OWNER]
+            return
+        service = self._service
+        # Checked for each request: Serve may listen on more addresses than this application asked for.
+        is_local = request.client is not None and request.client.host in LOOPBACK
+        if service.config.api_keys is None and not is_local:
+            raise ApiError(
+                403,
+                "loopback_only",
+                "this service has no API keys and accepts requests from its own machine only",
+            )
+        name, key = service.keys.find(request.headers.get("authorization"))
+        request.state.key = (name, key)
+        request.state.facts["key"] = name
+        await service.limits.charge(name, key, "requests")
 
 
-AuthorizedService = Annotated[Service, Depends(_authorize)]
+def _authorized(request: Request) -> Service:
+    if not hasattr(request.state, "key"):
+        raise RuntimeError("a route that is not public was reached without authentication")
+    return request.app.state.service
+
+
+AuthorizedService = Annotated[Service, Depends(_authorized)]
 """The service, for routes that need a valid key."""
 
 
@@ -91,7 +123,12 @@ async def post_as(owner: str, app: ASGIApp, path: str, body: dict[str, object]) 
 
 def is_batch(request: Request) -> bool:
     """Whether a request is a row of a batch."""
-    return _OWNER in request.scope
+    return is_batch_scope(request.scope)
+
+
+def is_batch_scope(scope: Scope) -> bool:
+    """``is_batch`` of an ASGI scope."""
+    return _OWNER in scope
 
 
 def get_owner(request: Request) -> str:

@@ -8,9 +8,10 @@ from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from safe_r1.serve.access import AuthorizedService, get_owner
+from safe_r1.serve.batch_objects import BatchObject, FileObject
 from safe_r1.serve.schemas import Text
 from safe_r1.serve.service import Service
-from safe_r1.serve.store import BatchObject, BatchStore, FileObject
+from safe_r1.serve.store import BatchStore
 
 
 class BatchRequest(BaseModel):

@@ -18,8 +18,9 @@ from upath import UPath
 
 from safe_r1.runs import write_bytes
 from safe_r1.serve.batch_input import LineError, RequestRow
+from safe_r1.serve.batch_objects import FINAL_STATUSES, OwnedBatchInfo, make_counts
 from safe_r1.serve.errors import format_location
-from safe_r1.serve.store import FINAL_STATUSES, BatchStore, OwnedBatchInfo, make_counts
+from safe_r1.serve.store import BatchStore
 
 if TYPE_CHECKING:
     import numpy as np

@@ -48,6 +48,23 @@ class LimitConfig(Settings):
         default=500_000, ge=1, description="maximum evaluation items and chat requests in one batch"
     )
     body_mib: int = Field(default=32, ge=1, description="maximum size of a request body in MiB")
+    body_timeout_s: float = Field(
+        default=60.0, gt=0, description="maximum time in seconds to receive a request body"
+    )
+    bodies_mib: int = Field(
+        default=1024,
+        ge=1,
+        description="maximum size in MiB of all request bodies that one ingress replica holds",
+    )
+    json_elements: int = Field(
+        default=250_000, ge=1, description="maximum number of JSON values in a request body"
+    )
+    files_mib: int = Field(
+        default=10_240, ge=1, description="maximum size in MiB of the files and batches that one key stores"
+    )
+    file_days: float = Field(
+        default=30.0, gt=0, description="days after which files, and batches that have ended, are deleted"
+    )
     storage: str = Field(
         default="async+memory://",
         description="storage of the rate limiter's counts; async+redis://... to share them among ingresses",

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 CONTENT_FILTER = "content_filter"
 """Code of an answer that the content filter of an endpoint's provider took: no failure, and no answer."""
@@ -72,6 +73,14 @@ _TYPES = {
     503: "service_unavailable_error",
 }
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request in a middleware, and close its connection, as its body may not have been read."""
+    scope.get("state", {}).get("facts", {})["refused"] = error.code
+    response = error.to_response()
+    response.headers["Connection"] = "close"
+    await response(scope, receive, send)
 
 
 def format_location(error: BaseException) -> str:

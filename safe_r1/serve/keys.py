@@ -1,6 +1,6 @@
 """API keys from a file, compared in constant time, and rate limits by key.
 
-The key file is TOML and is read again when it changes::
+The key file is TOML and is read again within seconds when its content changes::
 
     [team-a]
     sha256 = "…"              # of the key, or: key = "…"
@@ -9,6 +9,7 @@ The key file is TOML and is read again when it changes::
 
 import hashlib
 import hmac
+import logging
 import math
 import os
 import threading
@@ -27,7 +28,11 @@ from safe_r1.serve.config import LimitConfig
 from safe_r1.serve.errors import ApiError
 
 _CHECK_INTERVAL_S = 2.0
+# While the file is invalid: it may be in the middle of being replaced.
+_RETRY_INTERVAL_S = 0.2
+_MAX_FILE_BYTES = 4 << 20
 _MIN_KEY_LENGTH = 16
+logger = logging.getLogger(__name__)
 
 
 class ApiKey(BaseModel):
@@ -44,6 +49,8 @@ class ApiKey(BaseModel):
     def _check_secret(self) -> "ApiKey":
         if (self.key is None) == (self.sha256 is None):
             raise ValueError("give either key or sha256")
+        if self.key and not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
+            raise ValueError("a key has ASCII letters, digits and signs alone, without spaces")
         return self
 
     @property
@@ -58,74 +65,110 @@ def read_keys(file: str) -> dict[str, ApiKey]:
     Raises:
         ConfigError: The file cannot be read, or an entry is wrong. The message never quotes a key.
     """
-    try:
-        tree = tomllib.loads(Path(file).read_text(encoding="utf-8"))
-        keys = {name: ApiKey.model_validate(entry) for name, entry in tree.items()}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            f"key file {file}: {type(error).__name__}; expected TOML with a table for each key"
-        ) from None
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "entry"
-        raise ConfigError(f"key file {file}: {field}: {first['msg']}") from None
-    if not keys:
-        raise ConfigError(f"key file {file}: no key in it; add a table for each key")
+    keys, problem = _parse(file, _read(file))
+    if problem:
+        raise ConfigError(problem)
     return keys
 
 
-class KeyRing:
-    """The keys of a file, reloaded when it changes; while the file is invalid, the last valid keys apply.
+def _read(file: str) -> bytes | None:
+    """Content of a key file; None where it cannot be read."""
+    try:
+        # A pipe or a device would block, or never end.
+        if not Path(file).is_file() or os.stat(file).st_size > _MAX_FILE_BYTES:
+            return None
+        return Path(file).read_bytes()
+    except OSError:
+        return None
 
-    Without a file every caller is named ``local``, so such a service must listen on loopback only.
+
+def _parse(file: str, content: bytes | None) -> tuple[dict[str, ApiKey], str]:
+    """The valid entries by name, and the first problem in one line, which never quotes a key."""
+    if content is None:
+        return {}, f"key file {file}: not a file that can be read; expected TOML with a table for each key"
+    try:
+        tree = tomllib.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        return {}, f"key file {file}: {type(error).__name__}; expected TOML with a table for each key"
+    keys: dict[str, ApiKey] = {}
+    problem = "" if tree else f"key file {file}: no key in it; add a table for each key"
+    for name, entry in tree.items():
+        try:
+            keys[name] = ApiKey.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            field = " ".join(".".join(map(str, (name, *first["loc"]))).split())
+            message = first["msg"].removeprefix("Value error, ")
+            problem = problem or f"key file {file}: {field}: {message}"
+    return keys, problem
+
+
+class KeyRing:
+    """The keys of a file, read again when its content changes.
+
+    While the file is invalid, a key is accepted only if it is a valid entry of the file as it is now and was
+    one when the file was last valid: nobody comes in by a file that is in error, and nobody stays who may
+    have been removed from it. Without a file every caller is named ``local``, so such a service must listen
+    on loopback only.
+
+    Attributes:
+        problem: What is wrong with the file, in one line that quotes no key; empty if nothing is.
     """
 
     def __init__(self, file: str | None):
         self._file = file
-        self._keys = read_keys(file) if file else {}
-        self._stamp = self._read_stamp()
+        self._keys: dict[str, ApiKey] = {}
+        self._last_valid: dict[str, ApiKey] = {}
+        self._digest = ""
         self._next_check = 0.0
         self._lock = threading.Lock()
+        self.problem = ""
+        self.check()
 
-    def _read_stamp(self) -> tuple[int, int] | None:
-        """Modification time and size of the file."""
-        try:
-            found = os.stat(self._file) if self._file else None
-        except OSError:
-            return None
-        return (found.st_mtime_ns, found.st_size) if found else None
-
-    def _reload(self) -> None:
-        assert self._file
+    def check(self) -> None:
+        """Read the file if it has changed."""
         with self._lock:
-            if time.monotonic() < self._next_check:
+            if self._file is None or time.monotonic() < self._next_check:
                 return
-            self._next_check = time.monotonic() + _CHECK_INTERVAL_S
-            stamp = self._read_stamp()
-            # A file that is missing for a moment is being replaced.
-            if stamp is None or stamp == self._stamp:
-                return
-            try:
-                self._keys = read_keys(self._file)
-            except ConfigError:
-                return
-            self._stamp = stamp
+            content = _read(self._file)
+            # By content: a file that is copied over another may keep its size and time.
+            digest = "unreadable" if content is None else hashlib.sha256(content).hexdigest()
+            if digest != self._digest:
+                self._digest = digest
+                self._apply(*_parse(self._file, content))
+            interval = _RETRY_INTERVAL_S if self.problem else _CHECK_INTERVAL_S
+            self._next_check = time.monotonic() + interval
+
+    def _apply(self, keys: dict[str, ApiKey], problem: str) -> None:
+        if not problem:
+            self._keys = self._last_valid = keys
+            if self.problem:
+                logger.warning("key file %s: valid again", self._file)
+        else:
+            known = {key.digest for key in self._last_valid.values()}
+            self._keys = {name: key for name, key in keys.items() if key.digest in known}
+            message = "%s; of its keys %d are accepted until it is repaired"
+            logger.error(message, problem, len(self._keys))
+        self.problem = problem
 
     def find(self, authorization: str | None) -> tuple[str, ApiKey | None]:
         """Name and entry of the key in an ``Authorization`` header.
 
         Raises:
-            ApiError: 401, no key or an unknown one.
+            ApiError: 401, no key or an unknown one; 503, one that the file, which is invalid, may have.
         """
         if self._file is None:
             return "local", None
-        self._reload()
+        self.check()
         scheme, _, secret = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise ApiError(401, "missing_api_key", "no API key: send it as Authorization: Bearer KEY")
         digest = hashlib.sha256(secret.strip().encode("utf-8", "surrogateescape")).hexdigest()
         # Every entry is compared, so that the response time does not reveal which one matched.
         found = [name for name, key in self._keys.items() if hmac.compare_digest(key.digest, digest)]
+        if not found and self.problem:
+            message = "the API keys cannot be read until the service's operator repairs their file"
+            raise ApiError(503, "keys_unavailable", message, retry_after_s=5)
         if not found:
             raise ApiError(401, "invalid_api_key", "unknown API key")
         return found[0], self._keys[found[0]]

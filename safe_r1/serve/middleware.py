@@ -1,7 +1,6 @@
-"""Middleware around every route: body size limit, content log, draining, and the audit log."""
+"""Middleware around every route: content log, draining, and the audit log."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from safe_r1.serve.errors import ApiError, format_location
+from safe_r1.serve.errors import ApiError, format_location, refuse
 
 audit_log = logging.getLogger("safe_r1.audit")
 content_log = logging.getLogger("safe_r1.content")
@@ -23,60 +22,6 @@ _LOGGED_PATHS = (
     "/v1/moderations",
     "/v1/safety/evaluate",
 )
-
-
-class SizeLimit:
-    """Answers a request whose body is larger than ``max_bytes`` with 413, without reading the rest of it."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int):
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length) > self._max_bytes:
-            await self._reject(scope, receive, send)
-            return
-        num_received = 0
-        is_too_large = False
-        has_responded = False
-
-        # A chunked body has no Content-Length: its size is only known while it is received.
-        async def receive_and_count() -> Message:
-            nonlocal num_received, is_too_large
-            message = await receive()
-            num_received += len(message.get("body", b""))
-            if num_received > self._max_bytes:
-                is_too_large = True
-                raise _BodyTooLargeError
-            return message
-
-        async def send_unless_rejected(message: Message) -> None:
-            nonlocal has_responded
-            # The routes answer a body that breaks off with another error, which would hide the 413.
-            if not is_too_large or has_responded:
-                has_responded = True
-                await send(message)
-
-        with contextlib.suppress(_BodyTooLargeError):
-            await self._app(scope, receive_and_count, send_unless_rejected)
-        if is_too_large and not has_responded:
-            await self._reject(scope, receive, send)
-
-    async def _reject(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit_mib = self._max_bytes / 2**20
-        error = ApiError(413, "request_too_large", f"the request is larger than {limit_mib:g} MiB")
-        response = error.to_response()
-        response.headers["Connection"] = "close"
-        await response(scope, receive, send)
-
-
-class _BodyTooLargeError(Exception):
-    """A request body exceeded its limit."""
 
 
 class ContentLog:
@@ -153,7 +98,7 @@ class Drain:
                 await app(scope, receive, send)
             elif self.is_closed:
                 error = ApiError(503, "service_ending", "the service is shutting down", retry_after_s=30)
-                await error.to_response()(scope, receive, send)
+                await refuse(error, scope, receive, send)
             else:
                 self._num_active += 1
                 try:

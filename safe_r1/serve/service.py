@@ -14,7 +14,7 @@ from safe_r1.serve.evaluator import Evaluator
 from safe_r1.serve.keys import KeyRing, RateLimits
 from safe_r1.serve.middleware import Drain
 from safe_r1.serve.request_queue import RequestQueue, SharedRetry
-from safe_r1.serve.store import BatchStore
+from safe_r1.serve.store import BatchStore, Retention
 from safe_r1.serve.telemetry import Telemetry
 from safe_r1.serve.traces import TracedTelemetry, make_tracer
 
@@ -69,7 +69,8 @@ class Service:
         self.keys = KeyRing(config.api_keys)
         self.limits = RateLimits(config.limits)
         self.drain = Drain()
-        self.store = BatchStore(config.batches) if config.batches else None
+        retention = Retention(config.limits.files_mib * 2**20, config.limits.file_days * 24 * 3600)
+        self.store = BatchStore(config.batches, retention) if config.batches else None
         self._queues = {name: RequestQueue(served, config) for name, served in models.items()}
         self._batch_slots = self._make_slots(_BATCH_SHARE)
         self._num_pending = 0

@@ -3,107 +3,75 @@
 ``FOLDER/files/ID/``: ``file.json``, ``content.jsonl``. ``FOLDER/batches/ID/``: ``batch.json`` and
 ``input.jsonl`` as the batch was created, ``rows/`` with finished rows, ``state.json`` written by the batch's
 runner, and ``cancel`` once the batch is to be cancelled. Each file has only one writer.
+
+What is damaged, or deleted by another process meanwhile, is left out of lists and logged. A damaged
+``state.json`` is set aside as ``state.json.damaged`` and made again from the
+input: the finished rows are kept.
 """
 
-import json
+import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
-from typing import Literal, TypedDict, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
 
 from upath import UPath
 
-from safe_r1.runs import remove, write_bytes
-from safe_r1.serve.batch_input import MAX_ITEMS, LineError, RequestRow, read_requests
+from safe_r1.runs import write_bytes
+from safe_r1.serve.batch_input import MAX_ITEMS, RequestRow, read_requests
+from safe_r1.serve.batch_objects import (
+    FINAL_STATUSES,
+    STATUSES,
+    BatchObject,
+    BatchState,
+    DeletedFile,
+    FileObject,
+    Kind,
+    OwnedBatchInfo,
+    make_counts,
+)
 from safe_r1.serve.errors import ApiError
+from safe_r1.serve.object_folder import ObjectFolder, read_json, write_json
 
 ENDPOINTS = ("/v1/safety/evaluate", "/v1/chat/completions", "/v1/responses")
-FINAL_STATUSES = ("completed", "failed", "cancelled", "expired")
 _WINDOW_S = 24 * 3600
 _MAX_SHOWN_ERRORS = 20
+# What a small file takes at least.
+_MIN_FILE_BYTES = 4096
+logger = logging.getLogger(__name__)
 _ID = re.compile(r"(?:file|batch)-[0-9a-f]{32}")
 
-Kind = Literal["file", "batch"]
-_FOLDERS: dict[Kind, str] = {"file": "files", "batch": "batches"}
 
+@dataclass(frozen=True)
+class Retention:
+    """How much each key may store, and for how long.
 
-class FileObject(TypedDict):
-    """OpenAI's file object."""
+    Attributes:
+        max_bytes: Size of all files and inputs of batches of a key.
+        max_age_s: Files, and batches that have ended, are deleted when they are older.
+    """
 
-    id: str
-    object: str
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: str
-    status: str
-
-
-class DeletedFile(TypedDict):
-    """OpenAI's reply to the deletion of a file."""
-
-    id: str
-    object: str
-    deleted: bool
-
-
-class RequestCounts(TypedDict):
-    """Requests of a batch."""
-
-    total: int
-    completed: int
-    failed: int
-
-
-class BatchErrors(TypedDict):
-    """Why a batch failed."""
-
-    object: str
-    data: list[LineError]
-
-
-class BatchState(TypedDict):
-    """Changing part of a batch; times of its statuses (``STATUS_at``) stand beside these fields."""
-
-    status: str
-    request_counts: RequestCounts
-    output_file_id: str | None
-    error_file_id: str | None
-    errors: BatchErrors | None
-
-
-class BatchInfo(TypedDict):
-    """Constant part of a batch."""
-
-    id: str
-    object: str
-    endpoint: str
-    input_file_id: str
-    completion_window: str
-    created_at: int
-    expires_at: int
-    metadata: dict[str, str] | None
-
-
-class OwnedBatchInfo(BatchInfo):
-    """Constant part of a batch as stored; ``owner`` is the name of an API key."""
-
-    owner: str
-
-
-class BatchObject(BatchInfo, BatchState):
-    """OpenAI's batch object."""
+    max_bytes: int
+    max_age_s: float
 
 
 class BatchStore:
     """Files and batches of all API keys; each key has access only to its own."""
 
-    def __init__(self, folder: str):
-        self.folder = UPath(folder)
+    def __init__(self, folder: str, retention: Retention | None = None):
+        self._objects = ObjectFolder(UPath(folder))
+        self._retention = retention
 
     def put_file(self, owner: str, name: str, content: bytes, purpose: str = "batch") -> FileObject:
-        """Store a file."""
+        """Store a file.
+
+        Raises:
+            ApiError: 413, the key has too much in store; never for the output of a batch.
+        """
+        if purpose == "batch":
+            self._check_quota(owner, len(content))
         file_id = f"file-{uuid.uuid4().hex}"
         info: FileObject = {
             "id": file_id,
@@ -114,10 +82,10 @@ class BatchStore:
             "purpose": purpose,
             "status": "processed",
         }
-        folder = self._folder("file", file_id)
+        folder = self._objects.folder("file", file_id)
         write_bytes(folder / "content.jsonl", content)
         # Written last: a file without it is not listed.
-        _write_json(folder / "file.json", {**info, "owner": owner})
+        write_json(folder / "file.json", {**info, "owner": owner})
         return info
 
     def file(self, owner: str, file_id: str) -> FileObject:
@@ -126,7 +94,7 @@ class BatchStore:
         Raises:
             ApiError: 404.
         """
-        return cast(FileObject, self._read("file", file_id, owner))
+        return self._as_file(self._read("file", file_id, owner))
 
     def content(self, owner: str, file_id: str) -> bytes:
         """A file's content.
@@ -135,11 +103,14 @@ class BatchStore:
             ApiError: 404.
         """
         self.file(owner, file_id)
-        return (self._folder("file", file_id) / "content.jsonl").read_bytes()
+        try:
+            return (self._objects.folder("file", file_id) / "content.jsonl").read_bytes()
+        except FileNotFoundError:  # deleted meanwhile
+            raise _not_found("file") from None
 
     def files(self, owner: str) -> list[FileObject]:
         """All files of a key, newest first."""
-        return cast(list[FileObject], self._list("file", owner))
+        return [self._as_file(info) for info in self._list("file", owner)]
 
     def delete_file(self, owner: str, file_id: str) -> DeletedFile:
         """Delete a file.
@@ -148,7 +119,7 @@ class BatchStore:
             ApiError: 404.
         """
         self.file(owner, file_id)
-        remove(self._folder("file", file_id))
+        self._objects.delete("file", file_id)
         return {"id": file_id, "object": "file", "deleted": True}
 
     def create_batch(
@@ -168,7 +139,7 @@ class BatchStore:
             message = f"unsupported endpoint; a batch goes to {' or '.join(ENDPOINTS)}"
             raise ApiError(400, "unknown_endpoint", message, "endpoint")
         content = self.content(owner, input_file)
-        rows, errors = read_requests(content, endpoint, max_items)
+        self._check_quota(owner, len(content))
         batch_id = f"batch-{uuid.uuid4().hex}"
         created = int(time.time())
         info: OwnedBatchInfo = {
@@ -182,19 +153,12 @@ class BatchStore:
             "metadata": metadata,
             "owner": owner,
         }
-        state: dict[str, object] = {"status": "validating", "request_counts": make_counts(len(rows))}
-        if errors:
-            state = {
-                "status": "failed",
-                "failed_at": created,
-                "request_counts": make_counts(0),
-                "errors": {"object": "list", "data": errors[:_MAX_SHOWN_ERRORS]},
-            }
+        state = _first_state(content, endpoint, max_items)
         self.write_state(batch_id, state)
         # A copy, since the input file may be deleted while the batch is running.
-        write_bytes(self._folder("batch", batch_id) / "input.jsonl", content)
+        write_bytes(self._objects.folder("batch", batch_id) / "input.jsonl", content)
         # Written last: a batch without it is not listed.
-        _write_json(self._folder("batch", batch_id) / "batch.json", info)
+        write_json(self._objects.folder("batch", batch_id) / "batch.json", info)
         return self.batch(owner, batch_id)
 
     def batch(self, owner: str, batch_id: str) -> BatchObject:
@@ -212,7 +176,13 @@ class BatchStore:
 
     def batches(self, owner: str) -> list[BatchObject]:
         """All batches of a key, newest first."""
-        return [self.batch(owner, str(info["id"])) for info in self._list("batch", owner)]
+        found: list[BatchObject] = []
+        for info in self._list("batch", owner):
+            try:
+                found.append(self.batch(owner, str(info["id"])))
+            except (ApiError, OSError, ValueError) as error:
+                logger.warning("%s is left out of its list: %s", info["id"], type(error).__name__)
+        return found
 
     def cancel(self, owner: str, batch_id: str) -> BatchObject:
         """Cancel a batch; finished rows are kept.
@@ -223,77 +193,138 @@ class BatchStore:
         found = self.batch(owner, batch_id)
         if found["status"] in FINAL_STATUSES:
             raise ApiError(400, "batch_has_ended", f"the batch is {found['status']}")
-        write_bytes(self._folder("batch", batch_id) / "cancel", b"")
+        write_bytes(self._objects.folder("batch", batch_id) / "cancel", b"")
         return self.batch(owner, batch_id)
 
     def is_cancelled(self, batch_id: str) -> bool:
         """Whether the batch was cancelled by its owner."""
-        return (self._folder("batch", batch_id) / "cancel").exists()
+        return (self._objects.folder("batch", batch_id) / "cancel").exists()
 
     def read_state(self, batch_id: str) -> BatchState:
-        """Current state of a batch."""
-        return cast(BatchState, _read_json(self._folder("batch", batch_id) / "state.json"))
+        """Current state of a batch; one that is damaged is made again.
+
+        Raises:
+            ApiError: 404, the batch is being deleted.
+        """
+        path = self._objects.folder("batch", batch_id) / "state.json"
+        try:
+            state = read_json(path)
+            if state.get("status") in STATUSES and isinstance(state.get("request_counts"), dict):
+                return cast(BatchState, state)
+        except FileNotFoundError:
+            pass
+        except (ValueError, IsADirectoryError) as error:
+            logger.error("%s: its state is damaged (%s)", batch_id, type(error).__name__)
+        return self._restore_state(batch_id, path)
+
+    def _restore_state(self, batch_id: str, path: UPath) -> BatchState:
+        try:
+            info = self.info(batch_id)
+            content = (path.parent / "input.jsonl").read_bytes()
+            if path.exists():
+                path.rename(path.parent / "state.json.damaged")
+        except FileNotFoundError:
+            raise _not_found("batch") from None
+        state = _first_state(content, info["endpoint"], MAX_ITEMS)
+        self.write_state(batch_id, state)
+        logger.error("%s: its state was set aside; it goes on when the service starts again", batch_id)
+        return cast(BatchState, state)
 
     def write_state(self, batch_id: str, state: Mapping[str, object]) -> None:
         """Replace the state of a batch; only its runner calls this once the batch exists."""
-        _write_json(self._folder("batch", batch_id) / "state.json", state)
+        write_json(self._objects.folder("batch", batch_id) / "state.json", state)
 
     def info(self, batch_id: str) -> OwnedBatchInfo:
         """Constant part of a batch, including its owner."""
-        return cast(OwnedBatchInfo, _read_json(self._folder("batch", batch_id) / "batch.json"))
+        return cast(OwnedBatchInfo, read_json(self._objects.folder("batch", batch_id) / "batch.json"))
 
     def rows(self, batch_id: str) -> list[RequestRow]:
         """Requests of a batch with a valid input file."""
-        content = (self._folder("batch", batch_id) / "input.jsonl").read_bytes()
+        content = (self._objects.folder("batch", batch_id) / "input.jsonl").read_bytes()
         return read_requests(content, self.info(batch_id)["endpoint"])[0]
 
     def rows_folder(self, batch_id: str) -> UPath:
         """Folder of a batch's finished rows."""
-        return self._folder("batch", batch_id) / "rows"
+        return self._objects.folder("batch", batch_id) / "rows"
 
     def unfinished(self) -> list[str]:
         """Ids of the batches that have not ended, oldest first."""
-        batch_ids = [folder.name for folder in self._folders("batch")]
-        unfinished = [each for each in batch_ids if self.read_state(each)["status"] not in FINAL_STATUSES]
-        return sorted(unfinished, key=lambda batch_id: self.info(batch_id)["created_at"])
+        found: list[tuple[float, str]] = []
+        for info in self._infos("batch"):
+            batch_id = str(info["id"])
+            try:
+                if self.read_state(batch_id)["status"] not in FINAL_STATUSES:
+                    found.append((cast(float, info["created_at"]), batch_id))
+            except (ApiError, OSError, ValueError) as error:
+                logger.error("%s cannot be resumed: %s", batch_id, type(error).__name__)
+        return [batch_id for _, batch_id in sorted(found)]
 
-    def _folder(self, kind: Kind, object_id: str) -> UPath:
-        return self.folder / _FOLDERS[kind] / object_id
+    def _infos(self, kind: Kind) -> Iterator[dict[str, object]]:
+        """Constant parts of all objects; those that are too old are deleted."""
+        for info in self._objects.infos(kind):
+            if self._is_expired(kind, info):
+                self._objects.delete(kind, str(info["id"]))
+            else:
+                yield info
 
-    def _folders(self, kind: Kind) -> list[UPath]:
-        parent = self.folder / _FOLDERS[kind]
-        folders = parent.iterdir() if parent.exists() else ()
-        return [folder for folder in folders if (folder / f"{kind}.json").exists()]
+    def _is_expired(self, kind: Kind, info: Mapping[str, object]) -> bool:
+        if not self._retention or cast(float, info["created_at"]) > time.time() - self._retention.max_age_s:
+            return False
+        try:
+            return kind == "file" or self.read_state(str(info["id"]))["status"] in FINAL_STATUSES
+        except (ApiError, OSError, ValueError):
+            return False
+
+    def _check_quota(self, owner: str, num_bytes: int) -> None:
+        if not self._retention:
+            return
+        sizes = [cast(int, info["bytes"]) for info in self._list("file", owner)]
+        for info in self._list("batch", owner):
+            try:
+                sizes.append((self._objects.folder("batch", str(info["id"])) / "input.jsonl").stat().st_size)
+            except OSError:  # deleted meanwhile
+                continue
+        stored = sum(max(size, _MIN_FILE_BYTES) for size in sizes)
+        if stored + num_bytes > self._retention.max_bytes:
+            limit = self._retention.max_bytes / 2**20
+            message = f"{stored / 2**20:.1f} of {limit:g} MiB are in use by this key: delete files"
+            raise ApiError(413, "storage_quota_exceeded", message)
+
+    def _as_file(self, info: Mapping[str, object]) -> FileObject:
+        if self._retention:
+            expires = int(cast(float, info["created_at"]) + self._retention.max_age_s)
+            info = {**info, "expires_at": expires}
+        return cast(FileObject, info)
 
     def _read(self, kind: Kind, object_id: str, owner: str) -> dict[str, object]:
-        found = None
         # The id comes from a request: only a well-formed one may become part of a path.
-        if _ID.fullmatch(object_id):
-            path = self._folder(kind, object_id) / f"{kind}.json"
-            found = _read_json(path) if path.exists() else None
+        found = self._objects.info(kind, object_id) if _ID.fullmatch(object_id) else None
         # Objects of other keys are answered like missing ones, so that ids cannot be probed.
-        if found is None or found["owner"] != owner:
-            raise ApiError(404, "not_found", f"no {kind} with this id")
+        if found is None or found["owner"] != owner or self._is_expired(kind, found):
+            raise _not_found(kind)
         return _without_owner(found)
 
     def _list(self, kind: Kind, owner: str) -> list[dict[str, object]]:
-        found = [_read_json(folder / f"{kind}.json") for folder in self._folders(kind)]
-        own = [_without_owner(info) for info in found if info["owner"] == owner]
+        own = [_without_owner(info) for info in self._infos(kind) if info["owner"] == owner]
         return sorted(own, key=lambda info: (info["created_at"], info["id"]), reverse=True)
+
+
+def _first_state(content: bytes, endpoint: str, max_items: int) -> dict[str, object]:
+    """State of a batch before it runs."""
+    rows, errors = read_requests(content, endpoint, max_items)
+    if not errors:
+        return {"status": "validating", "request_counts": make_counts(len(rows))}
+    return {
+        "status": "failed",
+        "failed_at": int(time.time()),
+        "request_counts": make_counts(0),
+        "errors": {"object": "list", "data": errors[:_MAX_SHOWN_ERRORS]},
+    }
+
+
+def _not_found(kind: Kind) -> ApiError:
+    return ApiError(404, "not_found", f"no {kind} with this id")
 
 
 def _without_owner(info: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in info.items() if name != "owner"}
-
-
-def _read_json(path: UPath) -> dict[str, object]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_json(path: UPath, value: Mapping[str, object]) -> None:
-    write_bytes(path, json.dumps(value, ensure_ascii=False).encode())
-
-
-def make_counts(total: int, completed: int = 0, failed: int = 0) -> RequestCounts:
-    """OpenAI's request counts of a batch."""
-    return {"total": total, "completed": completed, "failed": failed}

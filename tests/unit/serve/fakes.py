@@ -178,7 +178,7 @@ def call(
 
     async def run() -> _Result:
         transport = httpx.ASGITransport(app, client=(client, 1), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             return await function(http)
 
     return asyncio.run(run())

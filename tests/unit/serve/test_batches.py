@@ -8,9 +8,10 @@ from upath import UPath
 
 from safe_r1.serve import batches
 from safe_r1.serve.batch_input import RequestRow
+from safe_r1.serve.batch_objects import OwnedBatchInfo
 from safe_r1.serve.batches import BatchRunner, ResponseRow, read_rows
 from safe_r1.serve.errors import ApiError
-from safe_r1.serve.store import BatchStore, OwnedBatchInfo
+from safe_r1.serve.store import BatchStore
 from tests.unit.serve.batch_files import make_batch
 
 

@@ -68,7 +68,7 @@ def ask(
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(service), client=("127.0.0.1", 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             if not body:
                 return await http.get(path)
             return await http.post(path, json=body, headers=headers)
@@ -214,7 +214,7 @@ def test_a_rejected_request_has_its_status_with_progress_too():
 
     async def both() -> list[int]:
         transport = httpx.ASGITransport(create_app(service), client=("127.0.0.1", 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             replies = await asyncio.gather(*(http.post(PATH, json=items) for _ in range(2)))
         return sorted(reply.status_code for reply in replies)
 

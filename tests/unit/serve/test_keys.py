@@ -53,10 +53,61 @@ def test_the_file_is_reloaded_when_it_changes(tmp_path: Path, monkeypatch: pytes
     assert ring.find("Bearer a-newer-secret-here")[0] == "b"
     with pytest.raises(ApiError):
         ring.find(f"Bearer {SECRET}")
-    write(file, "[b", mtime=3)
-    assert ring.find("Bearer a-newer-secret-here")[0] == "b"
-    file.unlink()
-    assert ring.find("Bearer a-newer-secret-here")[0] == "b"
+    # Of the same size and time.
+    write(file, '[b]\nkey = "a-newest-secret-her"', mtime=2)
+    with pytest.raises(ApiError):
+        ring.find("Bearer a-newer-secret-here")
+
+
+TWO = f'[a]\nkey = "{SECRET}"\n[b]\nkey = "a-newer-secret-here"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        (None, []),
+        ("", []),
+        ("[b", []),
+        ("\0", []),
+        (f'a = "{SECRET}"', []),
+        # The valid entries of a file in error, if they were in the valid one.
+        (f'[a]\nkey = "{SECRET}"\n[b]\nkey = "short"', ["a"]),
+        (f'[a]\nkey = "{SECRET}"\n[c]\nkey = "a-key-that-is-new"\n[d]\n', ["a"]),
+        ('[b]\nkey = "a-key-that-is-new"\n[d]\n', []),
+    ],
+)
+def test_a_file_in_error_keeps_nobody_who_is_not_in_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    text: str | None,
+    accepted: list[str],
+):
+    monkeypatch.setattr(keys, "_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(keys, "_RETRY_INTERVAL_S", 0.0)
+    file = tmp_path / "keys.toml"
+    ring = KeyRing(write(file, TWO))
+    assert not ring.problem
+    if text is None:
+        file.unlink()
+    else:
+        write(file, text)
+
+    def find(secret: str) -> str:
+        try:
+            return ring.find(f"Bearer {secret}")[0]
+        except ApiError as error:
+            return str(error.status)
+
+    found = map(find, (SECRET, "a-newer-secret-here", "a-key-that-is-new"))
+    assert [name for name in found if name != "503"] == accepted
+    [record] = caplog.records
+    assert str(file) in record.message
+    assert SECRET not in caplog.text
+    assert "\n" not in ring.problem
+    write(file, TWO)
+    assert find("a-newer-secret-here") == "b"
+    assert not ring.problem
 
 
 @pytest.mark.parametrize(
@@ -67,6 +118,9 @@ def test_the_file_is_reloaded_when_it_changes(tmp_path: Path, monkeypatch: pytes
         ('[a]\nkey = "short"', "a.*at least 16|key"),
         (f'[a]\nkey = "{SECRET}"\nsha256 = "{"0" * 64}"', "either key or sha256"),
         (f'[a]\nkey = "{SECRET}"\nadmin = true', "admin"),
+        ('[a]\nkey = "密钥密钥密钥密钥密钥密钥密钥密钥"', "a: .*ASCII"),
+        ('[a]\nkey = "a secret with some spaces"', "a: .*without spaces"),
+        ('["a\\nb"]\nkey = "short"', "a b.key: "),
     ],
 )
 def test_an_invalid_file_is_one_clear_line_without_the_key(tmp_path: Path, text: str, message: str):

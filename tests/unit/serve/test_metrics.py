@@ -62,7 +62,7 @@ def get(
 
 async def send(service: Service, path: str, headers: Any = None, body: Any = None) -> httpx.Response:
     transport = httpx.ASGITransport(create_app(service), client=("127.0.0.1", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         return await (
             http.post(path, json=body, headers=headers) if body else http.get(path, headers=headers)
         )

@@ -44,7 +44,7 @@ def test_a_small_evaluation_is_answered_beside_a_large_one(is_batch: bool):
 
     app = make_app({"demo": Slow()}, first_answer_timeout_s=60)
     items = [{"prompt": f"问题{number}"} for number in range(60)]
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
     async def evaluate(some: list[Any], owner: str | None) -> int:
         body = {"model": "demo", "items": some}

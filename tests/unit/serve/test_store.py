@@ -1,9 +1,10 @@
+import time
 from pathlib import Path
 
 import pytest
 
 from safe_r1.serve.errors import ApiError
-from safe_r1.serve.store import BatchStore
+from safe_r1.serve.store import BatchStore, Retention
 from tests.unit.serve.batch_files import URL, make_batch, make_content, make_line
 
 
@@ -63,3 +64,27 @@ def test_only_a_batch_that_has_not_ended_can_be_cancelled(tmp_path: Path):
     store.write_state(batch_id, {**store.read_state(batch_id), "status": "cancelled"})
     with pytest.raises(ApiError, match="is cancelled"):
         store.cancel("a", batch_id)
+
+
+def test_a_key_stores_only_so_much_and_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = BatchStore(str(tmp_path), Retention(max_bytes=20_000, max_age_s=100))
+    content = make_content(make_line("1"))
+    first, *_ = [store.put_file("a", "in.jsonl", content) for _ in range(2)]
+    batch = store.create_batch("a", first["id"], URL, None)
+    # Each counts as 4 KiB at least.
+    store.put_file("a", "in.jsonl", content)
+    with pytest.raises(ApiError, match="delete files") as caught:
+        store.put_file("a", "in.jsonl", b"x" * 9000)
+    assert caught.value.status == 413
+    store.put_file("b", "in.jsonl", b"x" * 9000)
+    store.put_file("a", "out.jsonl", b"x" * 9000, "batch_output")
+    assert store.file("a", first["id"]).get("expires_at") == first["created_at"] + 100
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 200)
+    with pytest.raises(ApiError, match="no file"):
+        store.file("a", first["id"])
+    assert store.files("a") == store.files("b") == []
+    assert not list((tmp_path / "files").iterdir())
+    assert [each["id"] for each in store.batches("a")] == [batch["id"]], "it has not ended"
+    store.write_state(batch["id"], {**store.read_state(batch["id"]), "status": "completed"})
+    assert store.batches("a") == []
