@@ -53,11 +53,20 @@ class Deployed:
         )
 
     def replica_ids(self, model: str) -> set[str]:
-        """The model's replicas that are running or starting."""
-        status = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=60).json()
-        deployments = status["applications"]["safe_r1"]["deployments"]
-        [found] = [each for name, each in deployments.items() if name.endswith(model)]
-        return {each["replica_id"] for each in found["replicas"] if each["state"] in ("STARTING", "RUNNING")}
+        """The model's replicas that are running or starting; none while Serve builds the application anew."""
+        deployments = self.status()["deployments"]
+        return {
+            each["replica_id"]
+            for name, deployment in deployments.items()
+            if name.endswith(model)
+            for each in deployment["replicas"]
+            if each["state"] in ("STARTING", "RUNNING")
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What Serve says of the application; empty before it knows it."""
+        found = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=60).json()
+        return found["applications"].get("safe_r1", {})
 
     def replicas(self, model: str) -> int:
         """Number of the model's replicas that are running or starting."""
@@ -140,11 +149,7 @@ def deployed(
 
 
 def is_up(service: Deployed) -> bool:
-    application = (
-        httpx.get(f"{service.dashboard}/api/serve/applications/", timeout=60)
-        .json()["applications"]
-        .get("safe_r1", {})
-    )
+    application = service.status()
     assert application.get("status") != "DEPLOY_FAILED", application["message"]
     try:
         return httpx.get(f"{service.url}/readyz", timeout=10).status_code == 200
@@ -249,7 +254,7 @@ def test_a_model_is_replaced_under_load_without_an_error(deployed: Deployed):
         try:
             deployed.deploy()
             wait_until(
-                lambda: bool(deployed.replica_ids(model)) and not deployed.replica_ids(model) & old,
+                lambda: is_replaced(deployed, model, old),
                 START_S,
                 "the old replica stays",
             )
@@ -259,7 +264,15 @@ def test_a_model_is_replaced_under_load_without_an_error(deployed: Deployed):
         assert [caller.result() for caller in callers] == [{200}, {200}]
 
 
+def is_replaced(deployed: Deployed, model: str, old: set[str]) -> bool:
+    status = deployed.status()
+    assert status["status"] != "DEPLOY_FAILED", status["message"]
+    now = deployed.replica_ids(model)
+    return bool(now) and not now & old
+
+
 def test_idle_models_scale_to_zero(deployed: Deployed):
+    wait_until(lambda: deployed.status()["status"] == "RUNNING", START_S, "not deployed")
     wait_until(
         lambda: all(deployed.replicas(model) == 0 for model in deployed.models),
         180,
