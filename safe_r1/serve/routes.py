@@ -9,6 +9,7 @@ from safe_r1.serve import moderation
 from safe_r1.serve.access import Authentication, AuthorizedService, charge_items
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.bodies import BodyLimits
+from safe_r1.serve.cost import text_items
 from safe_r1.serve.errors import ApiError, add_error_handlers
 from safe_r1.serve.evaluation_routes import add_evaluation_routes
 from safe_r1.serve.generation_routes import add_generation_routes
@@ -139,5 +140,5 @@ def _add_moderation_route(app: FastAPI) -> None:
         if num_texts > moderation.MAX_INPUTS:
             message = f"{num_texts} inputs; at most {moderation.MAX_INPUTS} in one request"
             raise ApiError(400, "too_many_items", message, "input")
-        await charge_items(request, service, num_texts)
+        await charge_items(request, service, sum(text_items(len(text)) for text in body.texts))
         return JSONResponse(await moderation.moderate(body, service))
