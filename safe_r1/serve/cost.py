@@ -23,8 +23,7 @@ def evaluation_items(request: EvaluateRequest, num_judges: int) -> int:
         if not isinstance(item, Item):
             found += 1
             continue
-        texts = [turn["content"] for turn in item.dialogue] + [item.answer or "", item.reasoning or ""]
-        found += text_items(sum(map(len, texts))) * (num_models if item.answer is None else 1)
+        found += text_items(item.num_chars) * (num_models if item.answer is None else 1)
     return found * num_judges
 
 

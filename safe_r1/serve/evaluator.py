@@ -70,23 +70,25 @@ class Evaluator:
     async def _judge_given(
         self, items: Sequence[tuple[int, Item]], request: EvaluateRequest
     ) -> list[ItemResult]:
-        outcomes = await offload(_given_outcome, [item for _, item in items])
+        num_chars = sum(item.num_chars for _, item in items)
+        outcomes = await offload(_given_outcome, [item for _, item in items], num_chars)
         await self._add_verdicts([item for _, item in items], outcomes, request.parts)
         found = [(index, item, [outcome]) for (index, item), outcome in zip(items, outcomes, strict=True)]
-        return await offload(_result, found)
+        return await offload(_result, found, num_chars)
 
     async def _generate_one(self, index: int, item: Item, request: EvaluateRequest) -> list[ItemResult]:
         if not request.models:
             error = ItemError(
                 status=400, code="nothing_to_judge", message="the item has no answer and the request no model"
             )
-            return await offload(_result, [(index, item, [ModelOutcome(model=None, error=error)])])
+            found = [(index, item, [ModelOutcome(model=None, error=error)])]
+            return await offload(_result, found, item.num_chars)
         outcomes = await asyncio.gather(
             *(self._generate_outcome(model, index, item, request) for model in request.models)
         )
         answered = [outcome for outcome in outcomes if outcome.error is None]
         await self._add_verdicts([item] * len(answered), answered, request.parts)
-        return await offload(_result, [(index, item, list(outcomes))])
+        return await offload(_result, [(index, item, list(outcomes))], item.num_chars)
 
     async def _generate_outcome(
         self, model: str, index: int, item: Item, request: EvaluateRequest
@@ -95,7 +97,7 @@ class Evaluator:
         try:
             async with self.slots[model]:
                 generation = await self.engine.generate(model, item.dialogue, params)
-            [outcome] = await offload(functools.partial(_outcome, model), [generation])
+            [outcome] = await offload(functools.partial(_outcome, model), [generation], len(generation.text))
             return outcome
         except ApiError as error:
             failure = ItemError(status=error.status, code=error.code, message=error.message)

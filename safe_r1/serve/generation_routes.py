@@ -104,7 +104,8 @@ async def _read_answers(
     """All choices of a reply that is not streamed, and the tokens of all of them."""
     chunks, num_tokens = await _whole_chunks(reply.chunks, service.config.answer_timeout_s)
     _record_tokens(request, body.model, reply.num_prompt, num_tokens)
-    return await offload(functools.partial(read_answer, reply), chunks), num_tokens
+    num_chars = sum(len(chunk.text) for chunk in chunks)
+    return await offload(functools.partial(read_answer, reply), chunks, num_chars), num_tokens
 
 
 def stream_events(events: AsyncIterator[str]) -> Response:

@@ -82,7 +82,7 @@ async def moderate(request: ModerationRequest, service: Service) -> Json:
     if dialogue and dialogue[-1]["role"] == "assistant":
         return _response(service.judge_name, [await _judge_answer(dialogue, service)])
     # A thousand texts keep a core busy for about a second, too long for an event loop.
-    risks = await offload(assess_prompt, request.texts)
+    risks = await offload(assess_prompt, request.texts, sum(map(len, request.texts)))
     return _response(risk_label(), [_question_result(risk) for risk in risks])
 
 

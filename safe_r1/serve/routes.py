@@ -1,5 +1,7 @@
 """Routes of the service: public pages, OpenAI's API, and the safety evaluation."""
 
+import functools
+
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -74,9 +76,12 @@ def _add_public_routes(app: FastAPI) -> None:
             text = text.replace("内容不会被记录", "本服务会把内容写入日志")
         return _html(text, policy)
 
+    # Made once: whoever asks for it needs no key.
+    docs_page = functools.cache(lambda: make_docs(app.openapi()))
+
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     async def docs() -> Response:
-        return _html(*make_docs(app.openapi()))
+        return _html(*docs_page())
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> dict[str, str]:
@@ -89,7 +94,7 @@ def _add_public_routes(app: FastAPI) -> None:
         missing.
         """
         service: Service = request.app.state.service
-        missing = await service.find_missing()
+        missing = list(await service.missing())
         service.keys.check()
         if service.keys.problem:
             # A public page: the log has the details.

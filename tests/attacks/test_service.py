@@ -21,10 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_r1.serve import keys as key_files
-from safe_r1.serve.config import LimitConfig
+from safe_r1.serve.config import LimitConfig, ServeConfig
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.json_limits import JsonLimits
-from tests.unit.serve.fakes import CHAT, call, make_app, post
+from safe_r1.serve.routes import create_app
+from safe_r1.serve.service import Service
+from tests.unit.serve.fakes import CHAT, FakeJudge, FakeModel, RecordingTelemetry, call, make_app, post
 
 KEY = {"Authorization": "Bearer a-secret-of-some-length"}
 OTHER_KEY = {"Authorization": "Bearer another-secret-of-length"}
@@ -321,3 +323,26 @@ def test_pages_need_no_other_file_and_no_frame(path: str):
     assert {"default-src 'none'", "frame-ancestors 'none'"} <= {part.strip() for part in policy.split(";")}
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", reply.text)
     assert path == "/" or "/v1/safety/evaluate" in reply.text
+
+
+def test_readiness_without_a_key_asks_the_cluster_once():
+    num_asked = 0
+
+    async def find_missing() -> list[str]:
+        nonlocal num_asked
+        num_asked += 1
+        await asyncio.sleep(0.01)
+        return ["demo: UNHEALTHY"]
+
+    config = ServeConfig()
+    service = Service(config, {"demo": FakeModel()}, FakeJudge(), find_missing, RecordingTelemetry())
+
+    async def ask() -> set[int]:
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            return {
+                each.status_code for each in await asyncio.gather(*(http.get("/readyz") for _ in range(50)))
+            }
+
+    assert asyncio.run(ask()) == {503}
+    assert num_asked == 1

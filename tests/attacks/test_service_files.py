@@ -56,7 +56,7 @@ def _damage(file: Path, damage: bytes | None) -> None:
 def test_lists_hold_while_files_are_deleted(tmp_path: Path):
     store = BatchStore(str(tmp_path))
     kept = store.put_file("a", "in.jsonl", b"x")
-    others = [store.put_file("b", "in.jsonl", b"x")["id"] for _ in range(100)]
+    others = [store.put_file("b", "in.jsonl", b"x")["id"] for _ in range(30)]
     deleting = threading.Thread(target=lambda: [store.delete_file("b", each) for each in others])
     deleting.start()
     while deleting.is_alive():
