@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from typing import Any
 
-from safe_r1.models.reasoning import split_reasoning
 from safe_r1.serve.base import ChatReply, Chunk, ReadCalls, TokenLogprob, ToolCall
-from safe_r1.serve.stream import StreamSplitter
+from safe_r1.serve.stream import StreamSplitter, split_shown
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def read_answer(reply: ChatReply, chunk: Chunk) -> Answer:
     finish_reason = chunk.finish_reason or "stop"
     calls: list[ToolCall] = []
     if reply.read_calls is None:
-        reasoning, found = split_reasoning(completion, reply.own_tags)
+        reasoning, found = split_shown(completion, reply.own_tags)
         text = rest = found or ""
     else:
         splitter = StreamSplitter(reply.own_tags)

@@ -3,10 +3,15 @@
 import json
 from typing import TypedDict, TypeGuard
 
+from safe_r1.serve.cost import row_items
+from safe_r1.serve.errors import ApiError
+from safe_r1.serve.json_limits import JsonLimits
+
 # The limit of OpenAI's batch API, and ours for the items of all requests together.
 MAX_REQUESTS = 50_000
 MAX_ITEMS = 500_000
 _MAX_ID_LENGTH = 512
+_MAX_ELEMENTS = 250_000
 
 
 class RequestRow(TypedDict):
@@ -33,7 +38,7 @@ def read_requests(
     Args:
         content: JSONL; each line has ``custom_id``, ``method`` (POST), ``url`` and ``body``.
         endpoint: The route that every line must name.
-        max_items: Maximum number of evaluation items in all requests together; a chat request counts as one.
+        max_items: Maximum number of items in all requests together, as ``row_items`` counts them.
 
     Returns:
         The requests, and the problems that were found. Their messages never quote the content.
@@ -56,7 +61,7 @@ def read_requests(
     if len(rows) > MAX_REQUESTS:
         message = f"{len(rows)} requests; the maximum of a batch is {MAX_REQUESTS}"
         errors.append(_batch_error("too_many_requests", message))
-    num_items = sum(map(_count_items, rows))
+    num_items = sum(row_items(row["body"]) for row in rows)
     if num_items > max_items:
         message = f"{num_items} items; the maximum of a batch is {max_items}"
         errors.append(_batch_error("too_many_items", message))
@@ -67,17 +72,15 @@ def _batch_error(code: str, message: str) -> LineError:
     return {"code": code, "line": None, "message": message, "param": None}
 
 
-def _count_items(row: RequestRow) -> int:
-    items = row["body"].get("items")
-    return len(items) if isinstance(items, list) else 1
-
-
 def _parse_line(line: bytes, endpoint: str, seen: set[str]) -> tuple[RequestRow | None, str]:
     """The request of one line, or None and what is wrong with it."""
     try:
+        JsonLimits(_MAX_ELEMENTS).feed(line)
         row: object = json.loads(line)
         # json.loads accepts more than JSON: NaN, and unpaired surrogates, which cannot be encoded.
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except ApiError as error:
+        return None, error.message.replace("the body", "the line")
     except (ValueError, RecursionError):
         return None, "the line is not JSON"
     if not _is_object(row) or not _is_object(body := row.get("body")):

@@ -10,6 +10,7 @@ from typing import TypedDict
 from fastapi import FastAPI, Request, Response
 
 from safe_r1.serve.access import AuthorizedService, charge_items, is_batch
+from safe_r1.serve.cost import evaluation_items
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.evaluator import Evaluator
 from safe_r1.serve.generation_routes import start, stream_events
@@ -62,11 +63,11 @@ def add_evaluation_routes(app: FastAPI) -> None:
             raise ApiError(404, "policy_not_found", message, "policy")
         judges = service.find_judges(body.judge_names)
         table = _wanted_table(request, body)
-        # A judge costs as much as another item.
-        await charge_items(request, service, len(body.items) * len(judges))
+        num_items = evaluation_items(body, len(judges))
+        await charge_items(request, service, num_items)
         evaluator = service.evaluator(judges, is_batch=is_batch(request))
         # The items of a batch are limited by its runner, which sends a few rows at a time.
-        results = evaluator.run(body) if is_batch(request) else _admitted(service, evaluator, body)
+        results = evaluator.run(body) if is_batch(request) else _admitted(service, evaluator, body, num_items)
         labels = [judge.judge_name for judge in judges]
         head = _Head(id=f"eval-{request.state.id}", created=int(time.time()), judge=labels[0])
         if body.stream:
@@ -108,9 +109,9 @@ def _status(results: Sequence[ItemResult]) -> int:
 
 
 async def _admitted(
-    service: Service, evaluator: Evaluator, body: EvaluateRequest
+    service: Service, evaluator: Evaluator, body: EvaluateRequest, num_items: int
 ) -> AsyncIterator[ItemResult]:
-    with service.admit(len(body.items)):
+    with service.admit(num_items):
         async for result in evaluator.run(body):
             yield result
 

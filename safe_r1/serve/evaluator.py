@@ -1,9 +1,11 @@
 """Evaluation of items: generate missing answers, split them, judge the parts. Independent of HTTP and Ray.
 
-The splitting and the judges are those of the evaluation job, so an item gets the same verdict in both.
+The judges are those of the evaluation job, so an item gets the same verdict in both, save a completion with
+tags behind its answer: here the answer is all that a stream shows as such.
 """
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +13,13 @@ from pydantic import ValidationError
 
 from safe_r1.inference.requests import row_seed
 from safe_r1.judge.base import JudgeItem, Judgement
-from safe_r1.models.reasoning import split_reasoning
 from safe_r1.policies import classify
 from safe_r1.schema import Part, Unscored
 from safe_r1.serve.base import Generation, GenerationClient, JudgeClient, SamplingParams, unscored_reason
 from safe_r1.serve.errors import ApiError
+from safe_r1.serve.offload import offload
 from safe_r1.serve.schemas import EvaluateRequest, Item, ItemError, ItemResult, ModelOutcome, PartVerdict
+from safe_r1.serve.stream import split_shown
 
 # Given answers go to the judge in groups of this size, which share the cost of a call; generated ones are
 # judged as soon as they are finished.
@@ -67,24 +70,25 @@ class Evaluator:
     async def _judge_given(
         self, items: Sequence[tuple[int, Item]], request: EvaluateRequest
     ) -> list[ItemResult]:
-        outcomes = [_outcome(None, Generation(item.completion or "", "stop", 0, 0)) for _, item in items]
+        num_chars = sum(item.num_chars for _, item in items)
+        outcomes = await offload(_given_outcome, [item for _, item in items], num_chars)
         await self._add_verdicts([item for _, item in items], outcomes, request.parts)
-        return [
-            _result(index, item, [outcome]) for (index, item), outcome in zip(items, outcomes, strict=True)
-        ]
+        found = [(index, item, [outcome]) for (index, item), outcome in zip(items, outcomes, strict=True)]
+        return await offload(_result, found, num_chars)
 
     async def _generate_one(self, index: int, item: Item, request: EvaluateRequest) -> list[ItemResult]:
         if not request.models:
             error = ItemError(
                 status=400, code="nothing_to_judge", message="the item has no answer and the request no model"
             )
-            return [_result(index, item, [ModelOutcome(model=None, error=error)])]
+            found = [(index, item, [ModelOutcome(model=None, error=error)])]
+            return await offload(_result, found, item.num_chars)
         outcomes = await asyncio.gather(
             *(self._generate_outcome(model, index, item, request) for model in request.models)
         )
         answered = [outcome for outcome in outcomes if outcome.error is None]
         await self._add_verdicts([item] * len(answered), answered, request.parts)
-        return [_result(index, item, list(outcomes))]
+        return await offload(_result, [(index, item, list(outcomes))], item.num_chars)
 
     async def _generate_outcome(
         self, model: str, index: int, item: Item, request: EvaluateRequest
@@ -93,7 +97,8 @@ class Evaluator:
         try:
             async with self.slots[model]:
                 generation = await self.engine.generate(model, item.dialogue, params)
-            return _outcome(model, generation)
+            [outcome] = await offload(functools.partial(_outcome, model), [generation], len(generation.text))
+            return outcome
         except ApiError as error:
             failure = ItemError(status=error.status, code=error.code, message=error.message)
         except Exception as error:  # noqa: BLE001 - an unexpected error of one item must not fail the others
@@ -173,8 +178,17 @@ def _sampling_params(index: int, item: Item, request: EvaluateRequest) -> Sampli
     return SamplingParams(seed, request.max_tokens, request.temperature, request.top_p)
 
 
+def _given_outcome(item: Item) -> ModelOutcome:
+    outcome = _outcome(None, Generation(item.answer or "", "stop", 0, 0))
+    if item.reasoning:
+        # Shown to users as they are: tags in them must not move text from one to the other.
+        outcome.reasoning = item.reasoning.strip()
+        outcome.answer = (item.answer or "").strip()
+    return outcome
+
+
 def _outcome(model: str | None, generation: Generation) -> ModelOutcome:
-    reasoning, answer = split_reasoning(generation.text, generation.own_tags)
+    reasoning, answer = split_shown(generation.text, generation.own_tags)
     return ModelOutcome(
         model=model,
         reasoning=reasoning,
@@ -187,6 +201,7 @@ def _outcome(model: str | None, generation: Generation) -> ModelOutcome:
     )
 
 
-def _result(index: int, item: Item, outcomes: list[ModelOutcome]) -> ItemResult:
+def _result(found: tuple[int, Item, list[ModelOutcome]]) -> ItemResult:
+    index, item, outcomes = found
     category = item.category or classify(item.dialogue[-1]["content"])
     return ItemResult(index=index, id=item.id, category=category, outcomes=outcomes)

@@ -1,5 +1,6 @@
 """Routes that generate: OpenAI's chat completions, responses and completions."""
 
+import functools
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TypeVar
@@ -13,6 +14,7 @@ from safe_r1.serve.answers import Answer, count_reasoning, read_answer
 from safe_r1.serve.base import ChatReply, Chunk, TextModel
 from safe_r1.serve.chat_request import ChatRequest, CompletionRequest
 from safe_r1.serve.errors import ApiError
+from safe_r1.serve.offload import offload
 from safe_r1.serve.request_queue import time_limit
 from safe_r1.serve.responses_request import ResponsesRequest
 from safe_r1.serve.service import Service
@@ -102,7 +104,8 @@ async def _read_answers(
     """All choices of a reply that is not streamed, and the tokens of all of them."""
     chunks, num_tokens = await _whole_chunks(reply.chunks, service.config.answer_timeout_s)
     _record_tokens(request, body.model, reply.num_prompt, num_tokens)
-    return [read_answer(reply, chunk) for chunk in chunks], num_tokens
+    num_chars = sum(len(chunk.text) for chunk in chunks)
+    return await offload(functools.partial(read_answer, reply), chunks, num_chars), num_tokens
 
 
 def stream_events(events: AsyncIterator[str]) -> Response:

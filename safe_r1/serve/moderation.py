@@ -5,7 +5,6 @@ judge of answers would pass it: so questions go to ``safe_r1.judge.prompt_risk``
 ends with an answer goes to the service's judge.
 """
 
-import asyncio
 import uuid
 from typing import TypeGuard
 
@@ -18,6 +17,7 @@ from safe_r1.schema import Message, RefusalLabel
 from safe_r1.serve.base import NOT_JUDGED
 from safe_r1.serve.chat_request import DialogueTurn, TextPart
 from safe_r1.serve.errors import ApiError
+from safe_r1.serve.offload import offload
 from safe_r1.serve.openai_api import Json
 from safe_r1.serve.schemas import Text
 from safe_r1.serve.service import Service
@@ -75,13 +75,14 @@ async def moderate(request: ModerationRequest, service: Service) -> Json:
     """One result for each text, or one for a dialogue.
 
     Raises:
-        ApiError: The service's judge is down or overloaded, and an answer is to be judged.
+        ApiError: The service's judge is down or overloaded, and an answer is to be judged; or the texts take
+            too long.
     """
     dialogue = request.dialogue
     if dialogue and dialogue[-1]["role"] == "assistant":
         return _response(service.judge_name, [await _judge_answer(dialogue, service)])
     # A thousand texts keep a core busy for about a second, too long for an event loop.
-    risks = await asyncio.to_thread(lambda: [assess_prompt(text) for text in request.texts])
+    risks = await offload(assess_prompt, request.texts, sum(map(len, request.texts)))
     return _response(risk_label(), [_question_result(risk) for risk in risks])
 
 

@@ -1,5 +1,7 @@
 """Routes of the service: public pages, OpenAI's API, and the safety evaluation."""
 
+import functools
+
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -9,6 +11,7 @@ from safe_r1.serve import moderation
 from safe_r1.serve.access import Authentication, AuthorizedService, charge_items
 from safe_r1.serve.batch_routes import add_batch_routes
 from safe_r1.serve.bodies import BodyLimits
+from safe_r1.serve.cost import text_items
 from safe_r1.serve.errors import ApiError, add_error_handlers
 from safe_r1.serve.evaluation_routes import add_evaluation_routes
 from safe_r1.serve.generation_routes import add_generation_routes
@@ -73,9 +76,12 @@ def _add_public_routes(app: FastAPI) -> None:
             text = text.replace("内容不会被记录", "本服务会把内容写入日志")
         return _html(text, policy)
 
+    # Made once: whoever asks for it needs no key.
+    docs_page = functools.cache(lambda: make_docs(app.openapi()))
+
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     async def docs() -> Response:
-        return _html(*make_docs(app.openapi()))
+        return _html(*docs_page())
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> dict[str, str]:
@@ -88,7 +94,7 @@ def _add_public_routes(app: FastAPI) -> None:
         missing.
         """
         service: Service = request.app.state.service
-        missing = await service.find_missing()
+        missing = list(await service.missing())
         service.keys.check()
         if service.keys.problem:
             # A public page: the log has the details.
@@ -139,5 +145,5 @@ def _add_moderation_route(app: FastAPI) -> None:
         if num_texts > moderation.MAX_INPUTS:
             message = f"{num_texts} inputs; at most {moderation.MAX_INPUTS} in one request"
             raise ApiError(400, "too_many_items", message, "input")
-        await charge_items(request, service, num_texts)
+        await charge_items(request, service, sum(text_items(len(text)) for text in body.texts))
         return JSONResponse(await moderation.moderate(body, service))

@@ -99,6 +99,12 @@ class Item(_Wire):
         return [Message(role=turn.role, content=turn.content) for turn in self.messages]
 
     @property
+    def num_chars(self) -> int:
+        """Length of all its texts."""
+        texts = [turn["content"] for turn in self.dialogue] + [self.answer or "", self.reasoning or ""]
+        return sum(map(len, texts))
+
+    @property
     def completion(self) -> str | None:
         """The given answer in the form in which a model writes it; None without one."""
         if self.answer is None or self.reasoning is None:

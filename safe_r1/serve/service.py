@@ -21,6 +21,7 @@ from safe_r1.serve.traces import TracedTelemetry, make_tracer
 # Share of the models' slots that the rows of all batches together may use; the rest stays free for
 # interactive requests.
 _BATCH_SHARE = 0.875
+_MISSING_S = 1.0
 
 
 class Service:
@@ -32,7 +33,6 @@ class Service:
         judge_name: Label of the judge (``NAME@IDENTITY``), as in the verdicts of an evaluation.
         judges: Further judges by the name that requests use.
         policies: Names of those that are the service's judge with another policy.
-        find_missing: Returns the deployments that are not up.
         telemetry: Telemetry sink.
         read_metrics: Reads the metrics in Prometheus' text form; None where they are kept nowhere.
         tracer: Makes the spans of requests; None without traces.
@@ -62,7 +62,9 @@ class Service:
         self.judge_name = judge.judge_name
         self.judges = {name: _RetryingJudge(each, config, telemetry) for name, each in (judges or {}).items()}
         self.policies = tuple(name for name in self.judges if name in config.policies)
-        self.find_missing = find_missing
+        self._find_missing = find_missing
+        self._missing: tuple[float, list[str]] | None = None
+        self._missing_lock = asyncio.Lock()
         self.read_metrics = read_metrics
         self.telemetry = telemetry
         self.start_batch = start_batch
@@ -74,6 +76,13 @@ class Service:
         self._queues = {name: RequestQueue(served, config) for name, served in models.items()}
         self._batch_slots = self._make_slots(_BATCH_SHARE)
         self._num_pending = 0
+
+    async def missing(self) -> list[str]:
+        """The deployments that are not up, asked for at most once a second: callers need no key for it."""
+        async with self._missing_lock:
+            if self._missing is None or time.monotonic() - self._missing[0] > _MISSING_S:
+                self._missing = time.monotonic(), await self._find_missing()
+            return self._missing[1]
 
     def evaluator(self, judges: Sequence[JudgeClient], *, is_batch: bool) -> Evaluator:
         """Evaluator of one request; the rows of all batches share their slots."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import regex
 
-from safe_r1.models.reasoning import QUOTES, is_quoted
-from safe_r1.models.thinking import FORMS, NAMED_FORMS, Tag, ThinkingTags
+from safe_r1.models.reasoning import QUOTES, is_quoted, split_reasoning
+from safe_r1.models.thinking import FORMS, NAMED_FORMS, Tag, ThinkingTags, find_tags
 
 _OWN = -1
 """Form of the model's own tags."""
@@ -18,9 +18,9 @@ class StreamSplitter:
 
     Text goes through character by character, so that the split does not depend on how it comes in chunks;
     what may still become a tag is held back. The reasoning ends at the first closing tag, since later text is
-    not known yet. ``split_reasoning``, which evaluations apply to the whole text, ends it at the last closing
-    tag that an answer follows; for a model that closes its reasoning once both agree. The prompt's reasoning
-    prefix is fed first, as it belongs to the completion.
+    not known yet. ``split_reasoning``, which evaluation jobs apply to the whole text, ends it at the last
+    closing tag that an answer follows; for a model that closes its reasoning once both agree. The prompt's
+    reasoning prefix is fed first, as it belongs to the completion.
 
     Attributes:
         own_tags: The model's own tags where they are of no known form.
@@ -109,6 +109,23 @@ class StreamSplitter:
         self._before = ""
         self._at_start = True
         self._may_open = False
+
+
+def split_shown(completion: str, own_tags: ThinkingTags | None = None) -> tuple[str, str | None]:
+    """``split_reasoning``, save that what a stream shows as the answer is never reasoning.
+
+    A model that goes on with tags behind its answer would otherwise be judged by less than users have read.
+    Whole answers and verdicts of the service are split by this.
+    """
+    tags = find_tags(completion, own_tags)
+    num_before = next((number for number, tag in enumerate(tags, 1) if tag.closes), len(tags))
+    if num_before == len(tags) and (not tags or tags[0].closes or not completion[: tags[0].start].strip()):
+        # No tag but those around the thoughts, at the beginning.
+        return split_reasoning(completion, own_tags)
+    splitter = StreamSplitter(own_tags)
+    parts = (splitter.feed(completion), splitter.finish())
+    reasoning, answer = ("".join(texts).strip() for texts in zip(*parts, strict=True))
+    return (reasoning, answer) if answer else split_reasoning(completion, own_tags)
 
 
 @functools.lru_cache(maxsize=16)

@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_r1.serve import keys as key_files
-from safe_r1.serve.config import LimitConfig
+from safe_r1.serve.config import LimitConfig, ServeConfig
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.json_limits import JsonLimits
-from safe_r1.serve.store import BatchStore
-from tests.unit.serve.batch_files import URL, make_batch, make_content, make_line
-from tests.unit.serve.fakes import CHAT, call, make_app, post
+from safe_r1.serve.routes import create_app
+from safe_r1.serve.service import Service
+from tests.unit.serve.fakes import CHAT, FakeJudge, FakeModel, RecordingTelemetry, call, make_app, post
 
 KEY = {"Authorization": "Bearer a-secret-of-some-length"}
 OTHER_KEY = {"Authorization": "Bearer another-secret-of-length"}
@@ -325,57 +325,24 @@ def test_pages_need_no_other_file_and_no_frame(path: str):
     assert path == "/" or "/v1/safety/evaluate" in reply.text
 
 
-DAMAGE = [b"", b"{", b"[]", b"null", b'{"status": 1}', b"\xff\xfe", b"[" * 100_000, b'{"owner": "a"}', None]
+def test_readiness_without_a_key_asks_the_cluster_once():
+    num_asked = 0
 
+    async def find_missing() -> list[str]:
+        nonlocal num_asked
+        num_asked += 1
+        await asyncio.sleep(0.01)
+        return ["demo: UNHEALTHY"]
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["files/{file}/file.json", "batches/{batch}/batch.json"])
-def test_damaged_objects_are_left_out_of_all_lists(tmp_path: Path, name: str, damage: bytes | None):
-    """A file of another key's that is damaged, or replaced by a folder, changes nobody's list."""
-    store, first = make_batch(tmp_path, "1")
-    file = store.put_file("b", "in.jsonl", make_content(make_line("1")))
-    other = store.create_batch("b", file["id"], URL, None)
-    _damage(tmp_path / name.format(file=file["id"], batch=other["id"]), damage)
-    assert [each["id"] for each in store.batches("a")] == [first]
-    assert len(store.files("a")) == 1
-    assert len(store.files("b")) + len(store.batches("b")) == 1
-    assert first in store.unfinished()
-    assert store.put_file("a", "in.jsonl", b"")["id"]
+    config = ServeConfig()
+    service = Service(config, {"demo": FakeModel()}, FakeJudge(), find_missing, RecordingTelemetry())
 
+    async def ask() -> set[int]:
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            return {
+                each.status_code for each in await asyncio.gather(*(http.get("/readyz") for _ in range(50)))
+            }
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_state_is_set_aside_and_the_batch_goes_on(
-    tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
-):
-    store, first = make_batch(tmp_path, "1")
-    state = tmp_path / "batches" / first / "state.json"
-    _damage(state, damage)
-    assert store.unfinished() == [first]
-    assert state.with_name("state.json.damaged").exists()
-    assert first in caplog.text
-    [listed] = store.batches("a")
-    assert (listed["status"], listed["request_counts"]["total"]) == ("validating", 1)
-    # The service starts and lists with it.
-    app_lists = call(lambda http: http.get("/v1/batches"), batches=str(tmp_path))
-    assert app_lists.status_code == 200
-
-
-def _damage(file: Path, damage: bytes | None) -> None:
-    file.unlink()
-    if damage is None:
-        file.mkdir()
-    else:
-        file.write_bytes(damage)
-
-
-def test_lists_hold_while_files_are_deleted(tmp_path: Path):
-    store = BatchStore(str(tmp_path))
-    kept = store.put_file("a", "in.jsonl", b"x")
-    others = [store.put_file("b", "in.jsonl", b"x")["id"] for _ in range(100)]
-    deleting = threading.Thread(target=lambda: [store.delete_file("b", each) for each in others])
-    deleting.start()
-    while deleting.is_alive():
-        assert [each["id"] for each in store.files("a")] == [kept["id"]]
-        store.files("b")
-    deleting.join()
-    assert store.files("b") == []
+    assert asyncio.run(ask()) == {503}
+    assert num_asked == 1

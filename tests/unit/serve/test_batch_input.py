@@ -20,7 +20,7 @@ from tests.unit.serve.batch_files import URL, make_content, make_line
         (make_line("2", url="/v1/chat/completions"), "POST and url"),
         (make_line("2", body=[]), "object body"),
         (make_line("2", body={"stream": True}), "stream"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "nested more than"),
     ],
 )
 def test_an_invalid_line_is_reported_with_its_number(bad: str, message: str):

@@ -17,9 +17,12 @@ def make_app(folder: Path) -> ASGIApp:
     app = fakes.make_app(batches=str(folder), limits=limits, first_answer_timeout_s=900)
 
     async def from_loopback(scope: Scope, receive: Receive, send: Send) -> None:
-        # The test client's address is not one of this machine.
-        client = {"client": ("127.0.0.1", 1)} if scope["type"] == "http" else {}
-        await app({**scope, **client}, receive, send)
+        # The test client's address and name are not those of this machine.
+        own: dict[str, Any] = {}
+        if scope["type"] == "http":
+            headers = [each for each in scope["headers"] if each[0] != b"host"]
+            own = {"client": ("127.0.0.1", 1), "headers": [*headers, (b"host", b"127.0.0.1")]}
+        await app({**scope, **own}, receive, send)
 
     return from_loopback
 
