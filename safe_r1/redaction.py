@@ -15,7 +15,7 @@ HIDDEN = "…"
 # that a long text is read once.
 _CREDENTIALS = re.compile(r"(?<=://)[^/?#\s\"]*@")
 # A key of S3 may hold a slash. What stands before it is no host with a port, and the search is bounded.
-_SLASHED_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s\"@:\[]{0,200}:(?!\d{1,5}[/?#\s\"])[^\s\"]{0,300}@")
+_SLASHED_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s\"@:\[]{0,200}:(?!\d{1,5}[/?#\s\"])[^?#\s\"]{0,300}@")
 _URL = re.compile(r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,40}://[^\s\"]+", re.IGNORECASE)
 _FIELD_VALUE = re.compile(r"=[^&#;]*")
 _BARE_QUERY = re.compile(r"[^&#;=]+(?=$|[&;#])")
@@ -34,7 +34,7 @@ def hide_credentials(text: str) -> str:
     """The text without user names, passwords and the values of queries in its URLs."""
     if "://" not in text:
         return text
-    return _URL.sub(_hide_query, _SLASHED_CREDENTIALS.sub("", _CREDENTIALS.sub("", text)))
+    return _URL.sub(_hide_query, _CREDENTIALS.sub("", _SLASHED_CREDENTIALS.sub("", text)))
 
 
 def _hide_query(url: re.Match[str]) -> str:

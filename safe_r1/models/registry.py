@@ -106,7 +106,8 @@ def _from_uri(name: str) -> Variant | None:
         raise ConfigError(
             f"variant {name!r}: unknown scheme {scheme}; expected s3://, gs:// or another of fsspec"
         )
-    label = re.sub(r"[^\w.-]+", "-", path.rpartition("/")[2]).strip(".-")
+    # Without a query, which may hold a key.
+    label = re.sub(r"[^\w.-]+", "-", path.partition("?")[0].rpartition("/")[2]).strip(".-")
     if not label:
         raise ConfigError(
             f"variant {name!r}: expected the URI of a model's folder, such as s3://bucket/model"

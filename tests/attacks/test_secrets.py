@@ -43,8 +43,9 @@ URLS = [
 PLANTED: list[dict[str, Any]] = [
     *({"output": url} for url in URLS),
     *({"data": url} for url in URLS),
-    *({"judge": {"kind": url}} for url in URLS if url.startswith("http")),
-    *({"further_judges": [url]} for url in URLS if url.startswith("http")),
+    # What follows "#" is the name of a model.
+    *({"judge": {"kind": url}} for url in URLS if url.startswith("http") and "#" not in url),
+    *({"further_judges": [url]} for url in URLS if url.startswith("http") and "#" not in url),
     *({"variant": f"endpoint:{url}#m"} for url in URLS if url.startswith("http") and "#" not in url),
     {"judge": {"headers": {"Authorization": f"Bearer {SECRET}"}}},
     {"judge": {"extra_body": {"api_key": SECRET}}},
@@ -133,7 +134,7 @@ def test_a_refused_setting_is_not_repeated(override: str):
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", [url for url in URLS if "#" not in url])
 @pytest.mark.parametrize("form", ["{}", "endpoint:{}", "{}@x"])
 def test_a_name_of_a_model_shows_none(url: str, form: str):
     try:
@@ -162,10 +163,10 @@ def ask(url: str, **further: Any) -> str:
     """The line of an endpoint that answers nothing."""
     client_settings = EndpointConfig(max_retries=0, patience_s=0, timeout_s=5, **further)
     turns = [Message(role="system", content="x"), Message(role="user", content="问题")]
+    client = EndpointClient(
+        url, "m", client_settings, title="t", api_key_variable="PLANTED", sampling=ChatSampling()
+    )
     with pytest.raises(EndpointError) as caught:
-        client = EndpointClient(
-            url, "m", client_settings, title="t", api_key_variable="PLANTED", sampling=ChatSampling()
-        )
         ChatEndpoint(client).complete([(turns, "")])
     return str(caught.value)
 
@@ -213,7 +214,7 @@ def test_a_record_of_before_loses_its_secret_when_its_run_goes_on(tmp_path: Path
     assert '"then"' in text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     scheme=st.sampled_from(["http", "https", "s3", "gs", "abfs"]),
     user=st.text("ab1%.", max_size=4),
