@@ -179,7 +179,7 @@ def _sampling_params(index: int, item: Item, request: EvaluateRequest) -> Sampli
 
 
 def _given_outcome(item: Item) -> ModelOutcome:
-    outcome = _outcome(None, Generation(item.answer or "", "stop", 0, 0))
+    outcome = _outcome(None, Generation(item.answer or "", "stop", 0, 0), is_whole=False)
     if item.reasoning:
         # Shown to users as they are: tags in them must not move text from one to the other.
         outcome.reasoning = item.reasoning.strip()
@@ -187,8 +187,8 @@ def _given_outcome(item: Item) -> ModelOutcome:
     return outcome
 
 
-def _outcome(model: str | None, generation: Generation) -> ModelOutcome:
-    reasoning, answer = split_shown(generation.text, generation.own_tags)
+def _outcome(model: str | None, generation: Generation, *, is_whole: bool = True) -> ModelOutcome:
+    reasoning, answer = split_shown(generation.text, generation.own_tags, is_whole=is_whole)
     return ModelOutcome(
         model=model,
         reasoning=reasoning,

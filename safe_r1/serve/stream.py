@@ -111,17 +111,32 @@ class StreamSplitter:
         self._may_open = False
 
 
-def split_shown(completion: str, own_tags: ThinkingTags | None = None) -> tuple[str, str | None]:
+def split_shown(
+    completion: str, own_tags: ThinkingTags | None = None, *, is_whole: bool = True
+) -> tuple[str, str | None]:
     """``split_reasoning``, save that what a stream shows as the answer is never reasoning.
 
     A model that goes on with tags behind its answer would otherwise be judged by less than users have read.
     Whole answers and verdicts of the service are split by this.
+
+    Args:
+        completion: The completion, after the reasoning prefix of the prompt, if there is one.
+        own_tags: The model's own tags where they are of no known form.
+        is_whole: The prefix is in it, as it is of what was generated here; a text of others may lack its
+            opening tag.
     """
     tags = find_tags(completion, own_tags)
-    num_before = next((number for number, tag in enumerate(tags, 1) if tag.closes), len(tags))
-    if num_before == len(tags) and (not tags or tags[0].closes or not completion[: tags[0].start].strip()):
-        # No tag but those around the thoughts, at the beginning.
+    if not tags:
         return split_reasoning(completion, own_tags)
+    num_before = next((number for number, tag in enumerate(tags, 1) if tag.closes), len(tags))
+    is_at_start = not completion[: tags[0].start].strip()
+    lacks_opening = tags[0].closes and not is_at_start and not is_whole
+    if num_before == len(tags) and (is_at_start or lacks_opening):
+        # No tag but those around the thoughts.
+        return split_reasoning(completion, own_tags)
+    if lacks_opening:
+        head, rest = completion[: tags[0].start], completion[tags[0].end :]
+        return head.strip(), rest.strip()
     splitter = StreamSplitter(own_tags)
     parts = (splitter.feed(completion), splitter.finish())
     reasoning, answer = ("".join(texts).strip() for texts in zip(*parts, strict=True))
