@@ -14,7 +14,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from safe_r1.errors import SafeR1Error
-from safe_r1.models.checkpoints import cache_folder
+from safe_r1.models.files import cache_folder, make_cache
 from safe_r1.progress import NOTICES, Progress
 from safe_r1.redaction import RedactingFormatter, hide_credentials
 from safe_r1.resources import connect, is_jobs_server, locate_ray, set_import_variables
@@ -119,7 +119,11 @@ def job(name: str) -> Iterator[Console]:
     """Run a job's body with a quiet terminal; a ``SafeR1Error`` becomes one line and its exit code."""
     set_import_variables()
     log = cache_folder() / "logs" / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        make_cache(log.parent)
+    except SafeR1Error as error:
+        print(f"{name}: {error.shown}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     out = os.dup(1)
     err = os.dup(2)
     console = Console(os.fdopen(out, "w", encoding="utf-8", errors="replace"), log)

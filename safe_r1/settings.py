@@ -6,6 +6,7 @@ An unknown name is an error that lists the nearest known ones. The settings of e
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +28,10 @@ __all__ = [
 ]
 
 _SHOWN_CHARS = 80
+_MAX_BYTES = 16 << 20
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 200
+_BRACKET = re.compile(r"[\[\]{}]")
 # Settings whose values a message never repeats.
 _FREE_VALUES = ("headers", "extra_body", "api_key_env")
 
@@ -61,8 +66,10 @@ def load_config(schema: type[Config], file: str | None, overrides: list[str], **
                 f"--set {override!r}: expected NAME=VALUE, e.g. --set generation.temperature=0.6"
             )
         try:
-            _put(tree, name.strip(), yaml.safe_load(text))
-        except yaml.YAMLError as error:
+            _put(tree, name.strip(), _load_yaml(text))
+        except RecursionError:
+            raise ConfigError(f"--set {name.strip()}: the value is nested too deep") from None
+        except (ValueError, OverflowError, yaml.YAMLError) as error:
             raise ConfigError(
                 f"--set {name.strip()}: the value is not readable: {str(error).splitlines()[0]}"
             ) from None
@@ -77,13 +84,62 @@ def load_config(schema: type[Config], file: str | None, overrides: list[str], **
 
 def _read_file(file: str) -> dict[str, object]:
     try:
-        text = Path(file).read_text(encoding="utf-8")
-        tree = tomllib.loads(text) if file.endswith(".toml") else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"settings file {file}: {str(error).splitlines()[0]}") from None
+        path = Path(file)
+        # A pipe would be waited for.
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"settings file {file}: no regular file")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"settings file {file}: larger than {_MAX_BYTES >> 20} MiB")
+        text = path.read_text(encoding="utf-8-sig")
+        tree = tomllib.loads(text) if file.endswith(".toml") else _load_yaml(text)
+    except RecursionError:
+        raise ConfigError(f"settings file {file}: nested too deep") from None
+    except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"settings file {file}: {reason}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"settings file {file}: expected a table of settings, got {type(tree).__name__}")
     return tree
+
+
+def _load_yaml(text: str) -> object:
+    """The value of a text of YAML.
+
+    Raises:
+        ValueError: It is nested too deep, or its aliases repeat it without bound.
+        yaml.YAMLError: It is none.
+    """
+    depth = 0
+    for bracket in _BRACKET.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _MAX_DEPTH:
+            # The parser's time grows with the square of the depth.
+            raise ValueError("nested too deep")
+    tree = yaml.safe_load(text)
+    if "*" in text:
+        _count_values(tree, {}, set())
+    return tree
+
+
+def _count_values(value: object, counts: dict[int, int], above: set[int]) -> int:
+    """The number of values in a tree whose aliases are written out.
+
+    Raises:
+        ValueError: There are too many, or one holds itself.
+    """
+    if not isinstance(value, dict | list):
+        return 1
+    key = id(value)
+    if key in above:
+        raise ValueError("an alias stands within what it repeats")
+    if key not in counts:
+        above.add(key)
+        inner = value.values() if isinstance(value, dict) else value
+        counts[key] = 1 + sum(_count_values(each, counts, above) for each in inner)
+        above.remove(key)
+    if counts[key] > _MAX_VALUES:
+        raise ValueError(f"its aliases make more than {_MAX_VALUES:,} values")
+    return counts[key]
 
 
 def _put(tree: dict[str, object], name: str, value: object) -> None:

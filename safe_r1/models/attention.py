@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_MAX_NUMBER = 10**7
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -100,8 +102,9 @@ def _num_kv_heads(text: Mapping[str, object], num_heads: int) -> int:
 
 
 def _number(config: Mapping[str, object], *names: str) -> int:
-    """The first of some settings that is a number; 0 where none is."""
-    return next((value for name in names if isinstance(value := config.get(name), int)), 0)
+    """The first of some settings that is a number of a size that models have; 0 where none is."""
+    found = (config.get(name) for name in names)
+    return next((value for value in found if type(value) is int and 0 < value <= _MAX_NUMBER), 0)
 
 
 UNKNOWN = Attention()

@@ -27,6 +27,7 @@ from safe_r1.models.files import (
     SMALL_SUFFIXES,
     TEMPLATE_FOLDER,
     cache_folder,
+    make_cache,
     read_safetensors_header,
     weight_files,
 )
@@ -102,7 +103,7 @@ def fetch(source: str, revision: str, *, weights: bool) -> Path:
     snapshot = find_snapshot(source, revision)
     wanted = [file for file in snapshot.files if weights or not _is_weight(file.name, snapshot)]
     if _missing(snapshot.folder, wanted):
-        snapshot.folder.mkdir(parents=True, exist_ok=True)
+        make_cache(snapshot.folder)
         with FileLock(snapshot.folder.with_suffix(".lock")):
             _fetch_all(snapshot, _missing(snapshot.folder, wanted))
     return snapshot.folder
@@ -119,16 +120,18 @@ def find_snapshot(source: str, revision: str) -> Snapshot:
     """
     bare, _, digest = revision.partition(_PIN)
     place = _place(source, bare)
-    if digest and (known := place / f"{digest}.json").is_file():
-        return _read(known)
+    known = place / f"{digest}.json"
+    if digest and known.is_file() and (listed := _read(known)):
+        return listed
     try:
         snapshot = Snapshot(source, bare, tuple(_needed(source, open_remote(source, bare).files())))
     except UnreachableError as error:
         kept = sorted(place.glob("*.json"), key=lambda file: file.stat().st_mtime)
-        if digest or not kept:
+        listed = None if digest else next(filter(None, map(_read, reversed(kept))), None)
+        if listed is None:
             raise ModelError(f"{error}; nothing of it is cached in {cache_folder()}") from None
         logger.warning("%s: going on with the files of before", error)
-        return _read(kept[-1])
+        return listed
     if digest and snapshot.digest != digest:
         raise ModelError(f"{source} has changed since this job began: run it again to use the files of now")
     _write(place / f"{snapshot.digest}.json", json.dumps(asdict(snapshot)))
@@ -141,14 +144,19 @@ def _place(source: str, revision: str) -> Path:
     return cache_folder() / "models" / f"{name}-{key}"
 
 
-def _read(manifest: Path) -> Snapshot:
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    files = tuple(RemoteFile(**file) for file in content["files"])
-    return Snapshot(content["source"], content["revision"], files)
+def _read(manifest: Path) -> Snapshot | None:
+    """The files that this node listed; None where the list is damaged, which is listed again."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        files = tuple(RemoteFile(**file) for file in content["files"])
+        snapshot = Snapshot(content["source"], content["revision"], files)
+        return snapshot if snapshot.digest == manifest.stem else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_cache(file.parent)
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)

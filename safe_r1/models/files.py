@@ -9,11 +9,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 import platformdirs
 
-from safe_r1.errors import ModelError
+from safe_r1.errors import ModelError, StorageError
 
 ORIGIN_FILE = "safe_r1.json"
 """In a model folder that fine-tuning wrote: ``base`` names the variant that it was made from."""
@@ -29,6 +30,9 @@ MAX_HEADER = 100_000_000
 # safetensors' names of types.
 _NUMBER_BYTES = {"F64": 8.0, "F32": 4.0, "F16": 2.0, "BF16": 2.0, "F8_E4M3": 1.0, "F8_E5M2": 1.0}
 _TEXT_SUFFIXES = (".json", ".jinja")
+# The largest tokenizers have some 30 MB.
+_MAX_TEXT_BYTES = 512 << 20
+_MAX_WEIGHT_BYTES = 1 << 60
 SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 """Kinds of files with a model's settings, tokenizer, templates and code."""
 TEMPLATE_FOLDER = "additional_chat_templates"
@@ -40,6 +44,43 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAFE_R1_CACHE") or platformdirs.user_cache_dir("safe_r1"))
 
 
+def make_cache(folder: Path) -> Path:
+    """Create a folder of the cache.
+
+    Raises:
+        StorageError: It cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cache {folder}: cannot be created ({error.strerror or error}); set SAFE_R1_CACHE to a folder "
+            "that can be written"
+        ) from None
+    return folder
+
+
+def check_files(folder: Path) -> None:
+    """Check that loaders can read the files of a model folder to their end.
+
+    Raises:
+        ModelError: One is a pipe, a socket or a device, or a file of settings is too large; or the folder
+            cannot be listed.
+    """
+    try:
+        found = [*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*")]
+        modes = {file: file.stat() for file in found if file.exists()}
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error.strerror or error})") from None
+    for file, stat in modes.items():
+        if not (S_ISREG(stat.st_mode) or S_ISDIR(stat.st_mode)):
+            raise ModelError(f"{file}: neither a file nor a folder; remove it from the model's folder")
+        if file.suffix.lower() in _TEXT_SUFFIXES and stat.st_size > _MAX_TEXT_BYTES:
+            raise ModelError(
+                f"{file}: {stat.st_size:,} bytes; expected at most {_MAX_TEXT_BYTES:,} of such a file"
+            )
+
+
 def read_json(path: Path) -> dict[str, object]:
     """A JSON file of a model, with or without a byte order mark.
 
@@ -47,7 +88,12 @@ def read_json(path: Path) -> dict[str, object]:
         ModelError: The file is missing or damaged, or holds no JSON object.
     """
     try:
+        # A pipe would be waited for.
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path}: no file; expected a folder saved by transformers")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ModelError(f"{path}: nested too deep; expected a folder saved by transformers") from None
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{path}: not a readable model file ({error}); expected a folder saved by transformers"
@@ -74,7 +120,7 @@ def weight_bytes(index: Mapping[str, object], sizes: Mapping[str, int]) -> int:
     """
     metadata = index.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, Mapping) else None
-    if isinstance(total, int | float) and total > 0:
+    if isinstance(total, int | float) and 0 < total < _MAX_WEIGHT_BYTES:
         return int(total)
     return sum(sizes[name] for name in weight_files(sizes))
 
@@ -144,7 +190,7 @@ def read_safetensors_header(file: Path) -> dict[str, Mapping[str, Any]] | None:
             header.pop("__metadata__", None)
             spans = [tensor["data_offsets"] for tensor in header.values()]
             is_whole = all(0 <= start <= end <= size - 8 - length for start, end in spans)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
     return header if is_whole else None
 
@@ -168,7 +214,7 @@ def without_byte_order_marks(folder: Path) -> Path:
     view = cache_folder() / "utf8" / digest[:16] / folder.resolve().name
     if view.is_dir():
         return view
-    view.parent.mkdir(parents=True, exist_ok=True)
+    make_cache(view.parent)
     with tempfile.TemporaryDirectory(dir=view.parent) as temporary:
         staged = Path(temporary) / view.name
         staged.mkdir()

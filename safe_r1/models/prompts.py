@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from safe_r1.errors import ModelError
 from safe_r1.models.fetch import loadable
 from safe_r1.models.reasoning import open_reasoning
+from safe_r1.models.template_check import check_templates
 from safe_r1.models.thinking import ThinkingTags, tags_of_tokenizer
 from safe_r1.schema import Message
 
@@ -86,10 +87,17 @@ def load_tokenizer(
 
     source, revision = loadable(source, revision, weights=False)
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare exceptions
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except BaseException as error:
+        # The tokenizers library raises bare exceptions, and panics that are none.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"no tokenizer for {source} (revision {revision}): {reason}") from None
+    check_templates(tokenizer.chat_template, source)
+    return tokenizer
 
 
 def read_prompt_format(
@@ -158,11 +166,10 @@ def render_probe(
     Raises:
         ModelError: The template does not take it.
     """
-    from jinja2 import TemplateError
-
+    check_templates(tokenizer.chat_template, str(tokenizer.name_or_path))
     try:
         return apply_template(dialogue, tokenizer, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - a template raises whatever it likes
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(
             f"{tokenizer.name_or_path}: its chat template does not render a plain dialogue: {reason}"

@@ -19,6 +19,7 @@ from safe_r1.models.files import (
     CONFIG_FILE,
     ORIGIN_FILE,
     bytes_per_number,
+    check_files,
     folder_weight_bytes,
     read_json,
     read_json_if_present,
@@ -183,6 +184,7 @@ def read_folder(folder: Path, sizes: Mapping[str, int] | None = None) -> Variant
     Raises:
         ModelError: It holds no readable model.
     """
+    check_files(folder)
     config = read_json(folder / CONFIG_FILE)
     base = read_json_if_present(folder / ORIGIN_FILE).get("base")
     if isinstance(base, str) and base in VARIANTS:

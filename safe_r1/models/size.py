@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from safe_r1.models.attention import Attention, read_attention, text_config
 
 # Bytes of one number by the name of its type in config.json.
+_MAX_BITS = 64
 _DTYPE_BYTES = {"float64": 8.0, "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8_e4m3fn": 1.0}
 _BITS_BY_METHOD = {"fp8": 8, "fbgemm_fp8": 8, "awq": 4, "gptq": 4, "mxfp4": 4, "bitsandbytes": 8}
 
@@ -100,7 +101,7 @@ def _quantized_bytes(config: Mapping[str, object]) -> float | None:
     """Bytes of a weight by the model's quantization; None where there is none, or it is unknown."""
     quantization = config.get("quantization_config")
     bits = _quantized_bits(quantization) if isinstance(quantization, Mapping) else None
-    return bits / 8 if bits else None
+    return bits / 8 if bits and 0 < bits <= _MAX_BITS else None
 
 
 def _quantized_bits(quantization: Mapping[str, object]) -> int | None:
