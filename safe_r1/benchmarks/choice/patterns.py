@@ -153,7 +153,8 @@ VERBS = (
 ADVERBS = "我认为|应该?|应当|当然|就|可能|可以?|会|只能|必然|显然|肯定|仍然?|还|也|最终"
 # The last option, or one of two, where one is chosen: at the beginning, or after a verb that chooses.
 POSITION = re.compile(
-    r"(?m)(?P<before>^\s{0,20}+|(?:选择?|选取|答案[是为]?|应该?[是为]|是|为|:|choose|select|is)[ \t]{0,20}+(?:the )?)"
+    r"(?m)(?P<before>^\s{0,20}+|(?:选择?"
+    r"|选取|答案[是为]?|应该?[是为]|是|为|:|choose|select|is)[ \t]{0,20}+(?:the )?)"
     r"(?:(?P<last>最后[一1]?[个项](?:选项|答案)?|the last (?:one|option|choice))"
     r"|(?P<of_two>前者|后者|前一[个项](?:选项)?|后一[个项](?:选项)?|former|latter))(?=[\s,。.;:!(]|$)",
     re.IGNORECASE,
