@@ -39,8 +39,8 @@ _QUOTE_SIGNS = re.compile(r"^[ \t]*(?:>[ \t]?)+", re.M)
 _INFO = re.compile(rf"[\s{{.:{_INVISIBLE}]*+(?P<word>[A-Za-z][\w+#.-]*+)?(?P<rest>.*+)")
 _PYTHON = re.compile(r"(?:c?python|ipython|py|pypy)[\d.]*", re.I)
 # "```pythonimport sys", "```pythonn = int(input())": the first line of the code has run into the language.
-_GLUED = re.compile(r"python3?(?=(?:import|from|def|class|for|while|if)\s|\w*(?:[(,\[]|\s*=))", re.I)
-_CODE = re.compile(r"\s*+(?:(?:import|from|def|class|for|while|if|try|with)\s|#|.*?[(\[=,])")
+_GLUED = re.compile(r"python3?(?=(?:import|from|def|class|for|while|if)\s|\w*+(?:[(,\[]|\s*+=))", re.I)
+_CODE = re.compile(r"\s*+(?:(?:import|from|def|class|for|while|if|try|with)\s|#|[^\n(\[=,]*+[(\[=,])")
 _ATTRIBUTE = re.compile(
     r"\s*+(?:[{.,\[]|(?:title|file\w*|name|line\w*|hl_\w*|show\w*|caption|start\w*|id|class)=)", re.I
 )

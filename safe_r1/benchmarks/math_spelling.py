@@ -160,7 +160,7 @@ def words_of(result: str) -> str | None:
     is_letter = re.fullmatch(r"[A-Z]", plain) is not None and ("\\" in result or "(" in result)
     return (
         plain
-        if is_letter or re.fullmatch(r"[^\d=<>^_+\\|]*(?:[A-Za-z]{3}|[\u3400-\u9fff])[^\d=<>^_+\\|]*", plain)
+        if is_letter or re.fullmatch(r"(?=.*?(?:[A-Za-z]{3}|[\u3400-\u9fff]))[^\d=<>^_+\\|]*+", plain)
         else None
     )
 

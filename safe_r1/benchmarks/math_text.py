@@ -31,13 +31,16 @@ _CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|altogether|consequently)\b|所以|因此|因而|从而|故|综上|于是|总共|一共|共有|∴",
     re.I,
 )
-_FORMULA = re.compile(r"\$\$?([^$\n]{1,400})\$|\\\(((?:[^\\\n]|\\(?!\))){1,400})\\\)|\*\*([^*\n]{1,200})\*\*")
+_FORMULA = re.compile(
+    r"\$\$?([^$\n]{1,400})\$|\\\(((?:[^\\\n]|\\(?![()])){1,400}+)\\\)|\*\*([^*\n]{1,200})\*\*"
+)
 _NUMBER = re.compile(
     r"(?<![\w.\\])[-−]?[$¥￥€£]?(?:\d{1,3}(?:,\d{3})++|\d++)?(?:\.\d++)?(?<=\d)(?:\s?/\s?\d++)?(?:\s?\\?%)?"
 )
 _NEGATED = re.compile(r"not\b|不|非", re.I)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u3400-\u9fff]")
 # What separates the items of a list before a number.
+_LEAD = 40
 _LIST_LEAD = re.compile(r"[\d}$]\s*(?:,|、|;|\band\b|\bor\b|和|或)\s*$", re.I)
 
 
@@ -138,11 +141,17 @@ def _result_in(line: str) -> str | None:
         return line
     if formulas := list(_FORMULA.finditer(line)):
         found = formulas[-1]
-        return None if _LIST_LEAD.search(line[: found.start()]) else next(filter(None, found.groups()))
+        return (
+            None
+            if _LIST_LEAD.search(line[max(0, found.start() - _LEAD) : found.start()])
+            else next(filter(None, found.groups()))
+        )
     numbers = list(_NUMBER.finditer(line))
     if not numbers:
         # A name or a word: "The answer is Evelyn."
         return line if 0 < len(line) <= 40 else None
     found = numbers[0] if numbers[0].start() == 0 else numbers[-1]
-    is_in_list = _LIST_LEAD.search(line[: found.start()]) or re.match(r"\s*[,、]\s*\d", line[found.end() :])
+    is_in_list = _LIST_LEAD.search(line[max(0, found.start() - _LEAD) : found.start()]) or re.match(
+        r"\s*[,、]\s*\d", line[found.end() :]
+    )
     return None if is_in_list else found[0]

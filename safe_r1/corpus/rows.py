@@ -23,7 +23,7 @@ TableRow = dict[str, Any]
 _PAIR = ("user", "assistant")
 # GSM8K annotates each computation for a calculator, <<48/2=24>>, and ends with "#### RESULT".
 _CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
-_GSM8K_RESULT = re.compile(r"\n?####\s*(.+?)\s*$")
+_GSM8K_RESULT = re.compile(r"\n?####\s{0,20}+(.{1,1000})\Z")
 # A connective that refers to an earlier step, which the answer does not repeat.
 _CONNECTIVE = re.compile(r"^(?:so|then|therefore|thus|hence|finally|now|and)\b,?\s*", re.IGNORECASE)
 
@@ -261,7 +261,7 @@ def _text(value: object) -> str:
 
 def _read_gsm8k(solution: str) -> tuple[str, str, str | None]:
     """Reasoning, answer and result of a GSM8K solution: steps with calculator notes, then ``#### RESULT``."""
-    steps = _CALCULATOR_NOTE.sub("", solution)
+    steps = _CALCULATOR_NOTE.sub("", solution).rstrip()
     result = _GSM8K_RESULT.search(steps)
     if result is None:
         return steps, "", None

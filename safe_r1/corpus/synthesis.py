@@ -116,6 +116,8 @@ def _by_engine(job: _Job) -> Iterator[BatchCounts]:
             config.max_tokens,
             # A seed per call: the candidates of a prompt differ, and a resumed job gives the same ones.
             row_seed(recipe.seed, row_id, number),
+            # The instructions say where to think; a row without them is its own dialogue.
+            names_tags=job.prompts[row_id].category is not None,
         )
         for row_id, number in job.todo
     ]

@@ -53,7 +53,8 @@ class JudgeRequests:
         for each in pending:
             # By the unit's name for it, under which the verdict is written.
             key = replace(each.key, benchmark=self.unit.benchmark)
-            yield Request(key.to_text(), self.policy.messages(each.item), self.max_tokens, seed=0)
+            messages = self.policy.messages(each.item)
+            yield Request(key.to_text(), messages, self.max_tokens, seed=0, names_tags=True)
 
 
 @dataclass(frozen=True)

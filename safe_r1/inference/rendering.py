@@ -59,7 +59,8 @@ class Renderer:
     def __call__(self, request: Request) -> Row:
         """The request in the form of ``RENDERED``, with what its result is read with."""
         tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
-        tokens, prefix = render(request.messages, self.variant.prompt_format, tokenizer)
+        prompt = self.variant.prompt_format
+        tokens, prefix = render(request.messages, prompt, tokenizer, names_tags=request.names_tags)
         if request.continuation:
             tokens = self._continued(tokens, prefix, request.continuation, request.max_tokens)
             # The result is what follows.

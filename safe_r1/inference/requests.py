@@ -35,6 +35,8 @@ class Request:
         given: The answer, where it came with the question and nothing is generated.
         given_reasoning: The reasoning that came with it.
         continuation: For an engine: the completion that it goes on with.
+        names_tags: The dialogue is a prompt of a judge or teacher, which may speak of thinking tags. In any
+            other, a user's tags are text.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Request:
     given: str | None = None
     given_reasoning: str = ""
     continuation: Continuation | None = None
+    names_tags: bool = False
 
 
 class RequestBatch(Protocol):

@@ -33,7 +33,7 @@ _STRIP_HEAD = re.compile(r"^[\s*#>\-_`\"“”']+")
 _EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
 # A line with a bullet: "-", "1.", "①", "一、", "第一，".
 _LIST_LINE = re.compile(
-    r"^\s*(?:[-*•·]|\d{1,2}[.、)）]|[①-⑩]|[一二三四五六七八九十]、|第[一二三四五六七八九十\d][，、步条点])",
+    r"^[^\S\n]*+(?:[-*•·]|\d{1,2}[.、)）]|[①-⑩]|[一二三四五六七八九十]、|第[一二三四五六七八九十\d][，、步条点])",
     re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|\.\s")

@@ -91,7 +91,7 @@ def decide(text: str, words: Vocabulary, *, weak_counts: bool = True) -> Decisio
     decided = [
         mention
         for before, mention in pairwise(asserted)
-        if rules.DECIDES.search(text[: mention.start])
+        if rules.DECIDES.search(text[max(0, mention.start - _LEAD) : mention.start])
         and not _EITHER.search(text[before.end : mention.start])
     ]
     if decided:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from safe_r1.judge import over_refusal
 from safe_r1.judge.base import JudgeItem
+from safe_r1.models.control import tags_as_text
 from safe_r1.schema import Message, Part, RefusalLabel
 
 MAX_TEXT_CHARS = 12_000
@@ -105,8 +106,8 @@ def material(item: JudgeItem, max_text_chars: int, max_dialogue_chars: int) -> t
     Raises:
         ValueError: A limit below 1.
     """
-    dialogue = cut_middle(_dialogue(item.messages), max_dialogue_chars)
-    text = cut_middle(item.text, max_text_chars)
+    dialogue = cut_middle(tags_as_text(_dialogue(item.messages)), max_dialogue_chars)
+    text = cut_middle(tags_as_text(item.text), max_text_chars)
     return dialogue, text, _mark(dialogue, text)
 
 

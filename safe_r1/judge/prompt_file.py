@@ -15,6 +15,7 @@ from safe_r1.errors import ConfigError
 from safe_r1.judge.base import JudgeItem, content_identity
 from safe_r1.judge.policy import BUILT_IN, Policy, load_policy
 from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS, PROMPT_SHA256, cut_middle
+from safe_r1.models.control import tags_as_text
 from safe_r1.schema import Message
 
 _HISTORY = "{dialog history}"
@@ -67,9 +68,9 @@ class PromptFile(Policy):
         ]
         history = "\n".join(f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in earlier)
         values = {
-            _HISTORY: cut_middle(history, MAX_DIALOGUE_CHARS),
-            _QUESTION: cut_middle(last["content"], MAX_DIALOGUE_CHARS),
-            _ANSWER: cut_middle(item.text, max_text_chars),
+            _HISTORY: cut_middle(tags_as_text(history), MAX_DIALOGUE_CHARS),
+            _QUESTION: cut_middle(tags_as_text(last["content"]), MAX_DIALOGUE_CHARS),
+            _ANSWER: cut_middle(tags_as_text(item.text), max_text_chars),
         }
         # Without earlier turns their place leaves no empty line.
         template = self.template if history else self.template.replace(f"{_HISTORY}\n", "")

@@ -13,6 +13,7 @@ from safe_r1.judge.vocabulary import REFUSAL, Vocabulary
 _FENCE_LEAD = 300
 _QUOTATION_LEAD = 16
 _MARKER_LEAD = 200
+_INTRODUCTION = 300
 
 # Struck-out text, a tag that names quoted material, a blockquote line.
 _MARKED_QUOTATION = re.compile(
@@ -57,7 +58,7 @@ def is_own(text: str, start: int, end: int) -> bool:
         last_clause = lead.split(",")[-1]
         return not (_is_reported(last_clause) or re.search(r"(?:写道|声称|自称|称|说|如下)[:]?$", lead))
     # The marker begins its line: a report would be introduced by the line above, with a colon.
-    introduction = text[:start].rstrip(" \n#-|\"'").rsplit("\n", 1)[-1].strip()
+    introduction = text[max(0, start - _INTRODUCTION) : start].rstrip(" \n#-|\"'").rsplit("\n", 1)[-1].strip()
     return not (introduction.endswith(":") and _is_reported(re.split(r"[。!?;]", introduction)[-1]))
 
 

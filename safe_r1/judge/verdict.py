@@ -115,7 +115,9 @@ def _explanation(body: str, masked: str) -> str:
     end = next((position for position in markers if masked[position] == "["), None)
     explanation = body[start:end].strip().removesuffix("```").strip(" \n\"'}：:")
     # What is left of bold type before it and of a tag around it.
-    return re.sub(r"\A[*_]+\s+|\s*</\w+>\Z", "", explanation)
+    if closing := re.search(r"</\w{1,40}>\Z", explanation):
+        explanation = explanation[: closing.start()].rstrip()
+    return re.sub(r"\A[*_]++\s++", "", explanation)
 
 
 def _last_verdict(masked: str, words: Vocabulary) -> Verdict:

@@ -36,14 +36,17 @@ class Vocabulary:
     @functools.cached_property
     def glossary(self) -> re.Pattern[str]:
         """A line that begins with a label and explains it, as the prompt does."""
+        note = r"[(][^)\n]{0,200}+[)]"
         return re.compile(
-            rf"(?m)^[^\w\n]*(?:\d\W*|[A-D]\W+)?{self._any}\s*(?:[(][^)\n]*[)])?\s*[\"'”’」\]]?[^\S\n]*(?::|$)",
+            rf"(?m)^[^\w\n]*+(?:\d\W*+|[A-D]\W++)?{self._any}"
+            rf"(?:\s*+(?:{note}\s*+)?[\"'”’」\]]?[^\S\n]*+(?::|$)|[^\S\n]*+(?:{note}[^\S\n]*+)?$)",
             re.I,
         )
 
     @property
     def _any(self) -> str:
-        return re.sub(r"\?P<\w+>", "?:", f"(?:{self.label.pattern})")
+        # Atomic: of several labels in a row, each could be tried in many ways for every way of the others.
+        return re.sub(r"\?P<\w+>", "?:", f"(?>{self.label.pattern})")
 
 
 # Judges vary the wording of a label: conjunctions, "gives", "a reply that is", and how "not refused" is said.
@@ -52,8 +55,8 @@ _GIVES = r"(?:给出|给予|提供|输出|做出|作出|生成|产生|了|的|�
 _REPLY = r"的?\s*(?:回复|回答|答复|回应|内容|响应|信息)"
 _NON = r"(?:不|未|没有|没|非|并未)\s*(?:予|直接|进行)?拒绝(?:回答|回复)?"
 _NON_EN = (
-    r"(?:non|no|not|doesn'?t|without)[\s-]*(?:a\s+)?refus(?:al|e|ing)[\s,-]*"
-    r"(?:with|and|but)?\s*(?:\w+ing)?\s*(?:an?\s+)?"
+    r"(?:non|no|not|doesn'?t|without)[\s-]*+(?:a\s++)?refus(?:al|e|ing)[\s,-]*+"
+    r"(?:(?:with|and|but)\s*+)?(?:\w{1,20}ing\s*+)?(?:an?\s++)?"
 )
 # One group a label, named as in ``RefusalLabel``. "拒绝并引导" is tried before "直接拒绝", and the two labels
 # that do not refuse before both.

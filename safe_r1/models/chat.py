@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safe_r1.errors import ModelError
+from safe_r1.models.control import as_text
 from safe_r1.models.prompts import REASONING_PREFIX, PromptFormat, apply_template, load_tokenizer
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.schema import Message
@@ -33,14 +34,20 @@ PLAIN_STOPS = ("\n问题：", "\n说明：")
 
 
 def render(
-    messages: Sequence[Message], prompt: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
+    messages: Sequence[Message],
+    prompt: PromptFormat,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    names_tags: bool = False,
 ) -> tuple[list[int], str]:
     """The prompt as tokens, and the text at its end that belongs to the completion.
 
     Args:
-        messages: The dialogue.
+        messages: The dialogue. Its contents are text: control tokens in them open and end no turn, see
+            ``control.as_text``.
         prompt: How the model is prompted: ``Variant.prompt_format``.
         tokenizer: The model's own.
+        names_tags: The dialogue is a prompt of a judge or teacher, which may speak of thinking tags.
 
     Returns:
         Token ids with exactly the special tokens of the model's template, and the reasoning prefix (empty
@@ -49,18 +56,23 @@ def render(
     Raises:
         ModelError: The format is that of a chat model, and the tokenizer has no chat template.
     """
-    text, prefix = render_text(messages, prompt, tokenizer)
+    text, prefix = render_text(messages, prompt, tokenizer, names_tags=names_tags)
     # A template writes its own special tokens; any other text gets those that the tokenizer adds.
     return tokenizer(text, add_special_tokens=prompt.style in ("plain", "raw"))["input_ids"], prefix
 
 
 def render_text(
-    messages: Sequence[Message], prompt: PromptFormat, tokenizer: "PreTrainedTokenizerBase"
+    messages: Sequence[Message],
+    prompt: PromptFormat,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    names_tags: bool = False,
 ) -> tuple[str, str]:
     """Like ``render``, before tokenizing."""
     if prompt.style == "raw":
         return messages[-1]["content"], ""
     if prompt.style == "plain":
+        messages = _as_text(messages, prompt, tokenizer, names_tags)
         turns = "\n".join(f"{_SPEAKERS[turn['role']]}：{turn['content']}" for turn in messages)
         return f"{turns}\n{_SPEAKERS['assistant']}：", ""
     if not tokenizer.chat_template:
@@ -69,6 +81,7 @@ def render_text(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template: "
             "add the template of the model's publisher to its folder (chat_template.jinja)"
         )
+    messages = _as_text(messages, prompt, tokenizer, names_tags)
     if prompt.style == "chat":
         return apply_template(messages, tokenizer, add_generation_prompt=True), ""
     text = apply_template(fold_system(messages), tokenizer, add_generation_prompt=True)
@@ -98,7 +111,8 @@ def render_turns(
     """
     if prompt.style not in ("r1", "chat"):
         raise ValueError(f"a model of style {prompt.style} has no tools")
-    rendered = [dict(turn) for turn in turns]
+    rendered = [_deep_as_text(turn, str(turn.get("role")), prompt, tokenizer) for turn in turns]
+    tools = [_deep_as_text(tool, "system", prompt, tokenizer) for tool in tools]
     if prompt.style == "r1":
         rendered = _fold_system_turns(rendered)
     text = _apply_with_tools(rendered, tools, tokenizer)
@@ -106,6 +120,33 @@ def render_turns(
         text += prompt.reasoning_prefix
     prefix = prompt.reasoning_prefix if prompt.style == "r1" else ""
     return tokenizer(text, add_special_tokens=False)["input_ids"], prefix
+
+
+def _as_text(
+    messages: Sequence[Message],
+    prompt: PromptFormat,
+    tokenizer: "PreTrainedTokenizerBase",
+    names_tags: bool,
+) -> list[Message]:
+    def clean(turn: Message) -> str:
+        keep_tags = names_tags or turn["role"] == "assistant"
+        return as_text(turn["content"], tokenizer, prompt, keep_tags=keep_tags)
+
+    return [Message(role=turn["role"], content=clean(turn)) for turn in messages]
+
+
+def _deep_as_text(value: Any, role: str, prompt: PromptFormat, tokenizer: "PreTrainedTokenizerBase") -> Any:
+    """The same for all texts in a turn or in the definition of a tool; JSON texts stay JSON."""
+    if isinstance(value, str):
+        return as_text(value, tokenizer, prompt, keep_tags=role == "assistant")
+    if isinstance(value, Mapping):
+        return {
+            _deep_as_text(key, role, prompt, tokenizer): _deep_as_text(each, role, prompt, tokenizer)
+            for key, each in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_deep_as_text(each, role, prompt, tokenizer) for each in value]
+    return value
 
 
 def _apply_with_tools(

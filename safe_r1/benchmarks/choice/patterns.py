@@ -72,22 +72,23 @@ ORDINALS = {
 # with a question mark before new options, or a numbered question. Otherwise the last statement would be the
 # answer to that question.
 NEXT_QUESTION = re.compile(
-    r"\n(?=\s*(?:[(\d.、)]{0,4}\s*)"
-    r"(?:(?:问题|题目|问|提问|下一题|新问题|例题|练习|单选题|选择题|判断题|用户|User|Human|Question|Q|Instruction|Input)\s*\d{0,3}\s*[:.]"
+    r"\n(?=\s{0,20}+(?:[(\d.、)]{0,4}\s{0,20}+)"
+    r"(?:(?:问题|题目|问|提问|下一题|新问题|例题|练习|单选题|选择题|判断题|用户|User|Human|Question|Q|Instruction|Input)\s{0,20}+\d{0,3}\s{0,20}+[:.]"
     r"|题目\s|请问下面|请判断以下|请回答|请阅读|Please answer|判断以下|以下哪|下列|以下陈述)"
-    r"|(?:[^\n]*\n)??[^\n]*\?[^\n]*\n(?:[^\n]*\n){0,2}?\s*[\ue000\ue100]|[^\n]*(?:\?|\(\s*\)。?)\s*[\ue000\ue100][^\ue001\ue101]{0,80}[\ue001\ue101]"
-    r"|\s*\d+\s*[.、][^\n]{4,}(?:\?|\(\s*\)。?)\s*\n)",
+    r"|(?:[^\n]*+\n)??[^\n?]*+\?[^\n]*+\n(?:[^\n]*+\n){0,2}?\s{0,20}+[\ue000\ue100]"
+    r"|[^\n]*(?:\?|\(\s{0,20}+\)。?)\s{0,20}+[\ue000\ue100][^\ue001\ue101]{0,80}[\ue001\ue101]"
+    r"|\s{0,20}+\d{1,9}+\s{0,20}+[.、][^\n]{4,}(?:\?|\(\s{0,20}+\)。?)[^\S\n]{0,20}+\n)",
     re.IGNORECASE,
 )
 # A list of options with the line above it. An answer before it counts: what follows explains it, or is about
 # another question.
-LIST = re.compile(r"\n(?=[^\n]*\n\s*[\ue000\ue100][^\n]*\n\s*[\ue001\ue101])")
+LIST = re.compile(r"\n(?=[^\n]*+\n\s{0,20}+[\ue000\ue100][^\n]*+\n\s{0,20}+[\ue001\ue101])")
 # "A当选" as in election: the option comes before its verb, unlike in all other statements.
 ELECTED = re.compile(r"([\ue000-\ue2ff])[^;。\n\ue000-\ue3ff]{0,20}(?<!不)当选")
 # A point ends a sentence only before white space: "3.5" and "A.同意" go on.
 SENTENCE = re.compile(r"[^。!?;\n.]*(?:\.(?!\s|$)[^。!?;\n.]*)*[。!?;\n.]?")
 # A heading "答案:" with the answer on the next line, which is joined to it.
-HEADED = re.compile(r"((?:答案|answer|结论|判断|选择)(?:是|为|is)?[ \t]?:?)[ \t]*\n\s*", re.IGNORECASE)
+HEADED = re.compile(r"((?:答案|answer|结论|判断|选择)(?:是|为|is)?[ \t]?:?)[ \t]{0,20}\n\s*+", re.IGNORECASE)
 # What others think, or what seemed right at first, up to the comma: after it the model gives its own answer.
 OPINION = re.compile(
     r"[\ue000-\ue2ff]?(?:(?<!没)有人|有些人|很多人|许多人|同学|考生|容易|误选|错选|次选|备选|乍看|乍一看|看似|看起来像|初看|初步|一开始|起初|原本|本来|最初|"
@@ -100,7 +101,7 @@ HYPOTHETICAL = re.compile(r"如果|若是|若(?!干)|假如|假设|倘若|要是
 FORCED = re.compile(r"必须|一定要|非要|只能|要选|要我选|让我选|had to|must|forced")
 # Only at the start of a sentence and before a pause: "不" and "不对" are ordinary words elsewhere.
 CORRECTION = re.compile(
-    r"(?:(?:^|[。!?;\n.…])\s*|,\s*(?=等等|等一下|wait))(?:等等|等一下|哦不|更正|纠正|修正一下|抱歉[^。\n]{0,12}(?:错|误)|不好意思|"
+    r"(?:(?:^|[。!?;\n.…])\s{0,20}+|,\s{0,20}+(?=等等|等一下|wait))(?:等等|等一下|哦不|更正|纠正|修正一下|抱歉[^。\n]{0,12}(?:错|误)|不好意思|"
     r"我错了|我弄错了|重新考虑|重新审视|"
     r"(?:哦[,\s]*)?不对|不|wait|correction|on second thought|actually|scratch that)(?=[,:。!\s…])",
     re.IGNORECASE,
@@ -152,7 +153,8 @@ VERBS = (
 ADVERBS = "我认为|应该?|应当|当然|就|可能|可以?|会|只能|必然|显然|肯定|仍然?|还|也|最终"
 # The last option, or one of two, where one is chosen: at the beginning, or after a verb that chooses.
 POSITION = re.compile(
-    r"(?m)(?P<before>^\s*|(?:选择?|选取|答案[是为]?|应该?[是为]|是|为|:|choose|select|is)[ \t]*(?:the )?)"
+    r"(?m)(?P<before>^\s{0,20}+|(?:选择?"
+    r"|选取|答案[是为]?|应该?[是为]|是|为|:|choose|select|is)[ \t]{0,20}+(?:the )?)"
     r"(?:(?P<last>最后[一1]?[个项](?:选项|答案)?|the last (?:one|option|choice))"
     r"|(?P<of_two>前者|后者|前一[个项](?:选项)?|后一[个项](?:选项)?|former|latter))(?=[\s,。.;:!(]|$)",
     re.IGNORECASE,
@@ -171,7 +173,7 @@ ANNOUNCED = re.compile(
 # Its first item, and what makes that an answer: an end, a verdict or a reason.
 FIRST_ITEM = re.compile(
     r"选项 ?A|A ?(?:选项|项(?!目))"
-    r"|(?:^|[\n:。])[\s\d.>-]*A(?![A-Za-z]) ?[.、:)]?[^,。;\n]{0,20}?(?::|-|—|是?指|表示|意味着?)"
+    r"|(?:^|[\n:。])[\s\d.>-]{0,40}+A(?![A-Za-z]) ?[.、:)]?[^,。;\n]{0,20}?(?::|-|—|是?指|表示|意味着?)"
 )
 ANSWERED = re.compile(rf"[。!?;)]|{RIGHT}|[,:][ \t]*(?:因为|由于|理由)")
 # The answer or the question itself says that the wrong one is asked for: "题目问哪项不合法", "说法错误的是".

@@ -15,6 +15,9 @@ class FakeTokenizer:
     def __init__(self, template: str | None, prefill: str = ""):
         self.chat_template, self.prefill = template, prefill
         self.name_or_path = "somebody/model"
+        self.added_tokens_decoder: dict[int, object] = {}
+        self.all_special_tokens = ["<BOS>"]
+        self.eos_token = "<EOS>"
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         assert not tokenize
