@@ -7,7 +7,7 @@ import importlib
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import typer
 import typer.main
@@ -97,6 +97,8 @@ def _nested(annotation: object) -> tuple[type[BaseModel] | None, str]:
 def _type(annotation: object) -> str:
     origin = get_origin(annotation)
     arguments = get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
     if origin is Literal:
         return ", ".join(f"`{each}`" for each in arguments)
     if origin in (Union, types.UnionType):

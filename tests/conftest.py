@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine makes any example late.
+settings.register_profile("safe_r1", deadline=None)
+settings.load_profile("safe_r1")
 
 # Before anything imports ray, vllm or transformers: no network, no authentication token in the home folder,
 # no telemetry, a Ray of its own beside one that runs on this machine, and time for its start on a busy one.

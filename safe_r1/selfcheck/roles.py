@@ -15,7 +15,8 @@ ENTRY_POINTS: dict[str, tuple[str, ...]] = {
     "serving": ("ray_jobs.serve", "safe_r1.serve.app", "safe_r1.serve.prepare"),
     "training": ("ray_jobs.finetune", "safe_r1.train.__main__"),
     "corpus": ("ray_jobs.build_corpus",),
-    "all": ("ray_jobs.campaign", "safe_r1.cli", "safe_r1.chat"),
+    # The last is run as a script, which reads chat templates.
+    "all": ("ray_jobs.campaign", "safe_r1.cli", "safe_r1.chat", "safe_r1.models.template_worker"),
 }
 """Role to the modules whose imports are followed; ``all`` has those of every role."""
 

@@ -62,7 +62,7 @@ def test_the_token_limit_is_told_from_a_stop(generated, reason):
 
 def test_a_completion_ends_where_the_context_does(monkeypatch):
     monkeypatch.setattr("safe_r1.inference.rendering.load_tokenizer", lambda *_: None)
-    monkeypatch.setattr("safe_r1.inference.rendering.render", lambda *_: ([1] * 90, ""))
+    monkeypatch.setattr("safe_r1.inference.rendering.render", lambda *_, **__: ([1] * 90, ""))
     request = Request("k", [], 50, 3)
     rendered = Renderer(VARIANTS["demo"], Sampling(0.6, 0.95), 100, False)(request)
     assert rendered["sampling_params"] == {"max_tokens": 10, "temperature": 0.6, "top_p": 0.95, "seed": 3}
