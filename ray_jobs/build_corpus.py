@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_jobs.common import Console, job, join_ray
+from ray_jobs.supervise import supervise
 from safe_r1.corpus.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -80,4 +81,4 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(main)
 
 if __name__ == "__main__":
-    app()
+    supervise(app)

@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.live import Live
 
 from ray_jobs.common import Console, job, join_ray
+from ray_jobs.supervise import supervise
 from safe_r1.campaign.graph import make_steps
 from safe_r1.campaign.plan_text import to_text
 from safe_r1.campaign.recipe import load_recipe
@@ -108,4 +109,4 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(main)
 
 if __name__ == "__main__":
-    app()
+    supervise(app)

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,11 +14,12 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from safe_r1.errors import SafeR1Error
+from ray_jobs.supervise import report_begin, report_end
+from safe_r1.errors import ExitCode, SafeR1Error, decide_exit
 from safe_r1.models.files import cache_folder, make_cache
 from safe_r1.progress import NOTICES, Progress
 from safe_r1.redaction import RedactingFormatter, hide_credentials
-from safe_r1.resources import connect, is_jobs_server, locate_ray, set_import_variables
+from safe_r1.resources import connect, is_jobs_server, is_ray_lost, locate_ray, set_import_variables
 
 # Without a terminal, the output is a file, or the log of a Ray job.
 _LINE_INTERVAL_S = 30.0
@@ -114,9 +116,46 @@ def join_ray(console: Console) -> None:
     )
 
 
+class Stops:
+    """Takes SIGTERM as Ctrl-C is taken, so that what is running is written; a context manager.
+
+    Attributes:
+        is_terminated: SIGTERM came.
+    """
+
+    def __init__(self) -> None:
+        self.is_terminated = False
+        self._is_main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> "Stops":
+        if self._is_main:
+            self._before = signal.signal(signal.SIGTERM, self._terminate)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Of a job that was stopped."""
+        return ExitCode.TERMINATED if self.is_terminated else ExitCode.INTERRUPTED
+
+    def _terminate(self, *_: object) -> None:
+        # A scheduler may send it to every process of the job, and the supervisor passes it on as well.
+        if self.is_terminated:
+            return
+        self.is_terminated = True
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL):
+            raise KeyboardInterrupt
+        # Not raised here: a running event loop takes a SIGINT in its own way.
+        signal.raise_signal(signal.SIGINT)
+
+
 @contextlib.contextmanager
 def job(name: str) -> Iterator[Console]:
-    """Run a job's body with a quiet terminal; a ``SafeR1Error`` becomes one line and its exit code."""
+    """Run a job's body with a quiet terminal; an error becomes one line and its ``ExitCode``."""
+    report_begin(name)
     set_import_variables()
     log = cache_folder() / "logs" / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
@@ -127,7 +166,7 @@ def job(name: str) -> Iterator[Console]:
     out = os.dup(1)
     err = os.dup(2)
     console = Console(os.fdopen(out, "w", encoding="utf-8", errors="replace"), log)
-    with log.open("w", encoding="utf-8") as file:
+    with log.open("w", encoding="utf-8") as file, Stops() as stops:
         sys.stdout.flush()
         sys.stderr.flush()
         # The descriptors and not sys.stdout alone, as Ray and vLLM print from C++ and from child processes.
@@ -138,27 +177,63 @@ def job(name: str) -> Iterator[Console]:
         logging.basicConfig(level=logging.INFO, handlers=[handler])
         terminal = TerminalHandler(console)
         logging.getLogger(NOTICES).addHandler(terminal)
-        code = 1
+        code = ExitCode.FAULT
         try:
             yield console
-            code = 0
-        except SafeR1Error as error:
-            code = error.exit_code
-            logging.getLogger(name).exception("the job ends")
-            console.show(f"{name}: {error.shown}")
+            code = ExitCode.DONE
         except KeyboardInterrupt:
-            # 128 + SIGINT, as shells report it.
-            code = 130
-            console.show(f"{name}: stopped; the same command resumes from here")
+            code = _show_stop(name, console, stops)
+        except Exception as error:
+            code = _explain(name, error, console, stops)
+            if code == ExitCode.FAULT:
+                raise
         finally:
             logging.getLogger(NOTICES).removeHandler(terminal)
+            if code == ExitCode.FAULT:
+                console.show(f"{name}: unexpected error, see {log}")
+            # Before Ray's shutdown, in which a Ray that is gone may end this process.
+            report_end(code)
             if "ray" in sys.modules:
                 sys.modules["ray"].shutdown()  # while its last messages still go to the log
-            if code == 1:
-                console.show(f"{name}: unexpected error, see {log}")
             sys.stdout.flush()
             sys.stderr.flush()
             os.dup2(out, 1)
             os.dup2(err, 2)
     if code:
-        raise SystemExit(code)
+        raise SystemExit(int(code))
+
+
+def _show_stop(name: str, console: Console, stops: Stops) -> ExitCode:
+    console.show(f"{name}: stopped; the same command goes on from here")
+    return stops.exit_code
+
+
+def _explain(name: str, error: Exception, console: Console, stops: Stops) -> ExitCode:
+    """The exit code of an error, after one line for the user."""
+    code, reason = decide_exit(error)
+    if code == ExitCode.INTERRUPTED:
+        return _show_stop(name, console, stops)
+    # Also where the error is another one: what follows from the loss of Ray has many forms.
+    if code != ExitCode.LOST and is_ray_lost():
+        code, reason = ExitCode.LOST, error
+    logging.getLogger(name).error("the job ends", exc_info=error)
+    if code == ExitCode.FAULT:
+        return code
+    if isinstance(error, SafeR1Error):
+        shown = error.shown
+    elif isinstance(reason, SafeR1Error):
+        shown = reason.shown
+    else:
+        shown = f"{type(reason).__name__}: {_last_line(reason)}"
+    if code == ExitCode.LOST and not isinstance(error, SafeR1Error):
+        shown += (
+            "; a machine or its Ray was lost: what is finished is kept, the same command goes on from here"
+        )
+    console.show(f"{name}: {shown}")
+    return code
+
+
+def _last_line(error: BaseException) -> str:
+    """Of an error of Ray's, which stands below the tracebacks of workers."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:400] if lines else "no message"

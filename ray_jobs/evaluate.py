@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_jobs.common import Console, job, join_ray
+from ray_jobs.supervise import supervise
 from safe_r1.benchmarks import evaluate_schema
 from safe_r1.settings import hide_credentials, load_config
 
@@ -185,4 +186,4 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(main)
 
 if __name__ == "__main__":
-    app()
+    supervise(app)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_jobs.common import Console, job, join_ray
+from ray_jobs.supervise import supervise
 from safe_r1.settings import hide_credentials, load_config
 
 if TYPE_CHECKING:
@@ -79,9 +80,8 @@ def _serve(console: Console, settings: "ServeConfig") -> None:
     with show_startup(console.show):
         ingress = run(settings, connect())
     url = f"http://{settings.host}:{settings.port}"
-    # `ray job stop` sends SIGTERM; a shell starts background jobs with SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    # A shell starts background jobs with SIGINT ignored. SIGTERM, as of `ray job stop`, is taken as one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         # Printed inside the block, since a script may send the signal as soon as it reads this line.
         console.show(f"serve: ready on {url} (page at /, API schema at /docs); stop it with Ctrl-C")
@@ -96,4 +96,4 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(main)
 
 if __name__ == "__main__":
-    app()
+    supervise(app)

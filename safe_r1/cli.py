@@ -296,7 +296,16 @@ def status(output: Annotated[str, typer.Argument(help="Folder or URI of a campai
 
 
 def main() -> None:
-    """Entry point: a ``SafeR1Error`` becomes one line on stderr and its exit code."""
+    """Entry point: a ``SafeR1Error`` becomes one line on stderr and its exit code; jobs are supervised."""
+    if sys.argv[1:2] and sys.argv[1] in JOBS:
+        from ray_jobs.supervise import supervise
+
+        supervise(_run)
+    else:
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except SafeR1Error as error:

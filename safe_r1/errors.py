@@ -5,6 +5,7 @@ plain exceptions with one string argument, so that Ray can pickle them from a wo
 """
 
 import contextlib
+import enum
 import os
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,20 @@ from safe_r1.redaction import hide_credentials
 def _with_lines(message: str) -> str:
     first, *others = message.splitlines()
     return "\n".join([" ".join(first.split()), *(f"  {' '.join(line.split())}" for line in others)])
+
+
+class ExitCode(enum.IntEnum):
+    """How a job ends; a campaign submits again what ended with ``LOST``, and nothing else."""
+
+    DONE = 0
+    FAULT = 1
+    """Ours: nothing that a user can repair."""
+    USER = 2
+    LOST = 3
+    """A machine, or the result, is lost or not there; the same command goes on."""
+    GATE = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class SafeR1Error(Exception):
@@ -127,6 +142,115 @@ class NoResultError(TransientError, IntegrityError):
     """Too few rows for a result: answers with a label, or rows of a corpus. What is there is kept, and the
     message says what helps.
     """
+
+
+# By name, as this file is read where Ray is not installed. A class that is not here has the code of its base.
+_OF_RAY = {
+    **dict.fromkeys(
+        (
+            "RayActorError",
+            "NodeDiedError",
+            "LocalRayletDiedError",
+            "ObjectLostError",
+            "PlasmaObjectNotAvailable",
+            "GetTimeoutError",
+            "RpcError",
+            "RaySystemError",
+            "WorkerCrashedError",
+            # Another node, or the same at another time, may have the memory, the group or the place.
+            "OutOfMemoryError",
+            "ActorPlacementGroupRemoved",
+            "TaskPlacementGroupRemoved",
+            "ActorUnschedulableError",
+            "TaskUnschedulableError",
+            # Of Ray Train: workers or the controller that did not start or died.
+            "RayTrainError",
+            # Of Ray Serve.
+            "DeploymentUnavailableError",
+            "ReplicaUnavailableError",
+        ),
+        ExitCode.LOST,
+    ),
+    **dict.fromkeys(
+        ("AuthenticationError", "ObjectStoreFullError", "OutOfDiskError", "RuntimeEnvSetupError"),
+        ExitCode.USER,
+    ),
+    **dict.fromkeys(
+        # Kinds of the above that only wrong code brings about or that stand for others, and all others.
+        (
+            "ObjectFreedError",
+            "ReferenceCountingAssertionError",
+            "RayCgraphCapacityExceeded",
+            "TrainingFailedError",
+            "RayError",
+        ),
+        ExitCode.FAULT,
+    ),
+}
+
+
+def decide_exit(error: BaseException) -> tuple[ExitCode, BaseException]:
+    """How a job ends that met an error, and which error of those behind it says so.
+
+    Looked at are the error, what Ray wraps in it (of a task, of the workers of a training), its causes, and
+    what was being handled when it was raised. A machine that was lost says so before all others: what follows
+    from the loss, such as too few nodes, is often raised as a user's error.
+    """
+    found = (ExitCode.FAULT, error)
+    for each, is_context in _behind(error):
+        code = _code(each)
+        # Who handles an error and raises one of ours on purpose has decided.
+        if is_context and isinstance(error, SafeR1Error):
+            continue
+        if code in (ExitCode.LOST, ExitCode.INTERRUPTED):
+            return code, each
+        # A fault in the handling of a user's error is a fault.
+        if code == ExitCode.USER and found[0] == ExitCode.FAULT and not is_context:
+            found = (code, each)
+    return found
+
+
+def is_retried(exit_code: int | None) -> bool:
+    """Whether a campaign submits a job again that ended so.
+
+    Args:
+        exit_code: Of its process; None where it was lost with its node.
+    """
+    # SIGKILL comes from the kernel that has no memory left, or from a machine that is shut down.
+    return exit_code in (ExitCode.LOST, None, -9, 137)
+
+
+def _code(error: BaseException) -> ExitCode:
+    """By the kind of the error alone."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, SafeR1Error):
+        return ExitCode(error.exit_code)
+    # The constructor of an actor raised: that is its code's error.
+    if getattr(error, "actor_init_failed", False):
+        return ExitCode.FAULT
+    for kind in type(error).__mro__:
+        if kind.__module__.partition(".")[0] in ("ray", "grpc") and kind.__name__ in _OF_RAY:
+            return _OF_RAY[kind.__name__]
+    return ExitCode.FAULT
+
+
+def _behind(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
+    """The error and all behind it, each once; true for those that were only being handled meanwhile."""
+    pending: list[tuple[object, bool]] = [(error, False)]
+    seen: set[int] = set()
+    while pending:
+        each, is_context = pending.pop(0)
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each, is_context
+        pending += [(getattr(each, name, None), is_context) for name in ("cause", "controller_failure")]
+        failures = getattr(each, "worker_failures", None)
+        pending += [(failure, is_context) for failure in (failures or {}).values()]
+        pending.append((each.__cause__, is_context))
+        if not each.__suppress_context__:
+            pending.append((each.__context__, True))
 
 
 @contextlib.contextmanager

@@ -4,12 +4,16 @@ Owns ``ray.init``: a job joins a Ray that is running; where there is none, it st
 logical CPUs for all stages.
 """
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -254,9 +258,32 @@ def init_ray(
         }
     # One that was found is joined without its address: only then does Ray use the token of its `ray start`.
     try:
-        return ray.init(**options)  # pyright: ignore[reportArgumentType]
+        with _own_sigterm():
+            return ray.init(**options)  # pyright: ignore[reportArgumentType]
     except Exception as error:  # noqa: BLE001 - a start that takes too long is a bare Exception of Ray's
         raise _explain(error, location) from None
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, for which Ray sets one of its own that ends the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def is_ray_lost() -> bool:
+    """True where this process is connected to a Ray whose head or whose node on this machine is gone."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    try:
+        return not _is_alive(ray.get_runtime_context().gcs_address)
+    except Exception:  # noqa: BLE001 - Ray does not say how it fails when it is gone
+        return True
 
 
 def _object_store_options() -> dict[str, object]:

@@ -10,11 +10,9 @@ from safe_r1.campaign.jobs import Jobs, JobView
 from safe_r1.campaign.recipe import CampaignRecipe
 from safe_r1.campaign.schedule import Order, choose, priority_of
 from safe_r1.campaign.state import ENDED, SNAPSHOT, Attempt, StateStore, Status, StepState
-from safe_r1.errors import SafeR1Error
+from safe_r1.errors import is_retried
 from safe_r1.runs import RunFolder, sha256
 
-# The same command would end the same way; a `TransientError` and a job that died have other exit codes.
-_USER_ERROR = SafeR1Error.exit_code
 _WITHOUT_RESULT: tuple[Status, ...] = ("failed", "skipped")
 
 
@@ -126,21 +124,21 @@ class Campaign:
     def _after_failure(self, state: StepState, view: JobView) -> StepState:
         """Whether the step is tried again, and when.
 
-        It is where a machine was lost, not where the job reported a user's error or was stopped by hand.
+        It is where a machine was lost, not where the same command would end the same way, nor where the job
+        was stopped by hand.
         """
         if view.phase == "lost":
             # It did not fail: its cluster was replaced, so that nothing has to settle first.
             return _retry(state, "the cluster does not know its job any more", self._now())
         num_lost = sum(
-            attempt.exit_code not in (0, _USER_ERROR) and not attempt.is_forgotten
-            for attempt in state.attempts
+            is_retried(attempt.exit_code) and not attempt.is_forgotten for attempt in state.attempts
         )
         # A step that failed in an earlier session has a full number of attempts again.
         num_lost_now = num_lost % self.recipe.max_attempts
         reason = view.last_line or f"exit code {view.exit_code}"
         if view.phase == "stopped":
             reason = "it was stopped by hand"
-        if view.phase == "stopped" or view.exit_code == _USER_ERROR or num_lost_now == 0:
+        if view.phase == "stopped" or not is_retried(view.exit_code) or num_lost_now == 0:
             return state.model_copy(update={"status": "failed", "reason": reason})
         wait_s = 60 * self.recipe.retry_minutes * 2 ** (num_lost_now - 1)
         return _retry(state, reason, self._now() + wait_s)

@@ -166,6 +166,29 @@ def test_a_job_that_says_a_machine_was_lost_is_tried_again(tmp_path: Path):
     assert (statuses(one)["corpus"], statuses(one)[f"evaluate/{BASE}"]) == ("waiting", "failed")
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "status"),
+    [
+        (1, "failed"),
+        (2, "failed"),
+        (3, "waiting"),
+        (4, "failed"),
+        (130, "failed"),
+        (143, "failed"),
+        (None, "waiting"),
+        (-9, "waiting"),
+        (137, "waiting"),
+    ],
+)
+def test_what_was_lost_is_tried_again_and_nothing_else(tmp_path: Path, exit_code: int | None, status: str):
+    cluster = Cluster()
+    one = campaign(tmp_path, cluster)
+    one.tick()
+    cluster.end("corpus", "failed", exit_code, "build_corpus: the end")
+    one.tick()
+    assert statuses(one)["corpus"] == status
+
+
 def test_a_job_that_was_stopped_by_hand_is_not_tried_again(tmp_path: Path):
     cluster = Cluster()
     one = campaign(tmp_path, cluster)
