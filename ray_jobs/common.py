@@ -14,13 +14,18 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from ray_jobs.ray_loss import is_local_head_gone, is_ray_lost
 from ray_jobs.supervise import report_begin, report_end
 from safe_r1.errors import ExitCode, SafeR1Error, decide_exit
 from safe_r1.models.files import cache_folder, make_cache
 from safe_r1.progress import NOTICES, Progress
 from safe_r1.redaction import RedactingFormatter, hide_credentials
-from safe_r1.resources import connect, is_jobs_server, is_ray_lost, locate_ray, set_import_variables
+from safe_r1.resources import connect, is_jobs_server, locate_ray, set_import_variables
 
+# How often the job looks whether its own Ray is there, and how long an error that tells the loss may take.
+_HEAD_LOOK_S = 2.0
+_HEAD_GRACE_S = 15.0
+_GOES_ON = "a machine or its Ray was lost: what is finished is kept, the same command goes on from here"
 # Without a terminal, the output is a file, or the log of a Ray job.
 _LINE_INTERVAL_S = 30.0
 
@@ -178,6 +183,8 @@ def job(name: str) -> Iterator[Console]:
         terminal = TerminalHandler(console)
         logging.getLogger(NOTICES).addHandler(terminal)
         code = ExitCode.FAULT
+        ended = threading.Event()
+        threading.Thread(target=_watch_head, args=(name, console, ended), daemon=True).start()
         try:
             yield console
             code = ExitCode.DONE
@@ -188,6 +195,7 @@ def job(name: str) -> Iterator[Console]:
             if code == ExitCode.FAULT:
                 raise
         finally:
+            ended.set()
             logging.getLogger(NOTICES).removeHandler(terminal)
             if code == ExitCode.FAULT:
                 console.show(f"{name}: unexpected error, see {log}")
@@ -201,6 +209,15 @@ def job(name: str) -> Iterator[Console]:
             os.dup2(err, 2)
     if code:
         raise SystemExit(int(code))
+
+
+def _watch_head(name: str, console: Console, ended: threading.Event) -> None:
+    """End this process where the head of its own Ray has ended, after which calls would wait for ever."""
+    while not ended.wait(_HEAD_LOOK_S):
+        if is_local_head_gone() and not ended.wait(_HEAD_GRACE_S):
+            console.show(f"{name}: {_GOES_ON}")
+            report_end(ExitCode.LOST)
+            os._exit(ExitCode.LOST)
 
 
 def _show_stop(name: str, console: Console, stops: Stops) -> ExitCode:
@@ -226,9 +243,7 @@ def _explain(name: str, error: Exception, console: Console, stops: Stops) -> Exi
     else:
         shown = f"{type(reason).__name__}: {_last_line(reason)}"
     if code == ExitCode.LOST and not isinstance(error, SafeR1Error):
-        shown += (
-            "; a machine or its Ray was lost: what is finished is kept, the same command goes on from here"
-        )
+        shown += f"; {_GOES_ON}"
     console.show(f"{name}: {shown}")
     return code
 

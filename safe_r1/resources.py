@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -124,7 +123,7 @@ def locate_ray() -> RayLocation:
     found = find_bootstrap_address(None)
     if not found:
         return RayLocation()
-    return RayLocation(found) if _is_alive(found) else RayLocation(dead_address=found)
+    return RayLocation(found) if is_alive(found) else RayLocation(dead_address=found)
 
 
 def is_jobs_server(address: str | None) -> bool:
@@ -132,7 +131,7 @@ def is_jobs_server(address: str | None) -> bool:
     return address is not None and address.startswith(("http://", "https://"))
 
 
-def _is_alive(address: str) -> bool:
+def is_alive(address: str) -> bool:
     """True where a node of the Ray of this address runs on this machine, and its head answers.
 
     A process of Ray may outlive the others, and no job can join without both.
@@ -273,17 +272,6 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread() and handler is not None:
             signal.signal(signal.SIGTERM, handler)
-
-
-def is_ray_lost() -> bool:
-    """True where this process is connected to a Ray whose head or whose node on this machine is gone."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return False
-    try:
-        return not _is_alive(ray.get_runtime_context().gcs_address)
-    except Exception:  # noqa: BLE001 - Ray does not say how it fails when it is gone
-        return True
 
 
 def _object_store_options() -> dict[str, object]:

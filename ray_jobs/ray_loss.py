@@ -1,0 +1,32 @@
+"""Whether the Ray that this process is connected to is gone."""
+
+import sys
+
+from safe_r1.resources import is_alive
+
+# Ray ends a driver whose raylet is gone, but lets one wait for ever whose head is gone.
+_HEAD = ("gcs_server", "raylet")
+
+
+def is_ray_lost() -> bool:
+    """True where this process is connected to a Ray whose head or whose node on this machine is gone."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    try:
+        return not is_alive(ray.get_runtime_context().gcs_address)
+    except Exception:  # noqa: BLE001 - Ray does not say how it fails when it is gone
+        return True
+
+
+def is_local_head_gone() -> bool:
+    """True where this process has started a Ray of its own whose head has ended; costs no call."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    node = ray._private.worker._global_node
+    try:
+        return node is not None and any(kind in _HEAD for kind, _ in node.dead_processes())
+    except RuntimeError:
+        # Its processes change meanwhile: it is being started or shut down.
+        return False
