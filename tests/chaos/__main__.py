@@ -2,7 +2,8 @@
 
 Each trial takes a random job, a random kind of its processes and a random moment, kills that process with
 SIGKILL, repeats the same command until it is finished, and compares the result with that of a run that
-nothing disturbed: rows of an evaluation, bytes of a corpus, losses and weights of a fine-tuning.
+nothing disturbed: rows of an evaluation, bytes of a corpus, losses and weights of a fine-tuning,
+answers and labels of a batch that a service works on.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="no trial begins later")
     parser.add_argument("--kills", type=int, default=sys.maxsize, help="largest number of trials")
     parser.add_argument("--seed", type=int, default=0, help="of jobs, processes and moments")
-    names = ("evaluate", "build_corpus", "finetune")
+    names = ("evaluate", "build_corpus", "finetune", "serve")
     parser.add_argument("--jobs", nargs="+", choices=names, default=names, help="jobs that are disturbed")
     parser.add_argument("--output", type=Path, help="JSON file of all trials")
     return parser.parse_args()

@@ -18,7 +18,7 @@ Result = dict[str, str]
 _NUM_QUESTIONS = 24
 _NUM_STEPS = 12
 # Of every job; the last three have processes of their own.
-_RAYS = ("driver", "raylet", "gcs_server", "data worker")
+_RAYS = ("supervisor", "driver", "raylet", "gcs_server", "data worker")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def make_jobs(folder: Path) -> list[Job]:
     questions.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     texts = seed_rows(24)
     corpus = write_corpus(folder / "corpus", {"train": [texts[::2]], "validation": [texts[1::2]]})
-    return [_evaluate(model, questions), _build_corpus(), _finetune(model, corpus)]
+    return [_evaluate(model, questions), _build_corpus(), _finetune(model, corpus), _serve(model)]
 
 
 def _evaluate(model: Path, questions: Path) -> Job:
@@ -107,6 +107,22 @@ def _finetune(model: Path, corpus: Path) -> Job:
 
     steps = f"--max-steps={_NUM_STEPS}"
     return Job("finetune", (*arguments, steps, *_sets(settings)), read, (*_RAYS, "training worker"))
+
+
+def _serve(model: Path) -> Job:
+    def read(output: Path) -> Result:
+        found = {}
+        for line in (output / "rows.jsonl").read_text("utf-8").splitlines():
+            row = json.loads(line)
+            [item] = row["response"]["body"]["items"]
+            [outcome] = item["outcomes"]
+            texts = [outcome["reasoning"], outcome["answer"]]
+            labels = [verdict["label"] for verdict in outcome["verdicts"]]
+            found[row["custom_id"]] = json.dumps([*texts, *labels], ensure_ascii=False)
+        return found
+
+    arguments = ("-m", "tests.chaos.service_batch", f"--variant={model}")
+    return Job("serve", arguments, read, (*_RAYS[:4], "engine", "replica", "ingress"))
 
 
 def _sets(settings: dict[str, object]) -> list[str]:

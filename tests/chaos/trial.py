@@ -83,7 +83,7 @@ def run_trial(
         return trial
     if (code := _end(process, trial)) is None:
         return trial
-    if victim == "driver" and code == -signal.SIGKILL:
+    if victim == "supervisor" and code == -signal.SIGKILL:
         code = None
     while code != 0:
         if code not in (None, *_EXPECTED) or len(trial.codes) >= _MAX_RUNS:

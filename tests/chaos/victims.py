@@ -2,27 +2,31 @@
 
 import contextlib
 import random
+import re
 from collections.abc import Mapping
 
 import psutil
 
-_MARKS: Mapping[str, tuple[str, ...]] = {
-    "raylet": ("raylet/raylet",),
-    "gcs_server": ("gcs/gcs_server",),
-    "engine": ("EngineCore", "vLLMEngine"),
-    "training worker": ("RayTrainWorker",),
-    "data worker": ("ray::MapWorker", "ray::Map(", "ray::ReadParquet", "ray::MapBatches", "ray::IDLE"),
+_COMMANDS: Mapping[str, str] = {
+    "raylet": r"raylet/raylet",
+    "gcs_server": r"gcs/gcs_server",
+    "engine": r"EngineCore|vLLMEngine",
+    "training worker": r"RayTrainWorker",
+    "replica": r"ServeReplica.*LLM",
+    "ingress": r"ServeReplica.*Ingress",
+    "data worker": r"ray::(MapWorker|Map\(|ReadParquet|MapBatches|IDLE)",
 }
-"""Kind to what its command line has, one of these."""
+"""Kind to what its command line has."""
 
-VICTIMS = ("driver", *_MARKS)
+VICTIMS = ("supervisor", "driver", *_COMMANDS)
+"""The first is the process that a user or a scheduler sees; see ``ray_jobs/supervise.py``."""
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A job's driver and all that it has started."""
+    """A job's supervisor and all that belongs to it."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        driver = psutil.Process(pid)
-        return [driver, *driver.children(recursive=True)]
+        supervisor = psutil.Process(pid)
+        return [supervisor, *supervisor.children(recursive=True)]
     return []
 
 
@@ -30,17 +34,26 @@ def find_victim(pid: int, kind: str, dice: random.Random) -> psutil.Process | No
     """One of a job's processes of a kind; None where there is none now.
 
     Args:
-        pid: The driver's.
+        pid: The process that was started.
         kind: One of ``VICTIMS``.
         dice: Chooses among several.
     """
-    processes = family(pid)
-    if kind == "driver":
-        return processes[0] if processes else None
-    found = []
-    for process in processes[1:]:
+    commands: dict[psutil.Process, list[str]] = {}
+    for process in family(pid):
         with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if any(mark in command for mark in _MARKS[kind]):
-                found.append(process)
+            commands[process] = process.cmdline()
+    if kind in ("supervisor", "driver"):
+        found = _pair(commands)
+        return found[kind == "driver"] if found else None
+    found = [each for each, command in commands.items() if re.search(_COMMANDS[kind], " ".join(command))]
     return dice.choice(sorted(found, key=lambda process: process.pid)) if found else None
+
+
+def _pair(commands: Mapping[psutil.Process, list[str]]) -> list[psutil.Process]:
+    """Supervisor and driver: a process of a job, and its child by fork with the same command line."""
+    for process, command in commands.items():
+        with contextlib.suppress(psutil.Error):
+            for child in process.children():
+                if command and commands.get(child) == command:
+                    return [process, child]
+    return []

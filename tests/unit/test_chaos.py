@@ -15,6 +15,8 @@ NUM_ROWS = 20
 WRITES_ROWS = textwrap.dedent(
     """
     import pathlib, sys, time
+    from ray_jobs.supervise import supervise
+    supervise(lambda: None)
     file = pathlib.Path(sys.argv[-1])
     print("runs", flush=True)
     first = len(file.read_text().splitlines()) if file.exists() else 0
@@ -36,7 +38,7 @@ def make_job(folder: Path, *options: str) -> Job:
     def read(output: Path) -> Result:
         return {"rows": json.dumps(output.read_text().split())}
 
-    return Job("rows", (str(script), *options), read, ("driver",))
+    return Job("rows", (str(script), *options), read, ("supervisor",))
 
 
 @pytest.mark.slow
@@ -49,7 +51,7 @@ def test_what_a_kill_changes_is_found(tmp_path: Path, option: str, outcome: str)
     assert json.loads(expected["rows"]) == [str(number) for number in range(NUM_ROWS)]
     # A moment in the second tenth of the time, at which a slow machine has begun to write.
     dice = random.Random(0)
-    trial = run_trial(job, expected, 1.0, "driver", tmp_path / "trial", dice)
+    trial = run_trial(job, expected, 1.0, "supervisor", tmp_path / "trial", dice)
     assert trial.outcome == outcome
     assert trial.codes[0] == -9
     assert trial.moment_s is not None
