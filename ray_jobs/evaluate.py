@@ -32,6 +32,13 @@ BenchmarkOption = Annotated[
         "(also a URI or hf:OWNER/NAME[:CONFIG][:SPLIT]); may be repeated."
     ),
 ]
+AttackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Ask the risky questions as attackers do: an attack of `safe-r1 attacks list`, a combination "
+        "(pinyin+role), a set (zh-quick, zh-standard, all) or a TOML file; may be repeated."
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(help="Folder or URI of the benchmark's files, or of a folder for each benchmark."),
@@ -102,6 +109,7 @@ DryRunOption = Annotated[
 def main(
     variant: VariantOption,
     benchmark: BenchmarkOption = None,
+    attack: AttackOption = None,
     data: DataOption = None,
     answer_key: AnswerKeyOption = None,
     judge: JudgeOption = None,
@@ -127,6 +135,7 @@ def main(
             set_ or [],
             variant=variant,
             benchmarks=benchmark or None,
+            attacks=attack or None,
             data=data,
             answer_key=answer_key,
             judge__kind=first,
@@ -163,8 +172,14 @@ def _evaluate(settings: "EvaluateConfig", console: Console) -> None:
     with show_startup(console.show):
         results = evaluate(settings, console.progress, console.log)
     published = [result for result in results if not result.problem]
-    for result in published:
+    # Of attacks one table says it all.
+    for result in published if not settings.attacks else ():
         _summarize(console, result)
+    if settings.attacks:
+        from safe_r1.evaluation.attack_report import report_attacks
+
+        for path, report in report_attacks(settings, results):
+            console.show("\n".join([*report.lines(), f"  report: {path}"]))
     record_results(settings, published)
     judged, panels = judge_further(settings, published, console.progress)
     show_judges(console, judged, panels)

@@ -108,6 +108,10 @@ GIVEN_ANSWER = "given_answer"
 """Metadata of a sample that came with a model's answer: that answer as it is, with its reasoning tags."""
 GIVEN_REASONING = "given_reasoning"
 """Metadata of a sample that came with a model's reasoning in a field of its own."""
+OPENING_THOUGHT = "opening_thought"
+"""Metadata of a sample as it is asked: how the reasoning is begun for the model."""
+OPENING_ANSWER = "opening_answer"
+"""Metadata of a sample as it is asked: how the answer is begun for the model."""
 # Tasks and metadata as runs of schema version 1 have them.
 _FORMER_TASKS: dict[str, tuple[Task, dict[str, str]]] = {
     "science": ("mcq", {"shuffle_options": "true"}),

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import create_model
 
+from safe_r1.benchmarks.attacked import SEPARATOR, attacked
 from safe_r1.benchmarks.base import Benchmark, settings_group
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
 from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
@@ -72,13 +73,16 @@ def find_benchmark(name: str) -> Benchmark | None:
 def get_benchmark(name: str, config: EvaluateConfig | None = None) -> Benchmark:
     """The benchmark of that name, with its group of settings from ``config``.
 
-    A name that is a file, a URI or ``hf:OWNER/NAME`` gives the benchmark of the questions there.
+    ``NAME@ATTACK`` gives it under an attack; a file, a URI or ``hf:OWNER/NAME`` the questions there.
 
     Raises:
         ConfigError: The name is unknown (the message offers the nearest ones), the package that adds it
             cannot be loaded, or a setting does not fit it.
     """
     benchmark = _BY_NAME.get(name) or _load_added(name)
+    base, separator, attack = name.rpartition(SEPARATOR)
+    if benchmark is None and separator and (base in _BY_NAME or base in _added()):
+        return attacked([get_benchmark(base, config)], [attack], _seed(config))[name]
     if benchmark is None and is_own_name(name):
         given = getattr(config, GROUP, None)
         return open_own(name, names(), given if isinstance(given, Settings) else None)
@@ -144,10 +148,10 @@ def require_given_answers(chosen: Iterable[Benchmark]) -> None:
 
 
 def get_benchmarks(chosen: Iterable[str], config: EvaluateConfig) -> dict[str, Benchmark]:
-    """The benchmarks of a job by their own names, each once; see ``expand`` and ``get_benchmark``.
+    """The benchmarks of a job by their own names, each once; see ``expand``, ``get_benchmark``, ``attacked``.
 
     Raises:
-        ConfigError: Two files give one name.
+        ConfigError: Two files give one name, or an attack is unknown.
     """
     found: dict[str, Benchmark] = {}
     typed: dict[str, str] = {}
@@ -160,7 +164,11 @@ def get_benchmarks(chosen: Iterable[str], config: EvaluateConfig) -> dict[str, B
             )
         found[benchmark.name] = benchmark
         typed[benchmark.name] = name
-    return found
+    return attacked(found.values(), config.attacks, _seed(config)) if config.attacks else found
+
+
+def _seed(config: EvaluateConfig | None) -> int:
+    return config.generation.seed if config else 0
 
 
 def evaluate_schema() -> type[EvaluateConfig]:

@@ -45,6 +45,12 @@ class EvaluateConfig(Settings):
     benchmarks: tuple[str, ...] = Field(
         default=("chisafetybench",), description="names of benchmarks, all-paper, or files of own questions"
     )
+    attacks: tuple[str, ...] = Field(
+        default=(),
+        description="attacks under which the risky questions are asked, beside the questions as they are: "
+        "names of `safe-r1 attacks list`, combinations (pinyin+role), sets (zh-quick, zh-standard, all), or "
+        "a TOML file",
+    )
     data: str | None = Field(
         default=None, description="folder or URI of the benchmark's files, or of a folder for each benchmark"
     )

@@ -1,10 +1,13 @@
 """The plan of an evaluation, made and checked before anything is started or written."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 
+from safe_r1.attacks.base import Attack
 from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
+from safe_r1.benchmarks.attacked import AttackedBenchmark
 from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
@@ -18,9 +21,11 @@ from safe_r1.models.endpoint_entry import with_overrides
 from safe_r1.models.given import GIVEN
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.models.thinking import ThinkingTags
+from safe_r1.progress import NOTICES
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample, Task
 
+notices = logging.getLogger(NOTICES)
 Fingerprint = JsonObject
 """Everything that could change a result, as nested plain values."""
 
@@ -123,6 +128,10 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         raise ConfigError(
             f"--answer-key: the results of {', '.join(benchmarks)} are part of the data; leave the key out"
         )
+    if config.attacks and named.is_given:
+        raise ConfigError(
+            "--attack: a file has answers to the questions as they stand; give a model as --variant"
+        )
     # Data first: a missing file should not wait for the download of a model.
     loaded = {name: _load(benchmark, config) for name, benchmark in benchmarks.items()}
     seed = config.generation.seed
@@ -130,6 +139,9 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     for benchmark in benchmarks.values():
         benchmark.check_machine()
     variant, identity = _prepare(named, config)
+    if config.attacks:
+        benchmarks = _without_untaken(benchmarks, config, variant)
+        samples = {name: samples[name] for name in benchmarks}
     if variant.is_given:
         require_given_answers(benchmarks.values())
     # No judge for tasks without one: a run of mathematics needs no judge's model or key.
@@ -143,6 +155,38 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if name in is_judged else None)
         plan.folders[name] = RunFolder.locate(config.output, config.run, variant.name, name)
     return plan
+
+
+def _takes(attack: Attack, variant: Variant) -> bool:
+    """Whether a model goes on with what an attack begins for it."""
+    if attack.prefill is None and attack.thought is None:
+        return True
+    # An endpoint renders its prompts itself.
+    is_engine = variant.endpoint is None
+    return is_engine and (attack.thought is None or variant.prompt_format.is_reasoning)
+
+
+def _without_untaken(
+    benchmarks: dict[str, Benchmark], config: EvaluateConfig, variant: Variant
+) -> dict[str, Benchmark]:
+    """The benchmarks whose attack the model takes; others of a set are left out and told.
+
+    Raises:
+        ConfigError: One of the others was named by the user.
+    """
+    untaken = {
+        name: each.attack.name
+        for name, each in benchmarks.items()
+        if isinstance(each, AttackedBenchmark) and not _takes(each.attack, variant)
+    }
+    named = {item.strip() for text in config.attacks for item in text.split(",")}
+    reason = f"begins the answer or the thoughts for the model, which {variant.name} does not take"
+    for attack in untaken.values():
+        if attack in named:
+            raise ConfigError(f"--attack {attack}: it {reason}; leave it out")
+    for attack in dict.fromkeys(untaken.values()):
+        notices.info("attack %s is left out: it %s", attack, reason)
+    return {name: each for name, each in benchmarks.items() if name not in untaken}
 
 
 def _check_given(config: EvaluateConfig) -> None:

@@ -218,7 +218,7 @@ def rewrite_report(path: str) -> str:
         )
     info = folder.read_json("run.json") or {}
     max_rows = info.get("config", {}).get("report", {}).get("max_rows", ReportConfig().max_rows)
-    summary = summarize(_finished_rows(folder), max_rows)
+    summary = summarize(finished_rows(folder), max_rows)
     metrics = _with_lengths(summary, folder)
     # From the same rows as the page: a report must not show the figures of verdicts that were changed since.
     folder.write_json("metrics.json", metrics)
@@ -238,11 +238,11 @@ def read_metrics(folder: RunFolder) -> JsonObject:
     metrics = folder.read_json("metrics.json") or {}
     if not metrics or metrics.get("schema_version", 0) >= SCHEMA_VERSION:
         return metrics
-    return _with_lengths(summarize(_finished_rows(folder), max_rows=0), folder)
+    return _with_lengths(summarize(finished_rows(folder), max_rows=0), folder)
 
 
-def _finished_rows(folder: RunFolder) -> RunRows:
-    # Without Ray: an old run's report needs no cluster.
+def finished_rows(folder: RunFolder) -> RunRows:
+    """The rows of a finished run. Without Ray: its report needs no cluster."""
     return read_run(folder, index_samples(folder), Workers(0), parts=None, count_tokens=None)
 
 

@@ -15,10 +15,20 @@ from safe_r1.benchmarks import Benchmark
 from safe_r1.evaluation.results import RequestKey
 from safe_r1.evaluation.sample_index import Ints, SampleIndex
 from safe_r1.evaluation.stage_index import Bools, StageIndex, key_of, split_by_shard
-from safe_r1.inference.requests import Request, row_seed
+from safe_r1.inference.requests import Opening, Request, row_seed
 from safe_r1.judge.base import JudgeItem
 from safe_r1.runs import Row, read_table
-from safe_r1.schema import COMPLETION_SCHEMA, JUDGED_PARTS, SAMPLE_SCHEMA, Completion, Part, Sample, Task
+from safe_r1.schema import (
+    COMPLETION_SCHEMA,
+    JUDGED_PARTS,
+    OPENING_ANSWER,
+    OPENING_THOUGHT,
+    SAMPLE_SCHEMA,
+    Completion,
+    Part,
+    Sample,
+    Task,
+)
 
 
 @dataclass(frozen=True)
@@ -88,11 +98,14 @@ class SampleRequests:
 
 def request_of(benchmark: Benchmark, sample: Sample, repeat: int, max_tokens: int, seed: int) -> Request:
     """A question as the model is asked in one repeat."""
+    asked = benchmark.as_asked(sample, repeat)
+    thought, answer = map(asked.metadata.get, (OPENING_THOUGHT, OPENING_ANSWER))
     return Request(
         RequestKey.of(sample, repeat).to_text(),
-        list(benchmark.as_asked(sample, repeat).messages),
+        list(asked.messages),
         max_tokens,
         row_seed(seed, sample.sample_id, repeat),
+        opening=None if thought is None and answer is None else Opening(thought, answer),
         given=sample.metadata.get("given_answer"),
         given_reasoning=sample.metadata.get("given_reasoning", ""),
     )

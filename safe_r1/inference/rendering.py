@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from safe_r1.inference.requests import Continuation, Request, Sampling
-from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render
+from safe_r1.models.chat import PLAIN_STOPS, load_tokenizer, render, render_opening
 from safe_r1.models.registry import Variant
 from safe_r1.runs import Row
 
@@ -61,6 +61,10 @@ class Renderer:
         tokenizer = load_tokenizer(self.variant.source, self.variant.revision, self.trust_remote_code)
         prompt = self.variant.prompt_format
         tokens, prefix = render(request.messages, prompt, tokenizer, names_tags=request.names_tags)
+        if request.opening:
+            opening = render_opening(request.opening.thought, request.opening.answer, prompt, prefix)
+            tokens = [*tokens, *tokenizer(opening, add_special_tokens=False)["input_ids"]]
+            prefix += opening
         if request.continuation:
             tokens = self._continued(tokens, prefix, request.continuation, request.max_tokens)
             # The result is what follows.

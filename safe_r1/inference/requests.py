@@ -24,6 +24,19 @@ class Continuation:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """The beginning of a completion that is put into the model's mouth; the model goes on with it.
+
+    Attributes:
+        thought: Of its reasoning; None: none. With an answer the reasoning ends with it.
+        answer: Of its answer; None: none.
+    """
+
+    thought: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """One dialogue that the model continues.
 
@@ -35,6 +48,7 @@ class Request:
         given: The answer, where it came with the question and nothing is generated.
         given_reasoning: The reasoning that came with it.
         continuation: For an engine: the completion that it goes on with.
+        opening: For an engine: how the completion begins.
         names_tags: The dialogue is a prompt of a judge or teacher, which may speak of thinking tags. In any
             other, a user's tags are text.
     """
@@ -46,6 +60,7 @@ class Request:
     given: str | None = None
     given_reasoning: str = ""
     continuation: Continuation | None = None
+    opening: Opening | None = None
     names_tags: bool = False
 
 
@@ -90,7 +105,8 @@ class EngineResult(TypedDict):
         key: The request's.
         prompt_tokens: Length of the rendered prompt in tokens.
         completion_tokens: Number of generated tokens.
-        text: The completion, with the reasoning prefix of its prompt; empty where there is an error.
+        text: The completion, with the reasoning prefix of its prompt and the request's opening; empty where
+            there is an error.
         finish_reason: ``stop`` or ``length``; None where there is an error.
         error: Why there is no completion.
         parts: Reasoning and answer where they are known apart from the text; else None.

@@ -22,6 +22,7 @@ __all__ = [
     "fold_system",
     "load_tokenizer",
     "render",
+    "render_opening",
     "render_text",
     "render_turns",
     "split_reasoning",
@@ -89,6 +90,32 @@ def render_text(
     if text.endswith(prompt.reasoning_prefix):
         return text, prompt.reasoning_prefix
     return text + prompt.reasoning_prefix, prompt.reasoning_prefix
+
+
+def render_opening(thought: str | None, answer: str | None, prompt: PromptFormat, prefix: str) -> str:
+    """What stands between a prompt and the model's own words where its completion is begun for it.
+
+    Args:
+        thought: The beginning of the reasoning; with an answer all of it. None: none.
+        answer: The beginning of the answer; None: the model goes on in the reasoning.
+        prompt: How the model is prompted.
+        prefix: The reasoning prefix of the prompt, see ``render``; empty where the model opens it by itself.
+
+    Raises:
+        ValueError: The model does not reason, and a thought is given.
+    """
+    if not prompt.is_reasoning:
+        if thought is not None:
+            raise ValueError("a model that does not reason has no thoughts that could be begun")
+        return answer or ""
+    tags = prompt.thinking_tags
+    opened = "" if prefix else (f"{tags.open}\n" if tags else REASONING_PREFIX)
+    if answer is None:
+        return opened + (thought or "")
+    opening_tag = (prefix or opened).strip()
+    # In all known forms a slash behind the first bracket.
+    closing_tag = tags.close if tags else f"{opening_tag[0]}/{opening_tag[1:]}"
+    return f"{opened}{thought or ''}\n{closing_tag}\n\n{answer}"
 
 
 def render_turns(

@@ -162,7 +162,7 @@ def build_report(
     """
     rates = read_rates(metrics)
     counts = read_counts(metrics)
-    benchmark = _name_of(run_info.get("benchmark"))
+    benchmark = name_of(run_info.get("benchmark"))
     labels = benchmark_labels(benchmark, run_info)
     questions = recorded_questions(run_info)
     groups = _metric_groups(metrics, labels)
@@ -171,7 +171,7 @@ def build_report(
     judge = run_info.get("judge")
     key = run_info.get("answer_key")
     return ReportData(
-        variant=_name_of(run_info.get("variant") or metrics.get("variant")),
+        variant=name_of(run_info.get("variant") or metrics.get("variant")),
         benchmark=benchmark,
         labels=labels,
         repeats=int(metrics.get("repeats", 1)),
@@ -193,9 +193,9 @@ def build_report(
         lengths=[
             (part, *(entry[name] for name in _LENGTHS)) for part, entry in metrics.get("tokens", {}).items()
         ],
-        judge=_name_of(judge),
+        judge=name_of(judge),
         judge_note=_agreement_note(judge.get("agreement")) if isinstance(judge, Mapping) else "",
-        answer_key=_name_of(key),
+        answer_key=name_of(key),
         answer_key_sha256=one_line(key.get("sha256", "")) if isinstance(key, Mapping) else "",
         endpoint=endpoint_notes(run_info.get("endpoint")),
         # A user's own questions have none, whatever their name is.
@@ -206,7 +206,8 @@ def build_report(
     )
 
 
-def _name_of(value: object) -> str:
+def name_of(value: object) -> str:
+    """The name in an entry of ``run.json``, which is a name alone in earlier runs."""
     name = value.get("name") if isinstance(value, Mapping) else value
     return one_line(name) if name else _UNKNOWN
 

@@ -1,0 +1,157 @@
+"""The report of a benchmark under attacks: each attack beside the plain questions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from markupsafe import Markup
+
+from safe_r1.metrics.rate_fold import Rate
+from safe_r1.metrics.tests import Difference
+from safe_r1.report.html import asset, content_policy, html_environment
+from safe_r1.report.labels import BenchmarkLabels
+from safe_r1.report.markdown import markdown_environment, percent, rate_with_bounds, rate_with_interval
+from safe_r1.schema import Message
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Success:
+    """A harmful answer to an attacked question.
+
+    Attributes:
+        sample_id: The question.
+        repeat: The repeat.
+        category: Key of its category.
+        question: Its last turn as the benchmark has it.
+        asked: The turns as the model was asked.
+        opening: What was put into the model's mouth; empty for nothing.
+        answer: The answer.
+    """
+
+    sample_id: str
+    repeat: int
+    category: str
+    question: str
+    asked: Sequence[Message]
+    opening: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """What came of one attack, or of the questions as they are.
+
+    Attributes:
+        attack: Name of the attack; ``plain`` for none.
+        family: Family of the attack.
+        source: Where it was published, or ``own``.
+        benchmark: Name of the attacked benchmark, whose own report has all rows.
+        num_questions: Risky questions that were asked.
+        answer: Share of them with a harmful answer; None where no row has an outcome.
+        reasoning: The same of the reasonings.
+        by_category: Of the answers by key of the category.
+        over_refusal: Share of the harmless questions that were refused; None where none was asked.
+        difference: ``answer`` less that of the plain questions, on the same questions; None without one.
+        problem: Why there is no result; empty where there is one.
+        successes: Some harmful answers.
+    """
+
+    attack: str
+    family: str
+    source: str
+    benchmark: str
+    num_questions: int = 0
+    answer: Rate | None = None
+    reasoning: Rate | None = None
+    by_category: Mapping[str, Rate] = field(default_factory=dict)
+    over_refusal: Rate | None = None
+    difference: Difference | None = None
+    problem: str = ""
+    successes: Sequence[Success] = ()
+
+    @property
+    def shown_difference(self) -> Markup:
+        """``+7.3 [2.1, 12.5]`` in points, a star where it is clear; a dash for none."""
+        found = self.difference
+        if found is None or self.attack == PLAIN:
+            return Markup("–")
+        star = " *" if found.direction else ""
+        return Markup(f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{star}")
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """One variant on one benchmark under attacks.
+
+    Attributes:
+        variant: The model.
+        benchmark: The benchmark.
+        judge: Who judged.
+        outcomes: The plain questions first, then each attack.
+        any_attack: Share of the questions with a harmful answer under at least one attack, by scope.
+        labels: Names of categories.
+    """
+
+    variant: str
+    benchmark: str
+    judge: str
+    outcomes: Sequence[AttackOutcome]
+    any_attack: Sequence[Rate]
+    labels: BenchmarkLabels
+
+    @property
+    def any_overall(self) -> Rate | None:
+        """Of all questions."""
+        return next((rate for rate in self.any_attack if rate.scope == "overall"), None)
+
+    @property
+    def categories(self) -> list[str]:
+        """Keys of all categories in the order of the benchmark."""
+        return self.labels.ordered(key for outcome in self.outcomes for key in outcome.by_category)
+
+    @property
+    def num_attacks(self) -> int:
+        """Attacks with a result."""
+        return sum(each.attack != PLAIN and not each.problem for each in self.outcomes)
+
+    def to_json(self) -> dict[str, object]:
+        """All figures, without texts of rows."""
+        outcomes = [{**asdict(each), "successes": len(each.successes)} for each in self.outcomes]
+        return {
+            "variant": self.variant,
+            "benchmark": self.benchmark,
+            "judge": self.judge,
+            "attacks": outcomes,
+            "any_attack": [asdict(rate) for rate in self.any_attack],
+        }
+
+    def lines(self) -> list[str]:
+        """For terminals: a line for each attack."""
+        shown = [f"attack success on {self.benchmark} (harmful answers, %; difference to plain in points):"]
+        for each in self.outcomes:
+            text = each.problem or f"{rate_with_bounds(each.answer)}  {each.shown_difference}"
+            shown.append(f"  {each.attack:24} {text}")
+        shown.append(f"  {'any of them':24} {rate_with_bounds(self.any_overall)}")
+        return shown
+
+
+def render_attacks_html(report: AttackReport) -> str:
+    """Render the page; encode it as UTF-8."""
+    script, style = asset("attacks.js"), asset("report.css")
+    template = html_environment().get_template("attacks.html.jinja")
+    return template.render(
+        data=report,
+        script=Markup(script),
+        style=Markup(style),
+        policy=content_policy(script, style),
+        percent=percent,
+        rate=rate_with_interval,
+        bounded=rate_with_bounds,
+    )
+
+
+def render_attacks_markdown(report: AttackReport) -> str:
+    """Render the figures without any text of rows."""
+    template = markdown_environment().get_template("attacks.md.jinja")
+    return template.render(data=report, rate=rate_with_interval, bounded=rate_with_bounds)
