@@ -130,9 +130,9 @@ def submit(nodes: Nodes, recipe: Path, output: Path) -> subprocess.Popen:
         str(output),
     ]
     log = output.with_suffix(".log").open("w")
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    )
+    # Ray's client would look for another Ray of this machine, whatever server it is told.
+    env = os.environ | {"PYTHONUNBUFFERED": "1", "RAY_API_SERVER_ADDRESS": nodes.dashboard}
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, env=env)
 
 
 def snapshot(output: Path) -> Snapshot | None:
