@@ -2,9 +2,7 @@
 
 import contextlib
 import csv
-import os
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +14,8 @@ from openpyxl.cell import WriteOnlyCell
 from openpyxl.utils import get_column_letter
 from upath import UPath
 
-from safe_r1.errors import StorageError
 from safe_r1.report.cells import csv_text, is_formula_like, xlsx_text
-from safe_r1.runs import Row, is_local
+from safe_r1.runs import Row, is_local, storage_error, writing
 
 MAX_SHEET_ROWS = 1_048_575
 """Rows of a sheet below its head, Excel's limit."""
@@ -177,22 +174,12 @@ def new_file(path: UPath) -> Iterator[str]:
     """
     try:
         if is_local(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # In the same folder, as a rename is atomic only within a file system.
-            temporary = f"{path.path}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
+            with writing(path) as temporary:
                 yield temporary
-                with open(temporary, "rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary, path.path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 temporary = str(Path(folder) / path.name)
                 yield temporary
                 path.fs.put_file(temporary, path.path)
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; make it writable, or choose another --output"
-        ) from None
+        raise storage_error(path, error) from None
