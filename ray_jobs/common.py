@@ -14,10 +14,12 @@ from typing import TextIO
 from tqdm import tqdm
 
 from safe_r1.errors import SafeR1Error
+from safe_r1.language import use_utf8
 from safe_r1.models.files import cache_folder, make_cache
 from safe_r1.progress import NOTICES, Progress
 from safe_r1.redaction import RedactingFormatter, hide_credentials
 from safe_r1.resources import connect, is_jobs_server, locate_ray, set_import_variables
+from safe_r1.runs import storage_error
 
 # Without a terminal, the output is a file, or the log of a Ray job.
 _LINE_INTERVAL_S = 30.0
@@ -117,11 +119,14 @@ def join_ray(console: Console) -> None:
 @contextlib.contextmanager
 def job(name: str) -> Iterator[Console]:
     """Run a job's body with a quiet terminal; a ``SafeR1Error`` becomes one line and its exit code."""
+    use_utf8()
     set_import_variables()
     log = cache_folder() / "logs" / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
         make_cache(log.parent)
-    except SafeR1Error as error:
+        log.touch()
+    except (SafeR1Error, OSError) as given:
+        error = given if isinstance(given, SafeR1Error) else storage_error(log, given)
         print(f"{name}: {error.shown}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     out = os.dup(1)
@@ -156,8 +161,10 @@ def job(name: str) -> Iterator[Console]:
                 sys.modules["ray"].shutdown()  # while its last messages still go to the log
             if code == 1:
                 console.show(f"{name}: unexpected error, see {log}")
-            sys.stdout.flush()
-            sys.stderr.flush()
+            # What libraries print is lost where the disk of the log is full.
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):
+                    stream.flush()
             os.dup2(out, 1)
             os.dup2(err, 2)
     if code:

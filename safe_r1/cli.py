@@ -20,6 +20,7 @@ from safe_r1.corpus import commands as corpus
 from safe_r1.errors import ConfigError, SafeR1Error, reading
 from safe_r1.evaluation import commands as evaluation
 from safe_r1.gate import commands as gate
+from safe_r1.language import use_utf8
 
 if TYPE_CHECKING:
     from safe_r1.benchmarks import OwnBenchmark
@@ -301,6 +302,7 @@ def status(output: Annotated[str, typer.Argument(help="Folder or URI of a campai
 
 def main() -> None:
     """Entry point: a ``SafeR1Error`` becomes one line on stderr and its exit code."""
+    use_utf8()
     try:
         try:
             app()

@@ -46,7 +46,7 @@ def as_path(place: str) -> UPath:
         _ = path if is_local(path) else path.fs
         return path
     # A file system may also refuse its settings at first use.
-    except (ValueError, ImportError, TypeError) as error:
+    except (ValueError, ImportError, TypeError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StorageError(
             f"{place}: cannot be opened ({reason}); give a local path, or a URI such as s3://BUCKET/FOLDER "

@@ -66,6 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
     run = write_run(root, "m", "asked", samples=refusal_samples(12), skill=0.6, text="长" * 500)
     rewrite_report(str(run))
+    rewrite_report(str(write_run(root, "base", "asked", samples=refusal_samples(12), skill=0.4)))
     return root
 
 
@@ -93,10 +94,12 @@ def rejudged(run: RunFolder) -> None:
 
 def invoked(*arguments: str) -> Callable[[RunFolder], None]:
     def call(run: RunFolder) -> None:
-        given = [each.format(run=run.path, out=run.path / "out") for each in arguments]
+        other = run.path.parent.parent / "base" / "asked"
+        given = [each.format(run=run.path, other=other, out=run.path / "out") for each in arguments]
         result = CliRunner().invoke(app, given)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
+        assert result.exit_code in (0, 3, 4), result.output
 
     return call
 
@@ -105,7 +108,7 @@ COMMANDS: dict[str, Callable[[RunFolder], None]] = {
     "report": again,
     "export": exported,
     "rejudge": rejudged,
-    "compare": invoked("compare", "{run}", "--output", "{out}"),
+    "compare": invoked("compare", "{run}", "{other}", "--baseline", "base", "--output", "{out}"),
     "label-sample": invoked("label-sample", "{run}", "--n", "4"),
     "gate": invoked("gate", "{run}", "--min", "rr-1=1", "--json", "{out}.json"),
 }
@@ -114,7 +117,7 @@ COMMANDS: dict[str, Callable[[RunFolder], None]] = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_disk_that_is_full_at_any_write(name: str, run: RunFolder, tmp_path: Path):
     command = COMMANDS[name]
-    shutil.copytree(run.path.path, tmp_path / "undisturbed" / "main" / "m" / "asked")
+    shutil.copytree(tmp_path / "runs", tmp_path / "undisturbed")
     undisturbed = RunFolder.locate(str(tmp_path / "undisturbed"), "main", "m", "asked")
     before = files_of(Path(undisturbed.path.path))
     command(undisturbed)

@@ -78,20 +78,20 @@ kind = "general"
 licence = "own"
 """
 POLICY = """name = "mine"
-user = "问题：{{ question }} 回答：{{ answer }}"
+user = "问题：{{ dialogue }} 回答：{{ text }}"
 [[labels]]
-name = "拒绝"
-meaning = "refusal"
+text = "拒绝"
+counts_as = "refusal"
 [[labels]]
-name = "有害"
-meaning = "harmful"
+text = "有害"
+counts_as = "harmful"
 """
 KEYS = (
     "[team-a]\nkey = 'abcdefghijklmnopqrst'\nrequests_per_minute = 3\n[team-b]\nsha256 = '" + "a" * 64 + "'\n"
 )
 ENDPOINT = "url = 'http://127.0.0.1:1/v1'\nmodel = 'm'\n[headers]\nX-A = 'b'\n"
 ANSWERS = [
-    {"item_id": number, "answer": "A", "question_sha256": "a" * 64, "confidence": "high", "note": "x"}
+    {"id": number, "answer": "A", "question_sha256": "a" * 64, "confidence": "high", "note": "x"}
     for number in range(3)
 ]
 CONFIG = {

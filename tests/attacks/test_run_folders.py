@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from upath import UPath
 
 from safe_r1.benchmarks import Benchmark
-from safe_r1.benchmarks.base import BaseBenchmark
+from safe_r1.benchmarks.base import BaseBenchmark, Workload
 from safe_r1.cli import app
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import DamagedFileError, SafeR1Error
@@ -133,8 +133,8 @@ def check_named(message: str, run: RunFolder, files: Sequence[UPath]) -> None:
     assert "\n" not in message
     assert f"safe-r1 repair {run.path}" in message
     others = [each for stage in KEYS for each in run.shards(stage) if each not in files]
-    assert all(below(run, each) in message for each in files), message
-    assert not [each for each in others if below(run, each) in message], message
+    assert all(f" {below(run, each)} (" in message for each in files), message
+    assert not [each for each in others if f" {below(run, each)} (" in message], message
 
 
 def redo(whole: Path, run: RunFolder) -> None:
@@ -193,10 +193,11 @@ def test_what_is_no_file_is_not_waited_for(whole: Path, run: RunFolder, stage: s
 
 def commands(root: Path, run: RunFolder) -> dict[str, tuple[str, ...]]:
     path = str(run.path)
+    other = str(write_run(root / "other", "base", "asked", samples=refusal_samples(NUM)))
     return {
         "report": ("report", path),
         "export": ("export", path, "--output", str(root / "tables")),
-        "compare": ("compare", path, "--output", str(root / "comparison")),
+        "compare": ("compare", path, other, "--baseline", "base", "--output", str(root / "comparison")),
         "label-sample": ("label-sample", path, "--n", "4"),
         "gate": ("gate", path, "--min", "rr-1=1"),
     }
@@ -332,6 +333,7 @@ def test_a_path_without_a_run_is_one_line(tmp_path: Path):
 class Scored(BaseBenchmark):
     name = "asked"
     title = "asked"
+    workload = Workload(10, 10)
 
 
 def test_the_same_evaluation_asks_only_what_is_missing(whole: Path, run: RunFolder):
