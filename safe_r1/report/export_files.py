@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,12 @@ from upath import UPath
 
 from safe_r1.report.cells import csv_text, is_formula_like, xlsx_text
 from safe_r1.runs import Row, is_local, storage_error, writing
+
+try:
+    # openpyxl writes by lxml where it is installed.
+    from lxml.etree import SerialisationError  # pyright: ignore[reportMissingModuleSource, reportAttributeAccessIssue]
+except ImportError:
+    SerialisationError = OSError
 
 MAX_SHEET_ROWS = 1_048_575
 """Rows of a sheet below its head, Excel's limit."""
@@ -183,3 +191,7 @@ def new_file(path: UPath) -> Iterator[str]:
                 path.fs.put_file(temporary, path.path)
     except OSError as error:
         raise storage_error(path, error) from None
+    except SerialisationError as error:
+        # Such as IO_ENOSPC, of the XML of a sheet.
+        number = getattr(errno, str(error).removeprefix("IO_"), errno.EIO)
+        raise storage_error(path, OSError(number, os.strerror(number))) from None

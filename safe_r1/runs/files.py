@@ -43,7 +43,13 @@ def as_path(place: str) -> UPath:
     """
     try:
         path = UPath(place)
-        _ = path if is_local(path) else path.fs
+        if not is_local(path):
+            _ = path.fs
+        elif "://" in place and not place.startswith(("file://", "local://")):
+            raise ValueError("no known scheme")
+        else:
+            # A name that is too long, or below a folder that may not be read, is told at once.
+            path.exists()
         return path
     # A file system may also refuse its settings at first use.
     except (ValueError, ImportError, TypeError, OSError) as error:

@@ -41,6 +41,7 @@ OWN_WRITERS = {
     "safe_r1/models/file_hashes.py",  # a cache that costs time alone
     "safe_r1/models/files.py",  # a staged folder in the cache
     "safe_r1/benchmarks/fetch.py",  # a staged folder
+    "safe_r1/train/weight_stream.py",  # one object of a store, in a transaction
     "safe_r1/sandbox/container.py",  # inside the sandbox
     "safe_r1/sandbox/child.py",  # inside the sandbox
     "safe_r1/reference.py",  # of the developers
@@ -80,6 +81,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
 
 
+def changes_of(folder: Path) -> dict[str, int]:
+    return {
+        str(each.relative_to(folder)): each.stat().st_mtime_ns for each in folder.rglob("*") if each.is_file()
+    }
+
+
 def again(run: RunFolder) -> None:
     rewrite_report(str(run.path))
 
@@ -109,7 +116,7 @@ COMMANDS: dict[str, Callable[[RunFolder], None]] = {
     "export": exported,
     "rejudge": rejudged,
     "compare": invoked("compare", "{run}", "{other}", "--baseline", "base", "--output", "{out}"),
-    "label-sample": invoked("label-sample", "{run}", "--n", "4"),
+    "label-sample": invoked("label-sample", "{run}", "--n", "12"),
     "gate": invoked("gate", "{run}", "--min", "rr-1=1", "--json", "{out}.json"),
 }
 
@@ -119,10 +126,11 @@ def test_a_disk_that_is_full_at_any_write(name: str, run: RunFolder, tmp_path: P
     command = COMMANDS[name]
     shutil.copytree(tmp_path / "runs", tmp_path / "undisturbed")
     undisturbed = RunFolder.locate(str(tmp_path / "undisturbed"), "main", "m", "asked")
-    before = files_of(Path(undisturbed.path.path))
+    before = changes_of(Path(undisturbed.path.path))
     command(undisturbed)
     after = files_of(Path(undisturbed.path.path))
-    written = sorted({len(content) for path, content in after.items() if before.get(path) != content})
+    changed = changes_of(Path(undisturbed.path.path)).items() - before.items()
+    written = sorted({len(after[path]) for path, _ in changed})
     assert written, "it writes nothing"
     # One byte less than each file takes: the disk is full at that one, and not at those that are shorter.
     for size in [0, *(size - 1 for size in written if size > 1)]:
