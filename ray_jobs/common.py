@@ -17,10 +17,12 @@ from tqdm import tqdm
 from ray_jobs.ray_loss import is_local_head_gone, is_ray_lost
 from ray_jobs.supervise import report_begin, report_end
 from safe_r1.errors import ExitCode, SafeR1Error, decide_exit
+from safe_r1.language import use_utf8
 from safe_r1.models.files import cache_folder, make_cache
 from safe_r1.progress import NOTICES, Progress
 from safe_r1.redaction import RedactingFormatter, hide_credentials
 from safe_r1.resources import connect, is_jobs_server, locate_ray, set_import_variables
+from safe_r1.runs import storage_error
 
 # How often the job looks whether its own Ray is there, and how long an error that tells the loss may take.
 _HEAD_LOOK_S = 2.0
@@ -161,11 +163,14 @@ class Stops:
 def job(name: str) -> Iterator[Console]:
     """Run a job's body with a quiet terminal; an error becomes one line and its ``ExitCode``."""
     report_begin(name)
+    use_utf8()
     set_import_variables()
     log = cache_folder() / "logs" / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
         make_cache(log.parent)
-    except SafeR1Error as error:
+        log.touch()
+    except (SafeR1Error, OSError) as given:
+        error = given if isinstance(given, SafeR1Error) else storage_error(log, given)
         print(f"{name}: {error.shown}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     out = os.dup(1)
@@ -203,8 +208,10 @@ def job(name: str) -> Iterator[Console]:
             report_end(code)
             if "ray" in sys.modules:
                 sys.modules["ray"].shutdown()  # while its last messages still go to the log
-            sys.stdout.flush()
-            sys.stderr.flush()
+            # What libraries print is lost where the disk of the log is full.
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):
+                    stream.flush()
             os.dup2(out, 1)
             os.dup2(err, 2)
     if code:

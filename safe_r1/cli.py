@@ -4,8 +4,10 @@ Every command imports what it needs when it runs, so that `safe-r1 --help` is fa
 """
 
 import dataclasses
+import errno
 import importlib
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,9 @@ from safe_r1.calibration import commands as calibration
 from safe_r1.compare import commands as compare
 from safe_r1.corpus import commands as corpus
 from safe_r1.errors import ConfigError, SafeR1Error, reading
+from safe_r1.evaluation import commands as evaluation
 from safe_r1.gate import commands as gate
+from safe_r1.language import use_utf8
 
 if TYPE_CHECKING:
     from safe_r1.benchmarks import OwnBenchmark
@@ -281,6 +285,7 @@ def export(
             print(f"export: {exported.to_text()}")
 
 
+app.command()(evaluation.repair)
 app.command("label-sample")(calibration.label_sample)
 app.command()(calibration.calibrate)
 app.command()(compare.compare)
@@ -308,8 +313,23 @@ def main() -> None:
 
 
 def _run() -> None:
+    use_utf8()
     try:
-        app()
+        try:
+            app()
+        finally:
+            # Here, as Python itself tells of a full disk in several lines.
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        # What is still to be printed cannot be.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"safe-r1: cannot write{where}: {error.strerror}; free space, then run it again", file=sys.stderr
+        )
+        raise SystemExit(ConfigError.exit_code) from None
     except SafeR1Error as error:
         print(f"safe-r1: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -118,6 +118,10 @@ class IntegrityError(SafeR1Error):
     """Counts that do not add up, or more failures than a run may publish with."""
 
 
+class DamagedFileError(StorageError, IntegrityError):
+    """Files that are not whole, or not what their place says; the message names them and what helps."""
+
+
 class EngineLostError(TransientError, ModelError):
     """An engine that died too often with its machine, or whose machine did not start."""
 

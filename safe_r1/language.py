@@ -1,6 +1,8 @@
-"""Language detection by script: Chinese or English."""
+"""Language detection by script, Chinese or English; and a process that can read and print both."""
 
+import os
 import re
+import sys
 from typing import Literal
 
 Language = Literal["zh", "en"]
@@ -24,3 +26,15 @@ def detect_language(text: str) -> Language:
     # A Chinese character says about as much as four Latin letters; without one no letters need be counted.
     is_chinese = num_chinese > 0 and num_chinese * _LATIN_PER_CHINESE >= len(_LATIN.findall(sample))
     return "zh" if is_chinese else "en"
+
+
+def use_utf8() -> None:
+    """Start this process anew in Python's UTF-8 mode where its locale knows ASCII alone.
+
+    In such a locale a Chinese path or text can be neither hashed nor printed. Python does the same by itself
+    unless ``PYTHONUTF8=0`` forbids it. For entry points, before anything was done.
+    """
+    if sys.getfilesystemencoding() == "ascii" and sys.orig_argv:
+        os.environ["PYTHONUTF8"] = "1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -9,6 +9,7 @@ from typing import TypeVar
 from upath import UPath
 
 from safe_r1.errors import DataError
+from safe_r1.runs import is_regular
 
 Field = TypeVar("Field")
 
@@ -59,6 +60,8 @@ def lines_of(path: UPath, remedy: str) -> Iterator[bytes]:
 def _read_errors(path: UPath, remedy: str) -> Iterator[None]:
     """Turns errors of reading a file into a ``DataError`` with a remedy."""
     try:
+        if not is_regular(path):
+            raise DataError(f"{path}: no regular file; {remedy}")
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {remedy}") from error

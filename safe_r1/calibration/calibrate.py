@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-from upath import UPath
 
 from safe_r1.calibration.corrected import CorrectedDifference, corrected_differences, corrected_rates
 from safe_r1.calibration.guesses import Guesses
@@ -37,7 +36,7 @@ from safe_r1.evaluation.results import read_population
 from safe_r1.judge.gold_errors import GoldErrors, load_gold_errors
 from safe_r1.metrics.rate_fold import unweighted
 from safe_r1.provenance import now
-from safe_r1.runs import RunFolder, read_table, write_table
+from safe_r1.runs import RunFolder, as_path, read_table, write_table
 from safe_r1.schema import RefusalLabel
 
 FILE = "calibration.json"
@@ -74,7 +73,7 @@ def calibrate(
     items = items_by_id(run)
     num_new = 0
     if label_files:
-        drawn = read_records(run.folder, run.results_sha256, [RunFolder(UPath(each)) for each in samples])
+        drawn = read_records(run.folder, run.results_sha256, [RunFolder(as_path(each)) for each in samples])
         num_new = add_reviews(run, items, drawn, [read_labels(each) for each in label_files])
     texts = read_reviews(run.folder, items)
     _check_annotator(decides, texts)

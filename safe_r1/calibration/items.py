@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from upath import UPath
-
 from safe_r1.errors import StorageError
 from safe_r1.evaluation.run_rows import RunRows, read_run
 from safe_r1.evaluation.sample_index import index_samples
 from safe_r1.evaluation.workers import Workers
 from safe_r1.judge.gold_errors import CONFIDENT
 from safe_r1.metrics.rows import CORRECT, INCORRECT, ScoredRow, check_rows
-from safe_r1.runs import JsonObject, RunFolder
+from safe_r1.runs import JsonObject, RunFolder, as_path
 from safe_r1.schema import ComplianceLabel, RefusalLabel, Task, Verdict
 
 Subject = Literal["answer", "reasoning", "key"]
@@ -137,7 +135,7 @@ def open_run(path: str) -> JudgedRun:
         StorageError: The folder holds no finished run.
         IntegrityError: Its rows do not add up.
     """
-    folder = RunFolder(UPath(path))
+    folder = RunFolder(as_path(path))
     if not folder.is_complete or not folder.shards("samples"):
         raise StorageError(
             f"{path}: no finished evaluation here (no _SUCCESS); expected OUTPUT/RUN/VARIANT/BENCHMARK"

@@ -18,7 +18,7 @@ from safe_r1.errors import ConfigError, RunConflictError
 from safe_r1.judge.gold_errors import load_gold_errors
 from safe_r1.report.export_files import TABLES, new_file
 from safe_r1.report.result_rows import dialogue_text
-from safe_r1.runs import Row, RunFolder
+from safe_r1.runs import Row, RunFolder, as_path
 from safe_r1.schema import Completion, Sample
 
 DEFAULT_NUM = 120
@@ -97,7 +97,7 @@ def write_label_sample(
     """
     run = open_run(path)
     sample = draw_sample(run, num, seed, _check_subjects(subjects))
-    folder = RunFolder(UPath(output) if output else run.folder.path / FOLDER / sample.name)
+    folder = RunFolder(as_path(output) if output else run.folder.path / FOLDER / sample.name)
     known = folder.read_json(NAME)
     if known is None:
         folder.write_json(NAME, sample.to_json(run))

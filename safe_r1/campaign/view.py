@@ -20,7 +20,7 @@ from safe_r1.campaign.results import read_results
 from safe_r1.campaign.state import ENDED, SNAPSHOT, Status, StepState
 from safe_r1.errors import StorageError
 from safe_r1.progress import Progress
-from safe_r1.runs import RunFolder
+from safe_r1.runs import RunFolder, as_path
 
 PAGE = "campaign.html"
 FOLDER = "campaign"
@@ -219,7 +219,7 @@ def read_snapshot(output: str) -> Snapshot:
 
 def campaign_folder(output: str) -> RunFolder:
     """The folder of a campaign's states, snapshot and page."""
-    return RunFolder(UPath(output) / FOLDER)
+    return RunFolder(as_path(output) / FOLDER)
 
 
 def to_table(snapshot: Snapshot) -> Group:

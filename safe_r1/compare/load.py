@@ -20,7 +20,7 @@ from safe_r1.metrics.rates import SCHEMA_VERSION, compute_metrics, find_rate, re
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.metrics.strata import Selection
 from safe_r1.report.notes import headline_notes
-from safe_r1.runs import LAYOUT, RunFolder, find_runs, sha256
+from safe_r1.runs import LAYOUT, RunFolder, as_path, find_runs, sha256
 
 _REQUIRED = {"variant", "benchmark", "fingerprint"}
 
@@ -99,7 +99,7 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
     """
     folders: dict[str, RunFolder] = {}
     for path in paths:
-        found = find_runs(UPath(path))
+        found = find_runs(as_path(path))
         if not found:
             raise StorageError(f"{path}: no run found; expected {LAYOUT}")
         folders |= {str(folder.path): folder for folder in found}

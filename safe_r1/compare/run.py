@@ -27,6 +27,7 @@ from safe_r1.compare.load import (
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
 from safe_r1.report.labels import METRICS
+from safe_r1.runs import as_path
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def compare(
     problems += check_comparable(runs, baseline, allow_mismatch)
     pairs = variant_pairs(runs, baseline)
     comparisons = compare_all(runs, pairs, margin)
-    folder = UPath(output)
+    folder = as_path(output)
     corrected, notes = corrected_comparisons(runs, pairs)
     notes += [*shape_notes(runs), *(note for run in runs for note in block_notes(run))]
     notes += _gaps(runs, pairs)

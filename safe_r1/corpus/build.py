@@ -28,7 +28,7 @@ from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.records.sources import SourcePart
 from safe_r1.resources import MIN_LOGICAL_CPUS, connect
-from safe_r1.runs import RunFolder, read_table
+from safe_r1.runs import RunFolder, as_path, read_table
 from safe_r1.settings import public_settings
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def build_plan(plan: CorpusPlan, on_progress: ProgressCallback) -> CorpusResult:
     recipe = plan.recipe
     judge = plan_judge(recipe.judge)
     judge.check_tells_refusals()
-    folder = RunFolder(UPath(recipe.output))
+    folder = RunFolder(as_path(recipe.output))
     folder.open(
         fingerprint(plan, judge),
         {"recipe": public_settings(recipe), "started_at": now()},

@@ -24,13 +24,12 @@ def init_recipe(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write a recipe for your own training data: the form found in each file, and the fields not read."""
-    from upath import UPath
 
     from safe_r1.corpus.init import recipe_text
     from safe_r1.report.text import printable
-    from safe_r1.runs import write_bytes
+    from safe_r1.runs import as_path, write_bytes
 
-    path = UPath(output)
+    path = as_path(output)
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
     text = recipe_text(files)

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from upath import UPath
-
 from safe_r1.config import ReportConfig
 from safe_r1.errors import NoResultError, StorageError
 from safe_r1.evaluation.floors import check_coverage
@@ -25,7 +23,7 @@ from safe_r1.report.export import ExportedFile, export_run
 from safe_r1.report.html import render_html
 from safe_r1.report.markdown import render_markdown
 from safe_r1.report.row_choice import RowChoice
-from safe_r1.runs import JsonObject, RunFolder
+from safe_r1.runs import JsonObject, RunFolder, as_path
 from safe_r1.schema import JUDGED_PARTS
 
 _log = logging.getLogger(__name__)
@@ -211,7 +209,7 @@ def rewrite_report(path: str) -> str:
     Raises:
         StorageError: The folder holds no finished run.
     """
-    folder = RunFolder(UPath(path))
+    folder = RunFolder(as_path(path))
     if not folder.is_complete:
         raise StorageError(
             f"{path}: no finished run here (no _SUCCESS); expected OUTPUT/RUN/VARIANT/BENCHMARK"

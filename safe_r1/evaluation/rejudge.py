@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import Field
-from upath import UPath
 
 from safe_r1.config import JudgeConfig, JudgeRule, ReportConfig
 from safe_r1.errors import ConfigError, NoResultError, StorageError
@@ -34,12 +33,10 @@ from safe_r1.inference.requests import BatchCounts
 from safe_r1.judge.factory import JudgePlan, check_kind, make_judge, plan_judge
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import now
-from safe_r1.runs import LAYOUT, JsonObject, RunFolder, find_runs, read_table, write_table
+from safe_r1.runs import JUDGES, LAYOUT, JsonObject, RunFolder, as_path, find_runs, read_table, write_table
 from safe_r1.schema import JUDGED_PARTS, VERDICT_SCHEMA, Part
 from safe_r1.settings import Settings, hide_credentials
 
-JUDGES = "judges"
-"""Folder of the further judges in a run folder."""
 COPY_PREFIX = "own-"
 """Begins the names of shards that hold copies of the run's verdicts that no judge gave."""
 
@@ -151,7 +148,7 @@ def judge_folder(run: RunFolder, label: str) -> RunFolder:
 
 def _finished_runs(path: str) -> list[tuple[RunFolder, SampleIndex]]:
     """The finished runs at a path that have answers which a judge labels."""
-    found = [run for run in find_runs(UPath(path)) if run.is_complete]
+    found = [run for run in find_runs(as_path(path)) if run.is_complete]
     if not found:
         raise StorageError(f"{hide_credentials(path)}: no finished run here; expected {LAYOUT}")
     indexed = [(run, index_samples(run)) for run in found]

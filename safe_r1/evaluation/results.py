@@ -9,10 +9,9 @@ from safe_r1.inference.requests import EngineResult
 from safe_r1.metrics.strata import Population
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.models.thinking import ThinkingTags
-from safe_r1.runs import Key, Row, RunFolder, latest, read_table
+from safe_r1.runs import STAGE_SCHEMAS, Key, Row, RunFolder, latest, read_table
 from safe_r1.schema import (
     COMPLETION_SCHEMA,
-    FINISHED_SCHEMA,
     SAMPLE_SCHEMA,
     TRIED_AGAIN,
     VERDICT_SCHEMA,
@@ -26,8 +25,6 @@ from safe_r1.schema import (
 
 POPULATION = "population.json"
 """Numbers of all questions of the benchmark, in the folder of a run that asks a selection of them."""
-STAGE_SCHEMAS = {"completions": COMPLETION_SCHEMA, "verdicts": VERDICT_SCHEMA, "finished": FINISHED_SCHEMA}
-"""Columns of the rows of each stage."""
 
 
 def sample_key(row: Row) -> tuple[str]:

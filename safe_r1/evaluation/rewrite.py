@@ -5,15 +5,13 @@ with two truths. The folder of a further judge holds copies of the verdicts that
 checks): these are copied anew. A panel's verdicts follow from those of its judges, and are made anew.
 """
 
-from upath import UPath
-
 from safe_r1.errors import DataError, StorageError
 from safe_r1.evaluation.panels import rewrite_panel
 from safe_r1.evaluation.publish import rewrite_report
-from safe_r1.evaluation.rejudge import COPY_PREFIX, JUDGES, copy_others, publish_verdicts
+from safe_r1.evaluation.rejudge import COPY_PREFIX, copy_others, publish_verdicts
 from safe_r1.evaluation.sample_index import index_samples
 from safe_r1.judge.base import judge_label
-from safe_r1.runs import JsonObject, RunFolder
+from safe_r1.runs import JUDGES, JsonObject, RunFolder, as_path, judge_folders
 from safe_r1.schema import Part
 
 _RECORD = "judge.json"
@@ -34,7 +32,7 @@ def rewrite(path: str) -> list[str]:
         IntegrityError: Rows are missing or surplus.
         NoResultError: A judge gave no label to any answer of a task.
     """
-    folder = RunFolder(UPath(path))
+    folder = RunFolder(as_path(path))
     if folder.path.parent.name == JUDGES:
         return [_rewrite_further(RunFolder(folder.path.parent.parent), folder)]
     page = rewrite_report(path)
@@ -45,9 +43,7 @@ def rewrite(path: str) -> list[str]:
 
 def _further_judges(run: RunFolder) -> list[RunFolder]:
     """The finished folders of further judges and panels."""
-    judges = run.path / JUDGES
-    folders = sorted(judges.iterdir(), key=str) if judges.exists() else []
-    return [RunFolder(each) for each in folders if RunFolder(each).is_complete]
+    return [RunFolder(each) for each in judge_folders(run.path) if RunFolder(each).is_complete]
 
 
 def _rewrite_further(run: RunFolder, folder: RunFolder) -> str:

@@ -9,9 +9,8 @@ import pyarrow as pa
 from upath import UPath
 
 from safe_r1.errors import IntegrityError
-from safe_r1.evaluation.results import STAGE_SCHEMAS
 from safe_r1.evaluation.sample_index import Ints, SampleIndex, find
-from safe_r1.runs import RunFolder, read_table
+from safe_r1.runs import STAGE_SCHEMAS, RunFolder, damage_error, read_table
 from safe_r1.schema import TRIED_AGAIN
 
 Bools = npt.NDArray[np.bool_]
@@ -55,7 +54,7 @@ def index_completions(folder: RunFolder, samples: SampleIndex) -> StageIndex:
     """One completion for each key; a failed one only where there is no other.
 
     Raises:
-        IntegrityError: A completion belongs to no sample of the run.
+        DamagedFileError: A file is damaged, or a completion belongs to no sample of the run.
     """
     return _index(folder, "completions", samples, "error", _has_no_error)
 
@@ -64,7 +63,7 @@ def index_finished(folder: RunFolder, samples: SampleIndex) -> StageIndex:
     """One finished answer for each key; a failed one only where there is no other.
 
     Raises:
-        IntegrityError: One belongs to no sample of the run.
+        DamagedFileError: A file is damaged, or one belongs to no sample of the run.
     """
     return _index(folder, "finished", samples, "error", _has_no_error)
 
@@ -73,7 +72,8 @@ def index_verdicts(folder: RunFolder, samples: SampleIndex) -> StageIndex:
     """One verdict for each key; one that may be tried again only where there is no other.
 
     Raises:
-        IntegrityError: A verdict belongs to no sample of the run, or to no part of a completion.
+        DamagedFileError: A file is damaged, or a verdict belongs to no sample of the run, or to no part of a
+            completion.
     """
     retried = pa.array(sorted(TRIED_AGAIN), pa.string())
     return _index(folder, "verdicts", samples, "unscored_reason", lambda column: find(column, retried) < 0)
@@ -115,11 +115,13 @@ def _index(
     tables = [_light(read_table(shard, schema=wanted), column, final) for shard in shards]
     table = pa.concat_tables([_light(empty, column, final), *tables])
     num_rows = [len(each) for each in tables]
+    shard = np.repeat(np.arange(len(shards)), num_rows)
     position = samples.positions(table.column("sample_id"))
     if (position < 0).any():
         foreign = table.column("sample_id").filter(pa.array(position < 0)).unique().to_pylist()
-        raise IntegrityError(
-            f"{folder.path}: {stage} of samples that are not of this run: {', '.join(foreign[:_SHOWN_IDS])}"
+        raise damage_error(
+            shards[shard[position < 0][0]],
+            f"{stage} of samples that are not of this run: {', '.join(foreign[:_SHOWN_IDS])}",
         )
     repeat = table.column("repeat").to_numpy().astype(np.int64)
     part = (
@@ -127,11 +129,10 @@ def _index(
     )
     if (part < 0).any():
         unknown = table.column("part").filter(pa.array(part < 0)).unique().to_pylist()
-        raise IntegrityError(
-            f"{folder.path}: {stage} on {unknown[:_SHOWN_IDS]}; expected {' or '.join(PARTS)}"
+        raise damage_error(
+            shards[shard[part < 0][0]], f"{stage} on {unknown[:_SHOWN_IDS]}; expected {' or '.join(PARTS)}"
         )
     is_final = table.column("is_final").to_numpy().astype(bool)
-    shard = np.repeat(np.arange(len(shards)), num_rows)
     row = np.concatenate([np.arange(0), *map(np.arange, num_rows)])
     # A batch whose worker died after writing is computed again, and its rows may be in two shards: the first
     # row of a key counts, and a final one before one that may be tried again.

@@ -43,13 +43,12 @@ def gate(
 ) -> None:
     """Hold finished runs against a policy: exit 0 pass, 4 fail, 3 not enough evidence."""
     from rich.console import Console
-    from upath import UPath
 
     from safe_r1.compare.margin import read_margin
     from safe_r1.gate.policy import load_policy
     from safe_r1.gate.render import to_json, to_junit, to_table
     from safe_r1.gate.run import run_gate
-    from safe_r1.runs import write_bytes
+    from safe_r1.runs import as_path, write_bytes
 
     points = None if margin is None else read_margin(margin)
     lines = load_policy(policy, lower or [], upper or [], points, decide)
@@ -58,5 +57,5 @@ def gate(
     Console().print(to_table(result))
     for file, render in ((json_file, to_json), (junit_file, to_junit)):
         if file:
-            write_bytes(UPath(file), render(result).encode("utf-8", errors="replace"))
+            write_bytes(as_path(file), render(result).encode("utf-8", errors="replace"))
     raise typer.Exit(result.status.value)

@@ -3,6 +3,7 @@
 The cache may be shared by any number of processes.
 """
 
+import errno
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import diskcache
 
 from safe_r1.errors import StorageError
 
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 _ERRORS = (OSError, sqlite3.Error, diskcache.Timeout)
 
 Write = Callable[[str, "Reply"], None]
@@ -149,6 +151,12 @@ class ReplyCache:
 
     def _error(self, error: Exception) -> StorageError:
         reason = " ".join(str(error).split())[:200]
+        if getattr(error, "sqlite_errorcode", None) in _FULL or getattr(error, "errno", None) == errno.ENOSPC:
+            # Never to be deleted for that: each reply was paid.
+            return StorageError(
+                f"{self._title}: its cache {self._folder} cannot be written ({reason}); free space, then the "
+                "same command goes on"
+            )
         return StorageError(
             f"{self._title}: its cache {self._folder} cannot be used ({reason}); expected a writable folder "
             "with an intact cache; choose another folder or delete this one"

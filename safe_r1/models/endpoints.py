@@ -52,9 +52,15 @@ def _variant(entry: EndpointEntry) -> Variant:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    # A pipe would be waited for.
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"variant {file}: no regular file")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"variant {file}: nested too deep") from None
+    # Not TOMLDecodeError alone: a number of thousands of digits is another ValueError.
+    except (OSError, ValueError) as error:
         raise ConfigError(f"variant {file}: {str(error).splitlines()[0]}") from None
 
 

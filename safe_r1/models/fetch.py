@@ -32,6 +32,7 @@ from safe_r1.models.files import (
     weight_files,
 )
 from safe_r1.models.remote import NoRangeError, Remote, RemoteFile, UnreachableError, is_fetched, open_remote
+from safe_r1.runs import storage_error
 
 logger = logging.getLogger(__name__)
 
@@ -158,8 +159,13 @@ def _read(manifest: Path) -> Snapshot | None:
 def _write(file: Path, text: str) -> None:
     make_cache(file.parent)
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        raise storage_error(file, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _needed(source: str, files: list[RemoteFile]) -> Iterable[RemoteFile]:

@@ -14,6 +14,7 @@ from upath import UPath
 
 from safe_r1.errors import DataError
 from safe_r1.records.location import FileFormat
+from safe_r1.runs import is_regular
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -129,6 +130,8 @@ def lines_of(opened: IO[AnyStr], file: UPath) -> Iterator[AnyStr]:
 
 def _open(file: UPath) -> BinaryIO:
     try:
+        if not is_regular(file):
+            raise DataError(f"{file}: no regular file")
         return cast(BinaryIO, file.open("rb"))
     # A file system of fsspec may miss its package or reject its settings at first use.
     except (OSError, ValueError, ImportError) as error:

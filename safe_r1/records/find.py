@@ -49,8 +49,8 @@ def find_all(location: DataLocation, data: str | None) -> FoundFiles:
     if path.startswith(_PACKAGE):
         return FoundFiles([UPath(str(files("safe_r1.corpus").joinpath(path.removeprefix(_PACKAGE))))], [])
     is_absolute = "://" in path or path.startswith("/")
-    root = UPath(path) if is_absolute else UPath(data or ".") / path
     try:
+        root = UPath(path) if is_absolute else UPath(data or ".") / path
         found = _expand(root)
     except DataError:
         raise

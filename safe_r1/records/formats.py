@@ -3,12 +3,13 @@
 A value that cannot be parsed is returned as an error with the beginning of its text.
 """
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
@@ -57,15 +58,14 @@ def record_spans(total: int, size: int) -> list[Span]:
 
 
 def _row_group_spans(file: UPath, layout: Layout) -> list[Span]:
-    with open_seekable(file, layout.compression) as opened:
-        # The footer has the sizes of all row groups; no row is read.
-        metadata = _parquet(opened, file).metadata
     spans: list[Span] = []
     line = 1
-    for index in range(metadata.num_row_groups):
-        num_rows = metadata.row_group(index).num_rows
-        spans.append(Span(index, line, num_rows))
-        line += num_rows
+    with _parquet(file, layout) as parquet:
+        # The footer has the sizes of all row groups; no row is read.
+        for index in range(parquet.metadata.num_row_groups):
+            num_rows = parquet.metadata.row_group(index).num_rows
+            spans.append(Span(index, line, num_rows))
+            line += num_rows
     return spans
 
 
@@ -96,9 +96,8 @@ def read_values(file: UPath, layout: Layout, offset: int, location: DataLocation
             encoding = None if is_utf_8(layout.encoding) else layout.encoding
             yield from (_parse_line(line, encoding) for line in lines_of(opened, file))
     elif layout.format == "parquet":
-        with open_seekable(file, layout.compression) as opened:
-            group = _parquet(opened, file).read_row_group(offset)
-            yield from ((row, "") for row in group.to_pylist())
+        with _parquet(file, layout) as parquet:
+            yield from ((row, "") for row in parquet.read_row_group(offset).to_pylist())
     else:
         for position, parsed in enumerate(read_all(file, layout, location)):
             if position >= offset:
@@ -119,8 +118,8 @@ def read_all(file: UPath, layout: Layout, location: DataLocation) -> Iterator[Pa
             for number, row in sheets.read_sheet(opened, layout.sheet, str(file)):
                 yield Parsed(number, row, "")
     else:
-        with open_seekable(file, layout.compression) as opened:
-            batches = _parquet(opened, file).iter_batches(batch_size=_BATCH_ROWS)
+        with _parquet(file, layout) as parquet:
+            batches = parquet.iter_batches(batch_size=_BATCH_ROWS)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from (Parsed(number, row, "") for number, row in enumerate(rows, start=1))
 
@@ -135,11 +134,19 @@ def read_head(file: UPath, layout: Layout, num_rows: int) -> list[tuple[int, lis
         return sheets.read_head(opened, layout.sheet, str(file), num_rows)
 
 
-def _parquet(opened: BinaryIO, file: UPath) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(opened)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: no readable Parquet file ({str(error).splitlines()[0]})") from None
+@contextlib.contextmanager
+def _parquet(file: UPath, layout: Layout) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; what is wrong with it may show when its rows are read, or become Python's values.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    with open_seekable(file, layout.compression) as opened:
+        try:
+            yield pq.ParquetFile(opened, page_checksum_verification=True)
+        except (OSError, ValueError, ArithmeticError, pa.ArrowException) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{file}: no readable Parquet file ({reason})") from None
 
 
 def _read_lines(file: UPath, layout: Layout) -> Iterator[Parsed]:

@@ -15,7 +15,7 @@ from safe_r1.errors import ConfigError, IntegrityError, StorageError
 from safe_r1.metrics.counts import read_counts
 from safe_r1.report.export_files import TABLES, TableFile, new_file
 from safe_r1.report.result_rows import RESULT_SCHEMA, ResultRows
-from safe_r1.runs import LAYOUT, RunFolder, find_runs
+from safe_r1.runs import LAYOUT, RunFolder, as_path, find_runs
 
 FORMATS = tuple(TABLES)
 _BATCH_ROWS = 512
@@ -106,7 +106,7 @@ def export_runs(path: str, formats: Sequence[str], output: str | None = None) ->
         StorageError: There is no finished run. Also see ``export_run``.
     """
     check_formats(formats)
-    root = UPath(path)
+    root = as_path(path)
     runs = find_runs(root)
     # A run of fine-tuning has a marker and no questions.
     finished = [folder for folder in runs if folder.is_complete and folder.shards("samples")]
@@ -115,7 +115,7 @@ def export_runs(path: str, formats: Sequence[str], output: str | None = None) ->
         raise StorageError(f"{path}: {state}; expected {LAYOUT} of a finished evaluation")
     for folder in finished:
         below = folder.path.path.removeprefix(root.path).strip("/")
-        target = UPath(output) / below if output and below else UPath(output) if output else None
+        target = as_path(output) / below if output and below else as_path(output) if output else None
         yield from export_run(folder, formats, target)
 
 

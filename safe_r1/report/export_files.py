@@ -2,9 +2,9 @@
 
 import contextlib
 import csv
+import errno
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,14 @@ from openpyxl.cell import WriteOnlyCell
 from openpyxl.utils import get_column_letter
 from upath import UPath
 
-from safe_r1.errors import StorageError
 from safe_r1.report.cells import csv_text, is_formula_like, xlsx_text
-from safe_r1.runs import Row, is_local
+from safe_r1.runs import Row, is_local, storage_error, writing
+
+try:
+    # openpyxl writes by lxml where it is installed.
+    from lxml.etree import SerialisationError  # pyright: ignore[reportMissingModuleSource, reportAttributeAccessIssue]
+except ImportError:
+    SerialisationError = OSError
 
 MAX_SHEET_ROWS = 1_048_575
 """Rows of a sheet below its head, Excel's limit."""
@@ -177,22 +182,16 @@ def new_file(path: UPath) -> Iterator[str]:
     """
     try:
         if is_local(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # In the same folder, as a rename is atomic only within a file system.
-            temporary = f"{path.path}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
+            with writing(path) as temporary:
                 yield temporary
-                with open(temporary, "rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary, path.path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 temporary = str(Path(folder) / path.name)
                 yield temporary
                 path.fs.put_file(temporary, path.path)
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; make it writable, or choose another --output"
-        ) from None
+        raise storage_error(path, error) from None
+    except SerialisationError as error:
+        # Such as IO_ENOSPC, of the XML of a sheet.
+        number = getattr(errno, str(error).removeprefix("IO_"), errno.EIO)
+        raise storage_error(path, OSError(number, os.strerror(number))) from None

@@ -7,7 +7,7 @@ temporary SQLite database that spills to disk: memory stays the same for a thous
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from upath import UPath
 
 from safe_r1.errors import IntegrityError, StorageError
 from safe_r1.report.labels import BilingualName, benchmark_labels
-from safe_r1.runs import Row, RunFolder
+from safe_r1.runs import STAGE_SCHEMAS, Row, RunFolder, damage_error, is_regular
 from safe_r1.schema import COMPLETION_SCHEMA, SAMPLE_SCHEMA, TRIED_AGAIN, Message, Sample, Unscored
 
 RESULT_SCHEMA = pa.schema(
@@ -205,7 +205,8 @@ class ResultRows:
             if found:
                 shown = ", ".join(sample_id for (sample_id,) in found)
                 raise IntegrityError(
-                    f"{self.folder.path}: {problem}, e.g. {shown}; run the same evaluation again"
+                    f"{self.folder.path}: {problem}, e.g. {shown}; run safe-r1 repair on it, then the "
+                    "same evaluation again"
                 )
         [(self.num_rows,)] = self._database.execute("SELECT count(*) FROM completions")
         if not self.num_rows:
@@ -218,22 +219,32 @@ class ResultRows:
         return json.loads(self._unpacker.decompress(body))
 
 
-def _read_stage(folder: RunFolder, stage: str, columns: Sequence[str]) -> Iterator[Row]:
+def _read_stage(folder: RunFolder, stage: str, columns: Collection[str]) -> Iterator[Row]:
     """The rows of a stage, read a hundred or so at a time; a column that an old run lacks is absent."""
+    schema = pa.schema([field for field in STAGE_SCHEMAS[stage] if field.name in columns])
     for shard in folder.shards(stage):
-        yield from _read_shard(shard, columns)
+        yield from _read_shard(shard, schema)
 
 
-def _read_shard(shard: UPath, columns: Sequence[str]) -> Iterator[Row]:
+def _read_shard(shard: UPath, schema: pa.Schema) -> Iterator[Row]:
+    if not is_regular(shard):
+        raise damage_error(shard, "no regular file")
     try:
         with shard.open("rb") as file:
-            parquet = pq.ParquetFile(file)
-            known = [name for name in columns if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=known):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise StorageError(f"cannot read {shard}: {reason}; restore it or run the evaluation again") from None
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            known = pa.schema([field for field in schema if field.name in parquet.schema_arrow.names])
+            if lacking := [
+                field.name for field in schema if not field.nullable and field.name not in known.names
+            ]:
+                raise damage_error(shard, f"column {lacking[0]} is missing")
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=known.names):
+                table = pa.Table.from_batches([batch]).cast(known)
+                table.validate(full=True)
+                yield from table.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise StorageError(f"cannot read {shard}: {error.strerror}") from None
+        raise damage_error(shard, "no whole Parquet file with the expected columns") from None
 
 
 @contextlib.contextmanager

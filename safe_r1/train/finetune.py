@@ -11,12 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from upath import UPath
-
 from safe_r1.errors import StorageError, TrainingError
 from safe_r1.progress import NOTICES, Progress, ProgressCallback
 from safe_r1.resources import connect
-from safe_r1.runs import is_local, remove
+from safe_r1.runs import as_path, is_local, remove
 from safe_r1.train.checkpoint_files import passed_over
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.data import PreparedData, prepare_data, read_corpus
@@ -56,7 +54,7 @@ def finetune(
     """
     started = time.monotonic()
     # Fails on a wrong corpus before Ray is started.
-    read_corpus(UPath(config.corpus))
+    read_corpus(as_path(config.corpus))
     cluster = connect()
     job = make_job(config, cluster)
     fingerprint = make_fingerprint(job)
@@ -85,7 +83,7 @@ def finetune(
 def prepare_job_data(job: TrainJob, on_progress: ProgressCallback) -> PreparedData:
     """Prepare the corpus in a folder beside the runs, which runs with the same tokenizer share."""
     config = job.config
-    folder = UPath(absolute(config.output)) / "data"
+    folder = as_path(absolute(config.output)) / "data"
     return prepare_data(
         absolute(config.corpus), folder, job.variant, config.pack, on_progress, config.trust_remote_code
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from upath import UPath
 
-from safe_r1.errors import StorageError
+from safe_r1.runs import storage_error
 
 BLOCK_BYTES = 16 * 2**20
 """Of one upload: above the 5 MiB at least that S3 takes, and of its 10,000 parts a file of 5 GB needs 300."""
@@ -45,9 +45,7 @@ def write_blocks(path: UPath, tensors: Mapping[str, Tensor], metadata: Mapping[s
                 digest.update(block)
                 file.write(block)
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; make it writable or choose another --output"
-        ) from None
+        raise storage_error(path, error) from None
     return digest.hexdigest()
 
 

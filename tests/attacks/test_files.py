@@ -2,17 +2,28 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from safe_r1.benchmarks import own_questions
+from safe_r1.benchmarks.answer_key import load_key
+from safe_r1.calibration.label_files import read_labels
+from safe_r1.cli import app
 from safe_r1.config import EvaluateConfig
+from safe_r1.corpus.recipe import load_recipe
 from safe_r1.errors import ConfigError, SafeR1Error, StorageError
+from safe_r1.models.endpoints import find_endpoint
 from safe_r1.models.files import make_cache
 from safe_r1.models.registry import read_folder
 from safe_r1.models.template_check import check_templates
+from safe_r1.runs import RunFolder
 from safe_r1.settings import load_config
 
+ROOT = Path(__file__).parents[2]
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
 SETTINGS = {
     "laughs.yaml": LAUGHS.encode(),
@@ -99,3 +110,99 @@ def test_a_cache_that_is_a_file_is_named(tmp_path: Path):
 def test_a_hostile_template_is_refused_before_it_is_rendered_here(template: object):
     with pytest.raises(SafeR1Error, match="chat template"):
         check_templates(template, "model")
+
+
+RUN_COMMANDS = [
+    ("report", "{}"),
+    ("export", "{}"),
+    ("repair", "{}"),
+    ("status", "{}"),
+    ("label-sample", "{}", "--n", "4"),
+    ("calibrate", "{}", "--labels", "x.csv"),
+    ("compare", "{}", "{}", "--baseline", "a", "--output", "{}"),
+    ("gate", "{}", "--min", "rr-1=1"),
+]
+PLACES = ["s4://bucket/x", "no-such-scheme://x", "://", "/dev/null", "/dev/null/x", "a\0b", "x" * 5000]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=range(len(PLACES)))
+@pytest.mark.parametrize("command", RUN_COMMANDS, ids=lambda command: command[0])
+def test_a_place_that_cannot_hold_a_run_is_one_line(command: tuple[str, ...], place: str):
+    result = CliRunner().invoke(app, [each.format(place) for each in command])
+    assert isinstance(result.exception, SafeR1Error), (result.output, result.exception)
+    assert "\n" not in result.exception.shown
+    assert result.exception.exit_code == 2
+
+
+@pytest.mark.parametrize("place", PLACES[:5], ids=range(5))
+def test_a_place_that_cannot_hold_data_is_one_line(place: str, tmp_path: Path):
+    config = load_config(EvaluateConfig, None, [], variant="demo")
+    for read in (
+        lambda: own_questions(place, config).load(),
+        lambda: load_key(place),
+        lambda: read_labels(place),
+        lambda: load_recipe(f"{place}.toml", []),
+        lambda: RunFolder.locate(place, "main", "v", "b").write_text("a", "b"),
+    ):
+        with pytest.raises(SafeR1Error) as caught:
+            read()
+        assert "\n" not in caught.value.shown
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.xlsx", "a.parquet", "a.jsonl.gz"])
+def test_a_pipe_in_the_place_of_data_is_not_waited_for(name: str, tmp_path: Path):
+    os.mkfifo(tmp_path / name)
+    file = str(tmp_path / name)
+    config = load_config(EvaluateConfig, None, [], variant="demo")
+    for read in (
+        lambda: own_questions(file, config).load(),
+        lambda: load_key(file),
+        lambda: read_labels(file),
+    ):
+        with pytest.raises(SafeR1Error):
+            read()
+
+
+ENDPOINTS = [b"", b"\xff", b"a = " + b"[" * 5_000, b"a = " + b"9" * 5_000, b"url = [1]\nmodel = {}", b"url"]
+
+
+@pytest.mark.parametrize("content", ENDPOINTS, ids=range(len(ENDPOINTS)))
+def test_a_hostile_endpoint_file_is_one_line(content: bytes, tmp_path: Path):
+    (tmp_path / "a.toml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        find_endpoint(str(tmp_path / "a.toml"))
+    assert "\n" not in caught.value.shown
+
+
+def test_a_pipe_in_the_place_of_an_endpoint_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(ConfigError, match="no regular file"):
+        find_endpoint(str(tmp_path / "a.toml"))
+
+
+@pytest.mark.slow
+def test_chinese_paths_and_texts_where_the_locale_knows_ascii_alone(tmp_path: Path):
+    questions = tmp_path / "问题.csv"
+    questions.write_text("question,A,B,answer\n天空是什么颜色？,蓝,绿,A\n", "utf-8")
+    environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+    command = [sys.executable, "-m", "safe_r1.cli", "benchmark", "check", str(questions)]
+    done = subprocess.run(command, env=environment, capture_output=True, cwd=ROOT, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "天空是什么颜色" in done.stdout.decode("utf-8")
+    command = [sys.executable, "-m", "safe_r1.cli", "report", str(tmp_path / "没有")]
+    done = subprocess.run(command, env=environment, capture_output=True, cwd=ROOT, check=False, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert "没有" in done.stderr.decode("utf-8")
+
+
+@pytest.mark.slow
+def test_a_cache_that_is_a_file_is_one_line_of_a_job(tmp_path: Path):
+    (tmp_path / "cache").write_text("")
+    environment = {**os.environ, "SAFE_R1_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "ray_jobs.evaluate", "--variant", "demo", "--dry-run"]
+    done = subprocess.run(command, env=environment, capture_output=True, cwd=ROOT, check=False, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"SAFE_R1_CACHE" in done.stderr

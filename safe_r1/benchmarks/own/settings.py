@@ -100,6 +100,8 @@ def merge(beside: UPath | None, given: Settings | None) -> OwnSettings:
     if beside is not None and is_file(beside):
         try:
             tree = tomllib.loads(beside.read_text(encoding="utf-8-sig"))
+        except RecursionError:
+            raise ConfigError(f"{beside}: nested too deep; correct it or remove it") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{beside}: {str(error).splitlines()[0]}; correct it or remove it") from None
     if "url" in tree and "model" in tree:

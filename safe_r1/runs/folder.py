@@ -6,141 +6,31 @@ and written atomically: a write that is killed leaves nothing, and one that is r
 shards say what a resumed run has to do: there is no other record of what was done.
 """
 
-import contextlib
-import hashlib
 import json
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
 from safe_r1.redaction import hide_secrets
+from safe_r1.runs.files import as_path, is_regular, sha256, write_bytes, write_table
+from safe_r1.runs.tables import Row, list_shards, read_table
 
 SUCCESS = "_SUCCESS"
 _SHOWN_DIFFERENCES = 6
-# Given, as another version's default would give the same rows other bytes.
-_ROW_GROUP = 1 << 20
 _SAMPLED_IDENTITY = re.compile("sha256:[0-9a-f]{64}")
 _DEPTH = 3  # OUTPUT/RUN/VARIANT/BENCHMARK
 LAYOUT = "OUTPUT, OUTPUT/RUN, OUTPUT/RUN/VARIANT or OUTPUT/RUN/VARIANT/BENCHMARK"
 """What ``find_runs`` takes, for messages."""
-Row = dict[str, Any]
-"""A row of a Parquet table."""
 JsonObject = dict[str, Any]
 """Content of a JSON file."""
 Key = tuple[Any, ...]
 """Identity of a row within a stage."""
-TEMPORARY_SUFFIX = ".tmp"
-"""Of a file that is being written, or was when its process was killed."""
-
-
-def sha256(value: object) -> str:
-    """Hash of a value by its canonical JSON, in hexadecimal."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()
-    ).hexdigest()
-
-
-def is_local(path: UPath) -> bool:
-    """True for a path in this machine's file system."""
-    return path.protocol in ("", "file", "local")
-
-
-def write_bytes(path: UPath, content: bytes) -> None:
-    """Write a file atomically.
-
-    An object store shows an object when its upload is complete; on a file system a rename does the same.
-
-    Raises:
-        StorageError: The path cannot be written.
-    """
-    if is_local(path):
-        with writing(path) as temporary, open(temporary, "wb") as file:
-            file.write(content)
-        return
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise _write_error(path, error) from None
-
-
-@contextlib.contextmanager
-def writing(path: UPath) -> Iterator[str]:
-    """The name of a temporary file, which becomes a file of the local disk when the body has written it.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
-    # A name of its own, as two workers may write the same shard; in the same folder, as a rename is atomic
-    # only within a file system.
-    temporary = f"{path.path}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path.path)
-    except OSError as error:
-        raise _write_error(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-
-
-def _write_error(path: UPath, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot write {path}: {error.strerror or error}; make it writable or choose another --output"
-    )
-
-
-def write_table(path: UPath, table: pa.Table) -> None:
-    """Write a Parquet file atomically; equal tables give equal bytes.
-
-    Raises:
-        StorageError: The path cannot be written.
-    """
-    # Pages follow the chunks of a column, and these follow how the table came about.
-    table = table.combine_chunks()
-    # Through memory, so that the file is written by one call of `write_bytes`.
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
-    write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def read_table(
-    path: UPath, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
-) -> pa.Table:
-    """A Parquet file, some of its columns, or those of a schema (null where an older file has none).
-
-    Raises:
-        StorageError: It is no Parquet file, is cut off, or lacks what every row has.
-    """
-    names = list(columns) if columns else None
-    try:
-        with path.open("rb") as file:
-            table = pq.read_table(file, columns=names, schema=schema)  # pyright: ignore[reportArgumentType]
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from None
-        raise StorageError(
-            f"{path}: no whole Parquet file; restore it, or remove it and run what wrote it again"
-        ) from None
-    lacking = [each.name for each in schema or () if not each.nullable and table.column(each.name).null_count]
-    if lacking := lacking + sorted(set(names or ()) - set(table.column_names)):
-        raise StorageError(
-            f"{path}: column {lacking[0]} is missing or has gaps; restore the file, or remove it and run "
-            "what wrote it again"
-        )
-    return table
 
 
 @dataclass(frozen=True)
@@ -152,7 +42,7 @@ class RunFolder:
     @classmethod
     def locate(cls, output: str, run: str, variant: str, benchmark: str) -> "RunFolder":
         """The folder of a run, which need not exist."""
-        return cls(UPath(output) / run / variant / benchmark)
+        return cls(as_path(output) / run / variant / benchmark)
 
     @property
     def is_complete(self) -> bool:
@@ -215,6 +105,9 @@ class RunFolder:
         try:
             if not path.exists():
                 return None
+            if not is_regular(path):
+                # A pipe would be waited for.
+                raise StorageError(f"cannot read {path}: no regular file")
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             content = None
@@ -248,10 +141,7 @@ class RunFolder:
 
     def shards(self, stage: str) -> list[UPath]:
         """The Parquet files of a stage by name; empty before its first."""
-        # Not by glob, as a folder's name may hold its special characters.
-        folder = self.path / stage
-        names = folder.iterdir() if folder.exists() else ()
-        return sorted((path for path in names if path.name.endswith(".parquet")), key=lambda path: path.name)
+        return list_shards(self.path, stage)
 
     def read_rows(self, stage: str, schema: pa.Schema) -> list[Row]:
         """All rows of a stage, in no particular order."""
@@ -345,11 +235,3 @@ def diff(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "")
         elif before != after:
             lines.append(f"{prefix}{name}: {before!r} → {after!r}")
     return lines
-
-
-def remove(folder: UPath) -> None:
-    """Remove a folder and its content; no error where there is none."""
-    if is_local(folder):
-        shutil.rmtree(folder.path, ignore_errors=True)
-    elif folder.exists():
-        folder.fs.rm(folder.path, recursive=True)
