@@ -32,6 +32,8 @@ _CHECK_INTERVAL_S = 2.0
 _RETRY_INTERVAL_S = 0.2
 _MAX_FILE_BYTES = 4 << 20
 _MIN_KEY_LENGTH = 16
+KEY_REVOKED = "api_key_revoked"
+"""Code of the answer to a row of a batch whose owner has no key any more."""
 logger = logging.getLogger(__name__)
 
 
@@ -167,11 +169,30 @@ class KeyRing:
         # Every entry is compared, so that the response time does not reveal which one matched.
         found = [name for name, key in self._keys.items() if hmac.compare_digest(key.digest, digest)]
         if not found and self.problem:
-            message = "the API keys cannot be read until the service's operator repairs their file"
-            raise ApiError(503, "keys_unavailable", message, retry_after_s=5)
+            raise self._unavailable()
         if not found:
             raise ApiError(401, "invalid_api_key", "unknown API key")
         return found[0], self._keys[found[0]]
+
+    def check_owner(self, name: str) -> None:
+        """Check that the owner of a batch still has a key; another secret under the same name is one.
+
+        Raises:
+            ApiError: 401 with the code ``KEY_REVOKED``; 503, the file, which is invalid, may have it.
+        """
+        if self._file is None:
+            return
+        self.check()
+        if name in self._keys:
+            return
+        if self.problem:
+            raise self._unavailable()
+        message = f"the API key {name!r} of this batch's owner was revoked"
+        raise ApiError(401, KEY_REVOKED, message)
+
+    def _unavailable(self) -> ApiError:
+        message = "the API keys cannot be read until the service's operator repairs their file"
+        return ApiError(503, "keys_unavailable", message, retry_after_s=5)
 
 
 class RateLimits:
