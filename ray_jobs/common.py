@@ -41,10 +41,10 @@ class Console:
         self._lock = threading.RLock()
 
     def show(self, text: str) -> None:
-        """Print text for the user."""
+        """Print text for the user, without credentials: under a cluster it is the log of a Ray job."""
         with self._lock:
             self._close_bar()
-            print(text, file=self.out, flush=True)
+            print(hide_credentials(text), file=self.out, flush=True)
 
     def progress(self, progress: Progress) -> None:
         """Show progress: a bar on a terminal, elsewhere a line every 30 seconds and at each stage's ends."""

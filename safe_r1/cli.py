@@ -17,6 +17,7 @@ from safe_r1.compare import commands as compare
 from safe_r1.corpus import commands as corpus
 from safe_r1.errors import ConfigError, SafeR1Error, reading
 from safe_r1.gate import commands as gate
+from safe_r1.redaction import hide_credentials
 
 if TYPE_CHECKING:
     from safe_r1.benchmarks import OwnBenchmark
@@ -252,7 +253,7 @@ def report(
 
     with reading(run):
         for page in rewrite(run):
-            print(f"report: {page}")
+            print(f"report: {hide_credentials(page)}")
 
 
 @app.command()
