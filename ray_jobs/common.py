@@ -14,6 +14,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from safe_r1.errors import SafeR1Error
+from safe_r1.locks.run_lock import holding
 from safe_r1.models.files import cache_folder, make_cache
 from safe_r1.progress import NOTICES, Progress
 from safe_r1.redaction import RedactingFormatter, hide_credentials
@@ -140,7 +141,8 @@ def job(name: str) -> Iterator[Console]:
         logging.getLogger(NOTICES).addHandler(terminal)
         code = 1
         try:
-            yield console
+            with holding():
+                yield console
             code = 0
         except SafeR1Error as error:
             code = error.exit_code

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
+from safe_r1.locks import run_lock
 from safe_r1.redaction import hide_secrets
 
 SUCCESS = "_SUCCESS"
@@ -175,9 +176,11 @@ class RunFolder:
             name: The file that holds both.
 
         Raises:
-            RunConflictError: The folder holds a run with other settings; the message shows the difference.
+            RunConflictError: The folder holds a run with other settings; the message shows the difference. Or
+                another job works on it at this moment.
             StorageError: The folder cannot be written.
         """
+        run_lock.hold(self.path)
         old = self.read_json(name)
         if old is None:
             self.write_json(name, {**info, "fingerprint": fingerprint})

@@ -129,6 +129,8 @@ class BatchRunner:
         num_done = len(finished)
         num_ok = sum(map(_is_ok, finished))
         status = "completed"
+        # That the machine's clock is set meanwhile ends no batch.
+        deadline = time.monotonic() + info["expires_at"] - time.time()
         for counts in self._process(missing, info, str(folder)):
             num_done += counts.rows
             num_ok += counts.ok
@@ -141,7 +143,7 @@ class BatchRunner:
             if store.is_cancelled(batch_id):
                 status = "cancelled"
                 break
-            if time.time() > info["expires_at"]:
+            if time.monotonic() > deadline:
                 status = "expired"
                 break
         # Cancelled while its last shard was in progress.

@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
         "config",
         "errors",
         "language",
+        "locks",
         "policies",
         "progress",
         "provenance",
