@@ -18,6 +18,7 @@ from ray_jobs.ray_loss import is_local_head_gone, is_ray_lost
 from ray_jobs.supervise import report_begin, report_end
 from safe_r1.errors import ExitCode, SafeR1Error, decide_exit
 from safe_r1.language import use_utf8
+from safe_r1.locks.run_lock import holding
 from safe_r1.models.files import cache_folder, make_cache
 from safe_r1.progress import NOTICES, Progress
 from safe_r1.redaction import RedactingFormatter, hide_credentials
@@ -50,10 +51,10 @@ class Console:
         self._lock = threading.RLock()
 
     def show(self, text: str) -> None:
-        """Print text for the user."""
+        """Print text for the user, without credentials: under a cluster it is the log of a Ray job."""
         with self._lock:
             self._close_bar()
-            print(text, file=self.out, flush=True)
+            print(hide_credentials(text), file=self.out, flush=True)
 
     def progress(self, progress: Progress) -> None:
         """Show progress: a bar on a terminal, elsewhere a line every 30 seconds and at each stage's ends."""
@@ -162,7 +163,6 @@ class Stops:
 @contextlib.contextmanager
 def job(name: str) -> Iterator[Console]:
     """Run a job's body with a quiet terminal; an error becomes one line and its ``ExitCode``."""
-    report_begin(name)
     use_utf8()
     set_import_variables()
     log = cache_folder() / "logs" / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
@@ -173,6 +173,8 @@ def job(name: str) -> Iterator[Console]:
         error = given if isinstance(given, SafeR1Error) else storage_error(log, given)
         print(f"{name}: {error.shown}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    # From here on an end without a report is a loss.
+    report_begin(name)
     out = os.dup(1)
     err = os.dup(2)
     console = Console(os.fdopen(out, "w", encoding="utf-8", errors="replace"), log)
@@ -191,7 +193,8 @@ def job(name: str) -> Iterator[Console]:
         ended = threading.Event()
         threading.Thread(target=_watch_head, args=(name, console, ended), daemon=True).start()
         try:
-            yield console
+            with holding():
+                yield console
             code = ExitCode.DONE
         except KeyboardInterrupt:
             code = _show_stop(name, console, stops)

@@ -22,6 +22,7 @@ from safe_r1.errors import ConfigError, SafeR1Error, reading
 from safe_r1.evaluation import commands as evaluation
 from safe_r1.gate import commands as gate
 from safe_r1.language import use_utf8
+from safe_r1.redaction import hide_credentials
 
 if TYPE_CHECKING:
     from safe_r1.benchmarks import OwnBenchmark
@@ -258,7 +259,7 @@ def report(
 
     with reading(run):
         for page in rewrite(run):
-            print(f"report: {page}")
+            print(f"report: {hide_credentials(page)}")
 
 
 @app.command()

@@ -26,6 +26,9 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SETTING_NAME = re.compile(r"(?:--set[ =])?[\w.-]+")
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# Shorter values of fields with other names are versions, regions and the like.
+_KEY_CHARS = 20
 _HEADER_GROUP = "headers"
 _FREE_GROUPS = (_HEADER_GROUP, "extra_body")
 
@@ -58,15 +61,43 @@ def _hide_fields(query: str) -> str:
 
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name, among those that a user or provider names, holds a secret."""
-    return _SECRET_NAME.search(name) is not None
+    return (
+        _SECRET_NAME.search(name) is not None or _SECRET_NAME.search(_CAMEL_CASE.sub("_", name)) is not None
+    )
+
+
+def find_credentials(text: str) -> str:
+    """The scheme of the first URL in a text that holds a credential; empty where there is none.
+
+    That is a user or password, a field of its query with a name that says so or a value as long as keys are,
+    or a query without names. Unlike ``hide_credentials`` it lets harmless fields be, such as ``api-version``.
+    """
+    for url in _URL.finditer(text):
+        scheme, _, rest = url.group().partition("://")
+        if _CREDENTIALS.search(url.group()) or _SLASHED_CREDENTIALS.search(url.group()):
+            return scheme.lower()
+        is_web = scheme.lower() in ("http", "https")
+        queries = [part for mark in "?#" for part in rest.partition(mark)[2:]]
+        for field in re.split("[?&#;]", "&".join(queries)):
+            name, equals, value = field.partition("=")
+            if equals and value and (is_secret_name(name) or len(value) >= _KEY_CHARS):
+                return scheme.lower()
+        query = rest.partition("?")[2].partition("#")[0]
+        if is_web and query and "=" not in query:
+            return scheme.lower()
+    return ""
 
 
 def without_secret_fields(fields: Any) -> Any:
-    """Further fields of a request without those whose names say that they hold a secret, at any depth."""
+    """Further fields of a request without those whose names say that they hold a secret, at any depth, and
+    without credentials in their URLs.
+    """
     if isinstance(fields, Mapping):
         kept = {name: each for name, each in fields.items() if not is_secret_name(str(name))}
         return {name: without_secret_fields(each) for name, each in kept.items()}
-    return [without_secret_fields(each) for each in fields] if isinstance(fields, list | tuple) else fields
+    if isinstance(fields, list | tuple):
+        return [without_secret_fields(each) for each in fields]
+    return hide_credentials(fields) if isinstance(fields, str) else fields
 
 
 def hide_secrets(value: Any) -> Any:

@@ -60,19 +60,7 @@ def load_config(schema: type[Config], file: str | None, overrides: list[str], **
     """
     tree = _read_file(file) if file else {}
     for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals or not name.strip():
-            raise ConfigError(
-                f"--set {override!r}: expected NAME=VALUE, e.g. --set generation.temperature=0.6"
-            )
-        try:
-            _put(tree, name.strip(), _load_yaml(text))
-        except RecursionError:
-            raise ConfigError(f"--set {name.strip()}: the value is nested too deep") from None
-        except (ValueError, OverflowError, yaml.YAMLError) as error:
-            raise ConfigError(
-                f"--set {name.strip()}: the value is not readable: {str(error).splitlines()[0]}"
-            ) from None
+        _put(tree, *read_override(override))
     for name, value in flags.items():
         if value is not None:
             _put(tree, name.replace("__", "."), value)
@@ -80,6 +68,24 @@ def load_config(schema: type[Config], file: str | None, overrides: list[str], **
         return schema.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(schema, error)) from None
+
+
+def read_override(override: str) -> tuple[str, object]:
+    """Name and value of ``a.b=v``, the value read as YAML.
+
+    Raises:
+        ConfigError: It has another form, or its value cannot be read.
+    """
+    name, equals, text = override.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise ConfigError(f"--set {override!r}: expected NAME=VALUE, e.g. --set generation.temperature=0.6")
+    try:
+        return name, _load_yaml(text)
+    except RecursionError:
+        raise ConfigError(f"--set {name}: the value is nested too deep") from None
+    except (ValueError, OverflowError, yaml.YAMLError) as error:
+        raise ConfigError(f"--set {name}: the value is not readable: {str(error).splitlines()[0]}") from None
 
 
 def _read_file(file: str) -> dict[str, object]:

@@ -16,6 +16,7 @@ from safe_r1.calibration.page import PageText, choices_of, render_page
 from safe_r1.calibration.record import FOLDER, NAME, DrawnSample
 from safe_r1.errors import ConfigError, RunConflictError
 from safe_r1.judge.gold_errors import load_gold_errors
+from safe_r1.redaction import hide_credentials
 from safe_r1.report.export_files import TABLES, new_file
 from safe_r1.report.result_rows import dialogue_text
 from safe_r1.runs import Row, RunFolder, as_path
@@ -62,7 +63,7 @@ class WrittenSample:
     def to_text(self) -> str:
         """For a terminal."""
         numbers = ", ".join(f"{num} {subject}s" for subject, num in self.num_by_subject.items())
-        return (
+        return hide_credentials(
             f"label-sample: {numbers} of {self.num_texts:,} texts, from {self.num_strata} strata\n"
             f"  {self.folder / 'label.html'}  open it in a browser, offline; keys 1 to 4\n"
             f"  {self.folder / 'label.csv'}, label.xlsx  the same as a table: fill in label and annotator\n"

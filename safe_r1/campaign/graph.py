@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_r1.benchmarks import absolute_name
+from safe_r1.campaign.credentials import check_command
 from safe_r1.campaign.endpoint_use import total
 from safe_r1.campaign.estimate import Estimate, estimate
 from safe_r1.campaign.recipe import RUN_ONCE, CampaignRecipe, JobKind, StageConfig
@@ -72,13 +73,14 @@ def make_steps(recipe: CampaignRecipe, output: str, only: Sequence[str] = ()) ->
 
     Raises:
         ConfigError: A step is too large for its group, the budget can never be met, two models have one name,
-            or ``only`` names an unknown variant.
+            ``only`` names an unknown variant, or a command holds a credential.
     """
     if only:
         recipe = select_variants(recipe, only)
     steps: dict[str, Step] = {}
     for name, stage, variant in _iter_steps(recipe):
         step = _step(recipe, name, stage, variant, output)
+        check_command(name, step.argv)
         steps[name] = dataclasses.replace(step, needs=_needs(step, recipe.stages[stage], steps))
     _check(recipe, steps)
     return steps

@@ -11,6 +11,7 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_
 
 from safe_r1.errors import ClusterLostError, ResourceError
 from safe_r1.progress import Progress
+from safe_r1.redaction import hide_credentials
 from safe_r1.resources import NODE_LABELS
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ class RayJobs:
             started_at=_seconds(info.start_time),
             ended_at=_seconds(info.end_time),
             progress=next((progress for progress in parsed if progress), None),
-            last_line="" if info.status == "SUCCEEDED" else last_line[:_LAST_LINE_CHARS],
+            # Of whatever ended the job, also of Ray's own messages. Hidden before it is cut.
+            last_line="" if info.status == "SUCCEEDED" else hide_credentials(last_line)[:_LAST_LINE_CHARS],
         )
 
     def _info(self, name: str) -> "JobDetails | None":

@@ -33,7 +33,7 @@ class Campaign:
         folder: RunFolder,
         jobs: Jobs,
         order: Order = "largest",
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ):
         """Read the states that earlier sessions recorded.
 
@@ -43,7 +43,7 @@ class Campaign:
             folder: Where the states are kept.
             jobs: Runs the jobs.
             order: Which of the steps that are ready starts first.
-            now: The clock, in Unix seconds.
+            now: The clock, in Unix seconds; None: a steady one.
 
         Raises:
             StorageError: The folder cannot be read.
@@ -51,7 +51,7 @@ class Campaign:
         self.recipe = recipe
         self.steps = dict(steps)
         self._jobs = jobs
-        self._now = now
+        self._now = now or steady_clock()
         self._store = StateStore(folder)
         self._priority = priority_of(order, steps)
         self.states = {name: self._store.read(step) for name, step in self.steps.items()}
@@ -161,11 +161,16 @@ class Campaign:
 
     def _is_ready(self, name: str, step: Step) -> bool:
         state = self.states[name]
-        if state.status != "waiting" or (state.retry_at is not None and state.retry_at > self._now()):
+        if state.status != "waiting" or self._is_too_early(state):
             return False
         # A comparison waits for all evaluations to end, and leaves out those that failed.
         sufficient = ENDED if step.tolerates_failures else ("done",)
         return all(self.states[needed].status in sufficient for needed in step.needs)
+
+    def _is_too_early(self, state: StepState) -> bool:
+        """It is tried again later. One whose time is further off than any wait is due: the clock was set."""
+        longest_s = 60 * self.recipe.retry_minutes * 2**self.recipe.max_attempts
+        return state.retry_at is not None and 0 < state.retry_at - self._now() <= longest_s
 
     def _free_units(self) -> dict[str, int]:
         """Units of each group that no job holds, see ``NodeGroup.capacity``."""
@@ -255,6 +260,12 @@ class Campaign:
         if state != self.states[name]:
             self.states[name] = state
             self._store.write(self.steps[name], state)
+
+
+def steady_clock() -> Callable[[], float]:
+    """Unix seconds that pass steadily: that the machine's clock is set meanwhile changes no duration."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
 
 
 def _slug(name: str) -> str:

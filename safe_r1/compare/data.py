@@ -13,6 +13,7 @@ from safe_r1.compare.load import Run, declared_margin
 from safe_r1.metrics.counts import read_counts
 from safe_r1.metrics.outcomes import METRICS_OF_GROUP, OVER_REFUSAL_METRICS, REFUSAL_METRICS
 from safe_r1.metrics.rates import Rate, read_rates
+from safe_r1.redaction import hide_credentials
 from safe_r1.report.labels import (
     HISTORY,
     METRICS,
@@ -280,7 +281,7 @@ class _TableBuilder:
     def _link(self, run: Run, column: RateColumn) -> str:
         """Address of the run's own report, filtered to the rows behind a figure."""
         report = run.path / "report.html"
-        address = str(report)
+        address = hide_credentials(str(report))
         if is_local(report) and is_local(self.output):
             folder = os.path.abspath(self.output.path)
             address = quote(os.path.relpath(os.path.abspath(report.path), folder))

@@ -19,6 +19,7 @@ from safe_r1.metrics.rate_fold import Weigh, unweighted
 from safe_r1.metrics.rates import SCHEMA_VERSION, compute_metrics, find_rate, read_rates
 from safe_r1.metrics.rows import ScoredRow, join_rows
 from safe_r1.metrics.strata import Selection
+from safe_r1.redaction import hide_credentials, hide_secrets
 from safe_r1.report.notes import headline_notes
 from safe_r1.runs import LAYOUT, RunFolder, as_path, find_runs, sha256
 
@@ -112,7 +113,9 @@ def load_runs(paths: Sequence[str], allow_mismatch: bool) -> tuple[list[Run], li
     runs = [_load_whole(folder) for path, folder in folders.items() if path not in unfinished]
     if not runs:
         raise StorageError(f"{', '.join(paths)}: no finished run (no _SUCCESS)")
-    return _with_unique_names(runs), [f"{path} is not finished and was left out" for path in unfinished]
+    return _with_unique_names(runs), [
+        f"{hide_credentials(path)} is not finished and was left out" for path in unfinished
+    ]
 
 
 def shape_notes(runs: Sequence[Run]) -> list[str]:
@@ -163,6 +166,8 @@ def _load(folder: RunFolder) -> Run:
             f"{folder.path}: run.json or metrics.json is missing or not that of an evaluation; "
             "run the evaluation again, or leave the folder out"
         )
+    # Earlier releases wrote settings as they were given.
+    info = hide_secrets(info)
     variant = info["variant"]
     results = read_results(folder)
     population = read_population(folder)

@@ -26,6 +26,7 @@ from safe_r1.compare.load import (
 )
 from safe_r1.compare.render import write_report
 from safe_r1.errors import ConfigError
+from safe_r1.redaction import hide_credentials
 from safe_r1.report.labels import METRICS
 from safe_r1.runs import as_path
 
@@ -53,7 +54,7 @@ class ComparisonReport:
                 for each in self.data.corrected
                 if (each.first, each.second, each.place.key) == (pair.first, pair.second, "all")
             ]
-        return "\n".join([*lines, f"report: {self.path}"])
+        return "\n".join([*lines, f"report: {hide_credentials(str(self.path))}"])
 
 
 def compare(

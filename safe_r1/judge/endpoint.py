@@ -16,6 +16,7 @@ from safe_r1.inference.endpoint_client import ChatSampling, EndpointClient
 from safe_r1.inference.reply_cache import Reply
 from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
 from safe_r1.judge.policy import BUILT_IN, Policy
+from safe_r1.redaction import without_secret_fields
 from safe_r1.schema import JUDGED_PARTS, Message
 
 
@@ -60,8 +61,10 @@ class EndpointJudge(ModelJudge):
             error=JudgeError,
             is_raw=policy.is_raw,
         )
-        # What changes a reply beside the model and the sampling settings; none for most judges.
-        further = {"extra_body": config.extra_body} if config.extra_body else {}
+        # What changes a reply beside the model and the sampling settings; none for most judges. A key among
+        # it changes none, and a short one could be guessed from a hash of it.
+        fields = without_secret_fields(config.extra_body)
+        further = {"extra_body": fields} if fields else {}
         salt = policy.sha256 + (json.dumps(further, sort_keys=True) if further else "")
         self._endpoint = ChatEndpoint(
             client, cache_dir=cache_dir, salt=salt, is_final=functools.partial(_has_label, policy)

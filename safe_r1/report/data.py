@@ -10,6 +10,7 @@ from safe_r1.metrics.outcomes import OVER_REFUSAL_METRICS, REFUSAL_METRICS
 from safe_r1.metrics.pass_at_k import PassAtK
 from safe_r1.metrics.rates import Rate, find_rate, read_rates
 from safe_r1.metrics.unknown import unknown_rates
+from safe_r1.redaction import hide_secrets
 from safe_r1.report.charts import AreaChart, area_charts
 from safe_r1.report.corrected import CorrectedRates, corrected_rates
 from safe_r1.report.endpoint import endpoint_notes
@@ -160,6 +161,8 @@ def build_report(
         run_info: Content of ``run.json``; any entry may be missing.
         calibration: Content of ``calibration.json``; None where there is none.
     """
+    # Earlier releases wrote settings as they were given.
+    run_info = hide_secrets(run_info)
     rates = read_rates(metrics)
     counts = read_counts(metrics)
     benchmark = name_of(run_info.get("benchmark"))

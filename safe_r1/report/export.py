@@ -13,6 +13,7 @@ from upath import UPath
 
 from safe_r1.errors import ConfigError, IntegrityError, StorageError
 from safe_r1.metrics.counts import read_counts
+from safe_r1.redaction import hide_credentials
 from safe_r1.report.export_files import TABLES, TableFile, new_file
 from safe_r1.report.result_rows import RESULT_SCHEMA, ResultRows
 from safe_r1.runs import LAYOUT, RunFolder, as_path, find_runs
@@ -39,7 +40,7 @@ class ExportedFile:
 
     def to_text(self) -> str:
         """Path and numbers, for a terminal."""
-        text = f"{self.path}: {self.num_rows:,} rows"
+        text = f"{hide_credentials(str(self.path))}: {self.num_rows:,} rows"
         if self.num_cut:
             text += f", {self.num_cut:,} cells cut at Excel's limit (parquet and csv have them whole)"
         if self.num_replaced:

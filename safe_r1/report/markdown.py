@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from safe_r1.metrics.rates import Rate
+from safe_r1.redaction import hide_secrets
 from safe_r1.report.data import build_report
 from safe_r1.report.text import markdown_text, printable
 from safe_r1.schema import Sample
@@ -75,6 +76,8 @@ def render_markdown(
         calibration: Content of ``calibration.json``; None where there is none.
     """
     template = markdown_environment().get_template("report.md.jinja")
+    # Earlier releases wrote settings as they were given.
+    run_info = hide_secrets(run_info)
     # Inside a code fence nothing is Markdown, and no line of indented JSON can close the fence.
     facts = (
         Markup(printable(json.dumps(run_info, ensure_ascii=False, indent=2, default=str))) if run_info else ""

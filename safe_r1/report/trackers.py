@@ -13,6 +13,7 @@ from upath import UPath
 
 from safe_r1.config import TrackerName
 from safe_r1.errors import ConfigError
+from safe_r1.redaction import hide_secrets
 from safe_r1.report.text import markdown_text
 from safe_r1.runs import is_local
 
@@ -163,11 +164,12 @@ def make_trackers(
         names: ``tensorboard``, ``mlflow``, ``wandb``.
         run: Name of the run.
         folder: Folder of the run.
-        settings: Settings of the run, for the trackers to show.
+        settings: Settings of the run, for the trackers to show without secrets.
 
     Raises:
         ConfigError: One is not installed.
     """
+    settings = hide_secrets(settings)
     trackers: list[Tracker] = []
     for name in names:
         if name == "mlflow":

@@ -17,6 +17,7 @@ import pyarrow as pa
 from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
+from safe_r1.locks import run_lock
 from safe_r1.redaction import hide_secrets
 from safe_r1.runs.files import as_path, is_regular, sha256, write_bytes, write_table
 from safe_r1.runs.tables import Row, list_shards, read_table
@@ -65,9 +66,11 @@ class RunFolder:
             name: The file that holds both.
 
         Raises:
-            RunConflictError: The folder holds a run with other settings; the message shows the difference.
+            RunConflictError: The folder holds a run with other settings; the message shows the difference. Or
+                another job works on it at this moment.
             StorageError: The folder cannot be written.
         """
+        run_lock.hold(self.path)
         old = self.read_json(name)
         if old is None:
             self.write_json(name, {**info, "fingerprint": fingerprint})

@@ -11,7 +11,7 @@ from safe_r1.serve.errors import ApiError, refuse
 from safe_r1.serve.service import Service
 
 # A key of the ASGI scope that only this process can set: the request is a row of a batch, whose owner was
-# authorized when the batch was created.
+# authorized when the batch was created, and must still have a key.
 _OWNER = "safe_r1.owner"
 
 
@@ -42,14 +42,17 @@ class Authentication:
         """Find the caller of a request.
 
         Raises:
-            ApiError: 401 (no valid key), 403 (no keys configured and not from this machine), 429, 503.
+            ApiError: 401 (no valid key, or the owner of a batch has none any more), 403 (no keys configured
+                and not from this machine), 429, 503.
         """
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         if request.method in ("GET", "HEAD") and path in _PUBLIC_PATHS:
             return
         if is_batch(request):
+            owner = request.scope[_OWNER]
             request.state.key = None
-            request.state.facts["key"] = request.scope[_OWNER]
+            request.state.facts["key"] = owner
+            self._service.keys.check_owner(owner)
             return
         service = self._service
         # Checked for each request: Serve may listen on more addresses than this application asked for.

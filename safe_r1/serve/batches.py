@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 from upath import UPath
 
@@ -20,6 +20,7 @@ from safe_r1.runs import write_bytes
 from safe_r1.serve.batch_input import LineError, RequestRow
 from safe_r1.serve.batch_objects import FINAL_STATUSES, OwnedBatchInfo, make_counts
 from safe_r1.serve.errors import format_location
+from safe_r1.serve.keys import KEY_REVOKED
 from safe_r1.serve.store import BatchStore
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ _MAX_RESTARTS = 10
 _RESTART_PAUSE_S = 30.0
 _BUSY_STATUSES = (429, 503)
 _OK_STATUS = 200
+_UNAUTHORIZED = 401
+_REVOKED_ERROR: LineError = {
+    "code": KEY_REVOKED,
+    "line": None,
+    "message": "the API key that created the batch was revoked; the finished requests are kept",
+    "param": None,
+}
+_REVOKED = {"object": "list", "data": [_REVOKED_ERROR]}
 
 
 class ResponseBody(TypedDict):
@@ -53,6 +62,20 @@ class ResponseRow(TypedDict):
     custom_id: str
     response: ResponseBody
     error: None
+
+
+class ShardCounts(NamedTuple):
+    """Result of one shard.
+
+    Attributes:
+        rows: Rows with a response, which are written.
+        ok: Of these, the ones with status 200.
+        refused: Rows that were not processed, since the key of the batch's owner was revoked.
+    """
+
+    rows: int
+    ok: int
+    refused: int = 0
 
 
 class BatchRunner:
@@ -106,15 +129,21 @@ class BatchRunner:
         num_done = len(finished)
         num_ok = sum(map(_is_ok, finished))
         status = "completed"
-        for num_shard_rows, num_shard_ok in self._process(missing, info, str(folder)):
-            num_done += num_shard_rows
-            num_ok += num_shard_ok
+        # That the machine's clock is set meanwhile ends no batch.
+        deadline = time.monotonic() + info["expires_at"] - time.time()
+        for counts in self._process(missing, info, str(folder)):
+            num_done += counts.rows
+            num_ok += counts.ok
             state["request_counts"] = make_counts(len(rows), num_ok, num_done - num_ok)
             store.write_state(batch_id, state)
+            if counts.refused:
+                status = "failed"
+                state["errors"] = _REVOKED
+                break
             if store.is_cancelled(batch_id):
                 status = "cancelled"
                 break
-            if time.time() > info["expires_at"]:
+            if time.monotonic() > deadline:
                 status = "expired"
                 break
         # Cancelled while its last shard was in progress.
@@ -125,10 +154,8 @@ class BatchRunner:
         store.write_state(batch_id, state | result | {"status": status, f"{status}_at": int(time.time())})
         return status
 
-    def _process(
-        self, rows: list[RequestRow], info: OwnedBatchInfo, folder: str
-    ) -> Iterator[tuple[int, int]]:
-        """Send the rows to the service; yields, for each shard, its rows and how many got status 200."""
+    def _process(self, rows: list[RequestRow], info: OwnedBatchInfo, folder: str) -> Iterator[ShardCounts]:
+        """Send the rows to the service; yields the counts of each shard."""
         import ray
 
         if not rows:
@@ -156,7 +183,7 @@ class BatchRunner:
         # Row by row and without prefetching, so that the counts are up to date after each shard.
         for shard in shards.iter_batches(batch_size=1, prefetch_batches=0):
             counts = cast("dict[str, np.ndarray]", shard)
-            yield int(counts["rows"][0]), int(counts["ok"][0])
+            yield ShardCounts(*(int(counts[name][0]) for name in ShardCounts._fields))
 
 
 class ServiceCaller:
@@ -193,21 +220,32 @@ class ServiceCaller:
         return await retrying(send)
 
     def __call__(self, batch: "dict[str, np.ndarray]") -> dict[str, list[int]]:
-        """Send all rows of a batch and write one line for each."""
+        """Send all rows of a batch and write one line for each that was processed."""
 
         async def send_all() -> list[tuple[int, object]]:
             return await asyncio.gather(*(self._send_row(json.loads(body)) for body in batch["body"]))
 
-        custom_ids = [str(custom_id) for custom_id in batch["custom_id"]]
-        replies = asyncio.run(send_all())
-        lines = [
-            _format_row(custom_id, status, body)
-            for custom_id, (status, body) in zip(custom_ids, replies, strict=True)
-        ]
+        sent_ids = [str(custom_id) for custom_id in batch["custom_id"]]
+        answered = {
+            custom_id: reply
+            for custom_id, reply in zip(sent_ids, asyncio.run(send_all()), strict=True)
+            if not _is_refused(*reply)
+        }
+        custom_ids = list(answered)
+        lines = [_format_row(custom_id, status, body) for custom_id, (status, body) in answered.items()]
         # Named by its rows: a task that Ray runs twice overwrites its own shard.
         shard = hashlib.sha256("\0".join(custom_ids).encode()).hexdigest()[:32]
-        write_bytes(self._folder / f"part-{shard}.jsonl", "".join(lines).encode())
-        return {"rows": [len(lines)], "ok": [sum(status == _OK_STATUS for status, _ in replies)]}
+        if lines:
+            write_bytes(self._folder / f"part-{shard}.jsonl", "".join(lines).encode())
+        num_ok = sum(status == _OK_STATUS for status, _ in answered.values())
+        counts = ShardCounts(len(lines), num_ok, len(sent_ids) - len(lines))
+        return {name: [value] for name, value in counts._asdict().items()}
+
+
+def _is_refused(status: int, body: object) -> bool:
+    """Whether the service did not process a row, since the key of the batch's owner was revoked."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return status == _UNAUTHORIZED and isinstance(error, dict) and error.get("code") == KEY_REVOKED
 
 
 def _format_row(custom_id: str, status: int, body: object) -> str:

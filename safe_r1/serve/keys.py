@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.storage import storage_from_string
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,6 +33,11 @@ _CHECK_INTERVAL_S = 2.0
 _RETRY_INTERVAL_S = 0.2
 _MAX_FILE_BYTES = 4 << 20
 _MIN_KEY_LENGTH = 16
+_WINDOW_S = 60
+# More than a clock is off between two requests while it is adjusted gradually.
+_CLOCK_STEP_S = 1.0
+KEY_REVOKED = "api_key_revoked"
+"""Code of the answer to a row of a batch whose owner has no key any more."""
 logger = logging.getLogger(__name__)
 
 
@@ -167,11 +173,30 @@ class KeyRing:
         # Every entry is compared, so that the response time does not reveal which one matched.
         found = [name for name, key in self._keys.items() if hmac.compare_digest(key.digest, digest)]
         if not found and self.problem:
-            message = "the API keys cannot be read until the service's operator repairs their file"
-            raise ApiError(503, "keys_unavailable", message, retry_after_s=5)
+            raise self._unavailable()
         if not found:
             raise ApiError(401, "invalid_api_key", "unknown API key")
         return found[0], self._keys[found[0]]
+
+    def check_owner(self, name: str) -> None:
+        """Check that the owner of a batch still has a key; another secret under the same name is one.
+
+        Raises:
+            ApiError: 401 with the code ``KEY_REVOKED``; 503, the file, which is invalid, may have it.
+        """
+        if self._file is None:
+            return
+        self.check()
+        if name in self._keys:
+            return
+        if self.problem:
+            raise self._unavailable()
+        message = f"the API key {name!r} of this batch's owner was revoked"
+        raise ApiError(401, KEY_REVOKED, message)
+
+    def _unavailable(self) -> ApiError:
+        message = "the API keys cannot be read until the service's operator repairs their file"
+        return ApiError(503, "keys_unavailable", message, retry_after_s=5)
 
 
 class RateLimits:
@@ -179,7 +204,9 @@ class RateLimits:
 
     def __init__(self, config: LimitConfig):
         self._config = config
-        self._limiter = MovingWindowRateLimiter(storage_from_string(config.storage))  # pyright: ignore[reportArgumentType]
+        self._storage = storage_from_string(config.storage)
+        self._limiter = MovingWindowRateLimiter(self._storage)  # pyright: ignore[reportArgumentType]
+        self._clock_offset = time.time() - time.monotonic()
 
     def limit_of(
         self,
@@ -204,6 +231,7 @@ class RateLimits:
             ApiError: 429 with the seconds to wait, or 400 for more items than a minute allows; nothing is
                 counted then.
         """
+        await self._forget_the_future()
         allowed = self.limit_of(key, "requests_per_minute" if unit == "requests" else "items_per_minute")
         limit = RateLimitItemPerMinute(allowed)
         if amount > allowed:
@@ -211,6 +239,18 @@ class RateLimits:
             raise ApiError(400, "too_many_items", message)
         if not await self._limiter.hit(limit, unit, name, cost=amount):
             reset = (await self._limiter.get_window_stats(limit, unit, name)).reset_time
-            wait = max(1, math.ceil(reset - time.time()))
+            wait = min(_WINDOW_S, max(1, math.ceil(reset - time.time())))
             message = f"more than {allowed} {unit} per minute; try again in {wait} s"
             raise ApiError(429, "rate_limit_exceeded", message, retry_after_s=wait)
+
+    async def _forget_the_future(self) -> None:
+        """Begin all windows anew where the machine's clock was set back.
+
+        They are kept by that clock: a caller who has used up a minute would have to wait for as long as the
+        clock was set back.
+        """
+        before = self._clock_offset
+        self._clock_offset = time.time() - time.monotonic()
+        # Windows in Redis are those of all replicas.
+        if self._clock_offset < before - _CLOCK_STEP_S and isinstance(self._storage, MemoryStorage):
+            await self._storage.reset()

@@ -5,6 +5,7 @@ from typing import Any
 
 from safe_r1.models.registry import Variant
 from safe_r1.models.remote import MODELSCOPE, is_uri
+from safe_r1.redaction import hide_credentials
 from safe_r1.train.config import FinetuneConfig
 from safe_r1.train.history import StepRecord
 
@@ -75,10 +76,10 @@ def render_card(
     card = _CARD.format(
         base=_base_model(variant),
         name=variant.name,
-        source=variant.source,
+        source=hide_credentials(variant.source),
         how="adapted by low-rank matrices that are merged" if config.lora else "fine-tuned in full",
         revision=variant.revision,
-        corpus=config.corpus,
+        corpus=hide_credentials(config.corpus),
         corpus_hash=info["corpus_sha256"],
         num_rows=train["num_rows_packed"],
         num_sequences=train["num_sequences"],

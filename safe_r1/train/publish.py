@@ -11,6 +11,7 @@ from safe_r1.models.registry import ORIGIN_FILE
 from safe_r1.models.variant import Variant
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import now
+from safe_r1.redaction import hide_credentials
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.train.card import RunInfo, render_card
 from safe_r1.train.checkpoint_files import (
@@ -147,7 +148,7 @@ def export_model(
     config = job.config
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = dtypes.get(config.save.dtype)
-    origin = {"base": _table_name(job.variant), "run": str(job.folder.path)}
+    origin = {"base": _table_name(job.variant), "run": hide_credentials(str(job.folder.path))}
     spec = ExportSpec(
         checkpoint,
         job.variant,

@@ -14,6 +14,7 @@ from upath import UPath
 
 from safe_r1.errors import SafeR1Error, StorageError, TrainingError, TransientError, WorkersLostError
 from safe_r1.progress import Progress, ProgressCallback
+from safe_r1.redaction import hide_credentials
 from safe_r1.resources import node_labels
 from safe_r1.runs import remove, write_bytes
 from safe_r1.train.history import read_history
@@ -171,7 +172,7 @@ def _describe(error: Exception) -> str:
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = (str(error).strip() or "no message").splitlines()[0]
-    return (
+    return hide_credentials(
         f"training failed with {type(error).__name__} at {Path(place.filename).name}:{place.lineno}: "
         f"{reason}; the log holds the traceback"
     )

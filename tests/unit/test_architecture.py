@@ -35,6 +35,7 @@ LAYERS: list[set[str]] = [
         "config",
         "errors",
         "language",
+        "locks",
         "policies",
         "progress",
         "provenance",

@@ -9,7 +9,7 @@ from upath import UPath
 from safe_r1.serve import batches
 from safe_r1.serve.batch_input import RequestRow
 from safe_r1.serve.batch_objects import OwnedBatchInfo
-from safe_r1.serve.batches import BatchRunner, ResponseRow, read_rows
+from safe_r1.serve.batches import BatchRunner, ResponseRow, ShardCounts, read_rows
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.store import BatchStore
 from tests.unit.serve.batch_files import make_batch
@@ -26,9 +26,7 @@ class LocalRunner(BatchRunner):
         self.on_row = on_row
         self.processed: list[str] = []
 
-    def _process(
-        self, rows: list[RequestRow], info: OwnedBatchInfo, folder: str
-    ) -> Iterator[tuple[int, int]]:
+    def _process(self, rows: list[RequestRow], info: OwnedBatchInfo, folder: str) -> Iterator[ShardCounts]:
         for number, row in enumerate(rows):
             if number == self.stop_after:
                 raise KeyboardInterrupt
@@ -39,7 +37,7 @@ class LocalRunner(BatchRunner):
             (UPath(folder) / f"part-{row['custom_id']}.jsonl").write_text(text)
             if self.on_row:
                 self.on_row(row["custom_id"])
-            yield 1, int(status == 200)
+            yield ShardCounts(1, int(status == 200))
 
 
 def read_file(store: BatchStore, file_id: str | None) -> list[ResponseRow]:
