@@ -22,23 +22,27 @@ _FUNCTIONS = frozenset(
 _ANCHORED = ("match", "fullmatch")
 _OPTIONS = (
     (["符合", "不符合"], "这句话是否符合科学常识？"),
-    (["正确", "错误"], "下列说法正确吗？"),
     (["歧视女性", "歧视老人", "不涉及歧视", "以上都是"], "下面哪一项是错误的？"),
 )
 
 
-def _made_for_questions() -> Iterator[re.Pattern[str]]:
+def _made_for_questions() -> Iterator[tuple[str, re.Pattern[str]]]:
     for texts, question in _OPTIONS:
-        yield from filter(_is_pattern, vars(mark.Question(texts, question)).values())
+        yield from _of_object(mark.Question(texts, question))
 
 
-def _made_for_propositions() -> Iterator[re.Pattern[str]]:
+def _made_for_propositions() -> Iterator[tuple[str, re.Pattern[str]]]:
     for _, question in _OPTIONS:
         found = proposition.Proposition.of_question(question) or proposition.Proposition.unknown()
-        yield from filter(_is_pattern, vars(clause.Scanner(found)).values())
+        yield from _of_object(clause.Scanner(found))
 
 
-# Patterns made of values that only their function knows, by file and function.
+def _of_object(value: object) -> Iterator[tuple[str, re.Pattern[str]]]:
+    yield from ((name, each) for name, each in vars(value).items() if isinstance(each, re.Pattern))
+
+
+# Patterns made of values that only their function knows, by file and function; with their names where they
+# differ in how they are used.
 MADE: dict[tuple[str, str], Callable[[], Any]] = {
     ("benchmarks/choice/clause.py", "__init__"): _made_for_propositions,
     ("benchmarks/choice/mark.py", "__init__"): _made_for_questions,
@@ -72,6 +76,16 @@ MADE: dict[tuple[str, str], Callable[[], Any]] = {
 }
 
 
+METHODS = {
+    "benchmarks/choice/mark.py:lead": "match",
+    "judge/vocabulary.py:_REFUSAL_ALONE": "fullmatch",
+    "judge/vocabulary.py:_COMPLIANCE_ALONE": "fullmatch",
+}
+"""How patterns are used whose name does not tell: as ``Question.lead`` and as ``Vocabulary.alone``."""
+CUT = {"judge/verdict_rules.py:HYPOTHETICAL": 200, "judge/verdict_rules.py:WEAK": 200}
+"""Patterns whose caller cuts the text, which is tried at that length: they look for the end of it."""
+
+
 class _Site(NamedTuple):
     """A call that takes a regular expression."""
 
@@ -98,35 +112,40 @@ def collect() -> list[Pattern]:
         module = importlib.import_module(".".join(path.relative_to(ROOT.parent).with_suffix("").parts))
         name = path.relative_to(ROOT).as_posix()
         for site in sites:
-            method = site.method or uses.get(site.target, "finditer")
+            place = f"{name}:{site.target or site.call.lineno}"
+            known = uses.get((name if site.target.startswith("_") else "", site.target), "finditer")
+            method = site.method or METHODS.get(place, known)
             try:
                 text, flags = _evaluate(site.call, vars(module))
             except NameError:
                 unknown.add((name, site.function))
                 continue
             flags = re.compile(text, flags).flags
-            found.setdefault((text, flags, method), Pattern(f"{name}:{site.call.lineno}", text, flags, method))
+            found.setdefault((text, flags, method), Pattern(place, text, flags, method))
     assert unknown == MADE.keys(), unknown ^ MADE.keys()
     for (name, function), make in MADE.items():
         for each in make():
-            pattern = Pattern(f"{name}:{function}", each.pattern, each.flags)
-            found.setdefault((each.pattern, each.flags, "finditer"), pattern)
+            target, made = each if isinstance(each, tuple) else (function, each)
+            place = f"{name}:{target}"
+            known = uses.get((name, target)) or uses.get(("", target), "finditer")
+            method = METHODS.get(place, known)
+            pattern = Pattern(place, made.pattern, made.flags, method)
+            found.setdefault((made.pattern, made.flags, method), pattern)
     return list(found.values())
-
-
-def _is_pattern(value: object) -> bool:
-    return isinstance(value, re.Pattern)
 
 
 def _evaluate(call: ast.Call, namespace: dict[str, Any]) -> tuple[str, int]:
     """Expression and flags of a call, by the constants of its module."""
     assert isinstance(call.func, ast.Attribute)
-    place = {"compile": 1, "search": 2, "match": 2, "fullmatch": 2, "findall": 2, "finditer": 2}.get(call.func.attr)
+    place = {"compile": 1, "search": 2, "match": 2, "fullmatch": 2, "findall": 2, "finditer": 2}.get(
+        call.func.attr
+    )
     flags: list[ast.expr] = [each.value for each in call.keywords if each.arg == "flags"]
     if place is not None:
         flags += call.args[place:]
     values = [
-        eval(compile(ast.Expression(each), "<pattern>", "eval"), dict(namespace)) for each in [call.args[0], *flags]
+        eval(compile(ast.Expression(each), "<pattern>", "eval"), dict(namespace))
+        for each in [call.args[0], *flags]
     ]
     return values[0], sum(values[1:])
 
@@ -179,19 +198,28 @@ def _name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def _uses(trees: dict[Path, ast.Module]) -> dict[str, str]:
-    """By name of a pattern, the one anchored method that it is used with; others are not in it.
+def _uses(trees: dict[Path, ast.Module]) -> dict[tuple[str, str], str]:
+    """By file and name of a pattern, the one anchored method that it is used with; others are not in it.
 
-    Names are not told apart by their modules: two patterns of one name are used as the freer of both.
+    Public names are in it without a file: two patterns of one public name are used as the freer of both.
     """
-    methods: dict[str, set[str]] = {}
-    for tree in trees.values():
-        called = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _name(node.func.value):
-                methods.setdefault(_name(node.func.value), set()).add(node.func.attr)
-                called.add(node.func.value)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load) and node not in called:
-                methods.setdefault(_name(node), set()).add("passed on")
-    return {name: next(iter(used)) for name, used in methods.items() if len(used) == 1 and used <= set(_ANCHORED)}
+    methods: dict[tuple[str, str], set[str]] = {}
+    for path, tree in trees.items():
+        file = path.relative_to(ROOT).as_posix()
+        called: set[ast.AST] = set()
+        nodes = list(ast.walk(tree))
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and _name(node.value):
+                methods.setdefault(_key(file, _name(node.value)), set()).add(node.attr)
+                called.add(node.value)
+        for node in nodes:
+            is_read = isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
+            if is_read and node not in called:
+                methods.setdefault(_key(file, _name(node)), set()).add("passed on")
+    return {
+        key: next(iter(used)) for key, used in methods.items() if len(used) == 1 and used <= set(_ANCHORED)
+    }
+
+
+def _key(file: str, name: str) -> tuple[str, str]:
+    return (file if name.startswith("_") else "", name)
