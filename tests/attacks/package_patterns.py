@@ -1,4 +1,4 @@
-"""Collects the regular expressions of the package: by its source, and by what its modules hold once imported."""
+"""Collects the regular expressions of the package from its source, and from what its modules hold."""
 
 import ast
 import importlib
@@ -151,7 +151,7 @@ def _evaluate(call: ast.Call, namespace: dict[str, Any]) -> tuple[str, int]:
 
 
 def _sites(tree: ast.Module) -> Iterator[_Site]:
-    """Calls of ``re``'s functions, with the function around them and the name that a compiled pattern gets."""
+    """Calls of ``re``'s functions, with the function around them and the name that a pattern gets."""
 
     def visit(node: ast.AST, function: str, parents: tuple[ast.AST, ...]) -> Iterator[_Site]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

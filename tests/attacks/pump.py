@@ -1,7 +1,8 @@
 """Texts that keep a regular expression busy, made from the expression, and how its time grows with them.
 
 As a program it reads ``{"patterns": [[text, flags, method], ...], "size": N, "limit_s": S}`` as JSON and
-writes the number of each pattern before it is tried, and those that are slow once more, negative. A search that does not end within the limit ends the process: the caller starts it anew behind that pattern.
+writes the number of each pattern before it is tried, and those that are slow once more, negative. A search
+that does not end within the limit ends the process: the caller starts it anew behind that pattern.
 """
 
 import json
