@@ -33,7 +33,7 @@ _TOKEN = re.compile(
   | (?P<invisible>[{_INVISIBLE}])""",
     re.X | re.S | re.M,
 )
-_BLOCKQUOTE = re.compile(r"[ \t]*(?:>[ \t]?)+.*")
+_BLOCKQUOTE = re.compile(r"[ \t]*+(?:>[ \t]?)++.*+")
 _QUOTE_SIGNS = re.compile(r"^[ \t]*(?:>[ \t]?)+", re.M)
 
 _INFO = re.compile(rf"[\s{{.:{_INVISIBLE}]*+(?P<word>[A-Za-z][\w+#.-]*+)?(?P<rest>.*+)")

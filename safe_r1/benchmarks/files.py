@@ -1,7 +1,6 @@
 """Reads benchmark files from any file system; every error is one line that names the file and the item."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +8,8 @@ from typing import TypeVar
 from upath import UPath
 
 from safe_r1.errors import DataError
+from safe_r1.records.text import TextError
+from safe_r1.records.text import parse_json as parse_text
 from safe_r1.runs import is_regular
 
 Field = TypeVar("Field")
@@ -105,16 +106,13 @@ def parse_json(content: bytes, where: str) -> object:
     """
     try:
         # Editors on Windows put a byte order mark first, which is no JSON.
-        return json.loads(content.decode("utf-8-sig"))
+        return parse_text(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: is damaged, byte {error.start} is no UTF-8; fetch the file again"
         ) from error
-    # Deep nesting in a damaged or hostile file ends in a RecursionError, not in a JSON error.
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(
-            f"{where}: is damaged, no valid JSON ({_line(error)}); fetch the file again"
-        ) from error
+    except TextError as error:
+        raise DataError(f"{where}: is damaged, no valid JSON ({error}); fetch the file again") from error
 
 
 def object_of(value: object, where: str) -> Mapping[str, object]:

@@ -14,6 +14,7 @@ from safe_r1.corpus.teachers import Response
 from safe_r1.inference.requests import EngineResult
 from safe_r1.judge.factory import JudgePlan
 from safe_r1.models.reasoning import split_reasoning
+from safe_r1.records.text import clean
 from safe_r1.runs import RunFolder, latest
 
 STAGE = "candidates"
@@ -66,8 +67,7 @@ class TeacherReply:
         """The reply of a language model; ``tokens`` are those of the prompt and of the completion."""
         if error:
             return cls(*key, None, Drop(SYNTHESIZE, "teacher_failed", error[:200]), error, *tokens)
-        # A lone surrogate, which no Parquet file can hold, becomes a question mark.
-        reasoning, answer = split_reasoning(text.encode(errors="replace").decode())
+        reasoning, answer = split_reasoning(clean(text))
         response = None if answer is None else Response(reasoning, answer)
         return cls(*key, response, None, None, *tokens)
 

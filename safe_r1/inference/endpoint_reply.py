@@ -9,6 +9,7 @@ import openai
 
 from safe_r1.inference.blocks import Block, block_in_error, is_block, may_be_block, without_appended_refusal
 from safe_r1.inference.reply_cache import Reply
+from safe_r1.records.text import clean
 from safe_r1.schema import Message
 
 _TOO_LONG = re.compile(
@@ -148,7 +149,7 @@ def _refusal(
     # FastAPI's servers name it detail.
     said = str(fields.get("message") or fields.get("detail") or message)[:_MAX_READ_CHARS]
     # Redacted before it is cut: a secret at the cut would stay in part.
-    text = _encodable(redact(" ".join(f"HTTP {status}: {code} {said}".split())))[:_MAX_ERROR_CHARS]
+    text = clean(redact(" ".join(f"HTTP {status}: {code} {said}".split())))[:_MAX_ERROR_CHARS]
     blocked = None
     # Errors about lengths name numbers and policies too.
     if status != 413 and not _TOO_LONG.search(said):
@@ -156,11 +157,6 @@ def _refusal(
         blocked = block_in_error(status, codes, everything, body, patterns)
     parameter = fields.get("param")
     return Refusal(status, text, blocked, parameter if isinstance(parameter, str) else None, code)
-
-
-def _encodable(text: str) -> str:
-    # Half of a cut emoji cannot be stored, and would stop all other rows.
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str], str]) -> Reply | Refusal:
@@ -184,21 +180,21 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
     except (AttributeError, LookupError, TypeError):
         return Reply(None, error=_no_choices(answer))
 
-    def clean(value: str) -> str:
-        return redact(_encodable(value))
+    def safe(value: str) -> str:
+        return redact(clean(value))
 
     given_reason = getattr(choice, "finish_reason", None)
-    finish_reason = clean(given_reason)[:_MAX_NAME_CHARS] if isinstance(given_reason, str) else None
+    finish_reason = safe(given_reason)[:_MAX_NAME_CHARS] if isinstance(given_reason, str) else None
     if finish_reason in _INTERRUPTED:
         return Refusal(500, f"the provider interrupted the reply (finish_reason {finish_reason})")
     if content is not None and not isinstance(content, str):
         return Reply(None, error=f"the reply's content is a {type(content).__name__}; expected a text")
-    text = clean(content or "")
+    text = safe(content or "")
     if not text and getattr(message, "tool_calls", None):
         return Reply(None, error="the reply is a call of a tool, not a text", is_row_fault=True)
     reasoning = next(
         (
-            clean(value)
+            safe(value)
             for name in ("reasoning_content", "reasoning")
             if isinstance(value := getattr(message, name, None), str) and value
         ),
@@ -212,7 +208,7 @@ def read_completion(answer: Any, patterns: Sequence[str], redact: Callable[[str]
         prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
         completion_tokens=_count(getattr(usage, "completion_tokens", None)),
         reasoning=reasoning,
-        served_by=clean(" ".join(each[:_MAX_NAME_CHARS] for each in served if isinstance(each, str))),
+        served_by=safe(" ".join(each[:_MAX_NAME_CHARS] for each in served if isinstance(each, str))),
     )
     sent = without_appended_refusal(text)
     if is_block(finish_reason) or sent is not None:

@@ -15,6 +15,7 @@ from safe_r1.judge.policy import Policy
 from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS, cut_middle
 from safe_r1.models.chat import fold_system
 from safe_r1.models.reasoning import split_reasoning
+from safe_r1.records.text import clean
 from safe_r1.schema import ComplianceLabel, Label, Message, RefusalLabel, Task, Unscored
 
 _MAX_REPLY_CHARS = 8_000
@@ -107,9 +108,7 @@ def single_exchange(item: JudgeItem, max_text_chars: int = MAX_TEXT_CHARS) -> tu
 
 
 def _without_control(text: str) -> str:
-    # A lone surrogate, cut out of an emoji by a tokenizer, cannot be sent as UTF-8.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return _CONTROL.sub(lambda found: found[0].translate(_HARMLESS), text)
+    return _CONTROL.sub(lambda found: found[0].translate(_HARMLESS), clean(text))
 
 
 def verdict_of(

@@ -12,6 +12,7 @@ from typing import cast
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError, JudgeError, SafeR1Error
 from safe_r1.judge.base import Judge, JudgeItem, Judgement
+from safe_r1.records.text import fault_in
 from safe_r1.schema import ComplianceLabel, RefusalLabel, Unscored
 
 GROUP = "safe_r1.judges"
@@ -129,5 +130,5 @@ def _fits(item: JudgeItem, judgement: object) -> bool:
 
 
 def _can_be_stored(text: object) -> bool:
-    """Whether it is a text without half of a surrogate pair, as one cut out of an emoji may have."""
-    return isinstance(text, str) and text.encode(errors="ignore").decode() == text
+    """Whether it is a text without what no file can hold."""
+    return isinstance(text, str) and not fault_in(text)

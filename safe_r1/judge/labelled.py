@@ -7,7 +7,6 @@ compliance only.
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ from upath import UPath
 
 from safe_r1.errors import DataError
 from safe_r1.judge.base import JudgeItem
+from safe_r1.records.text import TextError, check_value, parse_json
 from safe_r1.schema import Message, RefusalLabel
 
 LabelFormat = Literal["gold", "xstest"]
@@ -68,7 +68,7 @@ def _read_gold(text: str, path: str | UPath) -> list[LabelledItem]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                items.append(_gold_item(json.loads(line)))
+                items.append(_gold_item(parse_json(line)))
             except (ValueError, KeyError, TypeError) as error:
                 what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise DataError(
@@ -107,6 +107,7 @@ def _read_xstest(text: str, path: str | UPath) -> list[LabelledItem]:
                 f"(lacks {', '.join(missing)})"
             )
         for row in reader:
+            check_value(row)
             label = XSTEST_LABELS.get(row["final_label"] or "")
             if label is None or row["completion"] is None or None in row:
                 raise DataError(
@@ -115,6 +116,6 @@ def _read_xstest(text: str, path: str | UPath) -> list[LabelledItem]:
                 )
             item = JudgeItem([Message(role="user", content=row["prompt"])], row["completion"])
             items.append(LabelledItem(item, label))
-    except csv.Error as error:
+    except (csv.Error, TextError) as error:
         raise DataError(f"{path}, line {reader.line_num}: damaged CSV ({error})") from error
     return items

@@ -24,6 +24,7 @@ from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS, PROMPT_SHA2
 from safe_r1.judge.quotations import mask_quotations
 from safe_r1.judge.verdict import read_verdict
 from safe_r1.models.reasoning import split_reasoning
+from safe_r1.records.text import clean
 from safe_r1.schema import (
     JUDGED_PARTS,
     ComplianceLabel,
@@ -243,12 +244,7 @@ def _render(settings: PolicySettings, item: JudgeItem, max_text_chars: int) -> l
     }
     turns = [("system", settings.system), ("user", settings.user)]
     return [
-        Message(role=role, content=_encodable(_template(source).render(values)))
+        Message(role=role, content=clean(_template(source).render(values)))
         for role, source in turns
         if source is not None
     ]
-
-
-def _encodable(text: str) -> str:
-    # A lone surrogate, cut out of an emoji by a tokenizer, cannot be sent as UTF-8.
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from safe_r1.judge import over_refusal
 from safe_r1.judge.base import JudgeItem
 from safe_r1.models.control import tags_as_text
+from safe_r1.records.text import clean
 from safe_r1.schema import Message, Part, RefusalLabel
 
 MAX_TEXT_CHARS = 12_000
@@ -95,9 +96,7 @@ def judge_messages(
     else:
         system = _SYSTEM
         user = _USER.format(part=_PARTS[item.part], mark=mark, dialogue=dialogue, text=text)
-    # A lone surrogate, cut out of an emoji by a tokenizer, cannot be sent as UTF-8.
-    user = user.encode("utf-8", "replace").decode("utf-8")
-    return [Message(role="system", content=system), Message(role="user", content=user)]
+    return [Message(role="system", content=system), Message(role="user", content=clean(user))]
 
 
 def material(item: JudgeItem, max_text_chars: int, max_dialogue_chars: int) -> tuple[str, str, str]:

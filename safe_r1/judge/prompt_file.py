@@ -16,6 +16,7 @@ from safe_r1.judge.base import JudgeItem, content_identity
 from safe_r1.judge.policy import BUILT_IN, Policy, load_policy
 from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS, PROMPT_SHA256, cut_middle
 from safe_r1.models.control import tags_as_text
+from safe_r1.records.text import clean
 from safe_r1.schema import Message
 
 _HISTORY = "{dialog history}"
@@ -75,8 +76,7 @@ class PromptFile(Policy):
         # Without earlier turns their place leaves no empty line.
         template = self.template if history else self.template.replace(f"{_HISTORY}\n", "")
         text = _PLACES.sub(lambda place: values[place[0]], template)
-        # A lone surrogate, cut out of an emoji by a tokenizer, cannot be sent as UTF-8.
-        return [Message(role="user", content=text.encode("utf-8", "replace").decode("utf-8"))]
+        return [Message(role="user", content=clean(text))]
 
 
 def read_policy(file: str | None) -> Policy:

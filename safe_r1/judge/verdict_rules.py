@@ -104,7 +104,7 @@ SPEECH = re.compile(
 FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.S)
 # An opening mark without its closing one quotes to the end of the text; an apostrophe in a word never quotes.
 QUOTATION = re.compile(
-    r"“[^”]*(?:”|$)|「[^」]*(?:」|$)|『[^』]*(?:』|$)|‘[^’\n]*’"
+    r"“[^”]*(?:”|$)|「[^」]*(?:」|$)|『[^』]*(?:』|$)|‘[^’\n]{0,2000}+’"
     r"|\"(?:[^\"\\]|\\.){0,2000}+\"|(?<!\w)'[^'\n]*'|(?<=[^\s`])`[^`\n]+`"
 )
 
@@ -135,9 +135,10 @@ DENIED_AFTER = re.compile(
     re.I,
 )
 DEFINED_AFTER = re.compile(
-    r"[\"'”’」》\])]*\s*(?:[(][^)]{0,20}[)])?\s*(?:是指|指的是|的定义|的标准|:\s*[指即]|means|refers)", re.I
+    r"[\"'”’」》\])]*+\s*+(?:[(][^)]{0,20}[)]\s*+)?(?:是指|指的是|的定义|的标准|:\s*[指即]|means|refers)",
+    re.I,
 )
-ASKED_AFTER = re.compile(r"[\"'”’」》\])]*\s*(?:吗|么)?\s*\?")
+ASKED_AFTER = re.compile(r"[\"'”’」》\])]*+\s*+(?:[吗么]\s*+)?\?")
 # A condition or a question; "如果必须选" and the like do choose.
 HYPOTHETICAL = re.compile(
     r"(?:若(?!干)|如果(?!必须|一定|要选|非要)|假如|假设|倘若|要是|除非|只有[^。]*才|方可|才(?:能|可|算|会|属)"

@@ -18,6 +18,7 @@ from safe_r1.records.encodings import is_line_wise
 from safe_r1.records.files import lines_of, open_bytes
 from safe_r1.records.layout import Layout
 from safe_r1.records.parsed import Parsed, shorten
+from safe_r1.records.text import clean, fault_in
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -108,14 +109,16 @@ def _holds_rows(cell: str, delimiter: str) -> bool:
 def _row(number: int, names: list[str], cells: list[str], encoding: str) -> Parsed:
     text = ",".join(cells)
     if len(cells) != len(names):
-        shown = shorten(text.encode(errors="replace").decode())
+        shown = shorten(clean(text))
         return Parsed(number, None, f"expected {len(names)} columns, got {len(cells)}: {shown}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        shown = shorten(text.encode(errors="replace").decode())
-        return Parsed(number, None, f"not {encoding.removesuffix('-sig').upper()} text: {shown}")
-    return Parsed(number, dict(zip(names, cells, strict=True)), "")
+    row = dict(zip(names, cells, strict=True))
+    if fault := fault_in(text):
+        # Of bytes that the encoding does not have.
+        is_undecoded = "\0" not in text
+        what = f"not {encoding.removesuffix('-sig').upper()} text" if is_undecoded else fault
+        column = next((name for name, cell in row.items() if fault_in(cell)), "")
+        return Parsed(number, None, f"{what} in {column}: {shorten(clean(text))}")
+    return Parsed(number, row, "")
 
 
 def _delimiter(header: str, format_: str) -> str:

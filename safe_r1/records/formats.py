@@ -20,6 +20,7 @@ from safe_r1.records.files import lines_of, open_bytes, open_seekable, skip_byte
 from safe_r1.records.layout import Layout
 from safe_r1.records.location import DataLocation
 from safe_r1.records.parsed import Parsed, ParsedValue, shorten
+from safe_r1.records.text import TextError, check_value, clean, parse_json
 
 _BATCH_ROWS = 256
 
@@ -97,7 +98,7 @@ def read_values(file: UPath, layout: Layout, offset: int, location: DataLocation
             yield from (_parse_line(line, encoding) for line in lines_of(opened, file))
     elif layout.format == "parquet":
         with _parquet(file, layout) as parquet:
-            yield from ((row, "") for row in parquet.read_row_group(offset).to_pylist())
+            yield from map(checked, parquet.read_row_group(offset).to_pylist())
     else:
         for position, parsed in enumerate(read_all(file, layout, location)):
             if position >= offset:
@@ -110,18 +111,18 @@ def read_all(file: UPath, layout: Layout, location: DataLocation) -> Iterator[Pa
         yield from _read_lines(file, layout)
     elif layout.format == "json":
         for number, record in enumerate(_read_json(file, layout, location), start=1):
-            yield Parsed(number, *_check_text(record))
+            yield Parsed(number, *checked(record))
     elif layout.format in ("csv", "tsv"):
         yield from csv_files.read_csv(file, layout)
     elif layout.format == "xlsx":
         with open_seekable(file, layout.compression) as opened:
             for number, row in sheets.read_sheet(opened, layout.sheet, str(file)):
-                yield Parsed(number, row, "")
+                yield Parsed(number, *checked(row))
     else:
         with _parquet(file, layout) as parquet:
             batches = parquet.iter_batches(batch_size=_BATCH_ROWS)
             rows = (row for batch in batches for row in batch.to_pylist())
-            yield from (Parsed(number, row, "") for number, row in enumerate(rows, start=1))
+            yield from (Parsed(number, *checked(row)) for number, row in enumerate(rows, start=1))
 
 
 def read_head(file: UPath, layout: Layout, num_rows: int) -> list[tuple[int, list[str]]]:
@@ -165,14 +166,11 @@ def _parse_line(line: bytes | str, encoding: str | None) -> ParsedValue:
     try:
         if isinstance(line, bytes) and encoding:
             line = line.decode(encoding)
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        text = shorten(line.decode("utf-8", errors="replace") if isinstance(line, bytes) else line)
-        return None, f"not JSON ({str(error).split(':')[0]}): {text}"
-    # Only an escape, or bytes that begin with this one, can stand for half of a surrogate pair: the check is
-    # for the few lines that have one.
-    is_suspect = "\\u" in line if isinstance(line, str) else b"\\u" in line or b"\xed" in line
-    return _check_text(value) if is_suspect else (value, "")
+        return parse_json(line), ""
+    except ValueError as error:
+        text = line.decode("utf-8", errors="replace") if isinstance(line, bytes) else line
+        reason = str(error) if isinstance(error, TextError) else f"not JSON ({str(error).split(':')[0]})"
+        return None, f"{reason}: {shorten(clean(text))}"
 
 
 def is_blank(parsed: Parsed) -> bool:
@@ -180,13 +178,12 @@ def is_blank(parsed: Parsed) -> bool:
     return parsed.value is None and parsed.error.startswith("not JSON") and parsed.error.endswith(": ")
 
 
-def _check_text(value: object) -> ParsedValue:
-    """The value, or an error if its text cannot be encoded: JSON can escape half of a surrogate pair."""
-    text = json.dumps(value, ensure_ascii=False)
+def checked(value: object) -> ParsedValue:
+    """The value, or an error that names the field in it that is not taken; see ``check_value``."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return None, f"not Unicode (lone surrogate): {shorten(text.encode(errors='replace').decode())}"
+        check_value(value)
+    except TextError as error:
+        return None, f"{error}: {shorten(clean(str(value)))}"
     return value, ""
 
 

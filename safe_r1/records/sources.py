@@ -17,6 +17,7 @@ from safe_r1.errors import DataError
 from safe_r1.records.find import find_all, unreachable
 from safe_r1.records.formats import (
     Span,
+    checked,
     is_blank,
     list_spans,
     read_all,
@@ -181,7 +182,7 @@ def _read_values(location: DataLocation, part: SourcePart) -> Iterator[ParsedVal
         yield from read_values(UPath(part.file), part.layout, part.offset, location)
         return
     rows = _load_hub(location).select(range(part.offset, part.offset + part.num_records))
-    yield from ((dict(row), "") for row in rows)
+    yield from (checked(dict(row)) for row in rows)
 
 
 def read_rows(location: DataLocation, files_: list[tuple[UPath, Layout]]) -> Iterator[tuple[str, Parsed]]:
@@ -195,7 +196,7 @@ def read_rows(location: DataLocation, files_: list[tuple[UPath, Layout]]) -> Ite
     """
     if location.hub:
         for number, row in enumerate(_load_hub(location), start=1):
-            yield location.hub, Parsed(number, dict(row), "")
+            yield location.hub, Parsed(number, *checked(dict(row)))
         return
     for file, layout in files_:
         for parsed in read_all(file, layout, location):

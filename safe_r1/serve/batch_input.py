@@ -3,6 +3,7 @@
 import json
 from typing import TypedDict, TypeGuard
 
+from safe_r1.records.text import TextError, parse_json
 from safe_r1.serve.cost import row_items
 from safe_r1.serve.errors import ApiError
 from safe_r1.serve.json_limits import JsonLimits
@@ -76,13 +77,15 @@ def _parse_line(line: bytes, endpoint: str, seen: set[str]) -> tuple[RequestRow 
     """The request of one line, or None and what is wrong with it."""
     try:
         JsonLimits(_MAX_ELEMENTS).feed(line)
-        row: object = json.loads(line)
-        # json.loads accepts more than JSON: NaN, and unpaired surrogates, which cannot be encoded.
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+        row = parse_json(line)
+        # Python's JSON has numbers that are none: NaN and infinite ones.
+        json.dumps(row, allow_nan=False)
     except ApiError as error:
         return None, error.message.replace("the body", "the line")
-    except (ValueError, RecursionError):
-        return None, "the line is not JSON"
+    except TextError as error:
+        return None, f"the line is not taken: {error}"
+    except ValueError:
+        return None, "the line is not JSON: a number that is NaN or infinite"
     if not _is_object(row) or not _is_object(body := row.get("body")):
         return None, "expected an object with custom_id, method, url and an object body"
     custom_id = row.get("custom_id")

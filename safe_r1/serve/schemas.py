@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from safe_r1.records.text import check_value, fault_in
 from safe_r1.schema import Message, Part
 
 MAX_ITEMS = 1000
@@ -18,23 +19,22 @@ _REQUESTS: list[JsonValue] = [
 ]
 
 
-def _check_utf8(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("an unpaired surrogate, which is not valid Unicode text") from None
+def _check_text(text: str) -> str:
+    if fault := fault_in(text):
+        raise ValueError(fault)
     return text
 
 
-Text = Annotated[str, AfterValidator(_check_utf8)]
-"""Text that can be encoded as UTF-8; JSON can also escape unpaired surrogates, which have no encoding."""
+Text = Annotated[str, AfterValidator(_check_text)]
+"""Text that can be stored and sent on, see ``records.text``."""
 
 
 def _check_json(value: dict[str, object]) -> dict[str, object]:
+    check_value(value)
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON: an unpaired surrogate, NaN, or too deep") from None
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("not JSON: a number that is NaN or infinite") from None
     return value
 
 

@@ -95,9 +95,9 @@ class Question:
         mention = patterns.MENTION
         # Further options joined to a first one: "A和B", "A, 也可能是C"; after a comma only at the end.
         more = (
-            r"(?:[ \t]*(?:、|和|与|及|以及|或者?|还是|/|&|and|or|\+|\("
+            r"(?:[ \t]*+(?:、|和|与|及|以及|或者?|还是|/|&|and|or|\+|\("
             r"|,? ?[也还](?:可以?|可能|能)(?:是|为|选择?)?)?"
-            rf"[ \t]*{mention}|[ \t]*[,;][ \t]*{mention}(?=\s*(?:[。.;\n都均皆]|$))){{0,7}}+"
+            rf"[ \t]*+{mention}|[ \t]*+[,;][ \t]*+{mention}(?=\s*(?:[。.;\n都均皆]|$))){{0,7}}+"
         )
         # A mention with those joined to it: "A和B" is one choice of two options, not the choice of A.
         group = rf"(?P<group>{mention}{more})"
@@ -144,7 +144,7 @@ class Question:
         self.stated = self._compile_stated(group, word)
         # "不是“否”,而是“是”".
         self.denied_word = re.compile(
-            rf"(?:不是|并非)[ \t]*{word}[ \t]*,?[ \t]*(?=而是|应该?[是为])", re.IGNORECASE
+            rf"(?:不是|并非)[ \t]*+{word}[ \t]*+,?[ \t]*+(?=而是|应该?[是为])", re.IGNORECASE
         )
         self._compile_verdicts(group)
 
@@ -164,7 +164,7 @@ class Question:
         self.faulty = re.compile(rf"{group}{patterns.BETWEEN}(?:{patterns.FAULT})", re.IGNORECASE)
         self.right = re.compile(rf"{group}{patterns.BETWEEN}(?:{patterns.RIGHT})", re.IGNORECASE)
         # A description before the option: "最符合题意的是A".
-        self.such = re.compile(rf"的(?:就|只有|则)?[是为][ \t:]*{group}")
+        self.such = re.compile(rf"的(?:就|只有|则)?[是为][ \t:]*+{group}")
 
     def _compile_stated(self, group: str, word: str) -> re.Pattern[str]:
         """Explicit statements: "答案是A", "应该选B", "the best option is C"."""
@@ -176,11 +176,12 @@ class Question:
             rf"|(?:所以|因此|故|综上){gap}{{1,12}}的(?=是)|剩下的?|left with|leav(?:es|ing))"
             rf"|(?:(?:{patterns.RIGHT})的?{gap}{{0,8}}|(?:属于|构成|存在|违反){gap}{{1,24}})(?=是|为|:)"
         )
-        # Possessive quantifiers: adverbs and verbs between subject and option cannot backtrack.
+        # Possessive quantifiers: adverbs and verbs between subject and option cannot backtrack. Bounded: of
+        # many adverbs in a row, each may begin a statement.
         copula = (
-            rf"[\s,]*+(?:{patterns.ADVERBS})*+(?:选择|选取|选|给出)?+\s*+"
+            rf"[\s,]{{0,20}}+(?:{patterns.ADVERBS}){{0,20}}+(?:选择|选取|选|给出)?+\s{{0,20}}+"
             r"(?:的?是|为|is|are|(?:would|should|must) be|was|了)?+"
-            r"[\s:=]*+(?:the|option|choice|选项|[:\s(])*+(?:是(?=[\ue000-\ue2ff]))?"
+            r"[\s:=]{0,20}+(?:the|option|choice|选项|[:\s(]){0,20}+(?:是(?=[\ue000-\ue2ff]))?"
         )
         # Words may separate the noun from its verb, but no other verb or mention, which would be its object.
         noun = rf"(?:{patterns.NOUN})(?:[^。;\n:是为选\ue000-\ue3ff]{{0,14}}(?=是|为|:|选|is))?"

@@ -132,7 +132,7 @@ ITEM_RULED_OUT = re.compile(
 )
 OTHERS = re.compile("其他|其余|其它|另外|别的|因为|由于|理由")
 # At least four letters on lines of their own.
-LETTER_LOOP = re.compile(rf"\W*(?:{LETTERS}[ .]*\n\s*){{3,}}+{LETTERS}[ .]*\s*")
+LETTER_LOOP = re.compile(rf"\W{{0,80}}(?:{LETTERS}[ .]*+\n\s*+){{3,}}+{LETTERS}[ .]*+\s*+")
 # All options from the best to the worst.
 RANKED = re.compile(
     r"(?m)^[^\w\ue000-\ue3ff\n]{0,8}([\ue000-\ue1ff])(?:[ \t]*[>≥≻][ \t]*[\ue000-\ue1ff]){1,7}[^\w\n]*$"

@@ -14,16 +14,16 @@ final_answer finalanswer 最终答案 正确答案 answer 答案 选项 选择 c
 """)
 # "A: 20%", "是(0.2)", "| A | 0.1 |".
 _SCORE = re.compile(
-    r"(?:^|[\n;,、|*-]|(?<=\d) )[ \t*-]*(?P<name>[^\s:=|(,;、][^:=|(,;、\n]{0,19}?)"
-    r"[ \t*]*(?:[:=|(-][ \t:*]*|[ \t])"
-    r"(?P<score>\d{1,3}(?:\.\d{1,6})?)[ \t]*(?:%|分)?(?=[ \t)|*]*(?:[\n;,、]|$| [A-H]))"
+    r"(?:^|[\n;,、|*-]|(?<=\d) )[ \t*-]{0,20}+(?P<name>[^\s:=|(,;、][^:=|(,;、\n]{0,19}?)"
+    r"[ \t*]{0,12}(?:[:=|(-][ \t:*]{0,20}+|[ \t])"
+    r"(?P<score>\d{1,3}(?:\.\d{1,6})?)[ \t]{0,12}(?:%|分)?(?=[ \t)|*]{0,20}(?:[\n;,、]|$| [A-H]))"
 )
 _SCORE_NAME = re.compile("的?(?:可能性|概率|置信度|得分|分数|评分)[为是]?")
 _STATES = re.compile("答案|选(?!项)|因此|所以|answer|choose", re.IGNORECASE)
 _MAX_TRIES = 8
 _YES = re.compile(r"true|yes|是|正确|对|✓|√|符合", re.IGNORECASE)
 _NO = re.compile(r"false|no|否|错误|错|不正确|不对|✗|×|不符合|无", re.IGNORECASE)
-_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:%|分)?\s*")
+_NUMBER = re.compile(r"\s*+(\d++(?:\.\d++)?)\s*+(?:(?:%|分)\s*+)?")
 # A truth under one of these says that nothing is wrong, whatever the question asked.
 _HARMLESS = re.compile(r"safe|legal|valid|compliant|harmless|合法|合规|安全|合适|恰当", re.IGNORECASE)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from safe_r1.benchmarks.math_answers import narrow
+from safe_r1.records.text import TextError, check_value
 from safe_r1.schema import Message
 
 _SHOWN_CHARS = 30
@@ -69,19 +70,17 @@ def parsed(value: object) -> object:
     """A cell, or what its text is as JSON where it looks like a list or a table.
 
     Raises:
-        RowError: Its text cannot be encoded: JSON can escape half of a surrogate pair.
+        RowError: What it holds is not taken from outside, see ``records.text``.
     """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
         found = json.loads(value)
+        check_value(found)
+    except TextError as error:
+        raise RowError(f"a cell is not taken ({error}: {shown(value)})") from None
     except (ValueError, RecursionError):
         return value
-    if "\\u" in value:
-        try:
-            json.dumps(found, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise RowError(f"a cell is not Unicode (lone surrogate: {shown(value)})") from None
     return found
 
 

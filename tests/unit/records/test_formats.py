@@ -14,8 +14,9 @@ from safe_r1.records.location import DataLocation
     [
         (r'{"q": "\ud800"}', "not Unicode"),
         (r'{"\udfff": 1}', "not Unicode"),
-        ("[" * 100_000, "not JSON"),
-        ("1" * 5_000, "not JSON"),
+        ("[" * 100_000, "nested more than 100 deep"),
+        ("1" * 5_000, "more than 4,300 digits"),
+        (r'{"a": [{"q": "\u0000"}]}', "NUL character in a[0].q: "),
     ],
 )
 def test_hostile_json_is_malformed(text: str, error: str, tmp_path: Path):

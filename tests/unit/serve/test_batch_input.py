@@ -12,7 +12,7 @@ from tests.unit.serve.batch_files import URL, make_content, make_line
         ("{", "not JSON"),
         ("7", "an object"),
         (make_line("1", {"items": [{"prompt": "x"}], "temperature": float("nan")}), "not JSON"),
-        (make_line("\ud83d"), "not JSON"),
+        (make_line("\ud83d"), "lone surrogate in custom_id"),
         (make_line(3), "custom_id"),
         (make_line(""), "custom_id"),
         (make_line("1"), "earlier line"),
