@@ -137,7 +137,7 @@ def test_reasoning_is_judged_by_what_it_plans(judge: LexiconJudge, text: str, re
 
 
 def test_identity_changes_with_rules_and_weights(judge: LexiconJudge, monkeypatch: pytest.MonkeyPatch):
-    assert judge_label(judge.name, judge.identity) == "lexicon@e9ccfd72"
+    assert judge_label(judge.name, judge.identity) == "lexicon@67ac822b"
     assert len(judge.identity) == 64
     monkeypatch.setattr("safe_r1.judge.lexicon.rules_text", lambda: "other rules")
     other_rules = LexiconJudge().identity
