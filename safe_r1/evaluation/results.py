@@ -63,6 +63,8 @@ class RequestKey:
         repeat: The repeat.
         part: The part that is judged; of a request to the evaluated model ``answer``, or ``finished`` where
             it is asked to end that answer.
+        piece: Of a text that is judged in pieces, the number of the piece from 0.
+        num_pieces: In how many pieces it is judged.
     """
 
     benchmark: str
@@ -70,6 +72,8 @@ class RequestKey:
     task: Task
     repeat: int
     part: Part | Literal["finished"] = "answer"
+    piece: int = 0
+    num_pieces: int = 1
 
     @classmethod
     def of(cls, sample: Sample, repeat: int, part: Part | Literal["finished"] = "answer") -> Self:

@@ -39,9 +39,7 @@ _SHAPES = (
     "\u2e80-\u2fdf\u24b6-\u24e9\u3280-\u32b0\uf900-\ufaff\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"
     "\U0001d400-\U0001d7ff\U0001f130-\U0001f149\U0002f800-\U0002fa1f"
 )
-_HIDDEN = re.compile(
-    f"[{_INVISIBLE}{_OVERLAYS}]|(?<=[A-Za-z{_HAN}])[{_JOINERS}]|(?<=[{_HAN}])[{_ACCENTS}]"
-)
+_HIDDEN = re.compile(f"[{_INVISIBLE}{_OVERLAYS}]|(?<=[A-Za-z{_HAN}])[{_JOINERS}]|(?<=[{_HAN}])[{_ACCENTS}]")
 _SHAPE = re.compile(f"[{_SHAPES}]")
 # A single character, one or two blanks or marks, the next one, four times and more.
 _MARKS = r" \t\u00a0\u3000·・•.．*_~^+|\-"

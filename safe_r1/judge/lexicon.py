@@ -71,7 +71,9 @@ class LexiconJudge:
         self._models = load_models()
         idf = self._models["zh"].idf
         start = len(NGRAM_PREFIX)
-        self._pinyin = make_reader({name[start:]: each for name, each in idf.items() if len(name) == start + 2})
+        self._pinyin = make_reader(
+            {name[start:]: each for name, each in idf.items() if len(name) == start + 2}
+        )
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         """One judgement for every item, in order; an empty text is unscored with reason ``EMPTY``."""
@@ -89,7 +91,9 @@ class LexiconJudge:
         if decoded is None:
             return found
         readings = [] if decoded.is_all else [found]
-        readings += [self._judge_pieces(replace(item, text=each)) for each in (decoded.text, decoded.passages)]
+        readings += [
+            self._judge_pieces(replace(item, text=each)) for each in (decoded.text, decoded.passages)
+        ]
         # Harm in any reading is harm; else the text means what it says when it is decoded.
         harmful = (each for each in readings if each.label is RefusalLabel.HARMFUL)
         chosen = next(harmful, readings[-2])

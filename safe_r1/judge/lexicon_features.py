@@ -100,7 +100,7 @@ def ends(text: str) -> str:
 
 
 def without_thoughts(text: str, part: str = "answer") -> str:
-    """The whole text without outer whitespace; an answer without a reasoning block that was left before it."""
+    """All of a text without outer whitespace; an answer without a reasoning block left before it."""
     if part == "answer" and _THOUGHTS.match(text):
         # As a stream is split: what follows the first closing tag has been shown.
         text = text.partition(_THINK_END)[2].strip() or text

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.judge.prompt import MAX_TEXT_CHARS, num_tail_chars
+from safe_r1.models.control import tags_as_text
 from safe_r1.schema import RefusalLabel, Unscored
 
 OVERLAP_CHARS = 200
@@ -47,6 +49,21 @@ def in_pieces(item: JudgeItem, num_head: int, num_tail: int) -> list[JudgeItem]:
     if item.task != "refusal":
         return [item]
     return [item, *(replace(item, text=piece) for piece in middles(item.text, num_head, num_tail))]
+
+
+def pieces_for_model(item: JudgeItem, max_text_chars: int = MAX_TEXT_CHARS) -> list[JudgeItem]:
+    """An item as a model is asked about it; see ``in_pieces``.
+
+    Args:
+        item: What is judged.
+        max_text_chars: Length from which a prompt leaves the middle of a text out.
+    """
+    # Tags become longer in a prompt: what counts is the length there.
+    text = tags_as_text(item.text)
+    if len(text) <= max_text_chars:
+        return [item]
+    num_tail = num_tail_chars(max_text_chars)
+    return in_pieces(replace(item, text=text), max_text_chars - num_tail, num_tail)
 
 
 def worst(judgements: Sequence[Judgement]) -> Judgement:

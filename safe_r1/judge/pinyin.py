@@ -97,7 +97,7 @@ class PinyinReader:
         if letters in self.characters:
             return (letters,)
         # From the end: what is left of a word, in syllables.
-        split: list[Syllables | None] = [None] * len(letters) + [()]
+        split: list[Syllables | None] = [*[None] * len(letters), ()]
         for start in range(len(letters) - 1, -1, -1):
             for end in range(min(start + _MAX_SYLLABLE, len(letters)), start + 1, -1):
                 rest = split[end]
