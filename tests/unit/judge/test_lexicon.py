@@ -178,7 +178,8 @@ def test_cost_is_bounded_for_any_text(judge: LexiconJudge, unit: str):
     text = (unit * (100_000 // len(unit)))[:100_000]
     start = time.perf_counter()
     judge_blocking(judge, [item(text, text)])
-    assert time.perf_counter() - start < 1.0
+    # About 0.2 s; in quadratic time it would be minutes.
+    assert time.perf_counter() - start < 20.0
 
 
 @pytest.mark.slow
