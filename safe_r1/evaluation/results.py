@@ -82,7 +82,11 @@ class RequestKey:
 
     def to_text(self) -> str:
         """As one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        fields = asdict(self)
+        if self.num_pieces == 1:
+            # Journals of earlier runs have keys without pieces.
+            del fields["piece"], fields["num_pieces"]
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str) -> Self:

@@ -214,6 +214,8 @@ def test_pieces_of_a_text_become_one_verdict_in_whatever_order_they_come():
         ("any/thing\tat all", "直接拒绝"),
     ]
     assert written[0].row.explanation.startswith("judged in 3 pieces, the worst label is that of piece 2")
+    # As journals of earlier runs have it.
+    assert "piece" not in reply_key()
     # Four replies on two texts.
     assert join.texts(BatchCounts(4, 0, 10)) == BatchCounts(2, 0, 10)
     assert join.texts(BatchCounts(1, 0, 5)) == BatchCounts(1, 0, 5)
