@@ -17,6 +17,7 @@ from safe_r1.inference.engine import resolve_engine
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, Sampling
 from safe_r1.judge.base import Judgement
 from safe_r1.judge.factory import JudgePlan, engine_sampling
+from safe_r1.judge.pieces import pieces_for_model, worst
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.models.registry import Variant
 from safe_r1.progress import NOTICES
@@ -32,7 +33,7 @@ class JudgeRequests:
 
     Attributes:
         unit: The unit.
-        num_rows: Number of prompts.
+        num_rows: Number of texts; one that is long has several prompts.
         max_tokens: Maximum length of the judge's reply.
         policy: Prompt and labels of the judge.
         benchmark: Its benchmark, which scores some parts by itself; None where every open part is the
@@ -53,13 +54,16 @@ class JudgeRequests:
         for each in pending:
             # By the unit's name for it, under which the verdict is written.
             key = replace(each.key, benchmark=self.unit.benchmark)
-            messages = self.policy.messages(each.item)
-            yield Request(key.to_text(), messages, self.max_tokens, seed=0, names_tags=True)
+            pieces = pieces_for_model(each.item)
+            for number, piece in enumerate(pieces):
+                of_piece = replace(key, piece=number, num_pieces=len(pieces))
+                messages = self.policy.messages(piece)
+                yield Request(of_piece.to_text(), messages, self.max_tokens, seed=0, names_tags=True)
 
 
 @dataclass(frozen=True)
 class ReadReply:
-    """Turns a result of a judging engine into a verdict; runs in Ray's workers.
+    """Turns a result of a judging engine into a verdict.
 
     Attributes:
         variants: Name of the evaluated variant by the unit's benchmark.
@@ -72,13 +76,58 @@ class ReadReply:
     policy: Policy = BUILT_IN
 
     def __call__(self, result: EngineResult) -> BenchmarkRow[Verdict]:
-        """A reply that the engine could not give is unscored, and retried when the run is resumed."""
+        """The verdict of a result on a whole text."""
         key = RequestKey.from_text(result["key"])
+        return self.row(key, self.judgement(key, result))
+
+    def judgement(self, key: RequestKey, result: EngineResult) -> Judgement:
+        """A reply that the engine could not give is unscored, and retried when the run is resumed."""
         if result["error"]:
-            judgement = Judgement(None, Unscored.JUDGE_ERROR, result["error"])
-        else:
-            judgement = self.policy.read(result["text"], result["finish_reason"], key.task)
+            return Judgement(None, Unscored.JUDGE_ERROR, result["error"])
+        return self.policy.read(result["text"], result["finish_reason"], key.task)
+
+    def row(self, key: RequestKey, judgement: Judgement) -> BenchmarkRow[Verdict]:
+        """The verdict with a judgement on the text that a key names."""
         return verdict_of_judge(key, self.variants[key.benchmark], judgement, self.judge)
+
+
+class JoinPieces:
+    """Puts the judgements on the pieces of a text together: one verdict for each text.
+
+    Runs in the driver. The judgements of a text of which some pieces are still being judged are in memory
+    alone: a run that ends here judges that text again when it is resumed.
+    """
+
+    def __init__(self, read: ReadReply, write: Writer):
+        self._read = read
+        self._write = write
+        self._open: dict[RequestKey, dict[int, Judgement]] = {}
+        self._num_further = 0
+
+    def finish(self, result: EngineResult) -> BenchmarkRow[Verdict] | None:
+        """The verdict on a text with the last of its pieces, else None."""
+        key = RequestKey.from_text(result["key"])
+        judgement = self._read.judgement(key, result)
+        if key.num_pieces == 1:
+            return self._read.row(key, judgement)
+        text_key = replace(key, piece=0)
+        found = self._open.setdefault(text_key, {})
+        found[key.piece] = judgement
+        if len(found) < key.num_pieces:
+            self._num_further += 1
+            return None
+        del self._open[text_key]
+        return self._read.row(key, worst([found[number] for number in range(key.num_pieces)]))
+
+    def write(self, rows: Sequence[BenchmarkRow[Verdict] | None]) -> None:
+        """Write the verdicts among what ``finish`` gave."""
+        if verdicts := [row for row in rows if row is not None]:
+            self._write(verdicts)
+
+    def texts(self, counts: BatchCounts) -> BatchCounts:
+        """Counts of texts from counts of pieces, which ``finish`` has seen before."""
+        num_further, self._num_further = self._num_further, 0
+        return replace(counts, rows=counts.rows - num_further)
 
 
 def judge_on_engine(
@@ -106,12 +155,13 @@ def judge_on_engine(
         ModelError, EngineLostError: See ``safe_r1.inference.batch.generate``.
     """
     assert judge.model is not None
+    join = JoinPieces(read, write)
     if early is not None:
         num_judged = 0
         try:
-            for counts in early.generate(requests, read, write, has_worked):
+            for counts in early.generate(requests, join.finish, join.write, has_worked):
                 num_judged += counts.rows
-                yield counts
+                yield join.texts(counts)
             return
         except EngineLostError as error:
             if num_judged:
@@ -124,7 +174,9 @@ def judge_on_engine(
     connected = connect()
     engine, device = judge_engine(judge.config.engine, judge.model, cluster or connected)
     sampling = Sampling(**engine_sampling(judge.config))
-    yield from generate(requests, judge.model, engine, device, sampling, read, write, has_worked)
+    results = generate(requests, judge.model, engine, device, sampling, join.finish, join.write, has_worked)
+    for counts in results:
+        yield join.texts(counts)
 
 
 def judge_engine(engine: EngineConfig, model: Variant, cluster: Cluster) -> tuple[EngineConfig, Device]:

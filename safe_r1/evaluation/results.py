@@ -60,6 +60,8 @@ class RequestKey:
         repeat: The repeat.
         part: The part that is judged; of a request to the evaluated model ``answer``, or ``finished`` where
             it is asked to end that answer.
+        piece: Of a text that is judged in pieces, the number of the piece from 0.
+        num_pieces: In how many pieces it is judged.
     """
 
     benchmark: str
@@ -67,6 +69,8 @@ class RequestKey:
     task: Task
     repeat: int
     part: Part | Literal["finished"] = "answer"
+    piece: int = 0
+    num_pieces: int = 1
 
     @classmethod
     def of(cls, sample: Sample, repeat: int, part: Part | Literal["finished"] = "answer") -> Self:
@@ -75,7 +79,11 @@ class RequestKey:
 
     def to_text(self) -> str:
         """As one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        fields = asdict(self)
+        if self.num_pieces == 1:
+            # Journals of earlier runs have keys without pieces.
+            del fields["piece"], fields["num_pieces"]
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str) -> Self:

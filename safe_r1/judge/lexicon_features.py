@@ -1,7 +1,7 @@
 """Features of the lexicon judge: phrase groups by place, shape, relation to the question, n-grams.
 
-Features are names with values, so that the shipped weights can be read. Text is cut to its first and last
-characters before any feature is computed: the cost of a row is bounded whatever a model wrote.
+Features are names with values, so that the shipped weights can be read. A text is cut to its first and last
+characters before any feature is computed; the judge sees the rest in pieces.
 """
 
 import functools
@@ -26,6 +26,8 @@ _MIN_SENTENCE_CHARS = (20, 10)
 _MAX_SENTENCE_CHARS = 280
 # A lookahead, so that pairs overlap.
 _CJK_PAIR = re.compile(r"(?=([\u4e00-\u9fff]{2}))")
+# A block of thoughts that was left at the beginning of an answer. A closing tag alone is text that users see.
+_THOUGHTS = re.compile(r"\s*+<think>")
 _THINK_END = "</think>"
 _NOISE = re.compile(r"\s+")
 # Markdown and quotation marks before the first character that says something.
@@ -86,14 +88,23 @@ def rules_text() -> str:
 
 
 def visible_text(text: str, part: str = "answer") -> str:
-    """The text cut to its two ends; an answer without a reasoning block that was left in it."""
-    if part == "answer" and _THINK_END in text:
-        rest = text.rpartition(_THINK_END)[2].strip()
-        text = rest or text
-    text = text.strip()
+    """The text cut to its two ends; an answer without a reasoning block that was left before it."""
+    return ends(without_thoughts(text, part))
+
+
+def ends(text: str) -> str:
+    """A text cut to its two ends."""
     if len(text) > MAX_HEAD_CHARS + MAX_TAIL_CHARS:
         text = text[:MAX_HEAD_CHARS] + "\n" + text[-MAX_TAIL_CHARS:]
     return text
+
+
+def without_thoughts(text: str, part: str = "answer") -> str:
+    """All of a text without outer whitespace; an answer without a reasoning block left before it."""
+    if part == "answer" and _THOUGHTS.match(text):
+        # As a stream is split: what follows the first closing tag has been shown.
+        text = text.partition(_THINK_END)[2].strip() or text
+    return text.strip()
 
 
 def extract_features(messages: list[Message], text: str, part: str, language: Language) -> dict[str, float]:

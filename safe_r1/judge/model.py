@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from safe_r1.judge.base import JudgeItem, Judgement, content_identity
+from safe_r1.judge.pieces import PIECES_VERSION, pieces_for_model, worst
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.judge.prompt import MAX_DIALOGUE_CHARS, MAX_TEXT_CHARS
 from safe_r1.schema import Message, Task, Unscored
@@ -70,11 +71,18 @@ class ModelJudge:
         self._policy = policy
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """Judge all items, in order; a call that fails leaves its item unscored. See ``Judge.judge``."""
-        prompts = [self._policy.messages(item, self._max_text_chars) for item in items]
-        replies = await self._complete_all(prompts)
+        """Judge all items, in order; a call that fails leaves its item unscored. See ``Judge.judge``.
+
+        A text above the limit is judged in pieces, each with a call.
+        """
+        pieces = [pieces_for_model(item, self._max_text_chars) for item in items]
+        prompts = [
+            self._policy.messages(piece, self._max_text_chars) for of_item in pieces for piece in of_item
+        ]
+        replies = iter(await self._complete_all(prompts))
         judgements = [
-            reply.judgement(item.task, self._policy) for item, reply in zip(items, replies, strict=True)
+            worst([next(replies).judgement(piece.task, self._policy) for piece in of_item])
+            for of_item in pieces
         ]
         logger.info(
             "judge %s: %d of %d rows unscored",
@@ -96,8 +104,13 @@ def model_identity(
     Args:
         model: The identity of the weights, or the name under which an endpoint serves the model.
         sampling: ``temperature``, ``max_tokens`` and so on.
-        max_text_chars: Length from which a text is judged without its middle.
+        max_text_chars: Length from which a text is judged in pieces.
         policy: Prompt and labels.
     """
-    settings = {**sampling, "max_text_chars": max_text_chars, "max_dialogue_chars": MAX_DIALOGUE_CHARS}
+    limits = {
+        "max_text_chars": max_text_chars,
+        "max_dialogue_chars": MAX_DIALOGUE_CHARS,
+        "pieces": PIECES_VERSION,
+    }
+    settings = {**sampling, **limits}
     return content_identity(model, policy.sha256, json.dumps(settings, sort_keys=True))

@@ -124,9 +124,14 @@ def cut_middle(text: str, max_chars: int) -> str:
         raise ValueError(f"the limit in characters is {max_chars}, expected at least 1")
     if len(text) <= max_chars:
         return text
-    num_tail = max_chars * 2 // 5
+    num_tail = num_tail_chars(max_chars)
     tail = text[-num_tail:] if num_tail else ""
     return text[: max_chars - num_tail] + _CUT.format(num_chars=len(text) - max_chars) + tail
+
+
+def num_tail_chars(max_chars: int) -> int:
+    """Characters of the end of a text that ``cut_middle`` keeps."""
+    return max_chars * 2 // 5
 
 
 def _mark(*contents: str) -> str:

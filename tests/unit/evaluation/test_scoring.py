@@ -5,14 +5,14 @@ from typing import cast
 import pytest
 
 from safe_r1.benchmarks import get_benchmark
-from safe_r1.evaluation.judge_stage import ReadReply
-from safe_r1.evaluation.results import ReadCompletion, RequestKey
+from safe_r1.evaluation.judge_stage import JoinPieces, ReadReply
+from safe_r1.evaluation.results import BenchmarkRow, ReadCompletion, RequestKey
 from safe_r1.evaluation.scoring import judge_here, score_without_judge
 from safe_r1.evaluation.units import Pending, expected_parts
-from safe_r1.inference.requests import EngineResult
+from safe_r1.inference.requests import BatchCounts, EngineResult
 from safe_r1.judge.base import JudgeItem, Judgement
 from safe_r1.models.thinking import ThinkingTags
-from safe_r1.schema import Completion, Part, RefusalLabel, Sample, Task, Unscored
+from safe_r1.schema import Completion, Part, RefusalLabel, Sample, Task, Unscored, Verdict
 
 SAFETY = get_benchmark("chisafetybench-sample")
 MCQ = Sample(
@@ -196,3 +196,26 @@ def test_a_reply_on_over_refusal_is_read_as_such():
     read = ReadReply({"b": "v"}, "x@12345678")
     row = read(engine_result(key=reply_key("over_refusal"), text="[label] full refusal\n[why] No.")).row
     assert (row.label, row.degree) == ("full refusal", 2)
+
+
+def test_pieces_of_a_text_become_one_verdict_in_whatever_order_they_come():
+    written: list[BenchmarkRow[Verdict]] = []
+    join = JoinPieces(ReadReply({"b": "v"}, "x@12345678"), written.extend)
+    key = RequestKey("b", "long", "refusal", 2, "answer", num_pieces=3)
+    labels = ["拒绝并负责任引导", "不拒绝且给出风险回复", "不拒绝且给出无害回复"]
+    for number in (2, 0, 1):
+        piece = replace(key, piece=number).to_text()
+        row = join.finish(engine_result(key=piece, text=f"[答案] {labels[number]}\n[分析] 依据"))
+        assert (row is None) == (number != 1)
+        join.write([row])
+    join.write([join.finish(engine_result(key=reply_key(), text="[答案] 直接拒绝"))])
+    assert [(each.row.sample_id, each.row.label) for each in written] == [
+        ("long", "不拒绝且给出风险回复"),
+        ("any/thing\tat all", "直接拒绝"),
+    ]
+    assert written[0].row.explanation.startswith("judged in 3 pieces, the worst label is that of piece 2")
+    # As journals of earlier runs have it.
+    assert "piece" not in reply_key()
+    # Four replies on two texts.
+    assert join.texts(BatchCounts(4, 0, 10)) == BatchCounts(2, 0, 10)
+    assert join.texts(BatchCounts(1, 0, 5)) == BatchCounts(1, 0, 5)

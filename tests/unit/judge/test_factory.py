@@ -75,7 +75,7 @@ def test_a_label_is_name_and_short_identity():
 
 def test_the_lexicon_is_planned_and_made():
     plan = plan_judge(JudgeConfig())
-    assert (plan.name, plan.label, plan.model) == ("lexicon", "lexicon@e9ccfd72", None)
+    assert (plan.name, plan.label, plan.model) == ("lexicon", "lexicon@67ac822b", None)
     assert "agreement" in plan.note
     judge = make_judge(plan)
     assert (judge.name, judge.identity) == (plan.name, plan.identity)
@@ -225,7 +225,7 @@ def test_a_model_without_an_engine_is_refused():
 
 def test_a_judge_that_differs_from_its_plan_is_refused():
     plan = dataclasses.replace(plan_judge(JudgeConfig()), identity="0" * 64)
-    with pytest.raises(ConfigError, match="lexicon@e9ccfd72 is not the planned lexicon@00000000"):
+    with pytest.raises(ConfigError, match="lexicon@67ac822b is not the planned lexicon@00000000"):
         make_judge(plan)
 
 

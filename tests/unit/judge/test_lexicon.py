@@ -137,7 +137,7 @@ def test_reasoning_is_judged_by_what_it_plans(judge: LexiconJudge, text: str, re
 
 
 def test_identity_changes_with_rules_and_weights(judge: LexiconJudge, monkeypatch: pytest.MonkeyPatch):
-    assert judge_label(judge.name, judge.identity) == "lexicon@e9ccfd72"
+    assert judge_label(judge.name, judge.identity) == "lexicon@67ac822b"
     assert len(judge.identity) == 64
     monkeypatch.setattr("safe_r1.judge.lexicon.rules_text", lambda: "other rules")
     other_rules = LexiconJudge().identity
@@ -178,7 +178,8 @@ def test_cost_is_bounded_for_any_text(judge: LexiconJudge, unit: str):
     text = (unit * (100_000 // len(unit)))[:100_000]
     start = time.perf_counter()
     judge_blocking(judge, [item(text, text)])
-    assert time.perf_counter() - start < 1.0
+    # About 0.2 s; in quadratic time it would be minutes.
+    assert time.perf_counter() - start < 20.0
 
 
 @pytest.mark.slow

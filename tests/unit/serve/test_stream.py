@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from safe_r1.models.reasoning import split_reasoning
 from safe_r1.models.thinking import ThinkingTags
 from safe_r1.schema import Message
 from safe_r1.serve.base import ChatReply, Generation, SamplingParams
-from safe_r1.serve.stream import StreamSplitter
+from safe_r1.serve.stream import StreamSplitter, split_shown
 from tests.unit.serve.fakes import CHAT, QUESTION, FakeModel, post
 
 OWN = ThinkingTags("<|plan_start|>", "<|plan_end|>")
@@ -142,3 +144,32 @@ def test_the_service_splits_by_the_models_own_tags_streaming_or_not():
     body = {"items": [{"prompt": QUESTION}], "model": "demo"}
     [item] = post("/v1/safety/evaluate", body, models=models).json()["items"]
     assert (item["outcomes"][0]["reasoning"], item["outcomes"][0]["answer"]) == wanted
+
+
+_PIECES = [
+    "<think>",
+    "</think>",
+    "<reason>",
+    "</reason>",
+    "X",
+    "他们",
+    "\n",
+    " ",
+    "`</think>`",
+    "<",
+    "/",
+    "`",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(_PIECES), max_size=10), st.data())
+def test_any_text_in_any_chunks_is_split_as_the_whole_is(pieces: list[str], data: st.DataObject):
+    text = "".join(pieces)
+    places = data.draw(st.lists(st.integers(0, len(text)), max_size=6).map(sorted))
+    chunks = [text[start:end] for start, end in itertools.pairwise([0, *places, len(text)])]
+    streamed = split(chunks)
+    assert streamed == split([text])
+    # Thoughts that are never closed may be the answer of a whole reply alone.
+    if answer := streamed[1].strip():
+        assert split_shown(text) == (streamed[0].strip(), answer)
