@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safe_r1 import __version__
+from safe_r1.attacks import commands as attacks
 from safe_r1.calibration import commands as calibration
 from safe_r1.compare import commands as compare
 from safe_r1.corpus import commands as corpus
@@ -114,6 +115,7 @@ def fetch(
 
 
 app.add_typer(corpus.recipes, name="recipe")
+app.add_typer(attacks.app, name="attacks")
 questions = typer.Typer(no_args_is_help=True, help="Own questions: how a file of them is read.")
 app.add_typer(questions, name="benchmark")
 QuestionsFile = Annotated[

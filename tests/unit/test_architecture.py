@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
     {"judge"},
     {"inference"},
     {"benchmarks"},
+    {"attacks"},
     {"metrics"},
     {"chat"},
     {"models"},
@@ -64,6 +65,16 @@ BENCHMARK_MODULES = {
     "math500",
     "own",
     "xstest",
+}
+ATTACK_MODULES = {
+    "characters",
+    "encoding",
+    "framing",
+    "pinyin",
+    "reasoning",
+    "translation",
+    "words",
+    "writing",
 }
 JUDGE_MODULES = {
     "endpoint",
@@ -156,9 +167,12 @@ def test_no_circle():
     graphlib.TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize(("part", "modules"), [("benchmarks", BENCHMARK_MODULES), ("judge", JUDGE_MODULES)])
+@pytest.mark.parametrize(
+    ("part", "modules"),
+    [("attacks", ATTACK_MODULES), ("benchmarks", BENCHMARK_MODULES), ("judge", JUDGE_MODULES)],
+)
 def test_nobody_reaches_into(part: str, modules: set[str]):
-    """Benchmarks and judges are asked for by name, so that one more is one more file."""
+    """Attacks, benchmarks and judges are asked for by name, so that one more is one more file."""
     assert all(f"safe_r1.{part}.{module}" in MODULES for module in modules)
     hidden = tuple(f"safe_r1.{part}.{module}." for module in modules)
     found = [
@@ -189,6 +203,8 @@ def test_light_parts_need_no_heavy_library():
     light = [
         "safe_r1.config",
         "safe_r1.schema",
+        "safe_r1.attacks.apply",
+        "safe_r1.attacks.choose",
         "safe_r1.benchmarks",
         "safe_r1.judge.factory",
         "safe_r1.metrics.rates",
