@@ -131,13 +131,12 @@ class NearShapes(Change):
     is_exact = False
     is_random = True
     needs_chinese = True
-    share = 0.5
 
     def change(self, text: str, rng: random.Random) -> str:
         """See ``Change``."""
         others = _shapes()[0]
         choices = {place: others[char] for place, char in enumerate(text) if char in others}
-        return swap(text, choices, rng, self.share)
+        return swap(text, choices, rng, 1.0)
 
     def undo(self, text: str) -> str:
         """See ``Change``."""
