@@ -158,6 +158,10 @@ class Attack:
         hints = [change.hint for change in reversed(self.changes) if change.hint]
         return f"\n\n（{''.join(hints)}）" if hints else ""
 
+    def _hints_of(self, is_applied: bool) -> str:
+        # A hint at nothing would be wrong.
+        return self._hints if is_applied or len(self.changes) > 1 else ""
+
     @functools.cached_property
     def _before(self) -> tuple[Message, ...]:
         """The turns before the question."""
@@ -177,7 +181,7 @@ class Attack:
             changed = change.change(text, rng)
             is_applied = is_applied and (change.is_optional or changed != text)
             text = changed
-        text += self._hints
+        text += self._hints_of(is_applied)
         turns: list[Message] = [{"role": "user", "content": text}]
         if self.turns:
             turns = self.turns.split(text, rng)
@@ -192,7 +196,7 @@ class Attack:
         if not self.is_recoverable:
             raise ValueError(f"attack {self.name} cannot be taken back")
         text = self.turns.join(prompt.messages) if self.turns else prompt.messages[-1]["content"]
-        text = text.removesuffix(self._hints)
+        text = text.removesuffix(self._hints_of(prompt.is_applied))
         for change in reversed(self.changes):
             text = change.undo(text)
         return text

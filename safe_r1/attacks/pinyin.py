@@ -10,7 +10,7 @@ import unicodedata
 
 from safe_r1.attacks.base import Change
 from safe_r1.attacks.characters import swap
-from safe_r1.attacks.tables import CHINESE, common_characters
+from safe_r1.attacks.tables import RUN, common_characters
 
 _TONES = {0x300: None, 0x301: None, 0x304: None, 0x30C: None, 0x308: None}
 _BEFORE_MARK = re.compile(r" +(?=[，。、；：？！”’）》」』…,.;:?!)\]])|(?<=[“‘（《「『(\[]) +")
@@ -22,7 +22,6 @@ _FUNCTION = re.compile(
 )
 # Without these a sentence is hard to read.
 _KEPT = frozenset("的了着过吗呢吧啊是在我你他她它们这那和与不没一什么怎如何")
-_RUN = re.compile(f"[{CHINESE}]+")
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -120,8 +119,8 @@ class PinyinWords(Change):
 
     def change(self, text: str, rng: random.Random) -> str:
         """See ``Change``."""
-        usual, plain = _syllables()
-        words = _key_words(text, usual)
+        plain = _syllables()[1]
+        words = _key_words(text)
         if not words:
             return text
         pieces: list[str] = []
@@ -141,18 +140,28 @@ class PinyinWords(Change):
         return self.undo(text)
 
 
-def _key_words(text: str, usual: dict[str, str]) -> list[tuple[int, int]]:
+@functools.lru_cache(maxsize=1 << 12)
+def _usual_readings(text: str) -> tuple[str, ...]:
+    """For each character its syllable, if it is common and has its usual reading there; otherwise empty."""
+    usual = _syllables()[0]
+    return tuple(
+        reading if usual.get(char) == reading else ""
+        for char, reading in zip(text, readings(text), strict=True)
+    )
+
+
+def _key_words(text: str) -> list[tuple[int, int]]:
     """Start and end of pairs of characters that are likely to be words, all with their usual readings."""
     found: list[tuple[int, int]] = []
-    in_context = readings(text)
+    usual = _usual_readings(text)
     # Blanks of the same length keep the places.
     content = _FUNCTION.sub(lambda word: " " * len(word[0]), text)
-    for run in _RUN.finditer(content):
+    for run in RUN.finditer(content):
         last = run.end()
         # Most words have two characters; one that is left over goes to the word before it.
         for start in range(run.start(), last - 1, 2):
             stop = last if last - start == 3 else start + 2
-            if all(usual.get(text[place]) == in_context[place] for place in range(start, stop)):
+            if all(usual[start:stop]):
                 found.append((start, stop))
     return found
 
@@ -167,13 +176,13 @@ class Homophones(Change):
 
     def change(self, text: str, rng: random.Random) -> str:
         """See ``Change``."""
-        usual = _syllables()[0]
         groups = _homophones()[0]
-        choices: dict[int, str] = {}
-        for place, (char, syllable) in enumerate(zip(text, readings(text), strict=True)):
-            # Where the reading is not the usual one, another character would be read differently.
-            if usual.get(char) == syllable and len(groups[syllable]) > 1 and char not in _KEPT:
-                choices[place] = groups[syllable].replace(char, "")
+        # Where the reading is not the usual one, another character would be read differently.
+        choices = {
+            place: groups[syllable].replace(char, "")
+            for place, (char, syllable) in enumerate(zip(text, _usual_readings(text), strict=True))
+            if syllable and len(groups[syllable]) > 1 and char not in _KEPT
+        }
         return swap(text, choices, rng, self.share)
 
     def undo(self, text: str) -> str:
