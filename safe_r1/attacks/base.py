@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from safe_r1.schema import Message
 
@@ -34,8 +34,7 @@ def seeded(seed: int, attack: str, sample_id: str) -> random.Random:
     return random.Random(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()))
 
 
-@dataclass(frozen=True)
-class AttackedPrompt:
+class AttackedPrompt(NamedTuple):
     """What a target is asked in place of a question.
 
     Attributes:

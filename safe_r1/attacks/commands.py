@@ -80,7 +80,7 @@ def show(
     for attack in parse_attacks(chosen):
         prompt = attack.apply(question, seeded(seed, attack.name, "shown"))
         if as_json:
-            print(json.dumps({"attack": attack.name, **vars(prompt)}, ensure_ascii=False))
+            print(json.dumps({"attack": attack.name, **prompt._asdict()}, ensure_ascii=False))
             continue
         print(f"== {attack.name}" + ("" if prompt.is_applied else " (nothing to change in this question)"))
         for turn in prompt.messages:

@@ -1,7 +1,6 @@
 """Seconds in which 10,000 questions are written by all attacks, on one core.
 
-Usage: ``python -m tests.bench.attacks``. The questions are different ones, made of CHiSafetyBench's sample and
-XSTest's, so that nothing is remembered from one to the next. The aim is 10 s.
+Usage: ``python -m tests.bench.attacks``. All questions differ, so that none is remembered. The aim is 10 s.
 """
 
 import json
