@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup relock shell demo test-fast test test-long test-all scale-check lint format bench bench-generation bench-corpus \
-    bench-training bench-serve bench-campaign bench-calibration bench-smoke gpu-check audit clean
+    bench-training bench-serve bench-campaign bench-calibration bench-attacks bench-smoke gpu-check audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,7 +85,7 @@ format: setup ## Format the code and apply ruff's safe fixes
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: bench-generation bench-corpus bench-training bench-serve bench-campaign bench-calibration ## Run all benchmarks; results as JSON in bench-results
+bench: bench-generation bench-corpus bench-training bench-serve bench-campaign bench-calibration bench-attacks ## Run all benchmarks; results as JSON in bench-results
 
 bench-generation: setup ## Generation throughput against bare vLLM and lm-evaluation-harness
 	@$(PYTHON) -m tests.bench.run --output $(BENCH_OUTPUT)
@@ -106,8 +106,11 @@ bench-campaign: setup ## Scheduling of a campaign of 14 jobs on an autoscaled cl
 bench-calibration: setup ## Coverage of rates that 120 labels correct, by simulation
 	@$(PYTHON) -m tests.bench.calibration --output $(BENCH_OUTPUT)
 
+bench-attacks: setup ## Seconds in which 10,000 questions are written by all attacks, on one core
+	@$(PYTHON) -m tests.bench.attacks --output $(BENCH_OUTPUT)
+
 bench-smoke: setup ## Run each benchmark at its smallest size, as a test; results in a temporary folder
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in run corpus train serve campaign calibration gpu_check; do \
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in run corpus train serve campaign calibration attacks gpu_check; do \
 	    echo "bench-smoke: $$name" && $(PYTHON) -m tests.bench.$$name --smoke --output "$$folder" || exit 1; \
 	done
 

@@ -30,8 +30,8 @@ ATTACKED_SCHEMA = pa.schema(
 """A sample as an attack asks it. ``messages`` are what the target is asked, ``question`` is the plain last
 turn; ``prefill``, ``thought`` and ``is_applied`` are those of ``AttackedPrompt``.
 """
-# Strings of one chunk have offsets of 32 bits.
-_CHUNK = 500
+# Samples at once: the strings of a chunk have offsets of 32 bits, and few objects are quickly collected.
+_CHUNK = 128
 _UNUSED = random.Random(0)
 
 
@@ -110,12 +110,16 @@ def _attack_chunk(samples: pa.Table, attacks: Sequence[Attack], seed: int) -> pa
 
 def _message_array(prompts: Sequence[AttackedPrompt]) -> pa.ListArray:
     """The dialogues, column by column: several times faster than row by row."""
-    turns = [turn for prompt in prompts for turn in prompt.messages]
+    roles: list[str] = []
+    contents: list[str] = []
     offsets = [0]
     for prompt in prompts:
-        offsets.append(offsets[-1] + len(prompt.messages))
-    contents = [pa.array([turn[name] for turn in turns], pa.string()) for name in Message.__annotations__]
-    structs = pa.StructArray.from_arrays(contents, fields=list(MESSAGES_TYPE.value_type))
+        for turn in prompt.messages:
+            roles.append(turn["role"])
+            contents.append(turn["content"])
+        offsets.append(len(roles))
+    columns = [pa.array(roles, pa.string()), pa.array(contents, pa.string())]
+    structs = pa.StructArray.from_arrays(columns, fields=list(MESSAGES_TYPE.value_type))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs, type=MESSAGES_TYPE)
 
 

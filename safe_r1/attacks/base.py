@@ -3,12 +3,13 @@
 Nothing here makes a text harmful: the question is the user's, and an attack only says it in another way.
 """
 
+import functools
 import hashlib
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from safe_r1.schema import Message
 
@@ -33,8 +34,7 @@ def seeded(seed: int, attack: str, sample_id: str) -> random.Random:
     return random.Random(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()))
 
 
-@dataclass(frozen=True)
-class AttackedPrompt:
+class AttackedPrompt(NamedTuple):
     """What a target is asked in place of a question.
 
     Attributes:
@@ -146,10 +146,26 @@ class Attack:
             return "no"
         return "exact" if all(change.is_exact for change in self.changes) else "normalised"
 
-    @property
+    @functools.cached_property
     def is_random(self) -> bool:
         """Whether the result depends on the random numbers."""
         return self.turns is not None or any(change.is_random for change in self.changes)
+
+    @functools.cached_property
+    def _hints(self) -> str:
+        # The change that was made last is undone first.
+        hints = [change.hint for change in reversed(self.changes) if change.hint]
+        return f"\n\n（{''.join(hints)}）" if hints else ""
+
+    def _hints_of(self, is_applied: bool) -> str:
+        # A hint at nothing would be wrong.
+        return self._hints if is_applied or len(self.changes) > 1 else ""
+
+    @functools.cached_property
+    def _before(self) -> tuple[Message, ...]:
+        """The turns before the question."""
+        system = [("system", self.system)] if self.system is not None else []
+        return tuple(Message(role=role, content=content) for role, content in (*system, *self.history))
 
     def apply(self, question: str, rng: random.Random) -> AttackedPrompt:
         """The question as this attack asks it.
@@ -164,14 +180,11 @@ class Attack:
             changed = change.change(text, rng)
             is_applied = is_applied and (change.is_optional or changed != text)
             text = changed
-        text += self._hints()
-        turns = self.turns.split(text, rng) if self.turns else [Message(role="user", content=text)]
-        messages = [
-            *([Message(role="system", content=self.system)] if self.system is not None else []),
-            *(Message(role=role, content=content) for role, content in self.history),
-            *turns,
-        ]
-        return AttackedPrompt(tuple(messages), self.prefill, self.thought, is_applied)
+        text += self._hints_of(is_applied)
+        turns: list[Message] = [{"role": "user", "content": text}]
+        if self.turns:
+            turns = self.turns.split(text, rng)
+        return AttackedPrompt((*self._before, *turns), self.prefill, self.thought, is_applied)
 
     def back(self, prompt: AttackedPrompt) -> str:
         """The question of an attacked prompt, in the form of ``normal``.
@@ -182,7 +195,7 @@ class Attack:
         if not self.is_recoverable:
             raise ValueError(f"attack {self.name} cannot be taken back")
         text = self.turns.join(prompt.messages) if self.turns else prompt.messages[-1]["content"]
-        text = text.removesuffix(self._hints())
+        text = text.removesuffix(self._hints_of(prompt.is_applied))
         for change in reversed(self.changes):
             text = change.undo(text)
         return text
@@ -193,11 +206,6 @@ class Attack:
         for change in reversed(self.changes):
             text = change.normal(text)
         return text
-
-    def _hints(self) -> str:
-        # The change that was made last is undone first.
-        hints = [change.hint for change in reversed(self.changes) if change.hint]
-        return f"\n\n（{''.join(hints)}）" if hints else ""
 
 
 PLAIN = Attack("plain", "plain", OWN, "The question as it is.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safe_r1.attacks.base import Change
-from safe_r1.attacks.tables import GAP, read_lines, read_pairs
+from safe_r1.attacks.tables import RUN, read_lines, read_pairs
 
 if TYPE_CHECKING:
     from opencc import OpenCC
@@ -65,8 +65,8 @@ class Insert(Change):
         """See ``Change``."""
         mark = rng.choice(self.marks) if self.is_random else self.marks
         if self.share == 1 and not self.is_mixed:
-            return GAP.sub(lambda _: mark, text)
-        gaps = [gap.start() for gap in GAP.finditer(text)]
+            return RUN.sub(lambda run: mark.join(run[0]), text)
+        gaps = [gap for run in RUN.finditer(text) for gap in range(run.start() + 1, run.end())]
         if not gaps:
             return text
         chosen = sorted(rng.sample(gaps, max(1, round(len(gaps) * self.share))))
@@ -118,26 +118,25 @@ def swap(text: str, choices: Mapping[int, str], rng: random.Random, share: float
 
 
 @functools.cache
-def _shapes() -> tuple[dict[str, str], dict[int, str]]:
-    """Character to its near shapes, and each to the first of its group."""
-    groups = read_lines("near_shapes.txt")
-    others = {char: group.replace(char, "") for group in groups for char in group}
-    return others, {ord(char): group[0] for group in groups for char in group}
+def _shapes() -> tuple[dict[int, str], dict[int, str]]:
+    """Character to the next of its group of near shapes, and each to the first one."""
+    there: dict[int, str] = {}
+    back: dict[int, str] = {}
+    for group in read_lines("near_shapes.txt"):
+        there |= str.maketrans(group, group[1:] + group[0])
+        back |= str.maketrans(group, group[0] * len(group))
+    return there, back
 
 
 class NearShapes(Change):
     """Characters that look alike (形近字); normal: the first of each group of such characters."""
 
     is_exact = False
-    is_random = True
     needs_chinese = True
-    share = 0.5
 
     def change(self, text: str, rng: random.Random) -> str:
         """See ``Change``."""
-        others = _shapes()[0]
-        choices = {place: others[char] for place, char in enumerate(text) if char in others}
-        return swap(text, choices, rng, self.share)
+        return text.translate(_shapes()[0])
 
     def undo(self, text: str) -> str:
         """See ``Change``."""

@@ -15,6 +15,11 @@ Chosen = Annotated[
 ]
 
 
+def _visible(text: str) -> str:
+    """The text with code points for control characters and whatever else cannot be seen."""
+    return "".join(char if char.isprintable() or char in "\n\t" else f"⟦U+{ord(char):04X}⟧" for char in text)
+
+
 @app.command("list")
 def list_attacks(
     chosen: Annotated[
@@ -29,7 +34,6 @@ def list_attacks(
     from safe_r1.attacks.choose import parse_attacks
     from safe_r1.attacks.identity import attack_identity
     from safe_r1.attacks.registry import SETS, get_attack, names
-    from safe_r1.report.text import one_line
 
     attacks = parse_attacks(chosen) if chosen else list(map(get_attack, names()))
     rows = [
@@ -51,7 +55,7 @@ def list_attacks(
     for row in rows:
         table.add_row(
             *(
-                one_line(", ".join(row[name]) if name == "needs" else row[name])
+                _visible(", ".join(row[name]) if name == "needs" else row[name])
                 for name in ("name", "family", "needs", "keeps", "summary", "source")
             )
         )
@@ -72,17 +76,16 @@ def show(
     """Show a question as attacks ask it; nothing is sent anywhere."""
     from safe_r1.attacks.base import seeded
     from safe_r1.attacks.choose import parse_attacks
-    from safe_r1.report.text import printable
 
     for attack in parse_attacks(chosen):
         prompt = attack.apply(question, seeded(seed, attack.name, "shown"))
         if as_json:
-            print(json.dumps({"attack": attack.name, **vars(prompt)}, ensure_ascii=False))
+            print(json.dumps({"attack": attack.name, **prompt._asdict()}, ensure_ascii=False))
             continue
         print(f"== {attack.name}" + ("" if prompt.is_applied else " (nothing to change in this question)"))
         for turn in prompt.messages:
-            print(f"[{turn['role']}] {printable(turn['content'])}")
+            print(f"[{turn['role']}] {_visible(turn['content'])}")
         if prompt.thought is not None:
-            print(f"[thought] {printable(prompt.thought)}")
+            print(f"[thought] {_visible(prompt.thought)}")
         if prompt.prefill is not None:
-            print(f"[answer] {printable(prompt.prefill)}")
+            print(f"[answer] {_visible(prompt.prefill)}")

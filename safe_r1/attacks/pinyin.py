@@ -10,17 +10,18 @@ import unicodedata
 
 from safe_r1.attacks.base import Change
 from safe_r1.attacks.characters import swap
-from safe_r1.attacks.tables import CHINESE, common_characters
+from safe_r1.attacks.tables import RUN, common_characters
 
 _TONES = {0x300: None, 0x301: None, 0x304: None, 0x30C: None, 0x308: None}
 _BEFORE_MARK = re.compile(r" +(?=[，。、；：？！”’）》」』…,.;:?!)\]])|(?<=[“‘（《「『(\[]) +")
-# Common characters that make no key word.
-_FUNCTION = (
-    "的了着过吗呢吧啊是在我你他她它们这那哪谁什么怎样如何为因所以但而且和与或及跟把被让给对向从到由于能会可要"
-    "想应该请帮写说做有没不很都也还就才又再只个些种位名段篇条则几一两三四五六七八九十其并将使得最更"
+# Words of grammar, which are no key words, and around which key words begin and end.
+_FUNCTION = re.compile(
+    "为什么|因为|所以|但是|而且|如果|怎么样?|怎样|如何|什么|哪[些里儿个种]|[这那][些个种样里]|一[个些种下]|可以|"
+    "能不能|能够|是否|是不是|应该|需要|[我你他她它]们|自己|有?没有|有什么|帮我|关于|通过|进行|"
+    "[的了着过吗呢吧啊是在我你他她它这那谁和与或及跟把被让给不没很都也还就才又再只则其并将使最更有写说请去来]"
 )
-_KEY_WORDS = re.compile(f"[{CHINESE}]{{2,}}")
-_SPLIT = re.compile(f"[^{_FUNCTION}]+")
+# Without these a sentence is hard to read.
+_KEPT = frozenset("的了着过吗呢吧啊是在我你他她它们这那和与不没一什么怎如何")
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -118,17 +119,17 @@ class PinyinWords(Change):
 
     def change(self, text: str, rng: random.Random) -> str:
         """See ``Change``."""
-        usual, plain = _syllables()
-        words = _key_words(text, usual)
+        plain = _syllables()[1]
+        words = _key_words(text)
         if not words:
             return text
         pieces: list[str] = []
         end = 0
         for start, stop in sorted(rng.sample(words, max(1, round(len(words) * self.share)))):
             # A blank between two words, which are hard to tell apart otherwise.
-            pieces += [text[end:start] or " ", text[start:stop].translate(plain)]
+            pieces += [text[end:start] or (" " if pieces else ""), text[start:stop].translate(plain)]
             end = stop
-        return "".join([*pieces, text[end:]]).removeprefix(" " if text[:1] != " " else "")
+        return "".join([*pieces, text[end:]])
 
     def undo(self, text: str) -> str:
         """See ``Change``."""
@@ -139,19 +140,29 @@ class PinyinWords(Change):
         return self.undo(text)
 
 
-def _key_words(text: str, usual: dict[str, str]) -> list[tuple[int, int]]:
+@functools.lru_cache(maxsize=1 << 12)
+def _usual_readings(text: str) -> tuple[str, ...]:
+    """For each character its syllable, if it is common and has its usual reading there; otherwise empty."""
+    usual = _syllables()[0]
+    return tuple(
+        reading if usual.get(char) == reading else ""
+        for char, reading in zip(text, readings(text), strict=True)
+    )
+
+
+def _key_words(text: str) -> list[tuple[int, int]]:
     """Start and end of pairs of characters that are likely to be words, all with their usual readings."""
     found: list[tuple[int, int]] = []
-    in_context = readings(text)
-    for run in _KEY_WORDS.finditer(text):
-        for part in _SPLIT.finditer(run[0]):
-            first = run.start() + part.start()
-            last = run.start() + part.end()
-            # Most words have two characters; one that is left over goes to the word before it.
-            for start in range(first, last - 1, 2):
-                stop = last if last - start == 3 else start + 2
-                if all(usual.get(text[place]) == in_context[place] for place in range(start, stop)):
-                    found.append((start, stop))
+    usual = _usual_readings(text)
+    # Blanks of the same length keep the places.
+    content = _FUNCTION.sub(lambda word: " " * len(word[0]), text)
+    for run in RUN.finditer(content):
+        last = run.end()
+        # Most words have two characters; one that is left over goes to the word before it.
+        for start in range(run.start(), last - 1, 2):
+            stop = last if last - start == 3 else start + 2
+            if all(usual[start:stop]):
+                found.append((start, stop))
     return found
 
 
@@ -165,13 +176,13 @@ class Homophones(Change):
 
     def change(self, text: str, rng: random.Random) -> str:
         """See ``Change``."""
-        usual = _syllables()[0]
         groups = _homophones()[0]
-        choices: dict[int, str] = {}
-        for place, (char, syllable) in enumerate(zip(text, readings(text), strict=True)):
-            # Where the reading is not the usual one, another character would be read differently.
-            if usual.get(char) == syllable and len(groups[syllable]) > 1 and char not in _FUNCTION:
-                choices[place] = groups[syllable].replace(char, "")
+        # Where the reading is not the usual one, another character would be read differently.
+        choices = {
+            place: groups[syllable].replace(char, "")
+            for place, (char, syllable) in enumerate(zip(text, _usual_readings(text), strict=True))
+            if syllable and len(groups[syllable]) > 1 and char not in _KEPT
+        }
         return swap(text, choices, rng, self.share)
 
     def undo(self, text: str) -> str:

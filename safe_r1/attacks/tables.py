@@ -6,8 +6,8 @@ from importlib.resources import files
 
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 """Ranges of Chinese characters, for a class of a regular expression."""
-GAP = re.compile(f"(?<=[{CHINESE}])(?=[{CHINESE}])")
-"""Between two Chinese characters."""
+RUN = re.compile(f"[{CHINESE}]+")
+"""Chinese characters without anything between them."""
 
 
 def read_lines(name: str) -> list[str]:

@@ -18,7 +18,10 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 @functools.cache
 def _inverse(name: str) -> tuple[re.Pattern[str], dict[str, str]]:
-    back = {other: word for word, other in read_pairs(name).items()}
+    back: dict[str, str] = {}
+    for word, other in read_pairs(name).items():
+        # The first of several words with one translation stands for all of them.
+        back.setdefault(other, word)
     words = sorted(back, key=lambda word: (-len(word), word))
     letters = "|".join(re.escape(word) for word in words if word.isascii())
     others = "|".join(re.escape(word) for word in words if not word.isascii())
@@ -28,7 +31,7 @@ def _inverse(name: str) -> tuple[re.Pattern[str], dict[str, str]]:
 
 
 class English(Change):
-    """Common words in English; normal: these words in Chinese, without blanks."""
+    """Common words in English; normal: these words in Chinese, one for each translation, without blanks."""
 
     is_exact = False
     needs_chinese = True
@@ -47,7 +50,9 @@ class English(Change):
 
     def normal(self, text: str) -> str:
         """See ``Change``."""
-        return self.undo(text)
+        words = read_pairs(self.table)
+        back = _inverse(self.table)[1]
+        return self.undo(_pattern(self.table).sub(lambda word: back[words[word[0]]], text))
 
 
 # Blanks, but one between words, and none beside a mark.
