@@ -27,7 +27,7 @@ SERVERS: dict[str, S3Server] = {}
 class ArrowS3(ArrowFSWrapper):
     """pyarrow's S3 client behind fsspec, as a user's own file system would be."""
 
-    protocol = "arrows3"
+    protocol = "arrows3"  # pyright: ignore
     cachable = False
 
     def __init__(self, **options: Any):
@@ -47,7 +47,7 @@ class ArrowS3(ArrowFSWrapper):
         return str(path).removeprefix("arrows3://").strip("/")
 
     @classmethod
-    def _parent(cls, path: Any) -> str:
+    def _parent(cls, path: Any) -> str:  # pyright: ignore
         return cls._strip_protocol(path).rpartition("/")[0]
 
 
