@@ -55,7 +55,7 @@ def contents(data: bytes) -> Iterator[bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:
             yield from (parts.read(name) for name in parts.namelist())
     elif data[:4] == b"PAR1":
-        table = pq.read_table(pq.ParquetFile(io.BytesIO(data)).reader and io.BytesIO(data))
+        table = pq.read_table(io.BytesIO(data))
         yield repr((table.to_pylist(), table.schema.metadata)).encode()
     for found in _BASE64.findall(data):
         try:
