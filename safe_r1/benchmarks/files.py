@@ -110,8 +110,8 @@ def parse_json(content: bytes, where: str) -> object:
         raise DataError(
             f"{where}: is damaged, byte {error.start} is no UTF-8; fetch the file again"
         ) from error
-    # Deep nesting in a damaged or hostile file ends in a RecursionError, not in a JSON error.
-    except (json.JSONDecodeError, RecursionError) as error:
+    # Deep nesting ends in a RecursionError, a number of thousands of digits in a ValueError.
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{where}: is damaged, no valid JSON ({_line(error)}); fetch the file again"
         ) from error
