@@ -123,8 +123,8 @@ def _shapes() -> tuple[dict[int, str], dict[int, str]]:
     there: dict[int, str] = {}
     back: dict[int, str] = {}
     for group in read_lines("near_shapes.txt"):
-        there |= str.maketrans(group, group[1:] + group[0])
-        back |= str.maketrans(group, group[0] * len(group))
+        there |= zip(map(ord, group), group[1:] + group[0], strict=True)
+        back |= dict.fromkeys(map(ord, group), group[0])
     return there, back
 
 

@@ -7,6 +7,7 @@ import functools
 import random
 import re
 import unicodedata
+from typing import Any, cast
 
 from safe_r1.attacks.base import Change
 from safe_r1.attacks.characters import swap
@@ -28,7 +29,7 @@ _KEPT = frozenset("的了着过吗呢吧啊是在我你他她它们这那和与�
 def _word_readings(word: str) -> tuple[str, ...]:
     from pypinyin import Style, lazy_pinyin
 
-    return tuple(lazy_pinyin(word, style=Style.TONE, errors=list))
+    return tuple(lazy_pinyin(word, style=Style.TONE, errors=cast("Any", list)))
 
 
 @functools.lru_cache(maxsize=1 << 12)

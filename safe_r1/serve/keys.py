@@ -94,7 +94,7 @@ def _parse(file: str, content: bytes | None) -> tuple[dict[str, ApiKey], str]:
         return {}, f"key file {file}: not a file that can be read; expected TOML with a table for each key"
     try:
         tree = tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return {}, f"key file {file}: {type(error).__name__}; expected TOML with a table for each key"
     keys: dict[str, ApiKey] = {}
     problem = "" if tree else f"key file {file}: no key in it; add a table for each key"

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -102,11 +102,11 @@ CONFIG = {
 }
 
 
-def lines(rows: list[dict[str, object]]) -> bytes:
+def lines(rows: Sequence[Mapping[str, object]]) -> bytes:
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
 
 
-def table(rows: list[dict[str, object]], delimiter: str = ",") -> bytes:
+def table(rows: Sequence[Mapping[str, object]], delimiter: str = ",") -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
     writer.writeheader()
@@ -114,7 +114,7 @@ def table(rows: list[dict[str, object]], delimiter: str = ",") -> bytes:
     return text.getvalue().encode()
 
 
-def workbook(rows: list[dict[str, object]]) -> bytes:
+def workbook(rows: Sequence[Mapping[str, object]]) -> bytes:
     book = openpyxl.Workbook()
     sheet = book.worksheets[0]
     sheet.append(list(rows[0]))
@@ -125,9 +125,9 @@ def workbook(rows: list[dict[str, object]]) -> bytes:
     return content.getvalue()
 
 
-def parquet(rows: list[dict[str, object]]) -> bytes:
+def parquet(rows: Sequence[Mapping[str, object]]) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)
     return sink.getvalue().to_pybytes()
 
 
