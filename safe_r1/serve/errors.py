@@ -103,9 +103,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def handle_http_error(_: Request, error: HTTPException) -> Response:
         if error.status_code == 400 and isinstance(error.__cause__, ValueError):
             # The framework takes all but a syntax error of JSON for an error without a name.
-            return ApiError(
-                400, "invalid_json", "the body's JSON has a number of more than 4,300 digits or is not UTF-8"
-            ).to_response()
+            message = "the body's JSON has a number of more than 4,300 digits, or is not UTF-8"
+            return ApiError(400, "invalid_json", message).to_response()
         code = _HTTP_CODES.get(error.status_code, "error")
         body = ApiError(error.status_code, code, str(error.detail)).body
         return JSONResponse(body, error.status_code, error.headers)

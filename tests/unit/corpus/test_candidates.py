@@ -84,7 +84,7 @@ def test_a_success_replaces_an_error_of_the_same_candidate(build: CandidateBuild
 
 def test_a_lone_surrogate_of_a_teacher_can_be_stored(build: CandidateBuilder, tmp_path: Path):
     [row] = build([reply(0, RESPONSIBLE + "\ud800")])
-    assert row["answer"].endswith("?")
+    assert row["answer"].endswith("\ufffd")
     CandidateWriter(RunFolder(UPath(tmp_path)))([row])
 
 

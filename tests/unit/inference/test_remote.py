@@ -234,7 +234,7 @@ def test_half_of_an_emoji_does_not_stop_the_run(server: Server):
     body = replying("bad \ud83d end", reasoning_content="想 \ud83d")
     server.on_request = lambda sent, call: (200, json.dumps(body).encode())
     [row] = results(server, [request("甲")])
-    assert row["parts"] == ("想 ?", "bad ? end")
+    assert row["parts"] == ("想 \ufffd", "bad \ufffd end")
     server.on_request = lambda sent, call: (400, json.dumps({"error": {"message": "x \ud83d"}}).encode())
     [row] = results(server, [request("乙")])
     (row["error"] or "").encode()
