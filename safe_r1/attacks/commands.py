@@ -44,7 +44,7 @@ def list_attacks(
             "keeps": attack.keeps,
             "source": attack.source,
             "summary": attack.summary,
-            "identity": attack_identity(attack),
+            **({"identity": attack_identity(attack)} if as_json else {}),
         }
         for attack in attacks
     ]
