@@ -50,7 +50,7 @@ demo: setup ## Evaluate a small real model, build a corpus, fine-tune, evaluate 
 test-fast: setup ## Fast unit tests, in parallel: about a minute
 	@$(PYTHON) -m pytest $(UNIT_FOLDERS) -m "not slow and not very_long" -n $(TEST_WORKERS) --dist worksteal
 
-UNIT_TESTS := $(PYTHON) -m pytest $(UNIT_FOLDERS) -n $(TEST_WORKERS) --dist worksteal
+UNIT_TESTS := $(PYTHON) -m pytest $(UNIT_FOLDERS) -m "not very_long" -n $(TEST_WORKERS) --dist worksteal
 # Integration tests run one after the other, as each has a Ray or an engine of its own, and half of the time they wait for a process. The
 # unit tests fill that time: at the lowest priority, as Ray's workers have a low one too. Their output follows at the end.
 define run_tests
@@ -66,7 +66,7 @@ test: setup ## Unit and integration tests with real Ray, vLLM and a browser, wit
 
 test-long: setup ## The very long tests: processes and nodes killed in the middle of jobs, the deployed service
 	@bash cluster/local/browser.sh
-	@$(PYTHON) -m pytest tests $(UNIT_FOLDERS:%=--ignore %) -m very_long
+	@$(PYTHON) -m pytest tests -m very_long
 
 scale-check: setup ## A training step of each model at its planned number of GPUs, simulated, against the plan; minutes, no GPU
 	@$(PYTHON) -m tests.scale.train_step
