@@ -28,7 +28,11 @@ _KEPT = frozenset("的了着过吗呢吧啊是在我你他她它们这那和与�
 def _word_readings(word: str) -> tuple[str, ...]:
     from pypinyin import Style, lazy_pinyin
 
-    return tuple(lazy_pinyin(word, style=Style.TONE, errors=list))
+    found = lazy_pinyin(word, style=Style.TONE)
+    # What has no reading comes back in one piece.
+    if len(found) != len(word):
+        found = [syllable for char in word for syllable in lazy_pinyin(char, style=Style.TONE)]
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=1 << 12)
