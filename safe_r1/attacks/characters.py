@@ -123,8 +123,9 @@ def _shapes() -> tuple[dict[int, str], dict[int, str]]:
     there: dict[int, str] = {}
     back: dict[int, str] = {}
     for group in read_lines("near_shapes.txt"):
-        there |= str.maketrans(group, group[1:] + group[0])
-        back |= str.maketrans(group, group[0] * len(group))
+        for char, following in zip(group, group[1:] + group[0], strict=True):
+            there[ord(char)] = following
+            back[ord(char)] = group[0]
     return there, back
 
 

@@ -83,7 +83,6 @@ def show(
     """Show a question as attacks ask it; nothing is sent anywhere."""
     from safe_r1.attacks.apply import attack_sample
     from safe_r1.attacks.choose import parse_attacks
-
     from safe_r1.schema import Message, Sample
 
     sample = Sample(sample_id, "", "refusal", "", "", [Message(role="user", content=question)])
