@@ -3,15 +3,17 @@
 import functools
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from safe_r1.attacks.base import Change
 from safe_r1.attacks.tables import RUN, read_lines, read_pairs
 
 if TYPE_CHECKING:
     from opencc import OpenCC
+
+T = TypeVar("T")
 
 
 @functools.cache
@@ -69,7 +71,7 @@ class Insert(Change):
         gaps = [gap for run in RUN.finditer(text) for gap in range(run.start() + 1, run.end())]
         if not gaps:
             return text
-        chosen = sorted(rng.sample(gaps, max(1, round(len(gaps) * self.share))))
+        chosen = draw_some(gaps, self.share, rng)
         marks = rng.choices(self.marks, k=len(chosen)) if self.is_mixed else [mark] * len(chosen)
         starts = [0, *chosen]
         ends = [*chosen, len(text)]
@@ -99,22 +101,10 @@ class Reversed(Change):
         return text[::-1]
 
 
-def swap(text: str, choices: Mapping[int, str], rng: random.Random, share: float) -> str:
-    """The text with other characters at a share of the given places, one at least where there is one.
-
-    Args:
-        text: Any text.
-        choices: Index in the text to what may stand there.
-        rng: Draws places and characters.
-        share: Share of the places.
-    """
-    if not choices:
-        return text
-    characters = list(text)
-    for place in rng.sample(list(choices), max(1, round(len(choices) * share))):
-        options = choices[place]
-        characters[place] = options[rng.randrange(len(options))]
-    return "".join(characters)
+def draw_some(items: Sequence[T], share: float, rng: random.Random) -> list[T]:
+    """A share of the items on average, in their order; one at least where there is one."""
+    draw = rng.random
+    return [item for item in items if draw() < share] or [*items[:1]]
 
 
 @functools.cache
@@ -123,8 +113,9 @@ def _shapes() -> tuple[dict[int, str], dict[int, str]]:
     there: dict[int, str] = {}
     back: dict[int, str] = {}
     for group in read_lines("near_shapes.txt"):
-        there |= zip(map(ord, group), group[1:] + group[0], strict=True)
-        back |= dict.fromkeys(map(ord, group), group[0])
+        for char, following in zip(group, group[1:] + group[0], strict=True):
+            there[ord(char)] = following
+            back[ord(char)] = group[0]
     return there, back
 
 
@@ -168,7 +159,7 @@ class SplitCharacters(Change):
         if not places:
             return text
         characters = list(text)
-        for place in rng.sample(places, max(1, round(len(places) * self.share))):
+        for place in draw_some(places, self.share, rng):
             characters[place] = parts[ord(characters[place])]
         return "".join(characters)
 

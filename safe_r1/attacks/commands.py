@@ -51,7 +51,11 @@ def list_attacks(
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, indent=1))
         return
-    table = Table("name", "family", "needs", "keeps", "summary", "source", box=None)
+    table = Table(box=None)
+    for name in ("name", "family", "needs", "keeps"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("summary")
+    table.add_column("source")
     for row in rows:
         table.add_row(
             *(
@@ -70,15 +74,20 @@ def list_attacks(
 def show(
     chosen: Chosen,
     question: Annotated[str, typer.Option(help="The question to be asked in these ways.")],
+    sample_id: Annotated[
+        str, typer.Option(help="Id of the question: with a run's seed, what that run asked.")
+    ] = "shown",
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Show a question as attacks ask it; nothing is sent anywhere."""
-    from safe_r1.attacks.base import seeded
+    from safe_r1.attacks.apply import attack_sample
     from safe_r1.attacks.choose import parse_attacks
+    from safe_r1.schema import Message, Sample
 
+    sample = Sample(sample_id, "", "refusal", "", "", [Message(role="user", content=question)])
     for attack in parse_attacks(chosen):
-        prompt = attack.apply(question, seeded(seed, attack.name, "shown"))
+        prompt = attack_sample(sample, attack, seed)
         if as_json:
             print(json.dumps({"attack": attack.name, **prompt._asdict()}, ensure_ascii=False))
             continue

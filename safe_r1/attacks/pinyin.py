@@ -7,10 +7,9 @@ import functools
 import random
 import re
 import unicodedata
-from typing import Any, cast
 
 from safe_r1.attacks.base import Change
-from safe_r1.attacks.characters import swap
+from safe_r1.attacks.characters import draw_some
 from safe_r1.attacks.tables import RUN, common_characters
 
 _TONES = {0x300: None, 0x301: None, 0x304: None, 0x30C: None, 0x308: None}
@@ -29,7 +28,11 @@ _KEPT = frozenset("的了着过吗呢吧啊是在我你他她它们这那和与�
 def _word_readings(word: str) -> tuple[str, ...]:
     from pypinyin import Style, lazy_pinyin
 
-    return tuple(lazy_pinyin(word, style=Style.TONE, errors=cast("Any", list)))
+    found = lazy_pinyin(word, style=Style.TONE)
+    # What has no reading comes back in one piece.
+    if len(found) != len(word):
+        found = [syllable for char in word for syllable in lazy_pinyin(char, style=Style.TONE)]
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -103,11 +106,17 @@ def _syllables() -> tuple[dict[str, str], dict[int, str]]:
 
 @functools.cache
 def _homophones() -> tuple[dict[str, str], dict[int, str]]:
-    """Syllable to its common characters, and code point to the first of them."""
+    """Common character to others of its syllable, and code point to the first of them all."""
     groups: dict[str, str] = {}
     for char, syllable in _syllables()[0].items():
         groups[syllable] = groups.get(syllable, "") + char
-    return groups, {ord(char): group[0] for group in groups.values() for char in group}
+    others = {
+        char: group.replace(char, "")
+        for group in groups.values()
+        for char in group
+        if len(group) > 1 and char not in _KEPT
+    }
+    return others, {ord(char): group[0] for group in groups.values() for char in group}
 
 
 class PinyinWords(Change):
@@ -126,7 +135,7 @@ class PinyinWords(Change):
             return text
         pieces: list[str] = []
         end = 0
-        for start, stop in sorted(rng.sample(words, max(1, round(len(words) * self.share)))):
+        for start, stop in draw_some(words, self.share, rng):
             # A blank between two words, which are hard to tell apart otherwise.
             pieces += [text[end:start] or (" " if pieces else ""), text[start:stop].translate(plain)]
             end = stop
@@ -177,14 +186,15 @@ class Homophones(Change):
 
     def change(self, text: str, rng: random.Random) -> str:
         """See ``Change``."""
-        groups = _homophones()[0]
+        others = _homophones()[0]
         # Where the reading is not the usual one, another character would be read differently.
-        choices = {
-            place: groups[syllable].replace(char, "")
-            for place, (char, syllable) in enumerate(zip(text, _usual_readings(text), strict=True))
-            if syllable and len(groups[syllable]) > 1 and char not in _KEPT
-        }
-        return swap(text, choices, rng, self.share)
+        usual = _usual_readings(text)
+        places = [place for place, char in enumerate(text) if char in others and usual[place]]
+        characters = list(text)
+        for place in draw_some(places, self.share, rng):
+            options = others[characters[place]]
+            characters[place] = options[int(rng.random() * len(options))]
+        return "".join(characters)
 
     def undo(self, text: str) -> str:
         """See ``Change``."""

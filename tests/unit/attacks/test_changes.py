@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import unicodedata
-from typing import Any, cast
 
 import pytest
 from opencc import OpenCC
@@ -31,16 +30,14 @@ def test_pinyin_is_that_of_the_whole_sentence(questions: list[str]):
     for question in questions:
         words = re.findall(r"[^\W\d_]+", text_of("pinyin", question).partition("\n\n（")[0])
         letters = "".join(word for word in words).lower()
-        expected = lazy_pinyin(question, style=Style.TONE, errors=cast("Any", list))
+        expected = lazy_pinyin(question, style=Style.TONE)
         assert letters == "".join(re.findall(r"[^\W\d_]", "".join(expected))).lower()
 
 
 def test_caesar_and_morse_hold_the_toneless_pinyin(questions: list[str]):
     morse = {code: char for char, code in read_pairs("morse.txt").items()}
     for question in questions:
-        expected = re.findall(
-            "[a-z]", "".join(lazy_pinyin(question, errors=cast("Any", list))).lower().replace("ü", "v")
-        )
+        expected = re.findall("[a-z]", "".join(lazy_pinyin(question)).lower().replace("ü", "v"))
         moved = text_of("caesar", question).partition("\n\n（")[0]
         assert [chr((ord(c) - 97 - 3) % 26 + 97) for c in moved if c.isascii() and c.isalpha()] == expected
         codes = text_of("morse", question).partition("\n\n（")[0].split()
