@@ -51,7 +51,7 @@ def test_a_dialogue_is_one_of_a_and_b(tmp_path: Path):
 def test_texts_are_values_and_never_templates(tmp_path: Path):
     policy = read_policy(write(tmp_path, PROMPT))
     text = asked(policy, JudgeItem([Message(role="user", content="{answer}")], "{last_question}{0} \ud83d"))
-    assert text.endswith("A: {answer}\nB: {last_question}{0} ?")
+    assert text.endswith("A: {answer}\nB: {last_question}{0} \ufffd")
     assert "省略中间" in asked(policy, JudgeItem(QUESTION, "文" * 20_000))
 
 
