@@ -67,7 +67,7 @@ def parse_json(content: str | bytes) -> object:
     except RecursionError:
         raise TextError(f"nested more than {MAX_JSON_DEPTH} deep") from None
     except UnicodeDecodeError as error:
-        raise TextError(f"not UTF-8 (byte {error.start})") from None
+        raise TextError(f"not JSON (byte {error.start} is no UTF-8)") from None
     except ValueError as error:
         if str(error).startswith(_TOO_MANY_DIGITS):
             raise TextError("a number has more than 4,300 digits") from None

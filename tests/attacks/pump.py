@@ -32,9 +32,9 @@ _MAX_UNITS = 24
 # Repeats of up to so many characters are constants.
 _BOUND = 64
 _FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL | re.VERBOSE | re.ASCII
-_SHORT = 2_000
+_SHORT = 3_000
 # CPU seconds above which a text is tried at greater length: no verdict, so a busy machine changes none.
-_SUSPICIOUS_S = 0.0008
+_SUSPICIOUS_S = 0.0006
 _NOTABLE_S = 0.05
 # Four times the text takes four times as long where time is linear, and sixteen times where it is quadratic.
 _GROWTH = 9
