@@ -25,6 +25,7 @@ from safe_r1.inference.rendering import RenderBatches, Renderer
 from safe_r1.inference.requests import BatchCounts, EngineResult, RequestBatch, Sampling
 from safe_r1.inference.shard_buffer import ShardBuffer
 from safe_r1.models.registry import Variant
+from safe_r1.records.text import clean
 from safe_r1.resources import Device
 from safe_r1.runs import Row
 
@@ -282,7 +283,7 @@ def _result(row: Row) -> EngineResult:
         "key": row["key"],
         "prompt_tokens": int(row["prompt_tokens"]),
         "completion_tokens": generated,
-        "text": "" if error else (row.get("prefix") or "") + row["generated_text"],
+        "text": "" if error else (row.get("prefix") or "") + clean(row["generated_text"]),
         "finish_reason": reason,
         "error": error,
         "parts": None,

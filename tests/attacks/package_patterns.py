@@ -83,7 +83,7 @@ METHODS = {
 }
 """How patterns are used whose name does not tell: as ``Question.lead`` and as ``Vocabulary.alone``."""
 CUT = {"judge/verdict_rules.py:HYPOTHETICAL": 200, "judge/verdict_rules.py:WEAK": 200}
-"""Patterns whose caller cuts the text, which is tried at that length: they look for the end of it."""
+"""Patterns that are not tried: their caller cuts the text to that length."""
 
 
 class _Site(NamedTuple):

@@ -158,7 +158,8 @@ def test_a_storm_of_refusals_is_waited_out(server: Server):
         return (200, replying("答")) if time.monotonic() - begin > 2 else (503, b"<html>busy</html>")
 
     server.on_request = answer
-    rows = results(server, [request(str(number)) for number in range(8)], patience_s=30, max_retries=0)
+    patient = {"patience_s": 120, "timeout_s": 60, "max_retries": 0}
+    rows = results(server, [request(str(number)) for number in range(8)], **patient)
     assert [row["error"] for row in rows] == [None] * 8
 
 
