@@ -158,8 +158,8 @@ def test_a_storm_of_refusals_is_waited_out(server: Server):
         return (200, replying("答")) if time.monotonic() - begin > 2 else (503, b"<html>busy</html>")
 
     server.on_request = answer
-    patient = {"patience_s": 120, "timeout_s": 60, "max_retries": 0}
-    rows = results(server, [request(str(number)) for number in range(8)], **patient)
+    requests = [request(str(number)) for number in range(8)]
+    rows = results(server, requests, patience_s=120, timeout_s=60, max_retries=0)
     assert [row["error"] for row in rows] == [None] * 8
 
 
