@@ -11,6 +11,7 @@ from safe_r1.errors import ModelError
 from safe_r1.models.control import as_text
 from safe_r1.models.prompts import REASONING_PREFIX, PromptFormat, apply_template, load_tokenizer
 from safe_r1.models.reasoning import split_reasoning
+from safe_r1.models.thinking import closing_tag
 from safe_r1.schema import Message
 
 if TYPE_CHECKING:
@@ -112,10 +113,7 @@ def render_opening(thought: str | None, answer: str | None, prompt: PromptFormat
     opened = "" if prefix else (f"{tags.open}\n" if tags else REASONING_PREFIX)
     if answer is None:
         return opened + (thought or "")
-    opening_tag = (prefix or opened).strip()
-    # In all known forms a slash behind the first bracket.
-    closing_tag = tags.close if tags else f"{opening_tag[0]}/{opening_tag[1:]}"
-    return f"{opened}{thought or ''}\n{closing_tag}\n\n{answer}"
+    return f"{opened}{thought or ''}\n{closing_tag(prefix or opened, tags)}\n\n{answer}"
 
 
 def render_turns(

@@ -10,14 +10,28 @@ from safe_r1.models.thinking import ThinkingTags
 OWN_TAGS = ThinkingTags("⟪musing⟫", "⟪/musing⟫")
 OPENS_ITSELF = PromptFormat("chat", is_reasoning=True)
 OWN = PromptFormat("chat", is_reasoning=True, thinking_tags=OWN_TAGS)
-PREFIXES = ["<think>\n", "<think>", "[THINK]", "<reasoning>\n", "<seed:think>", "◁think▷"]
+CLOSING = {
+    "<think>\n": "</think>",
+    "<think>": "</think>",
+    "[THINK]": "[/THINK]",
+    "<reasoning>\n": "</reasoning>",
+    "<seed:think>": "</seed:think>",
+    "◁think▷": "◁/think▷",
+    "<|begin_of_thought|>\n": "<|end_of_thought|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|channel>thought\n": "<channel|>",
+    "<unused94>thought\n": "<unused95>",
+}
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("prefix", CLOSING)
 @pytest.mark.parametrize("thought", ["先想一想。", None])
 def test_a_begun_answer_is_the_answer(prefix: str, thought: str | None):
     opened = PromptFormat("r1", prefix, is_reasoning=True)
-    text = prefix + render_opening(thought, "当然，", opened, prefix) + "可以。"
+    opening = render_opening(thought, "当然，", opened, prefix)
+    assert opening == f"{thought or ''}\n{CLOSING[prefix]}\n\n当然，"
+    text = prefix + opening + "可以。"
     assert split_reasoning(text) == (thought or "", "当然，可以。")
 
 
