@@ -181,3 +181,10 @@ def test_prompts_of_judges_can_be_sent(escaped: str, reason: str):
     item = JudgeItem([Message(role="user", content=text)], text)
     for policy in (BUILT_IN, PromptFile.of("{question} {answer}", "own")):
         assert all(border.fault_in(turn["content"]) == "" for turn in policy.messages(item, 1000))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32-be"])
+@all_values
+def test_json_in_every_encoding_that_its_parser_takes(encoding: str, value: str, reason: str):
+    with pytest.raises(border.TextError, match=reason):
+        border.parse_json(f'{{"a": {value}}}'.encode(encoding))
