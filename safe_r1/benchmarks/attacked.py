@@ -15,7 +15,7 @@ from safe_r1.attacks.base import PLAIN, Attack
 from safe_r1.attacks.choose import parse_attacks
 from safe_r1.attacks.identity import attack_identity
 from safe_r1.benchmarks.base import BaseBenchmark, Benchmark, KeyIdentity, Location, Workload
-from safe_r1.errors import DataError
+from safe_r1.errors import ConfigError, DataError
 from safe_r1.progress import NOTICES
 from safe_r1.schema import OPENING_ANSWER, OPENING_THOUGHT, Sample
 
@@ -23,6 +23,18 @@ SEPARATOR = "@"
 notices = logging.getLogger(NOTICES)
 # A harmless question in another role, or with a begun answer, is another question.
 _OF_HARMLESS = ("plain", "writing", "encoding")
+
+
+class UnchangedError(DataError):
+    """An attack has nothing to ask of a benchmark.
+
+    Attributes:
+        attack: Name of the attack.
+    """
+
+    def __init__(self, message: str, attack: str = ""):
+        super().__init__(message)
+        self.attack = attack
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class AttackedBenchmark(BaseBenchmark):
         """The questions that the attack can ask; those in which it finds nothing to change are left out.
 
         Raises:
-            DataError: There are none.
+            UnchangedError: There are none.
         """
         found: list[Sample] = []
         num_unchanged = 0
@@ -85,9 +97,10 @@ class AttackedBenchmark(BaseBenchmark):
             else:
                 num_unchanged += 1
         if not found:
-            raise DataError(
+            raise UnchangedError(
                 f"{self.name}: {num_unchanged or 'no'} questions to ask, of which the attack changes none; "
-                f"attacks need questions of {' or '.join(ATTACKED_TASKS)}"
+                f"attacks need questions of {' or '.join(ATTACKED_TASKS)}",
+                self.attack.name,
             )
         if num_unchanged:
             notices.info(
@@ -134,10 +147,38 @@ def attacked(benchmarks: Iterable[Benchmark], attacks: Sequence[str], seed: int)
         seed: Of all that the attacks draw.
 
     Raises:
-        ConfigError, DataError: See ``parse_attacks``.
+        ConfigError: A benchmark is under an attack by its name. Also see ``parse_attacks``.
+        DataError: See ``parse_attacks``.
     """
+    benchmarks = list(benchmarks)
+    if twice := [each.name for each in benchmarks if isinstance(each, AttackedBenchmark)]:
+        raise ConfigError(
+            f"--attack: {twice[0]} is under an attack already; give the benchmark without "
+            f"{SEPARATOR}, or combine attacks as in pinyin+role"
+        )
     chosen = {attack.name: attack for attack in (PLAIN, *parse_attacks(attacks))}
     found = [
         AttackedBenchmark(benchmark, attack, seed) for benchmark in benchmarks for attack in chosen.values()
     ]
     return {benchmark.name: benchmark for benchmark in found}
+
+
+def under(benchmark: Benchmark, attack: str, seed: int) -> AttackedBenchmark:
+    """The benchmark under one attack.
+
+    Args:
+        benchmark: The benchmark.
+        attack: As users choose it.
+        seed: Of all that the attack draws.
+
+    Raises:
+        ConfigError: It is a set of several. Also see ``parse_attacks``.
+        DataError: See ``parse_attacks``.
+    """
+    chosen, *others = parse_attacks(attack)
+    if others:
+        raise ConfigError(
+            f"{benchmark.name}{SEPARATOR}{attack}: it names {len(others) + 1} attacks, and a benchmark is "
+            f"under one; give --benchmark {benchmark.name} --attack {attack}"
+        )
+    return AttackedBenchmark(benchmark, chosen, seed)

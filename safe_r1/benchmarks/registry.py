@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from safe_r1.benchmarks.attacked import SEPARATOR, attacked
+from safe_r1.benchmarks.attacked import SEPARATOR, attacked, under
 from safe_r1.benchmarks.base import Benchmark, settings_group
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
 from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
@@ -82,7 +82,7 @@ def get_benchmark(name: str, config: EvaluateConfig | None = None) -> Benchmark:
     benchmark = _BY_NAME.get(name) or _load_added(name)
     base, separator, attack = name.rpartition(SEPARATOR)
     if benchmark is None and separator and (base in _BY_NAME or base in _added()):
-        return attacked([get_benchmark(base, config)], [attack], _seed(config))[name]
+        return under(get_benchmark(base, config), attack, _seed(config))
     if benchmark is None and is_own_name(name):
         given = getattr(config, GROUP, None)
         return open_own(name, names(), given if isinstance(given, Settings) else None)

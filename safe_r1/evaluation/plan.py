@@ -1,17 +1,15 @@
 """The plan of an evaluation, made and checked before anything is started or written."""
 
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 
-from safe_r1.attacks.base import Attack
 from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
-from safe_r1.benchmarks.attacked import AttackedBenchmark
 from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
 from safe_r1.errors import ConfigError, DataError
+from safe_r1.evaluation.attack_plan import choose, is_attacked, load_all, without_untaken
 from safe_r1.inference.memory import cpu_kv_cache_gib, sequence_tokens
 from safe_r1.inference.requests import Sampling
 from safe_r1.judge.factory import JudgePlan, check_kind, plan_judge
@@ -21,11 +19,9 @@ from safe_r1.models.endpoint_entry import with_overrides
 from safe_r1.models.given import GIVEN
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.models.thinking import ThinkingTags
-from safe_r1.progress import NOTICES
 from safe_r1.runs import JsonObject, RunFolder
 from safe_r1.schema import JUDGED_PARTS, Sample, Task
 
-notices = logging.getLogger(NOTICES)
 Fingerprint = JsonObject
 """Everything that could change a result, as nested plain values."""
 
@@ -128,20 +124,24 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
         raise ConfigError(
             f"--answer-key: the results of {', '.join(benchmarks)} are part of the data; leave the key out"
         )
-    if config.attacks and named.is_given:
+    if is_attacked(benchmarks) and named.is_given:
         raise ConfigError(
             "--attack: a file has answers to the questions as they stand; give a model as --variant"
         )
     # Data first: a missing file should not wait for the download of a model.
-    loaded = {name: _load(benchmark, config) for name, benchmark in benchmarks.items()}
-    seed = config.generation.seed
-    samples = {name: select(each, config.limit, seed, config.swap_options) for name, each in loaded.items()}
+    loaded = load_all(benchmarks, config, lambda benchmark: _load(benchmark, config))
+    samples = choose(
+        loaded,
+        benchmarks,
+        config,
+        lambda each: select(each, config.limit, config.generation.seed, config.swap_options),
+    )
+    benchmarks = {name: benchmarks[name] for name in samples}
     for benchmark in benchmarks.values():
         benchmark.check_machine()
     variant, identity = _prepare(named, config)
-    if config.attacks:
-        benchmarks = _without_untaken(benchmarks, config, variant)
-        samples = {name: samples[name] for name in benchmarks}
+    benchmarks = without_untaken(benchmarks, config, variant)
+    samples = {name: samples[name] for name in benchmarks}
     if variant.is_given:
         require_given_answers(benchmarks.values())
     # No judge for tasks without one: a run of mathematics needs no judge's model or key.
@@ -149,44 +149,12 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     judge = plan_judge(config.judge) if is_judged else None
     if judge:
         judge.check_tasks({task for name in is_judged for task in _tasks_of(samples[name])})
-    populations = {name: Population.of(each) for name, each in loaded.items() if config.limit is not None}
+    populations = {name: Population.of(loaded[name]) for name in samples if config.limit is not None}
     plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {}, populations)
     for name in benchmarks:
         plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if name in is_judged else None)
         plan.folders[name] = RunFolder.locate(config.output, config.run, variant.name, name)
     return plan
-
-
-def _takes(attack: Attack, variant: Variant) -> bool:
-    """Whether a model goes on with what an attack begins for it."""
-    if attack.prefill is None and attack.thought is None:
-        return True
-    # An endpoint renders its prompts itself.
-    is_engine = variant.endpoint is None
-    return is_engine and (attack.thought is None or variant.prompt_format.is_reasoning)
-
-
-def _without_untaken(
-    benchmarks: dict[str, Benchmark], config: EvaluateConfig, variant: Variant
-) -> dict[str, Benchmark]:
-    """The benchmarks whose attack the model takes; others of a set are left out and told.
-
-    Raises:
-        ConfigError: One of the others was named by the user.
-    """
-    untaken = {
-        name: each.attack.name
-        for name, each in benchmarks.items()
-        if isinstance(each, AttackedBenchmark) and not _takes(each.attack, variant)
-    }
-    named = {item.strip() for text in config.attacks for item in text.split(",")}
-    reason = f"begins the answer or the thoughts for the model, which {variant.name} does not take"
-    for attack in untaken.values():
-        if attack in named:
-            raise ConfigError(f"--attack {attack}: it {reason}; leave it out")
-    for attack in dict.fromkeys(untaken.values()):
-        notices.info("attack %s is left out: it %s", attack, reason)
-    return {name: each for name, each in benchmarks.items() if name not in untaken}
 
 
 def _check_given(config: EvaluateConfig) -> None:

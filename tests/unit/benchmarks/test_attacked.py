@@ -9,7 +9,7 @@ from safe_r1.benchmarks import evaluate_schema, get_benchmark, get_benchmarks
 from safe_r1.benchmarks.attacked import AttackedBenchmark
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
 from safe_r1.errors import ConfigError
-from safe_r1.evaluation import plan as plans
+from safe_r1.evaluation import attack_plan as plans
 from safe_r1.evaluation.plan import make_plan
 from safe_r1.evaluation.units import request_of
 from safe_r1.report.labels import benchmark_labels

@@ -1,0 +1,129 @@
+"""Which attacks of an evaluation are asked, and of which questions.
+
+Of a set of attacks, those that the model does not take, or that find nothing to change, are left out and told;
+one that the user named is an error.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from safe_r1.attacks.base import PLAIN, Attack
+from safe_r1.attacks.combine import SIGN
+from safe_r1.benchmarks import Benchmark
+from safe_r1.benchmarks.attacked import SEPARATOR, AttackedBenchmark, UnchangedError
+from safe_r1.config import EvaluateConfig
+from safe_r1.errors import ConfigError
+from safe_r1.models.registry import Variant
+from safe_r1.progress import NOTICES
+from safe_r1.schema import Sample
+
+notices = logging.getLogger(NOTICES)
+Samples = dict[str, Sequence[Sample]]
+
+
+def is_attacked(benchmarks: Mapping[str, Benchmark]) -> bool:
+    """Whether any of the benchmarks is under an attack, by ``--attack`` or by its name."""
+    return any(isinstance(each, AttackedBenchmark) for each in benchmarks.values())
+
+
+def load_all(
+    benchmarks: Mapping[str, Benchmark],
+    config: EvaluateConfig,
+    load: Callable[[Benchmark], Sequence[Sample]],
+) -> Samples:
+    """All questions by benchmark, without attacks of a set that change none of them.
+
+    Raises:
+        DataError: They cannot be read, or an attack that the user named changes none.
+    """
+    loaded: Samples = {}
+    for name, benchmark in benchmarks.items():
+        try:
+            loaded[name] = load(benchmark)
+        except UnchangedError as error:
+            if error.attack in {PLAIN.name, *_named(config)}:
+                raise
+            notices.info("%s is left out: the attack finds nothing to change", name)
+    return loaded
+
+
+def choose(
+    loaded: Samples,
+    benchmarks: Mapping[str, Benchmark],
+    config: EvaluateConfig,
+    select: Callable[[Sequence[Sample]], Sequence[Sample]],
+) -> Samples:
+    """The questions of a run: under an attack those of the chosen plain ones that it can ask.
+
+    So that every attacked question has its plain one beside it, whatever the limit is.
+
+    Args:
+        loaded: All questions by benchmark.
+        benchmarks: The benchmarks.
+        config: The settings.
+        select: Chooses as many as the limit says.
+
+    Raises:
+        ConfigError: An attack that the user named can ask none of the chosen ones.
+    """
+    chosen: Samples = {}
+    for name, samples in loaded.items():
+        benchmark = benchmarks[name]
+        if config.limit is None or not isinstance(benchmark, AttackedBenchmark):
+            chosen[name] = select(samples)
+            continue
+        plain = AttackedBenchmark(benchmark.base, PLAIN, benchmark.seed)
+        questions = loaded[plain.name] if plain.name in loaded else plain.load(config.data)
+        asked = {sample.sample_id for sample in select(questions)}
+        if found := [sample for sample in samples if sample.sample_id in asked]:
+            chosen[name] = found
+        elif benchmark.attack.name in _named(config):
+            raise ConfigError(
+                f"{name}: it can ask none of the {len(asked)} questions that --limit chooses; raise --limit"
+            )
+        else:
+            notices.info("%s is left out: it can ask none of the %d questions of --limit", name, len(asked))
+    return chosen
+
+
+def without_untaken(
+    benchmarks: Mapping[str, Benchmark], config: EvaluateConfig, variant: Variant
+) -> dict[str, Benchmark]:
+    """The benchmarks whose attack the model takes.
+
+    Raises:
+        ConfigError: One of the others was named by the user, or no attack is left.
+    """
+    untaken = {
+        name: each.attack.name
+        for name, each in benchmarks.items()
+        if isinstance(each, AttackedBenchmark) and not _takes(each.attack, variant)
+    }
+    named = _named(config)
+    reason = f"begins the answer or the thoughts for the model, which {variant.name} does not take"
+    for attack in untaken.values():
+        if attack in named:
+            raise ConfigError(f"--attack {attack}: it {reason}; leave it out")
+    for attack in dict.fromkeys(untaken.values()):
+        notices.info("attack %s is left out: it %s", attack, reason)
+    left = {name: each for name, each in benchmarks.items() if name not in untaken}
+    attacks = {each.attack.name for each in left.values() if isinstance(each, AttackedBenchmark)}
+    if config.attacks and attacks == {PLAIN.name} and named != {PLAIN.name}:
+        raise ConfigError(f"--attack {','.join(config.attacks)}: none of the attacks can be asked here")
+    return left
+
+
+def _takes(attack: Attack, variant: Variant) -> bool:
+    """Whether a model goes on with what an attack begins for it."""
+    if attack.prefill is None and attack.thought is None:
+        return True
+    # An endpoint renders its prompts itself.
+    is_engine = variant.endpoint is None
+    return is_engine and (attack.thought is None or variant.prompt_format.is_reasoning)
+
+
+def _named(config: EvaluateConfig) -> set[str]:
+    """Names of the attacks that the user named, not as part of a set or a file."""
+    items = [item for text in config.attacks for item in text.split(",")]
+    items += [name.rpartition(SEPARATOR)[2] for name in config.benchmarks if SEPARATOR in name]
+    return {SIGN.join(part.strip() for part in item.split(SIGN)) for item in items}
