@@ -1,7 +1,7 @@
 """Which attacks of an evaluation are asked, and of which questions.
 
-Of a set of attacks, those that the model does not take, or that find nothing to change, are left out and told;
-one that the user named is an error.
+Of a set of attacks, those that the model does not take, or that find nothing to change, are left out and
+told; one that the user named is an error.
 """
 
 import logging

@@ -82,8 +82,8 @@ def _needs_check(content: str | bytes) -> bool:
     if isinstance(content, str):
         has_fault = "\\u" in content or (not content.isascii() and fault_in(content) != "")
         return has_fault or content.count("[") + content.count("{") > MAX_JSON_DEPTH
-    # Halves of surrogate pairs, which Python's JSON takes in bytes too, begin with this byte. JSON in UTF-16 or
-    # UTF-32 has bytes of 0, and may hold all of it.
+    # Halves of surrogate pairs, which Python's JSON takes in bytes too, begin with this byte. JSON in UTF-16
+    # or UTF-32 has bytes of 0, and may hold all of it.
     has_fault = b"\\u" in content or b"\xed" in content or b"\0" in content
     return has_fault or content.count(b"[") + content.count(b"{") > MAX_JSON_DEPTH
 
