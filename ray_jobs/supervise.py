@@ -57,10 +57,15 @@ def supervise(app: Callable[[], object]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         app()
         return
+    supervisor = _Supervisor(child, reports)
+    # A signal may also come to a thread of a library, which does not block it, and would end this process.
+    for number in _FORWARDED:
+        signal.signal(number, lambda number, _: supervisor.stop(signal.Signals(number)))
     os.close(report_fd)
     os.set_blocking(reports, False)
-    code = _Supervisor(child, reports).wait()
-    sys.stdout.flush()
+    code = supervisor.wait()
+    with contextlib.suppress(OSError):  # its reader is gone, or its disk is full
+        sys.stdout.flush()
     # The modules' own clean-up belongs to the child.
     os._exit(code)
 
@@ -90,6 +95,7 @@ class _Supervisor:
         self._text = ""
         self._stopped_by: signal.Signals | None = None
         self._stopped_at = 0.0
+        self._has_ended = False
         self._reported_at: float | None = None
 
     def wait(self) -> int:
@@ -98,17 +104,22 @@ class _Supervisor:
         while status is None:
             info = signal.sigtimedwait(_SIGNALS, _LOOK_S)
             if info and info.si_signo in _FORWARDED:
-                self._stop(signal.Signals(info.si_signo))
+                self.stop(signal.Signals(info.si_signo))
             self._read()
             status = _reap(self._child)
             if self._reported_at and time.monotonic() > self._reported_at + _SHUTDOWN_S:
                 self._kill()
+        # Its id may be another process's from here on.
+        self._has_ended = True
         self._read()
         _end_leftovers()
         return self._decide(status)
 
-    def _stop(self, number: signal.Signals) -> None:
+    def stop(self, number: signal.Signals) -> None:
+        """Pass a stop on to the child; a later one ends it."""
         now = time.monotonic()
+        if self._has_ended:
+            return
         if self._stopped_by is None:
             self._stopped_by = number
             self._stopped_at = now
@@ -143,11 +154,12 @@ class _Supervisor:
             # Before the job: a wrong flag, or the help.
             return ended if ended >= 0 else 128 - ended
         how = f"exit code {ended}" if ended >= 0 else signal.Signals(-ended).name
-        print(
-            f"{name}: its process or its Ray was lost ({how}); what is finished is kept, the same command "
-            "goes on from here",
-            flush=True,
-        )
+        with contextlib.suppress(OSError):
+            print(
+                f"{name}: its process or its Ray was lost ({how}); what is finished is kept, the same "
+                "command goes on from here",
+                flush=True,
+            )
         return ExitCode.LOST
 
 
