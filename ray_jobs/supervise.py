@@ -20,8 +20,12 @@ from safe_r1.errors import ExitCode
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_FORWARDED = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-_SIGNALS = {*_FORWARDED, signal.SIGCHLD}
+_STOPS = {
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+    # Of a terminal that is closed.
+    signal.SIGHUP: ExitCode.TERMINATED,
+}
 _LOOK_S = 0.5
 # One stop may arrive several times, at a process and at its group; a later one means that waiting is over.
 _REPEAT_S = 2.0
@@ -35,14 +39,16 @@ _report_fd: int | None = None
 def supervise(app: Callable[[], object]) -> None:
     """Run a job's command line in a child process, and end this process with its exit code.
 
-    A stop (SIGINT, SIGTERM) is passed on; a second one, two seconds later or more, ends the job at once.
+    A stop (SIGINT, SIGTERM, SIGHUP unless `nohup` has it ignored) is passed on; a second one, two seconds
+    later or more, ends the job at once.
     """
     global _report_fd
     if sys.platform != "linux":
         app()
         return
     reports, report_fd = os.pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    stops = {number for number in _STOPS if number != signal.SIGHUP or not _is_ignored(number)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD})
     own = os.getpid()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     child = os.fork()
@@ -57,9 +63,9 @@ def supervise(app: Callable[[], object]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         app()
         return
-    supervisor = _Supervisor(child, reports)
+    supervisor = _Supervisor(child, reports, stops)
     # A signal may also come to a thread of a library, which does not block it, and would end this process.
-    for number in _FORWARDED:
+    for number in stops:
         signal.signal(number, lambda number, _: supervisor.stop(signal.Signals(number)))
     os.close(report_fd)
     os.set_blocking(reports, False)
@@ -89,9 +95,10 @@ def _report(line: str) -> None:
 class _Supervisor:
     """Waits for one child."""
 
-    def __init__(self, child: int, reports: int):
+    def __init__(self, child: int, reports: int, stops: set[signal.Signals]):
         self._child = child
         self._reports = reports
+        self._stops = stops
         self._text = ""
         self._stopped_by: signal.Signals | None = None
         self._stopped_at = 0.0
@@ -102,8 +109,8 @@ class _Supervisor:
         """Wait for the child and for what it has started; gives the exit code."""
         status: int | None = None
         while status is None:
-            info = signal.sigtimedwait(_SIGNALS, _LOOK_S)
-            if info and info.si_signo in _FORWARDED:
+            info = signal.sigtimedwait({*self._stops, signal.SIGCHLD}, _LOOK_S)
+            if info and info.si_signo in self._stops:
                 self.stop(signal.Signals(info.si_signo))
             self._read()
             status = _reap(self._child)
@@ -124,7 +131,8 @@ class _Supervisor:
             self._stopped_by = number
             self._stopped_at = now
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, number)
+                # The job takes two kinds alone.
+                os.kill(self._child, signal.SIGTERM if number == signal.SIGHUP else number)
         elif now > self._stopped_at + _REPEAT_S:
             self._kill()
 
@@ -147,7 +155,7 @@ class _Supervisor:
         if reported := self._find("end"):
             return int(reported)
         if self._stopped_by is not None:
-            return _FORWARDED[self._stopped_by]
+            return _STOPS[self._stopped_by]
         ended = os.waitstatus_to_exitcode(status)
         name = self._find("begin")
         if not name:
@@ -161,6 +169,10 @@ class _Supervisor:
                 flush=True,
             )
         return ExitCode.LOST
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def _reap(child: int) -> int | None:

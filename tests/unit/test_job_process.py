@@ -55,6 +55,32 @@ def test_a_signal_after_the_end_of_a_job_changes_nothing(number: signal.Signals)
 
 
 @LINUX
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_terminal_that_is_closed_stops_a_job_unless_it_is_to_go_on(is_ignored: bool):
+    """As `nohup` has it."""
+    end = (
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(5)); print('ready', flush=True); time.sleep(60); "
+        "os._exit(6)"
+    )
+    handler = signal.SIG_IGN if is_ignored else signal.SIG_DFL
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        job = start(f"import signal; {end}")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with job:
+        assert job.stdout is not None
+        while job.stdout.readline() not in ("ready\n", ""):
+            pass
+        job.send_signal(signal.SIGHUP)
+        if is_ignored:
+            with pytest.raises(subprocess.TimeoutExpired):
+                job.wait(2)
+            job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 143
+
+
+@LINUX
 def test_a_loss_that_nobody_reads_has_its_code():
     with start("os._exit(1)") as job:
         assert job.stdout is not None
