@@ -36,11 +36,11 @@ supervise.supervise(app)
 """
 
 
-def start(end: str, **options: int) -> "subprocess.Popen[str]":
+def start(end: str) -> "subprocess.Popen[str]":
     source = _JOB.replace("{end}", end)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
-        [sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, text=True
     )
 
 
