@@ -36,6 +36,8 @@ _LINE_INTERVAL_S = 30.0
 class Console:
     """The terminal of a job, while everything that libraries print goes to a log file.
 
+    A terminal that is gone, or a file on a full disk, takes nothing more; it does not end the job.
+
     Attributes:
         log: The log file.
         out: The terminal.
@@ -52,13 +54,13 @@ class Console:
 
     def show(self, text: str) -> None:
         """Print text for the user, without credentials: under a cluster it is the log of a Ray job."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             self._close_bar()
             print(hide_credentials(text), file=self.out, flush=True)
 
     def progress(self, progress: Progress) -> None:
         """Show progress: a bar on a terminal, elsewhere a line every 30 seconds and at each stage's ends."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             is_new_stage = progress.stage != self._stage
             self._stage = progress.stage
             if self.out.isatty():
@@ -205,10 +207,10 @@ def job(name: str) -> Iterator[Console]:
         finally:
             ended.set()
             logging.getLogger(NOTICES).removeHandler(terminal)
-            if code == ExitCode.FAULT:
-                console.show(f"{name}: unexpected error, see {log}")
             # Before Ray's shutdown, in which a Ray that is gone may end this process.
             report_end(code)
+            if code == ExitCode.FAULT:
+                console.show(f"{name}: unexpected error, see {log}")
             if "ray" in sys.modules:
                 sys.modules["ray"].shutdown()  # while its last messages still go to the log
             # What libraries print is lost where the disk of the log is full.
@@ -224,7 +226,8 @@ def job(name: str) -> Iterator[Console]:
 def _watch_head(name: str, console: Console, ended: threading.Event) -> None:
     """End this process where the head of its own Ray has ended, after which calls would wait for ever."""
     while not ended.wait(_HEAD_LOOK_S):
-        if is_local_head_gone() and not ended.wait(_HEAD_GRACE_S):
+        # Twice, as a head that the job itself is just shutting down looks the same.
+        if is_local_head_gone() and not ended.wait(_HEAD_GRACE_S) and is_local_head_gone():
             console.show(f"{name}: {_GOES_ON}")
             report_end(ExitCode.LOST)
             os._exit(ExitCode.LOST)

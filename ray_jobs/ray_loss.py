@@ -13,8 +13,13 @@ def is_ray_lost() -> bool:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return False
+    node = ray._private.worker._global_node
+    if node is None:
+        # A client of a Ray elsewhere has no node, and its own errors say what was lost.
+        return False
     try:
-        return not is_alive(ray.get_runtime_context().gcs_address)
+        # By the socket, as this process and its node may have been given the head under two names.
+        return not is_alive(ray.get_runtime_context().gcs_address, node.raylet_socket_name)
     except Exception:  # noqa: BLE001 - Ray does not say how it fails when it is gone
         return True
 

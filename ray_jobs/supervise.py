@@ -20,8 +20,12 @@ from safe_r1.errors import ExitCode
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_FORWARDED = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-_SIGNALS = {*_FORWARDED, signal.SIGCHLD}
+_STOPS = {
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+    # Of a terminal that is closed.
+    signal.SIGHUP: ExitCode.TERMINATED,
+}
 _LOOK_S = 0.5
 # One stop may arrive several times, at a process and at its group; a later one means that waiting is over.
 _REPEAT_S = 2.0
@@ -35,14 +39,16 @@ _report_fd: int | None = None
 def supervise(app: Callable[[], object]) -> None:
     """Run a job's command line in a child process, and end this process with its exit code.
 
-    A stop (SIGINT, SIGTERM) is passed on; a second one, two seconds later or more, ends the job at once.
+    A stop (SIGINT, SIGTERM, SIGHUP unless `nohup` has it ignored) is passed on; a second one, two seconds
+    later or more, ends the job at once.
     """
     global _report_fd
     if sys.platform != "linux":
         app()
         return
     reports, report_fd = os.pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    stops = {number for number in _STOPS if number != signal.SIGHUP or not _is_ignored(number)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD})
     own = os.getpid()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     child = os.fork()
@@ -57,10 +63,15 @@ def supervise(app: Callable[[], object]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         app()
         return
+    supervisor = _Supervisor(child, reports, stops)
+    # A signal may also come to a thread of a library, which does not block it, and would end this process.
+    for number in stops:
+        signal.signal(number, lambda number, _: supervisor.stop(signal.Signals(number)))
     os.close(report_fd)
     os.set_blocking(reports, False)
-    code = _Supervisor(child, reports).wait()
-    sys.stdout.flush()
+    code = supervisor.wait()
+    with contextlib.suppress(OSError):  # its reader is gone, or its disk is full
+        sys.stdout.flush()
     # The modules' own clean-up belongs to the child.
     os._exit(code)
 
@@ -84,36 +95,44 @@ def _report(line: str) -> None:
 class _Supervisor:
     """Waits for one child."""
 
-    def __init__(self, child: int, reports: int):
+    def __init__(self, child: int, reports: int, stops: set[signal.Signals]):
         self._child = child
         self._reports = reports
+        self._stops = stops
         self._text = ""
         self._stopped_by: signal.Signals | None = None
         self._stopped_at = 0.0
+        self._has_ended = False
         self._reported_at: float | None = None
 
     def wait(self) -> int:
         """Wait for the child and for what it has started; gives the exit code."""
         status: int | None = None
         while status is None:
-            info = signal.sigtimedwait(_SIGNALS, _LOOK_S)
-            if info and info.si_signo in _FORWARDED:
-                self._stop(signal.Signals(info.si_signo))
+            info = signal.sigtimedwait({*self._stops, signal.SIGCHLD}, _LOOK_S)
+            if info and info.si_signo in self._stops:
+                self.stop(signal.Signals(info.si_signo))
             self._read()
             status = _reap(self._child)
             if self._reported_at and time.monotonic() > self._reported_at + _SHUTDOWN_S:
                 self._kill()
+        # Its id may be another process's from here on.
+        self._has_ended = True
         self._read()
         _end_leftovers()
         return self._decide(status)
 
-    def _stop(self, number: signal.Signals) -> None:
+    def stop(self, number: signal.Signals) -> None:
+        """Pass a stop on to the child; a later one ends it."""
         now = time.monotonic()
+        if self._has_ended:
+            return
         if self._stopped_by is None:
             self._stopped_by = number
             self._stopped_at = now
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, number)
+                # The job takes two kinds alone.
+                os.kill(self._child, signal.SIGTERM if number == signal.SIGHUP else number)
         elif now > self._stopped_at + _REPEAT_S:
             self._kill()
 
@@ -136,19 +155,24 @@ class _Supervisor:
         if reported := self._find("end"):
             return int(reported)
         if self._stopped_by is not None:
-            return _FORWARDED[self._stopped_by]
+            return _STOPS[self._stopped_by]
         ended = os.waitstatus_to_exitcode(status)
         name = self._find("begin")
         if not name:
             # Before the job: a wrong flag, or the help.
             return ended if ended >= 0 else 128 - ended
         how = f"exit code {ended}" if ended >= 0 else signal.Signals(-ended).name
-        print(
-            f"{name}: its process or its Ray was lost ({how}); what is finished is kept, the same command "
-            "goes on from here",
-            flush=True,
-        )
+        with contextlib.suppress(OSError):
+            print(
+                f"{name}: its process or its Ray was lost ({how}); what is finished is kept, the same "
+                "command goes on from here",
+                flush=True,
+            )
         return ExitCode.LOST
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def _reap(child: int) -> int | None:

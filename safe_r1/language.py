@@ -34,7 +34,9 @@ def use_utf8() -> None:
     In such a locale a Chinese path or text can be neither hashed nor printed. Python does the same by itself
     unless ``PYTHONUTF8=0`` forbids it. For entry points, before anything was done.
     """
-    if sys.getfilesystemencoding() == "ascii" and sys.orig_argv:
+    # Once only: `-X utf8=0` takes precedence over the variable.
+    is_ascii = sys.getfilesystemencoding() == "ascii"
+    if is_ascii and sys.orig_argv and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

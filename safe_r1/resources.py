@@ -131,14 +131,19 @@ def is_jobs_server(address: str | None) -> bool:
     return address is not None and address.startswith(("http://", "https://"))
 
 
-def is_alive(address: str) -> bool:
+def is_alive(address: str, raylet_socket: str = "") -> bool:
     """True where a node of the Ray of this address runs on this machine, and its head answers.
 
     A process of Ray may outlive the others, and no job can join without both.
+
+    Args:
+        address: Of the head, ``host:port``.
+        raylet_socket: Of the node, where it is known; otherwise it is found by the head's address, which it
+            must have been given in the same form.
     """
     import psutil
 
-    flag = f"--gcs-address={address}"
+    flag = f"--raylet_socket_name={raylet_socket}" if raylet_socket else f"--gcs-address={address}"
     commands = (process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"]))
     if not any(flag in command and os.path.basename(command[0]) == "raylet" for command in commands):
         return False

@@ -23,6 +23,7 @@ from safe_r1.evaluation.target import Target
 from safe_r1.evaluation.targets import make_target
 from safe_r1.evaluation.verdicts import give_verdicts
 from safe_r1.evaluation.workers import Workers
+from safe_r1.locks.run_lock import hold
 from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.report.export import export_missing
@@ -128,6 +129,8 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> dict[str, Samp
         }
         if facts := plan.benchmarks[name].facts():
             info["questions"] = facts
+        # First, as another job that is just ending may have judged meanwhile.
+        hold(folder.path)
         # The judge may be changed before it has judged anything: nothing before that depends on it.
         # A finished folder stays as it is.
         is_fixed = folder.is_complete or _has_judged(folder)

@@ -13,6 +13,7 @@ from upath import UPath
 
 from safe_r1.errors import StorageError
 from safe_r1.evaluation.results import completion_key, verdict_key
+from safe_r1.locks.run_lock import hold, holding
 from safe_r1.runs import (
     LAYOUT,
     STAGE_SCHEMAS,
@@ -70,18 +71,23 @@ class Repaired:
 def repair(path: str) -> list[Repaired]:
     """Move the damaged files of runs aside.
 
-    May be stopped at any moment and repeated. No job may be writing to the runs.
+    May be stopped at any moment and repeated.
 
     Args:
         path: A run folder or one above it, see ``safe_r1.runs.LAYOUT``.
 
     Raises:
         StorageError: There is no run, or a file cannot be read or moved.
+        RunConflictError: A job works on one of the runs, or on a further judge of one.
     """
     runs = find_runs(as_path(path))
     if not runs:
         raise StorageError(f"{path}: no run found; expected {LAYOUT}")
-    return [_repair(run) for run in runs]
+    with holding():
+        for folder in (folder for run in runs for folder in (run.path, *judge_folders(run.path))):
+            if folder.is_dir():
+                hold(folder)
+        return [_repair(run) for run in runs]
 
 
 def _repair(run: RunFolder) -> Repaired:

@@ -61,6 +61,11 @@ class Holder:
     beat: int = 0
 
     @property
+    def process(self) -> tuple[str, int, int]:
+        """Its process, as no other one is called."""
+        return self.space, self.pid, self.ticks
+
+    @property
     def is_known_dead(self) -> bool:
         """Whether its process was one of this machine's, and is gone."""
         return self.space == _space() and _ticks(self.pid) != self.ticks
@@ -72,6 +77,10 @@ class RunLocks:
     def __init__(self) -> None:
         self._held: dict[str, tuple[UPath, Holder]] = {}
         self._lock = threading.Lock()
+        # Of its own, as the folders that are held are renewed while another one is waited for.
+        self._taking = threading.Lock()
+        # Processes whose silence was waited for: nobody waits for each folder of a job that died.
+        self._gone: set[tuple[str, int, int]] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="run-locks")
 
@@ -81,15 +90,16 @@ class RunLocks:
         Raises:
             RunConflictError: Another job works on it.
         """
-        with self._lock:
+        with self._taking:
             if str(folder) in self._held:
                 return
             mine = Holder(
                 uuid.uuid4().hex, socket.gethostname(), _space(), os.getpid(), _ticks(os.getpid()), now()
             )
-            if not _take(folder / NAME, mine):
+            if not _take(folder / NAME, mine, self._gone):
                 return
-            self._held[str(folder)] = (folder / NAME, mine)
+            with self._lock:
+                self._held[str(folder)] = (folder / NAME, mine)
             if not self._thread.ident:
                 self._thread.start()
 
@@ -151,8 +161,13 @@ def hold(folder: UPath) -> None:
         _locks.hold(folder)
 
 
-def _take(path: UPath, mine: Holder) -> bool:
+def _take(path: UPath, mine: Holder, gone: set[tuple[str, int, int]] | None = None) -> bool:
     """Write the file unless another job has; False where there can be none.
+
+    Args:
+        path: The file.
+        mine: Its content.
+        gone: Processes that are known to be gone; a further one is added.
 
     Raises:
         RunConflictError: Another job has.
@@ -161,16 +176,21 @@ def _take(path: UPath, mine: Holder) -> bool:
         try:
             if _create(path, mine):
                 return True
+            found = _read(path)
+            if found is not None and (found.space, found.pid) == (mine.space, mine.pid):
+                return False
+            is_gone = found is not None and gone is not None and found.process in gone
+            if is_gone or _is_stale(path, found):
+                if gone is not None and (last := _read(path)):
+                    gone.add(last.process)
+                _write(path, mine)
+                break
+        except RunConflictError:
+            raise
         except Exception as error:  # noqa: BLE001 - stores raise errors of their own
-            # A folder that can only be read, or a store without conditional writes.
+            # A folder that can only be read or is none, or a store without conditional writes.
             logger.warning("%s: no lock against a second job at once (%s)", path.parent, type(error).__name__)
             return False
-        found = _read(path)
-        if found is not None and (found.space, found.pid) == (mine.space, mine.pid):
-            return False
-        if _is_stale(path, found):
-            break
-    _write(path, mine)
     time.sleep(_SETTLE_S)
     if not _is_of(path, mine):
         raise _conflict(path, _read(path))
@@ -197,7 +217,7 @@ def _is_stale(path: UPath, known: Holder | None) -> bool:
             return True
         time.sleep(_POLL_S)
         found = _read(path)
-        if found is None and not path.exists():
+        if found is None and not _is_there(path):
             return False
         if found is not None and found != known:
             known = found
@@ -221,12 +241,14 @@ def _conflict(path: UPath, holder: Holder | None) -> RunConflictError:
 def _create(path: UPath, mine: Holder) -> bool:
     """Write the file if there is none; False if there is one."""
     content = json.dumps(asdict(mine)).encode()
+    if _is_local(path):
+        # Outside of what follows: a file at the folder's place is no lock, and would be waited for for ever.
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if not _is_local(path):
             # A conditional write where the store has one, such as S3 and GCS.
             path.fs.pipe_file(path.path, content, mode="create")
             return True
-        path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path, content, mine) as temporary:
             # With its content from the first moment, and for one of several alone.
             os.link(temporary, path.path)
@@ -269,6 +291,11 @@ def _read(path: UPath) -> Holder | None:
 def _is_of(path: UPath, mine: Holder) -> bool:
     found = _read(path)
     return found is not None and found.token == mine.token
+
+
+def _is_there(path: UPath) -> bool:
+    # A link that leads nowhere is in the way as well.
+    return os.path.lexists(path.path) if _is_local(path) else path.exists()
 
 
 def _is_local(path: UPath) -> bool:

@@ -21,7 +21,7 @@ from safe_r1.benchmarks import Benchmark
 from safe_r1.benchmarks.base import BaseBenchmark, Workload
 from safe_r1.cli import app
 from safe_r1.config import EvaluateConfig
-from safe_r1.errors import DamagedFileError, SafeR1Error
+from safe_r1.errors import DamagedFileError, RunConflictError, SafeR1Error
 from safe_r1.evaluation.missing import missing_requests
 from safe_r1.evaluation.panels import judge_again
 from safe_r1.evaluation.plan import EvaluationPlan
@@ -33,7 +33,9 @@ from safe_r1.evaluation.run_rows import read_results_hash
 from safe_r1.evaluation.sample_index import index_samples, store_samples
 from safe_r1.evaluation.stage_index import index_completions, index_verdicts
 from safe_r1.evaluation.units import scoring_units
-from safe_r1.runs import STAGE_SCHEMAS, Key, Row, RunFolder, read_table, write_table
+from safe_r1.locks import run_lock
+from safe_r1.locks.run_lock import NAME
+from safe_r1.runs import STAGE_SCHEMAS, Key, Row, RunFolder, judge_folders, read_table, write_table
 from safe_r1.schema import Sample
 from tests.unit.compare.runs import refusal_samples, write_run
 
@@ -175,6 +177,25 @@ def test_a_damaged_shard_is_named_moved_and_done_again(whole: Path, run: RunFold
     assert repair(str(run.path))[0].lines == [f"{run.path}: no damaged file"]
     redo(whole, run)
     assert read_results_hash(run) == before
+
+
+@pytest.mark.parametrize("of_judge", [False, True])
+def test_a_run_that_a_job_works_on_is_not_repaired(
+    run: RunFolder, of_judge: bool, monkeypatch: pytest.MonkeyPatch
+):
+    damage(run.shards("verdicts")[0], next(iter(DAMAGE)))
+    folder = judge_folders(run.path)[0] if of_judge else run.path
+    now = iter(range(10**6))
+    alive = {"token": "t", "host": "another-host", "space": "s", "pid": 1, "ticks": 1, "started_at": "2026"}
+
+    def beat(seconds: float) -> None:
+        (folder / NAME).write_text(json.dumps(alive | {"beat": next(now)}))
+
+    monkeypatch.setattr(run_lock, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=beat))
+    beat(0)
+    with pytest.raises(RunConflictError, match="another-host"):
+        repair(str(run.path))
+    assert not (run.path / "damaged").exists()
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])

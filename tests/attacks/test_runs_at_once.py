@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from safe_r1.errors import RunConflictError
+from safe_r1.errors import RunConflictError, StorageError
 from safe_r1.locks import run_lock
 from safe_r1.locks.run_lock import NAME, Holder, RunLocks, holding
 from safe_r1.runs import RunFolder, latest
@@ -141,6 +142,21 @@ def test_a_machine_that_is_gone_is_waited_for(tmp_path: Path, clock: Clock, plac
     assert run_lock._STALE_S <= clock.now - 1e6 < 2 * run_lock._STALE_S
 
 
+def test_a_machine_that_is_gone_is_waited_for_once(tmp_path: Path, clock: Clock):
+    """A job has a folder for each benchmark and attack; all of them fall silent together."""
+    folders = [UPath(tmp_path / str(number)) for number in range(8)]
+    for number, folder in enumerate(folders):
+        leave(folder, dataclasses.replace(ELSEWHERE, token=str(number)))
+    other = UPath(tmp_path / "other")
+    leave(other, dataclasses.replace(ELSEWHERE, pid=ELSEWHERE.pid + 1))
+    with holding():
+        for folder in folders:
+            RunFolder(folder).open({"seed": 1}, {})
+        assert run_lock._STALE_S <= clock.now - 1e6 < 1.5 * run_lock._STALE_S
+        RunFolder(other).open({"seed": 1}, {})
+        assert clock.now - 1e6 >= 2 * run_lock._STALE_S
+
+
 @pytest.mark.parametrize("place", ["{}", "memory://locks{}"])
 @pytest.mark.parametrize("num_silent", [0, 20, 55])
 def test_a_machine_that_lives_is_not(
@@ -172,6 +188,55 @@ def test_one_that_ends_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.M
 def test_a_damaged_file_holds_nobody_up_for_good(tmp_path: Path, clock: Clock, content: bytes):
     (tmp_path / NAME).write_bytes(content)
     run_here(UPath(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link to nowhere"])
+@pytest.mark.parametrize("is_lock", [True, False])
+def test_what_is_no_lock_is_not_waited_for_for_ever(tmp_path: Path, clock: Clock, kind: str, is_lock: bool):
+    place = tmp_path / "run"
+    if is_lock:
+        place.mkdir()
+        place = place / NAME
+    if kind == "file":
+        place.write_bytes(b"")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    try:
+        with holding():
+            RunFolder(UPath(tmp_path / "run")).open({"seed": 1}, {})
+        assert (tmp_path / "run" / "run.json").exists()
+    except StorageError:
+        assert not is_lock
+        assert kind != "folder"
+    assert clock.now - 1e6 < 2 * run_lock._STALE_S
+
+
+def test_folders_are_renewed_while_another_one_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_lock, "_BEAT_S", 0.01)
+    locks = RunLocks()
+    locks.hold(UPath(tmp_path / "first"))
+    leave(UPath(tmp_path / "second"), ELSEWHERE)
+    beats: list[int] = []
+
+    def look() -> None:
+        deadline = time.monotonic() + 10 if not any(beats) else 0
+        beats.append(beat())
+        while not beats[-1] and time.monotonic() < deadline:
+            time.sleep(0.01)
+            beats.append(beat())
+
+    def beat() -> int:
+        found = run_lock._read(UPath(tmp_path / "first" / NAME))
+        return found.beat if found else 0
+
+    monkeypatch.setattr(run_lock, "time", Clock(look))
+    try:
+        locks.hold(UPath(tmp_path / "second"))
+        assert max(beats) > 0
+    finally:
+        locks.release()
 
 
 @pytest.mark.parametrize("place", ["{}/run", "memory://race{}"])
