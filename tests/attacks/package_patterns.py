@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safe_r1
+from safe_r1.attacks import words
 from safe_r1.benchmarks import options
 from safe_r1.benchmarks.choice import clause, mark, proposition
 from safe_r1.inference import startup
-from safe_r1.judge import lexicon_features, vocabulary
+from safe_r1.judge import disguise, lexicon_features, vocabulary
 from safe_r1.models import control, thinking
 from tests.attacks.pump import Pattern
 
@@ -43,7 +44,12 @@ def _of_object(value: object) -> Iterator[tuple[str, re.Pattern[str]]]:
 
 # Patterns made of values that only their function knows, by file and function; with their names where they
 # differ in how they are used.
+# Tables of words of which attacks make patterns.
+_WORD_TABLES = ("english.txt", "emoji.txt")
 MADE: dict[tuple[str, str], Callable[[], Any]] = {
+    ("attacks/words.py", "_classical"): lambda: [words._classical()[0]],
+    ("attacks/words.py", "_inverse"): lambda: [words._inverse(name)[0] for name in _WORD_TABLES],
+    ("attacks/words.py", "_pattern"): lambda: [words._pattern(name) for name in _WORD_TABLES],
     ("benchmarks/choice/clause.py", "__init__"): _made_for_propositions,
     ("benchmarks/choice/mark.py", "__init__"): _made_for_questions,
     ("benchmarks/choice/mark.py", "_compile"): _made_for_questions,
@@ -55,14 +61,17 @@ MADE: dict[tuple[str, str], Callable[[], Any]] = {
     ],
     ("inference/endpoint_reply.py", "refused_parameter"): lambda: [re.compile(r"\btop_p\b")],
     ("inference/startup.py", "_step"): lambda: [step.pattern for step in startup._STEPS],
+    ("judge/disguise.py", "_tables"): lambda: [
+        getattr(disguise._tables(), name) for name in ("suspect", "hint", "homophone")
+    ],
     ("judge/lexicon_features.py", "load_rules"): lambda: [
         each for group in lexicon_features.load_rules().values() for each in group.values()
     ],
     ("judge/vocabulary.py", "enumeration"): lambda: [
-        words.enumeration for words in (vocabulary.REFUSAL, vocabulary.COMPLIANCE)
+        each.enumeration for each in (vocabulary.REFUSAL, vocabulary.COMPLIANCE)
     ],
     ("judge/vocabulary.py", "glossary"): lambda: [
-        words.glossary for words in (vocabulary.REFUSAL, vocabulary.COMPLIANCE)
+        each.glossary for each in (vocabulary.REFUSAL, vocabulary.COMPLIANCE)
     ],
     ("models/control.py", "_pattern"): lambda: [
         control._pattern({"<|im_end|>", "[INST]"}, {"User:", "###"}, r"(?:\A|\n)")

@@ -122,7 +122,7 @@ def test_a_campaign_counts_the_hours_that_passed(tmp_path: Path, machine: Machin
     one = make(tmp_path, cluster)
     one.tick()
     step = f"evaluate/{SEVEN}"
-    cluster.end(step, "failed", 1, "a machine was lost")
+    cluster.end(step, "failed", 3, "a machine was lost")
     one.tick()
     assert "again after" in one.states[step].reason
     machine.wall += jump
@@ -147,7 +147,7 @@ def test_a_campaign_that_starts_again_after_the_clock_was_set_goes_on(
     one = make(tmp_path, cluster)
     one.tick()
     step = f"evaluate/{SEVEN}"
-    cluster.end(step, "failed", 1, "a machine was lost")
+    cluster.end(step, "failed", 3, "a machine was lost")
     one.tick()
     machine.wall += jump
     again = make(tmp_path, cluster)

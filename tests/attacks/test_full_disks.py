@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 OWN_WRITERS = {
     "safe_r1/runs/files.py",  # what all others use
     "safe_r1/report/export_files.py",  # into the temporary file of `runs.writing`
+    "safe_r1/locks/run_lock.py",  # a file of a few bytes, which is taken over where it is left
     "safe_r1/models/fetch.py",  # parts of a download, which are gone on with
     "safe_r1/models/file_hashes.py",  # a cache that costs time alone
     "safe_r1/models/files.py",  # a staged folder in the cache

@@ -242,7 +242,11 @@ def test_folders_are_renewed_while_another_one_is_waited_for(tmp_path: Path, mon
 @pytest.mark.parametrize("place", ["{}/run", "memory://race{}"])
 def test_one_of_many_gets_a_free_folder(tmp_path: Path, place: str):
     path = UPath(place.format(tmp_path)) / NAME
-    won = in_threads(lambda number: run_lock._create(path, dataclasses.replace(ELSEWHERE, pid=number)))
+
+    def create(number: int) -> bool:
+        return run_lock._create(path, dataclasses.replace(ELSEWHERE, pid=number, token=f"{number}" * 32))
+
+    won = in_threads(create)
     assert sum(won) == 1
     found = run_lock._read(path)
     assert found is not None

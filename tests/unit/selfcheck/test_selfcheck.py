@@ -132,7 +132,7 @@ def test_all_of_the_project_is_reached():
 
 def test_every_job_is_the_entry_point_of_a_role():
     jobs = {f"ray_jobs.{file.stem}" for file in (ROOT / "ray_jobs").glob("*.py")}
-    jobs -= {"ray_jobs.__init__", "ray_jobs.common"}
+    jobs -= {"ray_jobs.__init__", "ray_jobs.common", "ray_jobs.ray_loss", "ray_jobs.supervise"}
     assert {name for names in ENTRY_POINTS.values() for name in names} >= jobs
 
 
