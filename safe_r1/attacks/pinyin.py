@@ -13,7 +13,7 @@ from safe_r1.attacks.characters import draw_some
 from safe_r1.attacks.tables import RUN, common_characters
 
 _TONES = {0x300: None, 0x301: None, 0x304: None, 0x30C: None, 0x308: None}
-_BEFORE_MARK = re.compile(r" +(?=[，。、；：？！”’）》」』…,.;:?!)\]])|(?<=[“‘（《「『(\[]) +")
+_BEFORE_MARK = re.compile(r"(?<! ) ++(?=[，。、；：？！”’）》」』…,.;:?!)\]])|(?<=[“‘（《「『(\[]) ++")
 # Words of grammar, which are no key words, and around which key words begin and end.
 _FUNCTION = re.compile(
     "为什么|因为|所以|但是|而且|如果|怎么样?|怎样|如何|什么|哪[些里儿个种]|[这那][些个种样里]|一[个些种下]|可以|"
