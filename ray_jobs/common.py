@@ -200,6 +200,11 @@ def job(name: str) -> Iterator[Console]:
             code = ExitCode.DONE
         except KeyboardInterrupt:
             code = _show_stop(name, console, stops)
+        except SystemExit as error:
+            # As Ray Train ends a process that is stopped: it sets a handler of SIGINT of its own.
+            if error.code and not stops.is_terminated:
+                raise
+            code = _show_stop(name, console, stops)
         except Exception as error:
             code = _explain(name, error, console, stops)
             if code == ExitCode.FAULT:

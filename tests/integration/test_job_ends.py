@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 BOUND_S = 300.0
+SLEEP = "time.sleep(10000)"
 PLAIN = """
 import asyncio, os, signal, subprocess, sys, time
 from ray_jobs.common import job
@@ -120,6 +121,16 @@ def started(tmp_path: Path) -> Iterator[list[Running]]:
         ("time.sleep(10000)", signal.SIGTERM, 143, "the same command goes on from here"),
         ("time.sleep(10000)", signal.SIGINT, 130, "the same command goes on from here"),
         ("asyncio.run(asyncio.sleep(10000))", signal.SIGTERM, 143, "the same command goes on from here"),
+        *(
+            # As Ray Train does.
+            (
+                "signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); time.sleep(10000)",
+                number,
+                code,
+                "goes on",
+            )
+            for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130))
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", None, 3, "was lost (SIGKILL)"),
         ("os.abort()", None, 3, "was lost (SIGABRT)"),
         ("os._exit(1)", None, 3, "was lost (exit code 1)"),
