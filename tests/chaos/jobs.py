@@ -117,7 +117,7 @@ def _serve(model: Path) -> Job:
             [item] = row["response"]["body"]["items"]
             [outcome] = item["outcomes"]
             texts = [outcome["reasoning"], outcome["answer"]]
-            labels = [verdict["label"] for verdict in outcome["verdicts"]]
+            labels = [f"{part} {found['label']}" for part, found in sorted(outcome["verdicts"].items())]
             found[row["custom_id"]] = json.dumps([*texts, *labels], ensure_ascii=False)
         return found
 
