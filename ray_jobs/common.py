@@ -135,6 +135,7 @@ class Stops:
 
     def __init__(self) -> None:
         self.is_terminated = False
+        self._interrupt = signal.getsignal(signal.SIGINT)
         self._is_main = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "Stops":
@@ -145,6 +146,11 @@ class Stops:
     def __exit__(self, *error: object) -> None:
         if self._is_main:
             signal.signal(signal.SIGTERM, self._before)
+
+    @property
+    def is_replaced(self) -> bool:
+        """A library has set a handler of SIGINT of its own."""
+        return signal.getsignal(signal.SIGINT) is not self._interrupt
 
     @property
     def exit_code(self) -> ExitCode:
@@ -201,8 +207,8 @@ def job(name: str) -> Iterator[Console]:
         except KeyboardInterrupt:
             code = _show_stop(name, console, stops)
         except SystemExit as error:
-            # As Ray Train ends a process that is stopped: it sets a handler of SIGINT of its own.
-            if error.code and not stops.is_terminated:
+            # Ray Train has a handler of SIGINT of its own, which ends the process with exit code 0 or 1.
+            if error.code and not (stops.is_terminated or stops.is_replaced):
                 raise
             code = _show_stop(name, console, stops)
         except Exception as error:

@@ -65,6 +65,36 @@ def main():
 if __name__ == "__main__":
     supervise(main)
 """
+TRAINING = """
+import pathlib, sys, threading, time
+from ray_jobs.common import job
+from ray_jobs.supervise import supervise
+
+RUNS = pathlib.Path(sys.argv[0]).parent.resolve() / "runs"
+
+def train():
+    RUNS.with_name("begun").touch()
+    while True:
+        time.sleep(0.1)
+
+def main():
+    with job("example") as console:
+        from safe_r1.resources import connect
+        connect(2)
+        from ray.train import RunConfig
+        from ray.train.torch import TorchTrainer
+
+        def tell():
+            while not RUNS.with_name("begun").exists():
+                time.sleep(0.1)
+            console.show("ready")
+
+        threading.Thread(target=tell, daemon=True).start()
+        TorchTrainer(train, run_config=RunConfig(storage_path=str(RUNS))).fit()
+
+if __name__ == "__main__":
+    supervise(main)
+"""
 
 
 class Running:
@@ -124,12 +154,13 @@ def started(tmp_path: Path) -> Iterator[list[Running]]:
         *(
             # As Ray Train does.
             (
-                "signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); time.sleep(10000)",
+                f"signal.signal(signal.SIGINT, lambda *_: sys.exit({ended})); time.sleep(10000)",
                 number,
                 code,
                 "goes on",
             )
             for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130))
+            for ended in (0, 1)
         ),
         ("os.kill(os.getpid(), signal.SIGKILL)", None, 3, "was lost (SIGKILL)"),
         ("os.abort()", None, 3, "was lost (SIGABRT)"),
@@ -202,3 +233,15 @@ def test_a_job_beside_ray_is_stopped_by_sigterm(tmp_path: Path, started: list[Ru
     job.process.terminate()
     code, text = job.end()
     assert (code, "the same command goes on from here" in text) == (143, True), text
+
+
+@pytest.mark.very_long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_is_stopped_ends_as_stopped(
+    number: int, code: int, tmp_path: Path, started: list[Running]
+):
+    job = Running(TRAINING, tmp_path)
+    started.append(job)
+    job.process.send_signal(number)
+    ended, text = job.end()
+    assert (ended, "the same command goes on from here" in text) == (code, True), text
