@@ -89,6 +89,10 @@ class RunConflictError(SafeR1Error):
         return _with_lines(str(self))
 
 
+class RunBusyError(TransientError, RunConflictError):
+    """Another job works on the run folder; the same command may succeed once that has ended."""
+
+
 class PlanError(ConfigError, ResourceError):
     """A layout with more than one reason against it: one line, and one for each of them."""
 

@@ -78,7 +78,7 @@ def repair(path: str) -> list[Repaired]:
 
     Raises:
         StorageError: There is no run, or a file cannot be read or moved.
-        RunConflictError: A job works on one of the runs, or on a further judge of one.
+        RunBusyError: A job works on one of the runs, or on a further judge of one.
     """
     runs = find_runs(as_path(path))
     if not runs:

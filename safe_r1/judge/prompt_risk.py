@@ -18,6 +18,8 @@ from itertools import combinations, pairwise
 from typing import TypedDict
 
 from safe_r1.judge.base import content_identity, judge_label
+from safe_r1.judge.disguise import READINGS_VERSION, decode, make_reader, plain, tables_text
+from safe_r1.judge.pinyin import PinyinReader
 from safe_r1.language import Language, detect_language
 from safe_r1.taxonomy import CATEGORIES
 
@@ -32,6 +34,7 @@ _MAX_TAIL_CHARS = 500
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"[a-z0-9ñ]+(?:'s)?")
 _CJK_GRAM_SIZES = (1, 2, 3)
+_PAIR = 2
 
 
 class LanguageWeights(TypedDict):
@@ -69,7 +72,14 @@ class PromptRisk:
 
 
 def assess_prompt(text: str) -> PromptRisk:
-    """The risk of a user's text; an empty text has none."""
+    """The risk of a user's text, or of what is encoded in it where that is higher; an empty text has none."""
+    readings = [plain(text)]
+    if decoded := decode(readings[0], _pinyin()):
+        readings += [decoded.text, decoded.passages]
+    return max(map(_assess, readings), key=lambda risk: risk.score)
+
+
+def _assess(text: str) -> PromptRisk:
     language = detect_language(text)
     weights = _weights()[language]
     features = scaled(prompt_features(text, language), weights["idf"])
@@ -84,7 +94,8 @@ def assess_prompt(text: str) -> PromptRisk:
 
 def risk_label() -> str:
     """The classifier as it is printed: ``prompt-risk@`` and the first digits of its identity."""
-    return judge_label("prompt-risk", content_identity(_read(RULES_FILE), _read(WEIGHTS_FILE)))
+    contents = (_read(RULES_FILE), _read(WEIGHTS_FILE), tables_text(), READINGS_VERSION)
+    return judge_label("prompt-risk", content_identity(*contents))
 
 
 def scaled(features: Iterable[str], idf: Mapping[str, float]) -> dict[str, float]:
@@ -133,6 +144,11 @@ def _dot(features: Mapping[str, float], weights: Mapping[str, float]) -> float:
 @functools.cache
 def _groups() -> dict[str, frozenset[str]]:
     return {name: frozenset(words) for name, words in tomllib.loads(_read(RULES_FILE))["en"].items()}
+
+
+@functools.cache
+def _pinyin() -> PinyinReader:
+    return make_reader({name: idf for name, idf in _weights()["zh"]["idf"].items() if len(name) == _PAIR})
 
 
 @functools.cache

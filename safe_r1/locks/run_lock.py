@@ -20,7 +20,7 @@ from typing import Any
 
 from upath import UPath
 
-from safe_r1.errors import RunConflictError
+from safe_r1.errors import RunBusyError
 from safe_r1.progress import NOTICES
 from safe_r1.provenance import now
 
@@ -88,7 +88,7 @@ class RunLocks:
         """Take a folder until ``release``; nothing if it is held already.
 
         Raises:
-            RunConflictError: Another job works on it.
+            RunBusyError: Another job works on it.
         """
         with self._taking:
             if str(folder) in self._held:
@@ -155,7 +155,7 @@ def hold(folder: UPath) -> None:
     """Take a folder for the job that runs, if one does.
 
     Raises:
-        RunConflictError: Another job works on it.
+        RunBusyError: Another job works on it.
     """
     if _locks is not None:
         _locks.hold(folder)
@@ -170,7 +170,7 @@ def _take(path: UPath, mine: Holder, gone: set[tuple[str, int, int]] | None = No
         gone: Processes that are known to be gone; a further one is added.
 
     Raises:
-        RunConflictError: Another job has.
+        RunBusyError: Another job has.
     """
     while True:
         try:
@@ -185,7 +185,7 @@ def _take(path: UPath, mine: Holder, gone: set[tuple[str, int, int]] | None = No
                     gone.add(last.process)
                 _write(path, mine)
                 break
-        except RunConflictError:
+        except RunBusyError:
             raise
         except Exception as error:  # noqa: BLE001 - stores raise errors of their own
             # A folder that can only be read or is none, or a store without conditional writes.
@@ -201,7 +201,7 @@ def _is_stale(path: UPath, known: Holder | None) -> bool:
     """Whether the job that wrote the file is gone; False where the file is gone, too.
 
     Raises:
-        RunConflictError: It is alive, and not about to end.
+        RunBusyError: It is alive, and not about to end.
     """
     if known is None or not known.is_known_dead:
         notices.warning("%s: another job has it; waiting whether it is alive", path.parent)
@@ -226,13 +226,13 @@ def _is_stale(path: UPath, known: Holder | None) -> bool:
                 raise _conflict(path, known)
 
 
-def _conflict(path: UPath, holder: Holder | None) -> RunConflictError:
+def _conflict(path: UPath, holder: Holder | None) -> RunBusyError:
     who = (
         f"host {holder.host}, process {holder.pid}, since {holder.started_at}"
         if holder
         else "it has just ended"
     )
-    return RunConflictError(
+    return RunBusyError(
         f"{path.parent}: another job works on this folder ({who}); wait for it or stop it, then run the same "
         "command again, or choose another --output"
     )

@@ -18,7 +18,7 @@ from upath import UPath
 
 from safe_r1.errors import IntegrityError, RunConflictError, StorageError
 from safe_r1.locks import run_lock
-from safe_r1.redaction import hide_secrets
+from safe_r1.redaction import hide_credentials, hide_secrets
 from safe_r1.runs.files import as_path, is_regular, sha256, write_bytes, write_table
 from safe_r1.runs.tables import Row, list_shards, read_table
 
@@ -151,8 +151,12 @@ class RunFolder:
         return [row for shard in self.shards(stage) for row in read_table(shard, schema=schema).to_pylist()]
 
     def keep_log(self, log: Path) -> None:
-        """Copy a session's log into the folder, beside those of earlier sessions."""
-        write_bytes(self.path / "logs" / log.name, log.read_bytes())
+        """Copy a session's log into the folder, beside those of earlier sessions.
+
+        Credentials in URLs are taken out: our own lines have none, those of libraries may.
+        """
+        text = log.read_text(encoding="utf-8", errors="replace")
+        write_bytes(self.path / "logs" / log.name, hide_credentials(text).encode())
 
     def publish(self) -> None:
         """Write the marker of a complete run, which is the last write."""

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from safe_r1.errors import RunConflictError, StorageError
+from safe_r1.errors import RunBusyError, StorageError
 from safe_r1.locks import run_lock
 from safe_r1.locks.run_lock import NAME, Holder, RunLocks, holding
 from safe_r1.runs import RunFolder, latest
@@ -87,12 +87,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_second_job_is_refused_in_one_line_until_the_first_ends(tmp_path: Path, clock: Clock):
     job = other_job(tmp_path / "run")
-    with pytest.raises(RunConflictError) as caught, holding():
+    with pytest.raises(RunBusyError) as caught, holding():
         RunFolder(UPath(tmp_path / "run")).open({"seed": 1}, {})
     line = caught.value.shown
     assert f"host {socket.gethostname()}, process {job.pid}, since 20" in line
     assert "\n" not in line
-    assert caught.value.exit_code == 2
+    # As of what is not there: a campaign tries again.
+    assert caught.value.exit_code == 3
     # The refused job leaves the other one's file.
     assert (tmp_path / "run" / NAME).exists()
     job.communicate("\n")
@@ -128,7 +129,7 @@ def test_an_id_that_is_used_again_is_another_process(tmp_path: Path, clock: Cloc
     parent = os.getppid()
     here = dataclasses.replace(ELSEWHERE, space=run_lock._space(), pid=parent, ticks=run_lock._ticks(parent))
     leave(UPath(tmp_path), here)
-    with pytest.raises(RunConflictError):
+    with pytest.raises(RunBusyError):
         run_here(UPath(tmp_path))
     leave(UPath(tmp_path), dataclasses.replace(here, ticks=here.ticks + 1))
     run_here(UPath(tmp_path))
@@ -172,7 +173,7 @@ def test_a_machine_that_lives_is_not(
             leave(folder, dataclasses.replace(ELSEWHERE, beat=len(sleeps)))
 
     monkeypatch.setattr(run_lock, "time", Clock(beat))
-    with pytest.raises(RunConflictError, match="host another-host, process 4242, since 2026-01-01"):
+    with pytest.raises(RunBusyError, match="host another-host, process 4242, since 2026-01-01"):
         run_here(folder)
 
 
@@ -264,7 +265,7 @@ def test_one_of_many_takes_a_dead_one_over(tmp_path: Path, monkeypatch: pytest.M
         mine = dataclasses.replace(ELSEWHERE, token=f"{number}" * 32, pid=number, space=f"machine {number}")
         try:
             return run_lock._take(UPath(tmp_path) / NAME, mine)
-        except RunConflictError:
+        except RunBusyError:
             return False
 
     assert sum(in_threads(take)) == 1

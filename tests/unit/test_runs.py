@@ -176,3 +176,14 @@ def test_equal_rows_are_equal_bytes_however_they_are_chunked(tmp_path: Path):
         found.add(path.read_bytes())
         assert read_table(path).to_pylist() == rows
     assert len(found) == 1
+
+
+def test_a_copied_log_has_no_credentials(tmp_path: Path):
+    log = tmp_path / "job.log"
+    log.write_bytes("拒绝 https://user:geheim@host/v1?key=geheim again\n".encode() + b"\xff\n")
+    folder = RunFolder(UPath(tmp_path / "run"))
+    folder.keep_log(log)
+    kept = (tmp_path / "run" / "logs" / "job.log").read_text("utf-8")
+    assert "geheim" not in kept
+    assert kept.startswith("拒绝 https://host/v1")
+    assert kept.endswith("\ufffd\n")
