@@ -251,6 +251,9 @@ def _show_stop(name: str, console: Console, stops: Stops) -> ExitCode:
 
 def _explain(name: str, error: Exception, console: Console, stops: Stops) -> ExitCode:
     """The exit code of an error, after one line for the user."""
+    # Ray's wrapper of an error of ours is one of ours as well, with the worker's traceback as its text.
+    if isinstance(cause := getattr(error, "cause", None), SafeR1Error):
+        error = cause
     code, reason = decide_exit(error)
     if code == ExitCode.INTERRUPTED:
         return _show_stop(name, console, stops)

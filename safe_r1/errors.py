@@ -32,6 +32,10 @@ class ExitCode(enum.IntEnum):
     TERMINATED = 143
 
 
+# Ray Data writes into the message of an error that a stage raised how often it was tried.
+_NOTE_OF_RAY_DATA = "\nFailed to apply UDF transform after "
+
+
 class SafeR1Error(Exception):
     """Base of every error that a user can repair; jobs print its one line and exit with ``exit_code``."""
 
@@ -44,7 +48,7 @@ class SafeR1Error(Exception):
     @property
     def shown(self) -> str:
         """The message as jobs print it: one line."""
-        return " ".join(str(self).split())
+        return " ".join(str(self).partition(_NOTE_OF_RAY_DATA)[0].split())
 
 
 class TransientError(SafeR1Error):
@@ -252,7 +256,9 @@ def _behind(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
         if not isinstance(each, BaseException) or id(each) in seen:
             continue
         seen.add(id(each))
-        yield each, is_context
+        # Ray's wrapper of an error of ours is one of ours as well, with the worker's traceback as its text.
+        if not isinstance(getattr(each, "cause", None), SafeR1Error):
+            yield each, is_context
         pending += [(getattr(each, name, None), is_context) for name in ("cause", "controller_failure")]
         failures = getattr(each, "worker_failures", None)
         pending += [(failure, is_context) for failure in (failures or {}).values()]

@@ -42,6 +42,8 @@ _AT_IMPORT = {
     "RAY_raylet_start_wait_time_s": "180",
     # A job that was stopped left Ray; what Ray Data then still counts would start a new one and wait for it.
     "RAY_ENABLE_AUTO_CONNECT": "0",
+    # Ray Data would wrap an error of a stage in one of its own, in which it is lost on the way to the driver.
+    "RAY_DATA_RAISE_ORIGINAL_MAP_EXCEPTION": "1",
 }
 
 # Ray would start a worker for every logical CPU and take the job only then, and keep as many to its

@@ -154,7 +154,7 @@ class Checkpoints:
         if self.rank == 0 and is_room != self._was_room:
             logger.warning(
                 "checkpoints are written while training %s: a copy of the states takes %.1f GiB on %s, which "
-                "has %.1f GiB free",
+                "has %.3g GiB free",
                 "goes on" if is_room else "waits",
                 needed / 2**30,
                 node,
@@ -231,7 +231,7 @@ class Checkpoints:
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - torch passes on any error of the storage
             free = ""
             with contextlib.suppress(OSError):
-                free = f", {shutil.disk_usage(self.folder.path).free / 2**30:.3f} GiB free"
+                free = f", {shutil.disk_usage(self.folder.path).free / 2**30:.3g} GiB free"
             raise StorageError(
                 f"cannot write a checkpoint to {self.folder}: {_root_cause(error)}{free}; free disk space or "
                 "choose another --output"

@@ -101,7 +101,7 @@ def check_disk_space(job: TrainJob) -> None:
     free = shutil.disk_usage(job.folder.path.path).free / 2**30
     if free < needed:
         raise StorageError(
-            f"{job.folder.path}: {free:.1f} GiB free, four checkpoints and the export need {needed:.1f}; "
+            f"{job.folder.path}: {free:.3g} GiB free, four checkpoints and the export need {needed:.3g}; "
             "free disk space or choose another --output"
         )
 

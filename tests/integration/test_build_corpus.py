@@ -393,3 +393,29 @@ def test_dry_run_writes_nothing(recipe: Path, tmp_path: Path, capfd: pytest.Capt
     assert "seeds-risky" in text
     assert "90 wanted" in text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.very_long
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(recipe: Path, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no mount")
+    try:
+        full = subprocess.run(
+            command(recipe, disk / "corpus"),
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert full.returncode == 2, full.stdout
+        last = full.stdout.splitlines()[-1]
+        assert "No space left on device; nothing of it is left" in last
+        assert last.endswith("free space, then the same command goes on")
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        run(recipe, disk / "corpus")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

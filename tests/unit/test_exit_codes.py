@@ -147,6 +147,7 @@ def test_one_of_ours_is_found_however_deep(kind: type[SafeR1Error], wrappers: li
     code, reason = decide_exit(error)
     assert code == kind.exit_code == (3 if issubclass(kind, TransientError) else 2)
     assert isinstance(reason, SafeR1Error)
+    assert reason.shown == "no such model"
 
 
 def test_a_bug_stays_one() -> None:
