@@ -222,8 +222,9 @@ def job(name: str) -> Iterator[Console]:
             report_end(code)
             if code == ExitCode.FAULT:
                 console.show(f"{name}: unexpected error, see {log}")
-            if "ray" in sys.modules:
-                sys.modules["ray"].shutdown()  # while its last messages still go to the log
+            # Where the job was stopped in the middle of its import, it has none.
+            if shutdown := getattr(sys.modules.get("ray"), "shutdown", None):
+                shutdown()  # while its last messages still go to the log
             # What libraries print is lost where the disk of the log is full.
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError):

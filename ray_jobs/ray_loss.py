@@ -1,6 +1,7 @@
 """Whether the Ray that this process is connected to is gone."""
 
 import sys
+from typing import Any
 
 from safe_r1.resources import is_alive
 
@@ -10,8 +11,8 @@ _HEAD = ("gcs_server", "raylet")
 
 def is_ray_lost() -> bool:
     """True where this process is connected to a Ray whose head or whose node on this machine is gone."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    ray = _connected_ray()
+    if ray is None:
         return False
     node = ray._private.worker._global_node
     if node is None:
@@ -26,8 +27,8 @@ def is_ray_lost() -> bool:
 
 def is_local_head_gone() -> bool:
     """True where this process has started a Ray of its own whose head has ended; costs no call."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    ray = _connected_ray()
+    if ray is None:
         return False
     node = ray._private.worker._global_node
     try:
@@ -35,3 +36,11 @@ def is_local_head_gone() -> bool:
     except RuntimeError:
         # Its processes change meanwhile: it is being started or shut down.
         return False
+
+
+def _connected_ray() -> Any:
+    """The module where this process is connected to a Ray; None where it is not."""
+    ray = sys.modules.get("ray")
+    # Another thread may be importing it: for seconds on a busy machine it is there without its functions.
+    is_initialized = getattr(ray, "is_initialized", None)
+    return ray if is_initialized is not None and is_initialized() else None

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
 
 from ray_jobs.common import Console
-from ray_jobs.ray_loss import is_ray_lost
+from ray_jobs.ray_loss import is_local_head_gone, is_ray_lost
 from safe_r1.progress import Progress
 
 REPOSITORY = Path(__file__).parents[2]
@@ -127,3 +127,10 @@ def test_a_node_that_knows_its_head_by_another_name_is_there(monkeypatch: pytest
     node.raylet_socket_name = "/s/raylet"
     server.close()
     assert is_ray_lost()
+
+
+def test_a_ray_that_is_being_imported_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+    # The thread that watches the head looks every two seconds; on a busy machine the import takes longer.
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    assert not is_local_head_gone()
+    assert not is_ray_lost()
