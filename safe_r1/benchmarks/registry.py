@@ -20,6 +20,7 @@ from pydantic import create_model
 from safe_r1.benchmarks.attacked import SEPARATOR, attacked, under
 from safe_r1.benchmarks.base import Benchmark, settings_group
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
+from safe_r1.benchmarks.filing import BANKS, LATEST
 from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
 from safe_r1.benchmarks.gsm8k import GSM8K
 from safe_r1.benchmarks.livecodebench import LIVECODEBENCH, LIVECODEBENCH_SAMPLE
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 ENTRY_POINTS = "safe_r1.benchmarks"
 ALL_PAPER = "all-paper"
 """Name for the benchmarks of the paper: CHiSafetyBench, and mathematics, science and programming."""
+FILING = "filing"
+"""Name for the three banks of the filing test in their latest version."""
 _PAPER = (CHISAFETYBENCH.name, MATH_500.name, GPQA_DIAMOND.name, LIVECODEBENCH.name)
 _OWN: tuple[Benchmark, ...] = (
     CHISAFETYBENCH,
@@ -47,6 +50,7 @@ _OWN: tuple[Benchmark, ...] = (
     LIVECODEBENCH_SAMPLE,
     GSM8K,
     XSTEST,
+    *BANKS,
 )
 _BY_NAME: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _OWN}
 
@@ -57,8 +61,9 @@ def names() -> list[str]:
 
 
 def expand(chosen: Iterable[str]) -> list[str]:
-    """The names, with ``all-paper`` replaced by the names of its benchmarks."""
-    return [name for each in chosen for name in (_PAPER if each == ALL_PAPER else (each,))]
+    """The names, with ``all-paper`` and ``filing`` replaced by the names of their benchmarks."""
+    groups = {ALL_PAPER: _PAPER, FILING: LATEST}
+    return [name for each in chosen for name in groups.get(each, (each,))]
 
 
 def find_benchmark(name: str) -> Benchmark | None:

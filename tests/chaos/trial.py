@@ -35,6 +35,7 @@ class Trial:
         outcome: ``equal``, ``unequal``, ``hung``, ``failed`` or ``missed`` (nothing was killed).
         different: Parts of the result that differ from those of the undisturbed run.
         outlived: Processes that were there ten seconds after their job had ended.
+        missed_s: Seconds of a run in which nothing was killed; None otherwise.
         output: The end of the last run's output, where the outcome is not ``equal``.
     """
 
@@ -45,6 +46,7 @@ class Trial:
     outcome: str = "hung"
     different: list[str] = field(default_factory=list)
     outlived: list[str] = field(default_factory=list)
+    missed_s: float | None = None
     output: str = ""
 
 
@@ -75,11 +77,13 @@ def run_trial(
         dice: Draws the moment, and the process among several.
     """
     trial = Trial(job.name, victim)
+    started = time.monotonic()
     process = _start(job, output)
     trial.moment_s = _kill(process, victim, dice.uniform(0, duration_s), dice)
     if trial.moment_s is None:
         trial.outcome = "missed"
         trial.codes.append(_wait(process) or 0)
+        trial.missed_s = round(time.monotonic() - started, 1)
         return trial
     if (code := _end(process, trial)) is None:
         return trial
