@@ -94,9 +94,7 @@ class _Path(NamedTuple):
     is_finished: bool
 
     def outcome(self, k: int) -> Outcome:
-        found = (
-            self.found[k - 1] if k <= len(self.found) else (self.found[-1] if self.found else Outcome.MISS)
-        )
+        found = self.found[min(k, len(self.found)) - 1] if self.found else Outcome.MISS
         is_cut = not self.is_finished and len(self.found) < k
         return Outcome.MISSING if is_cut and found is not Outcome.HIT else found
 

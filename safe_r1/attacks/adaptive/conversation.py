@@ -162,8 +162,9 @@ def restore(state: Conversation, turns: Iterable[Turn]) -> tuple[Conversation, l
     name = state.question.sample_id
     known: dict[Place, Turn] = {}
     for turn in turns:
-        if known.setdefault(turn.place, turn) is not turn:
+        if turn.place in known:
             raise DataError(f"{name}: two rows of {state.config.method} at {tuple(turn.place)}")
+        known[turn.place] = turn
     while ready := [call for call in next_calls(state) if call.place in known]:
         replies: dict[Place, Reply] = {}
         for call in ready:
