@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safe_r1.attacks.adaptive.replies import MAX_PROMPT_CHARS, read_attack, read_topic
@@ -84,7 +84,7 @@ def test_a_topic_is_what_the_reply_says():
         assert read_topic(reply) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.sampled_from('{}[]":,\\n提prompt \n'), max_size=60))
 def test_any_text_is_read(text: str):
     found = read_attack(text)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import pyarrow as pa
 
 from safe_r1.records.text import clean
-from safe_r1.schema import Label, Message, RefusalLabel, Unscored
+from safe_r1.schema import TRIED_AGAIN, Label, Message, RefusalLabel, Unscored
 
 Role = Literal["attacker", "target", "judge"]
 ROLES: tuple[Role, ...] = ("attacker", "target", "judge")
@@ -154,12 +154,16 @@ class Reply:
             raise ValueError(f"label {self.label!r} is none of the task refusal")
 
     @classmethod
-    def of_judgement(cls, judgement: Labelled, prompt_tokens: int = 0, completion_tokens: int = 0) -> Self:
-        """The reply of the run's judge.
+    def of_judgement(
+        cls, judgement: Labelled, prompt_tokens: int = 0, completion_tokens: int = 0
+    ) -> Self | None:
+        """The reply of the run's judge; None where it gave none and is to be asked again.
 
         Raises:
             ValueError: The label is one of another task.
         """
+        if judgement.unscored_reason in TRIED_AGAIN:
+            return None
         return cls(
             text=judgement.explanation,
             label=None if judgement.label is None else str(judgement.label),

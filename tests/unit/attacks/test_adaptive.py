@@ -28,7 +28,8 @@ from safe_r1.config.adaptive import (
     TapConfig,
 )
 from safe_r1.errors import DataError
-from safe_r1.schema import Message
+from safe_r1.judge.base import Judgement
+from safe_r1.schema import Message, Unscored
 from safe_r1.settings import load_config
 from tests.unit.attacks.adaptive_models import (
     HARMFUL,
@@ -321,6 +322,13 @@ def test_other_labels_are_refused():
     with pytest.raises(ValueError, match="full refusal"):
         Reply(label="full refusal")
     assert Reply("a\ud800\0").text == "a\ufffd\ufffd"
+
+
+def test_a_judgement_becomes_a_reply_unless_it_is_made_again():
+    reply = Reply.of_judgement(Judgement(REFUSAL, explanation="依据", confidence=0.5), 7, 3)
+    assert reply == Reply("依据", label=str(REFUSAL), confidence=0.5, prompt_tokens=7, completion_tokens=3)
+    assert Reply.of_judgement(Judgement(None, Unscored.AMBIGUOUS)) == Reply(unscored_reason="ambiguous")
+    assert Reply.of_judgement(Judgement(None, Unscored.JUDGE_ERROR)) is None
 
 
 def test_repeats_are_other_conversations():

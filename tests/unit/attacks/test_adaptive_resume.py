@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safe_r1.attacks.adaptive.conversation import Conversation, advance, next_calls, restore, start
@@ -34,7 +34,8 @@ configs = st.builds(
     crescendo=st.builds(CrescendoConfig, conversations=st.just(2), turns=st.integers(1, 4)),
     bon=st.builds(BestOfNConfig, n=st.integers(1, 9), at_once=st.integers(1, 4)),
 )
-few = settings(max_examples=25, deadline=None)
+# A busy machine makes any draw late.
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def stored(turns: Sequence[Turn]) -> list[Turn]:

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safe_r1.metrics.attack_curve import Attempt, Search, success_curve
@@ -36,7 +36,7 @@ def within(search: Search, k: int) -> tuple[Outcome, int, int, int]:
     return outcome, len(found), calls, sum(each.num_tokens for each in counted)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(searches, max_size=8))
 def test_every_point_is_a_count(found: list[Search]):
     curve = success_curve(found)
