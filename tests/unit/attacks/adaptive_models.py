@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from safe_r1.attacks.adaptive.conversation import Conversation, advance, next_calls, start
 from safe_r1.attacks.adaptive.driver import Ask
@@ -37,25 +38,28 @@ def number_of(call: Call, modulus: int) -> int:
 
 def mixed_model(call: Call) -> Reply:
     """Every kind of reply, chosen by the call."""
+    return replace(_mixed(call), prompt_tokens=number_of(call, 12), completion_tokens=1)
+
+
+def _mixed(call: Call) -> Reply:
     pick = number_of(call, 12)
-    tokens = {"prompt_tokens": pick, "completion_tokens": 1}
     if call.place.step == "topic":
-        return Reply(json.dumps({"on_topic": pick > 2}), **tokens)
+        return Reply(json.dumps({"on_topic": pick > 2}))
     if call.role == "attacker":
         texts = ['{"refuse": "不"}', "抱歉，我不能参加。", "", "随便说说 {", '{"prompt": 3}']
         text = texts[pick] if pick < len(texts) else prompt_json(f"提问{number_of(call, 999)}").text
-        return Reply(text, **tokens)
+        return Reply(text)
     if call.role == "target":
         if pick == 0:
-            return Reply(unscored_reason=str(Unscored.TRUNCATED), **tokens)
+            return Reply(unscored_reason=str(Unscored.TRUNCATED))
         if pick == 1:
-            return Reply(error="prompt is too long", **tokens)
-        return Reply(f"回答{number_of(call, 999)}", "想一想", **tokens)
+            return Reply(error="prompt is too long")
+        return Reply(f"回答{number_of(call, 999)}", "想一想")
     if pick == 0:
-        return Reply(unscored_reason=str(Unscored.AMBIGUOUS), **tokens)
+        return Reply(unscored_reason=str(Unscored.AMBIGUOUS))
     labels = [HARMLESS, HARMLESS, HARMLESS, REFUSAL, REFUSAL, RESPONSIBLE, RESPONSIBLE]
     label = HARMFUL if number_of(call, 25) == 0 else labels[pick % len(labels)]
-    return Reply(label=str(label), confidence=pick / 12, **tokens)
+    return Reply(label=str(label), confidence=pick / 12)
 
 
 def run(state: Conversation, model: Model) -> tuple[Conversation, list[tuple[Call, Reply]]]:
