@@ -1,12 +1,15 @@
 """Attacks that adapt: a model, or chance, writes the next prompt from what came of the last ones."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from safe_r1.config.endpoint import EndpointConfig
+from safe_r1.config.engine import EngineConfig
 from safe_r1.settings import Settings
 
 AdaptiveMethod = Literal["pair", "tap", "crescendo", "bon"]
+METHODS: tuple[AdaptiveMethod, ...] = get_args(AdaptiveMethod)
 
 
 class PairConfig(Settings):
@@ -49,17 +52,28 @@ class CallBudget(Settings):
     judge: int | None = Field(default=None, ge=1, description="calls of the judge a question")
 
 
-class AdaptiveConfig(Settings):
-    """One attack that adapts. Success ends it for a question."""
+class AdaptiveSettings(Settings):
+    """What all attacks that adapt have in common, and the settings of each."""
 
-    method: AdaptiveMethod = Field(
-        default="pair", description="pair, tap, crescendo, or bon (best of N, which needs no attacker)"
-    )
     attacker: str | None = Field(
         default=None,
-        description="model that writes the prompts: variant, hub id, folder or endpoint:URL#MODEL; of pair, "
-        "tap and crescendo",
+        description="model that writes the prompts: variant, hub id, folder, endpoint:URL#MODEL or its TOML "
+        "file; of pair, tap and crescendo",
     )
+    temperature: float = Field(
+        default=1.0, gt=0, description="sampling temperature of the attacker; above 0, as its prompts differ"
+    )
+    top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus sampling of the attacker")
+    max_tokens: int = Field(
+        default=1024,
+        ge=16,
+        description="maximum length of a reply of the attacker, thoughts included, in tokens",
+    )
+    engine: EngineConfig = Field(
+        default=EngineConfig(),
+        description="of an attacker in this job; one that is the evaluated model shares its engine",
+    )
+    endpoint: EndpointConfig = Field(default=EndpointConfig(), description="of an attacker behind a URL")
     attacker_failures: int = Field(
         default=3,
         ge=1,
@@ -77,6 +91,21 @@ class AdaptiveConfig(Settings):
     tap: TapConfig = Field(default=TapConfig())
     crescendo: CrescendoConfig = Field(default=CrescendoConfig())
     bon: BestOfNConfig = Field(default=BestOfNConfig())
+
+    def of_method(self, method: AdaptiveMethod) -> "AdaptiveConfig":
+        """The settings of one attack; best of N takes no attacker, whatever others use."""
+        given = {name: getattr(self, name) for name in AdaptiveSettings.model_fields}
+        if method == "bon":
+            given["attacker"] = None
+        return AdaptiveConfig(method=method, **given)
+
+
+class AdaptiveConfig(AdaptiveSettings):
+    """One attack that adapts. Success ends it for a question."""
+
+    method: AdaptiveMethod = Field(
+        default="pair", description="pair, tap, crescendo, or bon (best of N, which needs no attacker)"
+    )
 
     @property
     def needs_attacker(self) -> bool:

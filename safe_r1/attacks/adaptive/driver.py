@@ -23,6 +23,7 @@ async def run_conversations(
     *,
     max_parallel: int,
     max_batch: int = 256,
+    on_end: Callable[[Conversation], None] = lambda _: None,
 ) -> list[Conversation]:
     """Run conversations to their end, or as far as there are replies.
 
@@ -32,6 +33,7 @@ async def run_conversations(
         record: Stores the turns of a batch of replies.
         max_parallel: Conversations at the same time.
         max_batch: Calls in one batch.
+        on_end: Called with each conversation that goes on no more in this session.
 
     Returns:
         The conversations in the order in which they came; ``end`` is None where replies were missing.
@@ -48,7 +50,7 @@ async def run_conversations(
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(max_parallel):
-                group.create_task(_work(waiting, batches, found))
+                group.create_task(_work(waiting, batches, found, on_end))
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors
     return [found[number] for number in sorted(found)]
@@ -58,9 +60,11 @@ async def _work(
     waiting: Iterator[tuple[int, Conversation]],
     batches: "Mapping[Role, _Batches]",
     found: dict[int, Conversation],
+    on_end: Callable[[Conversation], None],
 ) -> None:
     for number, state in waiting:
         found[number] = await _converse(state, batches)
+        on_end(found[number])
 
 
 async def _converse(state: Conversation, batches: "Mapping[Role, _Batches]") -> Conversation:

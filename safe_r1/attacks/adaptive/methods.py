@@ -270,6 +270,22 @@ def get_method(config: AdaptiveConfig) -> Method:
     return Crescendo(*shared, settings=config.crescendo)
 
 
+def most_target_calls(config: AdaptiveConfig) -> int:
+    """Calls of the target a question at most."""
+    if config.method == "pair":
+        most = config.pair.streams * config.pair.depth
+    elif config.method == "tap":
+        most, layer = 0, config.tap.branching
+        for _ in range(config.tap.depth):
+            most += layer
+            layer = min(layer, config.tap.width) * config.tap.branching
+    elif config.method == "crescendo":
+        most = config.crescendo.conversations * (config.crescendo.turns + config.crescendo.backtracks)
+    else:
+        most = config.bon.n
+    return min(most, config.budget.target or most)
+
+
 def is_refused(label: RefusalLabel | None, answer: str | None) -> bool:
     """Whether a turn is taken back: the target refused, or gave no answer that could be continued."""
     return answer is None or (label is not None and label.is_refusal)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import pyarrow as pa
 
 from safe_r1.records.text import clean
-from safe_r1.schema import TRIED_AGAIN, Label, Message, RefusalLabel, Unscored
+from safe_r1.schema import TRIED_AGAIN, TURN_SCHEMA, Label, Message, RefusalLabel, Unscored
 
 Role = Literal["attacker", "target", "judge"]
 ROLES: tuple[Role, ...] = ("attacker", "target", "judge")
@@ -133,6 +133,8 @@ class Reply:
         unscored_reason: Value of an ``Unscored``: of a target why it gave no answer, of a judge why no label.
         prompt_tokens: Length of the request in tokens; 0 where it is unknown.
         completion_tokens: Length of the reply in tokens; 0 where it is unknown.
+        finish_reason: Of a target's answer, ``stop`` or ``length``, or what a provider's filter took,
+            ``input`` or ``output``; None where it is unknown.
         error: Why an engine cannot answer this request at all, such as a prompt that is too long.
     """
 
@@ -143,6 +145,7 @@ class Reply:
     unscored_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    finish_reason: str | None = None
     error: str | None = None
 
     def __post_init__(self) -> None:
@@ -223,31 +226,6 @@ class Turn:
         place = Place(row["depth"], row["branch"], row["step"])
         own = {name: row[name] for name in ("sample_id", "repeat", "attack", "parent", "prompt", "score")}
         return cls(**own, place=place, reply=reply)
-
-
-TURN_SCHEMA = pa.schema(
-    [
-        pa.field("sample_id", pa.string(), False),
-        pa.field("repeat", pa.int32(), False),
-        pa.field("attack", pa.string(), False),
-        pa.field("depth", pa.int32(), False),
-        pa.field("branch", pa.int32(), False),
-        pa.field("step", pa.string(), False),
-        pa.field("role", pa.string(), False),
-        pa.field("parent", pa.int32(), False),
-        ("prompt", pa.string()),
-        ("text", pa.string()),
-        ("reasoning", pa.string()),
-        ("label", pa.string()),
-        ("score", pa.float64()),
-        ("confidence", pa.float64()),
-        ("unscored_reason", pa.string()),
-        ("prompt_tokens", pa.int32()),
-        ("completion_tokens", pa.int32()),
-        ("error", pa.string()),
-    ]
-)
-"""A turn; its key is ``sample_id``, ``repeat``, ``attack``, ``depth``, ``branch`` and ``step``."""
 
 
 def turn_table(turns: Iterable[Turn]) -> pa.Table:
