@@ -92,7 +92,12 @@ def _run(
         judge = JudgeStart(plan, target, cluster)
         try:
             timings = _complete(plan, target, samples, judge, on_progress)
-            timings |= _converse(plan, target, specs, samples, on_progress)
+            has_worked = target.spec is not None and timings["completions_tokens"]
+            if has_worked and any(name in plan.searches for name in samples):
+                # As before the engine of a judge: the last one's GPUs are free with a new connection alone.
+                disconnect()
+                connect()
+            timings |= run_searches(plan, target, specs, samples, on_progress)
             give_verdicts(plan, samples, cluster, on_progress, judge.engine)
         finally:
             judge.discard()
@@ -175,20 +180,3 @@ def _complete(
         # What comes next needs the room otherwise.
         stream = judge.watch(stream, num_missing)
     return follow("completions", stream, total - num_missing, total, on_progress)
-
-
-def _converse(
-    plan: EvaluationPlan,
-    target: Target,
-    specs: DialogueSpecs,
-    samples: dict[str, SampleIndex],
-    on_progress: ProgressCallback,
-) -> dict[str, float]:
-    """Hold the conversations of attacks that adapt; gives the timings of this stage."""
-    if not any(name in plan.searches for name in samples):
-        return {}
-    if target.spec is not None:
-        # As before the engine of a judge: the last one's GPUs are free with a new connection alone.
-        disconnect()
-        connect()
-    return run_searches(plan, target, specs, samples, on_progress)
