@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 from safe_r1.benchmarks import Benchmark
 from safe_r1.benchmarks.base import under_attack
@@ -14,15 +13,12 @@ from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import engine_arguments, engine_bundles, resolve_engine
 from safe_r1.inference.memory import cpu_memory_gib
 from safe_r1.inference.requests import Sampling
-from safe_r1.judge.factory import engine_sampling
+from safe_r1.judge.factory import JudgePlan, engine_sampling
 from safe_r1.models.checkpoints import prepare
 from safe_r1.models.endpoint_entry import with_overrides
 from safe_r1.models.registry import Variant, get_variant
 from safe_r1.resources import Cluster
 from safe_r1.runs import JsonObject
-
-if TYPE_CHECKING:
-    from safe_r1.evaluation.plan import EvaluationPlan
 
 _SETTING = "adaptive.attacker"
 
@@ -111,34 +107,35 @@ class DialogueSpecs:
     judge: EngineSpec | None = None
 
 
-def plan_engines(plan: "EvaluationPlan", target: EngineSpec | None, cluster: Cluster) -> DialogueSpecs:
+def plan_engines(
+    attacker: AttackerPlan | None, judge: JudgePlan | None, target: EngineSpec | None, cluster: Cluster
+) -> DialogueSpecs:
     """The engines of a run with attacks that adapt, which run at the same time.
 
     An attacker that is the evaluated model shares its engine, unless it has settings of its own.
 
     Args:
-        plan: The plan.
+        attacker: The model that writes the prompts, if any.
+        judge: The judge.
         target: The evaluated model's engine, as it was found to fit alone.
         cluster: The cluster.
 
     Raises:
         ResourceError: The cluster cannot hold one beside the others.
     """
-    if not plan.searches:
-        return DialogueSpecs()
     left = _without(cluster, target)
-    attacker = judge = None
-    if (found := plan.attacker) and found.variant.endpoint is None:
-        if target and _is_same(found, target):
-            attacker = replace(target, sampling=found.sampling)
+    writer = labeller = None
+    if attacker and attacker.variant.endpoint is None:
+        if target and _is_same(attacker, target):
+            writer = replace(target, sampling=attacker.sampling)
         else:
-            attacker = _beside(found.variant, found.settings.engine, found.sampling, left, _SETTING)
-            left = _without(left, attacker)
-    if plan.judge and plan.judge.model:
-        config = plan.judge.config
-        sampling = Sampling(**engine_sampling(config))
-        judge = _beside(plan.judge.model, config.engine, sampling, left, "judge")
-    return DialogueSpecs(target, attacker, judge)
+            engine = attacker.settings.engine
+            writer = _beside(attacker.variant, engine, attacker.sampling, left, _SETTING)
+            left = _without(left, writer)
+    if judge and judge.model:
+        sampling = Sampling(**engine_sampling(judge.config))
+        labeller = _beside(judge.model, judge.config.engine, sampling, left, "judge")
+    return DialogueSpecs(target, writer, labeller)
 
 
 def _is_same(attacker: AttackerPlan, target: EngineSpec) -> bool:

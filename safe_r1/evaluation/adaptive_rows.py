@@ -40,7 +40,9 @@ def read_turns(folder: RunFolder, samples: Iterable[str]) -> dict[ConversationKe
     found: dict[ConversationKey, dict[object, Turn]] = defaultdict(dict)
     for shard in folder.shards(STAGE):
         table = read_table(shard, schema=TURN_SCHEMA)
-        for turn in turns_of_table(table.filter(pc.is_in(table.column("sample_id"), wanted))):
+        # Arrow makes its functions when it is imported, which type checkers do not see.
+        is_wanted = pc.is_in(table.column("sample_id"), wanted)  # pyright: ignore[reportAttributeAccessIssue]
+        for turn in turns_of_table(table.filter(is_wanted)):
             found[turn.sample_id, turn.repeat].setdefault(turn.place, turn)
     return {key: list(turns.values()) for key, turns in found.items()}
 
@@ -205,7 +207,8 @@ def tokens_of_role(folder: RunFolder, role: str) -> tuple[int, int]:
     prompt = completion = 0
     for shard in folder.shards(STAGE):
         table = read_table(shard, ["role", "prompt_tokens", "completion_tokens"])
-        mine = table.filter(pc.equal(table.column("role"), role))
+        is_mine = pc.equal(table.column("role"), role)  # pyright: ignore[reportAttributeAccessIssue]
+        mine = table.filter(is_mine)
         prompt += sum(mine.column("prompt_tokens").to_pylist())
         completion += sum(mine.column("completion_tokens").to_pylist())
     return prompt, completion

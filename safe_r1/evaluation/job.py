@@ -62,7 +62,9 @@ def evaluate(
     device = target.start(cluster)
     if plan.judge and plan.judge.model:
         judge_engine(config.judge.engine, plan.judge.model, cluster)
-    specs = plan_engines(plan, target.spec, cluster)
+    specs = DialogueSpecs()
+    if plan.searches:
+        specs = plan_engines(plan.attacker, plan.judge, target.spec, cluster)
     # Everything that can be wrong has been checked: only from here on is anything written or started.
     for name, fingerprint in plan.fingerprints.items():
         fingerprint.update(target.fingerprint(name))

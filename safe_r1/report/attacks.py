@@ -71,8 +71,9 @@ class SearchResult:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """From ``search.json`` of a run folder."""
-        given = {each.name: content[each.name] for each in fields(cls)}
-        return cls(**given | {"curve": [CurvePoint(**point) for point in content["curve"]]})
+        given: dict[str, Any] = {each.name: content[each.name] for each in fields(cls)}
+        given["curve"] = [CurvePoint(**point) for point in content["curve"]]
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         """Inverse of ``from_json``."""
