@@ -36,7 +36,8 @@ AttackOption = Annotated[
     list[str] | None,
     typer.Option(
         help="Ask the risky questions as attackers do: an attack of `safe-r1 attacks list`, a combination "
-        "(pinyin+role), a set (zh-quick, zh-standard, all) or a TOML file; may be repeated."
+        "(pinyin+role), a set (zh-quick, zh-standard, all) or a TOML file; or one that adapts (pair, tap, "
+        "crescendo, bon; `--set adaptive.attacker=NAME`); may be repeated."
     ),
 ]
 DataOption = Annotated[

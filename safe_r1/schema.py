@@ -202,7 +202,8 @@ class Completion:
         finish_reason: ``stop`` or ``length``; None where generation failed.
         error: Why the engine gave no completion; None where it did.
         blocked: ``input`` or ``output`` where the content filter of an endpoint's provider took the question
-            or the completion, of which ``completion`` holds what was sent before; None otherwise.
+            or the completion, of which ``completion`` holds what was sent before; ``attacker`` where an
+            attack that adapts wrote no prompt, so that the model was never asked; None otherwise.
         served_by: Model and ``system_fingerprint`` that an endpoint reported; None for an engine.
     """
 
@@ -342,6 +343,34 @@ FINISHED_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+
+TURN_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), False),
+        pa.field("repeat", pa.int32(), False),
+        pa.field("attack", pa.string(), False),
+        pa.field("depth", pa.int32(), False),
+        pa.field("branch", pa.int32(), False),
+        pa.field("step", pa.string(), False),
+        pa.field("role", pa.string(), False),
+        pa.field("parent", pa.int32(), False),
+        ("prompt", pa.string()),
+        ("text", pa.string()),
+        ("reasoning", pa.string()),
+        ("label", pa.string()),
+        ("score", pa.float64()),
+        ("confidence", pa.float64()),
+        ("unscored_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""A call of an attack that adapts, with its reply.
+
+Its key is ``sample_id``, ``repeat``, ``attack``, ``depth``, ``branch`` and ``step``.
+"""
 
 CONVERSATION_SCHEMA = pa.schema(
     [

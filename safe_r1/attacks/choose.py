@@ -20,6 +20,7 @@ from safe_r1.attacks.combine import SIGN, combine
 from safe_r1.attacks.frames import FrameSettings
 from safe_r1.attacks.registry import SETS, get_attack, names, unknown
 from safe_r1.attacks.translation import PREFIX, translation
+from safe_r1.config.adaptive import METHODS, AdaptiveMethod
 from safe_r1.errors import ConfigError
 from safe_r1.settings import Settings, load_config
 
@@ -61,6 +62,13 @@ def parse_attacks(chosen: str | Iterable[str]) -> list[Attack]:
     return list(found.values())
 
 
+def split_adaptive(chosen: Iterable[str]) -> tuple[list[str], list[AdaptiveMethod]]:
+    """What a user chose, as names for ``parse_attacks`` and attacks that adapt."""
+    items = [item.strip() for text in chosen for item in text.split(",")]
+    methods = [method for item in dict.fromkeys(items) for method in METHODS if method == item]
+    return [item for item in items if item and item not in METHODS], methods
+
+
 def _of_item(item: str, own: dict[str, Attack]) -> list[Attack]:
     """The attacks of a name, a set or a combination.
 
@@ -82,6 +90,11 @@ def _find(name: str, own: dict[str, Attack]) -> Attack:
         raise ConfigError(f"{name} is a set of attacks, which cannot be a part of a combination")
     if name in own:
         return own[name]
+    if name in METHODS:
+        raise ConfigError(
+            f"{name} adapts to the model's answers: it is a choice of its own (--attack {name}), and no part "
+            "of a combination or a file"
+        )
     known = names()
     if name not in known:
         raise unknown(name, [*own, *known])
@@ -104,6 +117,6 @@ def _of_file(place: str) -> list[Attack]:
 
 
 def _free_name(name: str, own: dict[str, Attack], place: str) -> str:
-    if name in own or name in names() or name in SETS:
+    if name in own or name in names() or name in SETS or name in METHODS:
         raise ConfigError(f"{place}: the name {name!r} is taken; give the attack another one")
     return name

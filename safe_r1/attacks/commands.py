@@ -34,6 +34,7 @@ def list_attacks(
     from safe_r1.attacks.choose import parse_attacks
     from safe_r1.attacks.identity import attack_identity
     from safe_r1.attacks.registry import SETS, get_attack, names
+    from safe_r1.config.adaptive import METHODS
 
     attacks = parse_attacks(chosen) if chosen else list(map(get_attack, names()))
     rows = [
@@ -68,6 +69,7 @@ def list_attacks(
     if not chosen:
         for name, members in SETS.items():
             console.print(f"{name} ({len(members)}): {', '.join(members)}", markup=False)
+        console.print(f"attacks that adapt (evaluate --attack): {', '.join(METHODS)}", markup=False)
 
 
 @app.command()

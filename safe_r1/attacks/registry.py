@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from safe_r1.attacks import encoding, framing, reasoning, writing
 from safe_r1.attacks.base import PLAIN, Attack
+from safe_r1.config.adaptive import METHODS
 from safe_r1.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def get_attack(name: str) -> Attack:
 
 def unknown(name: str, known: Iterable[str]) -> ConfigError:
     """The error of a name that is none of the known ones, nor of a set."""
-    known = [*known, *SETS]
+    known = [*known, *SETS, *METHODS]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`safe-r1 attacks list` shows the known ones"
     return ConfigError(f"unknown attack {name[:80]!r}: {hint}")
@@ -84,7 +85,7 @@ def _added() -> Mapping[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=ENTRY_POINTS):
         # The first one wins: otherwise an installed package could replace a published attack unnoticed.
-        if point.name in (*_BY_NAME, *SETS, *found):
+        if point.name in (*_BY_NAME, *SETS, *METHODS, *found):
             logger.warning(
                 "attack %r of package %s is ignored: the name is taken", point.name, _origin(point)
             )

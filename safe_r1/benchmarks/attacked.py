@@ -6,16 +6,22 @@ the model is asked differs. ``BENCHMARK@plain`` asks them as they are: what ever
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 
 from safe_r1.attacks.apply import ATTACKED_TASKS, attack_sample
 from safe_r1.attacks.base import PLAIN, Attack
-from safe_r1.attacks.choose import parse_attacks
 from safe_r1.attacks.identity import attack_identity
-from safe_r1.benchmarks.base import BaseBenchmark, Benchmark, KeyIdentity, Location, Workload
-from safe_r1.errors import ConfigError, DataError
+from safe_r1.benchmarks.base import (
+    BaseBenchmark,
+    Benchmark,
+    KeyIdentity,
+    Location,
+    UnderAttack,
+    Workload,
+)
+from safe_r1.errors import DataError
 from safe_r1.progress import NOTICES
 from safe_r1.schema import OPENING_ANSWER, OPENING_THOUGHT, Sample
 
@@ -38,28 +44,29 @@ class UnchangedError(DataError):
 
 
 @dataclass(frozen=True)
-class AttackedBenchmark(BaseBenchmark):
-    """The risky questions of a benchmark under one attack; its harmless ones too where only writing changes.
+class OfBase(BaseBenchmark):
+    """What benchmarks under attacks take over from the one that is attacked.
 
     Attributes:
         base: The benchmark.
-        attack: The attack.
-        seed: Of all that the attack draws.
     """
 
     base: Benchmark
-    attack: Attack
-    seed: int = 0
+
+    @property
+    def attack_name(self) -> str:
+        """Name of the attack."""
+        raise NotImplementedError
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """``BENCHMARK@ATTACK``."""
-        return f"{self.base.name}{SEPARATOR}{self.attack.name}"
+        return f"{self.base.name}{SEPARATOR}{self.attack_name}"
 
     @property
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Of the benchmark, with the attack."""
-        return f"{self.base.title} · {self.attack.name}"
+        return f"{self.base.title} · {self.attack_name}"
 
     @property
     def repeats(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -80,6 +87,50 @@ class AttackedBenchmark(BaseBenchmark):
     def published(self) -> Traversable | None:
         """None: published figures are of plain questions."""
         return None
+
+    def key_identity(self, answer_key: Location | None = None) -> KeyIdentity:
+        """That of the benchmark."""
+        return self.base.key_identity(answer_key)
+
+    def facts(self) -> Mapping[str, object]:
+        """Those of the benchmark."""
+        return self.base.facts()
+
+    def explain(self) -> Sequence[str]:
+        """How the benchmark was read; and an example would be a question, which is not shown here."""
+        return self.base.explain()
+
+
+@dataclass(frozen=True)
+class AttackedBenchmark(OfBase):
+    """The risky questions of a benchmark under one attack; its harmless ones too where only writing changes.
+
+    Attributes:
+        attack: The attack.
+        seed: Of all that the attack draws.
+    """
+
+    attack: Attack
+    seed: int = 0
+
+    @property
+    def attack_name(self) -> str:
+        """Name of the attack."""
+        return self.attack.name
+
+    @property
+    def under_attack(self) -> UnderAttack:
+        """The attack."""
+        attack = self.attack
+        return UnderAttack(
+            attack.name,
+            attack.family,
+            attack.source,
+            self.base,
+            AttackedBenchmark(self.base, PLAIN, self.seed),
+            begins_answer=attack.prefill is not None,
+            begins_thought=attack.thought is not None,
+        )
 
     def load(self, data: Location | None = None, answer_key: Location | None = None) -> Sequence[Sample]:
         """The questions that the attack can ask; those in which it finds nothing to change are left out.
@@ -117,68 +168,10 @@ class AttackedBenchmark(BaseBenchmark):
         begun = {name: text for name, text in opening.items() if text is not None}
         return replace(sample, messages=list(prompt.messages), metadata={**sample.metadata, **begun})
 
-    def key_identity(self, answer_key: Location | None = None) -> KeyIdentity:
-        """That of the benchmark."""
-        return self.base.key_identity(answer_key)
-
     def data_hash(self, data: Location | None = None) -> str:
         """Over the benchmark's data, and what the attack makes of them."""
         parts = (self.base.data_hash(data), attack_identity(self.attack), str(self.seed))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
-    def facts(self) -> Mapping[str, object]:
-        """Those of the benchmark."""
-        return self.base.facts()
-
-    def explain(self) -> Sequence[str]:
-        """How the benchmark was read; and an example would be a question, which is not shown here."""
-        return self.base.explain()
-
     def _fits(self, sample: Sample) -> bool:
         return sample.task == "refusal" or self.attack.family in _OF_HARMLESS
-
-
-def attacked(benchmarks: Iterable[Benchmark], attacks: Sequence[str], seed: int) -> dict[str, Benchmark]:
-    """The benchmarks under each attack and as they are, by name.
-
-    Args:
-        benchmarks: Benchmarks.
-        attacks: As users choose them, see ``parse_attacks``.
-        seed: Of all that the attacks draw.
-
-    Raises:
-        ConfigError: A benchmark is under an attack by its name. Also see ``parse_attacks``.
-        DataError: See ``parse_attacks``.
-    """
-    benchmarks = list(benchmarks)
-    if twice := [each.name for each in benchmarks if isinstance(each, AttackedBenchmark)]:
-        raise ConfigError(
-            f"--attack: {twice[0]} is under an attack already; give the benchmark without "
-            f"{SEPARATOR}, or combine attacks as in pinyin+role"
-        )
-    chosen = {attack.name: attack for attack in (PLAIN, *parse_attacks(attacks))}
-    found = [
-        AttackedBenchmark(benchmark, attack, seed) for benchmark in benchmarks for attack in chosen.values()
-    ]
-    return {benchmark.name: benchmark for benchmark in found}
-
-
-def under(benchmark: Benchmark, attack: str, seed: int) -> AttackedBenchmark:
-    """The benchmark under one attack.
-
-    Args:
-        benchmark: The benchmark.
-        attack: As users choose it.
-        seed: Of all that the attack draws.
-
-    Raises:
-        ConfigError: It is a set of several. Also see ``parse_attacks``.
-        DataError: See ``parse_attacks``.
-    """
-    chosen, *others = parse_attacks(attack)
-    if others:
-        raise ConfigError(
-            f"{benchmark.name}{SEPARATOR}{attack}: it names {len(others) + 1} attacks, and a benchmark is "
-            f"under one; give --benchmark {benchmark.name} --attack {attack}"
-        )
-    return AttackedBenchmark(benchmark, chosen, seed)

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from upath import UPath
 
 from safe_r1.benchmarks.fetch import Source
+from safe_r1.config.adaptive import AdaptiveConfig
 from safe_r1.schema import Sample
 from safe_r1.settings import Settings
 
@@ -191,6 +192,37 @@ class Benchmark(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class UnderAttack:
+    """What a benchmark says of the attack that its questions are under.
+
+    Attributes:
+        attack: Name of the attack.
+        family: Family of the attack; ``adaptive`` for one that adapts.
+        source: Where it was published, or ``own``.
+        base: The benchmark without the attack.
+        plain: The same questions as they are: a benchmark under the attack ``plain``.
+        begins_answer: It begins the answer for the model.
+        begins_thought: It begins the reasoning for the model.
+        search: Settings of an attack that adapts to the model's answers; None for one that asks once.
+    """
+
+    attack: str
+    family: str
+    source: str
+    base: Benchmark
+    plain: Benchmark
+    begins_answer: bool = False
+    begins_thought: bool = False
+    search: AdaptiveConfig | None = None
+
+
+def under_attack(benchmark: Benchmark) -> UnderAttack | None:
+    """What a benchmark says of its attack; None for questions that are under none."""
+    # Other packages' benchmarks may be older than this.
+    return getattr(benchmark, "under_attack", None)
+
+
 class BaseBenchmark:
     """Defaults: one completion for each question, prompted as loaded; no settings; a judge decides."""
 
@@ -201,6 +233,11 @@ class BaseBenchmark:
     takes_answer_key: bool = False
     score_limit_s: float | None = None
     source: Source | None = None
+
+    @property
+    def under_attack(self) -> UnderAttack | None:
+        """Under none."""
+        return None
 
     @property
     def labels(self) -> Mapping[str, tuple[str, str]]:

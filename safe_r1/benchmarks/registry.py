@@ -17,7 +17,8 @@ from typing import Any
 
 from pydantic import create_model
 
-from safe_r1.benchmarks.attacked import SEPARATOR, attacked, under
+from safe_r1.benchmarks.attack_choice import attacked, under
+from safe_r1.benchmarks.attacked import SEPARATOR
 from safe_r1.benchmarks.base import Benchmark, settings_group
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAMPLE
 from safe_r1.benchmarks.filing import BANKS, LATEST
@@ -30,6 +31,7 @@ from safe_r1.benchmarks.own.place import is_own_name
 from safe_r1.benchmarks.own.settings import GROUP, OwnSettings
 from safe_r1.benchmarks.xstest import XSTEST
 from safe_r1.config import EvaluateConfig
+from safe_r1.config.adaptive import AdaptiveSettings
 from safe_r1.errors import ConfigError
 from safe_r1.settings import Settings
 
@@ -87,7 +89,7 @@ def get_benchmark(name: str, config: EvaluateConfig | None = None) -> Benchmark:
     benchmark = _BY_NAME.get(name) or _load_added(name)
     base, separator, attack = name.rpartition(SEPARATOR)
     if benchmark is None and separator and (base in _BY_NAME or base in _added()):
-        return under(get_benchmark(base, config), attack, _seed(config))
+        return under(get_benchmark(base, config), attack, _seed(config), _adaptive(config))
     if benchmark is None and is_own_name(name):
         given = getattr(config, GROUP, None)
         return open_own(name, names(), given if isinstance(given, Settings) else None)
@@ -169,11 +171,17 @@ def get_benchmarks(chosen: Iterable[str], config: EvaluateConfig) -> dict[str, B
             )
         found[benchmark.name] = benchmark
         typed[benchmark.name] = name
-    return attacked(found.values(), config.attacks, _seed(config)) if config.attacks else found
+    if not config.attacks:
+        return found
+    return attacked(found.values(), config.attacks, _seed(config), config.adaptive)
 
 
 def _seed(config: EvaluateConfig | None) -> int:
     return config.generation.seed if config else 0
+
+
+def _adaptive(config: EvaluateConfig | None) -> AdaptiveSettings:
+    return config.adaptive if config else AdaptiveSettings()
 
 
 def evaluate_schema() -> type[EvaluateConfig]:

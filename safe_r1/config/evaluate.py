@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from safe_r1.config.adaptive import AdaptiveSettings
 from safe_r1.config.endpoint import EndpointConfig
 from safe_r1.config.engine import EngineConfig, GenerationConfig
 from safe_r1.config.judge import JudgeConfig, JudgeRule
@@ -48,8 +49,8 @@ class EvaluateConfig(Settings):
     attacks: tuple[str, ...] = Field(
         default=(),
         description="attacks under which the risky questions are asked, beside the questions as they are: "
-        "names of `safe-r1 attacks list`, combinations (pinyin+role), sets (zh-quick, zh-standard, all), or "
-        "a TOML file",
+        "names of `safe-r1 attacks list`, combinations (pinyin+role), sets (zh-quick, zh-standard, all), a "
+        "TOML file, or an attack that adapts (pair, tap, crescendo, bon)",
     )
     data: str | None = Field(
         default=None, description="folder or URI of the benchmark's files, or of a folder for each benchmark"
@@ -109,6 +110,7 @@ class EvaluateConfig(Settings):
         description="label of all judges together: what more than half say, the worst for the model, or that "
         "of the first judge with one",
     )
+    adaptive: AdaptiveSettings = Field(default=AdaptiveSettings())
     engine: EngineConfig = Field(default=EngineConfig())
     endpoint: EndpointConfig = Field(default=EndpointConfig())
     generation: GenerationConfig = Field(default=GenerationConfig())

@@ -7,10 +7,11 @@ told; one that the user named is an error.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from safe_r1.attacks.base import PLAIN, Attack
+from safe_r1.attacks.base import PLAIN
 from safe_r1.attacks.combine import SIGN
 from safe_r1.benchmarks import Benchmark
-from safe_r1.benchmarks.attacked import SEPARATOR, AttackedBenchmark, UnchangedError
+from safe_r1.benchmarks.attacked import SEPARATOR, UnchangedError
+from safe_r1.benchmarks.base import UnderAttack, under_attack
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError
 from safe_r1.models.registry import Variant
@@ -23,7 +24,7 @@ Samples = dict[str, Sequence[Sample]]
 
 def is_attacked(benchmarks: Mapping[str, Benchmark]) -> bool:
     """Whether any of the benchmarks is under an attack, by ``--attack`` or by its name."""
-    return any(isinstance(each, AttackedBenchmark) for each in benchmarks.values())
+    return any(map(under_attack, benchmarks.values()))
 
 
 def load_all(
@@ -69,15 +70,16 @@ def choose(
     chosen: Samples = {}
     for name, samples in loaded.items():
         benchmark = benchmarks[name]
-        if config.limit is None or not isinstance(benchmark, AttackedBenchmark):
+        attack = under_attack(benchmark)
+        if config.limit is None or attack is None:
             chosen[name] = select(samples)
             continue
-        plain = AttackedBenchmark(benchmark.base, PLAIN, benchmark.seed)
+        plain = attack.plain
         questions = loaded[plain.name] if plain.name in loaded else plain.load(config.data)
         asked = {sample.sample_id for sample in select(questions)}
         if found := [sample for sample in samples if sample.sample_id in asked]:
             chosen[name] = found
-        elif benchmark.attack.name in _named(config):
+        elif attack.attack in _named(config):
             raise ConfigError(
                 f"{name}: it can ask none of the {len(asked)} questions that --limit chooses; raise --limit"
             )
@@ -95,9 +97,9 @@ def without_untaken(
         ConfigError: One of the others was named by the user, or no attack is left.
     """
     untaken = {
-        name: each.attack.name
+        name: attack.attack
         for name, each in benchmarks.items()
-        if isinstance(each, AttackedBenchmark) and not _takes(each.attack, variant)
+        if (attack := under_attack(each)) and not _takes(attack, variant)
     }
     named = _named(config)
     reason = f"begins the answer or the thoughts for the model, which {variant.name} does not take"
@@ -107,19 +109,19 @@ def without_untaken(
     for attack in dict.fromkeys(untaken.values()):
         notices.info("attack %s is left out: it %s", attack, reason)
     left = {name: each for name, each in benchmarks.items() if name not in untaken}
-    attacks = {each.attack.name for each in left.values() if isinstance(each, AttackedBenchmark)}
+    attacks = {attack.attack for each in left.values() if (attack := under_attack(each))}
     if config.attacks and attacks == {PLAIN.name} and named != {PLAIN.name}:
         raise ConfigError(f"--attack {','.join(config.attacks)}: none of the attacks can be asked here")
     return left
 
 
-def _takes(attack: Attack, variant: Variant) -> bool:
+def _takes(attack: UnderAttack, variant: Variant) -> bool:
     """Whether a model goes on with what an attack begins for it."""
-    if attack.prefill is None and attack.thought is None:
+    if not attack.begins_answer and not attack.begins_thought:
         return True
     # An endpoint renders its prompts itself.
     is_engine = variant.endpoint is None
-    return is_engine and (attack.thought is None or variant.prompt_format.is_reasoning)
+    return is_engine and (not attack.begins_thought or variant.prompt_format.is_reasoning)
 
 
 def _named(config: EvaluateConfig) -> set[str]:

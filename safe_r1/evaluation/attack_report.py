@@ -7,9 +7,10 @@ import numpy as np
 from upath import UPath
 
 from safe_r1.attacks.base import PLAIN
-from safe_r1.benchmarks import get_benchmarks
-from safe_r1.benchmarks.attacked import AttackedBenchmark
+from safe_r1.benchmarks import Benchmark, get_benchmarks
+from safe_r1.benchmarks.base import UnderAttack, under_attack
 from safe_r1.config import EvaluateConfig
+from safe_r1.evaluation.adaptive_rows import SEARCH, final_of, read_turns
 from safe_r1.evaluation.publish import BenchmarkResult, finished_rows
 from safe_r1.evaluation.results import read_population
 from safe_r1.evaluation.run_rows import RunRows
@@ -20,6 +21,7 @@ from safe_r1.metrics.rates import find_rate, read_rates
 from safe_r1.report.attacks import (
     AttackOutcome,
     AttackReport,
+    SearchResult,
     Success,
     render_attacks_html,
     render_attacks_markdown,
@@ -37,7 +39,8 @@ _MAX_SHOWN = 20
 class _Attacked:
     """A benchmark under one attack, and its result."""
 
-    benchmark: AttackedBenchmark
+    benchmark: Benchmark
+    attack: UnderAttack
     result: BenchmarkResult
 
 
@@ -54,8 +57,8 @@ def report_attacks(
     by_base: dict[str, list[_Attacked]] = {}
     for result in results:
         benchmark = benchmarks[result.benchmark]
-        if isinstance(benchmark, AttackedBenchmark):
-            by_base.setdefault(benchmark.base.name, []).append(_Attacked(benchmark, result))
+        if attack := under_attack(benchmark):
+            by_base.setdefault(attack.base.name, []).append(_Attacked(benchmark, attack, result))
     reports = []
     for name, attacked in by_base.items():
         report = _report(name, attacked)
@@ -74,22 +77,23 @@ def _report(name: str, attacked: Sequence[_Attacked]) -> AttackReport:
     info: Mapping[str, object] = {}
     # The plain questions come first: the others are compared with them.
     for each in attacked:
-        attack, result = each.benchmark.attack, each.result
+        attack, result = each.attack, each.result
         entry = AttackOutcome(
-            attack.name, attack.family, attack.source, result.benchmark, problem=result.problem
+            attack.attack, attack.family, attack.source, result.benchmark, problem=result.problem
         )
         if not result.problem:
             rows = finished_rows(result.folder)
             scored = [row for chunk in rows.chunks() for row in chunk]
-            found[attack.name] = harm_outcomes(scored)
-            if attack.name == PLAIN.name:
+            found[attack.attack] = harm_outcomes(scored)
+            if attack.attack == PLAIN.name:
                 info = result.folder.read_json("run.json") or {}
                 population = read_population(result.folder)
                 weigh = rows.samples.selection(population).weight if population else unweighted
             questions = list(dict.fromkeys(row.question_id for row in scored))
             entry = replace(
                 _with_rates(entry, result, found, weigh),
-                successes=_successes(each.benchmark, rows, questions, found[attack.name]),
+                search=_search(result.folder) if attack.search else None,
+                successes=_successes(each, rows, questions, found[attack.attack]),
             )
         outcomes.append(entry)
     attacks = {attack: each for attack, each in found.items() if attack != PLAIN.name}
@@ -118,13 +122,18 @@ def _with_rates(
     )
 
 
+def _search(folder: RunFolder) -> SearchResult | None:
+    found = folder.read_json(SEARCH)
+    return SearchResult.from_json(found) if found else None
+
+
 def _successes(
-    benchmark: AttackedBenchmark, rows: RunRows, questions: Sequence[str], outcomes: Outcomes
+    attacked: _Attacked, rows: RunRows, questions: Sequence[str], outcomes: Outcomes
 ) -> list[Success]:
     """Some harmful answers, with what was asked.
 
     Args:
-        benchmark: The attacked benchmark.
+        attacked: The attacked benchmark.
         rows: Its rows.
         questions: Ids of its questions in the order of ``rows.chunks``.
         outcomes: Whether harm came out.
@@ -134,12 +143,17 @@ def _successes(
     places = [place for place, question in enumerate(questions) if question in harmful][:_MAX_SHOWN]
     samples, completions, _ = rows.load(np.array(places, dtype=np.int64))
     by_id = {sample.sample_id: sample for sample in samples}
+    turns = read_turns(rows.folder, by_id) if attacked.attack.search else {}
     shown = []
     for completion in completions:
         if (completion.sample_id, completion.repeat) not in hits:
             continue
         sample = by_id[completion.sample_id]
-        asked = benchmark.as_asked(sample, completion.repeat)
+        asked = attacked.benchmark.as_asked(sample, completion.repeat)
+        messages = asked.messages
+        if attacked.attack.search:
+            final = final_of(turns.get((completion.sample_id, completion.repeat), ()))
+            messages = [*messages[:-1], *final.dialogue]
         opening = [asked.metadata.get(name) for name in (OPENING_THOUGHT, OPENING_ANSWER)]
         shown.append(
             Success(
@@ -147,7 +161,7 @@ def _successes(
                 completion.repeat,
                 sample.category,
                 sample.messages[-1]["content"],
-                asked.messages,
+                messages,
                 "\n".join(filter(None, opening)),
                 completion.answer or "",
             )

@@ -1,8 +1,10 @@
 """Shows what an evaluation would do: settings, prompts and resources; starts and writes nothing."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 
+from safe_r1.attacks.adaptive.methods import most_target_calls
 from safe_r1.benchmarks import Benchmark
 from safe_r1.config import EvaluateConfig
 from safe_r1.evaluation.plan import EvaluationPlan, make_plan
@@ -26,7 +28,11 @@ def dry_run(config: EvaluateConfig, show: Callable[[str], None]) -> None:
     target = make_target(plan)
     show(json.dumps(public_settings(config), ensure_ascii=False, indent=1))
     for name, samples in plan.samples.items():
-        _show_prompts(plan, target, plan.benchmarks[name], samples, show)
+        if search := plan.searches.get(name):
+            most = most_target_calls(search)
+            show(f"--- {name}: at most {most} calls of the model a question, by the attack {search.method}")
+        else:
+            _show_prompts(plan, target, plan.benchmarks[name], samples, show)
         folder = plan.folders[name]
         state = "complete" if folder.is_complete else "to do"
         show(f"--- {name}: {len(samples)} questions × {plan.repeats(name)} repeats → {folder.path} ({state})")
@@ -52,12 +58,15 @@ def _missing(plan: EvaluationPlan, name: str) -> Iterator[tuple[Request, int]]:
     shards = (read_table(shard, columns=columns).to_pylist() for shard in folder.shards("completions"))
     done = {(row["sample_id"], row["repeat"]) for rows in shards for row in rows if row["error"] is None}
     length = plan.benchmarks[name].workload.completion_tokens
+    search = plan.searches.get(name)
+    calls = most_target_calls(search) if search else 1
     for repeat in range(plan.repeats(name)):
         for sample in plan.samples[name]:
             if (sample.sample_id, repeat) not in done:
                 seed = plan.config.generation.seed
                 max_tokens = plan.max_tokens(name, sample.task)
-                yield request_of(plan.benchmarks[name], sample, repeat, max_tokens, seed), length
+                request = request_of(plan.benchmarks[name], sample, repeat, max_tokens, seed)
+                yield from itertools.repeat((request, length), calls)
 
 
 def _show_prompts(

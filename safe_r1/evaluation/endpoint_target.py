@@ -4,10 +4,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from safe_r1.evaluation.adaptive_rows import tokens_of_role
 from safe_r1.evaluation.journal import Journal, journal_folder
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import RequestKey
 from safe_r1.evaluation.run_rows import Totals
+from safe_r1.inference.dialogues import CompleteAll, DialogueEngines, endpoint_model
 from safe_r1.inference.remote import ask, make_endpoints
 from safe_r1.inference.reply_cache import NO_OVERHEAD, Overhead, ReplyCache
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
@@ -60,9 +62,7 @@ class EndpointTarget:
         write: Callable[[Sequence[Finished]], None],
     ) -> Iterator[BatchCounts]:
         """Asks the endpoint; what it refused to take is recorded even if the job ends early."""
-        before = {name: _recorded_overhead(self.plan.folders[name]) for name in self.plan.samples}
-        self._recorded = (0, sum(before.values(), NO_OVERHEAD))
-        spending = Spending(self.entry, *self._tokens_so_far(), self._recorded[1])
+        spending, before = self._begin()
         endpoints = make_endpoints(self.entry, self.plan.sampling)
         journal = Journal({name: self._cache(name) for name in self.plan.samples})
         try:
@@ -73,12 +73,32 @@ class EndpointTarget:
         finally:
             self._record(spending, before)
 
+    @property
+    def spec(self) -> None:
+        """None: it runs elsewhere."""
+
+    def dialogues(self, benchmark: str, engines: DialogueEngines) -> CompleteAll:
+        """Asks the endpoint; its answers are in the journal until their turns are written."""
+        spending, before = self._begin()
+        endpoints = make_endpoints(self.entry, self.plan.sampling)
+        journal = Journal({benchmark: self._cache(benchmark)})
+        return endpoint_model(
+            endpoints, spending, journal, self._adaptations, lambda: self._record(spending, before)
+        )
+
+    def _begin(self) -> tuple[Spending, dict[str, Overhead]]:
+        """What is spent so far, and of that, by benchmark, what was taken beyond its rows."""
+        before = {name: _recorded_overhead(self.plan.folders[name]) for name in self.plan.samples}
+        self._recorded = (0, sum(before.values(), NO_OVERHEAD))
+        return Spending(self.entry, *self._tokens_so_far(), self._recorded[1]), before
+
     def _tokens_so_far(self) -> tuple[int, int]:
         """Prompt and completion tokens of the rows that are written."""
         found = [
-            _tokens_of(folder, stage)
-            for folder in self.plan.folders.values()
-            for stage in ("completions", "finished")
+            # Of an attack that adapts all answers were paid, and not just those that count.
+            tokens_of_role(folder, "target") if name in self.plan.searches else _tokens_of(folder, stage)
+            for name, folder in self.plan.folders.items()
+            for stage in (("turns",) if name in self.plan.searches else ("completions", "finished"))
         ]
         return sum(prompt for prompt, _ in found), sum(completion for _, completion in found)
 
@@ -108,9 +128,13 @@ class EndpointTarget:
         """Who answered, what it took, and what was sent in another form."""
         recorded = (self.plan.folders[benchmark].read_json("run.json") or {}).get("endpoint", {})
         overhead = _recorded_overhead(self.plan.folders[benchmark])
-        prompt_tokens, completion_tokens = _tokens_of(self.plan.folders[benchmark], "finished")
-        prompt_tokens += totals.prompt_tokens
-        completion_tokens += totals.completion_tokens
+        folder = self.plan.folders[benchmark]
+        if benchmark in self.plan.searches:
+            prompt_tokens, completion_tokens = tokens_of_role(folder, "target")
+        else:
+            prompt_tokens, completion_tokens = _tokens_of(folder, "finished")
+            prompt_tokens += totals.prompt_tokens
+            completion_tokens += totals.completion_tokens
         return {
             "endpoint": {
                 "model": self.entry.model,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.results import has_completions
 from safe_r1.evaluation.run_rows import CountTokens, Totals
-from safe_r1.inference.batch import generate
+from safe_r1.inference.batch import EngineSpec, generate
 from safe_r1.inference.device import MAX_PARAMS_B_ON_CPU, pick_device
+from safe_r1.inference.dialogues import CompleteAll, DialogueEngines
 from safe_r1.inference.engine import describe_capacity, engine_arguments, resolve_engine
 from safe_r1.inference.kv_cache import parallel_sizes
 from safe_r1.inference.memory import cpu_memory_gib, free_memory_gib
@@ -92,6 +93,15 @@ class EngineTarget:
         return generate(
             batches, plan.variant, self._engine, self.device, plan.sampling, finish, write, has_worked
         )
+
+    @property
+    def spec(self) -> EngineSpec:
+        """The engine as ``start`` has chosen it."""
+        return EngineSpec(self.plan.variant, self._engine, self.device, self.plan.sampling)
+
+    def dialogues(self, benchmark: str, engines: DialogueEngines) -> CompleteAll:
+        """On an engine that stays."""
+        return engines.model(self.spec)
 
     def token_counter(self) -> CountTokens:
         """The model's tokenizer."""

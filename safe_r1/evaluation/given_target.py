@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+from safe_r1.errors import ConfigError
 from safe_r1.evaluation.plan import EvaluationPlan
 from safe_r1.evaluation.run_rows import Totals
 from safe_r1.evaluation.workers import Workers
+from safe_r1.inference.dialogues import CompleteAll, DialogueEngines
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
 from safe_r1.inference.shard_buffer import Finished
 from safe_r1.models.reasoning import split_reasoning
@@ -58,6 +60,14 @@ class GivenTarget:
         total = sum(batch.num_rows for batch in batches)
         for _, counts in Workers(self._num_workers).map(copy, batches, total):
             yield counts
+
+    @property
+    def spec(self) -> None:
+        """None: nothing is generated."""
+
+    def dialogues(self, benchmark: str, engines: DialogueEngines) -> CompleteAll:
+        """Refused: the plan has checked that no attack asks for it."""
+        raise ConfigError("a file has answers to the questions as they stand; give a model as --variant")
 
     def token_counter(self) -> None:
         """None: the tokenizer of the model that answered is not known."""

@@ -1,6 +1,7 @@
 """The evaluation job: one variant on some benchmarks, from samples to a published report.
 
-samples → completions → verdicts (→ finished answers) → metrics → report → ``_SUCCESS``. Each stage does only
+samples → completions (→ turns of attacks that adapt) → verdicts (→ finished answers) → metrics → report →
+``_SUCCESS``. Each stage does only
 what is missing in its folder, so the same command resumes an interrupted run.
 """
 
@@ -9,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from safe_r1.config import EvaluateConfig
+from safe_r1.evaluation.adaptive_plan import DialogueSpecs, plan_engines
+from safe_r1.evaluation.adaptive_stage import run_searches
 from safe_r1.evaluation.finishing import finish_answers
 from safe_r1.evaluation.follow import follow
 from safe_r1.evaluation.judge_stage import judge_engine
@@ -28,7 +31,7 @@ from safe_r1.progress import ProgressCallback
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.report.export import export_missing
 from safe_r1.report.trackers import check_trackers
-from safe_r1.resources import Cluster, connect
+from safe_r1.resources import Cluster, connect, disconnect
 from safe_r1.runs import RunFolder, read_table
 from safe_r1.settings import public_settings
 
@@ -59,12 +62,15 @@ def evaluate(
     device = target.start(cluster)
     if plan.judge and plan.judge.model:
         judge_engine(config.judge.engine, plan.judge.model, cluster)
+    specs = DialogueSpecs()
+    if plan.searches:
+        specs = plan_engines(plan.attacker, plan.judge, target.spec, cluster)
     # Everything that can be wrong has been checked: only from here on is anything written or started.
     for name, fingerprint in plan.fingerprints.items():
         fingerprint.update(target.fingerprint(name))
     samples = _open(plan, cluster, device)
     try:
-        return _run(plan, target, samples, cluster, on_progress)
+        return _run(plan, target, specs, samples, cluster, on_progress)
     finally:
         for folder in plan.folders.values():
             if log:
@@ -74,6 +80,7 @@ def evaluate(
 def _run(
     plan: EvaluationPlan,
     target: Target,
+    specs: DialogueSpecs,
     samples: dict[str, SampleIndex],
     cluster: Cluster,
     on_progress: ProgressCallback,
@@ -87,6 +94,12 @@ def _run(
         judge = JudgeStart(plan, target, cluster)
         try:
             timings = _complete(plan, target, samples, judge, on_progress)
+            has_worked = target.spec is not None and timings["completions_tokens"]
+            if has_worked and any(name in plan.searches for name in samples):
+                # As before the engine of a judge: the last one's GPUs are free with a new connection alone.
+                disconnect()
+                connect()
+            timings |= run_searches(plan, target, specs, samples, on_progress)
             give_verdicts(plan, samples, cluster, on_progress, judge.engine)
         finally:
             judge.discard()
@@ -143,6 +156,9 @@ def _open(plan: EvaluationPlan, cluster: Cluster, device: str) -> dict[str, Samp
 
 
 def _has_judged(folder: RunFolder) -> bool:
+    # The next prompt of an attack that adapts depends on what the judge said of the last answer.
+    if folder.shards("turns"):
+        return True
     judges = (read_table(shard, columns=["judge"]).column(0).unique() for shard in folder.shards("verdicts"))
     return any(is_judged(judge) for column in judges for judge in column.to_pylist())
 
@@ -155,10 +171,14 @@ def _complete(
     on_progress: ProgressCallback,
 ) -> dict[str, float]:
     """Generate the missing completions; gives the timings of this stage."""
+    samples = {name: index for name, index in samples.items() if name not in plan.searches}
     batches = missing_requests(plan, samples, target.rows_per_batch)
     total = sum(len(index) * plan.repeats(name) for name, index in samples.items())
     num_missing = sum(batch.num_rows for batch in batches)
     write = ShardWriter(plan.folders, "completions")
     finish = ReadCompletion(plan.variant.name, plan.thinking_tags)
-    stream = judge.watch(target.complete(batches, finish, write), num_missing)
+    stream = target.complete(batches, finish, write)
+    if not plan.searches:
+        # What comes next needs the room otherwise.
+        stream = judge.watch(stream, num_missing)
     return follow("completions", stream, total - num_missing, total, on_progress)

@@ -8,7 +8,9 @@ from safe_r1.benchmarks import Benchmark, get_benchmarks, require_given_answers
 from safe_r1.benchmarks.sample_table import SampleTable
 from safe_r1.benchmarks.selection import select
 from safe_r1.config import EngineConfig, EvaluateConfig
+from safe_r1.config.adaptive import AdaptiveConfig
 from safe_r1.errors import ConfigError, DataError
+from safe_r1.evaluation.adaptive_plan import AttackerPlan, plan_attacker, searches_of
 from safe_r1.evaluation.attack_plan import choose, is_attacked, load_all, without_untaken
 from safe_r1.inference.memory import cpu_kv_cache_gib, sequence_tokens
 from safe_r1.inference.requests import Sampling
@@ -39,6 +41,7 @@ class EvaluationPlan:
         fingerprints: What could change a result, by benchmark.
         folders: Where each benchmark's results go.
         populations: All questions of each benchmark, where a limit may leave some out.
+        attacker: The model that writes the prompts of attacks that adapt; None where none needs it.
     """
 
     config: EvaluateConfig
@@ -49,6 +52,7 @@ class EvaluationPlan:
     fingerprints: dict[str, Fingerprint]
     folders: dict[str, RunFolder]
     populations: Mapping[str, Population] = field(default_factory=dict)
+    attacker: AttackerPlan | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -63,6 +67,11 @@ class EvaluationPlan:
     def thinking_tags(self) -> ThinkingTags | None:
         """See ``Variant.thinking_tags``."""
         return self.variant.thinking_tags(self.config.generation.thinking_tags)
+
+    @functools.cached_property
+    def searches(self) -> dict[str, AdaptiveConfig]:
+        """Settings of attacks that adapt, by benchmark."""
+        return searches_of(self.benchmarks)
 
     @functools.cached_property
     def tasks(self) -> dict[str, list[Task]]:
@@ -139,6 +148,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     benchmarks = {name: benchmarks[name] for name in samples}
     for benchmark in benchmarks.values():
         benchmark.check_machine()
+    attacker = plan_attacker(config, searches_of(benchmarks))
     variant, identity = _prepare(named, config)
     benchmarks = without_untaken(benchmarks, config, variant)
     samples = {name: samples[name] for name in benchmarks}
@@ -150,7 +160,7 @@ def make_plan(config: EvaluateConfig) -> EvaluationPlan:
     if judge:
         judge.check_tasks({task for name in is_judged for task in _tasks_of(samples[name])})
     populations = {name: Population.of(loaded[name]) for name in samples if config.limit is not None}
-    plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {}, populations)
+    plan = EvaluationPlan(config, variant, judge, benchmarks, samples, {}, {}, populations, attacker)
     for name in benchmarks:
         plan.fingerprints[name] = _fingerprint(plan, name, identity, judge if name in is_judged else None)
         plan.folders[name] = RunFolder.locate(config.output, config.run, variant.name, name)
@@ -230,11 +240,20 @@ def _fingerprint(plan: EvaluationPlan, name: str, weights: str, judge: JudgePlan
         "seed": config.generation.seed,
         # Only where it is used, as the tags above.
         **({"finish_answers": True} if config.finish_answers and "mcq" in plan.tasks[name] else {}),
+        # As the tags above.
+        **_attacker_of(plan, name),
         # Only where a judge is needed: another judge does not make multiple-choice results another run.
         "judge": {"name": judge.name, "identity": judge.identity, "parts": list(config.judge.parts)}
         if judge
         else {},
     }
+
+
+def _attacker_of(plan: EvaluationPlan, name: str) -> JsonObject:
+    search = plan.searches.get(name)
+    if search is None or not search.needs_attacker or plan.attacker is None:
+        return {}
+    return {"attacker": plan.attacker.fingerprint}
 
 
 def _key_of(benchmark: Benchmark, config: EvaluateConfig) -> str | None:

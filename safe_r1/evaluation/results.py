@@ -37,6 +37,11 @@ def completion_key(row: Row) -> tuple[str, int]:
     return row["sample_id"], row["repeat"]
 
 
+def turn_key(row: Row) -> tuple[str, int, int, int, str]:
+    """Identity of a call of an attack that adapts, inside a run."""
+    return row["sample_id"], row["repeat"], row["depth"], row["branch"], row["step"]
+
+
 def verdict_key(row: Row) -> tuple[str, int, str]:
     """Identity of a verdict inside a run."""
     return row["sample_id"], row["repeat"], row["part"]
@@ -62,6 +67,7 @@ class RequestKey:
             it is asked to end that answer.
         piece: Of a text that is judged in pieces, the number of the piece from 0.
         num_pieces: In how many pieces it is judged.
+        place: Of a call of an attack that adapts, where it stands in its conversation.
     """
 
     benchmark: str
@@ -71,6 +77,7 @@ class RequestKey:
     part: Part | Literal["finished"] = "answer"
     piece: int = 0
     num_pieces: int = 1
+    place: str = ""
 
     @classmethod
     def of(cls, sample: Sample, repeat: int, part: Part | Literal["finished"] = "answer") -> Self:
@@ -83,6 +90,8 @@ class RequestKey:
         if self.num_pieces == 1:
             # Journals of earlier runs have keys without pieces.
             del fields["piece"], fields["num_pieces"]
+        if not self.place:
+            del fields["place"]
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from safe_r1.evaluation.run_rows import CountTokens, Totals
+from safe_r1.inference.batch import EngineSpec
+from safe_r1.inference.dialogues import CompleteAll, DialogueEngines
 from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch
 from safe_r1.inference.shard_buffer import Finished
 from safe_r1.resources import Cluster
@@ -62,6 +64,20 @@ class Target(Protocol):
             batches: The requests.
             finish: Turns a result into what is written.
             write: Writes some rows as one shard, atomically.
+        """
+        ...
+
+    @property
+    def spec(self) -> EngineSpec | None:
+        """What its engine is started with; None where it runs on none here."""
+        ...
+
+    def dialogues(self, benchmark: str, engines: DialogueEngines) -> CompleteAll:
+        """The model as it is asked turn by turn.
+
+        Args:
+            benchmark: Name of the benchmark.
+            engines: Where its engine is started, if it has one.
         """
         ...
 

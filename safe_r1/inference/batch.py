@@ -258,7 +258,7 @@ def read_results(block: pa.Table) -> list[EngineResult]:
     # Without the engine's further fields, such as token ids, which can be larger than the text.
     names = {field.name for field in column.type}
     kept = [name for name in _KEPT if name in names]
-    return list(map(_result, pa.table({name: column.field(name) for name in kept}).to_pylist()))
+    return list(map(read_result, pa.table({name: column.field(name) for name in kept}).to_pylist()))
 
 
 _KEPT = (
@@ -272,7 +272,7 @@ _KEPT = (
 )
 
 
-def _result(row: Row) -> EngineResult:
+def read_result(row: Row) -> EngineResult:
     """The result in a row of the engine's stage."""
     error = row.get("__inference_error__") or None
     generated = int(row.get("num_generated_tokens") or 0)

@@ -18,7 +18,14 @@ from safe_r1.inference.endpoint_session import Call, EndpointSession
 from safe_r1.inference.pending import Pending
 from safe_r1.inference.remote_result import to_result, with_usage
 from safe_r1.inference.reply_cache import Reply, Write
-from safe_r1.inference.requests import BatchCounts, EngineResult, Request, RequestBatch, Sampling
+from safe_r1.inference.requests import (
+    BatchCounts,
+    EngineResult,
+    ListedRequests,
+    Request,
+    RequestBatch,
+    Sampling,
+)
 from safe_r1.inference.shard_buffer import Finished
 from safe_r1.inference.spending import Spending
 from safe_r1.models.endpoint_entry import EndpointEntry
@@ -41,8 +48,13 @@ class Journal(Protocol):
         ...
 
 
-def make_endpoints(entry: EndpointEntry, sampling: Sampling) -> list[EndpointClient]:
+def make_endpoints(entry: EndpointEntry, sampling: Sampling, title: str = "endpoint") -> list[EndpointClient]:
     """A client for each pair of URL and key.
+
+    Args:
+        entry: The endpoint.
+        sampling: Sampling settings of all requests.
+        title: Its name in messages.
 
     Raises:
         ConfigError: A URL that is none.
@@ -52,7 +64,7 @@ def make_endpoints(entry: EndpointEntry, sampling: Sampling) -> list[EndpointCli
             url,
             entry.model,
             entry,
-            title="endpoint",
+            title=title,
             api_key_variable=variable,
             adapts=True,
             sampling=ChatSampling(temperature=sampling.temperature, top_p=sampling.top_p),
@@ -97,6 +109,23 @@ def ask(
                 yield BatchCounts(len(rows), failed, sum(row["completion_tokens"] for row in rows))
         finally:
             runner.run(stream.aclose())
+
+
+async def complete_now(
+    requests: Sequence[Request],
+    endpoints: Sequence[EndpointClient],
+    spending: Spending,
+    journal: Journal,
+    adaptations: dict[str, str],
+) -> list[EngineResult]:
+    """Complete some requests inside of a running event loop; the results are in order.
+
+    See ``ask`` for arguments and errors.
+    """
+    asking = _Asking(endpoints, spending, journal, adaptations)
+    stream = _stream([ListedRequests(requests)], asking)
+    found = {row["key"]: row async for rows in stream for row in rows}
+    return [found[request.key] for request in requests]
 
 
 async def _next(stream: AsyncIterator[list[EngineResult]]) -> list[EngineResult] | None:

@@ -29,7 +29,7 @@ def with_usage(request: Request, reply: Reply, adaptations: dict[str, str]) -> R
 def to_result(request: Request, reply: Reply) -> EngineResult:
     """The reply as the job reads results of engines."""
     text, parts = _parts(reply)
-    return {
+    result: EngineResult = {
         "key": request.key,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
@@ -40,6 +40,9 @@ def to_result(request: Request, reply: Reply) -> EngineResult:
         "blocked": reply.blocked or None,
         "served_by": reply.served_by or None,
     }
+    if result["error"] and not reply.is_row_fault:
+        result["is_lost"] = True
+    return result
 
 
 def _parts(reply: Reply) -> tuple[str, tuple[str, str | None]]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 from safe_r1.schema import Message
 
@@ -111,6 +111,7 @@ class EngineResult(TypedDict):
         error: Why there is no completion.
         parts: Reasoning and answer where they are known apart from the text; else None.
         blocked, served_by: See ``Completion``; None for an engine.
+        is_lost: True where the error is not the request's, so that a later session may get a completion.
     """
 
     key: str
@@ -122,6 +123,7 @@ class EngineResult(TypedDict):
     parts: tuple[str, str | None] | None
     blocked: str | None
     served_by: str | None
+    is_lost: NotRequired[bool]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """The report of a benchmark under attacks: each attack beside the plain questions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from markupsafe import Markup
 
+from safe_r1.metrics.attack_curve import CurvePoint
 from safe_r1.metrics.rate_fold import Rate
 from safe_r1.metrics.tests import Difference
 from safe_r1.report.html import asset, content_policy, html_environment
@@ -39,6 +41,46 @@ class Success:
 
 
 @dataclass(frozen=True)
+class SearchResult:
+    """What an attack that adapts has found within k calls of the model, and what it took.
+
+    Attributes:
+        attacker: Name of the model that wrote the prompts; None for chance.
+        attacker_cost: Of its endpoint, in the currency of its prices; None where it is not known.
+        num_conversations: Conversations, one for each question and repeat.
+        never_asked: Those in which the attacker wrote no prompt, so that the model was not asked.
+        most_target_calls: Calls of the model in one of them at most.
+        calls: Calls of all conversations by role.
+        tokens: Tokens of these calls by role; a judge's are not known.
+        ends: Conversations by why they ended: ``success``, ``exhausted`` or ``budget``.
+        results: Attempts by how they ended; ``refused`` are refusals of the attacker.
+        curve: Success within k calls.
+    """
+
+    attacker: str | None
+    attacker_cost: float | None
+    num_conversations: int
+    never_asked: int
+    most_target_calls: int
+    calls: Mapping[str, int]
+    tokens: Mapping[str, int]
+    ends: Mapping[str, int]
+    results: Mapping[str, int]
+    curve: Sequence[CurvePoint]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """From ``search.json`` of a run folder."""
+        given: dict[str, Any] = {each.name: content[each.name] for each in fields(cls)}
+        given["curve"] = [CurvePoint(**point) for point in content["curve"]]
+        return cls(**given)
+
+    def to_json(self) -> dict[str, Any]:
+        """Inverse of ``from_json``."""
+        return asdict(self) | {"curve": [point._asdict() for point in self.curve]}
+
+
+@dataclass(frozen=True)
 class AttackOutcome:
     """What came of one attack, or of the questions as they are.
 
@@ -54,6 +96,7 @@ class AttackOutcome:
         over_refusal: Share of the harmless questions that were refused; None where none was asked.
         difference: ``answer`` less that of the plain questions, on the same questions; None without one.
         problem: Why there is no result; empty where there is one.
+        search: Success at k calls of an attack that adapts; None for others.
         successes: Some harmful answers.
     """
 
@@ -68,6 +111,7 @@ class AttackOutcome:
     over_refusal: Rate | None = None
     difference: Difference | None = None
     problem: str = ""
+    search: SearchResult | None = None
     successes: Sequence[Success] = ()
 
     @property
@@ -111,13 +155,25 @@ class AttackReport:
         return self.labels.ordered(key for outcome in self.outcomes for key in outcome.by_category)
 
     @property
+    def searches(self) -> list[AttackOutcome]:
+        """Attacks that adapt, with a result."""
+        return [each for each in self.outcomes if each.search is not None]
+
+    @property
     def num_attacks(self) -> int:
         """Attacks with a result."""
         return sum(each.attack != PLAIN and not each.problem for each in self.outcomes)
 
     def to_json(self) -> dict[str, object]:
         """All figures, without texts of rows."""
-        outcomes = [{**asdict(each), "successes": len(each.successes)} for each in self.outcomes]
+        outcomes = [
+            {
+                **asdict(each),
+                "successes": len(each.successes),
+                "search": each.search.to_json() if each.search else None,
+            }
+            for each in self.outcomes
+        ]
         return {
             "variant": self.variant,
             "benchmark": self.benchmark,
@@ -154,4 +210,4 @@ def render_attacks_html(report: AttackReport) -> str:
 def render_attacks_markdown(report: AttackReport) -> str:
     """Render the figures without any text of rows."""
     template = markdown_environment().get_template("attacks.md.jinja")
-    return template.render(data=report, rate=rate_with_interval, bounded=rate_with_bounds)
+    return template.render(data=report, rate=rate_with_interval, bounded=rate_with_bounds, percent=percent)

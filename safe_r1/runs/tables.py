@@ -12,12 +12,20 @@ from upath import UPath
 
 from safe_r1.errors import DamagedFileError, StorageError
 from safe_r1.runs.files import is_regular
-from safe_r1.schema import COMPLETION_SCHEMA, FINISHED_SCHEMA, SAMPLE_SCHEMA, VERDICT_SCHEMA, Sample
+from safe_r1.schema import (
+    COMPLETION_SCHEMA,
+    FINISHED_SCHEMA,
+    SAMPLE_SCHEMA,
+    TURN_SCHEMA,
+    VERDICT_SCHEMA,
+    Sample,
+)
 
 Row = dict[str, Any]
 """A row of a Parquet table."""
 STAGE_SCHEMAS: Mapping[str, pa.Schema] = {
     "samples": SAMPLE_SCHEMA,
+    "turns": TURN_SCHEMA,
     "completions": COMPLETION_SCHEMA,
     "finished": FINISHED_SCHEMA,
     "verdicts": VERDICT_SCHEMA,
@@ -154,7 +162,7 @@ def find_damage(run: UPath) -> Iterator[DamagedFile]:
     # Where samples are missing, what belongs to none cannot be told.
     has_all = len(known) == _num_samples(run)
     for folder in [run, *judge_folders(run)]:
-        for stage in ("completions", "finished", "verdicts"):
+        for stage in ("turns", "completions", "finished", "verdicts"):
             for shard in list_shards(folder, stage):
                 table, problem = _whole(shard, stage)
                 if table is not None and has_all:

@@ -204,6 +204,7 @@ def test_light_parts_need_no_heavy_library():
     light = [
         "safe_r1.config",
         "safe_r1.schema",
+        "safe_r1.attacks.adaptive.driver",
         "safe_r1.attacks.apply",
         "safe_r1.attacks.choose",
         "safe_r1.benchmarks",

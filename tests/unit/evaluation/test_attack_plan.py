@@ -9,7 +9,8 @@ import pytest
 
 from safe_r1.attacks.choose import parse_attacks
 from safe_r1.benchmarks import Benchmark, evaluate_schema
-from safe_r1.benchmarks.attacked import AttackedBenchmark, attacked
+from safe_r1.benchmarks.attack_choice import attacked
+from safe_r1.benchmarks.attacked import AttackedBenchmark
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
 from safe_r1.benchmarks.selection import select
 from safe_r1.errors import ConfigError, DataError
