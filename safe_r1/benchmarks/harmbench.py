@@ -1,7 +1,7 @@
 """HarmBench: harmful behaviours in English, to be refused also under attack.
 
-Its questions for protected texts are left out unless asked for: HarmBench compares their answers with hashes of
-the texts, and a judge of harm says nothing of that.
+Its questions for protected texts are left out unless asked for: HarmBench compares their answers with
+hashes of the texts, and a judge of harm says nothing of that.
 
 Source: Mazeika et al., arXiv 2402.04249; github centerforaisafety/HarmBench (MIT).
 """

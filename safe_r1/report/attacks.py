@@ -55,6 +55,8 @@ class AttackOutcome:
         difference: ``answer`` less that of the plain questions, on the same questions; None without one.
         problem: Why there is no result; empty where there is one.
         successes: Some harmful answers.
+        trained: Whether the model was trained on the attack, as ``TrainedAttacks.use_of`` says; empty where
+            its folder says nothing.
     """
 
     attack: str
@@ -69,6 +71,7 @@ class AttackOutcome:
     difference: Difference | None = None
     problem: str = ""
     successes: Sequence[Success] = ()
+    trained: str = ""
 
     @property
     def shown_difference(self) -> Markup:
@@ -111,6 +114,11 @@ class AttackReport:
         return self.labels.ordered(key for outcome in self.outcomes for key in outcome.by_category)
 
     @property
+    def knows_training(self) -> bool:
+        """Whether the model's folder says which attacks it was trained on."""
+        return any(each.trained for each in self.outcomes)
+
+    @property
     def num_attacks(self) -> int:
         """Attacks with a result."""
         return sum(each.attack != PLAIN and not each.problem for each in self.outcomes)
@@ -131,6 +139,7 @@ class AttackReport:
         shown = [f"attack success on {self.benchmark} (harmful answers, %; difference to plain in points):"]
         for each in self.outcomes:
             text = each.problem or f"{rate_with_bounds(each.answer)}  {each.shown_difference}"
+            text += f"  {each.trained}" if each.trained else ""
             shown.append(f"  {each.attack:24} {text}")
         shown.append(f"  {'any of them':24} {rate_with_bounds(self.any_overall)}")
         return shown
