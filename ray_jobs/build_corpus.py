@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def main(
     recipe: Annotated[
-        str, typer.Option(help="Name of a shipped recipe (seeds, local, paper-50k) or path of a TOML file.")
+        str,
+        typer.Option(
+            help="Name of a shipped recipe (seeds, seeds-attacks, local, paper-50k) or path of a TOML file."
+        ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Folder or URI that relative paths in the recipe start from.")
@@ -72,6 +75,10 @@ def summarize(console: Console, name: str, result: "CorpusResult") -> None:
         console.show(f"  dropped, {': '.join(reason):35} {count:>8,}")
     for repair, count in sum_rows(info.get("repaired", []), "repair").most_common():
         console.show(f"  repaired, {repair[0]:34} {count:>8,}")
+    if attacks := info.get("attacks"):
+        for attack, count in attacks["rows"].items():
+            console.show(f"  asked through {attack:30} {count:>8,}")
+        console.show(f"  attacks held out: {', '.join(attacks['held_out']) or 'none'}")
     splits = ", ".join(f"{count:,} {split}" for split, count in info["splits"].items())
     console.show(f"  {splits}; {info['sessions'][-1]:.0f} s")
     console.show(f"  card: {result.folder.path / 'README.md'}")

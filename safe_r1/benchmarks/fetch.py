@@ -17,6 +17,8 @@ from safe_r1.errors import DataError, StorageError
 logger = logging.getLogger(__name__)
 
 GITHUB = "https://raw.githubusercontent.com"
+HUGGING_FACE = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+"""The Hugging Face hub, or its mirror that ``HF_ENDPOINT`` names; hashes are checked either way."""
 
 
 DATA = "SAFE_R1_DATA"

@@ -74,7 +74,9 @@ class FilingBank(BaseBenchmark):
         if self.bank == "answer":
             aspects = {f"{_ANSWER_AREA}/{key}": names for key, names in ASPECTS.items()}
             return {_ANSWER_AREA: ("不应拒答", "Must be answered"), **aspects}
-        return {entry.key: (entry.name_zh, entry.name_en) for entry in (*AREAS.values(), *CATEGORIES.values())}
+        return {
+            entry.key: (entry.name_zh, entry.name_en) for entry in (*AREAS.values(), *CATEGORIES.values())
+        }
 
     def load(self, data: Location | None = None, answer_key: Location | None = None) -> Sequence[Sample]:
         """All questions in the order of their ids; the arguments are ignored, as the package has the files.
@@ -97,7 +99,9 @@ class FilingBank(BaseBenchmark):
         return hashlib.sha256(self._file().read_bytes()).hexdigest()
 
     def _read_row(self, row: Mapping[str, object], where: str) -> Sample:
-        number, key, form, level = (field_of(row, name, str, where) for name in ("id", "key", "form", "level"))
+        number, key, form, level = (
+            field_of(row, name, str, where) for name in ("id", "key", "form", "level")
+        )
         turns = row.get("turns")
         if not isinstance(turns, list) or len(turns) % 2 == 0 or not all(isinstance(t, str) for t in turns):
             raise DataError(f"{where}: turns are not an odd number of texts; install the package again")

@@ -24,6 +24,8 @@ from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH, CHISAFETYBENCH_SAM
 from safe_r1.benchmarks.filing import BANKS, LATEST
 from safe_r1.benchmarks.gpqa import GPQA_DIAMOND
 from safe_r1.benchmarks.gsm8k import GSM8K
+from safe_r1.benchmarks.harmbench import HARMBENCH
+from safe_r1.benchmarks.jailbreakbench import JAILBREAKBENCH
 from safe_r1.benchmarks.livecodebench import LIVECODEBENCH, LIVECODEBENCH_SAMPLE
 from safe_r1.benchmarks.math500 import MATH_500
 from safe_r1.benchmarks.own.benchmark import OwnBenchmark, open_own
@@ -53,6 +55,8 @@ _OWN: tuple[Benchmark, ...] = (
     GSM8K,
     XSTEST,
     *BANKS,
+    HARMBENCH,
+    JAILBREAKBENCH,
 )
 _BY_NAME: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _OWN}
 

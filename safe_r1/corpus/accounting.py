@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -62,6 +62,7 @@ class CorpusInfo(Counts):
     Attributes:
         recipe: The recipe.
         fingerprint: Everything that could change a row; see ``plan.fingerprint``.
+        attacks: See ``attacked.record``; missing where the recipe says nothing of attacks.
         shards: SHA-256 of each file of the corpus by its path.
         lengths: Median, 90th percentile and maximum length of prompt, reasoning and answer in characters.
         histogram: Number of rows in each length bin; see ``card.length_edges``.
@@ -71,6 +72,7 @@ class CorpusInfo(Counts):
 
     recipe: dict[str, object]
     fingerprint: dict[str, object]
+    attacks: NotRequired[dict[str, Any]]
     shards: dict[str, str]
     lengths: dict[str, list[int]]
     histogram: dict[str, list[int]]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, cast
 
 from upath import UPath
 
+from safe_r1.attacks.trained import RECORD
 from safe_r1.corpus.accounting import CorpusInfo, account, check_losses
 from safe_r1.corpus.candidates import sum_costs
 from safe_r1.corpus.card import measure_lengths, render_card, write_figures
 from safe_r1.corpus.decontaminate import Decontaminator
-from safe_r1.corpus.export import WORK, export
+from safe_r1.corpus.export import WORK, export, record_attacks
 from safe_r1.corpus.index import RowIndex
 from safe_r1.corpus.ingest import STAGE, Ingest, read_counts, shared_grams
 from safe_r1.corpus.plan import CorpusPlan, fingerprint, make_plan
@@ -86,6 +87,8 @@ def build_plan(plan: CorpusPlan, on_progress: ProgressCallback) -> CorpusResult:
     selection = select_rows(recipe, judge, index, work, on_progress)
     shards = export(recipe, folder, index, selection, on_progress)
     counts = account(plan, folder, index, selection)
+    is_attacked = recipe.attacks.train or recipe.attacks.held_out
+    attacks = {RECORD: record_attacks(recipe, folder, selection.splits)} if is_attacked else {}
     lengths, histogram = measure_lengths(folder, selection.splits)
     # What `open` wrote in the first of several sessions stays.
     before = _read_info(folder)
@@ -94,6 +97,7 @@ def build_plan(plan: CorpusPlan, on_progress: ProgressCallback) -> CorpusResult:
         {
             **before,
             **counts,
+            **attacks,
             "shards": shards,
             "lengths": lengths,
             "histogram": histogram,

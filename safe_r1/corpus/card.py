@@ -39,8 +39,8 @@ _USE = """\
 ## Use
 
 Columns: `messages` (the last one is the assistant's, its reasoning in `<think>` tags), `kind`, `area`,
-`category`, `language`, `source`, `source_id`, `licence`, `teacher`. Recipe, hashes and all counts are in
-`corpus.json`.
+`category`, `language`, `source`, `source_id`, `licence`, `teacher`{columns}. Recipe, hashes and all
+counts are in `corpus.json`.
 
 ```python
 from datasets import load_dataset
@@ -69,10 +69,11 @@ def render_card(recipe: CorpusRecipe, info: CorpusInfo) -> str:
         f"{sizes}. Teacher: {hide_credentials(recipe.teacher)}. Seed {recipe.seed}.\n",
         "## Kinds\n\n![Kinds](figures/kinds.svg)\n\n" + _kinds(info),
         "## Categories\n\n![Categories](figures/categories.svg)\n\n" + _categories(info),
+        *_attacks(info),
         "## Lengths\n\nCharacters.\n\n![Lengths](figures/lengths.svg)\n\n" + _lengths(info),
         "## Sources and licences\n\n" + _sources(recipe, info),
         "## What was left out\n\n" + _drops(info) + "\nEvery dropped row is in `drops/` with its reason.\n",
-        _USE.format(name=recipe.name),
+        _USE.format(name=recipe.name, columns=", `attack`, `question`" if recipe.attacks.train else ""),
     ]
     return "\n".join(sections)
 
@@ -109,6 +110,23 @@ def _categories(info: CorpusInfo) -> str:
         for key, category in CATEGORIES.items()
     ]
     return _table(("area", "category", "类别", "safety", "benign-sensitive"), rows)
+
+
+def _attacks(info: CorpusInfo) -> list[str]:
+    """The section on attacks; none where the recipe says nothing of them."""
+    found = info.get("attacks")
+    if found is None:
+        return []
+    rows = [(row["attack"], row["kind"], row["rows"]) for row in found["by_kind"]]
+    held_out = ", ".join(found["held_out"]) or "nothing"
+    return [
+        "## Attacks\n\nThe question of an attacked row is asked as attackers ask; its response answers the "
+        "plain one, which is in `question`. Filters, decontamination, deduplication and quotas saw the plain "
+        f"question. Held out for evaluation, and in no row: {held_out}.\n",
+        _table(("attack", "kind", "rows"), rows),
+        "Some attacks bring turns of an assistant that consents. Train on the last turn alone, or on turns "
+        "with `<think>` alone, as safe_r1 does (LLaMA-Factory: `mask_history: true`).\n",
+    ]
 
 
 def _lengths(info: CorpusInfo) -> str:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -10,18 +12,23 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
+from safe_r1.attacks.base import PLAIN
+from safe_r1.corpus.attacked import ATTACKED_CONVERSATION_SCHEMA, Asking, record
 from safe_r1.corpus.candidates import STAGE as CANDIDATES
 from safe_r1.corpus.index import RowIndex
-from safe_r1.corpus.mixing import RowSummary, shuffle_key
+from safe_r1.corpus.mixing import RowSummary, place_attacks, shuffle_key
 from safe_r1.corpus.recipe import CorpusRecipe
 from safe_r1.corpus.rows import TableRow
 from safe_r1.corpus.selection import Selection
-from safe_r1.progress import Progress, ProgressCallback
+from safe_r1.errors import IntegrityError, NoResultError
+from safe_r1.progress import NOTICES, Progress, ProgressCallback
 from safe_r1.runs import RunFolder, read_table, write_bytes, write_table
 from safe_r1.schema import CONVERSATION_SCHEMA
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+
+notices = logging.getLogger(NOTICES)
 
 WORK = "work"
 """Folder of the intermediate files below the output folder."""
@@ -84,7 +91,7 @@ def _shuffled_tables(
     selection: Selection,
     rows: Sequence[RowSummary],
 ) -> Iterator[pa.Table]:
-    """Tables of ``CONVERSATION_SCHEMA`` in the shuffled order, each of the size of a shard but the last."""
+    """Tables of ``shard_schema`` in the shuffled order, each of the size of a shard but the last."""
     import ray
 
     if not rows:
@@ -97,7 +104,9 @@ def _shuffled_tables(
         if len(in_file):
             items.append({"file": str(path), "positions": in_file.tolist()})
     locations = ray.put(_locate_candidates(folder, selection, rows))
-    gather = GatherRows(str(folder.path / WORK / CANDIDATES), locations, recipe.seed)
+    asking = ray.put(Asking(recipe.attacks.attacks, place_attacks(recipe, selection.splits), recipe.seed))
+    schema = shard_schema(recipe)
+    gather = GatherRows(str(folder.path / WORK / CANDIDATES), locations, asking, schema, recipe.seed)
     # Blocks stay in the order of the files, so that the tables do not depend on which task ends first.
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     gathered = ray.data.from_items(items).map_batches(gather, batch_size=1, batch_format="pyarrow")
@@ -105,12 +114,60 @@ def _shuffled_tables(
         batch_size=_ROWS_PER_SHARD, batch_format="pyarrow", prefetch_batches=0
     )
     for batch in batches:
-        yield to_shard(cast(pa.Table, batch))
+        yield to_shard(cast(pa.Table, batch), schema)
 
 
-def to_shard(batch: pa.Table) -> pa.Table:
-    """A batch as ``CONVERSATION_SCHEMA`` has it."""
-    return batch.select(CONVERSATION_SCHEMA.names).cast(CONVERSATION_SCHEMA)
+def to_shard(batch: pa.Table, schema: pa.Schema = CONVERSATION_SCHEMA) -> pa.Table:
+    """A batch as a schema has it."""
+    return batch.select(schema.names).cast(schema)
+
+
+def shard_schema(recipe: CorpusRecipe) -> pa.Schema:
+    """Columns of the corpus: two more than usual where attacks are trained on."""
+    return ATTACKED_CONVERSATION_SCHEMA if recipe.attacks.train else CONVERSATION_SCHEMA
+
+
+def record_attacks(
+    recipe: CorpusRecipe, folder: RunFolder, splits: Mapping[str, Sequence[RowSummary]]
+) -> dict[str, object]:
+    """The record of the attacks in the corpus, counted from the files that were written.
+
+    Raises:
+        IntegrityError: The rows do not add up to those of the splits.
+        NoResultError: No row is asked through an attack, though the recipe wants a share of them.
+    """
+    asked: Counter[tuple[str, str]] = Counter()
+    for path in (path for split in splits for path in folder.shards(split)):
+        table = read_table(path, ["kind", "attack"] if recipe.attacks.train else ["kind"])
+        asked.update((row["kind"], row.get("attack", PLAIN.name)) for row in table.to_pylist())
+    num_rows = sum(map(len, splits.values()))
+    if asked.total() != num_rows:
+        raise IntegrityError(
+            f"{num_rows:,} rows were selected, {asked.total():,} are in {folder.path}: remove the output "
+            "folder and run again"
+        )
+    if recipe.attacks.train:
+        _check_attacked(
+            recipe, sum(number for (_, name), number in asked.items() if name != PLAIN.name), splits
+        )
+    return record(recipe.attacks, asked)
+
+
+def _check_attacked(
+    recipe: CorpusRecipe, num_attacked: int, splits: Mapping[str, Sequence[RowSummary]]
+) -> None:
+    num_chosen = len(place_attacks(recipe, splits))
+    if not num_attacked:
+        raise NoResultError(
+            f"no row is asked through an attack: {num_chosen:,} rows were chosen, and none of attacks.train "
+            "changes them; raise attacks.share, or name attacks that fit the rows"
+        )
+    if num_attacked < num_chosen:
+        notices.warning(
+            "attacks: %d of %d rows stay plain, as none of attacks.train finds anything to change in them",
+            num_chosen - num_attacked,
+            num_chosen,
+        )
 
 
 def _locate_candidates(
@@ -137,21 +194,29 @@ class GatherRows:
     Attributes:
         folder: Folder of the candidates' shards.
         locations: Reference to the chosen candidates, which are sent once per node.
+        asking: Reference to how the rows are asked.
+        schema: Columns of the corpus.
         seed: Seed of the recipe.
     """
 
     folder: str
     locations: "ObjectRef[CandidateLocations]"
+    asking: "ObjectRef[Asking]"
+    schema: pa.Schema
     seed: int
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Conversations and their sort keys, from items of the ``file`` of a part and ``positions`` in it."""
+        import ray
+
         rows: list[TableRow] = []
         for item in batch.to_pylist():
             table = read_table(UPath(item["file"]), [*_SOURCE_COLUMNS, *_RESPONSE_COLUMNS])
             rows += table.take(pa.array(item["positions"])).to_pylist()
         self._add_responses({row["row_id"]: row for row in rows if row["answer"] is None})
-        table = pa.Table.from_pylist([_conversation(row) for row in rows], schema=CONVERSATION_SCHEMA)
+        asking: Asking = ray.get(self.asking)
+        conversations = [_conversation(asking(row), self.schema) for row in rows]
+        table = pa.Table.from_pylist(conversations, schema=self.schema)
         # Another seed than that of the selection and of the split, whose orders are independent of this one.
         order = [shuffle_key(self.seed + 2, row["row_id"]).hex() for row in rows]
         return table.append_column("order", pa.array(order, pa.string()))
@@ -169,11 +234,11 @@ class GatherRows:
                     row.update({name: candidate[name] for name in _RESPONSE_COLUMNS})
 
 
-def _conversation(row: TableRow) -> TableRow:
-    """A row of ``CONVERSATION_SCHEMA``: the response becomes the last message, with its reasoning in tags."""
+def _conversation(row: TableRow, schema: pa.Schema) -> TableRow:
+    """A row of a schema: the response becomes the last message, with its reasoning in tags."""
     response = f"<think>\n{row['reasoning']}\n</think>\n\n{row['answer']}"
     messages = [*row["messages"], {"role": "assistant", "content": response}]
-    return {name: row.get(name) for name in CONVERSATION_SCHEMA.names} | {"messages": messages}
+    return {name: row.get(name) for name in schema.names} | {"messages": messages}
 
 
 def _llama_factory_info(

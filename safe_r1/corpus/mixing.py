@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from safe_r1.corpus.attacked import share_of
 from safe_r1.corpus.recipe import CorpusRecipe, Quota
 from safe_r1.errors import DataError
 from safe_r1.progress import NOTICES
@@ -163,3 +164,29 @@ def split(recipe: CorpusRecipe, rows: Sequence[RowSummary]) -> dict[str, list[Ro
         "train": [row for row in rows if row.cluster_id not in held_out],
         "validation": [row for row in rows if row.cluster_id in held_out],
     }
+
+
+def place_attacks(recipe: CorpusRecipe, splits: Mapping[str, Sequence[RowSummary]]) -> dict[str, int]:
+    """Choose the rows that are asked through attacks, in proportion from each category and source of a split.
+
+    Returns:
+        Row id to a place in the order of the attacks: each attack has as many rows as the others.
+    """
+    places: dict[str, int] = {}
+    for rows in splits.values():
+        for kind in sorted({row.kind for row in rows}):
+            share = share_of(recipe.attacks, kind)
+            mine = [row for row in rows if row.kind == kind]
+            # Other seeds than those of selection, split and export, whose orders are independent of this one.
+            mine.sort(
+                key=lambda row: (row.category or "", row.source, shuffle_key(recipe.seed + 3, row.row_id))
+            )
+            # Every n-th row of that order: the summand is that of `apportion`.
+            chosen = [
+                row
+                for number, row in enumerate(mine)
+                if int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
+            ]
+            chosen.sort(key=lambda row: shuffle_key(recipe.seed + 4, row.row_id))
+            places.update((row.row_id, place) for place, row in enumerate(chosen))
+    return places

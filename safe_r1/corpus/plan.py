@@ -9,6 +9,7 @@ from typing import Any
 
 from upath import UPath
 
+from safe_r1.corpus.attacked import AttackedConfig, identities
 from safe_r1.corpus.decontaminate import Question, load_questions
 from safe_r1.corpus.forms import recognise
 from safe_r1.corpus.mixing import quota_sizes, raise_shortfalls
@@ -168,6 +169,10 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
         settings.pop(name)
     # As in recipes from before these settings: a corpus of theirs is resumed, not refused.
     _remove_unset(settings)
+    attacks = {"attacks": identities(recipe.attacks)}
+    if recipe.attacks == AttackedConfig():
+        attacks.clear()
+        settings.pop("attacks")
     synthesis = recipe.synthesis.model_dump(mode="json", exclude=set(_RUNTIME_SETTINGS))
     return {
         "recipe": settings | {"synthesis": synthesis},
@@ -181,6 +186,7 @@ def fingerprint(plan: CorpusPlan, judge: JudgePlan) -> dict[str, object]:
         # Signatures of another version of rensa may differ.
         "minhash": [NUM_PERM, NUM_BANDS],
         "versions": versions(("safe_r1", "rensa")),
+        **attacks,
     }
 
 
@@ -220,6 +226,7 @@ def dry_run(recipe: CorpusRecipe, show: Callable[[str], None]) -> None:
     for quota, size in zip(recipe.quotas, quota_sizes(recipe), strict=True):
         count = _count_records(plan, quota.kind, quota.language)
         show(f"  {quota.title:38} {size:>8,} wanted, sources of this kind and language hold {count:,}")
+    _show_attacks(recipe.attacks, show)
     num_sets = len(recipe.decontamination.protected)
     show(f"\nprotected: {len(plan.questions):,} questions of {num_sets} sets")
     num_calls = num_prompts * recipe.synthesis.candidates
@@ -232,6 +239,17 @@ def dry_run(recipe: CorpusRecipe, show: Callable[[str], None]) -> None:
     teacher = hide_credentials(recipe.teacher)
     show(f"teacher {teacher}: at most {num_calls:,} calls for {num_prompts:,} prompts, {tokens}")
     show(f"output: {hide_credentials(recipe.output)}")
+
+
+def _show_attacks(config: AttackedConfig, show: Callable[[str], None]) -> None:
+    if config.train:
+        names = ", ".join(attack.name for attack in config.attacks)
+        shares = (
+            f"{config.share:.0%} of the safety and {config.harmless_share:.0%} of the benign-sensitive rows"
+        )
+        show(f"\nattacks: {shares}, through {names}")
+    if config.held_out:
+        show(f"attacks held out: {', '.join(config.held_out_names)}")
 
 
 def _show_sources(plan: CorpusPlan, show: Callable[[str], None]) -> int:

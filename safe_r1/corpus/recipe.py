@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from safe_r1.config import EngineConfig, JudgeConfig
+from safe_r1.corpus.attacked import AttackedConfig
 from safe_r1.corpus.source import ConversationKind, Source
 from safe_r1.errors import ConfigError
 from safe_r1.judge.forms import needs_engine
@@ -186,6 +187,7 @@ class CorpusRecipe(Settings):
     dedup: DedupConfig = Field(default=DedupConfig())
     decontamination: DecontaminationConfig = Field(default=DecontaminationConfig())
     synthesis: SynthesisConfig = Field(default=SynthesisConfig())
+    attacks: AttackedConfig = Field(default=AttackedConfig())
     judge: JudgeConfig = Field(default=JudgeConfig())
 
     @field_validator("teacher")

@@ -7,6 +7,7 @@ import numpy as np
 from upath import UPath
 
 from safe_r1.attacks.base import PLAIN
+from safe_r1.attacks.trained import read_trained
 from safe_r1.benchmarks import Benchmark, get_benchmarks
 from safe_r1.benchmarks.base import UnderAttack, under_attack
 from safe_r1.config import EvaluateConfig
@@ -96,10 +97,18 @@ def _report(name: str, attacked: Sequence[_Attacked]) -> AttackReport:
                 successes=_successes(each, rows, questions, found[attack.attack]),
             )
         outcomes.append(entry)
+    if trained := read_trained(model_of(info)):
+        outcomes = [replace(each, trained=trained.use_of(each.attack)) for each in outcomes]
     attacks = {attack: each for attack, each in found.items() if attack != PLAIN.name}
     variant = attacked[0].result.folder.path.parent.name
     labels = benchmark_labels(name, info)
     return AttackReport(variant, name, name_of(info.get("judge")), outcomes, any_of(attacks, weigh), labels)
+
+
+def model_of(info: Mapping[str, object]) -> str:
+    """Where the model of a run lies, by the run's ``run.json``; empty where that says nothing."""
+    variant = info.get("variant")
+    return str(variant.get("source") or "") if isinstance(variant, Mapping) else ""
 
 
 def _with_rates(

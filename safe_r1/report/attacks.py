@@ -98,6 +98,8 @@ class AttackOutcome:
         problem: Why there is no result; empty where there is one.
         search: Success at k calls of an attack that adapts; None for others.
         successes: Some harmful answers.
+        trained: Whether the model was trained on the attack, as ``TrainedAttacks.use_of`` says; empty where
+            its folder says nothing.
     """
 
     attack: str
@@ -113,6 +115,7 @@ class AttackOutcome:
     problem: str = ""
     search: SearchResult | None = None
     successes: Sequence[Success] = ()
+    trained: str = ""
 
     @property
     def shown_difference(self) -> Markup:
@@ -160,6 +163,11 @@ class AttackReport:
         return [each for each in self.outcomes if each.search is not None]
 
     @property
+    def knows_training(self) -> bool:
+        """Whether the model's folder says which attacks it was trained on."""
+        return any(each.trained for each in self.outcomes)
+
+    @property
     def num_attacks(self) -> int:
         """Attacks with a result."""
         return sum(each.attack != PLAIN and not each.problem for each in self.outcomes)
@@ -187,6 +195,7 @@ class AttackReport:
         shown = [f"attack success on {self.benchmark} (harmful answers, %; difference to plain in points):"]
         for each in self.outcomes:
             text = each.problem or f"{rate_with_bounds(each.answer)}  {each.shown_difference}"
+            text += f"  {each.trained}" if each.trained else ""
             shown.append(f"  {each.attack:24} {text}")
         shown.append(f"  {'any of them':24} {rate_with_bounds(self.any_overall)}")
         return shown

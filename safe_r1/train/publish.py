@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from upath import UPath
 
+from safe_r1.attacks.trained import RECORD
 from safe_r1.errors import TrainingError
 from safe_r1.models.registry import ORIGIN_FILE
 from safe_r1.models.variant import Variant
@@ -148,7 +149,12 @@ def export_model(
     config = job.config
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = dtypes.get(config.save.dtype)
-    origin = {"base": _table_name(job.variant), "run": hide_credentials(str(job.folder.path))}
+    origin: dict[str, object] = {
+        "base": _table_name(job.variant),
+        "run": hide_credentials(str(job.folder.path)),
+    }
+    if attacks := (job.folder.read_json("run.json") or {}).get(RECORD):
+        origin[RECORD] = attacks
     spec = ExportSpec(
         checkpoint,
         job.variant,

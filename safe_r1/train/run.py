@@ -7,10 +7,11 @@ from typing import Any
 
 from upath import UPath
 
+from safe_r1.attacks.trained import RECORD, TrainedAttacks, read_trained
 from safe_r1.errors import RunConflictError
 from safe_r1.provenance import hardware, now, versions
 from safe_r1.resources import Cluster
-from safe_r1.runs import sha256
+from safe_r1.runs import RunFolder, sha256
 from safe_r1.train.checkpoint_files import (
     find_damage,
     list_checkpoints,
@@ -80,12 +81,24 @@ def open_run(job: TrainJob, fingerprint: Fingerprint, cluster: Cluster) -> None:
         info={
             "lengths": _lengths(job, fingerprint),
             "variant": asdict(job.variant),
+            **_attacks(job),
             "config": config.model_dump(mode="json"),
             "versions": versions(),
             "hardware": hardware() | {"device": job.device, "cluster_gpus": cluster.gpu_total},
             "started_at": now(),
         },
     )
+
+
+def _attacks(job: TrainJob) -> dict[str, object]:
+    """The record of the attacks that the model was trained on, by this corpus or an earlier one; none where
+    neither knows of any.
+    """
+    corpus = RunFolder(UPath(job.config.corpus)).read_json("corpus.json") or {}
+    trained = TrainedAttacks.from_json(corpus.get(RECORD))
+    earlier = read_trained(job.variant.source)
+    found = trained.after(earlier) if trained else earlier
+    return {RECORD: found.to_json()} if found else {}
 
 
 def _bring_up_to_date(job: TrainJob) -> None:

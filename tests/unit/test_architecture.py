@@ -61,6 +61,8 @@ BENCHMARK_MODULES = {
     "chisafetybench",
     "gpqa",
     "gsm8k",
+    "harmbench",
+    "jailbreakbench",
     "livecodebench",
     "livecodebench_problem",
     "math500",
