@@ -8,7 +8,7 @@ import pytest
 
 from safe_r1.config import EngineConfig
 from safe_r1.errors import ResourceError
-from safe_r1.inference.batch import _result
+from safe_r1.inference.batch import read_result
 from safe_r1.inference.device import pick_device
 from safe_r1.inference.engine import (
     check_resources,
@@ -30,7 +30,7 @@ def test_a_seed_belongs_to_run_sample_and_repeat():
 
 
 def test_a_failed_row_keeps_its_reason():
-    row = _result(
+    row = read_result(
         {
             "key": "k",
             "prompt_tokens": 5,
@@ -56,7 +56,7 @@ def test_the_token_limit_is_told_from_a_stop(generated, reason):
         "prefix": "<think>\n",
         "num_generated_tokens": generated,
     }
-    result = _result({**row, "generated_text": "嗯</think>好", "__inference_error__": ""})
+    result = read_result({**row, "generated_text": "嗯</think>好", "__inference_error__": ""})
     assert (result["finish_reason"], result["text"]) == (reason, "<think>\n嗯</think>好")
 
 
