@@ -25,6 +25,12 @@ notices = logging.getLogger(NOTICES)
 _OF_HARMLESS = ("plain", "writing", "encoding")
 
 
+def split_attack(name: str) -> tuple[str, str]:
+    """A benchmark's name without its attack, and the attack; empty for one that is under none."""
+    base, _, attack = name.partition(SEPARATOR)
+    return base, attack
+
+
 class UnchangedError(DataError):
     """An attack has nothing to ask of a benchmark.
 
