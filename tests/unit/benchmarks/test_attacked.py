@@ -14,6 +14,7 @@ from safe_r1.evaluation.plan import make_plan
 from safe_r1.evaluation.units import Pending, request_of
 from safe_r1.report.labels import benchmark_labels
 from safe_r1.report.references import published_figures
+from safe_r1.schema import Completion
 from safe_r1.settings import load_config
 from tests.unit.compare.runs import xstest_samples
 
