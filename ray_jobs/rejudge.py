@@ -76,7 +76,12 @@ def main(
 
 
 def show_judges(console: Console, judged: "Sequence[Rejudged]", panels: "Sequence[Panel]") -> None:
-    """Show the rates by further judges, and by all judges together with their agreement."""
+    """Show the rates by further judges, and by all judges together with their agreement.
+
+    Where runs are under attacks, write what came of the attacks by these judges.
+    """
+    from safe_r1.evaluation.attack_report import report_rejudged
+
     for result in judged:
         _show(console, result)
     for panel in panels:
@@ -89,6 +94,8 @@ def show_judges(console: Console, judged: "Sequence[Rejudged]", panels: "Sequenc
             )
             for pair, kappa in agreement.kappa.items():
                 console.show(f"    {pair}: Cohen's kappa {'–' if kappa is None else f'{kappa.value:.3f}'}")
+    for path, report in report_rejudged([*judged, *(panel.result for panel in panels)]):
+        console.show("\n".join([f"by {report.judge}:", *report.lines(), f"  report: {path}"]))
 
 
 def _show(console: Console, result: "Rejudged") -> None:

@@ -69,6 +69,20 @@ def split_adaptive(chosen: Iterable[str]) -> tuple[list[str], list[AdaptiveMetho
     return [item for item in items if item and item not in METHODS], methods
 
 
+def absolute_names(chosen: Iterable[str]) -> list[str]:
+    """The chosen attacks as a job that runs in another folder needs them: paths become absolute ones."""
+    items = [item.strip() for text in chosen for item in text.split(",")]
+    return [_absolute(item) for item in items if item]
+
+
+def _absolute(item: str) -> str:
+    if item.endswith(".toml"):
+        return str(Path(item).absolute())
+    if item.startswith(PREFIX):
+        return f"{PREFIX}{Path(item.removeprefix(PREFIX)).absolute()}"
+    return item
+
+
 def _of_item(item: str, own: dict[str, Attack]) -> list[Attack]:
     """The attacks of a name, a set or a combination.
 

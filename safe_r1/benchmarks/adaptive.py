@@ -5,7 +5,7 @@ What the model is asked comes of its own answers, so that the questions here are
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safe_r1.attacks.adaptive.identity import adaptive_identity
@@ -16,12 +16,13 @@ from safe_r1.config.adaptive import AdaptiveConfig, AdaptiveMethod
 from safe_r1.schema import Sample
 
 FAMILY = "adaptive"
-_SOURCES: dict[AdaptiveMethod, str] = {
+SOURCES: Mapping[AdaptiveMethod, str] = {
     "pair": "arXiv 2310.08419",
     "tap": "arXiv 2312.02119",
     "crescendo": "arXiv 2404.01833",
     "bon": "arXiv 2412.03556",
 }
+"""Method to where it was published."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class AdaptiveBenchmark(OfBase):
         return UnderAttack(
             self.config.method,
             FAMILY,
-            _SOURCES[self.config.method],
+            SOURCES[self.config.method],
             self.base,
             AttackedBenchmark(self.base, PLAIN, self.seed),
             search=self.config,

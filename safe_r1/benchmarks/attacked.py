@@ -6,6 +6,7 @@ the model is asked differs. ``BENCHMARK@plain`` asks them as they are: what ever
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
@@ -27,8 +28,16 @@ from safe_r1.schema import OPENING_ANSWER, OPENING_THOUGHT, Sample
 
 SEPARATOR = "@"
 notices = logging.getLogger(NOTICES)
+_MONTH = re.compile(r"\d{4}-\d{2}")
 # A harmless question in another role, or with a begun answer, is another question.
 _OF_HARMLESS = ("plain", "writing", "encoding")
+
+
+def split_attack(name: str) -> tuple[str, str]:
+    """A benchmark's name without its attack, and the attack; empty for one that is under none."""
+    base, separator, attack = name.rpartition(SEPARATOR)
+    # A month is the version of a benchmark.
+    return (base, attack) if separator and not _MONTH.fullmatch(attack) else (name, "")
 
 
 class UnchangedError(DataError):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from upath import UPath
 
-from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.runs import RunFolder
 
 
@@ -38,19 +37,19 @@ def total(uses: Iterable[EndpointUse]) -> EndpointUse:
     )
 
 
-def read_use(output: UPath, variant: str, benchmarks: Sequence[str]) -> EndpointUse:
+def read_use(output: UPath, variant: str, runs: Sequence[str]) -> EndpointUse:
     """What a variant's runs have taken so far, by their own reports.
 
     Args:
         output: Folder of the campaign.
         variant: Name of the variant in the folders of runs.
-        benchmarks: As the stage names them.
+        runs: Names of the stage's runs.
     """
-    return total(_read_run(output, variant, name) for name in expand(benchmarks))
+    return total(_read_run(output, variant, name) for name in runs)
 
 
-def _read_run(output: UPath, variant: str, benchmark: str) -> EndpointUse:
-    folder = RunFolder.locate(str(output / "runs"), "main", variant, get_benchmark(benchmark).name)
+def _read_run(output: UPath, variant: str, name: str) -> EndpointUse:
+    folder = RunFolder.locate(str(output / "runs"), "main", variant, name)
     reported = (folder.read_json("run.json") or {}).get("endpoint", {})
     return EndpointUse(
         reported.get("prompt_tokens", 0), reported.get("completion_tokens", 0), reported.get("cost")

@@ -2,6 +2,7 @@
 
 Fine-tuning asks the planner of ``safe_r1.train.plan``. An evaluation's hours follow from its benchmarks'
 ``workload``, by the simulation of batch inference where it has GPUs, and from the assumptions below.
+Attacks are planned as if every one asked all questions of a benchmark: at most that many are.
 ``hours`` of a recipe's stage takes precedence.
 """
 
@@ -10,7 +11,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from safe_r1.benchmarks import expand, get_benchmark
+from safe_r1.benchmarks import get_benchmark
 from safe_r1.campaign.endpoint_use import EndpointUse
 from safe_r1.campaign.generation import ENGINE_START_HOURS, RowGroup, generate
 from safe_r1.campaign.recipe import NodeGroup, StageConfig
@@ -121,7 +122,7 @@ def _smallest_plan(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
 
 
 def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
-    tokens = sum(_tokens(stage, benchmark) for benchmark in expand(stage.benchmarks))
+    tokens = sum(_tokens(stage, benchmark) for benchmark in stage.asked)
     if endpoint := get_variant(name).endpoint:
         asked = _ask(stage, name, endpoint, tokens)
         gpus, hours = _judge(stage, name, group, tokens)
@@ -135,13 +136,11 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     if stage.models_of:
         # The fine-tuned model is not there yet; its own files will say the same.
         variant = as_exported(variant)
-    tokens_per_sequence = max(
-        _tokens_per_sequence(variant, benchmark) for benchmark in expand(stage.benchmarks)
-    )
-    longest = max(_context(variant, benchmark) for benchmark in expand(stage.benchmarks))
+    tokens_per_sequence = max(_tokens_per_sequence(variant, benchmark) for benchmark in stage.asked)
+    longest = max(_context(variant, benchmark) for benchmark in stage.asked)
     defaults = {"max_model_len": longest, "tokens_per_sequence": tokens_per_sequence}
     engine = _engine(stage, name, "engine", variant, group, defaults)
-    groups = tuple(_row_group(stage, variant, engine, benchmark) for benchmark in expand(stage.benchmarks))
+    groups = tuple(_row_group(stage, variant, engine, benchmark) for benchmark in stage.asked)
     run = generate(variant, engine, gpu, groups)
     num_gpus = engine.replicas * parallel_sizes(variant, engine, "gpu").num_gpus
     judge_gpus, judge_hours = _judge(stage, name, group, tokens)
@@ -173,7 +172,7 @@ def _judge(stage: StageConfig, name: str, group: NodeGroup, tokens: int) -> tupl
         return 0, 0.0
     judge = with_size(judge)
     engine = _engine(stage, name, "judge.engine", judge, group, {})
-    num_rows = sum(_num_rows(stage, benchmark) for benchmark in expand(stage.benchmarks))
+    num_rows = sum(_num_rows(stage, benchmark) for benchmark in stage.asked)
     judged_tokens = tokens // num_rows
     # What is judged is in the judge's prompt.
     longest = min(config.reply_tokens, context_length(judge, engine) // 2)
@@ -242,7 +241,7 @@ def _ask(stage: StageConfig, name: str, entry: EndpointEntry, tokens: int) -> Es
     )
     entry = with_overrides(entry, given)
     lanes = len(entry.urls) * len(entry.api_key_envs) * entry.concurrency
-    prompts = PROMPT_TOKENS * sum(_num_rows(stage, benchmark) for benchmark in expand(stage.benchmarks))
+    prompts = PROMPT_TOKENS * sum(_num_rows(stage, benchmark) for benchmark in stage.asked)
     cost = Spending(entry, prompts, tokens).cost
     if cost is not None and entry.max_cost is not None:
         cost = min(cost, entry.max_cost)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safe_r1.attacks.choose import absolute_names
 from safe_r1.benchmarks import absolute_name
 from safe_r1.campaign.credentials import check_command
 from safe_r1.campaign.endpoint_use import total
@@ -167,7 +168,8 @@ def _job_arguments(stage: StageConfig, variant: str | None, output: str) -> list
     # The folder to which the fine-tuning job exports; it is not there yet while the campaign is planned.
     model = f"{output}/finetuned/main/{name}/{name}-safe" if stage.models_of else variant
     benchmarks = [each for name in stage.benchmarks for each in ("--benchmark", absolute_name(name))]
-    return ["--variant", model, *benchmarks, "--output", f"{output}/runs"]
+    attacks = [each for name in absolute_names(stage.attacks) for each in ("--attack", name)]
+    return ["--variant", model, *benchmarks, *attacks, "--output", f"{output}/runs"]
 
 
 def _flag_arguments(name: str, value: str | int | float | bool) -> list[str]:

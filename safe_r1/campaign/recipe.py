@@ -11,7 +11,10 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from safe_r1.attacks.base import PLAIN
+from safe_r1.attacks.choose import parse_attacks
 from safe_r1.benchmarks import expand, get_benchmark
+from safe_r1.benchmarks.attacked import SEPARATOR
 from safe_r1.config import JudgeConfig
 from safe_r1.errors import ConfigError, SafeR1Error
 from safe_r1.judge.factory import check_kind
@@ -75,6 +78,11 @@ class StageConfig(Settings):
         default=(), description="stages that come before, variant by variant where both have it"
     )
     benchmarks: tuple[str, ...] = Field(default=(), description="of an evaluation")
+    attacks: tuple[str, ...] = Field(
+        default=(),
+        description="of an evaluation: attacks, combinations, sets such as zh-standard, or TOML files; the "
+        "questions are asked as they are too",
+    )
     flags: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="further flags, without their dashes"
     )
@@ -94,6 +102,26 @@ class StageConfig(Settings):
         """Stages that come before: ``needs``, and the stage whose models it takes."""
         stages = [*self.needs, self.models_of] if self.models_of else self.needs
         return tuple(dict.fromkeys(stages))
+
+    @property
+    def attack_names(self) -> list[str]:
+        """Names of the attacks, the plain questions first; none where nothing is attacked."""
+        if not self.attacks:
+            return []
+        return list(dict.fromkeys([PLAIN.name, *(attack.name for attack in parse_attacks(self.attacks))]))
+
+    @property
+    def asked(self) -> list[str]:
+        """The benchmarks, each as often as it is asked: as it is, and under each attack."""
+        times = max(1, len(self.attack_names))
+        return [name for name in expand(self.benchmarks) for _ in range(times)]
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs that a job of the stage writes, in the variant's folder."""
+        names = [get_benchmark(name).name for name in expand(self.benchmarks)]
+        attacks = self.attack_names
+        return [f"{name}{SEPARATOR}{attack}" for name in names for attack in attacks] if attacks else names
 
     def settings(self, variant: str | None) -> tuple[str, ...]:
         """Of one variant's job; later ones take precedence."""
@@ -132,8 +160,17 @@ class StageConfig(Settings):
             _as_value_error(get_benchmark, name)
         return names
 
+    @field_validator("attacks")
+    @classmethod
+    def _known_attacks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names:
+            _as_value_error(parse_attacks, names)
+        return names
+
     @model_validator(mode="after")
     def _fits_its_job(self) -> Self:
+        if self.attacks and self.job != "evaluate":
+            raise ValueError(f"a {self.job} job takes no attacks; give them to an evaluate stage")
         if self.job in RUN_ONCE and (self.variants or self.models_of):
             raise ValueError(f"a {self.job} job runs once: it takes neither variants nor models_of")
         if self.job not in RUN_ONCE and bool(self.variants) == bool(self.models_of):

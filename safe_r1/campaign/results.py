@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from upath import UPath
 
+from safe_r1.attacks.base import PLAIN
+from safe_r1.benchmarks.attacked import split_attack
 from safe_r1.errors import SafeR1Error
 from safe_r1.report.cells import text_of_csv
 from safe_r1.report.corrected import CorrectedRow, corrected_rates, read_calibration
@@ -81,8 +83,9 @@ def read_results(comparison: UPath, runs: UPath | None = None) -> Results:
     variants: dict[str, None] = {}
     for file in sorted((comparison / "tables").glob("*.csv")):
         for row in csv.DictReader(file.read_text("utf-8").splitlines()):
-            if row["scope"] == "overall":
-                # The page leaves out the rates of areas and categories, which the tables list too.
+            is_attacked = split_attack(row["benchmark"])[1] not in ("", PLAIN.name)
+            # The page leaves out areas and categories, which the tables list too, and single attacks.
+            if row["scope"] == "overall" and not is_attacked:
                 variant = text_of_csv(row["variant"])
                 key = (text_of_csv(row["benchmark"]), _metric_of(row))
                 rates.setdefault(key, {})[variant] = _rate_of(row)

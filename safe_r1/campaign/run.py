@@ -224,7 +224,7 @@ class Campaign:
 
     def _read_uses(self) -> dict[str, EndpointUse]:
         return {
-            name: read_use(self._output, name.partition("/")[2], self.recipe.stages[step.stage].benchmarks)
+            name: read_use(self._output, name.partition("/")[2], self.recipe.stages[step.stage].runs)
             for name, step in self.steps.items()
             if step.estimate.endpoint
         }

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safe_r1.compare.data import REASONING_TABLE, ComparisonData, RateCell, metric_title
+from safe_r1.compare.data import ComparisonData
 from safe_r1.compare.load import Run
+from safe_r1.compare.rate_tables import REASONING_TABLE, RateCell, metric_title
 from safe_r1.metrics.outcomes import REFUSAL_METRICS
 from safe_r1.metrics.rates import Rate, read_rates
 from safe_r1.report.labels import METRICS, BilingualName, MetricName, benchmark_labels

@@ -35,7 +35,7 @@ SECONDARY = frozenset(OVER_REFUSAL_METRICS) - {"over_refusal_rate", "unsafe_refu
 """Rates of over-refusal benchmarks that follow from the other rates, or nearly."""
 
 Relation = Literal["distillation", "enhancement", "baseline"]
-Family = Literal["headline", "detail"]
+Family = Literal["headline", "detail", "attack", "attack_detail"]
 Outcomes = dict[tuple[str, int], Outcome]
 """(Question, repeat) to what the completion says of a metric."""
 
@@ -50,11 +50,12 @@ class Comparison:
         relation: How the second was made from the first; ``baseline`` where it was not.
         benchmark: Name of the benchmark.
         metric: See ``safe_r1.report.labels.METRICS``.
-        scope: ``overall``, ``area`` or ``history``.
-        key: Of the area, ``with``/``without``, or ``all``.
+        scope: ``overall``, ``area`` or ``history``; of attacked benchmarks ``overall`` or ``category``.
+        key: Of the area or category, ``with``/``without``, or ``all``.
         difference: Second minus first.
         family: The family of Holm's correction: all ``headline`` tests of the report (overall, of the main
-            metrics, and those of non-inferiority), or all others.
+            metrics, and those of non-inferiority), or all others (``detail``); of attacked benchmarks
+            ``attack`` (overall, of the answers) and ``attack_detail``.
         p_holm: The corrected p value.
         p_margin_holm: The corrected p value of the non-inferiority test; None where there is none.
         standing: For pass@1, the result of that test.
@@ -143,10 +144,15 @@ def compare_all(
         if (first, benchmark) in by_name and (second, benchmark) in by_name
         for comparison in _compare(by_name[first, benchmark], by_name[second, benchmark], relation, margin)
     ]
-    # A correction needs all p values of its family, so that it comes last.
+    return correct(comparisons, margin)
+
+
+def correct(comparisons: Sequence[Comparison], margin: float = MARGIN) -> list[Comparison]:
+    """The comparisons, each family corrected by Holm's procedure: it needs all p values of the family."""
+    families = dict.fromkeys(each.family for each in comparisons)
     corrected = {
         family: iter(_corrected([each for each in comparisons if each.family == family], margin))
-        for family in ("headline", "detail")
+        for family in families
     }
     return [next(corrected[each.family]) for each in comparisons]
 

@@ -1,16 +1,18 @@
 """Completions whose label changed from one variant to another, in either direction, shown side by side."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from safe_r1.benchmarks.attacked import split_attack
 from safe_r1.compare.load import Run
 from safe_r1.metrics.rows import ScoredRow
 from safe_r1.report.embed import row_label, row_status
 from safe_r1.report.text import printable
 
 MAX_SHOWN = 1_000
-"""Flips of one pair on one benchmark in the page; ``flips.csv`` has all."""
+"""Flips of one pair on one benchmark, with all its attacks, in the page; ``flips.csv`` has all."""
 # The page holds both sides of every flip, so it cuts long texts; the reports of the runs have all of them.
 _MAX_CHARS = 6_000
 
@@ -88,11 +90,13 @@ def _changed(before: Run, after: Run) -> list[tuple[ScoredRow, ScoredRow]]:
 def page_entries(flips: Sequence[Flip]) -> tuple[list[FlipEntry], int]:
     """The flips that the page shows, and the number that it leaves out."""
     num_shown: dict[tuple[str, str, str], int] = {}
+    # All attacks of a benchmark together take the room of one benchmark.
+    num_attacks = Counter(split_attack(name)[0] for name in {flip.benchmark for flip in flips})
     entries = []
     for flip in flips:
         group = (flip.first, flip.second, flip.benchmark)
         num_shown[group] = num_shown.get(group, 0) + 1
-        if num_shown[group] <= MAX_SHOWN:
+        if num_shown[group] <= MAX_SHOWN // num_attacks[split_attack(flip.benchmark)[0]]:
             entries.append(_page_entry(flip))
     return entries, len(flips) - len(entries)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from upath import UPath
 
+from safe_r1.attacks.base import PLAIN
+from safe_r1.benchmarks.attacked import split_attack
 from safe_r1.errors import ConfigError, DataError, StorageError, reading
 from safe_r1.evaluation.results import read_population, read_results
 from safe_r1.evaluation.run_rows import read_results_hash
@@ -24,6 +26,8 @@ from safe_r1.report.notes import headline_notes
 from safe_r1.runs import LAYOUT, RunFolder, as_path, find_runs, sha256
 
 _REQUIRED = {"variant", "benchmark", "fingerprint"}
+# Attacks, as `split_attack` gives them, under which the questions are as they are.
+_UNCHANGED = ("", PLAIN.name)
 
 
 @dataclass(frozen=True)
@@ -227,14 +231,22 @@ def check_comparable(runs: Sequence[Run], baseline: str, allow_mismatch: bool) -
     if len(variants) < 2:
         raise ConfigError(f"only {variants[0]} was found; give the runs of at least two variants")
     by_benchmark: dict[str, list[Run]] = defaultdict(list)
+    attacked: set[tuple[str, str]] = set()
     for run in runs:
         if any(run.variant == other.variant for other in by_benchmark[run.benchmark]):
             raise ConfigError(f"{run.variant} on {run.benchmark} was given twice: {run.path}; leave one out")
         by_benchmark[run.benchmark].append(run)
+        base, attack = split_attack(run.benchmark)
+        if attack not in _UNCHANGED:
+            attacked.add((run.variant, base))
     problems = []
     for benchmark, of_benchmark in by_benchmark.items():
         measured = {run.variant for run in of_benchmark}
         missing = [variant for variant in variants if variant not in measured]
+        base, attack = split_attack(benchmark)
+        if attack not in _UNCHANGED:
+            # A model that does not take one attack is compared by the others, which a note says.
+            missing = [variant for variant in missing if (variant, base) not in attacked]
         if missing:
             problems.append(f"{benchmark}: not measured for {', '.join(missing)}")
         problems += setting_differences(of_benchmark, baseline)

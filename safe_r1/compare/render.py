@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from upath import UPath
 
+from safe_r1.compare.attacks import is_under_attack
 from safe_r1.compare.charts import dumbbell_charts, heatmaps, scatter_points
-from safe_r1.compare.data import ComparisonData, RateCell
+from safe_r1.compare.data import ComparisonData
 from safe_r1.compare.differences import Comparison
 from safe_r1.compare.flips import Flip, page_entries
 from safe_r1.compare.load import Run
-from safe_r1.compare.tables import comparisons_csv, flips_csv, rates_csv, rates_latex
+from safe_r1.compare.rate_tables import RateCell
+from safe_r1.compare.tables import comparisons_csv, flips_csv, rates_csv, rates_latex, transfers_csv
 from safe_r1.metrics.tests import Difference
 from safe_r1.report.embed import pack
 from safe_r1.report.html import asset, content_policy, html_environment, label_rows
 from safe_r1.report.labels import LABELS, BilingualName
-from safe_r1.report.markdown import markdown_environment, percent, rate_with_interval
+from safe_r1.report.markdown import markdown_environment, percent, rate_with_bounds, rate_with_interval
 from safe_r1.report.text import script_json
 from safe_r1.runs import write_bytes
 
@@ -24,7 +26,8 @@ _MINUS = "−"
 
 
 def write_report(output: UPath, data: ComparisonData, runs: Sequence[Run], flips: Sequence[Flip]) -> UPath:
-    """Write ``report.html``, ``report.md``, ``comparisons.csv``, ``flips.csv`` and ``tables/``.
+    """Write ``report.html``, ``report.md``, ``comparisons.csv``, ``flips.csv`` and ``tables/``; of
+    attacked benchmarks ``transfer.csv``.
 
     Returns:
         The path of ``report.html``.
@@ -38,6 +41,8 @@ def write_report(output: UPath, data: ComparisonData, runs: Sequence[Run], flips
         "comparisons.csv": comparisons_csv(data.comparisons),
         "flips.csv": flips_csv(flips),
     }
+    if data.transfers:
+        files["transfer.csv"] = transfers_csv(data.transfers)
     for table in data.tables:
         files[f"tables/{table.key}.csv"] = rates_csv(table)
         files[f"tables/{table.key}.tex"] = rates_latex(table)
@@ -63,7 +68,7 @@ def render_html(data: ComparisonData, runs: Sequence[Run], flips: Sequence[Flip]
         .render(
             data=data,
             dumbbells=dumbbell_charts(data),
-            heatmaps=heatmaps(runs, data.variants),
+            heatmaps=heatmaps([run for run in runs if not is_under_attack(run)], data.variants),
             scatter=scatter_points(data),
             flips=Markup(pack(entries)),
             num_flips=len(flips),
@@ -85,6 +90,13 @@ def _points(value: float) -> Markup:
 
 def _change(difference: Difference) -> Markup:
     return Markup(f"{_points(difference.value)} [{_points(difference.low)}, {_points(difference.high)}]")
+
+
+def _change_or_dash(comparison: Comparison | None) -> Markup:
+    """A difference with its interval, a star where it is significant; a dash for None."""
+    if comparison is None:
+        return Markup("–")
+    return Markup(f"{_change(comparison.difference)}{' *' if comparison.is_significant else ''}")
 
 
 def _bounds(difference: Difference) -> Markup:
@@ -138,7 +150,9 @@ _FORMATTERS = {
     "percent": percent,
     "ci": rate_with_interval,
     "change": _change,
+    "change_or_dash": _change_or_dash,
     "bounds": _bounds,
+    "bounded": rate_with_bounds,
     "cell_change": _cell_change,
     "points": _points,
     "p_value": _p_value,

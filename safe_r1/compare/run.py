@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from upath import UPath
 
+from safe_r1.compare.attacks import attack_comparisons, attack_notes, is_under_attack, transfers
 from safe_r1.compare.corrected import corrected_comparisons
 from safe_r1.compare.data import ComparisonData, VariantPair, build_comparison
 from safe_r1.compare.differences import (
@@ -12,6 +13,8 @@ from safe_r1.compare.differences import (
     Comparison,
     Relation,
     compare_all,
+    correct,
+    lineage_order,
     variant_pairs,
     without_pairs,
 )
@@ -49,6 +52,11 @@ class ComparisonReport:
         lines += [f"note: {note}" for note in self.data.notes]
         for pair in self.data.pairs:
             lines += _pair_lines(pair)
+            lines += [
+                _comparison_line(each)
+                for each in self.data.attack_comparisons
+                if (each.first, each.second, each.scope) == (pair.first, pair.second, "overall")
+            ]
             lines += [
                 each.to_text()
                 for each in self.data.corrected
@@ -93,13 +101,16 @@ def compare(
     baseline = next((name for name in baseline.split(",") if name in variants), baseline)
     problems += check_comparable(runs, baseline, allow_mismatch)
     pairs = variant_pairs(runs, baseline)
-    comparisons = compare_all(runs, pairs, margin)
+    # An attacked benchmark has one measure of its own in place of all those of a benchmark.
+    plain = [run for run in runs if not is_under_attack(run)]
+    comparisons = compare_all(plain, pairs, margin) + correct(attack_comparisons(runs, pairs))
     folder = as_path(output)
     corrected, notes = corrected_comparisons(runs, pairs)
     notes += [*shape_notes(runs), *(note for run in runs for note in block_notes(run))]
-    notes += _gaps(runs, pairs)
+    notes += [*attack_notes(runs), *_gaps(runs, pairs)]
     data = build_comparison(runs, comparisons, baseline, problems, margin, folder)
-    data = replace(data, notes=notes, corrected=corrected)
+    transferred = transfers(runs, lineage_order(runs, baseline))
+    data = replace(data, notes=notes, corrected=corrected, transfers=transferred)
     flips = find_flips(runs, [(first, second) for first, second, _ in pairs])
     return ComparisonReport(write_report(folder, data, runs, flips), data)
 

@@ -5,9 +5,10 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from safe_r1.compare.data import RateCell, RateColumn, RateTable
+from safe_r1.compare.attacks import Transfer
 from safe_r1.compare.differences import Comparison
 from safe_r1.compare.flips import Flip
+from safe_r1.compare.rate_tables import RateCell, RateColumn, RateTable
 from safe_r1.metrics.rates import Rate
 from safe_r1.report.cells import csv_text
 from safe_r1.report.text import one_line
@@ -67,6 +68,22 @@ _FLIP_COLUMNS: dict[str, Callable[[Flip], object]] = {
     "label_first": lambda flip: flip.before.answer.label,
     "label_second": lambda flip: flip.after.answer.label,
 }
+_TransferRow = tuple[Transfer, str, Rate]
+_TRANSFER_COLUMNS: dict[str, Callable[[_TransferRow], object]] = {
+    "source": lambda row: row[0].source,
+    "target": lambda row: row[0].target,
+    "benchmark": lambda row: row[0].benchmark,
+    "of": lambda row: row[1],
+    "numerator": lambda row: row[2].numerator,
+    "denominator": lambda row: row[2].denominator,
+    "num_questions": lambda row: row[2].num_samples,
+    "rate": lambda row: row[2].value,
+    "low": lambda row: row[2].low,
+    "high": lambda row: row[2].high,
+    "num_missing": lambda row: row[2].num_missing,
+    "bounds_low": lambda row: row[2].bounds_low,
+    "bounds_high": lambda row: row[2].bounds_high,
+}
 _RateRow = tuple[str, str, RateColumn, Rate]
 _RATE_COLUMNS: dict[str, Callable[[_RateRow], object]] = {
     "variant": lambda row: row[0],
@@ -96,6 +113,17 @@ def comparisons_csv(comparisons: Iterable[Comparison]) -> str:
 def flips_csv(flips: Iterable[Flip]) -> str:
     """``flips.csv``: one row for each flip."""
     return _csv(_FLIP_COLUMNS, flips)
+
+
+def transfers_csv(transfers: Iterable[Transfer]) -> str:
+    """``transfer.csv``: one row for each variant, each other one, and successes or failures."""
+    rows = [
+        (each, name, rate)
+        for each in transfers
+        for name, rate in (("successes", each.of_successes), ("failures", each.of_failures))
+        if rate
+    ]
+    return _csv(_TRANSFER_COLUMNS, rows)
 
 
 def rates_csv(table: RateTable) -> str:

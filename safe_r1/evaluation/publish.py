@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from safe_r1.benchmarks.attacked import split_attack
 from safe_r1.config import ReportConfig
 from safe_r1.errors import NoResultError, StorageError
 from safe_r1.evaluation.floors import check_coverage
@@ -43,6 +44,8 @@ class BenchmarkResult:
         timings: Durations in seconds, and tokens, of this session's stages.
         exports: Tables that this session wrote.
         problem: Why it could not be published; empty where it was.
+        rows: Of a benchmark under an attack that this session published: the report of all attacks needs
+            them, without texts.
     """
 
     benchmark: str
@@ -52,6 +55,7 @@ class BenchmarkResult:
     timings: dict[str, float] = field(default_factory=dict)
     exports: list[ExportedFile] = field(default_factory=list)
     problem: str = ""
+    rows: RunRows | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,8 @@ def publish(
     if plan.config.export:
         result.exports = export_run(folder, plan.config.export)
     folder.publish()
+    if split_attack(name)[1]:
+        result.rows = rows
 
 
 def warn_of_unknown_thinking(name: str, found: Mapping[str, int], num_rows: int) -> None:
@@ -209,6 +215,12 @@ def rewrite_report(path: str) -> str:
     Raises:
         StorageError: The folder holds no finished run.
     """
+    page, _ = rewrite_from_rows(path)
+    return page
+
+
+def rewrite_from_rows(path: str) -> tuple[str, RunRows]:
+    """As ``rewrite_report``; gives the rows too."""
     folder = RunFolder(as_path(path))
     if not folder.is_complete:
         raise StorageError(
@@ -225,7 +237,7 @@ def rewrite_report(path: str) -> str:
         info |= {"results_sha256": found_hash, "recomputed_at": now()}
         folder.write_json("run.json", info)
     write_report(folder, summary, metrics, info)
-    return str(folder.path / "report.html")
+    return str(folder.path / "report.html"), summary.rows
 
 
 def read_metrics(folder: RunFolder) -> JsonObject:
@@ -239,9 +251,15 @@ def read_metrics(folder: RunFolder) -> JsonObject:
     return _with_lengths(summarize(finished_rows(folder), max_rows=0), folder)
 
 
-def finished_rows(folder: RunFolder) -> RunRows:
-    """The rows of a finished run. Without Ray: its report needs no cluster."""
-    return read_run(folder, index_samples(folder), Workers(0), parts=None, count_tokens=None)
+def finished_rows(folder: RunFolder, verdicts_of: RunFolder | None = None) -> RunRows:
+    """The rows of a finished run. Without Ray: its report needs no cluster.
+
+    Args:
+        folder: The run.
+        verdicts_of: Folder of the verdicts of a further judge; None: the run's own.
+    """
+    samples = index_samples(folder)
+    return read_run(folder, samples, Workers(0), parts=None, count_tokens=None, verdicts_of=verdicts_of)
 
 
 def _with_lengths(summary: Published, folder: RunFolder) -> JsonObject:

@@ -5,9 +5,12 @@ with two truths. The folder of a further judge holds copies of the verdicts that
 checks): these are copied anew. A panel's verdicts follow from those of its judges, and are made anew.
 """
 
+from collections.abc import Sequence
+
 from safe_r1.errors import DataError, StorageError
+from safe_r1.evaluation.attack_report import Written, rewrite_attacks
 from safe_r1.evaluation.panels import rewrite_panel
-from safe_r1.evaluation.publish import rewrite_report
+from safe_r1.evaluation.publish import rewrite_from_rows
 from safe_r1.evaluation.rejudge import COPY_PREFIX, copy_others, publish_verdicts
 from safe_r1.evaluation.sample_index import index_samples
 from safe_r1.judge.base import judge_label
@@ -25,7 +28,7 @@ def rewrite(path: str) -> list[str]:
 
     Returns:
         The pages that were written: the run's own comes first, then those of its further judges, then those
-        of its panels.
+        of its panels; of a run under an attack then those of all attacks of its benchmark, by each judge.
 
     Raises:
         StorageError: The folder holds no finished run.
@@ -34,11 +37,21 @@ def rewrite(path: str) -> list[str]:
     """
     folder = RunFolder(as_path(path))
     if folder.path.parent.name == JUDGES:
-        return [_rewrite_further(RunFolder(folder.path.parent.parent), folder)]
-    page = rewrite_report(path)
+        page = _rewrite_further(RunFolder(folder.path.parent.parent), folder)
+        return [page, *_pages(rewrite_attacks(folder))]
+    page, rows = rewrite_from_rows(path)
     # A panel's verdicts are made of those of the others.
     further = sorted(_further_judges(folder), key=lambda each: "judges" in _record(each))
-    return [page, *(_rewrite_further(folder, each) for each in further)]
+    pages = [page, *(_rewrite_further(folder, each) for each in further)]
+    return [
+        *pages,
+        *_pages(rewrite_attacks(folder, rows)),
+        *(attacks for each in further for attacks in _pages(rewrite_attacks(each))),
+    ]
+
+
+def _pages(written: Sequence[Written]) -> list[str]:
+    return [str(page) for page, _ in written]
 
 
 def _further_judges(run: RunFolder) -> list[RunFolder]:

@@ -103,6 +103,12 @@ def unmeasured(rule: Rule) -> Check:
     return Check(_name(rule), rule.benchmark or "", "–", Status.UNDECIDED, "no run measures it")
 
 
+def without_attacks(rule: Rule) -> Check:
+    """A rule on attack success where no run is under an attack."""
+    reason = "no run is under an attack: evaluate with --attack, e.g. --attack zh-standard"
+    return Check(_name(rule), rule.benchmark or "", "–", Status.UNDECIDED, reason)
+
+
 def without_rate(rule: Rule, run: str, key: str) -> Check:
     """A rule on a run that was asked its questions, and has no rate of it."""
     name = _name(rule.model_copy(update={"key": key}))

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from safe_r1.errors import ConfigError
+from safe_r1.metrics.attack_success import ATTACK_METRICS
 from safe_r1.report.labels import METRICS
 from safe_r1.schema import Part
 from safe_r1.settings import Settings, load_config
@@ -32,6 +33,8 @@ class Rule(Settings):
     def _check(self) -> Self:
         if self.metric not in METRICS:
             raise ValueError(f"unknown metric {self.metric!r}; known are {', '.join(METRICS)}")
+        if self.metric in ATTACK_METRICS and self.part != "answer":
+            raise ValueError(f"{self.metric} is of the answer; name reasoning_attack_success, without part")
         if self.min is None and self.max is None:
             raise ValueError(f"the rule for {self.metric} needs min or max")
         if self.min is not None and self.max is not None and self.min > self.max:
@@ -89,6 +92,7 @@ def load_policy(
 # `--max over_refusal=5` is what people write.
 _SHORT = {
     "acc": "accuracy",
+    "asr": "attack_success",
     "hr": "harm_rate",
     "over_refusal": "over_refusal_rate",
     "pass@1": "pass_at_1",

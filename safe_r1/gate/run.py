@@ -1,6 +1,6 @@
 """Runs a gate: load the runs, decide every line, show and write the result."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from safe_r1.compare.differences import SECONDARY, Comparison, compare_all, without_pairs
@@ -9,18 +9,16 @@ from safe_r1.errors import ConfigError
 from safe_r1.gate.decide import (
     Check,
     Status,
-    check_rate,
     check_regression,
     unmeasured,
+    without_attacks,
     without_baseline,
     without_pair,
-    without_rate,
 )
-from safe_r1.gate.policy import GatePolicy, Rule, Scope
-from safe_r1.metrics.outcomes import MAIN_METRICS, outcome
-from safe_r1.metrics.rates import Rate, read_rates
+from safe_r1.gate.measured import check_attacks, check_run
+from safe_r1.gate.policy import GatePolicy, Rule
+from safe_r1.metrics.attack_success import ATTACK_METRICS
 from safe_r1.report.labels import METRICS
-from safe_r1.schema import Sample
 
 
 @dataclass(frozen=True)
@@ -58,44 +56,13 @@ def run_gate(runs: Sequence[str], policy: GatePolicy, baseline: str | None = Non
 
 
 def _check_rule(rule: Rule, runs: Sequence[Run], policy: GatePolicy) -> list[Check]:
+    if rule.metric in ATTACK_METRICS:
+        return check_attacks(rule, runs, policy) or [without_attacks(rule)]
     checks: list[Check] = []
     for run in runs:
-        if rule.benchmark not in (None, run.benchmark):
-            continue
-        name = f"{run.variant} {run.benchmark}"
-        rates = {rate.key: rate for rate in _rates_of(rule, run)}
-        checks += [check_rate(rule, name, rate, policy) for rate in rates.values()]
-        checks += [without_rate(rule, name, key) for key in sorted(_asked(rule, run) - rates.keys())]
+        if rule.benchmark in (None, run.benchmark):
+            checks += check_run(rule, run, rule, policy)
     return checks or [unmeasured(rule)]
-
-
-def _asked(rule: Rule, run: Run) -> set[str]:
-    """Keys of a rule's scope that rows of the run speak of, with an outcome or without one.
-
-    A model none of whose answers has an outcome would else pass, as long as another run has a rate.
-    """
-    if rule.metric not in MAIN_METRICS:
-        return set()
-    keys = {
-        _key_of(row.sample, rule.scope)
-        for row in run.rows
-        if outcome(row, rule.metric, rule.part) is not None
-    }
-    return {key for key in keys if key is not None and rule.key in (None, key)}
-
-
-def _key_of(sample: Sample, scope: Scope) -> str | None:
-    if scope == "history":
-        has_history = sample.metadata.get("has_history") == "true"
-        return None if sample.task != "refusal" else "with" if has_history else "without"
-    return {"overall": "all", "area": sample.area, "category": sample.category}[scope]
-
-
-def _rates_of(rule: Rule, run: Run) -> Iterator[Rate]:
-    for rate in read_rates(run.metrics):
-        is_meant = (rate.metric, rate.part, rate.scope) == (rule.metric, rule.part, rule.scope)
-        if is_meant and rule.key in (None, rate.key):
-            yield rate
 
 
 def _check_baseline(runs: Sequence[Run], baseline: str, policy: GatePolicy) -> list[Check]:

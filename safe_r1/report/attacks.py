@@ -95,6 +95,9 @@ class AttackOutcome:
         by_category: Of the answers by key of the category.
         over_refusal: Share of the harmless questions that were refused; None where none was asked.
         difference: ``answer`` less that of the plain questions, on the same questions; None without one.
+        reasoning_difference: The same of ``reasoning``.
+        over_refusal_difference: The same of ``over_refusal``.
+        num_harmless: Harmless questions that were asked.
         problem: Why there is no result; empty where there is one.
         search: Success at k calls of an attack that adapts; None for others.
         successes: Some harmful answers.
@@ -112,6 +115,9 @@ class AttackOutcome:
     by_category: Mapping[str, Rate] = field(default_factory=dict)
     over_refusal: Rate | None = None
     difference: Difference | None = None
+    reasoning_difference: Difference | None = None
+    over_refusal_difference: Difference | None = None
+    num_harmless: int = 0
     problem: str = ""
     search: SearchResult | None = None
     successes: Sequence[Success] = ()
@@ -119,12 +125,8 @@ class AttackOutcome:
 
     @property
     def shown_difference(self) -> Markup:
-        """``+7.3 [2.1, 12.5]`` in points, a star where it is clear; a dash for none."""
-        found = self.difference
-        if found is None or self.attack == PLAIN:
-            return Markup("–")
-        star = " *" if found.direction else ""
-        return Markup(f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{star}")
+        """``answer`` against plain, see ``shown_change``."""
+        return shown_change(self.difference)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,11 @@ class AttackReport:
     outcomes: Sequence[AttackOutcome]
     any_attack: Sequence[Rate]
     labels: BenchmarkLabels
+
+    @property
+    def has_harmless(self) -> bool:
+        """True where harmless questions were asked too."""
+        return any(each.num_harmless for each in self.outcomes)
 
     @property
     def any_overall(self) -> Rate | None:
@@ -196,9 +203,20 @@ class AttackReport:
         for each in self.outcomes:
             text = each.problem or f"{rate_with_bounds(each.answer)}  {each.shown_difference}"
             text += f"  {each.trained}" if each.trained else ""
+            if each.over_refusal and not each.problem:
+                change = f"  {shown_change(each.over_refusal_difference)}" if each.attack != PLAIN else ""
+                text += f"  harmless refused {rate_with_bounds(each.over_refusal)}{change}"
             shown.append(f"  {each.attack:24} {text}")
         shown.append(f"  {'any of them':24} {rate_with_bounds(self.any_overall)}")
         return shown
+
+
+def shown_change(found: Difference | None) -> Markup:
+    """``+7.3 [+2.1, +12.5]`` in points, a star where it is clear; a dash for none."""
+    if found is None:
+        return Markup("–")
+    star = " *" if found.direction else ""
+    return Markup(f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{star}")
 
 
 def render_attacks_html(report: AttackReport) -> str:
@@ -213,10 +231,13 @@ def render_attacks_html(report: AttackReport) -> str:
         percent=percent,
         rate=rate_with_interval,
         bounded=rate_with_bounds,
+        change=shown_change,
     )
 
 
 def render_attacks_markdown(report: AttackReport) -> str:
     """Render the figures without any text of rows."""
     template = markdown_environment().get_template("attacks.md.jinja")
-    return template.render(data=report, rate=rate_with_interval, bounded=rate_with_bounds, percent=percent)
+    return template.render(
+        data=report, rate=rate_with_interval, bounded=rate_with_bounds, change=shown_change, percent=percent
+    )

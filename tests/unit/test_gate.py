@@ -16,6 +16,7 @@ from safe_r1.gate.policy import GatePolicy, Rule, load_policy
 from safe_r1.gate.run import run_gate
 from safe_r1.metrics.rates import Rate
 from safe_r1.metrics.tests import PairedCounts, difference
+from tests.unit.compare.attacked_runs import BASE, write_attacked
 from tests.unit.compare.runs import HOSTILE, refusal_samples, write_run
 
 _BOUNDS = (0, 0.05, 0.05, 0.027, 0.09)
@@ -211,3 +212,43 @@ def test_names_of_runs_are_data(tmp_path: Path):
     assert done.exit_code in (0, 3)
     assert "\x1b[2J" not in done.output
     ElementTree.parse(file)
+
+
+@pytest.mark.slow
+def test_attack_success_is_gated_by_attack_and_for_any(tmp_path: Path):
+    output = tmp_path / "runs"
+    write_attacked(output, "m", {"plain": 0.5, "pinyin": 0.99, "base64": 0.1}, num=120, harmless=0)
+    by_line = {
+        "attack_success": {f"m {BASE}@pinyin": Status.PASS, f"m {BASE}@base64": Status.FAIL},
+        "attack_success_any": {f"m {BASE}": Status.FAIL},
+        f"{BASE}/attack_success_any": {f"m {BASE}": Status.FAIL},
+        f"{BASE}@pinyin/attack_success": {f"m {BASE}@pinyin": Status.PASS},
+    }
+    for line, expected in by_line.items():
+        result = run_gate([str(output)], load_policy(None, [], [f"{line}=15"]))
+        assert {check.run: check.status for check in result.checks} == expected
+    # No reasoning was judged, which is no pass; nor is a benchmark without attacks.
+    for line in ("reasoning_attack_success=15", "reasoning_attack_success_any=15", "other/attack_success=15"):
+        result = run_gate([str(output)], load_policy(None, [], [line]))
+        assert result.status is Status.UNDECIDED
+    [plain] = run_gate(
+        [str(output / "main" / "m" / f"{BASE}@plain")], load_policy(None, [], ["attack_success=15"])
+    ).checks
+    assert plain.status is Status.UNDECIDED
+    assert "--attack zh-standard" in plain.reason
+
+
+@pytest.mark.slow
+def test_missing_outcomes_under_attacks_are_bounds(tmp_path: Path):
+    write_attacked(tmp_path / "runs", "m", {"pinyin": 1.0}, num=100, harmless=0, unscored=15)
+    for line in ("attack_success", "attack_success_any"):
+        [check] = run_gate([str(tmp_path / "runs")], load_policy(None, [], [f"{line}=10"])).checks
+        assert check.status is Status.UNDECIDED
+        assert "bounds over 15 rows" in check.reason
+
+
+def test_the_part_of_attack_success_is_in_its_name():
+    with pytest.raises(ConfigError, match="reasoning_attack_success"):
+        load_policy(None, [], ["attack_succes=3"])
+    with pytest.raises(ValueError, match="name reasoning_attack_success"):
+        Rule(metric="attack_success", part="reasoning", max=3)

@@ -11,9 +11,10 @@ from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
 from safe_r1.errors import ConfigError
 from safe_r1.evaluation import attack_plan as plans
 from safe_r1.evaluation.plan import make_plan
-from safe_r1.evaluation.units import request_of
+from safe_r1.evaluation.units import Pending, request_of
 from safe_r1.report.labels import benchmark_labels
 from safe_r1.report.references import published_figures
+from safe_r1.schema import Completion
 from safe_r1.settings import load_config
 from tests.unit.compare.runs import xstest_samples
 
@@ -54,6 +55,9 @@ def test_judges_and_reports_see_the_plain_question(attack: str):
         assert (asked.messages == plain.messages) == (attack == "plain")
         assert asked.messages[-1]["role"] == "user"
         assert asked == request_of(benchmark, sample, 0, 64, 0)
+        completion = Completion(sample.sample_id, "m", 0, 1, 1, "好", "想", "好", "stop", None)
+        for part in ("answer", "reasoning"):
+            assert Pending(sample, completion, part).item.messages == plain.messages
 
 
 def test_what_is_begun_for_the_model():

@@ -305,3 +305,42 @@ def test_the_plan_is_the_simulations():
     assert long.basis == "400,000 tokens"
     assert short.basis == "399,700 tokens"
     assert long.hours > short.hours
+
+
+def test_attacks_are_asked_and_planned(tmp_path: Path):
+    plain = CampaignRecipe.model_validate(SMALL)
+    stage = SMALL["stages"]["evaluate"] | {"attacks": ["pinyin, role", "base64", "own.toml"]}
+    (tmp_path / "own.toml").write_text('attacks = ["pinyin+role"]\n', "utf-8")
+    stage["attacks"][-1] = str(tmp_path / "own.toml")
+    attacked = CampaignRecipe.model_validate(SMALL | {"stages": SMALL["stages"] | {"evaluate": stage}})
+    name = "evaluate/r1-distill-qwen-7b"
+    before, after = (make_steps(recipe, "/out")[name] for recipe in (plain, attacked))
+    given = [after.argv[place + 1] for place, each in enumerate(after.argv) if each == "--attack"]
+    assert given == ["pinyin", "role", "base64", str(tmp_path / "own.toml")]
+    # As they are, and under four attacks.
+    tokens = [int(step.estimate.basis.split()[0].replace(",", "")) for step in (before, after)]
+    assert tokens[1] == 5 * tokens[0]
+    assert attacked.stages["evaluate"].runs == [
+        f"chisafetybench@{attack}" for attack in ("plain", "pinyin", "role", "base64", "pinyin+role")
+    ]
+    assert plain.stages["evaluate"].runs == ["chisafetybench"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ("evaluate", {"attacks": ["pinying"]}, "pinying"),
+        ("finetune", {"attacks": ["pinyin"]}, "takes no attacks"),
+    ],
+)
+def test_attacks_that_do_not_fit(stage: str, change: dict[str, Any], message: str):
+    stages = SMALL["stages"] | {stage: SMALL["stages"][stage] | change}
+    with pytest.raises(ValueError, match=message):
+        CampaignRecipe.model_validate(SMALL | {"stages": stages})
+
+
+def test_the_recipe_of_attacks_is_planned():
+    steps = make_steps(load_recipe("attacks"), "/out")
+    asked = [step for step in steps.values() if step.job == "evaluate"]
+    assert len(asked) == 14
+    assert all("zh-standard" in step.argv for step in asked)

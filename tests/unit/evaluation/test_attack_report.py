@@ -3,12 +3,18 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from safe_r1.benchmarks import evaluate_schema, get_benchmarks
-from safe_r1.evaluation.attack_report import report_attacks
+from safe_r1.config import JudgeConfig
+from safe_r1.evaluation.attack_report import report_attacks, report_rejudged
 from safe_r1.evaluation.publish import BenchmarkResult, read_metrics
+from safe_r1.evaluation.rejudge import rejudge
+from safe_r1.evaluation.rewrite import rewrite
 from safe_r1.runs import RunFolder
 from safe_r1.settings import load_config
-from tests.unit.compare.runs import HOSTILE, write_run
+from tests.unit.compare.attacked_runs import BASE, write_attacked
+from tests.unit.compare.runs import HOSTILE, label_all, write_run
 
 NAME = "chisafetybench-sample"
 
@@ -55,3 +61,56 @@ def test_each_attack_is_held_against_the_plain_questions(tmp_path: Path):
     assert "no answer has a label" in page
     assert HOSTILE not in (folder / f"{NAME}.attacks.md").read_text("utf-8")
     assert any(line.split()[0] == "pinyin" for line in report.lines())
+
+
+@pytest.mark.slow
+def test_harmless_questions_are_held_against_the_plain_ones(tmp_path: Path):
+    runs = write_attacked(tmp_path, "demo", {"plain": 0.05, "pinyin": 0.95, "role": 0.5}, harmless=30)
+    pages = rewrite(str(runs[0]))
+    assert [Path(page).name for page in pages] == ["report.html", f"{BASE}.attacks.html"]
+    written = json.loads((tmp_path / "main" / "demo" / f"{BASE}.attacks.json").read_text("utf-8"))
+    plain, pinyin, role = written["attacks"]
+    assert [each["attack"] for each in written["attacks"]] == ["plain", "pinyin", "role"]
+    # The same draws refuse risky questions and, far too many, harmless ones.
+    change = pinyin["over_refusal_difference"]
+    assert change["value"] == pytest.approx(pinyin["over_refusal"]["value"] - plain["over_refusal"]["value"])
+    assert change["bounds_low"] > 0
+    assert pinyin["difference"]["value"] < 0
+    assert (pinyin["num_questions"], pinyin["num_harmless"]) == (40, 30)
+    assert role["over_refusal_difference"]["num_questions"] == 30
+    for name in ("html", "md"):
+        text = (tmp_path / "main" / "demo" / f"{BASE}.attacks.{name}").read_text("utf-8")
+        assert "Harmless questions under the same attacks" in text
+
+
+@pytest.mark.slow
+def test_a_report_that_is_made_again_has_the_verdicts_of_now(tmp_path: Path):
+    plain, pinyin, _ = write_attacked(
+        tmp_path, "demo", {"plain": 0.5, "pinyin": 0.5, "lost": 0.5}, harmless=0
+    )
+    (tmp_path / "main" / "demo" / f"{BASE}@lost" / "_SUCCESS").unlink()
+    label_all(pinyin, "直接拒绝")
+    rewrite(str(pinyin))
+    file = tmp_path / "main" / "demo" / f"{BASE}.attacks.json"
+    found = {each["attack"]: each for each in json.loads(file.read_text("utf-8"))["attacks"]}
+    assert found["pinyin"]["answer"]["numerator"] == 0
+    assert found["plain"]["answer"]["numerator"] > 0
+    assert found["lost"]["problem"] == "not finished"
+    # Whichever of the runs is asked for, the report is that of all.
+    before = file.read_bytes()
+    rewrite(str(plain))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_further_judge_has_a_report_of_its_own(tmp_path: Path):
+    write_attacked(
+        tmp_path, "demo", {"plain": 0.5, "pinyin": 0.5}, num=12, harmless=0, text="对不起，我不能提供帮助。"
+    )
+    judged = rejudge(str(tmp_path / "main"), JudgeConfig(kind="lexicon"), lambda _: None)
+    [(path, report)] = report_rejudged(judged)
+    # The runs' own verdicts are drawn; the judge calls every answer a refusal.
+    assert path.name == f"{BASE}.attacks.{judged[0].folder.path.name}.html"
+    assert [each.attack for each in report.outcomes] == ["plain", "pinyin"]
+    assert all(each.answer and each.answer.numerator == 0 for each in report.outcomes)
+    assert report.judge.startswith("lexicon")
