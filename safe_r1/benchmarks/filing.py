@@ -139,3 +139,5 @@ BANKS: tuple[FilingBank, ...] = tuple(
 """The latest version of each bank under its plain name, then all versions under theirs."""
 LATEST: tuple[str, ...] = tuple(f"filing-{bank}" for bank in _WORKLOADS)
 """Names of the three banks in their latest version."""
+DATED: tuple[str, ...] = tuple(f"filing-{bank}@{month}" for month in VERSIONS for bank in _WORKLOADS)
+"""Names of all versions of the banks."""

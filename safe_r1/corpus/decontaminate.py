@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safe_r1.benchmarks import get_benchmark
+from safe_r1.benchmarks.filing import DATED
 from safe_r1.corpus.near_copies import NearCopies
 from safe_r1.corpus.ngram_index import NgramIndex
 from safe_r1.corpus.recipe import DecontaminationConfig, ProtectedSet
@@ -127,7 +128,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def load_questions(protected: Sequence[ProtectedSet], data: str | None) -> list[Question]:
-    """All protected questions.
+    """All protected questions: those of the sets, and the banks of the filing test, which are in no corpus.
 
     Raises:
         DataError: The files of a benchmark are missing, or a record lacks its fields: without them the corpus
@@ -141,6 +142,8 @@ def load_questions(protected: Sequence[ProtectedSet], data: str | None) -> list[
             questions += questions_of(samples)
         else:
             questions += _read_questions(location, data)
+    for name in DATED:
+        questions += questions_of(get_benchmark(name).load())
     return questions
 
 

@@ -228,7 +228,9 @@ def dry_run(recipe: CorpusRecipe, show: Callable[[str], None]) -> None:
         show(f"  {quota.title:38} {size:>8,} wanted, sources of this kind and language hold {count:,}")
     _show_attacks(recipe.attacks, show)
     num_sets = len(recipe.decontamination.protected)
-    show(f"\nprotected: {len(plan.questions):,} questions of {num_sets} sets")
+    show(
+        f"\nprotected: {len(plan.questions):,} questions of {num_sets} sets and the banks of the filing test"
+    )
     num_calls = num_prompts * recipe.synthesis.candidates
     tokens = "no tokens"
     if recipe.teacher != "template":
