@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+from safe_r1.attacks.trained import TrainedAttacks
 from safe_r1.benchmarks import evaluate_schema, get_benchmarks
 from safe_r1.evaluation.attack_report import report_attacks
 from safe_r1.evaluation.publish import BenchmarkResult, read_metrics
+from safe_r1.models.files import ORIGIN_FILE
 from safe_r1.runs import RunFolder
 from safe_r1.settings import load_config
 from tests.unit.compare.runs import HOSTILE, write_run
@@ -55,3 +57,36 @@ def test_each_attack_is_held_against_the_plain_questions(tmp_path: Path):
     assert "no answer has a label" in page
     assert HOSTILE not in (folder / f"{NAME}.attacks.md").read_text("utf-8")
     assert any(line.split()[0] == "pinyin" for line in report.lines())
+
+
+def test_what_a_model_was_trained_on_is_a_column_where_its_folder_says_it(tmp_path: Path):
+    config = load_config(
+        evaluate_schema(), None, [], variant="demo", benchmarks=(NAME,), attacks=("pinyin", "role")
+    )
+    model = tmp_path / "model"
+    model.mkdir()
+    results = []
+    for name, benchmark in get_benchmarks((NAME,), config).items():
+        folder = RunFolder.locate(str(tmp_path), "main", "demo", name)
+        write_run(tmp_path, "demo", name, skill=0.5, samples=list(benchmark.load()))
+        info = folder.read_json("run.json") or {}
+        folder.write_json("run.json", info | {"variant": {"name": "demo", "source": str(model)}})
+        results.append(BenchmarkResult(name, folder, read_metrics(folder)))
+    written = tmp_path / "main" / "demo" / f"{NAME}.attacks.md"
+
+    def widths() -> set[int]:
+        rows = [line for line in written.read_text("utf-8").splitlines() if line.startswith("|")]
+        assert len(rows) == 6
+        return {line.count("|") for line in rows}
+
+    [(path, report)] = report_attacks(config, results)
+    assert not report.knows_training
+    assert widths() == {8}
+    assert "in training" not in path.read_text("utf-8")
+    trained = TrainedAttacks({"pinyin": 3}, ("framing",))
+    (model / ORIGIN_FILE).write_text(json.dumps({"attacks": trained.to_json()}), "utf-8")
+    [(path, report)] = report_attacks(config, results)
+    assert [each.trained for each in report.outcomes] == ["", "trained on", "held out"]
+    assert widths() == {9}
+    assert "<td>held out</td>" in path.read_text("utf-8")
+    assert any(line.endswith("trained on") for line in report.lines())
