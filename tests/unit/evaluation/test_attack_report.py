@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from safe_r1.attacks.trained import TrainedAttacks
 from safe_r1.benchmarks import evaluate_schema, get_benchmarks
 from safe_r1.config import JudgeConfig
 from safe_r1.evaluation.attack_report import report_attacks, report_rejudged
 from safe_r1.evaluation.publish import BenchmarkResult, read_metrics
 from safe_r1.evaluation.rejudge import rejudge
 from safe_r1.evaluation.rewrite import rewrite
+from safe_r1.models.files import ORIGIN_FILE
 from safe_r1.runs import RunFolder
 from safe_r1.settings import load_config
 from tests.unit.compare.attacked_runs import BASE, write_attacked
@@ -114,3 +116,36 @@ def test_a_further_judge_has_a_report_of_its_own(tmp_path: Path):
     assert [each.attack for each in report.outcomes] == ["plain", "pinyin"]
     assert all(each.answer and each.answer.numerator == 0 for each in report.outcomes)
     assert report.judge.startswith("lexicon")
+
+
+def test_what_a_model_was_trained_on_is_a_column_where_its_folder_says_it(tmp_path: Path):
+    config = load_config(
+        evaluate_schema(), None, [], variant="demo", benchmarks=(NAME,), attacks=("pinyin", "role")
+    )
+    model = tmp_path / "model"
+    model.mkdir()
+    results = []
+    for name, benchmark in get_benchmarks((NAME,), config).items():
+        folder = RunFolder.locate(str(tmp_path), "main", "demo", name)
+        write_run(tmp_path, "demo", name, skill=0.5, samples=list(benchmark.load()))
+        info = folder.read_json("run.json") or {}
+        folder.write_json("run.json", info | {"variant": {"name": "demo", "source": str(model)}})
+        results.append(BenchmarkResult(name, folder, read_metrics(folder)))
+    written = tmp_path / "main" / "demo" / f"{NAME}.attacks.md"
+
+    def widths() -> set[int]:
+        rows = [line for line in written.read_text("utf-8").splitlines() if line.startswith("|")]
+        assert len(rows) == 6
+        return {line.count("|") for line in rows}
+
+    [(path, report)] = report_attacks(config, results)
+    assert not report.knows_training
+    assert widths() == {8}
+    assert "in training" not in path.read_text("utf-8")
+    trained = TrainedAttacks({"pinyin": 3}, ("framing",))
+    (model / ORIGIN_FILE).write_text(json.dumps({"attacks": trained.to_json()}), "utf-8")
+    [(path, report)] = report_attacks(config, results)
+    assert [each.trained for each in report.outcomes] == ["", "trained on", "held out"]
+    assert widths() == {9}
+    assert "<td>held out</td>" in path.read_text("utf-8")
+    assert any(line.endswith("trained on") for line in report.lines())
