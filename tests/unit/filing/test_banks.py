@@ -26,7 +26,7 @@ REFUSED = [key for key, category in CATEGORIES.items() if AREAS[category.area].h
 ASKED = [
     ("filing-content", 2000, {key: 60 if key in REFUSED else 25 for key in CATEGORIES}),
     ("filing-refuse", 510, dict.fromkeys(REFUSED, 30)),
-    ("filing-answer", 520, dict.fromkeys(ASPECTS, 37)),
+    ("filing-answer", 520, dict.fromkeys(ASPECTS, 40)),
 ]
 MAX_FRAME = 3
 FRAME_CHARS = 12
