@@ -65,7 +65,9 @@ def parse_attacks(chosen: str | Iterable[str]) -> list[Attack]:
 def split_adaptive(chosen: Iterable[str]) -> tuple[list[str], list[AdaptiveMethod]]:
     """What a user chose, as names for ``parse_attacks`` and attacks that adapt."""
     items = [item.strip() for text in chosen for item in text.split(",")]
-    methods = [method for item in dict.fromkeys(items) for method in METHODS if method == item]
+    methods: list[AdaptiveMethod] = [
+        method for item in dict.fromkeys(items) for method in METHODS if method == item
+    ]
     return [item for item in items if item and item not in METHODS], methods
 
 

@@ -45,7 +45,10 @@ def test_attack_success_before_and_after(runs: Path, tmp_path: Path):
         assert answer is not None
         assert answer.difference.value == pytest.approx((sum(second.values()) - sum(first.values())) / 40)
     either = [
-        {question: counts["pinyin"][side][question] or counts["base64"][side][question] for question in first}
+        {
+            question: counts["pinyin"][side][question] or counts["base64"][side][question]
+            for question in counts["pinyin"][side]
+        }
         for side in (0, 1)
     ]
     assert found["any"].answer is not None
