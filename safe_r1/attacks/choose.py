@@ -71,6 +71,18 @@ def split_adaptive(chosen: Iterable[str]) -> tuple[list[str], list[AdaptiveMetho
     return [item for item in items if item and item not in METHODS], methods
 
 
+def attack_names(chosen: Iterable[str]) -> list[str]:
+    """Names of all attacks that a user chose, each once, those that adapt last.
+
+    Raises:
+        ConfigError: See ``parse_attacks``.
+        DataError: See ``parse_attacks``.
+    """
+    names, methods = split_adaptive(chosen)
+    parsed = parse_attacks(names) if names or not methods else []
+    return [*(attack.name for attack in parsed), *methods]
+
+
 def absolute_names(chosen: Iterable[str]) -> list[str]:
     """The chosen attacks as a job that runs in another folder needs them: paths become absolute ones."""
     items = [item.strip() for text in chosen for item in text.split(",")]

@@ -8,7 +8,7 @@ import pytest
 from safe_r1.benchmarks import names, require_files
 from safe_r1.campaign.estimate import Estimate
 from safe_r1.campaign.graph import make_steps
-from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
+from safe_r1.campaign.recipe import CampaignRecipe, StageConfig, load_recipe
 from safe_r1.campaign.start import require_questions
 from safe_r1.campaign.view import campaign_folder
 from safe_r1.config import EngineConfig
@@ -344,3 +344,8 @@ def test_the_recipe_of_attacks_is_planned():
     asked = [step for step in steps.values() if step.job == "evaluate"]
     assert len(asked) == 14
     assert all("zh-standard" in step.argv for step in asked)
+
+
+def test_attacks_that_adapt_are_runs_of_their_own():
+    stage = StageConfig(job="evaluate", benchmarks=("chisafetybench-sample",), attacks=("pinyin,bon",))
+    assert stage.runs == [f"chisafetybench-sample@{name}" for name in ("plain", "pinyin", "bon")]
