@@ -8,7 +8,7 @@ import pytest
 from safe_r1.benchmarks import names, require_files
 from safe_r1.campaign.estimate import Estimate
 from safe_r1.campaign.graph import make_steps
-from safe_r1.campaign.recipe import CampaignRecipe, StageConfig, load_recipe
+from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
 from safe_r1.campaign.start import require_questions
 from safe_r1.campaign.view import campaign_folder
 from safe_r1.config import EngineConfig
@@ -347,5 +347,6 @@ def test_the_recipe_of_attacks_is_planned():
 
 
 def test_attacks_that_adapt_are_runs_of_their_own():
-    stage = StageConfig(job="evaluate", benchmarks=("chisafetybench-sample",), attacks=("pinyin,bon",))
-    assert stage.runs == [f"chisafetybench-sample@{name}" for name in ("plain", "pinyin", "bon")]
+    stage = SMALL["stages"]["evaluate"] | {"attacks": ["pinyin,bon"]}
+    recipe = CampaignRecipe.model_validate(SMALL | {"stages": SMALL["stages"] | {"evaluate": stage}})
+    assert recipe.stages["evaluate"].runs == [f"chisafetybench@{name}" for name in ("plain", "pinyin", "bon")]
