@@ -34,7 +34,7 @@ class Need:
     Attributes:
         bank: Key of the bank.
         key: Key of the risk or aspect; empty for the whole bank.
-        names: Chinese and English name of the bank, or of the risk or aspect.
+        names: Chinese and English name of the bank, with that of the risk or aspect behind it.
         num: Entries.
         needed: Entries that the policy asks for.
     """
@@ -145,7 +145,8 @@ def _needs(policy: FilingPolicy, key: str, rule: ListRule, counts: Counter[str])
     yield Need(key, "", (rule.zh, rule.en), counts.total(), rule.size.value)
     for each in rule.coverage:
         for risk, names in policy.groups[each.group].names.items():
-            yield Need(key, risk, names, counts[risk], each.each.value)
+            of_bank = (f"{rule.zh}，{names[0]}", f"{rule.en}, {names[1]}")
+            yield Need(key, risk, of_bank, counts[risk], each.each.value)
 
 
 def _line_of_need(need: Need) -> Names:
@@ -157,6 +158,6 @@ def _line_of_need(need: Need) -> Names:
             f"{en}: {need.num} in all, {need.needed} needed, {short} missing",
         )
     return (
-        f"  {zh}：{need.num} 条，要求 {need.needed} 条，还差 {short} 条",
-        f"  {en}: {need.num}, {need.needed} needed, {short} missing",
+        f"{zh}：{need.num} 条，要求 {need.needed} 条，还差 {short} 条",
+        f"{en}: {need.num}, {need.needed} needed, {short} missing",
     )

@@ -55,8 +55,8 @@ class Answers:
             fits = fits and self.num_hits == sum(each.num_rows for each in self.strata if each.is_hit)
         if not fits:
             raise DataError(
-                f"{self.num_hits} hits of {self.num_rows} answers and {self.num_missing} without an outcome, "
-                f"in {len(self.strata)} strata: the counts do not add up; count again from the rows"
+                f"{self.num_hits} hits of {self.num_rows} answers and {self.num_missing} without an outcome: "
+                "the counts do not add up; count again from the rows"
             )
 
     @classmethod
