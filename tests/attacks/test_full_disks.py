@@ -46,6 +46,7 @@ OWN_WRITERS = {
     "safe_r1/sandbox/container.py",  # inside the sandbox
     "safe_r1/sandbox/child.py",  # inside the sandbox
     "safe_r1/reference.py",  # of the developers
+    "safe_r1/filing/bank_card.py",  # of the developers
     "safe_r1/judge/gold_errors.py",  # of the developers
     "safe_r1/judge/train_prompt_risk.py",  # of the developers
     "safe_r1/judge/train_lexicon.py",  # of the developers

@@ -71,4 +71,5 @@ def test_the_table_counts_each_outcome():
     assert table(trials).splitlines()[2:] == [
         "| a | driver | 2 | 0 | 0 | 0 | 0 |",
         "| a | raylet | 0 | 0 | 1 | 0 | 0 |",
+        "| all | | 2 | 0 | 1 | 0 | 0 |",
     ]

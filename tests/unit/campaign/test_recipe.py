@@ -236,7 +236,7 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path):
 
 
 def test_recipes_by_name(tmp_path: Path):
-    with pytest.raises(ConfigError, match="known are demo, paper"):
+    with pytest.raises(ConfigError, match="known are attacks, demo, paper"):
         load_recipe("papers")
     with pytest.raises(ConfigError, match="settings file"):
         load_recipe(str(tmp_path / "none.toml"))

@@ -228,6 +228,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EvaluationPlan:
     made = SimpleNamespace(
         config=EvaluateConfig(variant="v", output=str(tmp_path)),
         variant=SimpleNamespace(name="v"),
+        searches={},
         folders={"b": folder},
         benchmarks={"b": benchmark},
         repeats=lambda name: 3,
