@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from safe_r1.attacks.base import PLAIN
 from safe_r1.attacks.combine import SIGN
 from safe_r1.benchmarks import Benchmark
-from safe_r1.benchmarks.attacked import SEPARATOR, UnchangedError
+from safe_r1.benchmarks.attacked import UnchangedError, split_attack
 from safe_r1.benchmarks.base import UnderAttack, under_attack
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError
@@ -127,5 +127,6 @@ def _takes(attack: UnderAttack, variant: Variant) -> bool:
 def _named(config: EvaluateConfig) -> set[str]:
     """Names of the attacks that the user named, not as part of a set or a file."""
     items = [item for text in config.attacks for item in text.split(",")]
-    items += [name.rpartition(SEPARATOR)[2] for name in config.benchmarks if SEPARATOR in name]
-    return {SIGN.join(part.strip() for part in item.split(SIGN)) for item in items}
+    items += [split_attack(name)[1] for name in config.benchmarks]
+    # A benchmark under no attack names none, and a comma may end a list.
+    return {SIGN.join(part.strip() for part in item.split(SIGN)) for item in items if item.strip()}

@@ -12,11 +12,13 @@ from safe_r1.benchmarks import Benchmark, evaluate_schema
 from safe_r1.benchmarks.attack_choice import attacked
 from safe_r1.benchmarks.attacked import AttackedBenchmark
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
+from safe_r1.benchmarks.filing import DATED
 from safe_r1.benchmarks.selection import select
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.evaluation.attack_plan import choose, load_all
 from safe_r1.evaluation.plan import make_plan
 from safe_r1.metrics.strata import Population, Selection
+from safe_r1.report.labels import benchmark_labels
 from safe_r1.schema import Sample
 from safe_r1.settings import load_config
 from tests.unit.compare.runs import xstest_samples
@@ -97,3 +99,13 @@ def test_blanks_in_a_combination():
     assert isinstance(benchmark, AttackedBenchmark)
     assert name == f"{SAMPLE}@pinyin+role"
     assert [benchmark.attack] == parse_attacks("pinyin+role")
+
+
+@pytest.mark.parametrize("attacks", [("plain",), ("plain,",), (" , plain",)])
+def test_a_month_in_a_benchmark_s_name_is_no_attack(attacks: tuple[str, ...]):
+    name = DATED[0]
+    plan = make_plan(config_of(*attacks, benchmarks=(name,), limit=5))
+    assert list(plan.benchmarks) == [f"{name}@plain"]
+    labels = benchmark_labels(name, {}).names
+    assert labels
+    assert benchmark_labels(f"{name}@plain", {}).names == labels
