@@ -179,7 +179,7 @@ def _evaluate(settings: "EvaluateConfig", console: Console) -> None:
     if settings.attacks:
         from safe_r1.evaluation.attack_report import report_attacks
 
-        for path, report in report_attacks(settings, results):
+        for path, report in report_attacks(results):
             console.show("\n".join([*report.lines(), f"  report: {path}"]))
     record_results(settings, published)
     judged, panels = judge_further(settings, published, console.progress)

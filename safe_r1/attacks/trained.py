@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self, cast, get_args
 
+from safe_r1.attacks.adaptive.augment import POOL
 from safe_r1.attacks.base import PLAIN, Attack, Family
 from safe_r1.attacks.choose import parse_attacks
 from safe_r1.attacks.combine import SIGN
 from safe_r1.attacks.registry import SETS, get_attack, names
+from safe_r1.config.adaptive import METHODS
 from safe_r1.errors import SafeR1Error
 from safe_r1.models.files import ORIGIN_FILE
 from safe_r1.runs import RunFolder, as_path
@@ -33,8 +35,16 @@ def attacks_of(entries: Iterable[str]) -> list[Attack]:
 
 
 def families(name: str) -> set[Family]:
-    """The families of an attack's parts, by its name."""
-    return {_family(part) for part in name.split(SIGN)}
+    """The families of an attack's parts, by its name; of none is one whose prompts a model writes."""
+    return {_family(part) for part in _parts(name)}
+
+
+def _parts(name: str) -> list[str]:
+    """Names of the attacks that an attack is made of."""
+    if name in METHODS:
+        # Best of N draws from known attacks; of the others only the attacker decides.
+        return list(POOL) if name == "bon" else []
+    return name.split(SIGN)
 
 
 def _family(part: str) -> Family:
@@ -51,7 +61,7 @@ def held_out_by(name: str, held_out: Iterable[str]) -> str | None:
         name: Of the attack, e.g. ``pinyin+role``.
         held_out: Names of families and of attacks.
     """
-    parts = set(name.split(SIGN))
+    parts = set(_parts(name))
     own = families(name)
     return next((each for each in held_out if each in own or set(each.split(SIGN)) <= parts), None)
 
@@ -77,7 +87,7 @@ class TrainedAttacks:
         if held_out_by(attack, self.held_out):
             return "held out"
         trained = {part for name in self.rows for part in name.split(SIGN)}
-        return "parts trained on" if trained & set(attack.split(SIGN)) else "not trained on"
+        return "parts trained on" if trained & set(_parts(attack)) else "not trained on"
 
     def after(self, earlier: "TrainedAttacks | None") -> "TrainedAttacks":
         """The record of a model that was trained on an earlier corpus before."""

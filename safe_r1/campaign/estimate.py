@@ -2,7 +2,8 @@
 
 Fine-tuning asks the planner of ``safe_r1.train.plan``. An evaluation's hours follow from its benchmarks'
 ``workload``, by the simulation of batch inference where it has GPUs, and from the assumptions below.
-Attacks are planned as if every one asked all questions of a benchmark: at most that many are.
+Attacks are planned as if every one asked all questions of a benchmark: at most that many are. One that
+adapts is planned with all calls of the model that it may make, and without those of its attacker.
 ``hours`` of a recipe's stage takes precedence.
 """
 
@@ -122,7 +123,8 @@ def _smallest_plan(variant: Variant, gpu: str, group: NodeGroup) -> TrainPlan:
 
 
 def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
-    tokens = sum(_tokens(stage, benchmark) for benchmark in stage.asked)
+    asked_of = stage.asked(name)
+    tokens = sum(_tokens(stage, benchmark) * calls for benchmark, calls in asked_of)
     if endpoint := get_variant(name).endpoint:
         asked = _ask(stage, name, endpoint, tokens)
         gpus, hours = _judge(stage, name, group, tokens)
@@ -136,11 +138,11 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     if stage.models_of:
         # The fine-tuned model is not there yet; its own files will say the same.
         variant = as_exported(variant)
-    tokens_per_sequence = max(_tokens_per_sequence(variant, benchmark) for benchmark in stage.asked)
-    longest = max(_context(variant, benchmark) for benchmark in stage.asked)
+    tokens_per_sequence = max(_tokens_per_sequence(variant, benchmark) for benchmark, _ in asked_of)
+    longest = max(_context(variant, benchmark) for benchmark, _ in asked_of)
     defaults = {"max_model_len": longest, "tokens_per_sequence": tokens_per_sequence}
     engine = _engine(stage, name, "engine", variant, group, defaults)
-    groups = tuple(_row_group(stage, variant, engine, benchmark) for benchmark in stage.asked)
+    groups = tuple(_row_group(stage, variant, engine, *each) for each in asked_of)
     run = generate(variant, engine, gpu, groups)
     num_gpus = engine.replicas * parallel_sizes(variant, engine, "gpu").num_gpus
     judge_gpus, judge_hours = _judge(stage, name, group, tokens)
@@ -155,13 +157,17 @@ def _evaluate(stage: StageConfig, name: str, group: NodeGroup) -> Estimate:
     )
 
 
-def _row_group(stage: StageConfig, variant: Variant, engine: EngineConfig, benchmark: str) -> RowGroup:
+def _row_group(
+    stage: StageConfig, variant: Variant, engine: EngineConfig, benchmark: str, calls: int
+) -> RowGroup:
     """The rows of a benchmark, whose completions end at the model's own limit or with the context."""
     workload = get_benchmark(benchmark).workload
     longest = min(_max_tokens(variant, benchmark), context_length(variant, engine) - PROMPT_TOKENS)
     longest = max(1, longest)
     questions, repeats = _questions_and_repeats(stage, benchmark)
-    return RowGroup(questions, repeats, PROMPT_TOKENS, min(workload.completion_tokens, longest), longest)
+    return RowGroup(
+        questions * calls, repeats, PROMPT_TOKENS, min(workload.completion_tokens, longest), longest
+    )
 
 
 def _judge(stage: StageConfig, name: str, group: NodeGroup, tokens: int) -> tuple[int, float]:
@@ -172,7 +178,7 @@ def _judge(stage: StageConfig, name: str, group: NodeGroup, tokens: int) -> tupl
         return 0, 0.0
     judge = with_size(judge)
     engine = _engine(stage, name, "judge.engine", judge, group, {})
-    num_rows = sum(_num_rows(stage, benchmark) for benchmark in stage.asked)
+    num_rows = _num_asked(stage, name)
     judged_tokens = tokens // num_rows
     # What is judged is in the judge's prompt.
     longest = min(config.reply_tokens, context_length(judge, engine) // 2)
@@ -241,7 +247,7 @@ def _ask(stage: StageConfig, name: str, entry: EndpointEntry, tokens: int) -> Es
     )
     entry = with_overrides(entry, given)
     lanes = len(entry.urls) * len(entry.api_key_envs) * entry.concurrency
-    prompts = PROMPT_TOKENS * sum(_num_rows(stage, benchmark) for benchmark in stage.asked)
+    prompts = PROMPT_TOKENS * _num_asked(stage, name)
     cost = Spending(entry, prompts, tokens).cost
     if cost is not None and entry.max_cost is not None:
         cost = min(cost, entry.max_cost)
@@ -260,6 +266,11 @@ def _replicas(stage: StageConfig, variant: str, engine: str) -> int:
 
 def _tokens(stage: StageConfig, name: str) -> int:
     return _num_rows(stage, name) * get_benchmark(name).workload.completion_tokens
+
+
+def _num_asked(stage: StageConfig, variant: str) -> int:
+    """Completions of all benchmarks under all attacks."""
+    return sum(_num_rows(stage, benchmark) * calls for benchmark, calls in stage.asked(variant))
 
 
 def _num_rows(stage: StageConfig, name: str) -> int:

@@ -37,6 +37,12 @@ def to_text(recipe: CampaignRecipe, steps: Mapping[str, Step]) -> str:
     lines += [f"endpoint   {name}: {use}" for name, use in uses.items()]
     if len(uses) > 1:
         lines.append(f"endpoints  {total(uses.values())}")
+    for name, stage in recipe.stages.items():
+        if methods := stage.searches:
+            attacker = "; what the attacker takes is not counted" if {*methods} - {"bon"} else ""
+            lines.append(
+                f"attacks    {name}: {', '.join(methods)} with the most calls of the model{attacker}"
+            )
     return "\n".join(lines)
 
 

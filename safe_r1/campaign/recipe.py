@@ -11,11 +11,13 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from safe_r1.attacks.adaptive.methods import most_target_calls
 from safe_r1.attacks.base import PLAIN
 from safe_r1.attacks.choose import attack_names
 from safe_r1.benchmarks import expand, get_benchmark
-from safe_r1.benchmarks.attacked import SEPARATOR
+from safe_r1.benchmarks.attacked import SEPARATOR, split_attack
 from safe_r1.config import JudgeConfig
+from safe_r1.config.adaptive import METHODS, AdaptiveMethod, AdaptiveSettings
 from safe_r1.errors import ConfigError, SafeR1Error
 from safe_r1.judge.factory import check_kind
 from safe_r1.models.gpus import get_gpu
@@ -110,11 +112,30 @@ class StageConfig(Settings):
             return []
         return list(dict.fromkeys([PLAIN.name, *attack_names(self.attacks)]))
 
+    def asked(self, variant: str | None) -> list[tuple[str, int]]:
+        """The benchmarks, each as often as it is asked: as it is, and under each attack.
+
+        Beside each, the model's calls for a completion: of an attack that adapts, as many as it may make.
+
+        Raises:
+            ConfigError: A setting of the attacks that adapt cannot be read.
+        """
+        start = "adaptive."
+        given = [each.removeprefix(start) for each in self.settings(variant) if each.startswith(start)]
+        # Other attacks are asked once, whatever is set beside them.
+        settings = load_config(AdaptiveSettings, None, given if self.searches else [])
+        calls = {method: most_target_calls(settings.of_method(method)) for method in self.searches}
+        return [
+            (name, calls.get(attack, 1))
+            for name in expand(self.benchmarks)
+            for attack in self.attack_names or [split_attack(name)[1]]
+        ]
+
     @property
-    def asked(self) -> list[str]:
-        """The benchmarks, each as often as it is asked: as it is, and under each attack."""
-        times = max(1, len(self.attack_names))
-        return [name for name in expand(self.benchmarks) for _ in range(times)]
+    def searches(self) -> list[AdaptiveMethod]:
+        """The attacks that adapt, by ``attacks`` or in the name of a benchmark."""
+        named = {*self.attack_names, *(split_attack(name)[1] for name in self.benchmarks)}
+        return [method for method in METHODS if method in named]
 
     @property
     def runs(self) -> list[str]:

@@ -16,6 +16,7 @@ from safe_r1.attacks.base import PLAIN
 from safe_r1.benchmarks.attacked import split_attack
 from safe_r1.compare.differences import Comparison, Family, Relation, paired_counts
 from safe_r1.compare.load import Run
+from safe_r1.config.adaptive import METHODS
 from safe_r1.metrics.attack_success import (
     ATTACK_METRICS,
     HARM,
@@ -54,6 +55,11 @@ class AttackedRuns:
     def attacks(self) -> list[str]:
         """Names of the attacks, without the plain questions."""
         return [attack for attack in self.runs if attack != PLAIN.name]
+
+    @property
+    def fixed_attacks(self) -> list[str]:
+        """Those that ask every model the same; one that adapts finds other prompts for each."""
+        return [attack for attack in self.attacks if attack not in METHODS]
 
     @property
     def num_rows(self) -> int:
@@ -225,8 +231,11 @@ class Transfer:
 
 
 def transfers(runs: Sequence[Run], variants: Sequence[str]) -> list[Transfer]:
-    """From every attacked variant to every other one; rows of the source without an outcome are left out."""
-    found = attacked_runs(runs)
+    """From every attacked variant to every other one, by the attacks that ask all variants the same.
+
+    Rows of the source without an outcome are left out.
+    """
+    found = {place: each for place, each in attacked_runs(runs).items() if each.fixed_attacks}
     made: list[Transfer] = []
     for base in dict.fromkeys(base for _, base in found):
         sets = [found[variant, base] for variant in variants if (variant, base) in found]
@@ -247,7 +256,7 @@ class _Table:
         outcomes = [
             {
                 (attack, *key): _CODES[each]
-                for attack in of.attacks
+                for attack in of.fixed_attacks
                 for key, (_, each) in of.harm(attack, "answer").items()
             }
             for of in sets

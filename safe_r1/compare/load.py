@@ -71,6 +71,8 @@ class Run:
             "questions": f"{len(questions)} questions {sha256(questions)[:12]}",
             "judge": _format_settings(_judge_settings(fingerprint["judge"])),
             "generation": _format_settings(fingerprint["generation"]),
+            # Of attacks that adapt: another one writes other prompts.
+            "attacker": _format_settings(fingerprint.get("attacker", {})),
             "repeats": str(fingerprint["repeats"]),
             "schema": str(self.metrics["schema_version"]),
         }

@@ -1,16 +1,16 @@
 """Which attacks of an evaluation are asked, and of which questions.
 
 Of a set of attacks, those that the model does not take, or that find nothing to change, are left out and
-told; one that the user named is an error.
+told; one that the user named is an error, unless it asks another of the benchmarks.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from safe_r1.attacks.base import PLAIN
 from safe_r1.attacks.combine import SIGN
 from safe_r1.benchmarks import Benchmark
-from safe_r1.benchmarks.attacked import SEPARATOR, UnchangedError
+from safe_r1.benchmarks.attacked import UnchangedError, split_attack
 from safe_r1.benchmarks.base import UnderAttack, under_attack
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError
@@ -32,19 +32,25 @@ def load_all(
     config: EvaluateConfig,
     load: Callable[[Benchmark], Sequence[Sample]],
 ) -> Samples:
-    """All questions by benchmark, without attacks of a set that change none of them.
+    """All questions by benchmark, without those of which an attack changes none.
 
     Raises:
-        DataError: They cannot be read, or an attack that the user named changes none.
+        DataError: They cannot be read, or an attack that the user named changes none of any benchmark.
     """
     loaded: Samples = {}
+    unchanged: dict[str, UnchangedError] = {}
     for name, benchmark in benchmarks.items():
         try:
             loaded[name] = load(benchmark)
         except UnchangedError as error:
-            if error.attack in {PLAIN.name, *_named(config)}:
+            if error.attack == PLAIN.name:
                 raise
-            notices.info("%s is left out: the attack finds nothing to change", name)
+            unchanged[name] = error
+    refused = _refused(unchanged, loaded, benchmarks, config)
+    if refused is not None:
+        raise unchanged[refused]
+    for name in unchanged:
+        notices.info("%s is left out: the attack finds nothing to change", name)
     return loaded
 
 
@@ -65,9 +71,10 @@ def choose(
         select: Chooses as many as the limit says.
 
     Raises:
-        ConfigError: An attack that the user named can ask none of the chosen ones.
+        ConfigError: An attack that the user named can ask none of the chosen ones of any benchmark.
     """
     chosen: Samples = {}
+    too_few: dict[str, int] = {}
     for name, samples in loaded.items():
         benchmark = benchmarks[name]
         attack = under_attack(benchmark)
@@ -79,12 +86,16 @@ def choose(
         asked = {sample.sample_id for sample in select(questions)}
         if found := [sample for sample in samples if sample.sample_id in asked]:
             chosen[name] = found
-        elif attack.attack in _named(config):
-            raise ConfigError(
-                f"{name}: it can ask none of the {len(asked)} questions that --limit chooses; raise --limit"
-            )
         else:
-            notices.info("%s is left out: it can ask none of the %d questions of --limit", name, len(asked))
+            too_few[name] = len(asked)
+    refused = _refused(too_few, chosen, benchmarks, config)
+    if refused is not None:
+        raise ConfigError(
+            f"{refused}: it can ask none of the {too_few[refused]} questions that --limit chooses; raise "
+            "--limit"
+        )
+    for name, num in too_few.items():
+        notices.info("%s is left out: it can ask none of the %d questions of --limit", name, num)
     return chosen
 
 
@@ -124,8 +135,34 @@ def _takes(attack: UnderAttack, variant: Variant) -> bool:
     return is_engine and (not attack.begins_thought or variant.prompt_format.is_reasoning)
 
 
+def _refused(
+    unasked: Iterable[str], asked: Iterable[str], benchmarks: Mapping[str, Benchmark], config: EvaluateConfig
+) -> str | None:
+    """The first benchmark that a run may not leave out: the user named its attack, which asks no other one.
+
+    Args:
+        unasked: Names of benchmarks whose attack has nothing to ask.
+        asked: Names of the others.
+        benchmarks: The benchmarks by name.
+        config: The settings.
+    """
+    attacks = {name: attack.attack for name, each in benchmarks.items() if (attack := under_attack(each))}
+    asking = {attacks.get(name) for name in asked}
+    named = _named(config)
+    # Of BENCHMARK@ATTACK nothing else was meant; --attack is meant for the benchmarks that it fits.
+    return next(
+        (
+            name
+            for name in unasked
+            if not config.attacks or (attacks[name] in named and attacks[name] not in asking)
+        ),
+        None,
+    )
+
+
 def _named(config: EvaluateConfig) -> set[str]:
     """Names of the attacks that the user named, not as part of a set or a file."""
     items = [item for text in config.attacks for item in text.split(",")]
-    items += [name.rpartition(SEPARATOR)[2] for name in config.benchmarks if SEPARATOR in name]
-    return {SIGN.join(part.strip() for part in item.split(SIGN)) for item in items}
+    items += [split_attack(name)[1] for name in config.benchmarks]
+    # A benchmark under no attack names none, and a comma may end a list.
+    return {SIGN.join(part.strip() for part in item.split(SIGN)) for item in items if item.strip()}

@@ -17,7 +17,6 @@ from safe_r1.attacks.choose import parse_attacks, split_adaptive
 from safe_r1.attacks.trained import read_trained
 from safe_r1.benchmarks.adaptive import FAMILY, SOURCES
 from safe_r1.benchmarks.attacked import SEPARATOR, split_attack
-from safe_r1.config import EvaluateConfig
 from safe_r1.errors import SafeR1Error
 from safe_r1.evaluation.adaptive_rows import SEARCH, final_of, read_turns
 from safe_r1.evaluation.publish import BenchmarkResult, finished_rows, read_metrics
@@ -79,12 +78,11 @@ class _Collected:
     harm: dict[str, Outcomes] = field(default_factory=dict)
 
 
-def report_attacks(config: EvaluateConfig, results: Sequence[BenchmarkResult]) -> list[Written]:
+def report_attacks(results: Sequence[BenchmarkResult]) -> list[Written]:
     """Write the reports of a run's attacks, one for each benchmark that was attacked; gives their pages.
 
     Args:
-        config: The run's.
-        results: Of all its benchmarks, with the rows of those that were just published.
+        results: Of all benchmarks of the run, with the rows of those that were just published.
     """
     by_base: dict[str, list[_Attacked]] = {}
     for result in results:

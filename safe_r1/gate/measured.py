@@ -1,14 +1,13 @@
 """What the runs of a gate say of a rule: rates of single runs, and of all attacks of a benchmark together."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from safe_r1.attacks.base import PLAIN
 from safe_r1.benchmarks.attacked import split_attack
+from safe_r1.compare.attacks import AttackedRuns, attacked_runs
 from safe_r1.compare.load import Run
 from safe_r1.gate.decide import Check, check_rate, without_rate
 from safe_r1.gate.policy import GatePolicy, Rule, Scope
-from safe_r1.metrics.attack_success import ATTACK_METRICS, HARM, any_of, any_outcomes, harm_outcomes
+from safe_r1.metrics.attack_success import ATTACK_METRICS, HARM
 from safe_r1.metrics.outcomes import MAIN_METRICS, outcome
 from safe_r1.metrics.rate_fold import Rate
 from safe_r1.metrics.rates import read_rates
@@ -35,43 +34,31 @@ def check_attacks(rule: Rule, runs: Iterable[Run], policy: GatePolicy) -> list[C
         Nothing where no run that the rule speaks of is under an attack.
     """
     part, is_any = ATTACK_METRICS[rule.metric]
-    by_base: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    chosen: list[Run] = []
     for run in runs:
         base, attack = split_attack(run.benchmark)
         names = (None, base) if is_any else (None, base, run.benchmark)
         if attack and rule.benchmark in names:
-            by_base[run.variant, base].append(run)
+            chosen.append(run)
     measured = rule.model_copy(update={"metric": HARM, "part": part})
     checks: list[Check] = []
-    for (variant, base), of_base in by_base.items():
-        attacked = [run for run in of_base if split_attack(run.benchmark)[1] != PLAIN.name]
-        if is_any and attacked:
-            checks += _check_any(rule, f"{variant} {base}", attacked, of_base, policy)
-        for run in () if is_any else attacked:
-            checks += check_run(rule, run, measured, policy)
+    for of_base in attacked_runs(chosen).values():
+        if is_any:
+            checks += _check_any(rule, of_base, policy)
+            continue
+        for attack in of_base.attacks:
+            checks += check_run(rule, of_base.runs[attack], measured, policy)
     return checks
 
 
-def _check_any(
-    rule: Rule, name: str, attacked: Sequence[Run], of_base: Sequence[Run], policy: GatePolicy
-) -> list[Check]:
-    """Decide a rule on the harm under any of the attacks.
-
-    Args:
-        rule: The rule.
-        name: Of the variant and the benchmark.
-        attacked: The runs under an attack.
-        of_base: The same with the plain one, where there is one.
-        policy: How it is decided.
-    """
+def _check_any(rule: Rule, runs: AttackedRuns, policy: GatePolicy) -> list[Check]:
+    """Decide a rule on the harm under any of the attacks on one benchmark."""
     part, _ = ATTACK_METRICS[rule.metric]
-    outcomes = {run.benchmark: harm_outcomes(run.rows, part) for run in attacked}
-    # The questions of an attack are some of the plain ones, whose weights stand for the whole benchmark.
-    weigh = max(of_base, key=lambda run: len(run.rows)).weigh
     meant = rule.model_copy(update={"metric": "attack_success_any", "part": part})
-    rates = {rate.key: rate for rate in any_of(outcomes, weigh, part) if _is_meant(meant, rate)}
-    keys = {_key_of(row.sample, rule.scope) for row, _ in any_outcomes(outcomes.values()).values()}
-    return _decide(rule, name, rates, {key for key in keys if key and rule.key in (None, key)}, policy)
+    rates = {rate.key: rate for rate in runs.any_rates(part) if _is_meant(meant, rate)}
+    keys = {_key_of(row.sample, rule.scope) for row, _ in runs.any(runs.attacks, part).values()}
+    keys = {key for key in keys if key and rule.key in (None, key)}
+    return _decide(rule, f"{runs.variant} {runs.base}", rates, keys, policy)
 
 
 def _decide(

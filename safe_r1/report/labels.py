@@ -6,7 +6,7 @@ from functools import cache
 from typing import TypeVar
 
 from safe_r1.benchmarks import Benchmark, find_benchmark
-from safe_r1.benchmarks.attacked import SEPARATOR
+from safe_r1.benchmarks.attacked import split_attack
 from safe_r1.report.questions import RecordedQuestions as RecordedQuestions
 from safe_r1.report.questions import recorded_questions
 from safe_r1.report.text import one_line
@@ -314,7 +314,7 @@ def benchmark_labels(benchmark: str, run_info: Mapping[str, object]) -> Benchmar
     if recorded := recorded_questions(run_info):
         return BenchmarkLabels(recorded.labels)
     # Under an attack, whose file may be gone, the names are those of the benchmark.
-    found = installed_benchmark(benchmark.partition(SEPARATOR)[0])
+    found = installed_benchmark(split_attack(benchmark)[0])
     return BenchmarkLabels(found.labels if found else {})
 
 

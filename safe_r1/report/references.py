@@ -9,7 +9,7 @@ from functools import cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from safe_r1.benchmarks.attacked import SEPARATOR
+from safe_r1.benchmarks.attacked import split_attack
 from safe_r1.report.labels import installed_benchmark
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class PublishedFigures(_Entry):
 def published_figures(benchmark: str) -> PublishedFigures | None:
     """Published figures for the benchmark with this name; None where it has none or is not installed."""
     # They are of plain questions.
-    found = None if SEPARATOR in benchmark else installed_benchmark(benchmark)
+    found = None if split_attack(benchmark)[1] else installed_benchmark(benchmark)
     if found is None or found.published is None:
         return None
     try:

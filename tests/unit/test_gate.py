@@ -10,13 +10,18 @@ from typer.testing import CliRunner
 
 from safe_r1.cli import app
 from safe_r1.compare.differences import Comparison
+from safe_r1.compare.load import load_runs
 from safe_r1.errors import ConfigError
 from safe_r1.gate.decide import Status, check_rate, check_regression
+from safe_r1.gate.measured import check_attacks
 from safe_r1.gate.policy import GatePolicy, Rule, load_policy
 from safe_r1.gate.run import run_gate
+from safe_r1.metrics.attack_success import harm_outcomes
+from safe_r1.metrics.outcomes import Outcome
 from safe_r1.metrics.rates import Rate
+from safe_r1.metrics.strata import Population, Selection
 from safe_r1.metrics.tests import PairedCounts, difference
-from tests.unit.compare.attacked_runs import BASE, write_attacked
+from tests.unit.compare.attacked_runs import BASE, mixed_samples, write_attacked
 from tests.unit.compare.runs import HOSTILE, refusal_samples, write_run
 
 _BOUNDS = (0, 0.05, 0.05, 0.027, 0.09)
@@ -245,6 +250,33 @@ def test_missing_outcomes_under_attacks_are_bounds(tmp_path: Path):
         [check] = run_gate([str(tmp_path / "runs")], load_policy(None, [], [f"{line}=10"])).checks
         assert check.status is Status.UNDECIDED
         assert "bounds over 15 rows" in check.reason
+
+
+@pytest.mark.slow
+def test_attacks_that_ask_other_categories_are_gated_together(tmp_path: Path):
+    # Without the plain run: the larger attack asks one category alone, the other one the other.
+    questions = mixed_samples(120, 0)
+    population = Population.of(questions)
+    for attack, mine, skill in (("pinyin", questions[:80:2], 0.8), ("base64", questions[1:41:2], 0.3)):
+        name = f"{BASE}@{attack}"
+        samples = [replace(each, benchmark=name) for each in mine]
+        write_run(tmp_path / "runs", "m", name, samples=samples, skill=skill)
+    loaded, _ = load_runs([str(tmp_path / "runs")], False)
+    runs = [
+        replace(run, weigh=Selection.of([row.sample for row in run.rows], population).weight)
+        for run in loaded
+    ]
+    weighed = asked = 0.0
+    for run in runs:
+        # Each stands for its own category and the other one, 60 questions each.
+        weight = 120 / len(run.rows)
+        asked += 120
+        weighed += weight * sum(each is Outcome.HIT for _, each in harm_outcomes(run.rows, "answer").values())
+    value = 100 * weighed / asked
+    for line, status in ((value - 0.01, Status.FAIL), (value + 0.01, Status.PASS)):
+        rule = Rule(metric="attack_success_any", max=line)
+        [check] = check_attacks(rule, runs, GatePolicy(decide="point"))
+        assert (check.run, check.status) == (f"m {BASE}", status)
 
 
 def test_the_part_of_attack_success_is_in_its_name():

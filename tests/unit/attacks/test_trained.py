@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from safe_r1.attacks.trained import TrainedAttacks, families, held_out_by, read_trained
+from safe_r1.attacks.adaptive.augment import POOL
+from safe_r1.attacks.trained import FAMILIES, TrainedAttacks, families, held_out_by, read_trained
 from safe_r1.models.files import ORIGIN_FILE
 
 TRAINED = TrainedAttacks({"pinyin": 5, "zero-width+role": 2}, ("encoding", "few-shot", "pinyin+fiction"))
@@ -31,6 +32,20 @@ TRAINED = TrainedAttacks({"pinyin": 5, "zero-width+role": 2}, ("encoding", "few-
 )
 def test_each_attack_is_trained_on_held_out_or_neither(attack: str, use: str):
     assert TRAINED.use_of(attack) == use
+
+
+@pytest.mark.parametrize("held_out", [(), *((each,) for each in FAMILIES), FAMILIES])
+@pytest.mark.parametrize("rows", [{}, {"pinyin": 3}, {"spaces": 3}, {"emoji+role": 2}])
+def test_of_attacks_that_adapt_best_of_n_alone_draws_from_known_ones(
+    held_out: tuple[str, ...], rows: dict[str, int]
+):
+    record = TrainedAttacks(rows, held_out)
+    for method in ("pair", "tap", "crescendo"):
+        assert families(method) == set()
+        assert record.use_of(method) == "not trained on"
+    drawn = {part for name in rows for part in name.split("+")} & set(POOL)
+    expected = "parts trained on" if drawn else "not trained on"
+    assert record.use_of("bon") == ("held out" if "writing" in held_out else expected)
 
 
 def test_families_are_those_of_the_parts():

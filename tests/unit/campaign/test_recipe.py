@@ -8,6 +8,7 @@ import pytest
 from safe_r1.benchmarks import names, require_files
 from safe_r1.campaign.estimate import Estimate
 from safe_r1.campaign.graph import make_steps
+from safe_r1.campaign.plan_text import to_text
 from safe_r1.campaign.recipe import CampaignRecipe, load_recipe
 from safe_r1.campaign.start import require_questions
 from safe_r1.campaign.view import campaign_folder
@@ -344,6 +345,41 @@ def test_the_recipe_of_attacks_is_planned():
     asked = [step for step in steps.values() if step.job == "evaluate"]
     assert len(asked) == 14
     assert all("zh-standard" in step.argv for step in asked)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "settings", "calls", "told"),
+    [
+        (["pinyin,bon"], [], 1 + 1 + 50, "bon with the most calls of the model"),
+        (["pair", "bon"], ["adaptive.bon.n=7", "adaptive.pair.depth=2"], 1 + 5 * 2 + 7, "pair, bon with"),
+        (["tap"], ["adaptive.budget.target=3"], 1 + 3, "what the attacker takes is not counted"),
+        (["pinyin"], [], 2, ""),
+    ],
+)
+@pytest.mark.parametrize("variant", ["qwen2.5-math-7b", "endpoint:https://one.example/v1#m"])
+def test_attacks_that_adapt_are_planned_with_all_their_calls(
+    variant: str, attacks: list[str], settings: list[str], calls: int, told: str
+):
+    def made(**change: Any) -> tuple[Estimate, str]:
+        stage = SMALL["stages"]["evaluate"] | {"variants": [variant], "flags": {"limit": 3}} | change
+        recipe = CampaignRecipe.model_validate(SMALL | {"stages": SMALL["stages"] | {"evaluate": stage}})
+        steps = make_steps(recipe, "/out")
+        [found] = [step.estimate for step in steps.values() if step.stage == "evaluate"]
+        return found, to_text(recipe, steps)
+
+    (plain, before), (found, after) = made(), made(attacks=attacks, set=settings)
+    tokens = [int(each.basis.split()[0].replace(",", "")) for each in (plain, found)]
+    assert tokens[1] == calls * tokens[0]
+    assert found.hours > plain.hours
+    if plain.endpoint and found.endpoint:
+        assert found.endpoint.prompt_tokens == calls * plain.endpoint.prompt_tokens
+    assert "attacks    evaluate: " not in before
+    assert ("attacks    evaluate: " in after) == bool(told)
+    assert told in after
+    # The same by the name of the benchmark, without the plain questions beside.
+    if attacks == ["tap"]:
+        alone, _ = made(benchmarks=["chisafetybench@tap"], set=settings)
+        assert alone.basis.split()[0] == f"{3 * tokens[0]:,}"
 
 
 def test_attacks_that_adapt_are_runs_of_their_own():

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from safe_r1.compare.run import compare
+from safe_r1.config.adaptive import METHODS
 from safe_r1.errors import ConfigError
 from safe_r1.schema import RefusalLabel
 from tests.unit.compare.attacked_runs import BASE, write_attacked
@@ -88,6 +89,19 @@ def test_transfer_is_the_share_of_what_succeeded_elsewhere(runs: Path, tmp_path:
         assert int(row["denominator"]) == len(asked)
         assert int(row["numerator"]) == sum(target[key] for key in asked)
         assert float(row["low"]) <= float(row["rate"]) <= float(row["high"])
+
+
+def test_prompts_that_were_found_for_one_model_do_not_transfer(runs: Path, tmp_path: Path):
+    compare([str(runs)], "before", str(tmp_path / "without"))
+    for variant, skill in (("before", 0.3), ("after", 0.6)):
+        write_attacked(runs, variant, dict.fromkeys(METHODS, skill), harmless=0)
+    compare([str(runs)], "before", str(tmp_path / "with"))
+    without, found = (tmp_path / name / "transfer.csv" for name in ("without", "with"))
+    assert found.read_bytes() == without.read_bytes()
+    own = [f"{runs}/main/{variant}/{BASE}@{name}" for variant in ("before", "after") for name in METHODS]
+    report = compare(own, "before", str(tmp_path / "alone"))
+    assert report.data.attacks
+    assert report.data.transfers == []
 
 
 def test_what_is_written_and_said(runs: Path, tmp_path: Path):

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from upath import UPath
 
 from safe_r1.cli import app
 from safe_r1.compare.differences import paired_counts
+from safe_r1.compare.load import load_runs, setting_differences
 from safe_r1.compare.run import ComparisonReport, compare
 from safe_r1.errors import ConfigError, DataError, StorageError
 from safe_r1.metrics.outcomes import Outcome
@@ -199,6 +201,28 @@ def test_what_is_not_alike_is_refused_by_name_or_allowed_and_told(tmp_path: Path
     report = compare([str(tmp_path / "runs")], "a", str(tmp_path / "report"), allow_mismatch=True)
     assert any(named in problem for problem in report.data.problems)
     assert "--allow-mismatch" in (tmp_path / "report" / "report.html").read_text("utf-8")
+
+
+def set_attacker(run: Path, **attacker: object) -> None:
+    """Change the attacker in a run's settings; without one they are those of a run that needs none."""
+    info = json.loads((run / "run.json").read_text("utf-8"))
+    info["fingerprint"] |= {"attacker": attacker} if attacker else {}
+    (run / "run.json").write_text(json.dumps(info), "utf-8")
+
+
+ATTACKER: dict[str, object] = {"name": "m", "identity": "i", "max_tokens": 64}
+
+
+@pytest.mark.parametrize("other", [{}, *(ATTACKER | {key: 1} for key in ATTACKER)])
+def test_another_attacker_is_another_setting(tmp_path: Path, other: dict[str, object]):
+    name = "chisafetybench-sample@pair"
+    samples = [replace(each, benchmark=name) for each in refusal_samples(20)]
+    for variant, attacker in (("a", ATTACKER), ("b", ATTACKER), ("c", other)):
+        set_attacker(write_run(tmp_path / "runs", variant, name, samples=samples), **attacker)
+    runs, _ = load_runs([str(tmp_path / "runs")], False)
+    found = list(setting_differences(runs, "a"))
+    shown = ", ".join(f"{key} {value}" for key, value in other.items()) or "none"
+    assert found == [f"{name}: attacker of c is [{shown}], of a [name m, identity i, max_tokens 64]"]
 
 
 def test_a_missing_benchmark_is_refused_or_a_stated_gap(tmp_path: Path):

@@ -264,7 +264,7 @@ def test_the_report_has_success_at_k_calls(world: World, tmp_path: Path):
             new.write_json(SEARCH, figures)
             shutil.copytree(str(old.path / "turns"), str(new.path / "turns"))
         results.append(BenchmarkResult(name, new, read_metrics(new)))
-    [(path, report)] = report_attacks(config, results)
+    [(path, report)] = report_attacks(results)
     [found] = report.searches
     assert found.attack == "pair"
     assert found.search

@@ -12,11 +12,13 @@ from safe_r1.benchmarks import Benchmark, evaluate_schema
 from safe_r1.benchmarks.attack_choice import attacked
 from safe_r1.benchmarks.attacked import AttackedBenchmark
 from safe_r1.benchmarks.chisafetybench import CHISAFETYBENCH_SAMPLE
+from safe_r1.benchmarks.filing import DATED
 from safe_r1.benchmarks.selection import select
 from safe_r1.errors import ConfigError, DataError
 from safe_r1.evaluation.attack_plan import choose, load_all
 from safe_r1.evaluation.plan import make_plan
 from safe_r1.metrics.strata import Population, Selection
+from safe_r1.report.labels import benchmark_labels
 from safe_r1.schema import Sample
 from safe_r1.settings import load_config
 from tests.unit.compare.runs import xstest_samples
@@ -76,6 +78,48 @@ def test_attacks_that_change_nothing(caplog: pytest.LogCaptureFixture):
         chosen_of(benchmarks, config_of("zh-quick,pinyin"))
 
 
+@pytest.mark.parametrize("attack", ["role", "bon"])
+@pytest.mark.parametrize("limit", [None, 10])
+def test_a_named_attack_asks_the_benchmarks_that_it_fits(
+    attack: str, limit: int | None, caplog: pytest.LogCaptureFixture
+):
+    # Both attacks ask risky questions alone, of which one of the two benchmarks has none.
+    banks = ("filing-refuse", "filing-answer")
+    with caplog.at_level("INFO"):
+        plan = make_plan(config_of(attack, benchmarks=banks, limit=limit))
+    assert list(plan.benchmarks) == [
+        "filing-refuse@plain",
+        f"filing-refuse@{attack}",
+        "filing-answer@plain",
+    ]
+    assert f"filing-answer@{attack} is left out" in caplog.text
+    for config in (
+        config_of(attack, benchmarks=banks[1:], limit=limit),
+        config_of(benchmarks=[f"{bank}@{attack}" for bank in banks], limit=limit),
+    ):
+        with pytest.raises(DataError, match=f"filing-answer@{attack}: "):
+            make_plan(config)
+
+
+def test_a_limit_leaves_out_a_named_attack_of_one_benchmark_alone(caplog: pytest.LogCaptureFixture):
+    # Of the questions of one benchmark the limit chooses an English one, in which no sound is changed.
+    english = [
+        replace(RISKY[0], sample_id=f"english-{place}", messages=[{"role": "user", "content": "Why?"}])
+        for place in range(500)
+    ]
+    bases: list[Any] = [
+        SimpleNamespace(name=name, load=lambda *_, each=each: each, as_asked=lambda each, _: each)
+        for name, each in (("chinese", RISKY), ("english", [*english, RISKY[0]]))
+    ]
+    config = config_of("pinyin", limit=1)
+    with caplog.at_level("INFO"):
+        chosen = chosen_of(attacked(bases, ("pinyin",), 0), config)
+    assert list(chosen) == ["chinese@plain", "chinese@pinyin", "english@plain"]
+    assert "english@pinyin is left out: it can ask none of the 1 questions" in caplog.text
+    with pytest.raises(ConfigError, match="english@pinyin: it can ask none of the 1 questions"):
+        chosen_of(attacked(bases[1:], ("pinyin",), 0), config)
+
+
 @pytest.mark.parametrize(
     ("benchmark", "attacks", "settings", "error"),
     [
@@ -97,3 +141,13 @@ def test_blanks_in_a_combination():
     assert isinstance(benchmark, AttackedBenchmark)
     assert name == f"{SAMPLE}@pinyin+role"
     assert [benchmark.attack] == parse_attacks("pinyin+role")
+
+
+@pytest.mark.parametrize("attacks", [("plain",), ("plain,",), (" , plain",)])
+def test_a_month_in_a_benchmark_s_name_is_no_attack(attacks: tuple[str, ...]):
+    name = DATED[0]
+    plan = make_plan(config_of(*attacks, benchmarks=(name,), limit=5))
+    assert list(plan.benchmarks) == [f"{name}@plain"]
+    labels = benchmark_labels(name, {}).names
+    assert labels
+    assert benchmark_labels(f"{name}@plain", {}).names == labels

@@ -36,7 +36,7 @@ def test_each_attack_is_held_against_the_plain_questions(tmp_path: Path):
             continue
         write_run(tmp_path, "demo", name, skill=skill, samples=list(benchmark.load()), text=HOSTILE)
         results.append(BenchmarkResult(name, folder, read_metrics(folder)))
-    [(path, report)] = report_attacks(config, results)
+    [(path, report)] = report_attacks(results)
     plain, pinyin, role, base64 = report.outcomes
     assert [each.attack for each in report.outcomes] == ["plain", "pinyin", "role", "base64"]
     assert plain.answer
@@ -138,13 +138,13 @@ def test_what_a_model_was_trained_on_is_a_column_where_its_folder_says_it(tmp_pa
         assert len(rows) == 6
         return {line.count("|") for line in rows}
 
-    [(path, report)] = report_attacks(config, results)
+    [(path, report)] = report_attacks(results)
     assert not report.knows_training
     assert widths() == {8}
     assert "in training" not in path.read_text("utf-8")
     trained = TrainedAttacks({"pinyin": 3}, ("framing",))
     (model / ORIGIN_FILE).write_text(json.dumps({"attacks": trained.to_json()}), "utf-8")
-    [(path, report)] = report_attacks(config, results)
+    [(path, report)] = report_attacks(results)
     assert [each.trained for each in report.outcomes] == ["", "trained on", "held out"]
     assert widths() == {9}
     assert "<td>held out</td>" in path.read_text("utf-8")
