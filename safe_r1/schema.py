@@ -93,6 +93,8 @@ class Unscored(StrEnum):
     """The judge's reply holds no verdict."""
     JUDGE_ERROR = "judge_error"
     """The judge gave no reply to this row; it is judged again when the run is resumed."""
+    JUDGE_DECLINED = "judge_declined"
+    """The judge cannot take this row at all, as its provider's filter or its context stops it."""
     JUDGE_OVERLOADED = "judge_overloaded"
     """The service's judge had no free slot."""
     JUDGE_UNAVAILABLE = "judge_unavailable"

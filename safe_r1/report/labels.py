@@ -260,6 +260,7 @@ REASONS: dict[str, BilingualName] = _by_key(
     BilingualName(Unscored.AMBIGUOUS.value, "评判结果不唯一", "ambiguous verdict"),
     BilingualName(Unscored.NO_VERDICT.value, "评判回复无结论", "no verdict in the judge's reply"),
     BilingualName(Unscored.JUDGE_ERROR.value, "评判出错", "judge error"),
+    BilingualName(Unscored.JUDGE_DECLINED.value, "评判器不接受此文本", "declined by the judge's endpoint"),
     BilingualName(Unscored.JUDGE_OVERLOADED.value, "评判器过载", "judge overloaded"),
     BilingualName(Unscored.JUDGE_UNAVAILABLE.value, "评判器不可用", "judge unavailable"),
 )

@@ -1,5 +1,6 @@
 """Attacks that adapt in an evaluation: kills between any two turns, the answer that counts, bad input."""
 
+import asyncio
 import json
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from safe_r1.attacks.adaptive.turns import Reply
 from safe_r1.benchmarks import evaluate_schema, get_benchmarks
 from safe_r1.errors import ConfigError, EndpointError, RowsLostError
 from safe_r1.evaluation import adaptive_models, adaptive_stage
@@ -23,8 +25,10 @@ from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.evaluation.sample_index import SampleIndex, store_samples
 from safe_r1.evaluation.target import Target
 from safe_r1.inference.dialogues import CompleteAll, DialogueEngines
+from safe_r1.inference.reply_cache import Reply as EndpointReply
 from safe_r1.inference.requests import EngineResult, Request, row_seed
 from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.judge.endpoint import _to_model_reply
 from safe_r1.runs import RunFolder
 from safe_r1.schema import RefusalLabel, Unscored
 from safe_r1.settings import load_config
@@ -232,6 +236,50 @@ def test_calls_without_a_reply_are_made_again(world: World, tmp_path: Path, monk
     monkeypatch.setattr(world, "_answer", answer)
     world.run(plan)
     assert len(read_completions(plan.folders[f"{NAME}@bon"])) == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "is_final"),
+    [
+        ({"is_row_fault": True, "blocked": "input"}, True),
+        ({"blocked": "output"}, True),
+        ({"is_row_fault": True}, True),
+        ({}, False),
+    ],
+)
+def test_a_judgement_that_never_comes_is_an_attempt_without_a_label(error: dict[str, Any], is_final: bool):
+    judgement = _to_model_reply(EndpointReply(None, error="HTTP 400", **error)).judgement("refusal")
+    reply = Reply.of_judgement(judgement)
+    assert (reply is not None) == is_final
+    assert reply is None or (reply.unscored_reason, reply.text) == ("judge_declined", "HTTP 400")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_an_engine_cannot_judge_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, is_lost: bool):
+    async def complete(requests: Sequence[Request]) -> list[EngineResult]:
+        more = {"is_lost": True} if is_lost else {}
+        return [result(request, "", "prompt is too long", **more) for request in requests]
+
+    monkeypatch.setattr(adaptive_models, "make_judge", lambda _, reply: reply)
+    engines = SimpleNamespace(model=lambda _: complete)
+    specs = cast(DialogueSpecs, SimpleNamespace(judge="spec"))
+    ask = cast(Any, adaptive_models._judge(cast(Any, None), specs, cast(DialogueEngines, engines)))
+    reply = Reply.of_judgement(asyncio.run(ask([], 9)).judgement("refusal"))
+    assert (reply is None) == is_lost
+
+
+def test_a_run_whose_judge_declines_every_text_ends(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = make_plan(config_of(tmp_path, "bon"))
+    monkeypatch.setattr(world, "_label", lambda _: Judgement(None, Unscored.JUDGE_DECLINED, "filter"))
+    world.run(plan)
+    folder = plan.folders[f"{NAME}@bon"]
+    assert len(read_completions(folder)) == 5
+    assert {row["unscored_reason"] for row in read_verdicts(folder).values()} == {"judge_declined"}
+    figures = folder.read_json(SEARCH)
+    assert figures
+    assert figures["curve"][-1]["num_missing"] == 5
 
 
 def test_a_merge_that_is_killed_loses_and_doubles_nothing(world: World, tmp_path: Path):
