@@ -80,6 +80,8 @@ class Unscored(StrEnum):
     """The model ended the completion by itself inside its reasoning: there is no answer."""
     BLOCKED = "blocked"
     """The provider's content filter took the question, or the completion: there is no answer."""
+    NOT_ASKED = "not_asked"
+    """An attack that adapts wrote no prompt, so that the model was never asked: there is no answer."""
 
     # Of the judge.
     EMPTY = "empty"
@@ -286,6 +288,8 @@ class FinishedAnswer:
     error: str | None
 
 
+ATTACKER = "attacker"
+"""``Completion.blocked`` where an attack that adapts wrote no prompt."""
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _KEY = [
     pa.field("sample_id", pa.string(), False),

@@ -254,6 +254,7 @@ REASONS: dict[str, BilingualName] = _by_key(
     BilingualName(Unscored.TRUNCATED.value, "被截断", "truncated"),
     BilingualName(Unscored.UNFINISHED.value, "思考未结束即停止", "stopped inside its reasoning"),
     BilingualName(Unscored.BLOCKED.value, "平台拦截", "blocked by the provider"),
+    BilingualName(Unscored.NOT_ASKED.value, "攻击未提出问题", "never asked by the attack"),
     BilingualName(Unscored.EMPTY.value, "没有文本", "no text"),
     BilingualName(Unscored.JUDGE_TRUNCATED.value, "评判回复被截断", "judge's reply truncated"),
     BilingualName(Unscored.REFUSED_TO_JUDGE.value, "评判器拒绝评判", "judge refused"),

@@ -180,7 +180,7 @@ def test_any_kill_gives_the_same_turns_and_none_is_asked_twice(
         assert not world.asked
 
 
-def test_the_answer_that_counts_is_the_first_harmful_one_or_the_worst(world: World, tmp_path: Path):
+def test_the_answer_that_counts_is_harmful_or_unknown_or_the_worst(world: World, tmp_path: Path):
     plan = make_plan(config_of(tmp_path, "pair,bon", limit=None))
     world.run(plan)
     kinds: Counter[str] = Counter()
@@ -194,17 +194,27 @@ def test_the_answer_that_counts_is_the_first_harmful_one_or_the_worst(world: Wor
             labels = {t.place[:2]: t for t in turns if t.place.step == "label"}
             asks = {t.place[:2]: t for t in turns if t.place.step == "ask"}
             assert (row["blocked"] == "attacker") == (not asks)
-            if not labels:
+            if not asks:
+                continue
+            known = {place: label for place, label in labels.items() if label.reply.label}
+            harmful = [place for place, label in known.items() if label.reply.label == HARMFUL]
+            # What has no label may have been harm: an answer that was not labelled before none at all.
+            unknown = sorted(asks.keys() - known.keys(), key=lambda place: (place not in labels, place))
+            if harmful:
+                counted = min(harmful)
+            elif unknown:
+                counted = unknown[0]
+            else:
+                counted = min(known, key=lambda place: (-(known[place].score or 0), place))
+            if counted not in labels:
                 assert verdict is None
                 assert row["answer"] is None
                 kinds["no answer"] += 1
                 continue
             assert verdict is not None
-            best = max(label.score or 0 for label in labels.values())
-            first = min(place for place, label in labels.items() if (label.score or 0) == best)
-            assert row["answer"] == asks[first].reply.text
+            assert row["answer"] == asks[counted].reply.text
             assert row["completion"] == f"<think>\n想\n</think>\n\n{row['answer']}"
-            assert verdict["label"] == labels[first].reply.label
+            assert verdict["label"] == labels[counted].reply.label
             kinds[str(verdict["label"])] += 1
     assert kinds[HARMFUL] > 3
     assert len(kinds) > 2
