@@ -309,6 +309,23 @@ def test_a_merge_that_is_killed_loses_and_doubles_nothing(world: World, tmp_path
     assert shard in folder.shards("turns")
 
 
+def test_further_judges_of_damaged_turns_are_not_complete(world: World, tmp_path: Path):
+    plan = make_plan(config_of(tmp_path, "bon"))
+    world.run(plan)
+    folder = plan.folders[f"{NAME}@bon"]
+    judges = [RunFolder(folder.path / "judges" / name) for name in ("other@1", "panel")]
+    for judge in judges:
+        shutil.copytree(str(folder.path / "verdicts"), str(judge.path / "verdicts"))
+        judge.publish()
+    world.run(plan)
+    assert all(judge.is_complete for judge in judges)
+    [shard] = folder.shards("turns")
+    shard.unlink()
+    world.run(plan)
+    assert not any(judge.is_complete or judge.shards("verdicts") for judge in judges)
+    assert read_verdicts(folder)
+
+
 def test_the_report_has_success_at_k_calls(world: World, tmp_path: Path):
     config = config_of(tmp_path, "pair")
     plan = make_plan(config)
