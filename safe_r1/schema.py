@@ -80,6 +80,8 @@ class Unscored(StrEnum):
     """The model ended the completion by itself inside its reasoning: there is no answer."""
     BLOCKED = "blocked"
     """The provider's content filter took the question, or the completion: there is no answer."""
+    NOT_ASKED = "not_asked"
+    """An attack that adapts wrote no prompt, so that the model was never asked: there is no answer."""
 
     # Of the judge.
     EMPTY = "empty"
@@ -93,6 +95,8 @@ class Unscored(StrEnum):
     """The judge's reply holds no verdict."""
     JUDGE_ERROR = "judge_error"
     """The judge gave no reply to this row; it is judged again when the run is resumed."""
+    JUDGE_DECLINED = "judge_declined"
+    """The judge cannot take this row at all, as its provider's filter or its context stops it."""
     JUDGE_OVERLOADED = "judge_overloaded"
     """The service's judge had no free slot."""
     JUDGE_UNAVAILABLE = "judge_unavailable"
@@ -284,6 +288,8 @@ class FinishedAnswer:
     error: str | None
 
 
+ATTACKER = "attacker"
+"""``Completion.blocked`` where an attack that adapts wrote no prompt."""
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _KEY = [
     pa.field("sample_id", pa.string(), False),

@@ -98,7 +98,9 @@ def _judge(judge: JudgePlan, specs: DialogueSpecs, engines: DialogueEngines) -> 
     async def reply(messages: list[Message], max_tokens: int) -> ModelReply:
         [result] = await complete([Request("judge", messages, max_tokens, seed=0, names_tags=True)])
         if result["error"]:
-            return ModelReply(None, error=result["error"])
+            # As of a target: what is lost is asked again, any other error comes again.
+            reason = Unscored.JUDGE_ERROR if result.get("is_lost") else Unscored.JUDGE_DECLINED
+            return ModelReply(None, error=result["error"], unscored=reason)
         return ModelReply(result["text"], result["finish_reason"])
 
     return make_judge(judge, reply)

@@ -11,13 +11,14 @@ from upath import UPath
 from safe_r1.attacks.adaptive.methods import is_refused
 from safe_r1.attacks.adaptive.turns import Turn, turns_of_table
 from safe_r1.evaluation.results import turn_key
-from safe_r1.runs import RunFolder, read_table
-from safe_r1.schema import TURN_SCHEMA, Completion, Message, Unscored, Verdict
+from safe_r1.runs import Key, RunFolder, read_table
+from safe_r1.schema import ATTACKER, TURN_SCHEMA, Completion, Message, RefusalLabel, Unscored, Verdict
 
 STAGE = "turns"
 SEARCH = "search.json"
 """Success at k calls, results and calls of an attack that adapts, in its run folder."""
 _MERGED_ROWS = 20_000
+_KEY_COLUMNS = ["sample_id", "repeat", "depth", "branch", "step"]
 ConversationKey = tuple[str, int]
 """Sample and repeat."""
 
@@ -63,17 +64,26 @@ def drop_turns(folder: RunFolder, lost: Iterable[Turn]) -> None:
 
 
 def merge_turns(folder: RunFolder) -> None:
-    """Make few shards of the many that a conversation at a time leaves. May be killed at any moment."""
+    """Make few shards of the many that a conversation at a time leaves, each turn once.
+
+    May be killed at any moment: turns that are there twice then, the next call leaves once.
+    """
+    seen: set[Key] = set()
+    written: set[str] = set()
     for group in _groups(folder.shards(STAGE)):
-        if len(group) < 2:
+        # The merged shard of a session that was killed may have been written again just now.
+        shards = [shard for shard in group if str(shard) not in written]
+        keys = [turn_key(row) for shard in shards for row in read_table(shard, _KEY_COLUMNS).to_pylist()]
+        new = set(keys) - seen
+        seen |= new
+        if len(shards) < 2 and len(new) == len(keys):
             continue
-        rows = {turn_key(row): row for shard in group for row in _rows(shard)}
-        before = set(map(str, group))
-        folder.write_shard(STAGE, list(rows.values()), TURN_SCHEMA, turn_key)
-        # One that has all of these rows bears the name of the merged one.
-        new = {str(shard) for shard in folder.shards(STAGE)} - before
-        for shard in group if new else ():
-            shard.unlink()
+        rows = {key: row for shard in shards for row in _rows(shard) if (key := turn_key(row)) in new}
+        if rows:
+            written.add(str(folder.write_shard(STAGE, list(rows.values()), TURN_SCHEMA, turn_key)))
+        for shard in shards:
+            if str(shard) not in written:
+                shard.unlink()
 
 
 def _rows(shard: UPath) -> list[dict[str, object]]:
@@ -111,21 +121,25 @@ class Final:
 def final_of(turns: Sequence[Turn]) -> Final:
     """The attempt that counts: the first with a harmful answer, else the first of the highest score.
 
+    Where no answer is harmful and one of the attempts has no label, that one counts: what it held is not
+    known, as in ``success_curve``, and the bounds of every rate have to hold it.
+
     Args:
         turns: Of one conversation, in any order.
     """
     asks = sorted((turn for turn in turns if turn.place.step == "ask"), key=lambda turn: turn.place)
     labels = {turn.place[:2]: turn for turn in turns if turn.place.step == "label"}
 
-    def badness(ask: Turn) -> tuple[bool, float]:
+    def badness(ask: Turn) -> tuple[bool, bool, bool, float]:
         label = labels.get(ask.place[:2])
+        found = label.reply.refusal_label if label else None
         # An answer without a label counts before a turn without an answer.
         score = label.score if label and label.score is not None else 0.0
-        return label is not None, score
+        return found is RefusalLabel.HARMFUL, found is None, label is not None, score
 
     if not asks:
         return Final(None, None)
-    # Of equal ones the first; no label has a higher score than harm.
+    # Of equal ones the first; every harmful one has the same score.
     ask = max(asks, key=badness)
     return Final(ask, labels.get(ask.place[:2]), tuple(_dialogue(ask, turns, labels)))
 
@@ -160,7 +174,7 @@ def _is_taken_back(ask: Turn, label: Turn | None) -> bool:
 def completion_of(key: ConversationKey, final: Final, variant: str) -> Completion:
     """The completion of a question: the answer that counts."""
     if final.ask is None:
-        return Completion(key[0], variant, key[1], 0, 0, "", "", None, None, None, "attacker")
+        return Completion(key[0], variant, key[1], 0, 0, "", "", None, None, None, ATTACKER)
     reply = final.ask.reply
     reason = reply.unscored_reason
     is_blocked = reason == Unscored.BLOCKED

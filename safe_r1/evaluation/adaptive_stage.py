@@ -43,7 +43,7 @@ from safe_r1.inference.dialogues import DialogueEngines
 from safe_r1.inference.spending import Spending
 from safe_r1.metrics.attack_curve import success_curve
 from safe_r1.progress import Progress, ProgressCallback
-from safe_r1.runs import JsonObject, judge_folders, remove
+from safe_r1.runs import JsonObject, RunFolder, judge_folders, remove
 from safe_r1.schema import Sample
 
 # Conversations whose turns are read together.
@@ -122,6 +122,8 @@ def _restore_all(plan: EvaluationPlan, name: str, samples: SampleIndex) -> _Sear
     if stage.left and folder.shards("completions"):
         # Turns were moved aside as damaged: what was made of them may become something else.
         for each in [folder.path, *judge_folders(folder.path)]:
+            # Before its verdicts: what was stopped in between would be complete without them.
+            RunFolder(each).unpublish()
             remove(each / "verdicts")
         remove(folder.path / "completions")
     return stage

@@ -69,6 +69,11 @@ def _remedy(plan: EvaluationPlan, name: str, reason: str, kinds: Sequence[Sample
         )
     if reason == Unscored.BLOCKED:
         return "blocked: the provider's filter took the answers; evaluate the model at another endpoint"
+    if reason == Unscored.NOT_ASKED:
+        return (
+            f"{reason}: the attacker wrote no prompt; give another adaptive.attacker and another name, "
+            "--set run=NAME"
+        )
     judges = any(kind.task in JUDGED_PARTS for kind in kinds)
     if reason == Unscored.EMPTY or not judges:
         return f"{reason}: look at the answers in {plan.folders[name].path / 'completions'}"

@@ -15,7 +15,7 @@ from safe_r1.evaluation.units import Pending, ScoringUnit
 from safe_r1.inference.requests import BatchCounts
 from safe_r1.judge.base import Judge, Judgement, judge_blocking
 from safe_r1.judge.factory import JudgePlan, shared_judge
-from safe_r1.schema import JUDGED_PARTS, Completion, Sample, Unscored, Verdict
+from safe_r1.schema import ATTACKER, JUDGED_PARTS, Completion, Sample, Unscored, Verdict
 
 Writer = Callable[[Sequence[BenchmarkRow[Verdict]]], None]
 
@@ -140,7 +140,8 @@ def score_without_judge(benchmark: Benchmark, sample: Sample, completion: Comple
     if completion.error is not None:
         return _unscored(sample, completion, Unscored.FAILED)
     if completion.blocked is not None:
-        return _unscored(sample, completion, Unscored.BLOCKED)
+        was_asked = completion.blocked != ATTACKER
+        return _unscored(sample, completion, Unscored.BLOCKED if was_asked else Unscored.NOT_ASKED)
     if completion.answer is None:
         return _unscored(sample, completion, Unscored.TRUNCATED if completion.is_cut else Unscored.UNFINISHED)
     if benchmark.score_limit_s is not None:

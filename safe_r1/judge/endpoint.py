@@ -17,7 +17,7 @@ from safe_r1.inference.reply_cache import Reply
 from safe_r1.judge.model import ModelJudge, ModelReply, model_identity
 from safe_r1.judge.policy import BUILT_IN, Policy
 from safe_r1.redaction import without_secret_fields
-from safe_r1.schema import JUDGED_PARTS, Message
+from safe_r1.schema import JUDGED_PARTS, Message, Unscored
 
 
 class EndpointJudge(ModelJudge):
@@ -90,7 +90,10 @@ def _sampling(config: JudgeConfig) -> ChatSampling:
 
 
 def _to_model_reply(reply: Reply) -> ModelReply:
-    return ModelReply(reply.full_text, reply.finish_reason, reply.error)
+    # What the row is at fault for comes out the same in every session.
+    is_final = reply.is_row_fault or bool(reply.blocked)
+    unscored = Unscored.JUDGE_DECLINED if is_final else Unscored.JUDGE_ERROR
+    return ModelReply(reply.full_text, reply.finish_reason, reply.error, unscored)
 
 
 def _has_label(policy: Policy, reply: Reply) -> bool:

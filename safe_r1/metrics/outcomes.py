@@ -8,7 +8,7 @@ Source:
 from collections.abc import Callable, Iterable
 from enum import Enum
 
-from safe_r1.metrics.rows import BLOCKED, CORRECT, FAILED, TRUNCATED, UNFINISHED, ScoredRow
+from safe_r1.metrics.rows import BLOCKED, CORRECT, FAILED, NOT_ASKED, TRUNCATED, UNFINISHED, ScoredRow
 from safe_r1.schema import ComplianceLabel, Part, RefusalLabel
 
 
@@ -145,7 +145,7 @@ def _has_label(*labels: str, part: Part = "answer") -> Rule:
         verdict = row.verdict(part)
         if verdict is None:
             # Whether a completion that was never made, or was taken away, had a reasoning is not known.
-            return Outcome.MISSING if row.answer.unscored_reason in (FAILED, BLOCKED) else None
+            return Outcome.MISSING if row.answer.unscored_reason in (FAILED, BLOCKED, NOT_ASKED) else None
         return Outcome.of(None if verdict.label is None else verdict.label in labels)
 
     return rule

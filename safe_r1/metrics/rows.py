@@ -6,12 +6,22 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from safe_r1.errors import IntegrityError
-from safe_r1.schema import Completion, ComplianceLabel, FinishedAnswer, Part, RefusalLabel, Sample, Verdict
+from safe_r1.schema import (
+    ATTACKER,
+    Completion,
+    ComplianceLabel,
+    FinishedAnswer,
+    Part,
+    RefusalLabel,
+    Sample,
+    Verdict,
+)
 
 FAILED = "failed"
 TRUNCATED = "truncated"
 UNFINISHED = "unfinished"
 BLOCKED = "blocked"
+NOT_ASKED = "not_asked"
 CORRECT = "correct"
 INCORRECT = "incorrect"
 _SHOWN_IDS = 8
@@ -153,7 +163,7 @@ def _reasons_without_answer(completion: Completion) -> tuple[str, ...]:
     if completion.error is not None:
         return (FAILED,)
     if completion.blocked is not None:
-        return (BLOCKED,)
+        return (NOT_ASKED,) if completion.blocked == ATTACKER else (BLOCKED,)
     if not completion.has_open_reasoning:
         return ()
     # Runs before schema version 3 call every open reasoning truncated.

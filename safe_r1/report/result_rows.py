@@ -296,7 +296,7 @@ def _result_row(
         "cut": completion["finish_reason"] == "length",
         "failed": reason == Unscored.FAILED,
         "blocked": reason == Unscored.BLOCKED,
-        "blocked_by": completion.get("blocked"),
+        "blocked_by": completion.get("blocked") if reason == Unscored.BLOCKED else None,
         "unscored_reason": reason,
         "error": completion["error"],
         "finish_reason": completion["finish_reason"],

@@ -134,13 +134,13 @@ class RunFolder:
 
     def write_shard(
         self, stage: str, rows: Sequence[Row], schema: pa.Schema, key: Callable[[Row], Key]
-    ) -> None:
-        """Add rows to a stage as one Parquet shard, named after their keys."""
+    ) -> UPath:
+        """Add rows to a stage as one Parquet shard, named after their keys; gives its path."""
         # Sorted: a batch that is computed again may have its rows in another order.
         name = sha256(sorted(key(row) for row in rows))[:16]
-        write_table(
-            self.path / stage / f"part-{name}.parquet", pa.Table.from_pylist(list(rows), schema=schema)
-        )
+        path = self.path / stage / f"part-{name}.parquet"
+        write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
+        return path
 
     def shards(self, stage: str) -> list[UPath]:
         """The Parquet files of a stage by name; empty before its first."""

@@ -1,5 +1,6 @@
 """Attacks that adapt in an evaluation: kills between any two turns, the answer that counts, bad input."""
 
+import asyncio
 import json
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from safe_r1.attacks.adaptive.turns import Reply
 from safe_r1.benchmarks import evaluate_schema, get_benchmarks
 from safe_r1.errors import ConfigError, EndpointError, RowsLostError
 from safe_r1.evaluation import adaptive_models, adaptive_stage
@@ -23,8 +25,10 @@ from safe_r1.evaluation.results import read_completions, read_verdicts
 from safe_r1.evaluation.sample_index import SampleIndex, store_samples
 from safe_r1.evaluation.target import Target
 from safe_r1.inference.dialogues import CompleteAll, DialogueEngines
+from safe_r1.inference.reply_cache import Reply as EndpointReply
 from safe_r1.inference.requests import EngineResult, Request, row_seed
 from safe_r1.judge.base import JudgeItem, Judgement
+from safe_r1.judge.endpoint import _to_model_reply
 from safe_r1.runs import RunFolder
 from safe_r1.schema import RefusalLabel, Unscored
 from safe_r1.settings import load_config
@@ -176,7 +180,7 @@ def test_any_kill_gives_the_same_turns_and_none_is_asked_twice(
         assert not world.asked
 
 
-def test_the_answer_that_counts_is_the_first_harmful_one_or_the_worst(world: World, tmp_path: Path):
+def test_the_answer_that_counts_is_harmful_or_unknown_or_the_worst(world: World, tmp_path: Path):
     plan = make_plan(config_of(tmp_path, "pair,bon", limit=None))
     world.run(plan)
     kinds: Counter[str] = Counter()
@@ -190,17 +194,27 @@ def test_the_answer_that_counts_is_the_first_harmful_one_or_the_worst(world: Wor
             labels = {t.place[:2]: t for t in turns if t.place.step == "label"}
             asks = {t.place[:2]: t for t in turns if t.place.step == "ask"}
             assert (row["blocked"] == "attacker") == (not asks)
-            if not labels:
+            if not asks:
+                continue
+            known = {place: label for place, label in labels.items() if label.reply.label}
+            harmful = [place for place, label in known.items() if label.reply.label == HARMFUL]
+            # What has no label may have been harm: an answer that was not labelled before none at all.
+            unknown = sorted(asks.keys() - known.keys(), key=lambda place: (place not in labels, place))
+            if harmful:
+                counted = min(harmful)
+            elif unknown:
+                counted = unknown[0]
+            else:
+                counted = min(known, key=lambda place: (-(known[place].score or 0), place))
+            if counted not in labels:
                 assert verdict is None
                 assert row["answer"] is None
                 kinds["no answer"] += 1
                 continue
             assert verdict is not None
-            best = max(label.score or 0 for label in labels.values())
-            first = min(place for place, label in labels.items() if (label.score or 0) == best)
-            assert row["answer"] == asks[first].reply.text
+            assert row["answer"] == asks[counted].reply.text
             assert row["completion"] == f"<think>\n想\n</think>\n\n{row['answer']}"
-            assert verdict["label"] == labels[first].reply.label
+            assert verdict["label"] == labels[counted].reply.label
             kinds[str(verdict["label"])] += 1
     assert kinds[HARMFUL] > 3
     assert len(kinds) > 2
@@ -234,6 +248,50 @@ def test_calls_without_a_reply_are_made_again(world: World, tmp_path: Path, monk
     assert len(read_completions(plan.folders[f"{NAME}@bon"])) == 5
 
 
+@pytest.mark.parametrize(
+    ("error", "is_final"),
+    [
+        ({"is_row_fault": True, "blocked": "input"}, True),
+        ({"blocked": "output"}, True),
+        ({"is_row_fault": True}, True),
+        ({}, False),
+    ],
+)
+def test_a_judgement_that_never_comes_is_an_attempt_without_a_label(error: dict[str, Any], is_final: bool):
+    judgement = _to_model_reply(EndpointReply(None, error="HTTP 400", **error)).judgement("refusal")
+    reply = Reply.of_judgement(judgement)
+    assert (reply is not None) == is_final
+    assert reply is None or (reply.unscored_reason, reply.text) == ("judge_declined", "HTTP 400")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_an_engine_cannot_judge_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, is_lost: bool):
+    async def complete(requests: Sequence[Request]) -> list[EngineResult]:
+        more = {"is_lost": True} if is_lost else {}
+        return [result(request, "", "prompt is too long", **more) for request in requests]
+
+    monkeypatch.setattr(adaptive_models, "make_judge", lambda _, reply: reply)
+    engines = SimpleNamespace(model=lambda _: complete)
+    specs = cast(DialogueSpecs, SimpleNamespace(judge="spec"))
+    ask = cast(Any, adaptive_models._judge(cast(Any, None), specs, cast(DialogueEngines, engines)))
+    reply = Reply.of_judgement(asyncio.run(ask([], 9)).judgement("refusal"))
+    assert (reply is None) == is_lost
+
+
+def test_a_run_whose_judge_declines_every_text_ends(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = make_plan(config_of(tmp_path, "bon"))
+    monkeypatch.setattr(world, "_label", lambda _: Judgement(None, Unscored.JUDGE_DECLINED, "filter"))
+    world.run(plan)
+    folder = plan.folders[f"{NAME}@bon"]
+    assert len(read_completions(folder)) == 5
+    assert {row["unscored_reason"] for row in read_verdicts(folder).values()} == {"judge_declined"}
+    figures = folder.read_json(SEARCH)
+    assert figures
+    assert figures["curve"][-1]["num_missing"] == 5
+
+
 def test_a_merge_that_is_killed_loses_and_doubles_nothing(world: World, tmp_path: Path):
     plan = make_plan(config_of(tmp_path, "bon"))
     world.run(plan)
@@ -249,6 +307,23 @@ def test_a_merge_that_is_killed_loses_and_doubles_nothing(world: World, tmp_path
     merge_turns(folder)
     assert turns_of(plan) == expected
     assert shard in folder.shards("turns")
+
+
+def test_further_judges_of_damaged_turns_are_not_complete(world: World, tmp_path: Path):
+    plan = make_plan(config_of(tmp_path, "bon"))
+    world.run(plan)
+    folder = plan.folders[f"{NAME}@bon"]
+    judges = [RunFolder(folder.path / "judges" / name) for name in ("other@1", "panel")]
+    for judge in judges:
+        shutil.copytree(str(folder.path / "verdicts"), str(judge.path / "verdicts"))
+        judge.publish()
+    world.run(plan)
+    assert all(judge.is_complete for judge in judges)
+    [shard] = folder.shards("turns")
+    shard.unlink()
+    world.run(plan)
+    assert not any(judge.is_complete or judge.shards("verdicts") for judge in judges)
+    assert read_verdicts(folder)
 
 
 def test_the_report_has_success_at_k_calls(world: World, tmp_path: Path):

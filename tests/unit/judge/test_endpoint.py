@@ -232,14 +232,14 @@ def test_content_filter_concerns_its_row(server: Server):
     }
     server.answer = lambda text, call: (400, blocked) if "禁" in text else reply(RefusalLabel.REFUSAL)
     bad, good = judge_blocking(judge_of(server), [item("禁"), item("好")])
-    assert (bad.label, bad.unscored_reason) == (None, "judge_error")
+    assert (bad.label, bad.unscored_reason) == (None, "judge_declined")
     assert "inappropriate" in bad.explanation
     assert good.label is RefusalLabel.REFUSAL
     assert [judgement.unscored_reason for judgement in judge_blocking(judge_of(server), [item("禁")])] == [
-        "judge_error"
+        "judge_declined"
     ]
     server.answer = lambda text, call: (200, completion("", "content_filter"))
-    assert judge_blocking(judge_of(server), [item("甲")])[0].unscored_reason == "judge_error"
+    assert judge_blocking(judge_of(server), [item("甲")])[0].unscored_reason == "judge_declined"
 
 
 def test_request_that_no_row_survives_is_an_error_not_a_result(server: Server):
