@@ -173,7 +173,7 @@ def results(output: Path) -> dict[str, Any]:
     [
         ("demo", {"RAY_ADDRESS": "http://127.0.0.1:9"}, "no Jobs server at http://127.0.0.1:9"),
         ("paper", {"HF_TOKEN": ""}, "secret HF_TOKEN is not set"),
-        ("papr", {}, "no recipe 'papr': known are demo, paper"),
+        ("papr", {}, "no recipe 'papr': known are attacks, demo, paper"),
         ("demo", {"SAFE_R1_OUTPUT": "s3://bucket/x"}, "give one that all nodes share"),
     ],
 )
