@@ -371,6 +371,7 @@ TURN_SCHEMA = pa.schema(
         ("completion_tokens", pa.int32()),
         ("finish_reason", pa.string()),
         ("error", pa.string()),
+        ("own_label", pa.string()),
     ]
 )
 """A call of an attack that adapts, with its reply.

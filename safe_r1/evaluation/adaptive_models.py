@@ -85,7 +85,8 @@ def _attacker(
     assert entry is not None
     folder = plan.folders[benchmark]
     used = [tokens_of_role(plan.folders[name], "attacker") for name in plan.searches]
-    spending = Spending(entry, sum(prompt for prompt, _ in used), sum(reply for _, reply in used))
+    prompts, replies = (sum(each[place] for each in used) for place in (0, 1))
+    spending = Spending(entry, prompts, replies, settings="adaptive.endpoint")
     endpoints = make_endpoints(entry, attacker.sampling, "attacker")
     return endpoint_model(endpoints, spending, ReplyCache(journal_folder(folder), "journal"), {})
 

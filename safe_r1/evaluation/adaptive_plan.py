@@ -85,7 +85,7 @@ def plan_attacker(config: EvaluateConfig, searches: Mapping[str, AdaptiveConfig]
     if variant.is_given:
         raise ConfigError(f"{_SETTING} {settings.attacker}: answers of a file write no prompts; give a model")
     if variant.endpoint is not None:
-        entry = with_overrides(variant.endpoint, settings.endpoint)
+        entry = with_overrides(variant.endpoint, settings.endpoint, "adaptive.endpoint")
         return AttackerPlan(replace(variant, endpoint=entry), entry.identity, settings)
     if given := sorted(settings.endpoint.model_fields_set):
         raise ConfigError(

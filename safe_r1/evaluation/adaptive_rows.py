@@ -211,6 +211,7 @@ def verdict_of(key: ConversationKey, final: Final, variant: str, judge: str) -> 
         degree=None if label is None else label.degree,
         judge=judge,
         unscored_reason=reply.unscored_reason,
+        choice=reply.own_label,
         explanation=reply.text,
         confidence=reply.confidence,
     )

@@ -35,13 +35,13 @@ from safe_r1.evaluation.adaptive_rows import (
 )
 from safe_r1.evaluation.journal import journal_folder
 from safe_r1.evaluation.plan import EvaluationPlan
-from safe_r1.evaluation.results import BenchmarkRow, ShardWriter
+from safe_r1.evaluation.results import BenchmarkRow, ShardWriter, read_population
 from safe_r1.evaluation.sample_index import SampleIndex
 from safe_r1.evaluation.target import Target
 from safe_r1.evaluation.units import read_samples
 from safe_r1.inference.dialogues import DialogueEngines
 from safe_r1.inference.spending import Spending
-from safe_r1.metrics.attack_curve import success_curve
+from safe_r1.metrics.attack_curve import Search, success_curve
 from safe_r1.progress import Progress, ProgressCallback
 from safe_r1.runs import JsonObject, RunFolder, judge_folders, remove
 from safe_r1.schema import Sample
@@ -101,7 +101,7 @@ def run_searches(
                         plan, target, specs, samples[stage.name], stage, engines, on_progress
                     )
     for stage in stages:
-        _finish(plan, stage)
+        _finish(plan, stage, samples[stage.name])
     if not stages:
         return {}
     return {"turns_s": round(time.monotonic() - began, 2), "turns_tokens": num_tokens}
@@ -200,7 +200,7 @@ def _converse(
     return num_tokens
 
 
-def _finish(plan: EvaluationPlan, stage: _Searches) -> None:
+def _finish(plan: EvaluationPlan, stage: _Searches, samples: SampleIndex) -> None:
     """Write what came of the conversations: the answer that counts, its verdict, and the figures."""
     assert plan.judge is not None
     folder, variant = plan.folders[stage.name], plan.variant.name
@@ -218,12 +218,12 @@ def _finish(plan: EvaluationPlan, stage: _Searches) -> None:
         write_completions(
             [BenchmarkRow(stage.name, completion_of(key, final, variant)) for key, final in finals.items()]
         )
-    folder.write_json(SEARCH, _figures(plan, stage, never_asked))
+    folder.write_json(SEARCH, _figures(plan, stage, samples, never_asked))
     # What an attacker's endpoint answered is in the turns.
     shutil.rmtree(journal_folder(folder), ignore_errors=True)
 
 
-def _figures(plan: EvaluationPlan, stage: _Searches, never_asked: int) -> JsonObject:
+def _figures(plan: EvaluationPlan, stage: _Searches, samples: SampleIndex, never_asked: int) -> JsonObject:
     folder = plan.folders[stage.name]
     states = list(stage.ended.values())
     results: Counter[str] = Counter()
@@ -243,5 +243,16 @@ def _figures(plan: EvaluationPlan, stage: _Searches, never_asked: int) -> JsonOb
         "tokens": {role: sum(counts) for role, counts in tokens.items()},
         "ends": dict(Counter(state.end for state in states)),
         "results": dict(results),
-        "curve": [point._asdict() for point in success_curve([state.search for state in states])],
+        "curve": [point._asdict() for point in success_curve(_weighted(folder, states, samples))],
     }
+
+
+def _weighted(folder: RunFolder, states: Sequence[Conversation], samples: SampleIndex) -> list[Search]:
+    """The searches with the weights of their questions, where the run asks a selection."""
+    searches = [state.search for state in states]
+    population = read_population(folder)
+    if population is None:
+        return searches
+    weigh = samples.selection(population).weight
+    weights = {samples.ids[place].as_py(): weigh(samples.sample(place)) for place in range(len(samples))}
+    return [search._replace(weight=weights[search.question]) for search in searches]

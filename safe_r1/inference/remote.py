@@ -179,9 +179,9 @@ async def _stream(
         overhead = spending.price_of(spending.overhead.prompt_tokens, spending.overhead.completion_tokens)
         beyond = f", {overhead:.4g} of it for probes and attempts without an answer" if overhead else ""
         raise BudgetError(
-            f"endpoint.max_cost={spending.entry.max_cost:g} reached: {spending.cost:.4g} spent{beyond}, "
-            f"{len(asking.pending)} rows are left and the next could exceed it; all answers are kept, "
-            "the same command with a higher limit asks only the rest"
+            f"{spending.settings}.max_cost={spending.entry.max_cost:g} reached: {spending.cost:.4g} "
+            f"spent{beyond}, {len(asking.pending)} rows are left and the next could exceed it; all answers "
+            "are kept, the same command with a higher limit asks only the rest"
         )
 
 

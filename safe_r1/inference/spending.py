@@ -25,6 +25,7 @@ class Spending:
         prompt_tokens, completion_tokens: Of all rows, those of earlier sessions included.
         overhead: What was taken beyond them, that of earlier sessions included.
         overheads: That of this session, by the request's key.
+        settings: Prefix of the settings that have the limit, for messages.
     """
 
     entry: EndpointEntry
@@ -32,6 +33,7 @@ class Spending:
     completion_tokens: int = 0
     overhead: Overhead = NO_OVERHEAD
     overheads: dict[str, Overhead] = field(default_factory=dict)
+    settings: str = "endpoint"
     _reserved: float = field(default=0.0, repr=False)
 
     @property

@@ -66,8 +66,15 @@ class EndpointEntry(EndpointConfig):
         return f"{self.model}@{self.host}" + (f" ({body})" if body else "")
 
 
-def with_overrides(entry: EndpointEntry, overrides: EndpointConfig) -> EndpointEntry:
+def with_overrides(
+    entry: EndpointEntry, overrides: EndpointConfig, settings: str = "endpoint"
+) -> EndpointEntry:
     """The entry with the settings of a job that were given in place of its own.
+
+    Args:
+        entry: The endpoint.
+        overrides: The settings.
+        settings: Where the job has them, for messages.
 
     Raises:
         ConfigError: A limit of cost without prices.
@@ -76,7 +83,7 @@ def with_overrides(entry: EndpointEntry, overrides: EndpointConfig) -> EndpointE
     found = entry.model_copy(update=given)
     if found.max_cost is not None and (found.input_price is None or found.output_price is None):
         raise ConfigError(
-            "endpoint.max_cost needs prices: set endpoint.input_price and endpoint.output_price, "
+            f"{settings}.max_cost needs prices: set {settings}.input_price and {settings}.output_price, "
             "of a million tokens each"
         )
     return found

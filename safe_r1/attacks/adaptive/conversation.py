@@ -102,8 +102,8 @@ class Conversation:
 
     @property
     def search(self) -> Search:
-        """What ``success_curve`` takes of it."""
-        return Search(self.done, self.end is not None)
+        """What ``success_curve`` takes of it, without a weight."""
+        return Search(self.done, self.end is not None, self.question.sample_id)
 
 
 def start(question: Question, config: AdaptiveConfig, seed: int) -> Conversation:

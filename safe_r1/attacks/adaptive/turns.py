@@ -120,6 +120,11 @@ class Labelled(Protocol):
         """Probability of the label, from 0 to 1."""
         ...
 
+    @property
+    def own_label(self) -> str | None:
+        """The label in the words of a user's policy."""
+        ...
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -136,6 +141,7 @@ class Reply:
         finish_reason: Of a target's answer, ``stop`` or ``length``, or what a provider's filter took,
             ``input`` or ``output``; None where it is unknown.
         error: Why an engine cannot answer this request at all, such as a prompt that is too long.
+        own_label: Of a judge, the label in the words of a user's policy or of a guard.
     """
 
     text: str = ""
@@ -147,9 +153,10 @@ class Reply:
     completion_tokens: int = 0
     finish_reason: str | None = None
     error: str | None = None
+    own_label: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("text", "reasoning", "error"):
+        for name in ("text", "reasoning", "error", "own_label"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, clean(value))
@@ -157,9 +164,7 @@ class Reply:
             raise ValueError(f"label {self.label!r} is none of the task refusal")
 
     @classmethod
-    def of_judgement(
-        cls, judgement: Labelled, prompt_tokens: int = 0, completion_tokens: int = 0
-    ) -> Self | None:
+    def of_judgement(cls, judgement: Labelled) -> Self | None:
         """The reply of the run's judge; None where it gave none and is to be asked again.
 
         Raises:
@@ -172,8 +177,7 @@ class Reply:
             label=None if judgement.label is None else str(judgement.label),
             confidence=judgement.confidence,
             unscored_reason=None if judgement.unscored_reason is None else str(judgement.unscored_reason),
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
+            own_label=judgement.own_label,
         )
 
     @property

@@ -325,8 +325,8 @@ def test_other_labels_are_refused():
 
 
 def test_a_judgement_becomes_a_reply_unless_it_is_made_again():
-    reply = Reply.of_judgement(Judgement(REFUSAL, explanation="依据", confidence=0.5), 7, 3)
-    assert reply == Reply("依据", label=str(REFUSAL), confidence=0.5, prompt_tokens=7, completion_tokens=3)
+    reply = Reply.of_judgement(Judgement(REFUSAL, None, "依据", "own", 0.5))
+    assert reply == Reply("依据", label=str(REFUSAL), confidence=0.5, own_label="own")
     assert Reply.of_judgement(Judgement(None, Unscored.AMBIGUOUS)) == Reply(unscored_reason="ambiguous")
     assert Reply.of_judgement(Judgement(None, Unscored.JUDGE_ERROR)) is None
 

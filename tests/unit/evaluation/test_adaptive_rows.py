@@ -19,9 +19,12 @@ from safe_r1.evaluation.adaptive_rows import (
     merge_turns,
     read_turns,
     tokens_of_role,
+    verdict_of,
     write_turns,
 )
-from safe_r1.evaluation.scoring import score_without_judge
+from safe_r1.evaluation.results import RequestKey
+from safe_r1.evaluation.scoring import score_without_judge, verdict_of_judge
+from safe_r1.judge.base import Judgement
 from safe_r1.metrics.attack_curve import success_curve
 from safe_r1.metrics.outcomes import Outcome, is_blocked, outcome
 from safe_r1.metrics.rows import ScoredRow, check_rows
@@ -134,3 +137,21 @@ def test_a_question_that_was_never_asked_is_missing_and_no_block():
         assert outcome(row, "harm_rate", "reasoning") is Outcome.MISSING
         expected = Outcome.HIT if reason == "blocked" else Outcome.MISSING
         assert outcome(row, "rejection_rate_with_blocks", "answer") is expected
+
+
+def test_the_verdict_is_that_of_a_plain_run(tmp_path: Path):
+    judgements = [
+        Judgement(RefusalLabel.HARMFUL, None, "依据", "unsafe, no refusal", 0.5),
+        Judgement(RefusalLabel.REFUSAL),
+        Judgement(None, Unscored.AMBIGUOUS, "依据"),
+    ]
+    folder = RunFolder(as_path(str(tmp_path)))
+    for number, judgement in enumerate(judgements):
+        sample_id = f"q{number}"
+        label = Reply.of_judgement(judgement)
+        assert label is not None
+        ask = Turn(sample_id, 0, "bon", Place(0, 0, "ask"), -1, "问", reply=Reply("答"))
+        write_turns(folder, [ask, Turn(sample_id, 0, "bon", Place(0, 0, "label"), -1, "答", reply=label)])
+        [turns] = read_turns(folder, [sample_id]).values()
+        plain = verdict_of_judge(RequestKey("b", sample_id, "refusal", 0), "m", judgement, "judge@1").row
+        assert verdict_of((sample_id, 0), final_of(turns), "m", "judge@1") == plain

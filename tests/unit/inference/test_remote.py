@@ -216,6 +216,16 @@ def test_the_job_stops_before_it_costs_more_and_keeps_what_it_has(server: Server
         with_overrides(entry_of(server), EndpointConfig(max_cost=1.0))
 
 
+def test_a_limit_is_told_by_the_setting_that_has_it(server: Server):
+    server.on_request = lambda sent, call: (200, replying("答"))
+    settings: dict[str, Any] = {"input_price": 1e6, "output_price": 1e6, "max_cost": 1.0}
+    spending = Spending(entry_of(server, **settings), settings="adaptive.endpoint")
+    with pytest.raises(BudgetError, match=r"^adaptive\.endpoint\.max_cost=1 reached"):
+        results(server, [request("甲")], spending=spending, **settings)
+    with pytest.raises(ConfigError, match=r"set adaptive\.endpoint\.input_price"):
+        with_overrides(entry_of(server), EndpointConfig(max_cost=1.0), "adaptive.endpoint")
+
+
 def test_the_limit_of_cost_holds_without_a_usage(server: Server):
     server.on_request = lambda sent, call: (200, completion("一二三四五六"))
     settings: dict[str, Any] = {"input_price": 1e6, "output_price": 1e6, "max_cost": 1000.0}
