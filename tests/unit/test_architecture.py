@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"ray_jobs"},
     {"reference", "selfcheck"},
     {"cli"},
+    {"filing"},
     {"gate"},
     {"calibration", "campaign", "serve", "compare", "evaluation", "corpus"},
     {"train"},
