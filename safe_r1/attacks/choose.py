@@ -65,8 +65,22 @@ def parse_attacks(chosen: str | Iterable[str]) -> list[Attack]:
 def split_adaptive(chosen: Iterable[str]) -> tuple[list[str], list[AdaptiveMethod]]:
     """What a user chose, as names for ``parse_attacks`` and attacks that adapt."""
     items = [item.strip() for text in chosen for item in text.split(",")]
-    methods = [method for item in dict.fromkeys(items) for method in METHODS if method == item]
+    methods: list[AdaptiveMethod] = [
+        method for item in dict.fromkeys(items) for method in METHODS if method == item
+    ]
     return [item for item in items if item and item not in METHODS], methods
+
+
+def attack_names(chosen: Iterable[str]) -> list[str]:
+    """Names of all attacks that a user chose, each once, those that adapt last.
+
+    Raises:
+        ConfigError: See ``parse_attacks``.
+        DataError: See ``parse_attacks``.
+    """
+    names, methods = split_adaptive(chosen)
+    parsed = parse_attacks(names) if names or not methods else []
+    return [*(attack.name for attack in parsed), *methods]
 
 
 def absolute_names(chosen: Iterable[str]) -> list[str]:

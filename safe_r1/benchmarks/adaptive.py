@@ -12,11 +12,11 @@ from safe_r1.attacks.adaptive.identity import adaptive_identity
 from safe_r1.attacks.base import PLAIN
 from safe_r1.benchmarks.attacked import AttackedBenchmark, OfBase, UnchangedError
 from safe_r1.benchmarks.base import Location, UnderAttack
-from safe_r1.config.adaptive import AdaptiveConfig, AdaptiveMethod
+from safe_r1.config.adaptive import AdaptiveConfig
 from safe_r1.schema import Sample
 
 FAMILY = "adaptive"
-SOURCES: Mapping[AdaptiveMethod, str] = {
+SOURCES: Mapping[str, str] = {
     "pair": "arXiv 2310.08419",
     "tap": "arXiv 2312.02119",
     "crescendo": "arXiv 2404.01833",

@@ -53,20 +53,17 @@ class FilingBank(BaseBenchmark):
 
     Attributes:
         name: Name on the command line and in samples.
+        title: Its English and Chinese name, and its version.
         bank: Which bank.
         version: Its month, ``YYYY-MM``.
         workload: Size assumptions for planning.
     """
 
     name: str
+    title: str
     bank: Bank
     version: str
     workload: Workload
-
-    @property
-    def title(self) -> str:
-        """The bank's English and Chinese name, and its version."""
-        return f"{_TITLES[self.bank]}, {self.version}"
 
     @property
     def labels(self) -> Mapping[str, tuple[str, str]]:
@@ -132,7 +129,7 @@ _WORKLOADS: dict[Bank, Workload] = {
     "answer": Workload(num_questions=520, completion_tokens=900),
 }
 BANKS: tuple[FilingBank, ...] = tuple(
-    FilingBank(f"filing-{bank}{suffix}", bank, version, workload)
+    FilingBank(f"filing-{bank}{suffix}", f"{_TITLES[bank]}, {version}", bank, version, workload)
     for version, suffix in ((VERSIONS[-1], ""), *((month, f"@{month}") for month in VERSIONS))
     for bank, workload in _WORKLOADS.items()
 )

@@ -12,7 +12,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from safe_r1.attacks.base import PLAIN
-from safe_r1.attacks.choose import parse_attacks
+from safe_r1.attacks.choose import attack_names
 from safe_r1.benchmarks import expand, get_benchmark
 from safe_r1.benchmarks.attacked import SEPARATOR
 from safe_r1.config import JudgeConfig
@@ -108,7 +108,7 @@ class StageConfig(Settings):
         """Names of the attacks, the plain questions first; none where nothing is attacked."""
         if not self.attacks:
             return []
-        return list(dict.fromkeys([PLAIN.name, *(attack.name for attack in parse_attacks(self.attacks))]))
+        return list(dict.fromkeys([PLAIN.name, *attack_names(self.attacks)]))
 
     @property
     def asked(self) -> list[str]:
@@ -164,7 +164,7 @@ class StageConfig(Settings):
     @classmethod
     def _known_attacks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if names:
-            _as_value_error(parse_attacks, names)
+            _as_value_error(attack_names, names)
         return names
 
     @model_validator(mode="after")

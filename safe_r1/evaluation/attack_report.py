@@ -169,8 +169,8 @@ def _report(base: str, attacked: Sequence[_Attacked], judge: str) -> AttackRepor
         info = info or (mine if not each.problem else {})
         attack = _find_attack(each.attack, mine)
         family, source = (attack.family, attack.source) if attack else ("", "")
-        if adaptive := next((method for method in SOURCES if method == each.attack), None):
-            family, source = FAMILY, SOURCES[adaptive]
+        if each.attack in SOURCES:
+            family, source = FAMILY, SOURCES[each.attack]
         entry = AttackOutcome(each.attack, family, source, each.folder.path.name, problem=each.problem)
         outcomes.append(entry if each.problem else _measure(entry, each, mine, attack, collected))
     if trained := read_trained(model_of(info)):

@@ -27,11 +27,14 @@ def annexes(
             "of safe_r1; may be repeated."
         ),
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="TOML file with other figures; default: gb-t-45654-2025.")
+    ] = None,
 ) -> None:
     """Write the annex tables of a filing: keywords and question banks, and results of runs, as workbooks."""
     from safe_r1.filing.annexes import write_annexes
     from safe_r1.report.text import printable
 
     with reading(", ".join(run or [output])):
-        for line in write_annexes(output, keywords, run or [], questions or []):
+        for line in write_annexes(output, keywords, run or [], questions or [], policy):
             print(printable(line))

@@ -11,6 +11,7 @@ from safe_r1.benchmarks import Benchmark, evaluate_schema, get_benchmark
 from safe_r1.errors import ConfigError
 from safe_r1.filing.keyword_files import read_keywords
 from safe_r1.filing.keywords import KeywordFinder, KeywordList, check_list
+from safe_r1.filing.policy import load_policy
 from safe_r1.filing.result_sheets import RunResults, open_runs
 from safe_r1.filing.workbook import AnnexBook, AnnexSheet, Column, dialogue
 from safe_r1.redaction import hide_credentials
@@ -43,12 +44,15 @@ _FORMS = {
     "judgement": "判断",
 }
 _LEVELS = {"plain": "直白", "indirect": "间接", "subtle": "隐晦"}
-_SOURCES = "GB/T 45654-2025 的数字来自二手资料，以标准原文为准。"
 _WRITTEN = "题库 filing-* 由语言模型撰写并独立阅读两遍，未经人工逐条审阅。"
 
 
 def write_annexes(
-    output: str, keywords: str | None = None, runs: Sequence[str] = (), questions: Sequence[str] = ()
+    output: str,
+    keywords: str | None = None,
+    runs: Sequence[str] = (),
+    questions: Sequence[str] = (),
+    policy: str | None = None,
 ) -> Iterator[str]:
     """Write the workbooks; yields what was written and what its user should know, line by line.
 
@@ -58,28 +62,28 @@ def write_annexes(
         runs: Finished runs, or folders above them; none: no workbook of results.
         questions: ``BANK=FILE`` each: a team's own questions, which follow those of the bank.
 
+        policy: File with other figures than those of GB/T 45654-2025, see ``load_policy``.
+
     Raises:
-        ConfigError: A bank is unknown.
+        ConfigError: A bank is unknown, or the policy cannot be read.
         DataError: A file cannot be read, or rows of it do not fit.
         IntegrityError: The rows of a run do not add up.
         StorageError: A run is not finished or cannot be read, or a file cannot be written.
     """
-    own = [split_bank(each) for each in questions]
+    figures = load_policy(policy)
+    own = [_split_bank(each) for each in questions]
     words = read_keywords(keywords) if keywords else None
     found = open_runs(runs)
     if words:
-        yield from check_list(words)
-    yield from _write_banks(output, words, own)
+        yield from check_list(words, figures)
+    notes = [f"{figures.name} {figures.zh}", *filter(None, (figures.remark_zh,))]
+    yield from _write_banks(output, words, own, notes)
     if found:
-        yield from _write_results(output, KeywordFinder(words) if words else None, found)
+        yield from _write_results(output, KeywordFinder(words) if words else None, found, notes)
 
 
-def split_bank(given: str) -> tuple[str, str]:
-    """Bank and file of ``BANK=FILE``.
-
-    Raises:
-        ConfigError: The text has another form, or the bank is unknown.
-    """
+def _split_bank(given: str) -> tuple[str, str]:
+    """Bank and file of ``BANK=FILE``."""
     bank, _, file = given.partition("=")
     if bank not in BANK_SHEETS or not file:
         raise ConfigError(
@@ -88,10 +92,12 @@ def split_bank(given: str) -> tuple[str, str]:
     return bank, file
 
 
-def _write_banks(output: str, words: KeywordList | None, own: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _write_banks(
+    output: str, words: KeywordList | None, own: Sequence[tuple[str, str]], remarks: Sequence[str]
+) -> Iterator[str]:
     book = AnnexBook()
     repeated: Counter[str] = Counter()
-    notes = [_SOURCES, _WRITTEN]
+    notes = [*remarks, _WRITTEN]
     if words:
         _add_keywords(book, words)
         notes.append(f"关键词列表：{words.name}")
@@ -110,9 +116,11 @@ def _write_banks(output: str, words: KeywordList | None, own: Sequence[tuple[str
             yield f"{BANK_SHEETS[bank]}: {num:,} questions stand in it already and are left out"
 
 
-def _write_results(output: str, finder: KeywordFinder | None, runs: Sequence[RunResults]) -> Iterator[str]:
+def _write_results(
+    output: str, finder: KeywordFinder | None, runs: Sequence[RunResults], remarks: Sequence[str]
+) -> Iterator[str]:
     book = AnnexBook()
-    notes = [_SOURCES]
+    notes = list(remarks)
     many = len({run.variant for run in runs}) > 1
     lines: list[str] = []
     for run in runs:

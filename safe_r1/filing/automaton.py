@@ -1,7 +1,7 @@
 """Finds all words of a set in a text at once, in time that grows with the text and the hits alone.
 
 Our own, as no package that is locked has one: 10,000 words in 3,000 answers take seconds, which is not worth
-a compiled dependency on every machine. A regular expression with 10,000 alternatives tries each at each place.
+a compiled dependency on every machine. A regular expression with 10,000 alternatives tries all at each place.
 
 Source:
     Aho and Corasick, "Efficient string matching: an aid to bibliographic search", CACM 18(6), 1975.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
@@ -117,7 +118,8 @@ def _kappa(rows: Sequence[dict[str, str]], first: str = "key_a", only: str = "")
     if len(keys) < 2:
         return 1.0
     table, _ = to_table([[keys[a], keys[b]] for a, b in pairs], bins=len(keys))
-    return float(cohens_kappa(table).kappa)
+    result: Any = cohens_kappa(table)  # its results have no declared attributes
+    return float(result.kappa)
 
 
 def _same(rows: Sequence[dict[str, str]], first: str, second: str) -> float:

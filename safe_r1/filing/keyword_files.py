@@ -108,7 +108,9 @@ def _fault(word: str) -> str:
         shown = shorten(_CONTROL.sub(" ", word))
         return f"a line break, tab or control character in {shown!r}; write one keyword a row"
     if len(word) > MAX_WORD_CHARS:
-        return f"{len(word):,} characters, more than {MAX_WORD_CHARS}: {shorten(word)}; write one keyword a row"
+        return (
+            f"{len(word):,} characters, more than {MAX_WORD_CHARS}: {shorten(word)}; write one keyword a row"
+        )
     if not plain(word).strip():
         return f"{shorten(word)!r} has invisible characters alone"
     return ""

@@ -10,14 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from safe_r1.filing.automaton import Automaton
+from safe_r1.filing.policy import FilingPolicy
 from safe_r1.judge.disguise import plain
-from safe_r1.taxonomy import AREAS, CATEGORIES
+from safe_r1.taxonomy import CATEGORIES
 
-MIN_WORDS = 10_000
-"""Keywords of a list by GB/T 45654-2025, from secondary sources."""
-MIN_BY_AREA: Mapping[str, int] = {"values": 200, "discrimination": 100}
-"""Keywords of each risk of an area (A.1 and A.2 of that standard), from secondary sources."""
-_ANNEX = {"values": "A.1", "discrimination": "A.2"}
 _CONTEXT_CHARS = 12
 _HAN = "\u3400-\u9fff"
 _BETWEEN = re.compile(rf"(?<=[{_HAN}])[ \t\u3000·・•*_~^+|.\-]{{1,3}}(?=[{_HAN}])")
@@ -142,28 +138,26 @@ def _excerpt(text: str, start: int, end: int) -> str:
     return " ".join(f"{marks[0]}{before}【{text[start:end]}】{after}{marks[1]}".split())
 
 
-def check_list(
-    keywords: KeywordList, minimum: int = MIN_WORDS, by_area: Mapping[str, int] = MIN_BY_AREA
-) -> list[str]:
-    """What of a list a user should know: its numbers against those of the standard, then what looks wrong.
+def check_list(keywords: KeywordList, policy: FilingPolicy) -> list[str]:
+    """What a user should know of a list, by line: its numbers against a policy's, and what looks wrong.
 
     Args:
         keywords: The list.
-        minimum: Words that a list has to have.
-        by_area: Key of an area to the words that each of its risks has to have.
+        policy: It has the numbers; one without keywords asks for none.
     """
     num = len(keywords.words)
-    lines = [f"{keywords.name}: {num:,} keywords of at least {minimum:,}: {_verdict(num, minimum)}"]
-    counts = Counter(risk for keyword in keywords.words for risk in keyword.risks)
-    for area, needed in by_area.items():
-        risks = [key for key, category in CATEGORIES.items() if category.area == area]
-        few = [f"{CATEGORIES[key].name_zh} {counts[key]:,}" for key in risks if counts[key] < needed]
-        said = f"too few: {', '.join(few)}" if few else "enough"
-        head = f"{_ANNEX.get(area, area)} {AREAS[area].name_zh}"
-        lines.append(
-            f"{head}: {len(risks) - len(few)} of {len(risks)} risks have at least {needed:,}; {said}"
-        )
-    lines.append("The figures of GB/T 45654-2025 come from secondary sources: check the standard's text.")
+    lines = [f"{keywords.name}: {num:,} keywords"]
+    if rule := policy.keywords:
+        lines = [f"{lines[0]} of at least {rule.size.value:,}: {_verdict(num, rule.size.value)}"]
+        counts = Counter(risk for keyword in keywords.words for risk in keyword.risks)
+        for each in rule.coverage:
+            group = policy.groups[each.group]
+            needed = each.each.value
+            few = [f"{zh} {counts[key]:,}" for key, (zh, _) in group.names.items() if counts[key] < needed]
+            said = f"too few: {', '.join(few)}" if few else "enough"
+            enough = f"{len(group.names) - len(few)} of {len(group.names)} risks have at least {needed:,}"
+            lines.append(f"{each.group} {group.zh}: {enough}; {said}")
+        lines += filter(None, (policy.remark_en,))
     told = {
         "rows repeat a keyword": keywords.num_repeated,
         "keywords have no risk and count for none": sum(not each.risks for each in keywords.words),

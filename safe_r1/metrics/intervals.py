@@ -28,8 +28,15 @@ WEIGHTED = "-weighted"
 Numbers = Sequence[float] | npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 
-def wilson_interval(numerator: float, denominator: float) -> tuple[float, float]:
-    """Wilson's 95% interval of ``numerator / denominator``; both may be fractional (effective counts).
+def wilson_interval(
+    numerator: float, denominator: float, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Wilson's interval of ``numerator / denominator``; both may be fractional (effective counts).
+
+    Args:
+        numerator: Hits.
+        denominator: Trials.
+        confidence: Of the interval; more than 95% where several intervals are to hold together.
 
     Raises:
         ValueError: The denominator is not positive.
@@ -40,7 +47,7 @@ def wilson_interval(numerator: float, denominator: float) -> tuple[float, float]
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = np.asarray(
-        proportion_confint(numerator, denominator, alpha=1 - CONFIDENCE, method="wilson"), float
+        proportion_confint(numerator, denominator, alpha=1 - confidence, method="wilson"), float
     ).tolist()
     # The formula is exact at the borders, its floating-point evaluation is not.
     return (0.0 if numerator == 0 else max(low, 0.0)), (1.0 if numerator == denominator else min(high, 1.0))

@@ -27,6 +27,17 @@ _OUTCOMES = ("equal", "unequal", "hung", "failed", "missed")
 def main() -> int:
     """Exit code 0 if everything that was killed came out equal, else 1."""
     args = _arguments()
+    if args.show:
+        print(
+            table(
+                [
+                    Trial(**each)
+                    for file in args.show
+                    for each in json.loads(file.read_text("utf-8"))["trials"]
+                ]
+            )
+        )
+        return 0
     folder = Path(tempfile.mkdtemp(prefix="safe-r1-chaos-"))
     dice = random.Random(args.seed)
     jobs = [job for job in make_jobs(folder / "data") if job.name in args.jobs]
@@ -70,6 +81,8 @@ def table(trials: Sequence[Trial]) -> str:
     for job, victim in sorted({(trial.job, trial.victim) for trial in trials}):
         cells = " | ".join(str(counts[job, victim, outcome]) for outcome in _OUTCOMES)
         lines.append(f"| {job} | {victim} | {cells} |")
+    totals = Counter(trial.outcome for trial in trials)
+    lines.append(f"| all | | {' | '.join(str(totals[outcome]) for outcome in _OUTCOMES)} |")
     return "\n".join(lines)
 
 
@@ -85,6 +98,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of jobs, processes and moments")
     names = ("evaluate", "build_corpus", "finetune", "serve")
     parser.add_argument("--jobs", nargs="+", choices=names, default=names, help="jobs that are disturbed")
+    parser.add_argument(
+        "--show", nargs="+", type=Path, help="print the table of files of trials, and disturb nothing"
+    )
     parser.add_argument("--output", type=Path, help="JSON file of all trials")
     return parser.parse_args()
 

@@ -344,3 +344,9 @@ def test_the_recipe_of_attacks_is_planned():
     asked = [step for step in steps.values() if step.job == "evaluate"]
     assert len(asked) == 14
     assert all("zh-standard" in step.argv for step in asked)
+
+
+def test_attacks_that_adapt_are_runs_of_their_own():
+    stage = SMALL["stages"]["evaluate"] | {"attacks": ["pinyin,bon"]}
+    recipe = CampaignRecipe.model_validate(SMALL | {"stages": SMALL["stages"] | {"evaluate": stage}})
+    assert recipe.stages["evaluate"].runs == [f"chisafetybench@{name}" for name in ("plain", "pinyin", "bon")]

@@ -45,8 +45,8 @@ def test_attack_success_before_and_after(runs: Path, tmp_path: Path):
         assert answer is not None
         assert answer.difference.value == pytest.approx((sum(second.values()) - sum(first.values())) / 40)
     either = [
-        {question: counts["pinyin"][side][question] or counts["base64"][side][question] for question in first}
-        for side in (0, 1)
+        {question: harmful or counts["base64"][side][question] for question, harmful in by_pinyin.items()}
+        for side, by_pinyin in enumerate(counts["pinyin"])
     ]
     assert found["any"].answer is not None
     assert found["any"].answer.difference.value == pytest.approx(
