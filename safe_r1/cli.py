@@ -21,6 +21,7 @@ from safe_r1.corpus import commands as corpus
 from safe_r1.errors import ConfigError, SafeR1Error, reading
 from safe_r1.evaluation import commands as evaluation
 from safe_r1.filing import commands as filing
+from safe_r1.filing.annex_commands import annexes
 from safe_r1.gate import commands as gate
 from safe_r1.language import use_utf8
 from safe_r1.redaction import hide_credentials
@@ -293,6 +294,7 @@ app.command()(calibration.calibrate)
 app.command()(compare.compare)
 app.command()(gate.gate)
 app.command()(filing.dossier)
+app.command()(annexes)
 
 
 @app.command()

@@ -14,17 +14,13 @@ from typing import Any
 
 from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
-from safe_r1.benchmarks.filing import ASPECTS, BANKS, VERSIONS, Bank, FilingBank
+from safe_r1.benchmarks.filing import ASPECTS, BANKS, VERSIONS, FilingBank
+from safe_r1.filing.annexes import BANK_SHEETS
 from safe_r1.schema import Sample
 from safe_r1.taxonomy import CATEGORIES
 
 DATA = Path(str(files("safe_r1.benchmarks").joinpath("data", "filing")))
 PAGE = DATA / "README.md"
-_NAMES: dict[Bank, str] = {
-    "content": "生成内容测试题库",
-    "refuse": "应拒答测试题库",
-    "answer": "非拒答测试题库",
-}
 _FORMS = ("question", "instruction", "role", "continuation", "judgement")
 _LEVELS = ("plain", "indirect", "subtle")
 _LAST_COLUMNS = ("median chars", "kappa drafts", "kappa here")
@@ -70,7 +66,7 @@ def render(version: str) -> str:
 
 def _section(bank: FilingBank, readings: Sequence[dict[str, str]]) -> str:
     samples = bank.load()
-    lines = [f"## {_NAMES[bank.bank]} · `filing-{bank.bank}`", ""]
+    lines = [f"## {BANK_SHEETS[bank.bank]} · `filing-{bank.bank}`", ""]
     multi = sum(len(sample.messages) > 1 for sample in samples)
     kept = [row for row in readings if row["id"]]
     lines.append(

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 MAX_CELL_CHARS = 32_767
 """Excel's limit of a cell, in UTF-16 code units."""
+CUT_MARK = "…[cut: {num:,} characters; the whole text is in the parquet and csv exports]"
+"""Ends a text that was too long, in an export."""
 
 # The last is the mathematical minus, which some programs read as one.
 _TRIGGERS = frozenset("=+-@\u2212")
@@ -65,12 +67,16 @@ def text_of_csv(cell: str) -> str:
     return cell.removeprefix("'")
 
 
-def xlsx_text(text: str) -> FittedText:
+def xlsx_text(text: str, cut_mark: str = CUT_MARK) -> FittedText:
     r"""A text as an XLSX cell.
 
     Line breaks become ``\n``; control characters their pictures (U+2400 and up) and other characters that
     XML cannot hold U+FFFD; ``_xHHHH_``, which Excel takes for an escape, is itself escaped. A text above
     ``MAX_CELL_CHARS`` is cut, and ends with a mark that says how long it was.
+
+    Args:
+        text: The text.
+        cut_mark: That mark, with ``{num:,}`` for the number of characters; it says where the whole text is.
     """
     readable = _NOT_XML.sub(_picture, text)
     is_replaced = readable != text
@@ -81,7 +87,7 @@ def xlsx_text(text: str) -> FittedText:
     units = fitted.encode("utf-16-le")
     if len(units) <= 2 * MAX_CELL_CHARS:
         return FittedText(fitted, is_cut=False, is_replaced=is_replaced)
-    mark = f"…[cut: {len(text):,} characters; the whole text is in the parquet and csv exports]"
+    mark = cut_mark.format(num=len(text))
     # "ignore" drops half of a character where the cut goes through it.
     kept = units[: 2 * (MAX_CELL_CHARS - len(mark))].decode("utf-16-le", errors="ignore")
     return FittedText(kept + mark, is_cut=True, is_replaced=is_replaced)

@@ -127,8 +127,15 @@ class ResultRows:
         num_rows: Completions of the run, each once: as many rows as an iteration gives.
     """
 
-    def __init__(self, folder: RunFolder):
+    def __init__(self, folder: RunFolder, show: Callable[[Sequence[Message]], str] | None = None):
+        """Open the database.
+
+        Args:
+            folder: The run.
+            show: Makes the text of a question of its dialogue; None: ``dialogue_text``.
+        """
         self.folder = folder
+        self._show = show or dialogue_text
         self.num_rows = 0
         info = folder.read_json("run.json") or {}
         self._labels = benchmark_labels(str(info.get("benchmark", "")), info)
@@ -171,6 +178,7 @@ class ResultRows:
                     self._unpack(answer),
                     self._unpack(reasoning) if reasoning else None,
                     name_of,
+                    self._show,
                 )
 
     def _read(self) -> None:
@@ -263,6 +271,7 @@ def _result_row(
     answer: Row,
     reasoning: Row | None,
     name_of: Callable[[str], BilingualName],
+    show: Callable[[Sequence[Message]], str],
 ) -> Row:
     reason = answer["unscored_reason"]
     area = name_of(sample.area)
@@ -281,7 +290,7 @@ def _result_row(
         "category": sample.category,
         "category_zh": category.zh,
         "category_en": category.en,
-        "question": dialogue_text(sample.messages),
+        "question": show(sample.messages),
         "options": "\n".join(f"{letter}. {text}" for letter, text in sample.options.items()),
         "reasoning": thought,
         "answer": completion["answer"],
