@@ -48,7 +48,7 @@ def saved(path: Path, *columns: list[str]) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6))
 def test_no_text_is_run_and_none_is_lost(texts: list[str], tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("book") / "book.xlsx"
@@ -119,7 +119,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for each in completions
     ]
     run = write_judged_run(root / "runs", (samples, completions, verdicts))
-    record = sampled(run, "answer", num=24)
+    record = sampled(run, "answer", num=32)
     for name in ("甲", "乙"):
         rows = label_rows(run, record, annotator=name)
         calibrate(str(run), [write_jsonl(root / f"{name}.jsonl", rows)])
@@ -168,7 +168,7 @@ def test_results_have_every_completion_with_its_labels(written: Path):
         assert (verdict.label is None) == str(each["判定"]).startswith("未判定：")
         assert each["评判器"] == verdict.judge
     reviewed = [each for each in records if each["复核人"]]
-    assert len(reviewed) == 24
+    assert len(reviewed) == 32
     assert all(set(str(each["复核人"]).split("\n")) == {"甲", "乙"} for each in reviewed)
     assert all(len(str(each["复核结论"]).split("\n")) == 2 for each in reviewed)
     assert len(open_run(str(folder.path)).folder.shards("reviews")) == 2
