@@ -48,7 +48,6 @@ OWN_WRITERS = {
     "safe_r1/filing/workbook.py",  # into the temporary file of `runs.writing`
     "safe_r1/filing/bank_card.py",  # of the developers
     "safe_r1/reference.py",  # of the developers
-    "safe_r1/filing/bank_card.py",  # of the developers
     "safe_r1/judge/gold_errors.py",  # of the developers
     "safe_r1/judge/train_prompt_risk.py",  # of the developers
     "safe_r1/judge/train_lexicon.py",  # of the developers
