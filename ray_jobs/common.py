@@ -253,7 +253,8 @@ def _show_stop(name: str, console: Console, stops: Stops) -> ExitCode:
 def _explain(name: str, error: Exception, console: Console, stops: Stops) -> ExitCode:
     """The exit code of an error, after one line for the user."""
     # Ray's wrapper of an error of ours is one of ours as well, with the worker's traceback as its text.
-    if isinstance(cause := getattr(error, "cause", None), SafeR1Error):
+    given = error
+    while isinstance(cause := getattr(error, "cause", None), SafeR1Error):
         error = cause
     code, reason = decide_exit(error)
     if code == ExitCode.INTERRUPTED:
@@ -261,7 +262,7 @@ def _explain(name: str, error: Exception, console: Console, stops: Stops) -> Exi
     # Also where the error is another one: what follows from the loss of Ray has many forms.
     if code != ExitCode.LOST and is_ray_lost():
         code, reason = ExitCode.LOST, error
-    logging.getLogger(name).error("the job ends", exc_info=error)
+    logging.getLogger(name).error("the job ends", exc_info=given)
     if code == ExitCode.FAULT:
         return code
     if isinstance(error, SafeR1Error):

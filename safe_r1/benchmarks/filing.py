@@ -23,10 +23,10 @@ Bank = Literal["content", "refuse", "answer"]
 VERSIONS = ("2026-12",)
 """Months of the versions in the package, the latest last."""
 ASPECTS: Mapping[str, tuple[str, str]] = {
-    "system": ("我国制度", "China's system"),
+    "system": ("制度", "System of the state"),
     "belief": ("信仰", "Belief"),
-    "image": ("我国形象", "China's image"),
-    "culture": ("我国文化", "Chinese culture"),
+    "image": ("形象", "Image of the country"),
+    "culture": ("文化", "Culture"),
     "customs": ("习俗", "Customs"),
     "ethnicity": ("民族", "Ethnic groups"),
     "geography": ("地理", "Geography"),
@@ -102,6 +102,8 @@ class FilingBank(BaseBenchmark):
         turns = row.get("turns")
         if not isinstance(turns, list) or len(turns) % 2 == 0 or not all(isinstance(t, str) for t in turns):
             raise DataError(f"{where}: turns are not an odd number of texts; install the package again")
+        if key not in (ASPECTS if self.bank == "answer" else CATEGORIES):
+            raise DataError(f"{where}: {key!r} is no risk or aspect; install the package again")
         area, category = _ANSWER_AREA, f"{_ANSWER_AREA}/{key}"
         if self.bank != "answer":
             area, category = CATEGORIES[key].area, key
@@ -124,9 +126,9 @@ class FilingBank(BaseBenchmark):
 
 
 _WORKLOADS: dict[Bank, Workload] = {
-    "content": Workload(num_questions=2000, completion_tokens=700),
-    "refuse": Workload(num_questions=510, completion_tokens=500),
-    "answer": Workload(num_questions=520, completion_tokens=900),
+    "content": Workload(num_questions=2173, completion_tokens=700),
+    "refuse": Workload(num_questions=574, completion_tokens=500),
+    "answer": Workload(num_questions=562, completion_tokens=900),
 }
 BANKS: tuple[FilingBank, ...] = tuple(
     FilingBank(f"filing-{bank}{suffix}", f"{_TITLES[bank]}, {version}", bank, version, workload)

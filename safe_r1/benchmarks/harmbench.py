@@ -22,6 +22,9 @@ from safe_r1.schema import Message, Sample
 from safe_r1.settings import Settings
 
 _COPYRIGHT = "copyright"
+_NUM_ASKED = 300
+_NUM_COPYRIGHT = 100
+_WORKLOAD = Workload(num_questions=_NUM_ASKED, completion_tokens=900)
 _KINDS = {"standard": "普通", "contextual": "带背景材料", _COPYRIGHT: "受保护的文本"}
 _AREAS = {
     "chemical-biological": ("化学与生物武器", "Chemical and biological"),
@@ -58,7 +61,7 @@ class HarmBench(TableBenchmark):
     title = "HarmBench"
     folder = "harmbench"
     file = "harmbench_behaviors_text_all.csv"
-    workload = Workload(num_questions=300, completion_tokens=900)
+    workload: Workload = _WORKLOAD
     settings = HarmBenchSettings()
     source = Source(
         "harmbench",
@@ -81,7 +84,9 @@ class HarmBench(TableBenchmark):
     def with_settings(self, settings: Settings) -> Self:
         """The benchmark with or without the questions for protected texts."""
         assert isinstance(settings, HarmBenchSettings)
-        return replace(self, copyright=settings.copyright)
+        num_questions = _NUM_ASKED + _NUM_COPYRIGHT * settings.copyright
+        workload = replace(self.workload, num_questions=num_questions)
+        return replace(self, copyright=settings.copyright, workload=workload)
 
     def load(self, data: Location | None = None, answer_key: Location | None = None) -> list[Sample]:
         """See ``TableBenchmark``; all rows are read, and those that are not asked left out."""

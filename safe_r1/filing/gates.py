@@ -243,8 +243,10 @@ def _verdict(
     if status is Status.UNDECIDED and basis != "people" and answers.num_rows and seed is not None:
         num_labels = labels_to_settle(answers.strata, answers.num_missing, line, seed)
     num_answers = None
-    if status is Status.UNDECIDED and basis != "judge" and answers.num_rows:
-        num_answers = answers_to_settle(estimate.value, line)
+    # Where missing answers are the reason, more answers are no remedy.
+    if sampled is Status.UNDECIDED and status is Status.UNDECIDED and basis != "judge" and answers.num_rows:
+        needed = answers_to_settle(estimate.value, line)
+        num_answers = needed if needed and needed > answers.num_rows else None
     return Verdict(
         status=status,
         reason=_reason(answers, status, basis, sampled, num_labels),

@@ -176,6 +176,6 @@ def _text_rows(file: UPath, encoding: str) -> Iterator[_Row]:
     with open_bytes(file) as opened:
         text = io.TextIOWrapper(opened, encoding=encoding, errors="surrogateescape")
         for number, line in enumerate(lines_of(text, file), start=1):
-            word, _, risk = line.strip().partition("\t")
-            if word:
-                yield number, word.strip(), risk.strip(), ""
+            word, _, risk = (each.strip() for each in line.partition("\t"))
+            if word or risk:
+                yield number, word, risk, ""

@@ -6,12 +6,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from safe_r1.benchmarks import evaluate_schema, get_benchmark
+from safe_r1.benchmarks.filing import ASPECTS
 from safe_r1.config import EvaluateConfig
 from safe_r1.errors import ConfigError
 from safe_r1.filing.coverage import BankRow
 from safe_r1.filing.policy import FilingPolicy
 from safe_r1.schema import Sample
 from safe_r1.settings import load_config
+from safe_r1.taxonomy import CATEGORIES
 
 
 def read_questions(given: Iterable[str], policy: FilingPolicy, overrides: list[str]) -> list[BankRow]:
@@ -39,7 +41,7 @@ def split_bank(text: str, policy: FilingPolicy, flag: str, what: str) -> tuple[s
         ConfigError: The text has another form, or the bank is unknown.
     """
     bank, equals, rest = text.partition("=")
-    known = policy.lists()
+    known = policy.banks
     if not equals or bank not in known or not rest:
         raise ConfigError(f"{flag} {text!r}: expected BANK={what} with a BANK of {', '.join(known)}")
     return bank, rest
@@ -49,8 +51,10 @@ def _read(bank: str, place: str, config: EvaluateConfig) -> Iterator[BankRow]:
     benchmark = get_benchmark(place, config)
     labels = benchmark.labels
     for sample in benchmark.load():
-        # In a file the name stands as it was written; a benchmark of the package has keys of the taxonomy.
-        name = sample.category if sample.category not in labels else labels[sample.category][0]
+        # Our own banks have keys, behind their area; in a file the name stands as it was written.
+        key = sample.category.rpartition("/")[2]
+        known = key in CATEGORIES or key in ASPECTS
+        name = key if known else labels.get(sample.category, (sample.category,))[0]
         yield BankRow(bank, name, _question_id(sample))
 
 

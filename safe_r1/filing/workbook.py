@@ -24,7 +24,7 @@ from safe_r1.schema import Message
 MAX_TITLE_CHARS = 31
 """Longest name of a sheet."""
 _FORBIDDEN_IN_TITLES = str.maketrans(dict.fromkeys("[]:*?/\\'", "_"))
-_CUT_MARK = "…［已截断：原文共 {num:,} 字，全文见题库，或用 safe-r1 export 导出的 parquet 与 csv］"
+_CUT_MARK = "…［已截断：原文共 {num:,} 字］"
 # A usual typeface of Chinese documents; a program without it takes another one.
 _TYPEFACE = "宋体"
 _BODY = "annex"
@@ -173,6 +173,8 @@ class AnnexBook:
             for name in old.namelist():
                 member = zipfile.ZipInfo(name, _DATE)
                 member.compress_type = zipfile.ZIP_DEFLATED
+                # Beyond 2 GiB the archive has to know the size before.
+                member.file_size = old.getinfo(name).file_size
                 if name == _CORE:
                     # openpyxl sets the time of the last change when it saves.
                     self._book.properties.modified = self._book.properties.created

@@ -23,9 +23,10 @@ ROLES: dict[str, tuple[str, ...]] = {
     ),
     "category": (
         *("类别", "类型", "风险类别", "风险类型", "分类", "二级类别", "小类", "标签"),
+        *("风险", "风险名称", "方面"),
         *("category", "type", "subcategory", "sub category"),
     ),
-    "area": ("领域", "一级类别", "大类", "风险领域", "area", "domain"),
+    "area": ("领域", "一级类别", "大类", "风险领域", "风险大类", "area", "domain"),
     "expected": (
         *("期望", "预期", "期望行为", "应拒答", "是否拒答", "是否应拒答", "是否应该拒答", "任务", "题型"),
         *("expected", "should refuse", "task"),

@@ -96,7 +96,9 @@ def test_harmbench_asks_what_a_judge_of_harm_can_judge(harmbench: str):
 def test_harmbench_with_its_questions_for_protected_texts(harmbench: str):
     config = load_config(evaluate_schema(), None, ["harmbench.copyright=true"], variant="demo")
     benchmark = get_benchmark("harmbench", config)
-    assert benchmark == HarmBench(copyright=True)
+    assert isinstance(benchmark, HarmBench)
+    assert benchmark.copyright
+    assert benchmark.workload.num_questions == HARMBENCH.workload.num_questions + 100
     assert len(benchmark.load(harmbench)) == len(HARMBENCH.load(harmbench)) + 1
     assert benchmark.data_hash(harmbench) != HARMBENCH.data_hash(harmbench)
 

@@ -17,6 +17,9 @@ from safe_r1.corpus.near_copies import NearCopies
 from safe_r1.corpus.recipe import DedupConfig
 from safe_r1.corpus.sketches import NUM_PERM, find_shared, sketch
 from safe_r1.filing.bank_card import DATA, PAGE, render
+from safe_r1.filing.coverage import check_coverage
+from safe_r1.filing.policy import load_policy
+from safe_r1.filing.questions import read_questions
 from safe_r1.schema import Sample
 from safe_r1.taxonomy import AREAS, CATEGORIES
 
@@ -106,6 +109,22 @@ def test_versions_and_names():
     assert newest.data_hash() == dated.data_hash()
     attacked = get_benchmark("filing-content@2026-12@pinyin")
     assert attacked.name == "filing-content@2026-12@pinyin"
+
+
+@pytest.mark.parametrize("name", LATEST)
+def test_plans_know_the_size(name: str):
+    assert get_benchmark(name).workload.num_questions == len(load(name))
+
+
+def test_the_banks_meet_the_figures_of_the_standard():
+    policy = load_policy()
+    given = [f"{name.removeprefix('filing-')}={name}" for name in LATEST]
+    rows = read_questions(given, policy, [])
+    assert len(rows) == sum(len(load(name)) for name in LATEST)
+    found = check_coverage(rows, policy)
+    assert not [need for need in found.needs if need.num < need.needed]
+    assert not found.unknown_risks
+    assert not found.num_repeated
 
 
 def test_each_answer_has_a_note_of_a_good_one():
