@@ -78,9 +78,14 @@ def attack_names(chosen: Iterable[str]) -> list[str]:
         ConfigError: See ``parse_attacks``.
         DataError: See ``parse_attacks``.
     """
-    names, methods = split_adaptive(chosen)
-    parsed = parse_attacks(names) if names or not methods else []
+    parsed, methods = parse_all(chosen)
     return [*(attack.name for attack in parsed), *methods]
+
+
+def parse_all(chosen: Iterable[str]) -> tuple[list[Attack], list[AdaptiveMethod]]:
+    """As ``parse_attacks``, with the attacks that adapt beside the others; one of both is enough."""
+    names, methods = split_adaptive(chosen)
+    return (parse_attacks(names) if names or not methods else []), methods
 
 
 def absolute_names(chosen: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from safe_r1.attacks.base import PLAIN
-from safe_r1.attacks.choose import parse_attacks, split_adaptive
+from safe_r1.attacks.choose import parse_all
 from safe_r1.benchmarks.adaptive import AdaptiveBenchmark
 from safe_r1.benchmarks.attacked import SEPARATOR, AttackedBenchmark
 from safe_r1.benchmarks.base import Benchmark, under_attack
@@ -34,8 +34,7 @@ def attacked(
             f"--attack: {twice[0]} is under an attack already; give the benchmark without "
             f"{SEPARATOR}, or combine attacks as in pinyin+role"
         )
-    names, methods = split_adaptive(attacks)
-    parsed = parse_attacks(names) if names or not methods else []
+    parsed, methods = parse_all(attacks)
     chosen = {attack.name: attack for attack in (PLAIN, *parsed)}
     found: list[Benchmark] = []
     for benchmark in benchmarks:
@@ -57,8 +56,7 @@ def under(benchmark: Benchmark, attack: str, seed: int, adaptive: AdaptiveSettin
         ConfigError: It is a set of several. Also see ``parse_attacks``.
         DataError: See ``parse_attacks``.
     """
-    names, methods = split_adaptive([attack])
-    parsed = parse_attacks(names) if names or not methods else []
+    parsed, methods = parse_all([attack])
     if len(parsed) + len(methods) > 1:
         raise ConfigError(
             f"{benchmark.name}{SEPARATOR}{attack}: it names {len(parsed) + len(methods)} attacks, and a "
