@@ -168,11 +168,7 @@ def collect(
                     tokens=sum(result["completion_tokens"] for result in results),
                 )
     except (RayError, GetTimeoutError) as error:
-        kind = EngineLostError if is_loss(error) else ModelError
-        raise kind(
-            f"{canary.variant}: the engine could not start or died more than {engine.max_restarts} times: "
-            f"{last_line(error)}; the log holds the engine's own messages"
-        ) from error
+        raise engine_error(canary.variant, engine.max_restarts, error) from error
     finally:
         release(groups)
 
@@ -290,6 +286,15 @@ def read_result(row: Row) -> EngineResult:
         "blocked": None,
         "served_by": None,
     }
+
+
+def engine_error(name: str, max_restarts: int, error: BaseException) -> EngineLostError | ModelError:
+    """What an error of Ray's says of the engine of a model, to be raised from it."""
+    kind = EngineLostError if is_loss(error) else ModelError
+    return kind(
+        f"{name}: the engine could not start or died more than {max_restarts} times: {last_line(error)}; "
+        "the log holds the engine's own messages"
+    )
 
 
 def is_loss(error: BaseException) -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safe_r1.errors import EngineLostError, ModelError
-from safe_r1.inference.batch import EngineSpec, dispatch, is_loss, last_line, read_result
+from safe_r1.errors import EngineLostError
+from safe_r1.inference.batch import EngineSpec, dispatch, engine_error, read_result
 from safe_r1.inference.endpoint_client import EndpointClient
 from safe_r1.inference.engine import engine_arguments
 from safe_r1.inference.placement import configure_data, release
@@ -158,11 +158,7 @@ def _engine_errors(name: str, max_restarts: int) -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        kind = EngineLostError if is_loss(error) else ModelError
-        raise kind(
-            f"{name}: the engine could not start or died more than {max_restarts} times: {last_line(error)}; "
-            "the log holds the engine's own messages"
-        ) from error
+        raise engine_error(name, max_restarts, error) from error
 
 
 def endpoint_model(
