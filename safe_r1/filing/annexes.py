@@ -7,18 +7,18 @@ what judges, people and keywords say of it. Texts of several turns are one cell,
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from safe_r1.benchmarks import Benchmark, evaluate_schema, get_benchmark
+from safe_r1.benchmarks import Benchmark, get_benchmark
 from safe_r1.errors import ConfigError
 from safe_r1.filing.keyword_files import read_keywords
 from safe_r1.filing.keywords import KeywordFinder, KeywordList, check_list
 from safe_r1.filing.policy import load_policy
+from safe_r1.filing.questions import reading_config
 from safe_r1.filing.result_sheets import RunResults, open_runs
 from safe_r1.filing.workbook import AnnexBook, AnnexSheet, Column, dialogue
 from safe_r1.redaction import hide_credentials
 from safe_r1.report.export_files import new_file
 from safe_r1.runs import as_path
 from safe_r1.schema import Sample
-from safe_r1.settings import load_config
 from safe_r1.taxonomy import AREAS, CATEGORIES, area_of, find_category
 
 BANK_SHEETS: Mapping[str, str] = {
@@ -104,7 +104,7 @@ def _write_banks(
     for bank, title in BANK_SHEETS.items():
         sheet = book.add(title, _ASPECT_COLUMNS if bank == "answer" else _RISK_COLUMNS)
         chosen = [get_benchmark(f"filing-{bank}")]
-        chosen += [_own_benchmark(file) for each, file in own if each == bank]
+        chosen += [get_benchmark(file, reading_config()) for each, file in own if each == bank]
         repeated[bank] = _add_questions(sheet, chosen, is_by_aspect=bank == "answer")
         notes.append(f"{title}：{'；'.join(benchmark.title for benchmark in chosen)}")
     path = as_path(output) / ANNEXES
@@ -146,13 +146,6 @@ def _add_keywords(book: AnnexBook, words: KeywordList) -> None:
             area = AREAS[area_of(risk)].name_zh if risk else ""
             name = CATEGORIES[risk].name_zh if risk else ""
             sheet.write([sheet.num_rows + 1, keyword.word, area, name])
-
-
-def _own_benchmark(file: str) -> Benchmark:
-    # A question of a bank has no right option: whether it should be refused is what the bank says.
-    return get_benchmark(
-        file, load_config(evaluate_schema(), None, ["benchmark.task=refusal"], variant="demo")
-    )
 
 
 def _add_questions(sheet: AnnexSheet, benchmarks: Iterable[Benchmark], *, is_by_aspect: bool) -> int:

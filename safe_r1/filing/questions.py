@@ -28,10 +28,21 @@ def read_questions(given: Iterable[str], policy: FilingPolicy, overrides: list[s
         ConfigError: A bank is unknown, or a setting does not fit.
         DataError: A file cannot be read, or rows of it do not fit.
     """
-    # A question of a bank has no right option: whether it should be refused is what the bank says.
-    overrides = ["benchmark.task=refusal", *overrides]
-    config = load_config(evaluate_schema(), None, overrides, variant="demo")
+    config = reading_config(overrides)
     return [row for text in given for row in _read(*split_bank(text, policy, "--questions", "FILE"), config)]
+
+
+def reading_config(overrides: Iterable[str] = ()) -> EvaluateConfig:
+    """Settings by which a team's own questions of a bank are read.
+
+    Args:
+        overrides: As ``benchmark.sheet=NAME``.
+
+    Raises:
+        ConfigError: One does not fit.
+    """
+    # A question of a bank has no right option: whether it should be refused is what the bank says.
+    return load_config(evaluate_schema(), None, ["benchmark.task=refusal", *overrides], variant="demo")
 
 
 def split_bank(text: str, policy: FilingPolicy, flag: str, what: str) -> tuple[str, str]:
